@@ -1,1 +1,43 @@
-//! Selvedge transport.
+//! Transports: one live connection to one peer, by one protocol.
+//!
+//! A [`Transport`] owns its socket and moves [`Frame`]s in batches; it never blocks. It takes frames
+//! from a [`FrameSource`] and puts them into a [`FrameSink`]; both are a session, of which this crate
+//! knows nothing. [`Listener`]s and [`Dialer`]s are where transports come from. After its handshake
+//! each side *knows* the other's [`NodeId`], whatever the protocol.
+//!
+//! | scheme | what | encrypted | reliable |
+//! |---|---|---|---|
+//! | `quic://` | QUIC v1 (RFC 9000), a stream a lane | yes | yes |
+//! | `tcp://` | TLS 1.3 over TCP, raw public keys (RFC 7250) | yes | yes |
+//! | `tcp+plain://` | TCP, identities proved once by signatures, for trusted links | no | yes |
+//! | `udp+plain://` | datagrams, identities proved once by signatures, for trusted links | no | no |
+//!
+//! To write another, implement the three traits (about 150 lines: `examples/custom_transport.rs`)
+//! and run the suite in `conformance` (feature `conformance`) over it.
+//!
+//! Without the default feature `io` only the vocabulary is left ([`NodeId`], [`Address`],
+//! [`Frame`]): it names no socket and builds for any target.
+#![forbid(unsafe_code)]
+
+mod address;
+mod end;
+mod frame;
+mod node_id;
+
+pub use address::{ADDRESS_LEN_MAX, Address, ParseAddressError, Place};
+pub use end::{End, Fault};
+pub use frame::{Flow, Frame, FrameSink, FrameSource, Head, LANES_MAX, LaneSet, Room};
+pub use node_id::{NodeId, ParseNodeIdError};
+
+#[cfg(feature = "io")]
+mod io;
+#[cfg(feature = "io")]
+mod transport;
+
+#[cfg(feature = "io")]
+pub use io::*;
+#[cfg(feature = "io")]
+pub use transport::{
+    DialError, Dialer, FRAME_LEN_MAX, Info, ListenError, Listener, Pace, Phase, ReadBuffer, Role,
+    Target, Transport, Turn, UNAUTHENTICATED_LEN_MAX,
+};

@@ -1,0 +1,260 @@
+//! TLS 1.3 with raw Ed25519 public keys (RFC 7250): no certificates, no names, no expiry.
+//!
+//! Both sides prove their key. The verifiers refuse a key that was not dialed or is not admitted
+//! *inside* the handshake, so that nobody else gets a byte past it.
+
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls13_signature_with_raw_key};
+use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError,
+    ServerConfig, SignatureScheme,
+};
+
+use super::identity::{Admission, Identity};
+use crate::{End, NodeId};
+
+/// The protocol name that both sides must offer (ALPN, RFC 7301).
+pub(crate) const ALPN: &[u8] = b"selvedge/1";
+
+/// An Ed25519 SubjectPublicKeyInfo is this and the 32 bytes of the key (RFC 8410, section 4).
+const SPKI_PREFIX: [u8; 12] = [
+    0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
+];
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// The identity in a SubjectPublicKeyInfo.
+pub(crate) fn node_id_of(spki: &[u8]) -> Option<NodeId> {
+    spki.strip_prefix(&SPKI_PREFIX)?
+        .try_into()
+        .ok()
+        .map(NodeId::new)
+}
+
+/// The identity that the peer of a finished handshake proved.
+pub(crate) fn peer_of(certificates: Option<&[CertificateDer<'_>]>) -> Option<NodeId> {
+    node_id_of(certificates?.first()?)
+}
+
+fn certified_key(identity: &Identity) -> Result<Arc<CertifiedKey>, rustls::Error> {
+    let key = rustls::crypto::ring::sign::any_supported_type(&identity.private_key())?;
+    let mut spki = SPKI_PREFIX.to_vec();
+    spki.extend_from_slice(identity.node_id().as_bytes());
+    Ok(Arc::new(CertifiedKey::new(
+        vec![CertificateDer::from(spki)],
+        key,
+    )))
+}
+
+/// The configuration of a dialer that accepts `expected` only, or anyone who proves a key.
+pub(crate) fn client_config(
+    identity: &Identity,
+    expected: Option<NodeId>,
+) -> Result<ClientConfig, rustls::Error> {
+    let provider = provider();
+    let verifier = Arc::new(Verifier::new(&provider, Policy::Dialed(expected)));
+    let key = certified_key(identity)?;
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_client_cert_resolver(Arc::new(
+            rustls::client::AlwaysResolvesClientRawPublicKeys::new(key),
+        ));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    // Tickets would let a peer back in without proving its key again, for one round trip saved.
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(config)
+}
+
+/// The configuration of a listener that takes in whom `admission` admits.
+pub(crate) fn server_config(
+    identity: &Identity,
+    admission: Admission,
+) -> Result<ServerConfig, rustls::Error> {
+    let provider = provider();
+    let verifier = Arc::new(Verifier::new(&provider, Policy::Admitted(admission)));
+    let key = certified_key(identity)?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::new(
+            rustls::server::AlwaysResolvesServerRawPublicKeys::new(key),
+        ));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+/// The reason in a TLS error: ours, where a [`Verifier`] refused.
+pub(crate) fn end_of(error: &rustls::Error) -> End {
+    match error {
+        rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) => inner
+            .downcast_ref::<Refusal>()
+            .map_or_else(|| unauthenticated(error), |refusal| refusal.0.clone()),
+        rustls::Error::AlertReceived(alert) => End::Refused {
+            detail: format!("TLS alert {alert:?}"),
+        },
+        _ => unauthenticated(error),
+    }
+}
+
+fn unauthenticated(error: &rustls::Error) -> End {
+    End::Unauthenticated {
+        detail: error.to_string(),
+    }
+}
+
+/// Carries an [`End`] through the TLS library.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct Refusal(End);
+
+#[derive(Debug)]
+enum Policy {
+    Dialed(Option<NodeId>),
+    Admitted(Admission),
+}
+
+impl Policy {
+    fn check(&self, found: NodeId) -> Result<(), End> {
+        match self {
+            Self::Dialed(Some(expected)) if *expected != found => Err(End::WrongPeer {
+                expected: *expected,
+                found,
+            }),
+            Self::Admitted(admission) if !admission.admits(&found) => {
+                Err(End::NotAdmitted { peer: found })
+            }
+            Self::Dialed(_) | Self::Admitted(_) => Ok(()),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Verifier {
+    policy: Policy,
+    algorithms: rustls::crypto::WebPkiSupportedAlgorithms,
+}
+
+impl Verifier {
+    fn new(provider: &CryptoProvider, policy: Policy) -> Self {
+        Self {
+            policy,
+            algorithms: provider.signature_verification_algorithms,
+        }
+    }
+
+    fn check(&self, end_entity: &CertificateDer<'_>) -> Result<(), rustls::Error> {
+        let found = node_id_of(end_entity).ok_or(rustls::Error::InvalidCertificate(
+            CertificateError::BadEncoding,
+        ))?;
+        self.policy.check(found).map_err(|end| {
+            let refusal = OtherError(Arc::new(Refusal(end)));
+            rustls::Error::InvalidCertificate(CertificateError::Other(refusal))
+        })
+    }
+
+    fn check_signature(
+        &self,
+        message: &[u8],
+        key: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let key = SubjectPublicKeyInfoDer::from(key.as_ref());
+        verify_tls13_signature_with_raw_key(message, &key, signature, &self.algorithms)
+    }
+}
+
+/// TLS 1.2 is not offered; if it were spoken all the same, nothing it signs is accepted.
+const NO_TLS12: rustls::Error =
+    rustls::Error::PeerIncompatible(rustls::PeerIncompatible::ServerDoesNotSupportTls12Or13);
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.check(end_entity)
+            .map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(NO_TLS12)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.check_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        true
+    }
+}
+
+impl ClientCertVerifier for Verifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.check(end_entity)
+            .map(|()| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(NO_TLS12)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.check_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        true
+    }
+}

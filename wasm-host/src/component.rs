@@ -1,0 +1,128 @@
+//! Components of the world in `wit/function.wit`.
+
+use bytes::Bytes;
+use wasmtime::Engine;
+use wasmtime::Store;
+use wasmtime::component::{HasSelf, Linker};
+
+use crate::budget::Purpose;
+use crate::call::{CallError, StartError};
+use crate::core_abi::failed;
+use crate::log::Level;
+use crate::state::{Blueprint, GuestState, begin, describe};
+
+use bindings::selvedge::function::{config, logging, output, types};
+pub(crate) use bindings::{StreamFunction, StreamFunctionPre};
+
+mod bindings {
+    #![allow(
+        missing_docs,
+        missing_debug_implementations,
+        unreachable_pub,
+        unnameable_types,
+        unused_qualifications,
+        clippy::all,
+        clippy::unwrap_used,
+        clippy::too_many_lines,
+        clippy::allow_attributes_without_reason,
+        reason = "generated from wit/function.wit, which holds the documentation"
+    )]
+    wasmtime::component::bindgen!({
+        path: "wit",
+        world: "stream-function",
+        // A host function ends the call when it breaks a limit.
+        imports: { default: trappable },
+    });
+}
+
+/// Imports of other packages are not granted.
+pub(crate) const IMPORT_PACKAGE: &str = "selvedge:function/";
+/// What a guest may say about its failure, in bytes.
+const FAILURE_MESSAGE_BYTES_MAX: usize = 1024;
+
+/// A running component.
+pub(crate) struct ComponentGuest {
+    pub(crate) store: Store<GuestState>,
+    bindings: StreamFunction,
+}
+
+impl ComponentGuest {
+    pub(crate) fn start(
+        pre: &StreamFunctionPre<GuestState>,
+        blueprint: &Blueprint,
+    ) -> Result<Self, StartError> {
+        let mut store = blueprint.store();
+        begin(&mut store, Purpose::Start);
+        match pre.instantiate(&mut store) {
+            Ok(bindings) => Ok(Self { store, bindings }),
+            Err(error) => Err(failed("instantiation", &error, &store)),
+        }
+    }
+
+    /// Hands the guest one message; its outputs are then in the store.
+    pub(crate) fn handle(&mut self, tag: u32, payload: &[u8]) -> Result<(), CallError> {
+        begin(&mut self.store, Purpose::Message);
+        let result = self.bindings.call_handle(&mut self.store, tag, payload);
+        match result.map_err(|e| describe(&e, self.store.data()))? {
+            Ok(()) => Ok(()),
+            Err(types::Failure { code, mut message }) => {
+                message.truncate(message.floor_char_boundary(FAILURE_MESSAGE_BYTES_MAX));
+                Err(CallError::GuestError { code, message })
+            }
+        }
+    }
+
+    pub(crate) fn observe(&mut self) -> Result<Vec<u32>, StartError> {
+        begin(&mut self.store, Purpose::Start);
+        let tags = self.bindings.call_observe(&mut self.store);
+        tags.map_err(|e| failed("observe", &e, &self.store))
+    }
+}
+
+/// The interfaces that a component may import.
+pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<GuestState>> {
+    let mut linker = Linker::new(engine);
+    StreamFunction::add_to_linker::<_, HasSelf<GuestState>>(&mut linker, |state| state)?;
+    Ok(linker)
+}
+
+impl types::Host for GuestState {}
+
+impl output::Host for GuestState {
+    fn emit(&mut self, tag: u32, payload: Vec<u8>) -> wasmtime::Result<()> {
+        self.budget.take_host_call()?;
+        self.budget.take_output(payload.len())?;
+        GuestState::emit(self, tag, None, Bytes::from(payload));
+        Ok(())
+    }
+
+    fn emit_to(&mut self, tag: u32, target: String, payload: Vec<u8>) -> wasmtime::Result<()> {
+        self.budget.take_host_call()?;
+        self.budget
+            .take_output(payload.len().saturating_add(target.len()))?;
+        GuestState::emit(self, tag, Some(target), Bytes::from(payload));
+        Ok(())
+    }
+}
+
+impl config::Host for GuestState {
+    fn get(&mut self, key: String) -> wasmtime::Result<Option<String>> {
+        self.budget.take_host_call()?;
+        Ok(self.config(&key).cloned())
+    }
+}
+
+impl logging::Host for GuestState {
+    fn log(&mut self, level: logging::Level, message: String) -> wasmtime::Result<()> {
+        self.budget.take_host_call()?;
+        let level = match level {
+            logging::Level::Trace => Level::Trace,
+            logging::Level::Debug => Level::Debug,
+            logging::Level::Info => Level::Info,
+            logging::Level::Warn => Level::Warn,
+            logging::Level::Error => Level::Error,
+        };
+        GuestState::log(self, level, &message);
+        Ok(())
+    }
+}

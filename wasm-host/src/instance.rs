@@ -1,0 +1,190 @@
+//! A running guest that is handed messages.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::call::{CallError, Outputs, StartError};
+use crate::component::ComponentGuest;
+use crate::core_abi::CoreGuest;
+use crate::function::{Code, Function};
+use crate::state::{Blueprint, GuestState};
+use crate::stats::Stats;
+
+/// A running guest: warm, with memory that lasts from message to message.
+///
+/// ```text
+///             handle -> Ok, GuestError, InputTooLarge
+///              +---+
+///              v   |
+///  start ---> warm ---------------------> empty
+///              ^    handle -> any other     |
+///              |    CallError: recycled     |
+///              +----------------------------+
+///               next handle: a fresh guest
+///               (if it cannot start: Restart, still empty)
+/// ```
+///
+/// One call at a time, on the thread of the caller; instances are independent of each other.
+#[derive(Debug)]
+pub struct Instance {
+    function: Function,
+    blueprint: Blueprint,
+    guest: Option<Guest>,
+    stats: Stats,
+}
+
+enum Guest {
+    Component(ComponentGuest),
+    Core(CoreGuest),
+}
+
+impl std::fmt::Debug for Guest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Guest").field(self.state()).finish()
+    }
+}
+
+impl Guest {
+    fn start(function: &Function, blueprint: &Blueprint) -> Result<Self, StartError> {
+        Ok(match function.code() {
+            Code::Component(pre) => Self::Component(ComponentGuest::start(pre, blueprint)?),
+            Code::Core(pre) => Self::Core(CoreGuest::start(pre, blueprint)?),
+        })
+    }
+
+    fn state(&self) -> &GuestState {
+        match self {
+            Self::Component(guest) => guest.store.data(),
+            Self::Core(guest) => guest.store.data(),
+        }
+    }
+
+    fn state_mut(&mut self) -> &mut GuestState {
+        match self {
+            Self::Component(guest) => guest.store.data_mut(),
+            Self::Core(guest) => guest.store.data_mut(),
+        }
+    }
+
+    fn handle(&mut self, tag: u32, payload: &[u8]) -> Result<(), CallError> {
+        match self {
+            Self::Component(guest) => guest.handle(tag, payload),
+            Self::Core(guest) => guest.handle(tag, payload),
+        }
+    }
+}
+
+impl Instance {
+    pub(crate) fn start(function: Function) -> Result<Self, StartError> {
+        let blueprint = function.blueprint();
+        let guest = Guest::start(&function, &blueprint)?;
+        Ok(Self {
+            function,
+            blueprint,
+            guest: Some(guest),
+            stats: Stats::default(),
+        })
+    }
+
+    /// Hands the guest one message and gives what it wrote for it.
+    ///
+    /// The payload is copied once, into the guest's memory. Blocks until the guest is done, at most
+    /// [`Limits::deadline`](crate::Limits::deadline) and two ticks; after a recycling, a restart takes
+    /// up to as much again.
+    ///
+    /// # Errors
+    /// [`CallError`] says why, and [`CallError::recycled`] whether the guest's memory was lost. What
+    /// the guest emitted for this message is then discarded.
+    pub fn handle(&mut self, tag: u32, payload: &[u8]) -> Result<Outputs<'_>, CallError> {
+        self.stats.calls += 1;
+        match self.run(tag, payload) {
+            Ok(guest) => {
+                let guest = self.guest.insert(guest);
+                let state = guest.state_mut();
+                self.stats.handled += 1;
+                self.stats.output_messages += state.outputs.len() as u64;
+                self.stats.output_bytes += state.budget.output_bytes_used() as u64;
+                self.stats.host_calls += u64::from(state.budget.host_calls_used());
+                Ok(Outputs(state.outputs.drain(..)))
+            }
+            Err(error) => {
+                self.stats.count_failure(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives the guest back for the caller to keep, which the outputs then borrow from; on a failure
+    /// that recycles, it is dropped here.
+    fn run(&mut self, tag: u32, payload: &[u8]) -> Result<Guest, CallError> {
+        let limit = self.blueprint.limits.memory_bytes;
+        if payload.len() > limit {
+            return Err(CallError::InputTooLarge {
+                bytes: payload.len(),
+                limit,
+            });
+        }
+        if self.blueprint.stop.load(Ordering::Relaxed) {
+            self.recycle();
+            return Err(CallError::Stopped);
+        }
+        let mut guest = match self.guest.take() {
+            Some(guest) => guest,
+            None => Guest::start(&self.function, &self.blueprint).map_err(CallError::Restart)?,
+        };
+        match guest.handle(tag, payload) {
+            Ok(()) => Ok(guest),
+            Err(error) => {
+                self.guest = Some(guest);
+                if error.recycled() {
+                    self.recycle();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn recycle(&mut self) {
+        if self.guest.take().is_some() {
+            self.stats.recycled += 1;
+        }
+    }
+
+    /// The function that this is an instance of.
+    #[must_use]
+    pub fn function(&self) -> &Function {
+        &self.function
+    }
+
+    /// What this instance has done so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats {
+            log_lines_dropped: self.blueprint.log.dropped(),
+            memory_bytes: self
+                .guest
+                .as_ref()
+                .map_or(0, |guest| guest.state().memory_bytes()),
+            ..self.stats
+        }
+    }
+
+    /// A handle by which another thread can stop this instance.
+    #[must_use]
+    pub fn stop_handle(&self) -> StopHandle {
+        StopHandle(Arc::clone(&self.blueprint.stop))
+    }
+}
+
+/// Stops an [`Instance`] or a [`NumericFunction`](crate::NumericFunction) from another thread, for
+/// shutting down and for replacing a function.
+#[derive(Debug, Clone)]
+pub struct StopHandle(pub(crate) Arc<AtomicBool>);
+
+impl StopHandle {
+    /// Ends the call under way within a tick, and refuses every later one, by
+    /// [`CallError::Stopped`]. Cannot be undone.
+    pub fn stop(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}

@@ -92,7 +92,7 @@ impl output::Host for GuestState {
     fn emit(&mut self, tag: u32, payload: Vec<u8>) -> wasmtime::Result<()> {
         self.budget.take_host_call()?;
         self.budget.take_output(payload.len())?;
-        GuestState::emit(self, tag, None, Bytes::from(payload));
+        self.push_output(tag, None, Bytes::from(payload));
         Ok(())
     }
 
@@ -100,7 +100,7 @@ impl output::Host for GuestState {
         self.budget.take_host_call()?;
         self.budget
             .take_output(payload.len().saturating_add(target.len()))?;
-        GuestState::emit(self, tag, Some(target), Bytes::from(payload));
+        self.push_output(tag, Some(target), Bytes::from(payload));
         Ok(())
     }
 }
@@ -122,7 +122,7 @@ impl logging::Host for GuestState {
             logging::Level::Warn => Level::Warn,
             logging::Level::Error => Level::Error,
         };
-        GuestState::log(self, level, &message);
+        self.write_log(level, &message);
         Ok(())
     }
 }

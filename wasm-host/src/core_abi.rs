@@ -185,7 +185,7 @@ fn emit(
     let payload = slice(memory, pointer, len)?;
     state.budget.take_output(payload.len())?;
     // Copied: the guest may reuse its memory as soon as this returns.
-    state.emit(tag, None, Bytes::copy_from_slice(payload));
+    state.push_output(tag, None, Bytes::copy_from_slice(payload));
     Ok(ACCEPTED)
 }
 
@@ -204,7 +204,7 @@ fn emit_to(
         .budget
         .take_output(payload.len().saturating_add(target.len()))?;
     let target = str::from_utf8(target).map_err(|_| Breach::Utf8)?;
-    state.emit(tag, Some(target.into()), Bytes::copy_from_slice(payload));
+    state.push_output(tag, Some(target.into()), Bytes::copy_from_slice(payload));
     Ok(ACCEPTED)
 }
 
@@ -217,7 +217,7 @@ fn log(
     let (memory, state) = open(&mut caller)?;
     let message = slice(memory, pointer, len)?;
     // Lossy: a line with one bad byte is still worth reading.
-    state.log(Level::from_number(level), &String::from_utf8_lossy(message));
+    state.write_log(Level::from_number(level), &String::from_utf8_lossy(message));
     Ok(())
 }
 

@@ -26,7 +26,7 @@ pub(crate) struct GuestState {
 }
 
 impl GuestState {
-    pub(crate) fn emit(&mut self, tag: u32, target: Option<String>, payload: Bytes) {
+    pub(crate) fn push_output(&mut self, tag: u32, target: Option<String>, payload: Bytes) {
         self.outputs.push(Output {
             tag,
             target,
@@ -38,7 +38,7 @@ impl GuestState {
         self.config.get(key)
     }
 
-    pub(crate) fn log(&self, level: Level, message: &str) {
+    pub(crate) fn write_log(&self, level: Level, message: &str) {
         let now = self.budget.ticks().now();
         self.log.write(now, level, message);
     }

@@ -18,8 +18,6 @@ MODULES=(triple word-count word-split)
 here=$(cd "$(dirname "$0")" && pwd)
 repository=$(cd "$here/../.." && pwd)
 target_dir=${GUESTS_TARGET_DIR:-$here/target}
-# What the caller set for other builds would leak into the guests.
-unset CARGO_TARGET_DIR RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_TARGET
 
 check=no
 case ${1:-} in
@@ -49,6 +47,8 @@ done
 remap=$(IFS=$'\037'; printf '%s' "${flags[*]}")
 
 (
+    # What the caller set for other builds would leak into the guests.
+    unset CARGO_TARGET_DIR RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_TARGET
     cd "$here"
     packages=()
     for name in "${COMPONENTS[@]}" "${MODULES[@]}"; do packages+=(--package "$name"); done

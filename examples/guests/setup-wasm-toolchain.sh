@@ -8,7 +8,7 @@
 # target directory of its own, because a different RUSTC invalidates the other one's cache.
 #
 #   PREFIX=<dir>               where to put it (default: <repository>/.tools/rust-wasm), about 560 MB
-#   RUSTC_WEB_VERSION=<ver>    pin a Debian package version (default: apt's candidate)
+#   RUSTC_WEB_VERSION=<ver>    a Debian package version (default: what is there, else apt's candidate)
 #
 # Idempotent: a stamp file records what was set up, and a second run does nothing.
 set -euo pipefail
@@ -29,18 +29,18 @@ for tool in apt-get apt-cache dpkg-deb cargo; do
     command -v "$tool" >/dev/null || fail "needs $tool"
 done
 
-candidate() { apt-cache policy "$1" | awk '/Candidate:/ { print $2 }'; }
-version=${RUSTC_WEB_VERSION:-$(candidate rustc-web)}
-[ -n "$version" ] && [ "$version" != "(none)" ] || fail "apt knows no rustc-web; run apt-get update first"
-minor=$(printf '%s' "$version" | cut -d. -f1,2)
-# wit-bindgen needs edition 2024 (1.85); the guests say rust-version 1.95.
-[ "${minor#1.}" -ge 95 ] || fail "apt's rustc-web is $version, at least 1.95 is needed; run apt-get update first"
-
+# What is there stays, also when apt's candidate moves on: another compiler builds other bytes.
 stamp=$PREFIX/.stamp
-if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$version $TARGET" ]; then
-    say "$version is already there"
+if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "${RUSTC_WEB_VERSION:-$(cut -d' ' -f1 "$stamp")} $TARGET" ]; then
+    say "$(cat "$stamp") is already there"
     exit 0
 fi
+
+version=${RUSTC_WEB_VERSION:-$(apt-cache policy rustc-web | awk '/Candidate:/ { print $2 }')}
+[ -n "$version" ] && [ "$version" != "(none)" ] || fail "apt knows no rustc-web; run apt-get update first"
+minor=$(printf '%s' "$version" | cut -d. -f1,2)
+# The guests say rust-version 1.95.
+[ "${minor#1.}" -ge 95 ] || fail "apt's rustc-web is $version, at least 1.95 is needed; run apt-get update first"
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT

@@ -86,7 +86,9 @@ impl Function {
         wasm: &[u8],
         config: FunctionConfig,
     ) -> Result<Self, LoadError> {
-        let (code, was_cached) = match load::header(wasm)? {
+        let header = load::header(wasm)?;
+        load::check_complexity(wasm, &config.limits)?;
+        let (code, was_cached) = match header {
             Header::Component => {
                 let (component, was_cached) = load::component(shared, wasm)?;
                 (

@@ -25,6 +25,12 @@ pub struct Limits {
     pub host_calls: u32,
     /// Bytes of the `.wasm` file; more is refused unread. 16 MiB.
     pub module_bytes: u64,
+    /// Functions in the `.wasm` file. 100 000: a guest that carries a JavaScript engine has some
+    /// 30 000. With [`function_bytes`](Self::function_bytes) it bounds the work of compiling, which no
+    /// deadline covers.
+    pub module_functions: u32,
+    /// Bytes of the largest function in the `.wasm` file. 1 MiB.
+    pub function_bytes: u32,
     /// Bytes of log lines per second, with a burst of as much. More is dropped and counted in
     /// [`Stats::log_lines_dropped`](crate::Stats::log_lines_dropped); the call goes on. 64 KiB.
     pub log_bytes_per_second: u32,
@@ -39,6 +45,8 @@ impl Default for Limits {
             output_messages: 1000,
             host_calls: 1000,
             module_bytes: 16 << 20,
+            module_functions: 100_000,
+            function_bytes: 1 << 20,
             log_bytes_per_second: 64 << 10,
         }
     }

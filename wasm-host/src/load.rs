@@ -3,6 +3,7 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use wasmparser::Payload;
 use wasmtime::component::Component;
 use wasmtime::{ExternType, InstancePre, Module};
 
@@ -10,6 +11,7 @@ use crate::call::StartError;
 use crate::component::{self, StreamFunctionPre};
 use crate::core_abi;
 use crate::host::Shared;
+use crate::limits::Limits;
 use crate::numeric;
 use crate::state::GuestState;
 
@@ -80,6 +82,18 @@ pub enum LoadError {
         bytes: u64,
         /// The limit.
         limit: u64,
+    },
+    /// Compiling the guest would take too long: it has more functions than
+    /// [`Limits::module_functions`](crate::Limits::module_functions), or a larger one than
+    /// [`Limits::function_bytes`](crate::Limits::function_bytes).
+    #[error("too much to compile: {what} is {size}, the limit is {limit}")]
+    TooComplex {
+        /// What there is too much of.
+        what: &'static str,
+        /// How much there is, as far as it was counted.
+        size: u32,
+        /// The limit.
+        limit: u32,
     },
     /// The guest observes too many tags.
     #[error("the guest observes more than {limit} tags")]
@@ -172,6 +186,41 @@ pub(crate) fn header(wasm: &[u8]) -> Result<Header, LoadError> {
         _ => "unknown bytes",
     };
     Err(LoadError::NotWasm { looks_like })
+}
+
+/// Refuses what would take too long to compile, by counting and without compiling.
+pub(crate) fn check_complexity(wasm: &[u8], limits: &Limits) -> Result<(), LoadError> {
+    let mut functions = 0_u32;
+    for payload in wasmparser::Parser::new(0).parse_all(wasm) {
+        let payload = payload.map_err(|error| LoadError::Invalid {
+            reason: error.to_string(),
+        })?;
+        // A component's modules are parsed in place, so their functions add up.
+        match payload {
+            Payload::CodeSectionStart { count, .. } => {
+                functions = functions.saturating_add(count);
+                let limit = limits.module_functions;
+                if functions > limit {
+                    let what = "the number of functions";
+                    return Err(LoadError::TooComplex {
+                        what,
+                        size: functions,
+                        limit,
+                    });
+                }
+            }
+            Payload::CodeSectionEntry(body) => {
+                let size = u32::try_from(body.range().len()).unwrap_or(u32::MAX);
+                let limit = limits.function_bytes;
+                if size > limit {
+                    let what = "the largest function in bytes";
+                    return Err(LoadError::TooComplex { what, size, limit });
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn invalid(error: &wasmtime::Error) -> LoadError {

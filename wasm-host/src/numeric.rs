@@ -119,6 +119,7 @@ impl NumericFunction {
         if load::header(wasm)? != Header::Module {
             return Err(LoadError::WrongKind);
         }
+        load::check_complexity(wasm, &config.limits)?;
         let (module, _) = load::module(shared, wasm)?;
         let (parameter, result) = find(&module, export)?;
         load::refuse_imports(&module)?;

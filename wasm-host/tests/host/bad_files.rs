@@ -96,6 +96,36 @@ fn a_large_module_is_refused_unread() {
 }
 
 #[test]
+fn a_module_that_would_take_too_long_to_compile_is_refused_before() {
+    let many = "(func)".repeat(101);
+    let cases = [
+        (
+            many.as_str(),
+            "the number of functions is 103, the limit is 101",
+        ),
+        (
+            "(func (drop (i32.const 1)) (drop (i32.const 1)))",
+            "the largest function in bytes is 8, the limit is 7",
+        ),
+    ];
+    let limits = Limits {
+        module_functions: 101,
+        function_bytes: 7,
+        ..Limits::default()
+    };
+    for (functions, expected) in cases {
+        let bomb = module(&format!(
+            r#"(func (export "handle") (param i32 i32 i32) (result i32) (i32.const 0)) {functions}"#
+        ));
+        let error = host()
+            .load_bytes(&bomb, config(limits.clone()))
+            .expect_err("refused");
+        assert!(matches!(error, LoadError::TooComplex { .. }), "{error:?}");
+        assert!(error.to_string().ends_with(expected), "{error}");
+    }
+}
+
+#[test]
 fn a_module_without_the_abi_is_told_what_it_has_and_what_it_needs() {
     let error = load_error(&wasm(
         r#"(module (func (export "main")) (memory (export "memory") 1))"#,

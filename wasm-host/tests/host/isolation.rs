@@ -2,7 +2,7 @@
 
 use std::sync::mpsc::channel;
 
-use selvedge_wasm_host::CallError;
+use selvedge_wasm_host::{CallError, Function, Host, Instance, NumericFunction, StopHandle};
 
 use crate::support::{config, failure, handler, host, patient};
 
@@ -78,4 +78,15 @@ fn an_instance_moves_between_threads() {
         guest = moved.join().expect("no panic");
     }
     assert_eq!(guest.stats().handled, 3);
+}
+
+#[test]
+fn functions_are_shared_and_instances_are_moved_between_threads() {
+    fn shared<T: Send + Sync + 'static>() {}
+    fn moved<T: Send + 'static>() {}
+    shared::<Host>();
+    shared::<Function>();
+    shared::<StopHandle>();
+    moved::<Instance>();
+    moved::<NumericFunction>();
 }

@@ -1,6 +1,11 @@
 //! Everything that touches a socket. Nothing outside this folder names rustls or quinn.
 
+mod datagram_socket;
+mod door;
 mod identity;
+mod mailbox;
+mod quic;
 mod tls;
 
 pub use identity::{Admission, Identity, IdentityError};
+pub use quic::{QuicDialer, QuicListener, QuicStats, QuicTransport};

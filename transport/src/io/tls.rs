@@ -3,7 +3,7 @@
 //! Both sides prove their key. The verifiers refuse a key that was not dialed or is not admitted
 //! *inside* the handshake, so that nobody else gets a byte past it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls13_signature_with_raw_key};
@@ -53,13 +53,26 @@ fn certified_key(identity: &Identity) -> Result<Arc<CertifiedKey>, rustls::Error
     )))
 }
 
+/// Where a verifier leaves why it refused. For QUIC, whose stack hands on only the alert's text.
+pub(crate) type RefusalCell = Arc<OnceLock<End>>;
+
 /// The configuration of a dialer that accepts `expected` only, or anyone who proves a key.
 pub(crate) fn client_config(
     identity: &Identity,
     expected: Option<NodeId>,
 ) -> Result<ClientConfig, rustls::Error> {
+    recording_client_config(identity, expected, RefusalCell::default())
+}
+
+/// [`client_config`] for one connection, whose refusal is left in `refusal`.
+pub(crate) fn recording_client_config(
+    identity: &Identity,
+    expected: Option<NodeId>,
+    refusal: RefusalCell,
+) -> Result<ClientConfig, rustls::Error> {
     let provider = provider();
-    let verifier = Arc::new(Verifier::new(&provider, Policy::Dialed(expected)));
+    let policy = Policy::Dialed(expected);
+    let verifier = Arc::new(Verifier::new(&provider, policy, refusal));
     let key = certified_key(identity)?;
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -79,8 +92,18 @@ pub(crate) fn server_config(
     identity: &Identity,
     admission: Admission,
 ) -> Result<ServerConfig, rustls::Error> {
+    recording_server_config(identity, admission, RefusalCell::default())
+}
+
+/// [`server_config`] for one connection, whose refusal is left in `refusal`.
+pub(crate) fn recording_server_config(
+    identity: &Identity,
+    admission: Admission,
+    refusal: RefusalCell,
+) -> Result<ServerConfig, rustls::Error> {
     let provider = provider();
-    let verifier = Arc::new(Verifier::new(&provider, Policy::Admitted(admission)));
+    let policy = Policy::Admitted(admission);
+    let verifier = Arc::new(Verifier::new(&provider, policy, refusal));
     let key = certified_key(identity)?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -141,13 +164,16 @@ impl Policy {
 #[derive(Debug)]
 struct Verifier {
     policy: Policy,
+    /// Set by the first refusal; later ones of a shared configuration leave it as it is.
+    refusal: RefusalCell,
     algorithms: rustls::crypto::WebPkiSupportedAlgorithms,
 }
 
 impl Verifier {
-    fn new(provider: &CryptoProvider, policy: Policy) -> Self {
+    fn new(provider: &CryptoProvider, policy: Policy, refusal: RefusalCell) -> Self {
         Self {
             policy,
+            refusal,
             algorithms: provider.signature_verification_algorithms,
         }
     }
@@ -157,6 +183,7 @@ impl Verifier {
             CertificateError::BadEncoding,
         ))?;
         self.policy.check(found).map_err(|end| {
+            self.refusal.get_or_init(|| end.clone());
             let refusal = OtherError(Arc::new(Refusal(end)));
             rustls::Error::InvalidCertificate(CertificateError::Other(refusal))
         })

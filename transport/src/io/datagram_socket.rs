@@ -1,0 +1,342 @@
+//! A UDP socket with segmentation offload, as QUIC and plain UDP use it.
+
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use bytes::BytesMut;
+use mio::net::UdpSocket;
+use mio::{Interest, Registry, Token};
+use quinn_udp::{RecvMeta, UdpSocketState};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::ReadBuffer;
+
+/// The largest UDP payload over IPv4: 65535 less the headers of IP and UDP.
+///
+/// A batch for segmentation offload is one such payload to the kernel; a larger one is refused whole
+/// (EMSGSIZE), and the connection collapses to 1 MB/s (perf.md, section 3, "a trap").
+pub(super) const BATCH_LEN_MAX: usize = 65_507;
+
+/// The most datagrams in one send: 44 of 1452 bytes fill a batch (perf.md T2: 1.74 times quinn's 10).
+const SEGMENTS_MAX: usize = 44;
+
+/// What is asked of the kernel for each direction; it may grant less (`net.core.rmem_max`).
+///
+/// With the default of 212,992 bytes a bulk stream on loopback loses 3 to 10 thousand packets a
+/// second, with 4 MiB none (perf.md, section 3). It is a limit, not an allocation.
+const SOCKET_BUFFER_LEN: usize = 4 << 20;
+
+/// The space for one receive: what segmentation offload can put together.
+const RECEIVE_LEN: usize = 64 * 1024;
+
+/// How many datagrams of `len` bytes one send may carry, given what the kernel can do.
+pub(super) fn segments_max(len: usize, kernel_max: usize) -> usize {
+    (BATCH_LEN_MAX / len.max(1))
+        .min(SEGMENTS_MAX)
+        .min(kernel_max)
+        .max(1)
+}
+
+/// What happened to sends and receives that failed, by reason.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct SocketErrors {
+    /// Sends that the socket could not take yet (EAGAIN); they were repeated.
+    pub(super) blocked: u64,
+    /// Sends larger than the path or the kernel takes (EMSGSIZE): probes of the MTU, mostly.
+    pub(super) oversized: u64,
+    /// Answers that nobody listens there (ECONNREFUSED).
+    pub(super) refused: u64,
+    /// Any other error of a send or receive.
+    pub(super) other: u64,
+    /// Batches sent one by one because segmentation offload failed.
+    pub(super) unsegmented: u64,
+}
+
+/// What became of a send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// The kernel took it, or it is lost, as any datagram may be; the loss is counted.
+    Gone,
+    /// The socket is full: repeat it after the next writable event.
+    Blocked,
+    /// An earlier datagram was refused by the peer's host; this one was not sent.
+    Refused,
+}
+
+/// One or more datagrams of equal length (the last may be shorter) from one peer.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) bytes: BytesMut,
+    pub(super) stride: usize,
+    pub(super) meta: DatagramMeta,
+}
+
+/// Where a datagram came from, and how.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DatagramMeta {
+    pub(super) remote: SocketAddr,
+    pub(super) local_ip: Option<IpAddr>,
+    pub(super) ecn: Option<quinn_udp::EcnCodepoint>,
+}
+
+impl Iterator for Batch {
+    type Item = BytesMut;
+
+    fn next(&mut self) -> Option<BytesMut> {
+        if self.bytes.is_empty() {
+            return None;
+        }
+        let len = match self.stride {
+            0 => self.bytes.len(),
+            stride => stride.min(self.bytes.len()),
+        };
+        Some(self.bytes.split_to(len))
+    }
+}
+
+/// A non-blocking UDP socket and what quinn-udp knows about it.
+#[derive(Debug)]
+pub(super) struct DatagramSocket {
+    socket: UdpSocket,
+    state: UdpSocketState,
+    local: SocketAddr,
+    pub(super) errors: SocketErrors,
+}
+
+impl DatagramSocket {
+    /// A socket of this listener, which alone owns the address, but lets its own
+    /// [`accepted`](Self::accepted) sockets share it.
+    pub(super) fn listening(address: SocketAddr) -> io::Result<Self> {
+        let socket = new_socket(address)?;
+        socket.bind(&address.into())?;
+        // Only now, so that a second listener on the address fails instead of sharing its traffic.
+        // Linux asks for the option when the second socket binds.
+        socket.set_reuse_port(true)?;
+        Self::new(socket)
+    }
+
+    /// A socket for one peer of a listener: bound to the listener's address, connected to `remote`.
+    ///
+    /// Between bind and connect the kernel may hand it datagrams of other peers; the caller takes
+    /// them out before anything else. Once it is connected it gets none (Linux 5.4, commit
+    /// acdcecc61285: a connected socket does not take part in the choice among reuse-port sockets).
+    pub(super) fn accepted(local: SocketAddr, remote: SocketAddr) -> io::Result<Self> {
+        let socket = new_socket(local)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&local.into())?;
+        socket.connect(&remote.into())?;
+        Self::new(socket)
+    }
+
+    /// A socket of a dialer, at a port that the kernel chooses, connected to `remote`.
+    pub(super) fn dialing(remote: SocketAddr) -> io::Result<Self> {
+        let any: IpAddr = match remote {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let local = SocketAddr::new(any, 0);
+        let socket = new_socket(local)?;
+        socket.bind(&local.into())?;
+        socket.connect(&remote.into())?;
+        Self::new(socket)
+    }
+
+    fn new(socket: Socket) -> io::Result<Self> {
+        let state = UdpSocketState::new((&socket).into())?;
+        let socket = UdpSocket::from_std(socket.into());
+        Ok(Self {
+            local: socket.local_addr()?,
+            socket,
+            state,
+            errors: SocketErrors::default(),
+        })
+    }
+
+    pub(super) const fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Follows the peer to a new address.
+    pub(super) fn reconnect(&self, remote: SocketAddr) -> io::Result<()> {
+        self.socket.connect(remote)
+    }
+
+    /// Whether the kernel might cut datagrams into IP fragments, so that the MTU cannot be probed.
+    pub(super) fn may_fragment(&self) -> bool {
+        self.state.may_fragment()
+    }
+
+    /// How many datagrams of `len` bytes one send may carry.
+    pub(super) fn segments_max(&self, len: usize) -> usize {
+        segments_max(len, self.state.max_gso_segments())
+    }
+
+    /// Sends a datagram, or a batch of them if it says a segment size.
+    pub(super) fn send(&mut self, transmit: &quinn_udp::Transmit<'_>) -> Sent {
+        match self.try_send(transmit) {
+            Ok(()) => Sent::Gone,
+            Err(error) => self.count(&error, transmit),
+        }
+    }
+
+    fn try_send(&self, transmit: &quinn_udp::Transmit<'_>) -> io::Result<()> {
+        self.socket
+            .try_io(|| self.state.try_send((&self.socket).into(), transmit))
+    }
+
+    /// Decides what an error of a send means.
+    fn count(&mut self, error: &io::Error, transmit: &quinn_udp::Transmit<'_>) -> Sent {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => {
+                self.errors.blocked += 1;
+                return Sent::Blocked;
+            }
+            io::ErrorKind::ConnectionRefused => {
+                self.errors.refused += 1;
+                return Sent::Refused;
+            }
+            _ => {}
+        }
+        if let Some(segment) = transmit.segment_size
+            && self.state.max_gso_segments() == 1
+        {
+            // quinn-udp has just found that this device cannot segment (EIO, EINVAL).
+            self.errors.unsegmented += 1;
+            return self.send_one_by_one(transmit, segment);
+        }
+        match error.raw_os_error() {
+            Some(EMSGSIZE) => self.errors.oversized += 1,
+            _ => self.errors.other += 1,
+        }
+        tracing::debug!(%error, len = transmit.contents.len(), "a datagram was not sent");
+        Sent::Gone
+    }
+
+    fn send_one_by_one(&mut self, batch: &quinn_udp::Transmit<'_>, segment: usize) -> Sent {
+        for contents in batch.contents.chunks(segment.max(1)) {
+            let one = quinn_udp::Transmit {
+                contents,
+                segment_size: None,
+                ..batch.clone()
+            };
+            // The rest of a batch that blocks is lost rather than kept: this happens once a device.
+            if self.try_send(&one).is_err() {
+                self.errors.other += 1;
+            }
+        }
+        Sent::Gone
+    }
+
+    /// The next datagrams that have arrived; `None` when there are none.
+    ///
+    /// One receive at a time, because the kernel already puts equal datagrams together: `recvmmsg`
+    /// of 32 gains 3 % over single receives, offload 27 times (perf.md T3).
+    ///
+    /// # Errors
+    /// An error that the kernel kept for this socket, such as a refusal by the peer's host. It says
+    /// nothing about the datagrams behind it: call again.
+    pub(super) fn recv(&mut self, buffer: &mut ReadBuffer) -> io::Result<Option<Batch>> {
+        let space = &mut buffer.space(RECEIVE_LEN)[..RECEIVE_LEN];
+        let mut meta = [RecvMeta::default()];
+        let received = self.socket.try_io(|| {
+            let mut slices = [IoSliceMut::new(space)];
+            self.state
+                .recv((&self.socket).into(), &mut slices, &mut meta)
+        });
+        match received {
+            Ok(0) => Ok(None),
+            Ok(_) => Ok(Some(Batch {
+                bytes: buffer.take(meta[0].len.min(RECEIVE_LEN)),
+                stride: meta[0].stride,
+                meta: DatagramMeta {
+                    remote: meta[0].addr,
+                    local_ip: meta[0].dst_ip,
+                    ecn: meta[0].ecn,
+                },
+            })),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => {
+                match error.kind() {
+                    io::ErrorKind::ConnectionRefused => self.errors.refused += 1,
+                    _ => self.errors.other += 1,
+                }
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        registry.register(
+            &mut self.socket,
+            token,
+            Interest::READABLE | Interest::WRITABLE,
+        )
+    }
+
+    pub(super) fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        registry.deregister(&mut self.socket)
+    }
+}
+
+/// The same number on every system that this crate runs on (Linux; `errno.h`).
+const EMSGSIZE: i32 = 90;
+
+fn new_socket(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
+    socket.set_nonblocking(true)?;
+    // Best effort: a container may be allowed less.
+    for error in [
+        socket.set_send_buffer_size(SOCKET_BUFFER_LEN).err(),
+        socket.set_recv_buffer_size(SOCKET_BUFFER_LEN).err(),
+    ]
+    .into_iter()
+    .flatten()
+    {
+        tracing::debug!(%error, "the socket buffer keeps its size");
+    }
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_never_exceeds_what_one_send_takes() {
+        for len in 1..=65_535_usize {
+            let segments = segments_max(len, 64);
+            assert!((1..=SEGMENTS_MAX).contains(&segments), "{len}");
+            assert!(segments == 1 || segments * len <= BATCH_LEN_MAX, "{len}");
+        }
+        assert_eq!(segments_max(1452, 64), 44);
+        assert_eq!(segments_max(8952, 64), 7);
+        assert_eq!(segments_max(1452, 1), 1);
+    }
+
+    #[test]
+    fn a_batch_is_cut_at_its_stride() {
+        let meta = DatagramMeta {
+            remote: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 1),
+            local_ip: None,
+            ecn: None,
+        };
+        let lens = |bytes: &[u8], stride| {
+            let bytes = BytesMut::from(bytes);
+            Batch {
+                bytes,
+                stride,
+                meta,
+            }
+            .map(|one| one.len())
+            .collect::<Vec<_>>()
+        };
+        assert_eq!(lens(&[0; 10], 4), [4, 4, 2]);
+        assert_eq!(lens(&[0; 10], 10), [10]);
+        assert_eq!(lens(&[0; 3], 0), [3]);
+        assert_eq!(lens(&[], 0), [0_usize; 0]);
+    }
+}

@@ -1,0 +1,164 @@
+//! The parameters of a connection, and where their values come from.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn_proto::{
+    ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig,
+    VarInt,
+};
+
+use ring::hmac;
+
+use crate::io::identity::{Admission, Identity};
+use crate::io::tls::{self, RefusalCell};
+use crate::{LANES_MAX, NodeId};
+
+/// How long a handshake may take. Nobody unauthenticated holds anything for longer.
+pub(super) const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+
+/// How long a close waits until everything sent has been acknowledged.
+pub(super) const CLOSE_MAX: Duration = Duration::from_secs(5);
+
+/// Without a packet for so long, the connection has ended. A session's heartbeats (1 s) keep a
+/// living one alive and notice a dead one first (3 s).
+const IDLE_MAX: Duration = Duration::from_secs(10);
+
+/// What one stream may have in flight: 40 MB/s over 100 ms of round trip, 4 GB/s over 1 ms.
+const STREAM_WINDOW: u32 = 4 << 20;
+
+/// What a connection may have received and not yet read: 160 MB/s over 100 ms of round trip.
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// The most that is taken from a session and not yet acknowledged.
+pub(super) const SEND_WINDOW_MAX: u64 = 16 << 20;
+
+/// What datagrams may wait for in each direction, in bytes.
+const DATAGRAM_BUFFER_LEN: usize = 256 << 10;
+
+/// The control flow and the lanes.
+pub(super) const FLOWS_MAX: usize = 1 + LANES_MAX;
+
+/// How large a datagram the path is probed for. Larger datagrams mean fewer packets for the same
+/// bytes: 8952 moves 2.1 times what 1452 does (perf.md T2).
+///
+/// A probe that is too large costs round trips, not data, yet a path that cannot carry 8952 takes
+/// about twenty of them until it has found 1452. So it is probed where large ones are likely and
+/// round trips short: on loopback and private networks.
+fn mtu_max(remote: IpAddr) -> u16 {
+    let is_near = match remote.to_canonical() {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+    };
+    if is_near { 8952 } else { 1452 }
+}
+
+fn transport_config(remote: IpAddr) -> TransportConfig {
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.upper_bound(mtu_max(remote));
+    let idle = u32::try_from(IDLE_MAX.as_millis()).unwrap_or(u32::MAX);
+    let flows = u32::try_from(FLOWS_MAX).unwrap_or(u32::MAX);
+    let mut config = TransportConfig::default();
+    config
+        .max_concurrent_uni_streams(VarInt::from_u32(flows))
+        .max_concurrent_bidi_streams(VarInt::from_u32(0))
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(idle))))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
+        .send_window(SEND_WINDOW_MAX)
+        .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER_LEN))
+        .datagram_send_buffer_size(DATAGRAM_BUFFER_LEN)
+        .mtu_discovery_config(Some(mtu));
+    config
+}
+
+/// The configuration of an endpoint, but for its connection ids.
+///
+/// The key of its stateless resets (RFC 9000, 10.3) comes from the node's: so a node that has
+/// restarted can tell its old peers at once, where a random key would let them wait 10 s.
+pub(super) fn endpoint_config(identity: &Identity) -> EndpointConfig {
+    let secret = identity.sign(b"selvedge/1 key of QUIC stateless resets");
+    let key = hmac::Key::new(hmac::HMAC_SHA256, &secret);
+    let mut config = EndpointConfig::new(Arc::new(key));
+    // As large as any path: a peer on loopback may probe for it.
+    if let Err(error) = config.max_udp_payload_size(65_527) {
+        tracing::debug!(%error, "peers keep to the default datagram size");
+    }
+    config
+}
+
+/// The configuration of one dial.
+pub(super) fn client_config(
+    identity: &Identity,
+    expected: Option<NodeId>,
+    remote: IpAddr,
+    refusal: RefusalCell,
+) -> Result<ClientConfig, BadTls> {
+    let tls = tls::recording_client_config(identity, expected, refusal)?;
+    let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
+    config.transport_config(Arc::new(transport_config(remote)));
+    Ok(config)
+}
+
+/// What the configurations of all connections of a listener share: the keys of its retry tokens.
+pub(super) fn server_base(
+    identity: &Identity,
+    admission: &Admission,
+) -> Result<ServerConfig, BadTls> {
+    let tls = tls::server_config(identity, admission.clone())?;
+    let mut config = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
+    config.incoming_buffer_size(0).incoming_buffer_size_total(0);
+    Ok(config)
+}
+
+/// The configuration of one accepted connection.
+pub(super) fn server_config(
+    base: &ServerConfig,
+    identity: &Identity,
+    admission: &Admission,
+    remote: IpAddr,
+    refusal: RefusalCell,
+) -> Result<ServerConfig, BadTls> {
+    let tls = tls::recording_server_config(identity, admission.clone(), refusal)?;
+    let mut config = base.clone();
+    config.crypto = Arc::new(QuicServerConfig::try_from(tls)?);
+    config.transport_config(Arc::new(transport_config(remote)));
+    Ok(config)
+}
+
+/// The TLS library does not take our key or our protocol version: a mistake of this crate.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BadTls {
+    #[error(transparent)]
+    Rustls(#[from] rustls::Error),
+    #[error(transparent)]
+    InitialSuite(#[from] quinn_proto::crypto::rustls::NoInitialCipherSuite),
+}
+
+impl BadTls {
+    pub(super) fn into_io(self) -> std::io::Error {
+        std::io::Error::other(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_datagrams_are_probed_on_near_networks_only() {
+        for (ip, mtu) in [
+            ("127.0.0.1", 8952),
+            ("::1", 8952),
+            ("::ffff:127.0.0.1", 8952),
+            ("10.1.2.3", 8952),
+            ("fd00::1", 8952),
+            ("192.0.2.1", 1452),
+            ("2001:db8::1", 1452),
+        ] {
+            assert_eq!(mtu_max(ip.parse().unwrap()), mtu, "{ip}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Where QUIC connections begin.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use quinn_proto::{ConnectError, Endpoint};
+
+use super::config::{self, BadTls};
+use super::transport::{Parts, QuicTransport};
+use super::{SCHEME, SERVER_NAME};
+use crate::io::datagram_socket::DatagramSocket;
+use crate::io::identity::Identity;
+use crate::io::tls::RefusalCell;
+use crate::{DialError, Dialer, End, NodeId, Role, Target, Transport};
+
+/// Dials `quic://`.
+#[derive(Debug, Clone)]
+pub struct QuicDialer {
+    identity: Identity,
+}
+
+impl QuicDialer {
+    /// A dialer that proves `identity`.
+    #[must_use]
+    pub const fn new(identity: Identity) -> Self {
+        Self { identity }
+    }
+
+    /// Like [`Dialer::dial`], but returns the transport as what it is.
+    ///
+    /// # Errors
+    /// As [`Dialer::dial`].
+    pub fn connect(&self, now: Instant, target: &Target) -> Result<QuicTransport, DialError> {
+        let bad_place = || DialError::BadPlace {
+            address: target.address.clone(),
+        };
+        if target.address.scheme() != SCHEME {
+            return Err(DialError::UnknownScheme {
+                scheme: target.address.scheme().to_owned(),
+                known: SCHEME.to_owned(),
+            });
+        }
+        let remote = target.address.as_socket().ok_or_else(bad_place)?;
+        if remote.port() == 0 || remote.ip().is_unspecified() {
+            return Err(bad_place());
+        }
+        let transport = self
+            .begin(now, remote, target.peer)
+            .map_err(End::unreachable)?;
+        Ok(transport)
+    }
+
+    fn begin(
+        &self,
+        now: Instant,
+        remote: SocketAddr,
+        peer: Option<NodeId>,
+    ) -> io::Result<QuicTransport> {
+        let socket = DatagramSocket::dialing(remote)?;
+        let refusal = RefusalCell::default();
+        let config = config::client_config(&self.identity, peer, remote.ip(), Arc::clone(&refusal))
+            .map_err(BadTls::into_io)?;
+        let probes_mtu = !socket.may_fragment();
+        let endpoint_config = Arc::new(config::endpoint_config(&self.identity));
+        let mut endpoint = Endpoint::new(endpoint_config, None, probes_mtu, None);
+        let (handle, conn) = endpoint
+            .connect(now, config, remote, SERVER_NAME)
+            .map_err(|error: ConnectError| io::Error::other(error))?;
+        Ok(QuicTransport::new(
+            now,
+            Parts {
+                role: Role::Dialer,
+                socket,
+                endpoint,
+                handle,
+                conn,
+                refusal,
+                mailbox: None,
+            },
+        ))
+    }
+}
+
+impl Dialer for QuicDialer {
+    fn schemes(&self) -> &[&'static str] {
+        &[SCHEME]
+    }
+
+    fn dial(&self, now: Instant, target: &Target) -> Result<Box<dyn Transport>, DialError> {
+        Ok(Box::new(self.connect(now, target)?))
+    }
+}

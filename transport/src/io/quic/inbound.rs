@@ -1,0 +1,266 @@
+//! The peer's streams: chunks in, whole frames out.
+
+use bytes::{Buf, Bytes, BytesMut};
+use quinn_proto::{Connection, Dir, ReadError, ReadableError, StreamId};
+
+use super::config::FLOWS_MAX;
+use crate::{End, FRAME_LEN_MAX, FrameSink, Pace};
+
+/// The length before each frame on a stream: a `u32`, little-endian.
+pub(super) const PREFIX_LEN: usize = 4;
+
+/// How much of one stream is read before the next one has its turn, in bytes.
+const STREAM_TURN_LEN: usize = FRAME_LEN_MAX;
+
+/// All streams that the peer has opened.
+#[derive(Debug, Default)]
+pub(super) struct Inbound {
+    /// By the order in which the peer opened them.
+    streams: Vec<(StreamId, Reassembly)>,
+    /// The flows that have a stream, by their bits.
+    named: u64,
+    /// The streams that may have something to read, by the bits of their places in `streams`.
+    readable: u64,
+    /// The place that is read first in the next turn, so that none starves.
+    first: usize,
+}
+
+const _: () = assert!(FLOWS_MAX <= u64::BITS as usize);
+
+impl Inbound {
+    /// The peer has opened streams.
+    pub(super) fn accept(&mut self, conn: &mut Connection) {
+        while self.streams.len() < FLOWS_MAX
+            && let Some(id) = conn.streams().accept(Dir::Uni)
+        {
+            self.readable |= 1 << self.streams.len();
+            self.streams.push((id, Reassembly::default()));
+        }
+    }
+
+    /// A stream has something to read.
+    pub(super) fn mark_readable(&mut self, id: StreamId) {
+        if let Some(place) = self.streams.iter().position(|(known, _)| *known == id) {
+            self.readable |= 1 << place;
+        }
+    }
+
+    /// Reads all streams in turns, at most about `budget` bytes together.
+    pub(super) fn read(
+        &mut self,
+        conn: &mut Connection,
+        sink: &mut dyn FrameSink,
+        budget: usize,
+    ) -> Result<Pace, End> {
+        let mut left = budget;
+        while self.readable != 0 {
+            for step in 0..self.streams.len() {
+                let place = (self.first + step) % self.streams.len();
+                if self.readable & 1 << place == 0 {
+                    continue;
+                }
+                if left == 0 {
+                    self.first = place;
+                    return Ok(Pace::More);
+                }
+                let turn = left.min(STREAM_TURN_LEN);
+                let read = self.read_stream(conn, sink, place, turn)?;
+                left = left.saturating_sub(read);
+            }
+        }
+        Ok(Pace::Idle)
+    }
+
+    /// Reads one stream until it has no more, or `limit` bytes. Returns how much it was.
+    fn read_stream(
+        &mut self,
+        conn: &mut Connection,
+        sink: &mut dyn FrameSink,
+        place: usize,
+        limit: usize,
+    ) -> Result<usize, End> {
+        let (id, reassembly) = &mut self.streams[place];
+        let mut stream = conn.recv_stream(*id);
+        let mut chunks = match stream.read(true) {
+            Ok(chunks) => chunks,
+            // It was read to its end before.
+            Err(ReadableError::ClosedStream | ReadableError::IllegalOrderedRead) => {
+                self.readable &= !(1 << place);
+                return Ok(0);
+            }
+        };
+        let mut read = 0;
+        let outcome = loop {
+            if read >= limit {
+                break Ok(());
+            }
+            match chunks.next(limit - read) {
+                Ok(Some(chunk)) => {
+                    read += chunk.bytes.len();
+                    if let Err(end) = reassembly.feed(chunk.bytes, &mut self.named, sink) {
+                        break Err(end);
+                    }
+                }
+                Ok(None) => {
+                    self.readable &= !(1 << place);
+                    break reassembly.finish();
+                }
+                Err(ReadError::Blocked) => {
+                    self.readable &= !(1 << place);
+                    break Ok(());
+                }
+                Err(ReadError::Reset(_)) => break Err(misbehaved("a stream was reset")),
+            }
+        };
+        // Flow control updates that this made due go out with the next send.
+        let _ = chunks.finalize();
+        outcome.map(|()| read)
+    }
+}
+
+/// Cuts one stream into frames.
+#[derive(Debug, Default)]
+struct Reassembly {
+    named: bool,
+    /// The beginning of a frame and its length, if it did not lie in one chunk.
+    partial: BytesMut,
+}
+
+impl Reassembly {
+    fn feed(
+        &mut self,
+        mut chunk: Bytes,
+        named: &mut u64,
+        sink: &mut dyn FrameSink,
+    ) -> Result<(), End> {
+        if !self.named && !chunk.is_empty() {
+            let flow = chunk.get_u8();
+            if usize::from(flow) >= FLOWS_MAX {
+                return Err(misbehaved("a stream of an unknown flow"));
+            }
+            if *named & 1 << flow != 0 {
+                return Err(misbehaved("a second stream of a flow"));
+            }
+            *named |= 1 << flow;
+            self.named = true;
+        }
+        while !chunk.is_empty() {
+            if self.partial.is_empty() && chunk.len() >= PREFIX_LEN {
+                let len = frame_len(&chunk)?;
+                if chunk.len() - PREFIX_LEN >= len {
+                    chunk.advance(PREFIX_LEN);
+                    sink.frame(chunk.split_to(len));
+                    continue;
+                }
+            }
+            self.join(&mut chunk, sink)?;
+        }
+        Ok(())
+    }
+
+    /// Moves the beginning of `chunk` to the partial frame, and the frame on if that completes it.
+    fn join(&mut self, chunk: &mut Bytes, sink: &mut dyn FrameSink) -> Result<(), End> {
+        if self.partial.len() < PREFIX_LEN {
+            let take = chunk.len().min(PREFIX_LEN - self.partial.len());
+            self.partial.extend_from_slice(&chunk.split_to(take));
+            if self.partial.len() < PREFIX_LEN {
+                return Ok(());
+            }
+        }
+        let whole = PREFIX_LEN + frame_len(&self.partial)?;
+        let missing = whole - self.partial.len();
+        self.partial.reserve(missing);
+        let take = chunk.len().min(missing);
+        self.partial.extend_from_slice(&chunk.split_to(take));
+        if self.partial.len() == whole {
+            let mut frame = std::mem::take(&mut self.partial).freeze();
+            frame.advance(PREFIX_LEN);
+            sink.frame(frame);
+        }
+        Ok(())
+    }
+
+    /// The peer has finished the stream.
+    fn finish(&self) -> Result<(), End> {
+        if self.partial.is_empty() {
+            Ok(())
+        } else {
+            Err(misbehaved("a stream ended inside a frame"))
+        }
+    }
+}
+
+/// The length in the first four bytes, which are there.
+fn frame_len(bytes: &[u8]) -> Result<usize, End> {
+    let prefix = bytes
+        .first_chunk::<PREFIX_LEN>()
+        .map_or(0, |prefix| u32::from_le_bytes(*prefix));
+    match usize::try_from(prefix) {
+        Ok(len) if len <= FRAME_LEN_MAX => Ok(len),
+        _ => Err(misbehaved("a frame is too long")),
+    }
+}
+
+const fn misbehaved(what: &'static str) -> End {
+    End::Misbehaved { what }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stream(flow: u8, frames: &[&[u8]]) -> Vec<u8> {
+        let mut bytes = vec![flow];
+        for frame in frames {
+            bytes.extend_from_slice(&(frame.len() as u32).to_le_bytes());
+            bytes.extend_from_slice(frame);
+        }
+        bytes
+    }
+
+    fn feed(bytes: &[u8], chunk_len: usize) -> Result<Vec<Bytes>, End> {
+        let (mut reassembly, mut named, mut frames) = (Reassembly::default(), 0, Vec::new());
+        for chunk in bytes.chunks(chunk_len) {
+            reassembly.feed(Bytes::copy_from_slice(chunk), &mut named, &mut frames)?;
+        }
+        reassembly.finish()?;
+        Ok(frames)
+    }
+
+    #[test]
+    fn frames_come_out_whole_however_the_stream_is_cut() {
+        let big = vec![7; FRAME_LEN_MAX];
+        let sent: [&[u8]; 5] = [b"a", b"", b"bcd", &big, b"last"];
+        let bytes = stream(3, &sent);
+        for chunk_len in [1, 2, 3, 4, 5, 6, 1452, bytes.len()] {
+            assert_eq!(feed(&bytes, chunk_len).unwrap(), sent, "{chunk_len}");
+        }
+    }
+
+    #[test]
+    fn a_stream_that_breaks_the_rules_is_refused() {
+        let check = |bytes: &[u8], expected: &str| {
+            for chunk_len in [1, 3, bytes.len()] {
+                let Err(End::Misbehaved { what }) = feed(bytes, chunk_len) else {
+                    panic!("{expected}: taken");
+                };
+                assert_eq!(what, expected);
+            }
+        };
+        check(&[33], "a stream of an unknown flow");
+        check(&[0, 1, 0, 1, 0], "a frame is too long");
+        check(&[0, 0xff, 0xff, 0xff, 0xff], "a frame is too long");
+        check(&[0, 2, 0, 0, 0, 1], "a stream ended inside a frame");
+        check(&[0, 2, 0], "a stream ended inside a frame");
+    }
+
+    #[test]
+    fn a_flow_has_one_stream() {
+        let mut named = 0;
+        let mut frames = Vec::new();
+        let bytes = Bytes::from_static(&[5]);
+        let mut feed = || Reassembly::default().feed(bytes.clone(), &mut named, &mut frames);
+        assert!(feed().is_ok());
+        assert!(matches!(feed(), Err(End::Misbehaved { .. })));
+    }
+}

@@ -1,0 +1,464 @@
+//! Lets QUIC connections in, and forwards what their own sockets do not get.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use mio::{Registry, Token};
+use quinn_proto::{DatagramEvent, Endpoint, EndpointConfig, Incoming, ServerConfig};
+
+use super::SCHEME;
+use super::cid::{CID_LEN, CidKey, SlotCids};
+use super::config::{self, BadTls};
+use super::transport::{Parts, QuicTransport};
+use crate::io::datagram_socket::{DatagramMeta, DatagramSocket};
+use crate::io::door::{Door, Lease};
+use crate::io::identity::{Admission, Identity};
+use crate::io::mailbox::{self, Slot};
+use crate::io::tls::RefusalCell;
+use crate::{Address, ListenError, Listener, Pace, ReadBuffer, Role, Transport, Turn};
+
+/// From so many concurrent handshakes on, a stranger must first prove its address (Retry), which
+/// costs it a round trip and us no memory.
+const RETRY_FROM: usize = 128;
+
+/// So many handshakes at once, and no more: at about 40 KiB each, 40 MiB. Further strangers wait.
+const HANDSHAKES_MAX: usize = 1024;
+
+/// So many connections of one listener. Each needs three descriptors.
+const CONNECTIONS_MAX: usize = 1 << 18;
+
+/// How many connections one turn lets in: a handshake costs about 0.3 ms here (perf.md T1), and the
+/// worker's other transports wait for the turn to end.
+const ADMITTED_PER_TURN: usize = 16;
+
+/// Listens on `quic://`.
+pub struct QuicListener {
+    socket: DatagramSocket,
+    identity: Identity,
+    admission: Admission,
+    base: ServerConfig,
+    endpoint_config: EndpointConfig,
+    cids: CidKey,
+    /// Hears strangers, and goes with the one that is let in. Its ids name `spare_slot`.
+    spare: Endpoint,
+    spare_slot: u32,
+    owners: HashMap<u32, Owner>,
+    /// The connection ids that clients chose for their first packets, before they learned ours.
+    first_ids: HashMap<(SocketAddr, Vec<u8>), u32>,
+    door: Arc<Door>,
+    counters: Counters,
+}
+
+/// A transport, as its listener sees it.
+struct Owner {
+    slot: Slot,
+    first_id: (SocketAddr, Vec<u8>),
+}
+
+/// What a listener did with what it heard.
+#[derive(Debug, Clone, Copy, Default)]
+struct Counters {
+    admitted: u64,
+    retried: u64,
+    turned_away: u64,
+    failed: u64,
+    forwarded: u64,
+    forward_failed: u64,
+    ignored: u64,
+}
+
+impl QuicListener {
+    /// Listens at `address` (`0.0.0.0` or `[::]` for all, port 0 for any) and lets in whom
+    /// `admission` admits.
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub fn bind(
+        address: &Address,
+        identity: Identity,
+        admission: Admission,
+    ) -> Result<Self, ListenError> {
+        if address.scheme() != SCHEME {
+            return Err(ListenError::UnknownScheme {
+                scheme: address.scheme().to_owned(),
+                known: SCHEME,
+            });
+        }
+        let socket = address.as_socket().ok_or_else(|| ListenError::BadPlace {
+            address: address.clone(),
+        })?;
+        Self::open(socket, identity, admission).map_err(|error| ListenError::Bind {
+            address: address.clone(),
+            error,
+        })
+    }
+
+    fn open(address: SocketAddr, identity: Identity, admission: Admission) -> io::Result<Self> {
+        let socket = DatagramSocket::listening(address)?;
+        let base = config::server_base(&identity, &admission).map_err(BadTls::into_io)?;
+        let (endpoint_config, cids) = (config::endpoint_config(&identity), CidKey::generate()?);
+        let spare = new_endpoint(&endpoint_config, &base, &socket, &cids, 0);
+        Ok(Self {
+            socket,
+            identity,
+            admission,
+            base,
+            endpoint_config,
+            cids,
+            spare,
+            spare_slot: 0,
+            owners: HashMap::new(),
+            first_ids: HashMap::new(),
+            door: Arc::default(),
+            counters: Counters::default(),
+        })
+    }
+
+    /// Forgets the transports that have gone.
+    fn forget_left(&mut self) {
+        for slot in self.door.take_left() {
+            if let Some(owner) = self.owners.remove(&slot) {
+                self.first_ids.remove(&owner.first_id);
+            }
+        }
+    }
+
+    /// Brings a datagram to its owner, or hears what a stranger wants.
+    fn route(
+        &mut self,
+        turn: &mut Turn<'_>,
+        meta: &DatagramMeta,
+        datagram: BytesMut,
+        accepted: &mut Vec<Box<dyn Transport>>,
+    ) {
+        match self.owner_of(meta.remote, &datagram) {
+            Some(owner) => {
+                if owner.slot.put(meta, &datagram) {
+                    self.counters.forwarded += 1;
+                } else {
+                    self.counters.forward_failed += 1;
+                }
+            }
+            None => self.hear(turn, meta, datagram, accepted),
+        }
+    }
+
+    fn owner_of(&self, remote: SocketAddr, datagram: &[u8]) -> Option<&Owner> {
+        let id = destination_id(datagram)?;
+        let by_first = || self.first_ids.get(&(remote, id.bytes.to_vec()));
+        let is_client_chosen = id.is_initial && by_first().is_some();
+        let slot = match is_client_chosen {
+            true => *by_first()?,
+            false => self.cids.decode(id.bytes)?,
+        };
+        let owner = self.owners.get(&slot)?;
+        // A client that chose 8 bytes for its first packet has not named anyone.
+        let is_chance = id.is_initial && owner.first_id.0 != remote;
+        (!is_chance).then_some(owner)
+    }
+
+    /// A packet that belongs to no transport: a stranger's first one, or rubbish.
+    fn hear(
+        &mut self,
+        turn: &mut Turn<'_>,
+        meta: &DatagramMeta,
+        datagram: BytesMut,
+        accepted: &mut Vec<Box<dyn Transport>>,
+    ) {
+        let first_id = destination_id(&datagram).map(|id| (meta.remote, id.bytes.to_vec()));
+        let ecn = meta
+            .ecn
+            .and_then(|ecn| quinn_proto::EcnCodepoint::from_bits(ecn as u8));
+        let mut answer = Vec::new();
+        let event = self.spare.handle(
+            turn.now,
+            meta.remote,
+            meta.local_ip,
+            ecn,
+            datagram,
+            &mut answer,
+        );
+        match (event, first_id) {
+            (Some(DatagramEvent::NewConnection(incoming)), Some(first_id)) => {
+                self.admit(turn, incoming, first_id, accepted);
+            }
+            (Some(DatagramEvent::Response(transmit)), _) => self.answer(&transmit, &answer),
+            (Some(DatagramEvent::NewConnection(incoming)), None) => self.spare.ignore(incoming),
+            (Some(DatagramEvent::ConnectionEvent(..)) | None, _) => self.counters.ignored += 1,
+        }
+    }
+
+    fn admit(
+        &mut self,
+        turn: &mut Turn<'_>,
+        incoming: Incoming,
+        first_id: (SocketAddr, Vec<u8>),
+        accepted: &mut Vec<Box<dyn Transport>>,
+    ) {
+        let is_proved = incoming.remote_address_validated();
+        let handshakes = self.door.handshakes();
+        if handshakes >= HANDSHAKES_MAX || self.owners.len() >= CONNECTIONS_MAX {
+            self.counters.turned_away += 1;
+            // It will ask again in a second; an answer to an unproved address might hit a victim.
+            return self.spare.ignore(incoming);
+        }
+        let mut answer = Vec::new();
+        if handshakes >= RETRY_FROM && !is_proved {
+            self.counters.retried += 1;
+            if let Ok(transmit) = self.spare.retry(incoming, &mut answer) {
+                self.answer(&transmit, &answer);
+            }
+            return;
+        }
+        match self.let_in(turn, incoming, first_id, accepted) {
+            Ok(()) => self.counters.admitted += 1,
+            Err(error) => {
+                self.counters.failed += 1;
+                tracing::debug!(%error, "a connection was not let in");
+            }
+        }
+    }
+
+    fn let_in(
+        &mut self,
+        turn: &mut Turn<'_>,
+        incoming: Incoming,
+        first_id: (SocketAddr, Vec<u8>),
+        accepted: &mut Vec<Box<dyn Transport>>,
+    ) -> io::Result<()> {
+        let remote = incoming.remote_address();
+        let ip = incoming
+            .local_ip()
+            .unwrap_or_else(|| self.socket.local_addr().ip());
+        let local = SocketAddr::new(ip, self.socket.local_addr().port());
+        let refusal = RefusalCell::default();
+        // What can fail comes first: after `accept` the spare endpoint is used up.
+        let prepared = DatagramSocket::accepted(local, remote).and_then(|socket| {
+            let config = config::server_config(
+                &self.base,
+                &self.identity,
+                &self.admission,
+                remote.ip(),
+                Arc::clone(&refusal),
+            )
+            .map_err(BadTls::into_io)?;
+            Ok((socket, config, mailbox::pair()?))
+        });
+        let (mut socket, config, (slot, mailbox)) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                self.spare.ignore(incoming);
+                return Err(error);
+            }
+        };
+        let misled = drain(&mut socket, turn.buffer);
+        let mut answer = Vec::new();
+        let config = Some(Arc::new(config));
+        let (handle, conn) = match self.spare.accept(incoming, turn.now, &mut answer, config) {
+            Ok(connection) => connection,
+            Err(error) => {
+                if let Some(transmit) = error.response {
+                    self.answer(&transmit, &answer);
+                }
+                return Err(io::Error::other(error.cause));
+            }
+        };
+        let (endpoint, number) = self.replace_spare();
+        let lease = Lease::new(&self.door, number);
+        self.first_ids.insert(first_id.clone(), number);
+        self.owners.insert(number, Owner { slot, first_id });
+        accepted.push(Box::new(QuicTransport::new(
+            turn.now,
+            Parts {
+                role: Role::Acceptor,
+                socket,
+                endpoint,
+                handle,
+                conn,
+                refusal,
+                mailbox: Some((mailbox, lease)),
+            },
+        )));
+        for (meta, datagram) in misled {
+            self.route(turn, &meta, datagram, accepted);
+        }
+        Ok(())
+    }
+
+    /// The endpoint that has heard a stranger, and its slot; a new one listens from now on.
+    fn replace_spare(&mut self) -> (Endpoint, u32) {
+        let slot = self.spare_slot;
+        let mut next = slot.wrapping_add(1);
+        while self.owners.contains_key(&next) {
+            next = next.wrapping_add(1);
+        }
+        let spare = new_endpoint(
+            &self.endpoint_config,
+            &self.base,
+            &self.socket,
+            &self.cids,
+            next,
+        );
+        self.spare_slot = next;
+        let mut endpoint = std::mem::replace(&mut self.spare, spare);
+        // From now on it has one connection and takes no other.
+        endpoint.set_server_config(None);
+        (endpoint, slot)
+    }
+
+    fn answer(&mut self, transmit: &quinn_proto::Transmit, bytes: &[u8]) {
+        // Not repeated if the socket is full: the stranger asks again.
+        self.socket.send(&quinn_udp::Transmit {
+            destination: transmit.destination,
+            ecn: None,
+            contents: &bytes[..transmit.size],
+            segment_size: transmit.segment_size,
+            src_ip: transmit.src_ip,
+        });
+    }
+}
+
+impl Listener for QuicListener {
+    fn local_address(&self) -> Address {
+        Address::socket(SCHEME, self.socket.local_addr())
+    }
+
+    fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        self.socket.register(registry, token)
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        self.socket.deregister(registry)
+    }
+
+    fn accept(
+        &mut self,
+        turn: &mut Turn<'_>,
+        accepted: &mut Vec<Box<dyn Transport>>,
+    ) -> Result<Pace, io::Error> {
+        self.forget_left();
+        let admitted_max = accepted.len() + ADMITTED_PER_TURN;
+        let mut left = turn.budget;
+        while left > 0 && accepted.len() < admitted_max {
+            match self.socket.recv(turn.buffer) {
+                Ok(None) => return Ok(Pace::Idle),
+                Ok(Some(batch)) => {
+                    left = left.saturating_sub(batch.bytes.len().max(1));
+                    let meta = batch.meta;
+                    for datagram in batch {
+                        self.route(turn, &meta, datagram, accepted);
+                    }
+                }
+                // An unconnected socket reports hardly any, and each is about one datagram.
+                Err(error) => {
+                    left = left.saturating_sub(1);
+                    tracing::debug!(%error, "the listening socket reports an error");
+                }
+            }
+        }
+        Ok(Pace::More)
+    }
+
+    fn timeout(&self) -> Option<Instant> {
+        None
+    }
+}
+
+impl fmt::Debug for QuicListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QuicListener")
+            .field("local", &self.socket.local_addr())
+            .field("connections", &self.owners.len())
+            .field("handshakes", &self.door.handshakes())
+            .field("counters", &self.counters)
+            .finish_non_exhaustive()
+    }
+}
+
+fn new_endpoint(
+    endpoint_config: &EndpointConfig,
+    base: &ServerConfig,
+    socket: &DatagramSocket,
+    cids: &CidKey,
+    slot: u32,
+) -> Endpoint {
+    let mut config = endpoint_config.clone();
+    let key = cids.clone();
+    config.cid_generator(move || {
+        Box::new(SlotCids {
+            key: key.clone(),
+            slot,
+        })
+    });
+    let probes_mtu = !socket.may_fragment();
+    Endpoint::new(
+        Arc::new(config),
+        Some(Arc::new(base.clone())),
+        probes_mtu,
+        None,
+    )
+}
+
+/// What a socket received between its bind and its connect; some of it may be for others.
+fn drain(socket: &mut DatagramSocket, buffer: &mut ReadBuffer) -> Vec<(DatagramMeta, BytesMut)> {
+    let mut datagrams = Vec::new();
+    while let Ok(Some(batch)) = socket.recv(buffer) {
+        let meta = batch.meta;
+        datagrams.extend(batch.map(|datagram| (meta, datagram)));
+    }
+    datagrams
+}
+
+/// The connection id that a packet is addressed to (RFC 8999, section 5).
+struct DestinationId<'a> {
+    bytes: &'a [u8],
+    /// It may be one that a client chose, before it learned ours.
+    is_initial: bool,
+}
+
+fn destination_id(datagram: &[u8]) -> Option<DestinationId<'_>> {
+    /// First byte (1), version (4).
+    const LENGTH_AT: usize = 5;
+    let first = *datagram.first()?;
+    if first & 0x80 == 0 {
+        let bytes = datagram.get(1..1 + CID_LEN)?;
+        return Some(DestinationId {
+            bytes,
+            is_initial: false,
+        });
+    }
+    let len = usize::from(*datagram.get(LENGTH_AT)?);
+    let bytes = datagram.get(LENGTH_AT + 1..LENGTH_AT + 1 + len)?;
+    // The packet type of version 1; an unknown version is a first packet, if anything.
+    let is_initial = first & 0x30 == 0 || datagram.get(1..LENGTH_AT)? != [0, 0, 0, 1];
+    Some(DestinationId { bytes, is_initial })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_destination_id_is_found_in_any_packet() {
+        let check = |datagram: &[u8], expected: Option<(&[u8], bool)>| {
+            let found = destination_id(datagram).map(|id| (id.bytes, id.is_initial));
+            assert_eq!(found, expected);
+        };
+        check(&[], None);
+        check(&[0x40, 1, 2, 3], None);
+        check(
+            &[0x40, 1, 2, 3, 4, 5, 6, 7, 8, 9],
+            Some((&[1, 2, 3, 4, 5, 6, 7, 8], false)),
+        );
+        check(&[0xc0, 0, 0, 0, 1, 2, 7, 8, 9], Some((&[7, 8], true)));
+        check(&[0xe0, 0, 0, 0, 1, 2, 7, 8, 9], Some((&[7, 8], false)));
+        check(&[0xe0, 9, 9, 9, 9, 0], Some((&[], true)));
+        check(&[0xc0, 0, 0, 0, 1, 20, 7], None);
+        check(&[0xc0, 0, 0, 0, 1], None);
+    }
+}

@@ -1,0 +1,271 @@
+//! Our streams: frames in, at the last moment; bytes out, small frames put together.
+
+use std::io;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use quinn_proto::{Connection, Dir, SendDatagramError, StreamId, WriteError};
+
+use super::config::{FLOWS_MAX, SEND_WINDOW_MAX};
+use super::inbound::PREFIX_LEN;
+use crate::{End, FRAME_LEN_MAX, Flow, Frame, FrameSource, LaneSet, Room};
+
+/// Bodies up to this length are copied together; longer ones are sent from where they lie.
+///
+/// quinn-proto walks a list of pieces for each packet, so many small pieces cost more than the copy
+/// of 4 KiB (40 ns at 100 GB/s, perf.md T7).
+const COPY_LEN_MAX: usize = 16 * 1024;
+
+/// How much is put together before it goes to its stream, in bytes.
+const GATHER_LEN: usize = 48 * 1024;
+
+/// How much is taken beyond a congestion window: as much again, within these bounds.
+///
+/// What is taken is no longer in the hands of the session, which decides what goes first; but with
+/// nothing in reserve a loss would stop the flow until it is repaired.
+const AHEAD_LEN_MIN: u64 = 64 << 10;
+const AHEAD_LEN_MAX: u64 = 1 << 20;
+
+/// How much is taken before it is turned into packets: four full batches and a bit.
+const PULL_LEN: usize = 256 << 10;
+
+/// The priority of the control stream; lanes have 0.
+const CONTROL_PRIORITY: i32 = 1;
+
+/// What one [`Outbound::pull`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pulled {
+    /// The source has nothing more for the room there is.
+    Dry,
+    /// There may be more.
+    Some,
+}
+
+/// All streams of this side.
+#[derive(Debug, Default)]
+pub(super) struct Outbound {
+    /// The control flow and the lanes so far used, by flow number.
+    flows: Vec<OutFlow>,
+    /// The flow numbers with a backlog, by their bits.
+    blocked: u64,
+    gather: Gather,
+}
+
+/// One stream of ours.
+#[derive(Debug, Default)]
+struct OutFlow {
+    stream: Option<StreamId>,
+    named: bool,
+    /// What the stream does not take now. While there is any, no frame of the flow is taken.
+    backlog: Vec<Bytes>,
+}
+
+/// Small frames of one flow on their way to its stream.
+#[derive(Debug, Default)]
+struct Gather {
+    flow: usize,
+    bytes: BytesMut,
+}
+
+impl Outbound {
+    /// Takes frames from `source` and writes them to their streams, up to [`PULL_LEN`].
+    pub(super) fn pull(
+        &mut self,
+        conn: &mut Connection,
+        source: &mut dyn FrameSource,
+    ) -> Result<Pulled, End> {
+        let window = conn.congestion_state().window();
+        let ahead = window.clamp(AHEAD_LEN_MIN, AHEAD_LEN_MAX);
+        conn.set_send_window(window.saturating_add(ahead).min(SEND_WINDOW_MAX));
+        self.retry(conn)?;
+        let mut room = self.room(conn);
+        let mut taken = 0;
+        let pulled = loop {
+            if taken >= PULL_LEN {
+                break Pulled::Some;
+            }
+            let Some(frame) = source.next_frame(&room) else {
+                break Pulled::Dry;
+            };
+            taken += frame.len() + PREFIX_LEN;
+            let blocked = self.blocked;
+            match frame.flow {
+                Flow::Datagram => {
+                    send_datagram(conn, &frame)?;
+                    room.datagram_max = datagram_room(conn);
+                }
+                Flow::Control => self.stage(conn, 0, frame)?,
+                Flow::Lane(lane) => self.stage(conn, 1 + usize::from(lane), frame)?,
+            }
+            if self.blocked != blocked {
+                self.mark_blocked(&mut room);
+            }
+        };
+        self.flush(conn)?;
+        Ok(pulled)
+    }
+
+    /// Tries again what the streams did not take.
+    pub(super) fn retry(&mut self, conn: &mut Connection) -> Result<(), End> {
+        let mut left = self.blocked;
+        while left != 0 {
+            let flow = left.trailing_zeros() as usize;
+            left &= left - 1;
+            let mut chunks = std::mem::take(&mut self.flows[flow].backlog);
+            self.write(conn, flow, &mut chunks)?;
+        }
+        Ok(())
+    }
+
+    /// Whether streams hold back frames that were taken.
+    pub(super) const fn has_backlog(&self) -> bool {
+        self.blocked != 0
+    }
+
+    /// No more frames will come: finishes all streams, so that their end can be acknowledged.
+    pub(super) fn finish(&mut self, conn: &mut Connection) {
+        for flow in &mut self.flows {
+            if let Some(stream) = flow.stream.take() {
+                // It fails only if the peer has stopped the stream; then there is nothing to wait for.
+                let _ = conn.send_stream(stream).finish();
+            }
+        }
+    }
+
+    fn room(&self, conn: &mut Connection) -> Room {
+        let mut room = Room {
+            frame_max: FRAME_LEN_MAX,
+            datagram_max: datagram_room(conn),
+            blocked: LaneSet::EMPTY,
+            control_blocked: false,
+        };
+        self.mark_blocked(&mut room);
+        room
+    }
+
+    fn mark_blocked(&self, room: &mut Room) {
+        room.control_blocked = self.blocked & 1 != 0;
+        room.blocked = LaneSet::EMPTY;
+        let mut lanes = self.blocked >> 1;
+        while lanes != 0 {
+            // Lanes are below 32.
+            room.blocked.insert(lanes.trailing_zeros() as u8);
+            lanes &= lanes - 1;
+        }
+    }
+
+    /// Puts a frame behind those of its flow.
+    fn stage(&mut self, conn: &mut Connection, flow: usize, frame: Frame) -> Result<(), End> {
+        if flow >= FLOWS_MAX {
+            return Err(End::broken(io::Error::other("a frame of an unknown lane")));
+        }
+        if self.flows.len() <= flow {
+            self.flows.resize_with(flow + 1, OutFlow::default);
+        }
+        if self.gather.flow != flow || self.gather.bytes.len() >= GATHER_LEN {
+            self.flush(conn)?;
+            self.gather.flow = flow;
+        }
+        let out = &mut self.gather.bytes;
+        if !std::mem::replace(&mut self.flows[flow].named, true) {
+            out.put_u8(u8::try_from(flow).unwrap_or(u8::MAX));
+        }
+        // A frame is at most 64 KiB long.
+        out.put_u32_le(u32::try_from(frame.len()).unwrap_or(u32::MAX));
+        if frame.body.len() <= COPY_LEN_MAX {
+            frame.write_to(out);
+            return Ok(());
+        }
+        out.put_slice(frame.head.as_slice());
+        let mut chunks = [out.split().freeze(), frame.body];
+        self.write(conn, flow, &mut chunks)
+    }
+
+    /// Writes what was put together.
+    fn flush(&mut self, conn: &mut Connection) -> Result<(), End> {
+        if self.gather.bytes.is_empty() {
+            return Ok(());
+        }
+        let bytes = self.gather.bytes.split().freeze();
+        self.write(conn, self.gather.flow, &mut [bytes])
+    }
+
+    /// Writes `chunks` to the stream of `flow`, or behind its backlog.
+    fn write(
+        &mut self,
+        conn: &mut Connection,
+        flow: usize,
+        chunks: &mut [Bytes],
+    ) -> Result<(), End> {
+        let out = &mut self.flows[flow];
+        let is_written = out.backlog.is_empty() && {
+            if out.stream.is_none() {
+                out.stream = conn.streams().open(Dir::Uni);
+                if let (Some(stream), 0) = (out.stream, flow) {
+                    // It fails only for a stream that does not exist.
+                    let _ = conn.send_stream(stream).set_priority(CONTROL_PRIORITY);
+                }
+            }
+            match out.stream {
+                Some(stream) => write_all(conn, stream, chunks)?,
+                None => false,
+            }
+        };
+        if is_written {
+            self.blocked &= !(1 << flow);
+        } else {
+            let rest = chunks.iter_mut().map(std::mem::take);
+            out.backlog.extend(rest.filter(|chunk| !chunk.is_empty()));
+            self.blocked |= 1 << flow;
+        }
+        Ok(())
+    }
+}
+
+/// Writes as much as the stream takes; whether that was all.
+fn write_all(conn: &mut Connection, stream: StreamId, chunks: &mut [Bytes]) -> Result<bool, End> {
+    while chunks.iter().any(|chunk| !chunk.is_empty()) {
+        match conn.send_stream(stream).write_chunks(chunks) {
+            Ok(_) => {}
+            Err(WriteError::Blocked) => return Ok(false),
+            Err(WriteError::Stopped(_) | WriteError::ClosedStream) => {
+                return Err(End::Misbehaved {
+                    what: "a stream was stopped",
+                });
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// The longest datagram that can be taken now; 0 when there is no room for one of full length.
+fn datagram_room(conn: &mut Connection) -> usize {
+    let max = conn.datagrams().max_size().unwrap_or(0);
+    if conn.datagrams().send_buffer_space() >= max {
+        max.min(FRAME_LEN_MAX)
+    } else {
+        0
+    }
+}
+
+fn send_datagram(conn: &mut Connection, frame: &Frame) -> Result<(), End> {
+    let bytes = if frame.head.as_slice().is_empty() {
+        frame.body.clone()
+    } else {
+        let mut bytes = BytesMut::with_capacity(frame.len());
+        frame.write_to(&mut bytes);
+        bytes.freeze()
+    };
+    match conn.datagrams().send(bytes, false) {
+        Ok(()) => Ok(()),
+        // The source gave more than it was told to; a datagram may be lost.
+        Err(SendDatagramError::TooLarge | SendDatagramError::Blocked(_)) => {
+            tracing::debug!(len = frame.len(), "a datagram did not fit");
+            Ok(())
+        }
+        Err(SendDatagramError::UnsupportedByPeer | SendDatagramError::Disabled) => {
+            Err(End::Misbehaved {
+                what: "it takes no datagrams",
+            })
+        }
+    }
+}

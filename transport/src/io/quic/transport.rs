@@ -1,0 +1,540 @@
+//! One QUIC connection.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use mio::{Registry, Token};
+use quinn_proto::{
+    Connection, ConnectionError, ConnectionHandle, DatagramEvent, Endpoint, Event, StreamEvent,
+};
+use rustls::pki_types::CertificateDer;
+
+use super::config::{CLOSE_MAX, HANDSHAKE_MAX};
+use super::connection_end::{CODE_CLOSED, CODE_MISBEHAVED, end_of};
+use super::inbound::Inbound;
+use super::outbound::{Outbound, Pulled};
+use super::stats::QuicStats;
+use crate::io::datagram_socket::{DatagramMeta, DatagramSocket, Sent};
+use crate::io::door::Lease;
+use crate::io::mailbox::Mailbox;
+use crate::io::tls::{self, RefusalCell};
+use crate::{
+    Address, End, FRAME_LEN_MAX, FrameSink, FrameSource, Info, Pace, Phase, Role, Transport, Turn,
+};
+
+/// How many errors in a row a socket may report before its turn is over. Each stands for an answer
+/// of the network to one of our datagrams; they must not become an endless loop.
+const SOCKET_ERRORS_IN_A_ROW: usize = 16;
+
+/// One QUIC connection to one peer. See the [module](super) for how it works.
+pub struct QuicTransport {
+    info: Info,
+    phase: Phase,
+    socket: DatagramSocket,
+    /// Whom the socket is connected to.
+    connected: SocketAddr,
+    mailbox: Option<(Mailbox, Lease)>,
+    endpoint: Endpoint,
+    handle: ConnectionHandle,
+    conn: Connection,
+    inbound: Inbound,
+    outbound: Outbound,
+    /// What the socket did not take.
+    held: Option<Held>,
+    /// Why the connection is over, while there is still something to read.
+    end: Option<End>,
+    refusal: RefusalCell,
+    /// When the handshake, or the close, has taken too long.
+    limit: Option<Instant>,
+    /// The connection's own timer, asked for after each change.
+    timer: Option<Instant>,
+    /// CONNECTION_CLOSE has been handed to the connection.
+    is_told: bool,
+    forwarded: u64,
+    moves: u64,
+}
+
+/// Packets that wait for a writable socket.
+struct Held {
+    bytes: Vec<u8>,
+    transmit: quinn_proto::Transmit,
+}
+
+/// What a connection is made of.
+pub(super) struct Parts {
+    pub(super) role: Role,
+    pub(super) socket: DatagramSocket,
+    pub(super) endpoint: Endpoint,
+    pub(super) handle: ConnectionHandle,
+    pub(super) conn: Connection,
+    pub(super) refusal: RefusalCell,
+    pub(super) mailbox: Option<(Mailbox, Lease)>,
+}
+
+/// How far [`QuicTransport::flush`] came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flushed {
+    /// Nothing is left to send now.
+    All,
+    /// The socket is full.
+    Blocked,
+    /// The budget is used up.
+    Budget,
+}
+
+impl QuicTransport {
+    pub(super) fn new(now: Instant, parts: Parts) -> Self {
+        let mut conn = parts.conn;
+        let connected = conn.remote_address();
+        Self {
+            info: Info {
+                scheme: super::SCHEME,
+                role: parts.role,
+                local: Some(Address::socket(super::SCHEME, parts.socket.local_addr())),
+                remote: Some(Address::socket(super::SCHEME, connected)),
+                peer: None,
+                reliable: true,
+                encrypted: true,
+                frame_max: FRAME_LEN_MAX,
+                datagram_max: 0,
+            },
+            phase: Phase::Handshaking,
+            socket: parts.socket,
+            connected,
+            mailbox: parts.mailbox,
+            endpoint: parts.endpoint,
+            handle: parts.handle,
+            timer: conn.poll_timeout(),
+            conn,
+            inbound: Inbound::default(),
+            outbound: Outbound::default(),
+            held: None,
+            end: None,
+            refusal: parts.refusal,
+            limit: Some(now + HANDSHAKE_MAX),
+            is_told: false,
+            forwarded: 0,
+            moves: 0,
+        }
+    }
+
+    /// What it has counted.
+    #[must_use]
+    pub fn stats(&self) -> QuicStats {
+        let quic = self.conn.stats();
+        let socket = self.socket.errors;
+        QuicStats {
+            datagrams_sent: quic.udp_tx.datagrams,
+            bytes_sent: quic.udp_tx.bytes,
+            sends: quic.udp_tx.ios,
+            datagrams_received: quic.udp_rx.datagrams,
+            bytes_received: quic.udp_rx.bytes,
+            packets_lost: quic.path.lost_packets,
+            congestion_events: quic.path.congestion_events,
+            round_trip: quic.path.rtt,
+            mtu: quic.path.current_mtu,
+            sends_blocked: socket.blocked,
+            sends_oversized: socket.oversized,
+            refusals: socket.refused,
+            socket_errors: socket.other,
+            batches_unsegmented: socket.unsegmented,
+            datagrams_forwarded: self.forwarded,
+            moves: self.moves,
+        }
+    }
+
+    /// Reads the socket and the mailbox, at most about `budget` bytes.
+    fn receive(&mut self, turn: &mut Turn<'_>) -> Result<Pace, End> {
+        let mut left = turn.budget;
+        while let Some((mailbox, _)) = &self.mailbox
+            && let Some((meta, datagram)) = mailbox.take(turn.buffer)
+        {
+            self.forwarded += 1;
+            left = left.saturating_sub(datagram.len());
+            self.handle_datagram(turn.now, &meta, datagram);
+        }
+        let mut errors = 0;
+        while left > 0 {
+            match self.socket.recv(turn.buffer) {
+                Ok(None) => return Ok(Pace::Idle),
+                Ok(Some(batch)) => {
+                    left = left.saturating_sub(batch.bytes.len().max(1));
+                    let meta = batch.meta;
+                    for datagram in batch {
+                        self.handle_datagram(turn.now, &meta, datagram);
+                    }
+                }
+                Err(error) => {
+                    self.handle_socket_error(error)?;
+                    errors += 1;
+                    if errors == SOCKET_ERRORS_IN_A_ROW {
+                        return Ok(Pace::More);
+                    }
+                }
+            }
+        }
+        Ok(Pace::More)
+    }
+
+    /// A refusal says that nobody listens there, which is an answer to a first packet. Once the
+    /// peer has been reached it may be an old address of a peer that has moved, or a forgery: the
+    /// idle timer decides then.
+    fn handle_socket_error(&self, error: io::Error) -> Result<(), End> {
+        if error.kind() != io::ErrorKind::ConnectionRefused {
+            tracing::debug!(%error, "the socket reports an error");
+            return Ok(());
+        }
+        if self.is_told {
+            return Err(End::Closed);
+        }
+        match self.phase {
+            Phase::Handshaking => Err(End::unreachable(error)),
+            Phase::Open | Phase::Closing | Phase::Ended => Ok(()),
+        }
+    }
+
+    fn handle_datagram(&mut self, now: Instant, meta: &DatagramMeta, datagram: BytesMut) {
+        let ecn = meta
+            .ecn
+            .and_then(|ecn| quinn_proto::EcnCodepoint::from_bits(ecn as u8));
+        let mut response = Vec::new();
+        // The local address is that of the socket, so QUIC need not know it.
+        let event = self
+            .endpoint
+            .handle(now, meta.remote, None, ecn, datagram, &mut response);
+        match event {
+            Some(DatagramEvent::ConnectionEvent(_, event)) => self.conn.handle_event(event),
+            Some(DatagramEvent::Response(transmit)) => {
+                self.socket.send(&outgoing(&transmit, &response));
+            }
+            // This endpoint has no server configuration any more, so it never comes to this.
+            Some(DatagramEvent::NewConnection(incoming)) => self.endpoint.ignore(incoming),
+            None => {}
+        }
+    }
+
+    /// Lets the endpoint and the connection agree, and takes the connection's events.
+    fn handle_events(&mut self) {
+        while let Some(event) = self.conn.poll_endpoint_events() {
+            if let Some(answer) = self.endpoint.handle_event(self.handle, event) {
+                self.conn.handle_event(answer);
+            }
+        }
+        while let Some(event) = self.conn.poll() {
+            match event {
+                Event::Connected => self.open(),
+                Event::ConnectionLost { reason } => self.lose(reason),
+                Event::Stream(StreamEvent::Opened { .. }) => self.inbound.accept(&mut self.conn),
+                Event::Stream(StreamEvent::Readable { id }) => self.inbound.mark_readable(id),
+                // Backlogs and datagrams are tried again with each send, and reads with each recv.
+                Event::Stream(
+                    StreamEvent::Writable { .. }
+                    | StreamEvent::Finished { .. }
+                    | StreamEvent::Stopped { .. }
+                    | StreamEvent::Available { .. },
+                )
+                | Event::DatagramReceived
+                | Event::DatagramsUnblocked
+                | Event::HandshakeDataReady => {}
+            }
+        }
+        self.follow_peer();
+        self.timer = self.conn.poll_timeout();
+    }
+
+    /// The handshake is done: both keys are proved.
+    fn open(&mut self) {
+        let identity = self.conn.crypto_session().peer_identity();
+        let certificates = identity.and_then(|any| any.downcast::<Vec<CertificateDer<'_>>>().ok());
+        let Some(peer) = tls::peer_of(certificates.as_deref().map(Vec::as_slice)) else {
+            self.end = Some(End::Unauthenticated {
+                detail: "the handshake ended without a key".to_owned(),
+            });
+            return;
+        };
+        if let Some((_, lease)) = &mut self.mailbox {
+            lease.opened();
+        }
+        self.info.peer = Some(peer);
+        if self.phase == Phase::Handshaking {
+            self.phase = Phase::Open;
+            self.limit = None;
+        }
+    }
+
+    fn lose(&mut self, reason: ConnectionError) {
+        let all_arrived = self.phase == Phase::Closing && self.conn.streams().send_streams() == 0;
+        self.end = Some(match end_of(reason, &self.refusal) {
+            // Both sides closed at once, and the peer has all of ours.
+            End::PeerClosed if all_arrived => End::Closed,
+            end => end,
+        });
+    }
+
+    /// Connects the socket to the peer's new address, once QUIC has accepted it (or gone back to
+    /// the old one because the new one was not proved).
+    fn follow_peer(&mut self) {
+        let remote = self.conn.remote_address();
+        if remote == self.connected {
+            return;
+        }
+        if let Err(error) = self.socket.reconnect(remote) {
+            tracing::debug!(%error, %remote, "cannot follow the peer; the listener forwards");
+        }
+        self.moves += 1;
+        self.connected = remote;
+        self.info.remote = Some(Address::socket(super::SCHEME, remote));
+    }
+
+    /// Sends what the connection has to send, at most about `budget` bytes.
+    fn flush(&mut self, now: Instant, budget: &mut usize) -> Flushed {
+        let mut bytes = Vec::new();
+        if let Some(held) = self.held.take() {
+            *budget = budget.saturating_sub(held.bytes.len());
+            if self.transmit(&held.transmit, &held.bytes) == Sent::Blocked {
+                self.held = Some(held);
+                return Flushed::Blocked;
+            }
+            bytes = held.bytes;
+        }
+        let flushed = loop {
+            if *budget == 0 {
+                break Flushed::Budget;
+            }
+            bytes.clear();
+            let segments = self
+                .socket
+                .segments_max(usize::from(self.conn.current_mtu()));
+            let Some(transmit) = self.conn.poll_transmit(now, segments, &mut bytes) else {
+                break Flushed::All;
+            };
+            *budget = budget.saturating_sub(transmit.size);
+            if self.transmit(&transmit, &bytes) == Sent::Blocked {
+                self.held = Some(Held { bytes, transmit });
+                break Flushed::Blocked;
+            }
+        };
+        self.timer = self.conn.poll_timeout();
+        flushed
+    }
+
+    fn transmit(&mut self, transmit: &quinn_proto::Transmit, bytes: &[u8]) -> Sent {
+        let outgoing = outgoing(transmit, bytes);
+        match self.socket.send(&outgoing) {
+            // The error belonged to an earlier datagram and is cleared now.
+            Sent::Refused if self.phase != Phase::Handshaking => self.socket.send(&outgoing),
+            sent => sent,
+        }
+    }
+
+    /// Carries an orderly close on; `true` when the connection has something to send for it.
+    fn advance_close(&mut self, now: Instant) -> bool {
+        if self.is_told || self.end.is_some() {
+            return false;
+        }
+        let is_late = self.limit.is_some_and(|limit| now >= limit);
+        if !self.outbound.has_backlog() {
+            self.outbound.finish(&mut self.conn);
+        }
+        let is_done = !self.outbound.has_backlog() && self.conn.streams().send_streams() == 0;
+        if is_done || is_late {
+            self.tell(now, CODE_CLOSED, &[]);
+        }
+        true
+    }
+
+    fn tell(&mut self, now: Instant, code: quinn_proto::VarInt, reason: &[u8]) {
+        self.conn.close(now, code, Bytes::copy_from_slice(reason));
+        self.is_told = true;
+        self.timer = self.conn.poll_timeout();
+    }
+
+    /// Whether the peer has answered our CONNECTION_CLOSE, or has had time to ask for it again.
+    /// A peer that was never known is not waited for.
+    fn is_close_over(&self) -> bool {
+        self.is_told
+            && (self.info.peer.is_none()
+                || self.conn.is_drained()
+                || self.conn.stats().frame_rx.connection_close > 0)
+    }
+
+    /// Ends it, and sends the last word, if there is one. Every `Err` of a call goes through here.
+    fn finish(&mut self, now: Instant, end: End) -> End {
+        if let End::Misbehaved { what } = &end
+            && !self.conn.is_closed()
+        {
+            self.tell(now, CODE_MISBEHAVED, what.as_bytes());
+        }
+        if self.phase != Phase::Ended {
+            let mut budget = usize::MAX;
+            self.flush(now, &mut budget);
+            tracing::debug!(peer = ?self.info.peer, %end, stats = ?self.stats(), "QUIC ended");
+        }
+        self.phase = Phase::Ended;
+        self.end = Some(end.clone());
+        self.limit = None;
+        self.timer = None;
+        end
+    }
+
+    fn try_recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Pace, End> {
+        let received = self.receive(turn)?;
+        self.handle_events();
+        // The keys for reading come only with a finished handshake, so there is nothing before.
+        while let Some(datagram) = self.conn.datagrams().recv() {
+            sink.frame(datagram);
+        }
+        let read = self.inbound.read(&mut self.conn, sink, turn.budget)?;
+        self.handle_events();
+        if read == Pace::More {
+            return Ok(Pace::More);
+        }
+        match &self.end {
+            Some(end) => Err(end.clone()),
+            None if self.is_close_over() => Err(End::Closed),
+            None => Ok(received),
+        }
+    }
+
+    fn try_send(&mut self, turn: &Turn<'_>, source: &mut dyn FrameSource) -> Result<Pace, End> {
+        let mut budget = turn.budget;
+        if self.held.is_some() && self.flush(turn.now, &mut budget) == Flushed::Blocked {
+            return Ok(Pace::Idle);
+        }
+        loop {
+            let pulled = match self.phase {
+                // After the end nothing arrives any more, so nothing is taken.
+                Phase::Open if self.end.is_none() => self.outbound.pull(&mut self.conn, source)?,
+                Phase::Closing if !self.is_told => {
+                    self.outbound.retry(&mut self.conn)?;
+                    self.advance_close(turn.now);
+                    Pulled::Dry
+                }
+                _ => Pulled::Dry,
+            };
+            match self.flush(turn.now, &mut budget) {
+                Flushed::Blocked => return Ok(Pace::Idle),
+                Flushed::Budget => return Ok(Pace::More),
+                Flushed::All if pulled == Pulled::Dry => break,
+                Flushed::All => {}
+            }
+        }
+        self.handle_events();
+        self.info.datagram_max = match self.phase {
+            Phase::Open => self.conn.datagrams().max_size().unwrap_or(0),
+            _ => self.info.datagram_max,
+        };
+        if self.is_close_over() {
+            return Err(End::Closed);
+        }
+        Ok(Pace::Idle)
+    }
+
+    fn ended(&self) -> Option<End> {
+        match self.phase {
+            Phase::Ended => self.end.clone(),
+            Phase::Handshaking | Phase::Open | Phase::Closing => None,
+        }
+    }
+}
+
+impl Transport for QuicTransport {
+    fn info(&self) -> &Info {
+        &self.info
+    }
+
+    fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        self.socket.register(registry, token)?;
+        match &mut self.mailbox {
+            Some((mailbox, _)) => mailbox.register(registry, token),
+            None => Ok(()),
+        }
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        self.socket.deregister(registry)?;
+        match &mut self.mailbox {
+            Some((mailbox, _)) => mailbox.deregister(registry),
+            None => Ok(()),
+        }
+    }
+
+    fn send(&mut self, turn: &mut Turn<'_>, source: &mut dyn FrameSource) -> Result<Pace, End> {
+        if let Some(end) = self.ended() {
+            return Err(end);
+        }
+        self.try_send(turn, source)
+            .map_err(|end| self.finish(turn.now, end))
+    }
+
+    fn recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Pace, End> {
+        if let Some(end) = self.ended() {
+            return Err(end);
+        }
+        self.try_recv(turn, sink)
+            .map_err(|end| self.finish(turn.now, end))
+    }
+
+    fn timeout(&self) -> Option<Instant> {
+        [self.timer, self.limit].into_iter().flatten().min()
+    }
+
+    fn on_timeout(&mut self, now: Instant) {
+        if self.phase == Phase::Ended {
+            return;
+        }
+        self.conn.handle_timeout(now);
+        if self.limit.is_some_and(|limit| now >= limit) {
+            match self.phase {
+                Phase::Handshaking => self.end = Some(End::TimedOut),
+                // `send` gives up waiting and tells the peer.
+                Phase::Closing => {
+                    self.advance_close(now);
+                    self.limit = None;
+                }
+                Phase::Open | Phase::Ended => {}
+            }
+        }
+        self.handle_events();
+    }
+
+    fn close(&mut self, now: Instant) {
+        match self.phase {
+            Phase::Handshaking => self.tell(now, CODE_CLOSED, &[]),
+            Phase::Open => {}
+            Phase::Closing | Phase::Ended => return,
+        }
+        self.phase = Phase::Closing;
+        self.limit = Some(now + CLOSE_MAX);
+    }
+}
+
+impl fmt::Debug for QuicTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QuicTransport")
+            .field("info", &self.info)
+            .field("phase", &self.phase)
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The form that quinn-udp takes. The source address is that of the connected socket.
+fn outgoing<'a>(transmit: &quinn_proto::Transmit, bytes: &'a [u8]) -> quinn_udp::Transmit<'a> {
+    quinn_udp::Transmit {
+        destination: transmit.destination,
+        ecn: transmit
+            .ecn
+            .and_then(|ecn| quinn_udp::EcnCodepoint::from_bits(ecn as u8)),
+        contents: &bytes[..transmit.size],
+        segment_size: transmit.segment_size,
+        src_ip: None,
+    }
+}

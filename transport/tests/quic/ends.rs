@@ -1,0 +1,179 @@
+//! Each way to end has its reason.
+
+use std::net::UdpSocket;
+
+use bytes::Bytes;
+use selvedge_transport::{
+    Address, Admission, Dialer, End, Flow, Identity, ListenError, Phase, QuicDialer, QuicListener,
+    Target,
+};
+
+use crate::connections::{connected, listener};
+use crate::world::{World, numbered, numbers};
+
+#[test]
+fn the_wrong_peer_is_named() {
+    let (theirs, wanted) = (Identity::generate().unwrap(), Identity::generate().unwrap());
+    let mut world = World::new();
+    let to = world.listen(listener(&theirs, Admission::anyone()));
+    let dialer = QuicDialer::new(Identity::generate().unwrap());
+    let dialing = world.dial(&dialer, to, Some(wanted.node_id()));
+    world.until("both have ended", |world| {
+        world.sides.len() == 2 && world.sides.iter().all(|side| side.end.is_some())
+    });
+    let Some(End::WrongPeer { expected, found }) = world.sides[dialing].end.clone() else {
+        panic!("{:?}", world.sides[dialing].end);
+    };
+    assert_eq!(expected, wanted.node_id());
+    assert_eq!(found, theirs.node_id());
+    assert!(matches!(world.sides[1].end, Some(End::Refused { .. })));
+}
+
+#[test]
+fn who_is_not_admitted_gets_nothing_and_both_sides_know_why() {
+    let stranger = Identity::generate().unwrap();
+    let mut world = World::new();
+    let to = world.listen(listener(
+        &Identity::generate().unwrap(),
+        Admission::new(|_| false),
+    ));
+    let dialing = world.dial(&QuicDialer::new(stranger.clone()), to, None);
+    // The dialer knows its peer before the peer knows it, and may send at once.
+    world.sides[dialing].put(Flow::Control, Bytes::from_static(b"let me in"));
+    world.until("both have ended", |world| {
+        world.sides.len() == 2 && world.sides.iter().all(|side| side.end.is_some())
+    });
+    assert!(matches!(
+        world.sides[dialing].end,
+        Some(End::Refused { .. })
+    ));
+    let Some(End::NotAdmitted { peer }) = world.sides[1].end.clone() else {
+        panic!("{:?}", world.sides[1].end);
+    };
+    assert_eq!(peer, stranger.node_id());
+    assert!(world.sides[1].inbox.is_empty());
+}
+
+#[test]
+fn a_closed_port_is_unreachable() {
+    let free = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let to = free.local_addr().unwrap();
+    drop(free);
+    let mut world = World::new();
+    let dialer = QuicDialer::new(Identity::generate().unwrap());
+    let dialing = world.dial(&dialer, to, None);
+    world.until("it has ended", |world| world.sides[dialing].end.is_some());
+    assert!(matches!(
+        world.sides[dialing].end,
+        Some(End::Unreachable(_))
+    ));
+}
+
+#[test]
+fn a_silent_peer_times_out() {
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut world = World::new();
+    let dialer = QuicDialer::new(Identity::generate().unwrap());
+    let dialing = world.dial(&dialer, silent.local_addr().unwrap(), None);
+    world.until("it has ended", |world| world.sides[dialing].end.is_some());
+    assert!(matches!(world.sides[dialing].end, Some(End::TimedOut)));
+}
+
+#[test]
+fn an_orderly_close_delivers_all_that_was_taken() {
+    let (mut world, dialing, accepted) = connected();
+    for number in 0..300 {
+        world.sides[dialing].put(Flow::Lane(3), numbered(3, number, 60_000));
+    }
+    world.until("all frames are taken", |world| {
+        world.sides[dialing].queue.frames.is_empty()
+    });
+    world.sides[dialing]
+        .transport
+        .close(std::time::Instant::now());
+    assert_eq!(world.sides[dialing].phase(), Phase::Closing);
+    world.until("both have ended", |world| {
+        world.sides.iter().all(|side| side.end.is_some())
+    });
+    assert!(matches!(world.sides[dialing].end, Some(End::Closed)));
+    assert!(matches!(world.sides[accepted].end, Some(End::PeerClosed)));
+    let in_order: Vec<u32> = (0..300).collect();
+    assert_eq!(numbers(&world.sides[accepted].inbox, 3), in_order);
+}
+
+#[test]
+fn both_may_close_at_once() {
+    let (mut world, dialing, accepted) = connected();
+    for side in [dialing, accepted] {
+        world.sides[side].put(Flow::Control, Bytes::from_static(b"bye"));
+    }
+    world.turn(std::time::Duration::ZERO);
+    for side in [dialing, accepted] {
+        world.sides[side].transport.close(std::time::Instant::now());
+    }
+    world.until("both have ended", |world| {
+        world.sides.iter().all(|side| side.end.is_some())
+    });
+    for side in &world.sides {
+        assert!(matches!(side.end, Some(End::Closed | End::PeerClosed)));
+        assert_eq!(side.inbox, ["bye"]);
+    }
+}
+
+#[test]
+fn a_close_in_the_handshake_ends_at_once() {
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut world = World::new();
+    let dialer = QuicDialer::new(Identity::generate().unwrap());
+    let dialing = world.dial(&dialer, silent.local_addr().unwrap(), None);
+    world.sides[dialing]
+        .transport
+        .close(std::time::Instant::now());
+    world.turn(std::time::Duration::ZERO);
+    assert!(matches!(world.sides[dialing].end, Some(End::Closed)));
+}
+
+#[test]
+fn a_restarted_node_tells_its_old_peers_that_it_has_forgotten_them() {
+    let identity = Identity::generate().unwrap();
+    let mut world = World::new();
+    world.listen(listener(&identity, Admission::anyone()));
+    let dialer = QuicDialer::new(Identity::generate().unwrap());
+    let (dialing, accepted) = world.connect(&dialer);
+    let at = world.listeners[0].local_address();
+    drop(world.remove(accepted));
+    world.listeners.clear();
+    let reborn = QuicListener::bind(&at, identity, Admission::anyone()).unwrap();
+    world.listen(reborn);
+    world.sides[dialing].put(Flow::Control, Bytes::from_static(b"anyone?"));
+    world.until("it has ended", |world| world.sides[dialing].end.is_some());
+    assert!(matches!(world.sides[dialing].end, Some(End::Broken(_))));
+}
+
+#[test]
+fn a_second_listener_on_an_address_is_refused() {
+    let first = listener(&Identity::generate().unwrap(), Admission::anyone());
+    let at = selvedge_transport::Listener::local_address(&first);
+    let second = QuicListener::bind(&at, Identity::generate().unwrap(), Admission::anyone());
+    assert!(matches!(second, Err(ListenError::Bind { .. })));
+}
+
+#[test]
+fn places_that_cannot_be_dialed_or_bound_are_refused() {
+    let dialer = QuicDialer::new(Identity::generate().unwrap());
+    for text in ["quic://127.0.0.1:0", "quic://0.0.0.0:1", "quic:///path"] {
+        let address: Address = text.parse().unwrap();
+        let target = Target {
+            address,
+            peer: None,
+        };
+        let error = dialer.dial(std::time::Instant::now(), &target).unwrap_err();
+        assert!(!error.retry_helps(), "{text}: {error}");
+    }
+    for text in ["tcp://127.0.0.1:0", "quic://localhost:1"] {
+        let address = text.parse().unwrap();
+        let error =
+            QuicListener::bind(&address, Identity::generate().unwrap(), Admission::anyone());
+        assert!(error.is_err(), "{text}");
+    }
+}

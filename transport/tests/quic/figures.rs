@@ -1,0 +1,127 @@
+//! Rough figures, to see a collapse. Run with `--release -- --ignored --nocapture`.
+
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use selvedge_transport::{Admission, Flow, Identity, QuicDialer};
+
+use crate::connections::listener;
+use crate::world::World;
+
+/// Two worlds on two threads: the dialer's is driven by `ours`, the listener's by `theirs`.
+fn on_two_threads(
+    ours: impl FnOnce(&mut World, usize),
+    theirs: impl FnOnce(&mut World) + Send + 'static,
+) {
+    let (tell, address) = mpsc::channel();
+    let server = thread::spawn(move || {
+        let mut world = World::new();
+        tell.send(world.listen(listener(
+            &Identity::generate().unwrap(),
+            Admission::anyone(),
+        )))
+        .unwrap();
+        theirs(&mut world);
+    });
+    let mut world = World::new();
+    let dialer = QuicDialer::new(Identity::generate().unwrap());
+    let dialing = world.dial(&dialer, address.recv().unwrap(), None);
+    world.until("it is open", |world| world.sides[dialing].is_open());
+    ours(&mut world, dialing);
+    server.join().unwrap();
+}
+
+fn bulk(len: usize, total: usize) {
+    let frames = total / len;
+    let started = Instant::now();
+    on_two_threads(
+        move |world, dialing| {
+            let body = Bytes::from(vec![7; len]);
+            for _ in 0..frames {
+                world.sides[dialing].put(Flow::Lane(0), body.clone());
+            }
+            world.until("all is sent", |world| {
+                !world.sides[dialing].inbox.is_empty()
+            });
+        },
+        move |world| {
+            let mut got = 0;
+            let mut began = None;
+            world.until("all is there", |world| {
+                if let Some(side) = world.sides.first_mut() {
+                    if !side.inbox.is_empty() && began.is_none() {
+                        began = Some(Instant::now());
+                    }
+                    got += side.inbox.len();
+                    side.inbox.clear();
+                }
+                got == frames
+            });
+            let took = began.unwrap().elapsed().as_secs_f64();
+            println!(
+                "bulk {len} B: {:.0} MB/s, {:.2} M/s",
+                total as f64 / took / 1e6,
+                frames as f64 / took / 1e6
+            );
+            world.sides[0].put(Flow::Control, Bytes::from_static(b"done"));
+            world.turn(Duration::ZERO);
+            world.turn(Duration::from_millis(50));
+        },
+    );
+    println!("  with connecting: {:?}", started.elapsed());
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn bulk_and_round_trip() {
+    for _ in 0..2 {
+        bulk(64 * 1024, 4 << 30);
+        bulk(8 * 1024, 2 << 30);
+        bulk(1024, 1 << 30);
+        bulk(64, 1 << 28);
+    }
+    round_trip();
+}
+
+fn round_trip() {
+    const ROUNDS: usize = 20_000;
+    on_two_threads(
+        |world, dialing| {
+            let body = Bytes::from(vec![7; 64]);
+            let mut times = Vec::with_capacity(ROUNDS);
+            for _ in 0..ROUNDS {
+                let began = Instant::now();
+                world.sides[dialing].put(Flow::Lane(0), body.clone());
+                world.turn(Duration::ZERO);
+                while world.sides[dialing].inbox.is_empty() {
+                    world.turn(Duration::from_millis(20));
+                }
+                world.sides[dialing].inbox.clear();
+                times.push(began.elapsed());
+            }
+            times.sort();
+            println!(
+                "round trip of 64 B: p50 {:?} p99 {:?}",
+                times[ROUNDS / 2],
+                times[ROUNDS * 99 / 100]
+            );
+        },
+        |world| {
+            let mut seen = 0;
+            while seen < ROUNDS {
+                world.turn(Duration::from_millis(20));
+                let Some(side) = world.sides.first_mut() else {
+                    continue;
+                };
+                if let Some(frame) = side.inbox.pop() {
+                    seen += 1;
+                    side.put(Flow::Lane(0), frame);
+                    world.turn(Duration::ZERO);
+                }
+            }
+            world.turn(Duration::from_millis(50));
+        },
+    );
+}

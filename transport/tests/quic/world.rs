@@ -1,0 +1,254 @@
+//! Transports and listeners on one poll, driven until something is true.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use mio::{Events, Poll, Token};
+use selvedge_transport::{
+    Address, Dialer, End, Flow, Frame, FrameSource, Head, Listener, Pace, Phase, ReadBuffer, Room,
+    Target, Transport, Turn,
+};
+
+/// How long anything here may take, at the most.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a worker gives each call.
+const BUDGET: usize = 256 * 1024;
+
+/// Frames that wait, in order; of the first 64, those that the room has no place for wait longer.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    pub(crate) frames: VecDeque<Frame>,
+    /// The last room that was offered.
+    pub(crate) room: Option<Room>,
+}
+
+impl FrameSource for Queue {
+    fn next_frame(&mut self, room: &Room) -> Option<Frame> {
+        self.room = Some(*room);
+        let fits = |frame: &Frame| match frame.flow {
+            Flow::Control => !room.control_blocked,
+            Flow::Lane(lane) => !room.blocked.contains(lane),
+            Flow::Datagram => frame.len() <= room.datagram_max,
+        };
+        let at = self.frames.iter().take(64).position(fits)?;
+        self.frames.remove(at)
+    }
+}
+
+/// One end of a connection, and the session above it.
+#[derive(Debug)]
+pub(crate) struct Side {
+    pub(crate) transport: Box<dyn Transport>,
+    pub(crate) queue: Queue,
+    pub(crate) inbox: Vec<Bytes>,
+    pub(crate) end: Option<End>,
+    /// Does not receive while it is set.
+    pub(crate) is_deaf: bool,
+    token: Token,
+}
+
+impl Side {
+    pub(crate) fn phase(&self) -> Phase {
+        self.transport.phase()
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.phase() == Phase::Open
+    }
+
+    pub(crate) fn put(&mut self, flow: Flow, body: Bytes) {
+        self.queue.frames.push_back(Frame {
+            flow,
+            head: Head::EMPTY,
+            body,
+        });
+    }
+
+    fn drive(&mut self, buffer: &mut ReadBuffer) {
+        if self.end.is_some() {
+            return;
+        }
+        let now = Instant::now();
+        let mut turn = Turn {
+            now,
+            buffer,
+            budget: BUDGET,
+        };
+        if self.transport.timeout().is_some_and(|at| at <= now) {
+            self.transport.on_timeout(now);
+        }
+        loop {
+            let mut paces = [Pace::Idle, Pace::Idle];
+            if !self.is_deaf {
+                match self.transport.recv(&mut turn, &mut self.inbox) {
+                    Ok(pace) => paces[0] = pace,
+                    Err(end) => return self.end = Some(end),
+                }
+            }
+            match self.transport.send(&mut turn, &mut self.queue) {
+                Ok(pace) => paces[1] = pace,
+                Err(end) => return self.end = Some(end),
+            }
+            if paces == [Pace::Idle, Pace::Idle] {
+                return;
+            }
+        }
+    }
+}
+
+/// Everything on one poll.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) poll: Poll,
+    pub(crate) listeners: Vec<Box<dyn Listener>>,
+    pub(crate) sides: Vec<Side>,
+    buffer: ReadBuffer,
+    next_token: usize,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self {
+            poll: Poll::new().unwrap(),
+            listeners: Vec::new(),
+            sides: Vec::new(),
+            buffer: ReadBuffer::default(),
+            next_token: 0,
+        }
+    }
+
+    pub(crate) fn listen(&mut self, mut listener: impl Listener + 'static) -> SocketAddr {
+        let token = self.token();
+        listener.register(self.poll.registry(), token).unwrap();
+        let address = listener.local_address().as_socket().unwrap();
+        self.listeners.push(Box::new(listener));
+        address
+    }
+
+    /// Adds a transport; returns its place in `sides`.
+    pub(crate) fn add(&mut self, mut transport: Box<dyn Transport>) -> usize {
+        let token = self.token();
+        transport.register(self.poll.registry(), token).unwrap();
+        self.sides.push(Side {
+            transport,
+            queue: Queue::default(),
+            inbox: Vec::new(),
+            end: None,
+            is_deaf: false,
+            token,
+        });
+        self.sides.len() - 1
+    }
+
+    pub(crate) fn dial(
+        &mut self,
+        dialer: &dyn Dialer,
+        to: SocketAddr,
+        peer: Option<selvedge_transport::NodeId>,
+    ) -> usize {
+        let address = Address::socket(dialer.schemes()[0], to);
+        let target = Target { address, peer };
+        let transport = dialer.dial(Instant::now(), &target).unwrap();
+        self.add(transport)
+    }
+
+    /// Dials the only listener, and waits until both sides are open.
+    pub(crate) fn connect(&mut self, dialer: &dyn Dialer) -> (usize, usize) {
+        let to = self.listeners[0].local_address().as_socket().unwrap();
+        let dialing = self.dial(dialer, to, None);
+        let accepted = self.sides.len();
+        self.until("both sides are open", |world| {
+            world.sides.len() > accepted
+                && world.sides[dialing].is_open()
+                && world.sides[accepted].is_open()
+        });
+        (dialing, accepted)
+    }
+
+    /// Takes a transport off this poll.
+    pub(crate) fn remove(&mut self, side: usize) -> Side {
+        let mut side = self.sides.remove(side);
+        side.transport.deregister(self.poll.registry()).unwrap();
+        side
+    }
+
+    /// Puts a side of another world on this poll.
+    pub(crate) fn adopt(&mut self, mut side: Side) -> usize {
+        side.token = self.token();
+        side.transport
+            .register(self.poll.registry(), side.token)
+            .unwrap();
+        self.sides.push(side);
+        self.sides.len() - 1
+    }
+
+    /// Drives everything until `is_so`.
+    #[track_caller]
+    pub(crate) fn until(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
+        let patience = Instant::now() + PATIENCE;
+        while !is_so(self) {
+            assert!(Instant::now() < patience, "never: {what}\n{self:#?}");
+            self.turn(Duration::from_millis(20));
+        }
+    }
+
+    /// One turn; waits at most `wait` for an event.
+    pub(crate) fn turn(&mut self, wait: Duration) {
+        let now = Instant::now();
+        let wait = self
+            .sides
+            .iter()
+            .filter(|side| side.end.is_none())
+            .filter_map(|side| side.transport.timeout())
+            .chain(self.listeners.iter().filter_map(|one| one.timeout()))
+            .map(|at| at.saturating_duration_since(now))
+            .fold(wait, Duration::min);
+        let mut events = Events::with_capacity(64);
+        self.poll.poll(&mut events, Some(wait)).unwrap();
+        // All are asked in each turn, whatever the events say: few sides, and simpler.
+        let mut accepted = Vec::new();
+        for listener in &mut self.listeners {
+            let mut turn = Turn {
+                now: Instant::now(),
+                buffer: &mut self.buffer,
+                budget: BUDGET,
+            };
+            while listener.accept(&mut turn, &mut accepted).unwrap() == Pace::More {}
+        }
+        for transport in accepted {
+            self.add(transport);
+        }
+        for side in &mut self.sides {
+            side.drive(&mut self.buffer);
+        }
+    }
+
+    fn token(&mut self) -> Token {
+        self.next_token += 1;
+        Token(self.next_token)
+    }
+}
+
+/// A frame that tells its lane and number, and is `len` bytes long.
+pub(crate) fn numbered(lane: u8, number: u32, len: usize) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(len);
+    bytes.put_u8(lane);
+    bytes.put_u32(number);
+    bytes.resize(len.max(5), number as u8);
+    bytes.freeze()
+}
+
+/// The numbers of the frames of `lane`; panics at one that is damaged.
+pub(crate) fn numbers(inbox: &[Bytes], lane: u8) -> Vec<u32> {
+    let of_lane = inbox.iter().filter(|frame| frame[0] == lane);
+    of_lane
+        .map(|frame| {
+            let number = u32::from_be_bytes(*frame[1..].first_chunk().unwrap());
+            assert!(frame[5..].iter().all(|&byte| byte == number as u8));
+            number
+        })
+        .collect()
+}

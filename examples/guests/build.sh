@@ -69,7 +69,7 @@ for name in "${COMPONENTS[@]}"; do
     "$target_dir/tools/debug/componentize" "$built/${name//-/_}.wasm" "$out/$name.wasm"
 done
 for name in "${MODULES[@]}"; do
-    cp "$built/${name//-/_}.wasm" "$out/$name.wasm"
+    install -m 644 "$built/${name//-/_}.wasm" "$out/$name.wasm"
 done
 
 if [ "$check" = no ]; then

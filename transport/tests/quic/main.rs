@@ -2,10 +2,13 @@
 
 #![allow(
     clippy::unwrap_used,
-    reason = "a test fails by panicking, also in its helpers"
+    clippy::print_stdout,
+    reason = "helpers of tests panic and print as tests do"
 )]
 
 mod connections;
 mod ends;
 mod figures;
+mod networks;
+mod relay;
 mod world;

@@ -11,6 +11,8 @@ use selvedge_transport::{
     Target, Transport, Turn,
 };
 
+use crate::relay::Relay;
+
 /// How long anything here may take, at the most.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -47,6 +49,8 @@ pub(crate) struct Side {
     pub(crate) end: Option<End>,
     /// Does not receive while it is set.
     pub(crate) is_deaf: bool,
+    /// It wants another turn, whatever the poll says.
+    has_more: bool,
     token: Token,
 }
 
@@ -68,6 +72,7 @@ impl Side {
     }
 
     fn drive(&mut self, buffer: &mut ReadBuffer) {
+        self.has_more = false;
         if self.end.is_some() {
             return;
         }
@@ -80,22 +85,18 @@ impl Side {
         if self.transport.timeout().is_some_and(|at| at <= now) {
             self.transport.on_timeout(now);
         }
-        loop {
-            let mut paces = [Pace::Idle, Pace::Idle];
-            if !self.is_deaf {
-                match self.transport.recv(&mut turn, &mut self.inbox) {
-                    Ok(pace) => paces[0] = pace,
-                    Err(end) => return self.end = Some(end),
-                }
-            }
-            match self.transport.send(&mut turn, &mut self.queue) {
-                Ok(pace) => paces[1] = pace,
+        let mut paces = [Pace::Idle, Pace::Idle];
+        if !self.is_deaf {
+            match self.transport.recv(&mut turn, &mut self.inbox) {
+                Ok(pace) => paces[0] = pace,
                 Err(end) => return self.end = Some(end),
             }
-            if paces == [Pace::Idle, Pace::Idle] {
-                return;
-            }
         }
+        match self.transport.send(&mut turn, &mut self.queue) {
+            Ok(pace) => paces[1] = pace,
+            Err(end) => return self.end = Some(end),
+        }
+        self.has_more = paces != [Pace::Idle, Pace::Idle];
     }
 }
 
@@ -105,6 +106,7 @@ pub(crate) struct World {
     pub(crate) poll: Poll,
     pub(crate) listeners: Vec<Box<dyn Listener>>,
     pub(crate) sides: Vec<Side>,
+    pub(crate) relays: Vec<Relay>,
     buffer: ReadBuffer,
     next_token: usize,
 }
@@ -115,6 +117,7 @@ impl World {
             poll: Poll::new().unwrap(),
             listeners: Vec::new(),
             sides: Vec::new(),
+            relays: Vec::new(),
             buffer: ReadBuffer::default(),
             next_token: 0,
         }
@@ -128,6 +131,15 @@ impl World {
         address
     }
 
+    /// Adds a relay to `listener`; returns what to dial.
+    pub(crate) fn relay(&mut self, listener: SocketAddr, seed: u64) -> SocketAddr {
+        let token = self.token();
+        let relay = Relay::new(listener, self.poll.registry(), token, seed);
+        let address = relay.address();
+        self.relays.push(relay);
+        address
+    }
+
     /// Adds a transport; returns its place in `sides`.
     pub(crate) fn add(&mut self, mut transport: Box<dyn Transport>) -> usize {
         let token = self.token();
@@ -138,6 +150,7 @@ impl World {
             inbox: Vec::new(),
             end: None,
             is_deaf: false,
+            has_more: false,
             token,
         });
         self.sides.len() - 1
@@ -198,6 +211,8 @@ impl World {
     /// One turn; waits at most `wait` for an event.
     pub(crate) fn turn(&mut self, wait: Duration) {
         let now = Instant::now();
+        let has_more = self.sides.iter().any(|side| side.has_more);
+        let wait = if has_more { Duration::ZERO } else { wait };
         let wait = self
             .sides
             .iter()
@@ -209,6 +224,7 @@ impl World {
         let mut events = Events::with_capacity(64);
         self.poll.poll(&mut events, Some(wait)).unwrap();
         // All are asked in each turn, whatever the events say: few sides, and simpler.
+        self.relays.iter_mut().for_each(Relay::pump);
         let mut accepted = Vec::new();
         for listener in &mut self.listeners {
             let mut turn = Turn {

@@ -1,0 +1,105 @@
+//! A relay of datagrams between a dialer and a listener: a NAT, and a bad network.
+
+use std::net::SocketAddr;
+
+use fastrand::Rng;
+use mio::net::UdpSocket;
+use mio::{Interest, Registry, Token};
+
+/// Stands between one dialer and one listener.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    /// What the dialer dials.
+    front: UdpSocket,
+    /// What the listener sees.
+    back: UdpSocket,
+    dialer: Option<SocketAddr>,
+    listener: SocketAddr,
+    rng: Rng,
+    /// How many of a hundred datagrams are lost.
+    pub(crate) loss: u8,
+    /// The next datagram from the dialer with a length in this range is lost.
+    pub(crate) lose_one: std::ops::Range<usize>,
+    token: Token,
+}
+
+impl Relay {
+    pub(crate) fn new(listener: SocketAddr, registry: &Registry, token: Token, seed: u64) -> Self {
+        let mut front = bind(listener);
+        let mut back = bind(listener);
+        for socket in [&mut front, &mut back] {
+            let interest = Interest::READABLE;
+            registry.register(socket, token, interest).unwrap();
+        }
+        Self {
+            front,
+            back,
+            dialer: None,
+            listener,
+            rng: Rng::with_seed(seed),
+            loss: 0,
+            lose_one: 0..0,
+            token,
+        }
+    }
+
+    /// What the dialer dials.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.front.local_addr().unwrap()
+    }
+
+    /// What the listener sees.
+    pub(crate) fn outer_address(&self) -> SocketAddr {
+        self.back.local_addr().unwrap()
+    }
+
+    /// The NAT forgets: the listener sees another address from now on.
+    pub(crate) fn rebind(&mut self, registry: &Registry) {
+        let mut back = bind(self.listener);
+        registry
+            .register(&mut back, self.token, Interest::READABLE)
+            .unwrap();
+        self.back = back;
+    }
+
+    /// Sends `bytes` to both sides, as if the other had.
+    pub(crate) fn inject(&self, bytes: &[u8]) {
+        self.back.send_to(bytes, self.listener).unwrap();
+        if let Some(dialer) = self.dialer {
+            self.front.send_to(bytes, dialer).unwrap();
+        }
+    }
+
+    /// Passes on what has arrived.
+    pub(crate) fn pump(&mut self) {
+        let mut buffer = vec![0; 65_536];
+        while let Ok((len, from)) = self.front.recv_from(&mut buffer) {
+            self.dialer = Some(from);
+            if self.lose_one.contains(&len) {
+                self.lose_one = 0..0;
+            } else if !self.is_lost() {
+                // A full buffer is a loss too.
+                let _ = self.back.send_to(&buffer[..len], self.listener);
+            }
+        }
+        loop {
+            match self.back.recv_from(&mut buffer) {
+                Ok((len, _)) => {
+                    if let (Some(dialer), false) = (self.dialer, self.is_lost()) {
+                        let _ = self.front.send_to(&buffer[..len], dialer);
+                    }
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn is_lost(&mut self) -> bool {
+        self.rng.u8(0..100) < self.loss
+    }
+}
+
+fn bind(like: SocketAddr) -> UdpSocket {
+    UdpSocket::bind(SocketAddr::new(like.ip(), 0)).unwrap()
+}

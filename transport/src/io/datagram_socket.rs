@@ -29,6 +29,10 @@ const SOCKET_BUFFER_LEN: usize = 4 << 20;
 /// The space for one receive: what segmentation offload can put together.
 const RECEIVE_LEN: usize = 64 * 1024;
 
+/// How many datagrams [`DatagramSocket::drain`] takes out: far more than arrive in the few
+/// microseconds between bind and connect, and no way to hold the listener up.
+const DRAIN_MAX: usize = 256;
+
 /// How many datagrams of `len` bytes one send may carry, given what the kernel can do.
 pub(super) fn segments_max(len: usize, kernel_max: usize) -> usize {
     (BATCH_LEN_MAX / len.max(1))
@@ -263,6 +267,19 @@ impl DatagramSocket {
                 Err(error)
             }
         }
+    }
+
+    /// What an accepted socket received between its bind and its connect, or since; some of it may
+    /// be for others. The listener routes it as if it had received it itself, so nothing is lost.
+    pub(super) fn drain(&mut self, buffer: &mut ReadBuffer) -> Vec<(DatagramMeta, BytesMut)> {
+        let mut datagrams = Vec::new();
+        while datagrams.len() < DRAIN_MAX
+            && let Ok(Some(batch)) = self.recv(buffer)
+        {
+            let meta = batch.meta;
+            datagrams.extend(batch.map(|datagram| (meta, datagram)));
+        }
+        datagrams
     }
 
     pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {

@@ -6,6 +6,8 @@ mod identity;
 mod mailbox;
 mod quic;
 mod tls;
+mod udp;
 
 pub use identity::{Admission, Identity, IdentityError};
 pub use quic::{QuicDialer, QuicListener, QuicStats, QuicTransport};
+pub use udp::{UdpDialer, UdpListener, UdpTransport};

@@ -20,7 +20,7 @@ use crate::io::door::{Door, Lease};
 use crate::io::identity::{Admission, Identity};
 use crate::io::mailbox::{self, Slot};
 use crate::io::tls::RefusalCell;
-use crate::{Address, ListenError, Listener, Pace, ReadBuffer, Role, Transport, Turn};
+use crate::{Address, ListenError, Listener, Pace, Role, Transport, Turn};
 
 /// From so many concurrent handshakes on, a stranger must first prove its address (Retry), which
 /// costs it a round trip and us no memory.
@@ -256,7 +256,7 @@ impl QuicListener {
                 return Err(error);
             }
         };
-        let misled = drain(&mut socket, turn.buffer);
+        let misled = socket.drain(turn.buffer);
         let mut answer = Vec::new();
         let config = Some(Arc::new(config));
         let (handle, conn) = match self.spare.accept(incoming, turn.now, &mut answer, config) {
@@ -402,16 +402,6 @@ fn new_endpoint(
         probes_mtu,
         None,
     )
-}
-
-/// What a socket received between its bind and its connect; some of it may be for others.
-fn drain(socket: &mut DatagramSocket, buffer: &mut ReadBuffer) -> Vec<(DatagramMeta, BytesMut)> {
-    let mut datagrams = Vec::new();
-    while let Ok(Some(batch)) = socket.recv(buffer) {
-        let meta = batch.meta;
-        datagrams.extend(batch.map(|datagram| (meta, datagram)));
-    }
-    datagrams
 }
 
 /// The connection id that a packet is addressed to (RFC 8999, section 5).

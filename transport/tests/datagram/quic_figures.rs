@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use selvedge_transport::{Admission, Flow, Identity, QuicDialer};
 
-use crate::connections::listener;
+use crate::quic_connections::listener;
 use crate::world::World;
 
 /// Two worlds on two threads: the dialer's is driven by `ours`, the listener's by `theirs`.

@@ -8,7 +8,7 @@ use selvedge_transport::{
     Target,
 };
 
-use crate::connections::{connected, listener};
+use crate::quic_connections::{connected, listener};
 use crate::world::{World, numbered, numbers};
 
 #[test]

@@ -7,7 +7,7 @@ use selvedge_transport::{
     Address, Admission, Dialer, Flow, Identity, Listener, QuicDialer, QuicListener, Target,
 };
 
-use crate::connections::{connected, listener};
+use crate::quic_connections::{connected, listener};
 use crate::world::{World, numbered, numbers};
 
 /// A connection through a relay: world, dialer's side, listener's side. The relay is the only one.

@@ -20,6 +20,9 @@ pub(crate) struct Relay {
     pub(crate) loss: u8,
     /// The next datagram from the dialer with a length in this range is lost.
     pub(crate) lose_one: std::ops::Range<usize>,
+    /// Whether it remembers what the dialer sends, for [`Relay::replay`].
+    pub(crate) keeps: bool,
+    kept: Vec<Vec<u8>>,
     token: Token,
 }
 
@@ -39,6 +42,8 @@ impl Relay {
             rng: Rng::with_seed(seed),
             loss: 0,
             lose_one: 0..0,
+            keeps: false,
+            kept: Vec::new(),
             token,
         }
     }
@@ -70,11 +75,22 @@ impl Relay {
         }
     }
 
+    /// Sends the first datagrams of the dialer again, from its address and from another.
+    pub(crate) fn replay(&self) {
+        for bytes in &self.kept {
+            self.back.send_to(bytes, self.listener).unwrap();
+            self.front.send_to(bytes, self.listener).unwrap();
+        }
+    }
+
     /// Passes on what has arrived.
     pub(crate) fn pump(&mut self) {
         let mut buffer = vec![0; 65_536];
         while let Ok((len, from)) = self.front.recv_from(&mut buffer) {
             self.dialer = Some(from);
+            if self.keeps && self.kept.len() < 8 {
+                self.kept.push(buffer[..len].to_vec());
+            }
             if self.lose_one.contains(&len) {
                 self.lose_one = 0..0;
             } else if !self.is_lost() {

@@ -1,0 +1,99 @@
+//! Datagrams put together for one send with segmentation offload.
+
+use crate::Frame;
+
+use super::OVERHEAD;
+use super::handshake::Tag;
+
+/// Equally long datagrams, of which the last may be shorter: what the kernel can cut apart again.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    bytes: Vec<u8>,
+    segment: usize,
+    count: usize,
+    is_ended: bool,
+}
+
+impl Batch {
+    pub(super) const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The length at which it is cut; `None` for one datagram.
+    pub(super) const fn segment(&self) -> Option<usize> {
+        if self.count > 1 {
+            Some(self.segment)
+        } else {
+            None
+        }
+    }
+
+    /// Whether a frame can join; `segments_max` tells how many datagrams of a length may.
+    pub(super) fn fits(&self, frame: &Frame, segments_max: impl Fn(usize) -> usize) -> bool {
+        self.count == 0
+            || (!self.is_ended
+                && OVERHEAD + frame.len() <= self.segment
+                && self.count < segments_max(self.segment))
+    }
+
+    /// Adds a frame that fits.
+    pub(super) fn push(&mut self, kind: u8, tag: &Tag, frame: &Frame) {
+        let len = OVERHEAD + frame.len();
+        if self.count == 0 {
+            self.segment = len;
+        }
+        debug_assert!(!self.is_ended && len <= self.segment, "the frame fits");
+        self.is_ended = len < self.segment;
+        self.count += 1;
+        self.bytes.push(kind);
+        self.bytes.extend_from_slice(tag);
+        self.bytes.extend_from_slice(frame.head.as_slice());
+        self.bytes.extend_from_slice(&frame.body);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        (self.segment, self.count, self.is_ended) = (0, 0, false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Flow, Head};
+
+    fn frame(len: usize) -> Frame {
+        Frame {
+            flow: Flow::Control,
+            head: Head::EMPTY,
+            body: vec![0; len].into(),
+        }
+    }
+
+    #[test]
+    fn only_equal_datagrams_and_one_shorter_share_a_send() {
+        let tag = [0; 8];
+        let mut batch = Batch::default();
+        let three = |_| 3;
+        batch.push(16, &tag, &frame(100));
+        assert_eq!(batch.segment(), None);
+        assert!(!batch.fits(&frame(101), three));
+        assert!(batch.fits(&frame(100), three));
+        batch.push(16, &tag, &frame(100));
+        assert_eq!(batch.segment(), Some(109));
+        assert!(batch.fits(&frame(1), three));
+        batch.push(16, &tag, &frame(1));
+        assert!(!batch.fits(&frame(1), |_| 44));
+        assert_eq!(batch.bytes().len(), 109 + 109 + 10);
+        batch.clear();
+        assert!(batch.is_empty() && batch.fits(&frame(1191), three));
+        for _ in 0..3 {
+            batch.push(16, &tag, &frame(100));
+        }
+        assert!(!batch.fits(&frame(100), three));
+    }
+}

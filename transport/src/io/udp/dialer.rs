@@ -1,0 +1,50 @@
+//! Where plain UDP connections begin.
+
+use std::time::Instant;
+
+use super::SCHEME;
+use super::handshake::Dialing;
+use super::transport::UdpTransport;
+use crate::io::datagram_socket::DatagramSocket;
+use crate::io::identity::Identity;
+use crate::{DialError, Dialer, End, Target, Transport};
+
+/// Dials `udp+plain://`.
+#[derive(Debug, Clone)]
+pub struct UdpDialer {
+    identity: Identity,
+}
+
+impl UdpDialer {
+    /// A dialer that proves `identity`.
+    #[must_use]
+    pub const fn new(identity: Identity) -> Self {
+        Self { identity }
+    }
+}
+
+impl Dialer for UdpDialer {
+    fn schemes(&self) -> &[&'static str] {
+        &[SCHEME]
+    }
+
+    fn dial(&self, now: Instant, target: &Target) -> Result<Box<dyn Transport>, DialError> {
+        let address = &target.address;
+        if address.scheme() != SCHEME {
+            return Err(DialError::UnknownScheme {
+                scheme: address.scheme().to_owned(),
+                known: SCHEME.to_owned(),
+            });
+        }
+        let remote = address
+            .as_socket()
+            .filter(|remote| remote.port() != 0 && !remote.ip().is_unspecified())
+            .ok_or_else(|| DialError::BadPlace {
+                address: address.clone(),
+            })?;
+        let socket = DatagramSocket::dialing(remote).map_err(End::unreachable)?;
+        let machine = Dialing::new(self.identity.clone(), target.peer).map_err(End::unreachable)?;
+        let transport = UdpTransport::dialing(now, socket, remote, machine);
+        Ok(Box::new(transport))
+    }
+}

@@ -1,0 +1,501 @@
+//! One peer by plain UDP.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BytesMut};
+use mio::{Registry, Token};
+
+use super::batch::Batch;
+use super::handshake::{Accepting, Dialing, Outcome, TAG_LEN, Tag};
+use super::{FRAME_MAX, OVERHEAD, SCHEME};
+use crate::io::datagram_socket::{DatagramSocket, Sent};
+use crate::io::door::Lease;
+use crate::io::mailbox::Mailbox;
+use crate::{
+    Address, End, Flow, Frame, FrameSink, FrameSource, Info, LANES_MAX, LaneSet, NodeId, Pace,
+    Phase, Role, Room, Transport, Turn,
+};
+
+const CONTROL: u8 = 16;
+const DATAGRAM: u8 = 17;
+const CLOSE: u8 = 18;
+const LANE_0: u8 = 32;
+
+/// How long a handshake may take.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+
+/// How long the dialer waits for an answer before it repeats itself; doubled each time.
+const REPEAT_AFTER: Duration = Duration::from_millis(250);
+
+/// So long without a datagram is the end. A session's heartbeats (1 s) keep a living peer alive,
+/// and notice a dead one first (3 s).
+const IDLE_MAX: Duration = Duration::from_secs(10);
+
+/// How many errors in a row a socket may report before its turn is over.
+const SOCKET_ERRORS_IN_A_ROW: usize = 16;
+
+/// One peer by plain UDP. See the [module](super) for what goes over the wire.
+#[derive(Debug)]
+pub struct UdpTransport {
+    info: Info,
+    phase: Phase,
+    socket: DatagramSocket,
+    remote: SocketAddr,
+    mailbox: Option<(Mailbox, Lease)>,
+    handshake: Handshake,
+    tag: Option<Tag>,
+    /// The handshake's message is to be said in the next send.
+    is_to_say: bool,
+    /// When it is to be said again, and how long after that.
+    repeat: Option<(Instant, Duration)>,
+    /// When the handshake, or silence, has taken too long.
+    limit: Instant,
+    /// What the socket did not take, or has not been offered yet.
+    batch: Batch,
+    /// A frame that did not fit into the batch.
+    next: Option<Frame>,
+    end: Option<End>,
+}
+
+#[derive(Debug)]
+enum Handshake {
+    Dialing(Dialing),
+    Accepting {
+        machine: Accepting,
+        /// The proof that opened it, and the Welcome that answers it, which may get lost.
+        proof: Option<(Vec<u8>, Vec<u8>)>,
+    },
+}
+
+impl UdpTransport {
+    pub(super) fn dialing(
+        now: Instant,
+        socket: DatagramSocket,
+        remote: SocketAddr,
+        machine: Dialing,
+    ) -> Self {
+        let handshake = Handshake::Dialing(machine);
+        Self {
+            repeat: Some((now + REPEAT_AFTER, 2 * REPEAT_AFTER)),
+            ..Self::new(now, Role::Dialer, socket, remote, handshake)
+        }
+    }
+
+    pub(super) fn accepting(
+        now: Instant,
+        socket: DatagramSocket,
+        remote: SocketAddr,
+        machine: Accepting,
+        mailbox: (Mailbox, Lease),
+    ) -> Self {
+        let tag = machine.tag();
+        let proof = None;
+        let handshake = Handshake::Accepting { machine, proof };
+        Self {
+            mailbox: Some(mailbox),
+            tag: Some(tag),
+            ..Self::new(now, Role::Acceptor, socket, remote, handshake)
+        }
+    }
+
+    fn new(
+        now: Instant,
+        role: Role,
+        socket: DatagramSocket,
+        remote: SocketAddr,
+        handshake: Handshake,
+    ) -> Self {
+        Self {
+            info: Info {
+                scheme: SCHEME,
+                role,
+                local: Some(Address::socket(SCHEME, socket.local_addr())),
+                remote: Some(Address::socket(SCHEME, remote)),
+                peer: None,
+                reliable: false,
+                encrypted: false,
+                frame_max: FRAME_MAX,
+                datagram_max: FRAME_MAX,
+            },
+            phase: Phase::Handshaking,
+            socket,
+            remote,
+            mailbox: None,
+            handshake,
+            tag: None,
+            is_to_say: true,
+            repeat: None,
+            limit: now + HANDSHAKE_MAX,
+            batch: Batch::default(),
+            next: None,
+            end: None,
+        }
+    }
+
+    /// Sends one datagram, which may be lost as any other.
+    fn say(&mut self, contents: &[u8]) -> Sent {
+        self.transmit(contents, None)
+    }
+
+    fn transmit(&mut self, contents: &[u8], segment_size: Option<usize>) -> Sent {
+        self.socket.send(&quinn_udp::Transmit {
+            destination: self.remote,
+            ecn: None,
+            contents,
+            segment_size,
+            src_ip: None,
+        })
+    }
+
+    /// Says what the handshake has to say.
+    fn say_handshake(&mut self) -> Result<(), End> {
+        if !std::mem::take(&mut self.is_to_say) {
+            return Ok(());
+        }
+        let message = match &self.handshake {
+            Handshake::Dialing(machine) => machine.message(),
+            Handshake::Accepting { machine, .. } => machine.message(),
+        };
+        match self.say(&message) {
+            Sent::Gone | Sent::Blocked => Ok(()),
+            Sent::Refused => Err(End::unreachable(io::ErrorKind::ConnectionRefused.into())),
+        }
+    }
+
+    fn open(&mut self, now: Instant, peer: NodeId) {
+        if self.phase != Phase::Handshaking {
+            return;
+        }
+        if let Some((_, lease)) = &mut self.mailbox {
+            lease.opened();
+        }
+        self.info.peer = Some(peer);
+        self.phase = Phase::Open;
+        self.repeat = None;
+        self.is_to_say = false;
+        self.limit = now + IDLE_MAX;
+    }
+
+    /// Reads the socket and the mailbox, at most about `budget` bytes.
+    fn receive(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Pace, End> {
+        let mut left = turn.budget;
+        while let Some((mailbox, _)) = &self.mailbox
+            && let Some((_, datagram)) = mailbox.take(turn.buffer)
+        {
+            self.handle(turn.now, datagram, sink)?;
+        }
+        let mut errors = 0;
+        while left > 0 {
+            match self.socket.recv(turn.buffer) {
+                Ok(None) => return Ok(Pace::Idle),
+                Ok(Some(batch)) => {
+                    left = left.saturating_sub(batch.bytes.len().max(1));
+                    for datagram in batch {
+                        self.handle(turn.now, datagram, sink)?;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    return Err(self.refused(error));
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "the socket reports an error");
+                    errors += 1;
+                    if errors == SOCKET_ERRORS_IN_A_ROW {
+                        return Ok(Pace::More);
+                    }
+                }
+            }
+        }
+        Ok(Pace::More)
+    }
+
+    /// The peer's host says that nobody listens there.
+    fn refused(&self, error: io::Error) -> End {
+        match self.phase {
+            Phase::Handshaking => End::unreachable(error),
+            Phase::Open => End::broken(error),
+            Phase::Closing | Phase::Ended => End::Closed,
+        }
+    }
+
+    fn handle(
+        &mut self,
+        now: Instant,
+        mut datagram: BytesMut,
+        sink: &mut dyn FrameSink,
+    ) -> Result<(), End> {
+        let Some(&kind) = datagram.first() else {
+            return Ok(());
+        };
+        if kind < CONTROL {
+            return self.handle_handshake(now, &datagram);
+        }
+        if !self.is_ours(now, &datagram) {
+            return Ok(());
+        }
+        self.limit = now + IDLE_MAX;
+        datagram.advance(OVERHEAD);
+        match kind {
+            CLOSE => return Err(End::PeerClosed),
+            CONTROL | DATAGRAM => {}
+            lane if usize::from(lane.wrapping_sub(LANE_0)) < LANES_MAX => {}
+            _ => return Ok(()),
+        }
+        if datagram.len() <= FRAME_MAX {
+            sink.frame(datagram.freeze());
+        }
+        Ok(())
+    }
+
+    /// Whether a datagram behind the handshake belongs to this connection, which is open by then.
+    fn is_ours(&mut self, now: Instant, datagram: &[u8]) -> bool {
+        let shown = datagram.get(1..).and_then(|rest| rest.first_chunk());
+        match (&self.handshake, self.phase) {
+            // The peer would not send it if it had not opened: the Welcome was lost or is late.
+            (Handshake::Dialing(machine), Phase::Handshaking) => match machine.tag() {
+                Some((tag, peer)) if shown == Some(&tag) => {
+                    self.tag = Some(tag);
+                    self.open(now, peer);
+                    true
+                }
+                _ => false,
+            },
+            (Handshake::Accepting { .. }, Phase::Handshaking) => false,
+            _ => shown.is_some() && shown == self.tag.as_ref(),
+        }
+    }
+
+    fn handle_handshake(&mut self, now: Instant, datagram: &[u8]) -> Result<(), End> {
+        let outcome = match &mut self.handshake {
+            Handshake::Dialing(machine) if self.phase == Phase::Handshaking => {
+                machine.handle(datagram)
+            }
+            Handshake::Dialing(_) => return Ok(()),
+            Handshake::Accepting { proof, machine } => match proof {
+                // Once open, only the repeated proof is answered, which costs no signature check.
+                Some((known, welcome)) if known == datagram => Outcome::Answer(welcome.clone()),
+                Some(_) => Outcome::Nothing,
+                None => machine.handle(datagram),
+            },
+        };
+        match outcome {
+            Outcome::Nothing => {}
+            Outcome::Say => {
+                self.is_to_say = true;
+                self.repeat = Some((now + REPEAT_AFTER, 2 * REPEAT_AFTER));
+                self.say_handshake()?;
+            }
+            Outcome::Answer(answer) => {
+                self.say(&answer);
+            }
+            Outcome::Open { peer, answer } => self.handle_open(now, peer, datagram, answer),
+            Outcome::Failed { end, answer } => {
+                if !answer.is_empty() {
+                    self.say(&answer);
+                }
+                return Err(end);
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_open(&mut self, now: Instant, peer: NodeId, datagram: &[u8], answer: Vec<u8>) {
+        match &mut self.handshake {
+            Handshake::Dialing(machine) => self.tag = machine.tag().map(|(tag, _)| tag),
+            Handshake::Accepting { proof, .. } => {
+                *proof = Some((datagram.to_vec(), answer.clone()));
+            }
+        }
+        if !answer.is_empty() {
+            self.say(&answer);
+        }
+        self.open(now, peer);
+    }
+
+    /// Fills the batch from `source`; `false` when there is nothing more for now.
+    fn fill(&mut self, tag: &Tag, source: &mut dyn FrameSource) -> bool {
+        let room = Room {
+            frame_max: FRAME_MAX,
+            datagram_max: FRAME_MAX,
+            blocked: LaneSet::EMPTY,
+            control_blocked: false,
+        };
+        let socket = &self.socket;
+        loop {
+            let Some(frame) = self.next.take().or_else(|| source.next_frame(&room)) else {
+                return false;
+            };
+            if frame.len() > FRAME_MAX {
+                debug_assert!(false, "the source was told the longest frame");
+                tracing::debug!(len = frame.len(), "a frame that is too long is lost");
+                continue;
+            }
+            if !self.batch.fits(&frame, |len| socket.segments_max(len)) {
+                self.next = Some(frame);
+                return true;
+            }
+            let kind = match frame.flow {
+                Flow::Control => CONTROL,
+                Flow::Datagram => DATAGRAM,
+                Flow::Lane(lane) => LANE_0.saturating_add(lane),
+            };
+            self.batch.push(kind, tag, &frame);
+        }
+    }
+
+    /// Sends the batch, unless the socket is full.
+    fn flush(&mut self) -> Result<Sent, End> {
+        if self.batch.is_empty() {
+            return Ok(Sent::Gone);
+        }
+        let batch = std::mem::take(&mut self.batch);
+        match self.transmit(batch.bytes(), batch.segment()) {
+            Sent::Gone => {
+                self.batch = batch;
+                self.batch.clear();
+                Ok(Sent::Gone)
+            }
+            Sent::Blocked => {
+                self.batch = batch;
+                Ok(Sent::Blocked)
+            }
+            Sent::Refused => Err(self.refused(io::ErrorKind::ConnectionRefused.into())),
+        }
+    }
+
+    fn try_send(&mut self, turn: &Turn<'_>, source: &mut dyn FrameSource) -> Result<Pace, End> {
+        match (self.phase, self.tag) {
+            (Phase::Handshaking, _) => {
+                self.say_handshake()?;
+                Ok(Pace::Idle)
+            }
+            (Phase::Open, Some(tag)) => self.send_frames(turn.budget, &tag, source),
+            _ => self.send_close(),
+        }
+    }
+
+    fn send_frames(
+        &mut self,
+        budget: usize,
+        tag: &Tag,
+        source: &mut dyn FrameSource,
+    ) -> Result<Pace, End> {
+        let mut left = budget;
+        while left > 0 {
+            let has_more = self.fill(tag, source);
+            left = left.saturating_sub(self.batch.bytes().len());
+            if self.flush()? == Sent::Blocked {
+                return Ok(Pace::Idle);
+            }
+            if !has_more {
+                // What an idle transport holds: nothing.
+                self.batch = Batch::default();
+                return Ok(Pace::Idle);
+            }
+        }
+        Ok(Pace::More)
+    }
+
+    fn send_close(&mut self) -> Result<Pace, End> {
+        let Some(tag) = self.tag.filter(|_| self.info.peer.is_some()) else {
+            return Err(End::Closed);
+        };
+        if self.flush()? == Sent::Blocked {
+            return Ok(Pace::Idle);
+        }
+        if let Some(frame) = self.next.take() {
+            self.batch.push(CONTROL, &tag, &frame);
+            if self.flush()? == Sent::Blocked {
+                return Ok(Pace::Idle);
+            }
+        }
+        // Best effort: if it is lost, the peer hears from our host that nobody listens any more.
+        let mut message = [0; 1 + TAG_LEN];
+        message[0] = CLOSE;
+        message[1..].copy_from_slice(&tag);
+        match self.say(&message) {
+            Sent::Blocked => Ok(Pace::Idle),
+            Sent::Gone | Sent::Refused => Err(End::Closed),
+        }
+    }
+
+    fn finish(&mut self, end: End) -> End {
+        tracing::debug!(peer = ?self.info.peer, %end, errors = ?self.socket.errors, "UDP ended");
+        self.phase = Phase::Ended;
+        self.end = Some(end.clone());
+        end
+    }
+
+    /// The end, if it has come without being told yet, or was told before.
+    fn ended(&mut self) -> Result<(), End> {
+        match self.end.clone() {
+            Some(end) if self.phase == Phase::Ended => Err(end),
+            Some(end) => Err(self.finish(end)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Transport for UdpTransport {
+    fn info(&self) -> &Info {
+        &self.info
+    }
+
+    fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        self.socket.register(registry, token)?;
+        match &mut self.mailbox {
+            Some((mailbox, _)) => mailbox.register(registry, token),
+            None => Ok(()),
+        }
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        self.socket.deregister(registry)?;
+        match &mut self.mailbox {
+            Some((mailbox, _)) => mailbox.deregister(registry),
+            None => Ok(()),
+        }
+    }
+
+    fn send(&mut self, turn: &mut Turn<'_>, source: &mut dyn FrameSource) -> Result<Pace, End> {
+        self.ended()?;
+        self.try_send(turn, source).map_err(|end| self.finish(end))
+    }
+
+    fn recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Pace, End> {
+        self.ended()?;
+        self.receive(turn, sink).map_err(|end| self.finish(end))
+    }
+
+    fn timeout(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Ended => None,
+            _ => Some(self.repeat.map_or(self.limit, |(at, _)| at.min(self.limit))),
+        }
+    }
+
+    fn on_timeout(&mut self, now: Instant) {
+        if let Some((at, after)) = self.repeat
+            && now >= at
+        {
+            self.is_to_say = true;
+            self.repeat = Some((now + after, 2 * after));
+        }
+        if now >= self.limit && self.phase != Phase::Ended {
+            self.end = Some(End::TimedOut);
+        }
+    }
+
+    fn close(&mut self, _now: Instant) {
+        if self.phase < Phase::Closing {
+            self.phase = Phase::Closing;
+            self.repeat = None;
+        }
+    }
+}

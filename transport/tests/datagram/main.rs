@@ -6,9 +6,9 @@
     reason = "helpers of tests panic and print as tests do"
 )]
 
+mod figures;
 mod quic_connections;
 mod quic_ends;
-mod quic_figures;
 mod quic_networks;
 mod relay;
 mod udp;

@@ -11,7 +11,7 @@ use selvedge_transport::{
 
 use crate::world::{World, numbered, numbers};
 
-fn listener(identity: &Identity, admission: Admission) -> UdpListener {
+pub(crate) fn listener(identity: &Identity, admission: Admission) -> UdpListener {
     let address = "udp+plain://127.0.0.1:0".parse().unwrap();
     UdpListener::bind(&address, identity.clone(), admission).unwrap()
 }

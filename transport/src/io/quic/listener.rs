@@ -76,6 +76,9 @@ impl QuicListener {
     /// Listens at `address` (`0.0.0.0` or `[::]` for all, port 0 for any) and lets in whom
     /// `admission` admits.
     ///
+    /// Transports outlive their listener and keep its address: until they have gone, nobody else
+    /// can bind it.
+    ///
     /// # Errors
     /// [`ListenError`].
     pub fn bind(

@@ -29,7 +29,7 @@ use crate::{
 /// of the network to one of our datagrams; they must not become an endless loop.
 const SOCKET_ERRORS_IN_A_ROW: usize = 16;
 
-/// One QUIC connection to one peer. See the [module](super) for how it works.
+/// One QUIC connection to one peer: a connected socket, and the protocol on it.
 pub struct QuicTransport {
     info: Info,
     phase: Phase,

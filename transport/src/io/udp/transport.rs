@@ -36,7 +36,7 @@ const IDLE_MAX: Duration = Duration::from_secs(10);
 /// How many errors in a row a socket may report before its turn is over.
 const SOCKET_ERRORS_IN_A_ROW: usize = 16;
 
-/// One peer by plain UDP. See the [module](super) for what goes over the wire.
+/// One peer by plain UDP: a connected socket, and a tag that names the connection.
 #[derive(Debug)]
 pub struct UdpTransport {
     info: Info,

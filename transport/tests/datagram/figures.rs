@@ -1,13 +1,15 @@
 //! Rough figures, to see a collapse. Run with `--release -- --ignored --nocapture`.
 
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use selvedge_transport::{Admission, Flow, Identity, QuicDialer};
+use selvedge_transport::{Admission, Flow, Identity, QuicDialer, UdpDialer};
 
 use crate::quic_connections::listener;
+use crate::udp;
 use crate::world::World;
 
 /// Two worlds on two threads: the dialer's is driven by `ours`, the listener's by `theirs`.
@@ -83,6 +85,52 @@ fn bulk_and_round_trip() {
         bulk(64, 1 << 28);
     }
     round_trip();
+}
+
+/// The receiver may lose some; both figures are told.
+#[test]
+#[ignore = "a measurement"]
+fn datagrams_of_plain_udp() {
+    for len in [64, 1000, 1191] {
+        let mut world = World::new();
+        world.listen(udp::listener(
+            &Identity::generate().unwrap(),
+            Admission::anyone(),
+        ));
+        let dialer = UdpDialer::new(Identity::generate().unwrap());
+        let (dialing, accepted) = world.connect(&dialer);
+        let mut other = World::new();
+        let moved = world.remove(accepted.max(dialing));
+        let is_over = Arc::new(AtomicBool::new(false));
+        let until = Arc::clone(&is_over);
+        let receiver = thread::spawn(move || {
+            let place = other.adopt(moved);
+            let mut got = 0;
+            while !until.load(Ordering::Relaxed) {
+                other.turn(Duration::from_millis(1));
+                got += other.sides[place].inbox.len();
+                other.sides[place].inbox.clear();
+            }
+            got
+        });
+        const FRAMES: usize = 4_000_000;
+        let body = Bytes::from(vec![7; len]);
+        for _ in 0..FRAMES {
+            world.sides[0].put(Flow::Lane(0), body.clone());
+        }
+        let began = Instant::now();
+        while !world.sides[0].queue.frames.is_empty() {
+            world.turn(Duration::ZERO);
+        }
+        let took = began.elapsed().as_secs_f64();
+        is_over.store(true, Ordering::Relaxed);
+        let got = receiver.join().unwrap();
+        println!(
+            "udp {len} B: sent {:.2} M/s, received {:.2} M/s",
+            FRAMES as f64 / took / 1e6,
+            got as f64 / took / 1e6
+        );
+    }
 }
 
 fn round_trip() {

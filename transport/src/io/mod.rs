@@ -4,6 +4,7 @@ mod datagram_socket;
 mod door;
 mod identity;
 mod mailbox;
+mod plain;
 mod quic;
 mod tls;
 mod udp;

@@ -1,0 +1,268 @@
+//! How two peers on a plain stream prove who they are: a pure state machine.
+//!
+//! ```text
+//!   dialer                                              acceptor
+//!     │── Hello:   magic 8 │ version 1 │ key 32 │ nonce 32 ──▶│  takes the version, or refuses
+//!     │◀─ Accept:  code 1 │ key 32 │ nonce 32 │ signature 64 ─│
+//!     │   is it whom we dialed?                               │
+//!     │── Prove:   signature 64 ─────────────────────────────▶│  admits, or refuses
+//!     │◀─ Welcome: code 1 ────────────────────────────────────│
+//! ```
+//!
+//! Every message has a fixed length; where the acceptor may refuse, its answer begins with a code,
+//! and a refusal is nothing but that code. Lengths are in bytes.
+//!
+//! Both sign the same transcript but for the role: label, version, role, both keys, both nonces. So
+//! nothing replayed is a proof, no signature stands for the other's, and neither can be led to
+//! believe in another peer than the one that believes in it.
+//!
+//! This proves who *began*. Nothing after it is encrypted or authenticated: whoever can write into
+//! the stream can write as the peer. It is for links that are trusted (loopback, a private wire).
+
+use crate::io::identity::{Admission, Identity, verify};
+use crate::{End, NodeId, Role};
+
+const MAGIC: &[u8; 8] = b"selvedge";
+const VERSION: u8 = 1;
+const LABEL: &[u8] = b"selvedge plain handshake";
+
+const NONCE_LEN: usize = 32;
+const KEY_LEN: usize = 32;
+const SIGNATURE_LEN: usize = 64;
+
+const HELLO_LEN: usize = MAGIC.len() + 1 + KEY_LEN + NONCE_LEN;
+/// What follows the code of an Accept.
+const ACCEPT_LEN: usize = KEY_LEN + NONCE_LEN + SIGNATURE_LEN;
+
+/// The codes that an acceptor's answer begins with.
+const CODE_TAKEN: u8 = 1;
+const CODE_VERSION: u8 = 2;
+const CODE_NOT_ADMITTED: u8 = 3;
+
+/// Bytes that nobody can guess and nobody has used before.
+pub(crate) type Nonce = [u8; NONCE_LEN];
+
+/// One side's part of the handshake.
+///
+/// Give [`handle`](Self::handle) exactly the [`wanted`](Self::wanted) bytes, again and again;
+/// before and after that send what [`take_output`](Self::take_output) has, also after a failure.
+#[derive(Debug)]
+pub(crate) struct Handshake {
+    identity: Identity,
+    nonce: Nonce,
+    output: Vec<u8>,
+    state: State,
+}
+
+/// What comes next.
+#[derive(Debug)]
+enum State {
+    /// The dialer waits for the code of an Accept, ...
+    Dialed { expected: Option<NodeId> },
+    /// ... for the rest of it, ...
+    Taken { expected: Option<NodeId> },
+    /// ... and for the Welcome.
+    Proved { peer: NodeId },
+    /// The acceptor waits for a Hello, ...
+    Listening { admission: Admission },
+    /// ... and for a proof.
+    Accepted {
+        admission: Admission,
+        peer: NodeId,
+        peer_nonce: Nonce,
+    },
+    /// It is over.
+    Over,
+}
+
+/// How far a message brought the handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// More is needed.
+    Wait,
+    /// The peer is known, and has taken this side.
+    Open(NodeId),
+}
+
+impl Handshake {
+    /// The side that dialed `expected`, or anyone who proves a key.
+    pub(crate) fn dialer(identity: Identity, expected: Option<NodeId>, nonce: Nonce) -> Self {
+        let key = *identity.node_id().as_bytes();
+        Self {
+            identity,
+            nonce,
+            output: [&MAGIC[..], &[VERSION], &key, &nonce].concat(),
+            state: State::Dialed { expected },
+        }
+    }
+
+    /// The side that was dialed.
+    pub(crate) const fn acceptor(identity: Identity, admission: Admission, nonce: Nonce) -> Self {
+        Self {
+            identity,
+            nonce,
+            output: Vec::new(),
+            state: State::Listening { admission },
+        }
+    }
+
+    /// What is to be sent now; empty when there is nothing.
+    pub(crate) fn take_output(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.output)
+    }
+
+    /// How many bytes the next message has; 0 when there is none.
+    pub(crate) const fn wanted(&self) -> usize {
+        match self.state {
+            State::Dialed { .. } | State::Proved { .. } => 1,
+            State::Taken { .. } => ACCEPT_LEN,
+            State::Listening { .. } => HELLO_LEN,
+            State::Accepted { .. } => SIGNATURE_LEN,
+            State::Over => 0,
+        }
+    }
+
+    /// Takes the next message.
+    ///
+    /// # Errors
+    /// Why it failed. It is over then, but there may be a last word to send.
+    pub(crate) fn handle(&mut self, message: &[u8]) -> Result<Step, End> {
+        match std::mem::replace(&mut self.state, State::Over) {
+            State::Dialed { expected } => {
+                self.handle_code(message)?;
+                self.state = State::Taken { expected };
+                Ok(Step::Wait)
+            }
+            State::Taken { expected } => self.handle_accept(message, expected),
+            State::Proved { peer } => {
+                self.handle_code(message)?;
+                Ok(Step::Open(peer))
+            }
+            State::Listening { admission } => self.handle_hello(message, admission),
+            State::Accepted {
+                admission,
+                peer,
+                peer_nonce,
+            } => self.handle_prove(message, &admission, peer, &peer_nonce),
+            State::Over => Err(unauthenticated("a message after the handshake")),
+        }
+    }
+
+    fn handle_code(&self, message: &[u8]) -> Result<(), End> {
+        let refused = |why: &str| {
+            Err(End::Refused {
+                detail: why.to_owned(),
+            })
+        };
+        match message {
+            [CODE_TAKEN] => Ok(()),
+            [CODE_VERSION] => refused("it does not speak this version"),
+            [CODE_NOT_ADMITTED] => refused("this key is not admitted there"),
+            _ => Err(unauthenticated("it speaks another protocol")),
+        }
+    }
+
+    fn handle_accept(&mut self, message: &[u8], expected: Option<NodeId>) -> Result<Step, End> {
+        let fields = split_key(message).and_then(|(found, rest)| {
+            let (nonce, signature) = rest.split_first_chunk::<NONCE_LEN>()?;
+            Some((found, nonce, signature))
+        });
+        let (found, nonce, signature) = fields.ok_or_else(cut_short)?;
+        let own = self.identity.node_id();
+        let transcript = |role| transcript(role, (&own, &self.nonce), (&found, nonce));
+        check(&found, &transcript(Role::Acceptor), signature)?;
+        if let Some(expected) = expected
+            && expected != found
+        {
+            return Err(End::WrongPeer { expected, found });
+        }
+        self.output = self.identity.sign(&transcript(Role::Dialer)).to_vec();
+        self.state = State::Proved { peer: found };
+        Ok(Step::Wait)
+    }
+
+    fn handle_hello(&mut self, message: &[u8], admission: Admission) -> Result<Step, End> {
+        let rest = message
+            .strip_prefix(MAGIC)
+            .ok_or_else(|| unauthenticated("it speaks another protocol"))?;
+        let (&version, rest) = rest.split_first().ok_or_else(cut_short)?;
+        if version != VERSION {
+            self.output = vec![CODE_VERSION];
+            return Err(unauthenticated("it speaks another version"));
+        }
+        let (peer, nonce) = split_key(rest).ok_or_else(cut_short)?;
+        let peer_nonce: Nonce = nonce.try_into().map_err(|_| cut_short())?;
+        let own = self.identity.node_id();
+        let signed = transcript(Role::Acceptor, (&peer, &peer_nonce), (&own, &self.nonce));
+        let signature = self.identity.sign(&signed);
+        self.output = [&[CODE_TAKEN], &own.as_bytes()[..], &self.nonce, &signature].concat();
+        self.state = State::Accepted {
+            admission,
+            peer,
+            peer_nonce,
+        };
+        Ok(Step::Wait)
+    }
+
+    fn handle_prove(
+        &mut self,
+        signature: &[u8],
+        admission: &Admission,
+        peer: NodeId,
+        peer_nonce: &Nonce,
+    ) -> Result<Step, End> {
+        let own = self.identity.node_id();
+        let signed = transcript(Role::Dialer, (&peer, peer_nonce), (&own, &self.nonce));
+        check(&peer, &signed, signature)?;
+        // Asked only now, so that nobody learns whom we admit without holding that key.
+        if !admission.admits(&peer) {
+            self.output = vec![CODE_NOT_ADMITTED];
+            return Err(End::NotAdmitted { peer });
+        }
+        self.output = vec![CODE_TAKEN];
+        Ok(Step::Open(peer))
+    }
+}
+
+/// What the side of `role` signs. All parts but the label have fixed lengths.
+fn transcript(role: Role, dialer: (&NodeId, &Nonce), acceptor: (&NodeId, &Nonce)) -> Vec<u8> {
+    let role = match role {
+        Role::Dialer => b'd',
+        Role::Acceptor => b'a',
+    };
+    [
+        LABEL,
+        &[VERSION, role],
+        dialer.0.as_bytes(),
+        acceptor.0.as_bytes(),
+        dialer.1,
+        acceptor.1,
+    ]
+    .concat()
+}
+
+fn check(peer: &NodeId, signed: &[u8], signature: &[u8]) -> Result<(), End> {
+    if verify(peer, signed, signature) {
+        Ok(())
+    } else {
+        Err(unauthenticated("its signature is wrong"))
+    }
+}
+
+fn split_key(bytes: &[u8]) -> Option<(NodeId, &[u8])> {
+    let (key, rest) = bytes.split_first_chunk::<KEY_LEN>()?;
+    Some((NodeId::new(*key), rest))
+}
+
+fn cut_short() -> End {
+    unauthenticated("a message is cut short")
+}
+
+fn unauthenticated(detail: &str) -> End {
+    End::Unauthenticated {
+        detail: detail.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,77 @@
+//! Where TCP connections begin.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustls::ClientConnection;
+use rustls::pki_types::ServerName;
+
+use super::proof::Proof;
+use super::tls_stream::TlsStream;
+use super::transport::TcpTransport;
+use super::wire::Wire;
+use super::{SCHEME_PLAIN, SCHEME_TLS, SCHEMES_KNOWN, socket};
+use crate::io::identity::{Identity, random};
+use crate::io::plain::Handshake;
+use crate::io::tls;
+use crate::{DialError, Dialer, End, NodeId, Role, Target, Transport};
+
+/// Dials `tcp://` and `tcp+plain://`.
+#[derive(Debug, Clone)]
+pub struct TcpDialer {
+    identity: Identity,
+}
+
+impl TcpDialer {
+    /// A dialer that proves `identity`.
+    #[must_use]
+    pub const fn new(identity: Identity) -> Self {
+        Self { identity }
+    }
+
+    fn plain(&self, remote: SocketAddr, peer: Option<NodeId>) -> io::Result<Wire> {
+        let machine = Handshake::dialer(self.identity.clone(), peer, random()?);
+        let proof = Box::new(Proof::new(machine));
+        Ok(Wire::Plain(socket::connecting(remote)?, Some(proof)))
+    }
+
+    fn tls(&self, remote: SocketAddr, peer: Option<NodeId>) -> io::Result<Wire> {
+        let config = tls::client_config(&self.identity, peer).map_err(io::Error::other)?;
+        // The library wants a name. Keys have none; an IP address is one that is not sent.
+        let name = ServerName::IpAddress(remote.ip().into());
+        let conn = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
+        let socket = socket::connecting(remote)?;
+        Ok(Wire::Tls(Box::new(TlsStream::new(socket, conn.into()))))
+    }
+}
+
+impl Dialer for TcpDialer {
+    fn schemes(&self) -> &[&'static str] {
+        &[SCHEME_TLS, SCHEME_PLAIN]
+    }
+
+    fn dial(&self, now: Instant, target: &Target) -> Result<Box<dyn Transport>, DialError> {
+        let address = &target.address;
+        let begin = match address.scheme() {
+            SCHEME_TLS => Self::tls,
+            SCHEME_PLAIN => Self::plain,
+            scheme => {
+                return Err(DialError::UnknownScheme {
+                    scheme: scheme.to_owned(),
+                    known: SCHEMES_KNOWN.to_owned(),
+                });
+            }
+        };
+        let remote = address
+            .as_socket()
+            .filter(|remote| remote.port() != 0 && !remote.ip().is_unspecified())
+            .ok_or_else(|| DialError::BadPlace {
+                address: address.clone(),
+            })?;
+        let wire = begin(self, remote, target.peer).map_err(End::unreachable)?;
+        let transport = TcpTransport::new(now, Role::Dialer, wire, address.clone());
+        Ok(Box::new(transport))
+    }
+}

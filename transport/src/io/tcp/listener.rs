@@ -1,0 +1,216 @@
+//! Lets TCP peers in.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+use rustls::{ServerConfig, ServerConnection};
+use socket2::SockRef;
+
+use super::proof::Proof;
+use super::tls_stream::TlsStream;
+use super::transport::TcpTransport;
+use super::wire::Wire;
+use super::{SCHEME_PLAIN, SCHEME_TLS, SCHEMES_KNOWN, socket};
+use crate::io::identity::{Admission, Identity, random};
+use crate::io::plain::Handshake;
+use crate::io::tls;
+use crate::{Address, ListenError, Listener, Pace, Role, Transport, Turn};
+
+/// What one accept counts in the budget of a turn: about the time in which 4 KiB are moved.
+const ACCEPT_COST: usize = 4 * 1024;
+
+/// How long a listener waits when the system has no descriptor or memory for another connection.
+/// It has to wait for others to end: there is no event for that, and trying at once would spin.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Listens on `tcp://` or `tcp+plain://`.
+#[derive(Debug)]
+pub struct TcpListener {
+    listener: mio::net::TcpListener,
+    local: Address,
+    security: Security,
+    /// Until when it pauses.
+    resume: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum Security {
+    Plain(Identity, Admission),
+    Tls(Arc<ServerConfig>),
+}
+
+impl TcpListener {
+    /// Listens at `address` (`0.0.0.0` or `[::]` for all, port 0 for any) and lets in whom
+    /// `admission` admits. The scheme decides whether inside TLS.
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub fn bind(
+        address: &Address,
+        identity: Identity,
+        admission: Admission,
+    ) -> Result<Self, ListenError> {
+        let place = address.as_socket().ok_or_else(|| ListenError::BadPlace {
+            address: address.clone(),
+        });
+        let bind_error = |error| ListenError::Bind {
+            address: address.clone(),
+            error,
+        };
+        let security = match address.scheme() {
+            SCHEME_TLS => tls::server_config(&identity, admission)
+                .map(|config| Security::Tls(Arc::new(config)))
+                .map_err(|error| bind_error(io::Error::other(error)))?,
+            SCHEME_PLAIN => Security::Plain(identity, admission),
+            scheme => {
+                return Err(ListenError::UnknownScheme {
+                    scheme: scheme.to_owned(),
+                    known: SCHEMES_KNOWN,
+                });
+            }
+        };
+        let listener = socket::listening(place?).map_err(bind_error)?;
+        let local = listener.local_addr().map_err(bind_error)?;
+        Ok(Self {
+            listener,
+            local: address.at(local),
+            security,
+            resume: None,
+        })
+    }
+
+    fn wire(&self, socket: TcpStream) -> io::Result<Wire> {
+        match &self.security {
+            Security::Plain(identity, admission) => {
+                let machine = Handshake::acceptor(identity.clone(), admission.clone(), random()?);
+                Ok(Wire::Plain(socket, Some(Box::new(Proof::new(machine)))))
+            }
+            Security::Tls(config) => {
+                let conn = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
+                Ok(Wire::Tls(Box::new(TlsStream::new(socket, conn.into()))))
+            }
+        }
+    }
+
+    fn accept_one(&self, now: Instant) -> Result<TcpTransport, io::Error> {
+        let (socket, remote) = self.listener.accept()?;
+        socket::set_options(SockRef::from(&socket));
+        let remote = self.local.at(remote);
+        let wire = self.wire(socket)?;
+        Ok(TcpTransport::new(now, Role::Acceptor, wire, remote))
+    }
+}
+
+impl Listener for TcpListener {
+    fn local_address(&self) -> Address {
+        self.local.clone()
+    }
+
+    fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        registry.register(&mut self.listener, token, Interest::READABLE)
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        registry.deregister(&mut self.listener)
+    }
+
+    fn accept(
+        &mut self,
+        turn: &mut Turn<'_>,
+        accepted: &mut Vec<Box<dyn Transport>>,
+    ) -> Result<Pace, io::Error> {
+        if self.resume.is_some_and(|resume| turn.now < resume) {
+            return Ok(Pace::Idle);
+        }
+        self.resume = None;
+        let mut left = turn.budget.max(1);
+        while left > 0 {
+            left = left.saturating_sub(ACCEPT_COST);
+            let error = match self.accept_one(turn.now) {
+                Ok(transport) => {
+                    accepted.push(Box::new(transport));
+                    continue;
+                }
+                Err(error) => error,
+            };
+            match Trouble::of(&error) {
+                Trouble::Nothing => return Ok(Pace::Idle),
+                Trouble::OfOne => tracing::debug!(%error, "a connection was not let in"),
+                Trouble::OfAll => {
+                    tracing::warn!(%error, "no room for another connection: pausing to accept");
+                    self.resume = Some(turn.now + PAUSE);
+                    return Ok(Pace::Idle);
+                }
+                Trouble::OfListener => return Err(error),
+            }
+        }
+        Ok(Pace::More)
+    }
+
+    fn timeout(&self) -> Option<Instant> {
+        self.resume
+    }
+}
+
+/// What an error of `accept` is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    /// Nobody waits.
+    Nothing,
+    /// The connection that was to be accepted: it is gone, and the next may be well. Linux also
+    /// reports here what the network said about it (accept(2), "Error handling").
+    OfOne,
+    /// No connection can be accepted until others have ended.
+    OfAll,
+    /// The listener itself.
+    OfListener,
+}
+
+impl Trouble {
+    fn of(error: &io::Error) -> Self {
+        /// Linux's numbers (`errno.h`).
+        const EBADF: i32 = 9;
+        const ENOMEM: i32 = 12;
+        const EFAULT: i32 = 14;
+        const EINVAL: i32 = 22;
+        const ENFILE: i32 = 23;
+        const EMFILE: i32 = 24;
+        const ENOTSOCK: i32 = 88;
+        const ENOBUFS: i32 = 105;
+        match error.raw_os_error() {
+            _ if error.kind() == io::ErrorKind::WouldBlock => Self::Nothing,
+            Some(EMFILE | ENFILE | ENOBUFS | ENOMEM) => Self::OfAll,
+            Some(EBADF | EFAULT | EINVAL | ENOTSOCK) => Self::OfListener,
+            _ => Self::OfOne,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_listener_s_own_errors_end_it() {
+        for (number, expected) in [
+            (11, Trouble::Nothing),
+            (4, Trouble::OfOne),
+            (103, Trouble::OfOne),
+            (71, Trouble::OfOne),
+            (110, Trouble::OfOne),
+            (1, Trouble::OfOne),
+            (23, Trouble::OfAll),
+            (24, Trouble::OfAll),
+            (105, Trouble::OfAll),
+            (12, Trouble::OfAll),
+            (9, Trouble::OfListener),
+            (22, Trouble::OfListener),
+        ] {
+            let error = io::Error::from_raw_os_error(number);
+            assert_eq!(Trouble::of(&error), expected, "{error}");
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! Takes frames from a source and writes them to a byte stream.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Write};
+
+use bytes::{Buf, Bytes};
+
+use super::PREFIX_LEN;
+use crate::{FRAME_LEN_MAX, Frame, FrameSource, Head, LaneSet, ReadBuffer, Room};
+
+/// Frames up to this length are copied together; the body of a longer one is written from where it
+/// lies. A copy of 4 KiB costs about as much as one more slice in a write.
+const COPIED_FRAME_MAX: usize = 4 * 1024;
+
+/// The memory into which frames are copied together: a part of the worker's buffer.
+const COPY_LEN: usize = 64 * 1024;
+
+/// How many bodies one write takes from where they lie.
+const BODIES_MAX: usize = 32;
+
+/// When so much has been taken for one write, no more is: with the last frame at most 256 KiB, so
+/// that what goes next is decided late.
+const BATCH_LEN: usize = 192 * 1024;
+
+const ROOM: Room = Room {
+    frame_max: FRAME_LEN_MAX,
+    datagram_max: 0,
+    blocked: LaneSet::EMPTY,
+    control_blocked: false,
+};
+
+/// What was taken from the source and the stream has not taken yet; mostly nothing.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    held: VecDeque<Bytes>,
+    /// Bodies of the write that is being made, each with the length of what is copied before it.
+    /// Empty between calls; kept for its memory.
+    bodies: Vec<(usize, Bytes)>,
+}
+
+/// Why [`Outbox::send`] stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// Everything is written.
+    All,
+    /// The stream takes no more for now.
+    Blocked,
+    /// The budget is used up.
+    Budget,
+}
+
+/// How much a batch has in it, and whether there is more where it came from.
+#[derive(Debug, Clone, Copy)]
+struct Batch {
+    copied: usize,
+    len: usize,
+    is_last: bool,
+}
+
+impl Outbox {
+    /// Takes frames from `source` and writes them, at most about `budget` bytes.
+    ///
+    /// # Errors
+    /// What the stream says; or that the source broke its contract (`InvalidInput`).
+    pub(super) fn send(
+        &mut self,
+        stream: &mut impl Write,
+        buffer: &mut ReadBuffer,
+        budget: usize,
+        source: &mut dyn FrameSource,
+    ) -> io::Result<Sent> {
+        let mut left = budget;
+        if self.write_held(stream, &mut left)? == Sent::Blocked {
+            return Ok(Sent::Blocked);
+        }
+        while left > 0 {
+            let memory = &mut buffer.space(COPY_LEN)[..COPY_LEN];
+            let batch = self.gather(memory, left.min(BATCH_LEN), source)?;
+            left = left.saturating_sub(batch.len);
+            let written = self.write_batch(stream, memory, batch)?;
+            if written < batch.len {
+                return Ok(Sent::Blocked);
+            }
+            if batch.is_last {
+                return Ok(Sent::All);
+            }
+        }
+        Ok(Sent::Budget)
+    }
+
+    /// Writes what an earlier call could not.
+    ///
+    /// # Errors
+    /// What the stream says.
+    pub(super) fn write_held(
+        &mut self,
+        stream: &mut impl Write,
+        left: &mut usize,
+    ) -> io::Result<Sent> {
+        while !self.held.is_empty() {
+            let mut slices = [IoSlice::new(&[]); 2 * BODIES_MAX + 1];
+            for (slice, bytes) in slices.iter_mut().zip(&self.held) {
+                *slice = IoSlice::new(bytes);
+            }
+            let count = self.held.len().min(slices.len());
+            let Some(written) = write_some(stream, &slices[..count])? else {
+                return Ok(Sent::Blocked);
+            };
+            *left = left.saturating_sub(written);
+            self.drop_written(written);
+        }
+        Ok(Sent::All)
+    }
+
+    fn drop_written(&mut self, written: usize) {
+        let mut skip = written;
+        while let Some(first) = self.held.front_mut() {
+            if skip < first.len() {
+                first.advance(skip);
+                return;
+            }
+            skip -= first.len();
+            self.held.pop_front();
+        }
+        // A burst must not leave its table behind on an idle connection.
+        self.held.shrink_to(0);
+    }
+
+    /// Takes frames until there are enough for one write.
+    fn gather(
+        &mut self,
+        memory: &mut [u8],
+        len_min: usize,
+        source: &mut dyn FrameSource,
+    ) -> io::Result<Batch> {
+        let mut batch = Batch {
+            copied: 0,
+            len: 0,
+            is_last: false,
+        };
+        while batch.len < len_min
+            && self.bodies.len() < BODIES_MAX
+            && memory.len() - batch.copied >= PREFIX_LEN + COPIED_FRAME_MAX
+        {
+            let Some(frame) = source.next_frame(&ROOM) else {
+                batch.is_last = true;
+                break;
+            };
+            let Some(prefix) = prefix_of(&frame) else {
+                self.bodies.clear();
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "the source gave a frame that is empty or too long",
+                ));
+            };
+            let mut copy = |bytes: &[u8]| {
+                memory[batch.copied..][..bytes.len()].copy_from_slice(bytes);
+                batch.copied += bytes.len();
+            };
+            copy(&prefix);
+            copy(frame.head.as_slice());
+            batch.len += PREFIX_LEN + frame.len();
+            if frame.len() <= COPIED_FRAME_MAX {
+                copy(&frame.body);
+            } else {
+                self.bodies.push((batch.copied, frame.body));
+            }
+        }
+        Ok(batch)
+    }
+
+    /// Writes a batch; what the stream does not take is held. Returns how much it took.
+    fn write_batch(
+        &mut self,
+        stream: &mut impl Write,
+        memory: &[u8],
+        batch: Batch,
+    ) -> io::Result<usize> {
+        let mut written = 0;
+        while written < batch.len {
+            let mut slices = [IoSlice::new(&[]); 2 * BODIES_MAX + 1];
+            let mut count = 0;
+            let mut skip = written;
+            for part in self.parts(&memory[..batch.copied]) {
+                if skip < part.len() {
+                    slices[count] = IoSlice::new(&part[skip..]);
+                    count += 1;
+                }
+                skip = skip.saturating_sub(part.len());
+            }
+            let Some(some) = write_some(stream, &slices[..count])? else {
+                self.hold(memory, batch.copied, written);
+                return Ok(written);
+            };
+            written += some;
+        }
+        self.bodies.clear();
+        Ok(written)
+    }
+
+    /// The parts of a batch in the order in which they go out; some may be empty.
+    fn parts<'a>(&'a self, copied: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        let starts = std::iter::once(0).chain(self.bodies.iter().map(|&(end, _)| end));
+        let pairs = self.bodies.iter().zip(starts);
+        let last = self.bodies.last().map_or(0, |&(end, _)| end);
+        pairs
+            .flat_map(move |((end, body), start)| [&copied[start..*end], &body[..]])
+            .chain(std::iter::once(&copied[last..]))
+    }
+
+    /// Keeps what is left of a batch behind its first `written` bytes. What was copied together is
+    /// copied once more, because the memory is the worker's and far larger than this.
+    fn hold(&mut self, memory: &[u8], copied: usize, written: usize) {
+        let mut skip = written;
+        let mut start = 0;
+        let held = &mut self.held;
+        let mut keep = |mut bytes: Bytes| {
+            let skipped = skip.min(bytes.len());
+            skip -= skipped;
+            bytes.advance(skipped);
+            if !bytes.is_empty() {
+                held.push_back(bytes);
+            }
+        };
+        for (end, body) in self.bodies.drain(..) {
+            keep(Bytes::copy_from_slice(&memory[start..end]));
+            keep(body);
+            start = end;
+        }
+        keep(Bytes::copy_from_slice(&memory[start..copied]));
+    }
+}
+
+/// The length that goes before a frame, if it may have that length.
+fn prefix_of(frame: &Frame) -> Option<[u8; PREFIX_LEN]> {
+    let len = frame.len();
+    if len == 0 || len > FRAME_LEN_MAX {
+        return None;
+    }
+    u32::try_from(len).ok().map(u32::to_le_bytes)
+}
+
+/// One write; `None` when the stream takes nothing for now.
+fn write_some(stream: &mut impl Write, slices: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
+    loop {
+        match stream.write_vectored(slices) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => return Ok(Some(written)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+// What is copied before a body fits into the space that a frame to be copied needs.
+const _: () = assert!(Head::CAPACITY <= COPIED_FRAME_MAX);
+const _: () = assert!(BATCH_LEN + FRAME_LEN_MAX + PREFIX_LEN <= 256 * 1024 + PREFIX_LEN);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,195 @@
+//! Against streams that come in any pieces, and against lengths that are not allowed.
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::*;
+
+/// Gives a stream in pieces of the given lengths; a length of 0 blocks once.
+struct Pieces<'a> {
+    bytes: &'a [u8],
+    lens: Vec<usize>,
+    at: usize,
+    /// How it ends: in order, or blocked for good.
+    ends: bool,
+}
+
+impl Read for Pieces<'_> {
+    fn read(&mut self, memory: &mut [u8]) -> io::Result<usize> {
+        self.read_vectored(&mut [IoSliceMut::new(memory)])
+    }
+
+    fn read_vectored(&mut self, slices: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let len = self.lens[self.at % self.lens.len()];
+        self.at += 1;
+        if self.bytes.is_empty() && self.ends {
+            return Ok(0);
+        }
+        let mut left = len.min(self.bytes.len());
+        if left == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let mut read = 0;
+        for slice in slices {
+            let take = slice.len().min(left);
+            let (now, later) = self.bytes.split_at(take);
+            slice[..take].copy_from_slice(now);
+            self.bytes = later;
+            left -= take;
+            read += take;
+        }
+        Ok(read)
+    }
+}
+
+fn stream(frames: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for frame in frames {
+        bytes.extend_from_slice(&(frame.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(frame);
+    }
+    bytes
+}
+
+/// Splits `bytes`, which come in pieces of `lens`, with `budget` at each call.
+fn split(bytes: &[u8], lens: &[usize], budget: usize) -> (Vec<Bytes>, Result<Received, End>) {
+    let mut pieces = Pieces {
+        bytes,
+        lens: lens.to_vec(),
+        at: 0,
+        ends: true,
+    };
+    let (mut splitter, mut frames) = (Splitter::default(), Vec::new());
+    let mut buffer = ReadBuffer::default();
+    loop {
+        // Another transport of the worker uses the buffer in between.
+        buffer.space(1)[..1].fill(0xff);
+        match splitter.receive(&mut pieces, &mut buffer, budget, &mut frames) {
+            Ok(Received::Blocked | Received::Budget) => {}
+            result => return (frames, result),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn frames_come_out_whole_however_the_stream_is_cut(
+        frames in prop::collection::vec(prop_oneof![
+            8 => prop::collection::vec(any::<u8>(), 1..64),
+            1 => prop::collection::vec(any::<u8>(), 60_000..=FRAME_LEN_MAX),
+        ], 0..60),
+        lens in prop::collection::vec(prop_oneof![0..9_usize, 1..70_000_usize], 1..12),
+        budget in prop_oneof![1..64_usize, 1..600_000_usize],
+    ) {
+        let mut lens = lens;
+        lens.push(5_000);
+        let (got, result) = split(&stream(&frames), &lens, budget);
+        prop_assert!(matches!(result, Ok(Received::Finished)));
+        prop_assert_eq!(got, frames);
+    }
+
+    #[test]
+    fn any_bytes_end_without_a_panic(
+        bytes in prop::collection::vec(any::<u8>(), 0..2000),
+        lens in prop::collection::vec(1..600_usize, 1..5),
+    ) {
+        let (frames, _) = split(&bytes, &lens, 1 << 16);
+        let total: usize = frames.iter().map(|frame| frame.len() + PREFIX_LEN).sum();
+        prop_assert!(total <= bytes.len());
+    }
+}
+
+#[test]
+fn each_byte_may_come_alone_and_all_may_come_together() {
+    let frames = [vec![1], vec![2; 3], vec![3; 300], vec![4; 5]];
+    let bytes = stream(&frames);
+    for len in [1, 2, 3, 4, 5, 6, 7, bytes.len()] {
+        assert_eq!(split(&bytes, &[len], 1 << 20).0, frames, "{len}");
+        assert_eq!(split(&bytes, &[len, 0], 1 << 20).0, frames, "{len}");
+        assert_eq!(split(&bytes, &[1 << 20], len).0, frames, "{len}");
+    }
+}
+
+#[test]
+fn a_stream_may_end_between_frames_only() {
+    let frames = [vec![1; 5], vec![2; 40]];
+    let bytes = stream(&frames);
+    for len in 0..=bytes.len() {
+        let (got, result) = split(&bytes[..len], &[1 << 20], 1 << 20);
+        let whole = [9, bytes.len()].iter().filter(|&&end| len >= end).count();
+        assert_eq!(got, &frames[..whole], "{len}");
+        let expected = if [0, 9, bytes.len()].contains(&len) {
+            Received::Finished
+        } else {
+            Received::CutOff
+        };
+        assert_eq!(result.unwrap(), expected, "{len}");
+    }
+}
+
+#[test]
+fn lengths_from_one_to_the_limit_are_allowed() {
+    for (len, allowed) in [
+        (0, false),
+        (1, true),
+        (FRAME_LEN_MAX as u32, true),
+        (FRAME_LEN_MAX as u32 + 1, false),
+        (1 << 24, false),
+        (u32::MAX, false),
+    ] {
+        let mut bytes = len.to_le_bytes().to_vec();
+        if allowed {
+            bytes.resize(PREFIX_LEN + len as usize, 7);
+        }
+        for piece in [1, 3, 1 << 20] {
+            let (frames, result) = split(&bytes, &[piece], 1 << 20);
+            if allowed {
+                assert_eq!(result.unwrap(), Received::Finished);
+                assert_eq!(frames, [vec![7; len as usize]]);
+            } else {
+                assert!(matches!(result, Err(End::Misbehaved { .. })), "{len}");
+                assert!(frames.is_empty());
+            }
+        }
+    }
+}
+
+#[test]
+fn between_frames_nothing_is_kept_and_within_one_no_more_than_it() {
+    let bytes = stream(&[vec![7; 50_000], vec![8; 20]]);
+    let mut buffer = ReadBuffer::default();
+    for len in [0, 3, 4, 100, 40_000, 50_004, 50_010, bytes.len()] {
+        let mut pieces = Pieces {
+            bytes: &bytes[..len],
+            lens: vec![1 << 20],
+            at: 0,
+            ends: false,
+        };
+        let mut splitter = Splitter::default();
+        let mut frames = Vec::new();
+        let received = splitter.receive(&mut pieces, &mut buffer, 1 << 20, &mut frames);
+        assert_eq!(received.unwrap(), Received::Blocked);
+        match splitter.rest {
+            Rest::Nothing => assert!([0, 50_004, bytes.len()].contains(&len), "{len}"),
+            Rest::Prefix { .. } => assert_eq!(len, 3),
+            Rest::Frame { frame, have } => {
+                assert!(frame.capacity() <= 50_000 && have < frame.len(), "{len}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_end_inside_an_io_error_is_the_end() {
+    struct Fails;
+    impl Read for Fails {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::Error::other(End::TimedOut))
+        }
+    }
+    let mut buffer = ReadBuffer::default();
+    let result = Splitter::default().receive(&mut Fails, &mut buffer, 1, &mut Vec::new());
+    assert!(matches!(result, Err(End::TimedOut)));
+}

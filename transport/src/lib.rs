@@ -29,6 +29,8 @@ pub use end::{End, Fault};
 pub use frame::{Flow, Frame, FrameSink, FrameSource, Head, LANES_MAX, LaneSet, Room};
 pub use node_id::{NodeId, ParseNodeIdError};
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 #[cfg(feature = "io")]
 mod io;
 #[cfg(feature = "io")]

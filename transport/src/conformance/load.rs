@@ -1,0 +1,203 @@
+//! Frames that tell what they are, so that a receiver can tell what has become of them.
+
+use std::collections::VecDeque;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::{FRAME_LEN_MAX, Flow, Frame, FrameSink, FrameSource, Head, LANES_MAX, Room};
+
+/// Flow, number and length; they are in the head of a frame.
+pub(super) const LABEL_LEN: usize = 1 + 4 + 4;
+
+/// Bodies are cuts of one pattern, at offsets below this prime, so that no two neighbours are equal.
+const OFFSETS: u32 = 251;
+
+/// All flows: the lanes, control, datagrams.
+const FLOWS: usize = LANES_MAX + 2;
+
+const fn index(flow: Flow) -> usize {
+    match flow {
+        Flow::Lane(lane) => lane as usize,
+        Flow::Control => LANES_MAX,
+        Flow::Datagram => LANES_MAX + 1,
+    }
+}
+
+fn pattern() -> Bytes {
+    let len = FRAME_LEN_MAX + OFFSETS as usize;
+    // Multiplication by a prime, and the higher byte mixed in: no short period.
+    (0..len)
+        .map(|i| (i.wrapping_mul(31) ^ (i >> 8)).to_le_bytes()[0])
+        .collect::<Vec<u8>>()
+        .into()
+}
+
+/// A session that has frames to send: a queue for each flow, which take turns.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pattern: Bytes,
+    queues: [VecDeque<Frame>; FLOWS],
+    numbers: [u32; FLOWS],
+    turn: usize,
+    waiting: usize,
+    /// How often it was asked for a frame.
+    pub(super) asked: u64,
+    /// How many frames were taken from each flow.
+    taken: [u32; FLOWS],
+    pub(super) taken_len: usize,
+    /// A room that makes no sense was offered.
+    pub(super) fault: Option<String>,
+}
+
+impl Default for Outgoing {
+    fn default() -> Self {
+        Self {
+            pattern: pattern(),
+            queues: std::array::from_fn(|_| VecDeque::new()),
+            numbers: [0; FLOWS],
+            turn: 0,
+            waiting: 0,
+            asked: 0,
+            taken: [0; FLOWS],
+            taken_len: 0,
+            fault: None,
+        }
+    }
+}
+
+impl Outgoing {
+    /// Adds `count` frames of `len` bytes, at least as many as the label needs.
+    pub(super) fn put(&mut self, flow: Flow, count: usize, len: usize) {
+        let len = len.max(LABEL_LEN);
+        let at = index(flow);
+        for _ in 0..count {
+            let number = self.numbers[at];
+            self.numbers[at] += 1;
+            let mut label = BytesMut::with_capacity(LABEL_LEN);
+            label.put_u8(u8::try_from(at).unwrap_or(u8::MAX));
+            label.put_u32_le(number);
+            label.put_u32_le(u32::try_from(len).unwrap_or(u32::MAX));
+            let mut head = Head::EMPTY;
+            head.extend(&label);
+            let offset = (number % OFFSETS) as usize;
+            let body = self.pattern.slice(offset..offset + len - LABEL_LEN);
+            self.put_frame(Frame { flow, head, body });
+        }
+    }
+
+    /// Adds a frame as it is.
+    pub(super) fn put_frame(&mut self, frame: Frame) {
+        self.waiting += 1;
+        self.queues[index(frame.flow)].push_back(frame);
+    }
+
+    /// How many frames have not been taken.
+    pub(super) const fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// How many frames of each flow were taken.
+    pub(super) fn taken(&self) -> &[u32] {
+        &self.taken
+    }
+}
+
+impl FrameSource for Outgoing {
+    fn next_frame(&mut self, room: &Room) -> Option<Frame> {
+        self.asked += 1;
+        if room.frame_max == 0 || room.frame_max > FRAME_LEN_MAX {
+            self.fault = Some(format!("a room of {} bytes was offered", room.frame_max));
+        }
+        for step in 0..FLOWS {
+            let at = (self.turn + step) % FLOWS;
+            let Some(first) = self.queues[at].front() else {
+                continue;
+            };
+            let fits = match first.flow {
+                Flow::Control => !room.control_blocked && first.len() <= room.frame_max,
+                Flow::Lane(lane) => !room.blocked.contains(lane) && first.len() <= room.frame_max,
+                Flow::Datagram => first.len() <= room.datagram_max,
+            };
+            if fits {
+                self.turn = at + 1;
+                self.waiting -= 1;
+                self.taken[at] += 1;
+                let frame = self.queues[at].pop_front()?;
+                self.taken_len += frame.len();
+                return Some(frame);
+            }
+        }
+        None
+    }
+}
+
+/// A session that receives frames, and looks at each.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pattern: Bytes,
+    is_reliable: bool,
+    next: [u32; FLOWS],
+    pub(super) count: usize,
+    pub(super) len: usize,
+    /// The first thing that was wrong.
+    pub(super) fault: Option<String>,
+    /// Frames are kept as they are instead of being looked at.
+    pub(super) kept: Option<Vec<Bytes>>,
+}
+
+impl Incoming {
+    pub(super) fn new(is_reliable: bool) -> Self {
+        Self {
+            pattern: pattern(),
+            is_reliable,
+            next: [0; FLOWS],
+            count: 0,
+            len: 0,
+            fault: None,
+            kept: None,
+        }
+    }
+
+    /// How many frames of each flow have arrived, where they keep their order.
+    pub(super) fn arrived(&self) -> &[u32] {
+        &self.next
+    }
+
+    fn look(&mut self, frame: &[u8]) -> Result<(), String> {
+        let cut = || format!("a frame of {} bytes has no label", frame.len());
+        let (label, body) = frame.split_first_chunk::<LABEL_LEN>().ok_or_else(cut)?;
+        let [at, label @ ..] = *label;
+        let [n0, n1, n2, n3, l0, l1, l2, l3] = label;
+        let (at, number) = (usize::from(at), u32::from_le_bytes([n0, n1, n2, n3]));
+        let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+        if at >= FLOWS {
+            return Err(format!("a frame says that its flow is {at}: it is damaged"));
+        }
+        let offset = (number % OFFSETS) as usize;
+        let is_whole =
+            frame.len() == len && self.pattern.get(offset..offset + body.len()) == Some(body);
+        if !is_whole {
+            return Err(format!("frame {number} of flow {at} is damaged"));
+        }
+        let next = &mut self.next[at];
+        if self.is_reliable && at != index(Flow::Datagram) && number != *next {
+            return Err(format!(
+                "frame {number} of flow {at} came where {next} was due: lost, repeated or reordered"
+            ));
+        }
+        *next = number + 1;
+        Ok(())
+    }
+}
+
+impl FrameSink for Incoming {
+    fn frame(&mut self, frame: Bytes) {
+        self.count += 1;
+        self.len += frame.len();
+        if let Some(kept) = &mut self.kept {
+            kept.push(frame);
+        } else if let Err(fault) = self.look(&frame) {
+            self.fault.get_or_insert(fault);
+        }
+    }
+}

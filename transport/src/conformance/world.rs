@@ -1,0 +1,264 @@
+//! Transports and listeners on one or two polls.
+
+use std::time::{Duration, Instant};
+
+use mio::{Events, Poll, Token};
+
+use super::Harness;
+use super::node::Node;
+use crate::{
+    Address, Admission, Dialer, Identity, Listener, NodeId, Pace, ReadBuffer, Target, Transport,
+    Turn,
+};
+
+/// How long anything may take, at the most. QUIC notices a silent peer after 10 s.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a call may move, unless the check is about that.
+const BUDGET: usize = 256 * 1024;
+
+/// So long without an event on loopback means that none is coming.
+const QUIET: Duration = Duration::from_millis(200);
+
+/// Everything of one check.
+pub(super) struct World<'a> {
+    harness: &'a dyn Harness,
+    polls: [Poll; 2],
+    events: Events,
+    listener: Box<dyn Listener>,
+    dialer: Box<dyn Dialer>,
+    pub(super) dialer_id: NodeId,
+    pub(super) listener_id: NodeId,
+    pub(super) nodes: Vec<Node>,
+    pub(super) budget: usize,
+    /// Each accepted transport has a frame to send.
+    pub(super) greets: bool,
+    buffer: ReadBuffer,
+    accepts: bool,
+    next_token: usize,
+}
+
+const LISTENER: Token = Token(0);
+
+impl<'a> World<'a> {
+    /// A listener and a dialer, not connected.
+    pub(super) fn new(harness: &'a dyn Harness) -> Self {
+        Self::admitting(harness, Admission::anyone())
+    }
+
+    pub(super) fn admitting(harness: &'a dyn Harness, admission: Admission) -> Self {
+        let polls = [new_poll(), new_poll()];
+        let (ours, theirs) = (new_identity(), new_identity());
+        let mut listener = harness.listen(&theirs, admission);
+        let registered = listener.register(polls[0].registry(), LISTENER);
+        assert!(registered.is_ok(), "register failed: {registered:?}");
+        Self {
+            harness,
+            polls,
+            events: Events::with_capacity(64),
+            listener,
+            dialer: harness.dialer(&ours),
+            dialer_id: ours.node_id(),
+            listener_id: theirs.node_id(),
+            nodes: Vec::new(),
+            budget: BUDGET,
+            greets: false,
+            buffer: ReadBuffer::default(),
+            accepts: true,
+            next_token: 1,
+        }
+    }
+
+    /// A dialer at 0 and an acceptor at 1, both open.
+    pub(super) fn connected(harness: &'a dyn Harness) -> Self {
+        let mut world = Self::new(harness);
+        world.dial(Some(world.listener_id));
+        world.until("both sides are open", |world| {
+            world.nodes.len() == 2 && world.nodes.iter().all(Node::is_open)
+        });
+        world
+    }
+
+    pub(super) fn listener_address(&self) -> Address {
+        self.listener.local_address()
+    }
+
+    /// Dials the listener, and expects `peer` there.
+    pub(super) fn dial(&mut self, peer: Option<NodeId>) {
+        let target = Target {
+            address: self.listener.local_address(),
+            peer,
+        };
+        match self.dialer.dial(Instant::now(), &target) {
+            Ok(transport) => self.add(transport),
+            Err(error) => panic!("dial failed: {error}"),
+        }
+    }
+
+    pub(super) const fn dialer(&self) -> &dyn Dialer {
+        &*self.dialer
+    }
+
+    pub(super) fn add(&mut self, transport: Box<dyn Transport>) {
+        let token = Token(self.next_token);
+        self.next_token += 1;
+        let mut node = Node::new(transport, token, self.harness.abilities().reliable);
+        node.register(self.polls[0].registry());
+        self.nodes.push(node);
+    }
+
+    /// Drops a transport without a word.
+    pub(super) fn drop_node(&mut self, at: usize) {
+        let mut node = self.nodes.remove(at);
+        if node.end.is_none() {
+            node.deregister(self.polls[node.poll].registry());
+        }
+    }
+
+    /// Moves a transport to the other poll.
+    pub(super) fn move_node(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        if node.end.is_none() {
+            node.deregister(self.polls[node.poll].registry());
+            node.poll = 1 - node.poll;
+            node.register(self.polls[node.poll].registry());
+        }
+    }
+
+    /// Drives everything until `is_so`.
+    #[track_caller]
+    pub(super) fn until(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
+        let patience = Instant::now() + PATIENCE;
+        while !is_so(self) {
+            assert!(
+                Instant::now() < patience,
+                "it never came to this: {what}; {}",
+                self.summary()
+            );
+            self.turn(Duration::from_millis(100));
+        }
+    }
+
+    /// Drives everything until nothing happens any more.
+    #[track_caller]
+    pub(super) fn until_quiet(&mut self) {
+        let patience = Instant::now() + PATIENCE;
+        while self.turn(QUIET) {
+            assert!(
+                Instant::now() < patience,
+                "it never came to rest; {}",
+                self.summary()
+            );
+        }
+    }
+
+    /// One turn of a worker's loop, which waits at most `wait`; whether there was anything to do.
+    pub(super) fn turn(&mut self, wait: Duration) -> bool {
+        let mut is_busy = self.poll(wait);
+        self.accept();
+        let now = Instant::now();
+        for at in 0..self.nodes.len() {
+            let node = &mut self.nodes[at];
+            if node.is_due(now) {
+                is_busy = true;
+                node.drive(&mut self.buffer, self.budget);
+                if node.end.is_some() {
+                    node.deregister(self.polls[node.poll].registry());
+                }
+            }
+        }
+        is_busy
+    }
+
+    /// Waits for events; whether there were any.
+    fn poll(&mut self, wait: Duration) -> bool {
+        let now = Instant::now();
+        let is_due = self.accepts || self.nodes.iter().any(|node| node.is_due(now));
+        let timers = self.nodes.iter().filter(|node| node.end.is_none());
+        let wait = timers
+            .filter_map(|node| node.transport.timeout())
+            .chain(self.listener.timeout())
+            .map(|at| at.saturating_duration_since(now))
+            .fold(if is_due { Duration::ZERO } else { wait }, Duration::min);
+        let has_second = self.nodes.iter().any(|node| node.poll == 1);
+        // With two polls the wait is shared out, in short pieces.
+        let wait = if has_second {
+            wait.min(Duration::from_millis(1))
+        } else {
+            wait
+        };
+        let mut has_events = false;
+        for (at, poll) in self.polls.iter_mut().enumerate() {
+            if at == 1 && !has_second {
+                continue;
+            }
+            match poll.poll(&mut self.events, Some(wait)) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                result => assert!(result.is_ok(), "poll failed: {result:?}"),
+            }
+            for event in &self.events {
+                has_events = true;
+                if event.token() == LISTENER {
+                    self.accepts = true;
+                }
+                let woken = self.nodes.iter_mut();
+                woken
+                    .filter(|node| node.token == event.token() && node.poll == at)
+                    .for_each(Node::wake);
+            }
+        }
+        has_events
+    }
+
+    fn accept(&mut self) {
+        let now = Instant::now();
+        if !self.accepts && self.listener.timeout().is_none_or(|at| now < at) {
+            return;
+        }
+        let mut accepted = Vec::new();
+        let mut turn = Turn {
+            now,
+            buffer: &mut self.buffer,
+            budget: self.budget,
+        };
+        match self.listener.accept(&mut turn, &mut accepted) {
+            Ok(pace) => self.accepts = pace == Pace::More,
+            Err(error) => panic!("accept failed: {error}"),
+        }
+        for transport in accepted {
+            self.add(transport);
+            if let (true, Some(node)) = (self.greets, self.nodes.last_mut()) {
+                node.outgoing.put(crate::Flow::Control, 1, 0);
+            }
+        }
+    }
+
+    fn summary(&self) -> String {
+        let nodes = self.nodes.iter().enumerate().map(|(at, node)| {
+            format!(
+                "{at}: {:?} by {:?}, took {} B, has {} frames, received {} frames, ended {:?}",
+                node.transport.phase(),
+                node.transport.info().role,
+                node.outgoing.taken_len,
+                node.outgoing.waiting(),
+                node.incoming.count,
+                node.end,
+            )
+        });
+        nodes.collect::<Vec<_>>().join("; ")
+    }
+}
+
+fn new_poll() -> Poll {
+    match Poll::new() {
+        Ok(poll) => poll,
+        Err(error) => panic!("no poll: {error}"),
+    }
+}
+
+fn new_identity() -> Identity {
+    match Identity::generate() {
+        Ok(identity) => identity,
+        Err(error) => panic!("no identity: {error}"),
+    }
+}

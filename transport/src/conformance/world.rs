@@ -20,6 +20,9 @@ const BUDGET: usize = 256 * 1024;
 /// So long without an event on loopback means that none is coming.
 const QUIET: Duration = Duration::from_millis(200);
 
+/// So long without an event, a timer or a frame means that somebody waits for what never comes.
+const STUCK: Duration = Duration::from_secs(5);
+
 /// Everything of one check.
 pub(super) struct World<'a> {
     harness: &'a dyn Harness,
@@ -129,23 +132,40 @@ impl<'a> World<'a> {
     #[track_caller]
     pub(super) fn until(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
         let patience = Instant::now() + PATIENCE;
+        let mut stuck = Instant::now() + STUCK;
         while !is_so(self) {
+            let now = Instant::now();
             assert!(
-                Instant::now() < patience,
+                now < patience && now < stuck,
                 "it never came to this: {what}; {}",
                 self.summary()
             );
-            self.turn(Duration::from_millis(100));
+            let mut nodes = self.nodes.iter().filter(|node| node.end.is_none());
+            let has_timer = nodes.any(|node| node.transport.timeout().is_some());
+            if self.turn(Duration::from_millis(100)) || has_timer {
+                stuck = Instant::now() + STUCK;
+            }
         }
     }
 
     /// Drives everything until nothing happens any more.
     #[track_caller]
     pub(super) fn until_quiet(&mut self) {
-        let patience = Instant::now() + PATIENCE;
+        let moved = |world: &Self| -> usize {
+            let nodes = world.nodes.iter();
+            nodes
+                .map(|node| node.outgoing.taken_len + node.incoming.len)
+                .sum()
+        };
+        let mut last = moved(self);
+        let mut stuck = Instant::now() + STUCK;
         while self.turn(QUIET) {
+            if moved(self) != last {
+                last = moved(self);
+                stuck = Instant::now() + STUCK;
+            }
             assert!(
-                Instant::now() < patience,
+                Instant::now() < stuck,
                 "it never came to rest; {}",
                 self.summary()
             );

@@ -285,7 +285,7 @@ impl Transport for FaultyTransport {
         self.wakeups += 1;
         if self.fault == Fault::IgnoresFirstWakeups
             && self.inner.phase() == Phase::Open
-            && self.wakeups % 8 != 0
+            && !self.wakeups.is_multiple_of(8)
         {
             return Ok(Pace::Idle);
         }

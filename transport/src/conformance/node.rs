@@ -1,11 +1,12 @@
 //! One transport, driven by the letter of the contract, and watched.
 
+use std::io;
 use std::time::Instant;
 
 use mio::{Registry, Token};
 
 use super::load::{Incoming, Outgoing};
-use crate::{End, Pace, Phase, ReadBuffer, Transport, Turn};
+use crate::{End, FrameSink, FrameSource, Info, Pace, Phase, ReadBuffer, Transport, Turn};
 
 /// A transport and the session above it.
 #[derive(Debug)]
@@ -95,6 +96,12 @@ impl Node {
     pub(super) fn deregister(&mut self, registry: &Registry) {
         let deregistered = self.transport.deregister(registry);
         assert!(deregistered.is_ok(), "deregister failed: {deregistered:?}");
+    }
+
+    /// It has ended: drops the transport, as the contract asks for, and with it its socket.
+    pub(super) fn bury(&mut self, registry: &Registry) {
+        self.deregister(registry);
+        self.transport = Box::new(Gone(self.transport.info().clone()));
     }
 
     /// One turn of a worker's loop.
@@ -202,4 +209,42 @@ impl Node {
         );
         self.phase = phase;
     }
+}
+
+/// Stands where a transport was that has ended.
+#[derive(Debug)]
+struct Gone(Info);
+
+impl Transport for Gone {
+    fn info(&self) -> &Info {
+        &self.0
+    }
+
+    fn phase(&self) -> Phase {
+        Phase::Ended
+    }
+
+    fn register(&mut self, _: &Registry, _: Token) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn deregister(&mut self, _: &Registry) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn send(&mut self, _: &mut Turn<'_>, _: &mut dyn FrameSource) -> Result<Pace, End> {
+        Err(End::Closed)
+    }
+
+    fn recv(&mut self, _: &mut Turn<'_>, _: &mut dyn FrameSink) -> Result<Pace, End> {
+        Err(End::Closed)
+    }
+
+    fn timeout(&self) -> Option<Instant> {
+        None
+    }
+
+    fn on_timeout(&mut self, _: Instant) {}
+
+    fn close(&mut self, _: Instant) {}
 }

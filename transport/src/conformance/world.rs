@@ -183,7 +183,7 @@ impl<'a> World<'a> {
                 is_busy = true;
                 node.drive(&mut self.buffer, self.budget);
                 if node.end.is_some() {
-                    node.deregister(self.polls[node.poll].registry());
+                    node.bury(self.polls[node.poll].registry());
                 }
             }
         }

@@ -1,1 +1,42 @@
-//! Selvedge endpoint.
+//! The pure half of an endpoint: a [`Session`] keeps messages exactly once and in order, over
+//! whatever transports come and go.
+//!
+//! A lost transport and a lost packet are the same event here: a session keeps every reliable
+//! message until its peer has acknowledged it, and sends what is unacknowledged again over whatever
+//! comes next. It has no socket, no clock, no thread and no randomness: time and incarnation are
+//! parameters, so it runs in virtual time, under a fuzzer and on wasm32 alike.
+//!
+//! ```text
+//!  producers ──▶ Outbox ──exchange──▶ ┌─────────┐ ◀─poll_frame── transports take frames
+//!                                     │ Session │
+//!  user ◀── messages, events ──────── └─────────┘ ◀─handle_frame─ transports bring frames
+//! ```
+//!
+//! What is promised: a message that [`Outbox::push`] accepted on a reliable lane is delivered once,
+//! in the order of its lane, while both processes live; or its loss is reported in
+//! [`Event::PeerRestarted`] or [`Event::Closed`]. Never silently.
+#![forbid(unsafe_code)]
+
+mod config;
+mod error;
+mod event;
+mod lane;
+mod varint;
+mod wire;
+
+mod attachment;
+mod outbox;
+mod recv_lane;
+mod scheduler;
+mod send_lane;
+mod session;
+mod stats;
+
+pub use config::Config;
+pub use error::{AttachError, SendError};
+pub use event::{AttachmentId, CloseReason, DetachReason, Event, Output};
+pub use lane::{BEST_EFFORT_LEN_MAX, Delivery, LaneConfig, LaneId, Message};
+pub use outbox::Outbox;
+pub use scheduler::STARVATION_GUARD;
+pub use session::{ATTACHMENTS_MAX, Session};
+pub use stats::Stats;

@@ -23,11 +23,13 @@ mod address;
 mod end;
 mod frame;
 mod node_id;
+mod role;
 
 pub use address::{ADDRESS_LEN_MAX, Address, ParseAddressError, Place};
 pub use end::{End, Fault};
 pub use frame::{Flow, Frame, FrameSink, FrameSource, Head, LANES_MAX, LaneSet, Room};
 pub use node_id::{NodeId, ParseNodeIdError};
+pub use role::Role;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -40,6 +42,6 @@ mod transport;
 pub use io::*;
 #[cfg(feature = "io")]
 pub use transport::{
-    DialError, Dialer, FRAME_LEN_MAX, Info, ListenError, Listener, Pace, Phase, ReadBuffer, Role,
+    DialError, Dialer, FRAME_LEN_MAX, Info, ListenError, Listener, Pace, Phase, ReadBuffer,
     Target, Transport, Turn, UNAUTHENTICATED_LEN_MAX,
 };

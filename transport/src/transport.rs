@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytes::BytesMut;
 use mio::{Registry, Token};
 
-use crate::{Address, End, FrameSink, FrameSource, NodeId};
+use crate::{Address, End, FrameSink, FrameSource, NodeId, Role};
 
 /// The longest frame that any transport carries, head and body, in bytes.
 ///
@@ -17,15 +17,6 @@ pub const FRAME_LEN_MAX: usize = 64 * 1024;
 
 /// How many bytes a transport may hold for a peer that has not proved who it is.
 pub const UNAUTHENTICATED_LEN_MAX: usize = 16 * 1024;
-
-/// Which side began a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// This side dialed.
-    Dialer,
-    /// The peer dialed.
-    Acceptor,
-}
 
 /// What a [`Transport`] is.
 #[derive(Debug, Clone)]

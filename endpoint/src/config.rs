@@ -1,0 +1,51 @@
+//! The limits of a session, and what they cost.
+
+use std::time::Duration;
+
+use crate::lane::LaneConfig;
+
+/// Limits and times of a [`Session`](crate::Session).
+///
+/// The defaults suit tens to thousands of peers over paths of up to 1 Gbit/s times 30 ms. A session
+/// holds at most `send_buffer` for its peer, and for its user `receive_window + message_max` a lane.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The lanes on which this side sends; the index is the lane's number. At least one, at most
+    /// [`LANES_MAX`](selvedge_transport::LANES_MAX). Default: one reliable lane.
+    pub lanes: Vec<LaneConfig>,
+    /// The longest message, in bytes. Default 64 MiB. The peer must take at least as much.
+    pub message_max: usize,
+    /// Bytes accepted on reliable lanes and not yet acknowledged, before sends are refused as
+    /// full. Default 16 MiB.
+    pub send_buffer: u64,
+    /// Bytes that wait on one best-effort lane, before its oldest message makes room. Default 256 KiB.
+    pub best_effort_buffer: usize,
+    /// Bytes of whole messages that wait on one lane for the user, before the peer must pause that
+    /// lane. Default 4 MiB.
+    pub receive_window: u64,
+    /// When nothing has been heard for so long, the peer is asked for a sign of life. Default 1 s.
+    pub heartbeat: Duration,
+    /// When nothing has been heard for so long, the transport is given up. Default 3 s.
+    pub silence_max: Duration,
+    /// How long an acknowledgement may wait for more to acknowledge. Default 20 ms: it only frees
+    /// the peer's memory.
+    pub ack_delay: Duration,
+    /// How long [`Session::close`](crate::Session::close) waits for acknowledgements. Default 5 s.
+    pub linger: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            lanes: vec![LaneConfig::default()],
+            message_max: 64 << 20,
+            send_buffer: 16 << 20,
+            best_effort_buffer: 256 << 10,
+            receive_window: 4 << 20,
+            heartbeat: Duration::from_secs(1),
+            silence_max: Duration::from_secs(3),
+            ack_delay: Duration::from_millis(20),
+            linger: Duration::from_secs(5),
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What can fail, each with what it hands back.
+
+use bytes::Bytes;
+
+/// Why a message was not accepted. The payload is in it: nothing is lost.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The send buffer is full: the peer is away or slower. Wait, then try again.
+    #[error("the send buffer is full: the peer is away or slower")]
+    Full(Bytes),
+    /// Longer than the lane takes. Trying again does not help.
+    #[error("a message of {} bytes, but at most {message_max} are taken", payload.len())]
+    TooLarge {
+        /// The message.
+        payload: Bytes,
+        /// The limit of the lane.
+        message_max: usize,
+    },
+    /// The endpoint has no lane of that number. The caller's fault.
+    #[error("the endpoint has no such lane")]
+    UnknownLane(Bytes),
+    /// The endpoint is closed for good.
+    #[error("the endpoint is closed")]
+    Closed(Bytes),
+}
+
+impl SendError {
+    /// The message that was not accepted.
+    #[must_use]
+    pub fn into_payload(self) -> Bytes {
+        match self {
+            Self::Full(payload)
+            | Self::TooLarge { payload, .. }
+            | Self::UnknownLane(payload)
+            | Self::Closed(payload) => payload,
+        }
+    }
+
+    /// Whether the same message can be accepted later.
+    #[must_use]
+    pub const fn retry_helps(&self) -> bool {
+        matches!(self, Self::Full(_))
+    }
+}
+
+/// Why a transport could not be attached. The transport is handed back by the driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttachError {
+    /// The session has reliable lanes, and the transport loses frames.
+    #[error(
+        "a session with reliable lanes needs a reliable transport (quic, tcp); \
+         over this one use best-effort lanes only"
+    )]
+    Unreliable,
+    /// The session is closed for good.
+    #[error("the endpoint is closed")]
+    Closed,
+    /// Too many transports at once.
+    #[error("the endpoint has {} transports already", crate::ATTACHMENTS_MAX)]
+    TooMany,
+}

@@ -1,0 +1,115 @@
+//! What a session tells its user, and what it asks of its driver.
+
+use selvedge_transport::End;
+
+use crate::lane::Message;
+
+/// Names one attachment of a transport to a session; the driver chooses the numbers and uses none
+/// twice for one session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AttachmentId(pub u64);
+
+/// What happened to an endpoint. Messages do not come this way.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Event {
+    /// The peer can be reached: a transport is attached where there was none.
+    Attached {
+        /// Over which one.
+        attachment: AttachmentId,
+    },
+    /// Another transport carries the messages now.
+    Moved {
+        /// Over which one.
+        attachment: AttachmentId,
+    },
+    /// The session goes on where it stood, after an [`Event::Attached`] or [`Event::Moved`].
+    Resumed {
+        /// Bytes of lanes that are sent once more because they were not acknowledged. The receiver
+        /// drops what it has already.
+        resent_bytes: u64,
+    },
+    /// No transport is left. What is not acknowledged is kept for the next one.
+    Detached {
+        /// Why the last one ended.
+        reason: DetachReason,
+    },
+    /// The peer has lost its memory of this session: its process is a new one.
+    PeerRestarted {
+        /// Messages that may or may not have reached the old process. What never left this side is
+        /// not among them: it goes to the new process.
+        undelivered: Vec<Message>,
+    },
+    /// It is over; nothing is sent or received any more.
+    Closed {
+        /// Who ended it, and why.
+        reason: CloseReason,
+        /// Messages that were accepted here and not acknowledged by the peer.
+        undelivered: Vec<Message>,
+    },
+}
+
+/// Why a transport no longer serves a session.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum DetachReason {
+    /// The transport ended.
+    #[error(transparent)]
+    Ended(End),
+    /// Nothing was heard of the peer for [`Config::silence_max`](crate::Config::silence_max).
+    #[error("the peer has been silent for too long")]
+    Silent,
+    /// Another transport took its place.
+    #[error("another transport took its place")]
+    Superseded,
+    /// The peer broke the session's protocol.
+    #[error("the peer broke the protocol: it {what}")]
+    Misbehaved {
+        /// What it did.
+        what: &'static str,
+    },
+    /// It was detached by this side's user.
+    #[error("detached by this side")]
+    Local,
+    /// The session is closed.
+    #[error("the endpoint is closed")]
+    Closed,
+}
+
+/// Why a session is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// Closed by this side; everything was acknowledged.
+    #[error("closed by this side")]
+    Local,
+    /// Closed by this side without waiting, or the wait timed out.
+    #[error("closed by this side before everything was acknowledged")]
+    Aborted,
+    /// Closed by the peer, in order.
+    #[error("closed by the peer")]
+    Peer,
+    /// Closed by the peer without waiting.
+    #[error("aborted by the peer")]
+    PeerAborted,
+    /// The two sides do not fit together: versions, or the longest message.
+    #[error("the peer speaks another version or takes shorter messages only")]
+    Incompatible,
+    /// The peer says that this side broke the protocol: a bug, or another program.
+    #[error("the peer says that this side broke the protocol")]
+    Protocol,
+}
+
+/// What a session wants from whoever drives it.
+#[derive(Debug)]
+pub enum Output {
+    /// Tell the user.
+    Event(Event),
+    /// The session is done with that transport: close it in order.
+    Release {
+        /// Which one.
+        attachment: AttachmentId,
+        /// Why.
+        reason: DetachReason,
+    },
+}

@@ -1,0 +1,238 @@
+//! The receiving half of a reliable lane: drops what is repeated, puts messages together.
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use crate::lane::cost;
+use crate::session::Misbehaved;
+use crate::varint;
+
+/// What is allocated at once for a message that arrives in pieces, in bytes. More follows as it
+/// arrives: a declared length alone never costs more than this.
+const RESERVE_MAX: usize = 1 << 20;
+
+/// One lane's stream as it arrives.
+///
+/// Credit: the peer may send up to `limit`, which is `window` bytes beyond what the user has taken.
+/// The bytes of an unfinished message count as taken, so that one may be longer than the window;
+/// a lane therefore holds at most `window + message_max` bytes.
+#[derive(Debug)]
+pub(crate) struct RecvLane {
+    expected: u64,
+    /// Bytes of whole messages that the user has not taken.
+    backlog: u64,
+    limit: u64,
+    window: u64,
+    /// What the peer was last told.
+    told: (u64, u64),
+    partial: Partial,
+}
+
+/// A message of which a part has arrived.
+#[derive(Debug)]
+enum Partial {
+    None,
+    Length { digits: [u8; 8], have: usize },
+    Body { missing: usize, buffer: BytesMut },
+}
+
+impl RecvLane {
+    pub(crate) const fn new(window: u64) -> Self {
+        let limit = window;
+        Self { expected: 0, backlog: 0, limit, window, told: (0, limit), partial: Partial::None }
+    }
+
+    /// A peer that forgot its stream begins a new one. What the user has not taken still counts.
+    pub(crate) fn restart(&mut self) {
+        let limit = self.window.saturating_sub(self.backlog);
+        *self = Self { backlog: self.backlog, limit, told: (0, limit), ..Self::new(self.window) };
+    }
+
+    pub(crate) const fn has_moved(&self) -> bool {
+        self.expected > 0
+    }
+
+    /// Takes a piece of the stream. Returns how many of its bytes had arrived before.
+    pub(crate) fn receive(
+        &mut self,
+        offset: u64,
+        mut bytes: Bytes,
+        message_max: usize,
+        deliver: &mut dyn FnMut(Bytes),
+    ) -> Result<u64, Misbehaved> {
+        if offset > self.expected {
+            return Err(Misbehaved("left a gap in a lane"));
+        }
+        let repeated = (self.expected - offset).min(bytes.len() as u64);
+        bytes.advance(repeated as usize);
+        if self.expected + bytes.len() as u64 > self.limit {
+            return Err(Misbehaved("sent more than it was given credit for"));
+        }
+        self.expected += bytes.len() as u64;
+        while !bytes.is_empty() {
+            if let Some(payload) = self.partial.absorb(&mut bytes, message_max)? {
+                self.backlog += cost(payload.len());
+                deliver(payload);
+            }
+        }
+        self.raise_limit();
+        Ok(repeated)
+    }
+
+    /// The user has taken messages that cost so many bytes.
+    pub(crate) fn taken(&mut self, bytes: u64) {
+        self.backlog = self.backlog.saturating_sub(bytes);
+        self.raise_limit();
+    }
+
+    fn raise_limit(&mut self) {
+        self.limit = self.limit.max(self.expected + self.window.saturating_sub(self.backlog));
+    }
+
+    /// Whether the peer should hear soon where this lane stands: it may be waiting for credit.
+    pub(crate) const fn ack_is_urgent(&self) -> bool {
+        self.limit - self.told.1 >= self.window / 4
+    }
+
+    /// Whether the peer does not know where this lane stands.
+    pub(crate) const fn ack_is_due(&self) -> bool {
+        self.expected != self.told.0
+    }
+
+    /// The position to tell the peer, which then counts as told.
+    pub(crate) const fn tell(&mut self) -> (u64, u64) {
+        self.told = (self.expected, self.limit);
+        self.told
+    }
+}
+
+impl Partial {
+    /// Takes bytes off the front, up to the end of one message, which it returns if it is whole.
+    fn absorb(&mut self, bytes: &mut Bytes, max: usize) -> Result<Option<Bytes>, Misbehaved> {
+        match self {
+            Self::None => {
+                let Some(len) = varint::get(bytes) else {
+                    *self = Self::Length { digits: [0; 8], have: 0 };
+                    return Ok(None);
+                };
+                self.begin(len, bytes, max)
+            }
+            Self::Length { digits, have } => {
+                digits[*have] = bytes.get_u8();
+                *have += 1;
+                if *have < varint::len_from_first(digits[0]) {
+                    return Ok(None);
+                }
+                let len = varint::get(&mut &digits[..]).unwrap_or(u64::MAX);
+                self.begin(len, bytes, max)
+            }
+            Self::Body { missing, buffer } => {
+                let len = bytes.len().min(*missing);
+                buffer.extend_from_slice(&bytes.split_to(len));
+                *missing -= len;
+                if *missing > 0 {
+                    return Ok(None);
+                }
+                let payload = std::mem::take(buffer).freeze();
+                *self = Self::None;
+                Ok(Some(payload))
+            }
+        }
+    }
+
+    fn begin(&mut self, len: u64, bytes: &mut Bytes, max: usize) -> Result<Option<Bytes>, Misbehaved> {
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        if len > max {
+            return Err(Misbehaved("sent a message longer than the limit"));
+        }
+        if len <= bytes.len() {
+            *self = Self::None;
+            return Ok(Some(bytes.split_to(len)));
+        }
+        let mut buffer = BytesMut::with_capacity(len.min(RESERVE_MAX));
+        buffer.extend_from_slice(bytes);
+        *self = Self::Body { missing: len - bytes.len(), buffer };
+        bytes.clear();
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn stream_of(payloads: &[Vec<u8>]) -> Bytes {
+        let mut stream = Vec::new();
+        for payload in payloads {
+            varint::put(payload.len() as u64, &mut stream);
+            stream.extend_from_slice(payload);
+        }
+        stream.into()
+    }
+
+    proptest! {
+        #[test]
+        fn messages_arrive_whole_however_their_stream_is_cut_and_repeated(
+            payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..20),
+            cuts in prop::collection::vec((0..200_usize, 0..50_usize), 1..60),
+        ) {
+            let stream = stream_of(&payloads);
+            let mut lane = RecvLane::new(1 << 20);
+            let mut delivered = Vec::new();
+            let mut cuts = cuts.iter().cycle();
+            let mut at = 0;
+            while at < stream.len() {
+                let &(len, back) = cuts.next().unwrap();
+                let (from, to) = (at.saturating_sub(back), (at + len + 1).min(stream.len()));
+                let repeated = lane
+                    .receive(from as u64, stream.slice(from..to), 1000, &mut |m| delivered.push(m.to_vec()))
+                    .unwrap();
+                prop_assert_eq!(repeated as usize, at - from);
+                at = to;
+            }
+            prop_assert_eq!(delivered, payloads);
+            prop_assert_eq!(lane.tell().0, stream.len() as u64);
+        }
+    }
+
+    #[test]
+    fn credit_follows_what_the_user_takes() {
+        let mut lane = RecvLane::new(100);
+        let message = stream_of(&[vec![0; 79]]);
+        lane.receive(0, message.clone(), 1000, &mut |_| ()).unwrap();
+        assert_eq!(lane.tell(), (81, 100), "19 bytes of the window are left");
+        let refused = lane.receive(81, message.clone(), 1000, &mut |_| ()).unwrap_err();
+        assert_eq!(refused.0, "sent more than it was given credit for");
+        assert!(!lane.ack_is_urgent());
+        lane.taken(81);
+        assert!(lane.ack_is_urgent());
+        assert_eq!(lane.tell(), (81, 181));
+        lane.receive(81, message, 1000, &mut |_| ()).unwrap();
+    }
+
+    #[test]
+    fn a_message_longer_than_the_window_gets_through() {
+        let mut lane = RecvLane::new(100);
+        let stream = stream_of(&[vec![5; 1000]]);
+        let mut delivered = 0;
+        let mut at = 0_u64;
+        while (at as usize) < stream.len() {
+            let to = lane.tell().1.min(stream.len() as u64);
+            assert!(to > at, "stuck at {at}");
+            let piece = stream.slice(at as usize..to as usize);
+            lane.receive(at, piece, 1000, &mut |_| delivered += 1).unwrap();
+            at = to;
+        }
+        assert_eq!(delivered, 1);
+    }
+
+    #[test]
+    fn a_gap_or_a_length_beyond_the_limit_is_refused() {
+        let mut lane = RecvLane::new(1 << 20);
+        let gap = lane.receive(1, Bytes::from_static(b"\0"), 10, &mut |_| ()).unwrap_err();
+        assert_eq!(gap.0, "left a gap in a lane");
+        let long = Bytes::from_static(&[0xff; 8]);
+        let long = lane.receive(0, long, 10, &mut |_| ()).unwrap_err();
+        assert_eq!(long.0, "sent a message longer than the limit");
+    }
+}

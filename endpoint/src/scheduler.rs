@@ -1,0 +1,93 @@
+//! Which lane sends next: strict priority with a guard against starvation, fair within.
+
+use selvedge_transport::LANES_MAX;
+
+/// How many bytes more urgent lanes may send while another waits, before it gets one frame: 1 MiB,
+/// so that a flooded lane keeps a sixteenth of the rate (one 64 KiB frame in each 1 MiB).
+pub const STARVATION_GUARD: u64 = 1 << 20;
+
+/// The turn of each lane, in bytes.
+#[derive(Debug)]
+pub(crate) struct Scheduler {
+    priorities: Vec<u8>,
+    /// Bytes served, for fairness among lanes of one priority.
+    served: [u64; LANES_MAX],
+    /// Bytes that others have sent while the lane was waiting.
+    waited: [u64; LANES_MAX],
+}
+
+impl Scheduler {
+    pub(crate) fn new(priorities: Vec<u8>) -> Self {
+        Self { priorities, served: [0; LANES_MAX], waited: [0; LANES_MAX] }
+    }
+
+    /// The lane to serve among those for which `is_waiting`.
+    pub(crate) fn choose(&self, is_waiting: impl Fn(usize) -> bool) -> Option<usize> {
+        let mut best: Option<(u8, u64, usize)> = None;
+        for (lane, &priority) in self.priorities.iter().enumerate().filter(|&(lane, _)| is_waiting(lane)) {
+            if self.waited[lane] >= STARVATION_GUARD {
+                return Some(lane);
+            }
+            let candidate = (priority, self.served[lane], lane);
+            if best.is_none_or(|best| candidate < best) {
+                best = Some(candidate);
+            }
+        }
+        best.map(|(_, _, lane)| lane)
+    }
+
+    /// `lane` sent `bytes` while those for which `is_waiting` waited.
+    pub(crate) fn served(&mut self, lane: usize, bytes: u64, is_waiting: impl Fn(usize) -> bool) {
+        if self.priorities.len() == 1 {
+            return;
+        }
+        self.served[lane] += bytes;
+        self.waited[lane] = 0;
+        for other in (0..self.priorities.len()).filter(|&other| other != lane) {
+            if is_waiting(other) {
+                self.waited[other] += bytes;
+            } else {
+                // A lane that had nothing to send has no claim to what it might have sent.
+                self.waited[other] = 0;
+                self.served[other] = self.served[other].max(self.served[lane]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(scheduler: &mut Scheduler, frames: usize, is_waiting: impl Fn(usize) -> bool) -> Vec<usize> {
+        let mut sent = vec![0; scheduler.priorities.len()];
+        for _ in 0..frames {
+            let Some(lane) = scheduler.choose(&is_waiting) else { break };
+            sent[lane] += 1;
+            scheduler.served(lane, 64 * 1024, &is_waiting);
+        }
+        sent
+    }
+
+    #[test]
+    fn lanes_of_one_priority_share_evenly() {
+        let mut scheduler = Scheduler::new(vec![1, 1, 1]);
+        assert_eq!(run(&mut scheduler, 300, |_| true), [100, 100, 100]);
+    }
+
+    #[test]
+    fn an_urgent_lane_goes_first_but_starves_nobody() {
+        let mut scheduler = Scheduler::new(vec![0, 1, 2]);
+        let sent = run(&mut scheduler, 1800, |_| true);
+        assert!(sent[0] > 1500, "{sent:?}");
+        assert!(sent[1] >= 90 && sent[2] >= 90, "{sent:?}");
+    }
+
+    #[test]
+    fn a_lane_that_was_idle_does_not_catch_up() {
+        let mut scheduler = Scheduler::new(vec![1, 1]);
+        run(&mut scheduler, 1000, |lane| lane == 0);
+        let sent = run(&mut scheduler, 100, |_| true);
+        assert!(sent[0].abs_diff(sent[1]) <= 1, "{sent:?}");
+    }
+}

@@ -1,0 +1,374 @@
+//! The session: one machine from messages to frames and back.
+
+mod best_effort;
+mod introduce;
+mod receive;
+mod transmit;
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use selvedge_transport::{LANES_MAX, NodeId, Role};
+
+use crate::attachment::{Attachment, Rank};
+use crate::config::Config;
+use crate::error::AttachError;
+use crate::event::{AttachmentId, CloseReason, DetachReason, Event, Output};
+use crate::lane::{Delivery, LaneId, Message};
+use crate::outbox::Outbox;
+use crate::recv_lane::RecvLane;
+use crate::scheduler::Scheduler;
+use crate::send_lane::SendLane;
+use crate::stats::Stats;
+use crate::wire::CloseCode;
+use best_effort::{BestEffortIn, BestEffortOut};
+
+/// How many transports a session holds at once: the live one, its successor, and those of a
+/// simultaneous dial.
+pub const ATTACHMENTS_MAX: usize = 4;
+
+/// How many former incarnations of the peer are remembered, so that a late greeting of a dead
+/// process is not taken for a restart.
+const FORMER_MAX: usize = 4;
+
+/// What a peer did that the protocol does not allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Misbehaved(pub(crate) &'static str);
+
+/// Keeps messages exactly once and in order, over whatever transports come and go.
+///
+/// ```text
+///            attach + introduction            close
+///   Detached ─────────────────────▶ Attached ───────▶ Closing ──▶ Closed
+///      ▲  ▲                            │ │               │          ▲
+///      │  └──── last transport lost ───┘ └─ peer closed ─┴──────────┘
+///      new
+/// ```
+///
+/// Four kinds of methods:
+/// - **inputs** `attach`, `detach`, `exchange`, `taken`, `close`, `abort`, `handle_frame`,
+///   `handle_timeout`;
+/// - **outputs** [`poll_frame`](Self::poll_frame) for a transport that has room,
+///   [`poll_output`](Self::poll_output) and [`take_messages`](Self::take_messages);
+/// - [`poll_timeout`](Self::poll_timeout): when to call `handle_timeout` at the latest;
+/// - getters.
+///
+/// After any input, drain the outputs, offer frames to every attached transport, and ask for the
+/// timeout. `now` must not go backwards.
+#[derive(Debug)]
+pub struct Session {
+    config: Config,
+    local_is_smaller: bool,
+    /// Never 0. Drawn by whoever made the session.
+    incarnation: u64,
+    /// How often this side began anew with a peer that had forgotten it.
+    view: u64,
+    peer: Option<PeerView>,
+    former: VecDeque<u64>,
+    epoch_max: u64,
+    life: Life,
+    attachments: Vec<Attachment>,
+    current: Option<AttachmentId>,
+    send: Vec<SendLane>,
+    recv: Vec<RecvLane>,
+    best_effort_out: Vec<BestEffortOut>,
+    best_effort_in: Vec<BestEffortIn>,
+    scheduler: Scheduler,
+    ack_at: Option<Instant>,
+    messages: VecDeque<Message>,
+    outputs: VecDeque<Output>,
+    /// Bytes acknowledged or given up, for the outbox.
+    released: u64,
+    stats: Stats,
+}
+
+/// What is known of the peer's session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct PeerView {
+    incarnation: u64,
+    view: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Open,
+    /// Drains; at `give_up_at` it stops waiting.
+    Closing { give_up_at: Instant },
+    Closed,
+}
+
+impl Session {
+    /// A session of `local` with `peer`. `incarnation` must be random: it tells this session from
+    /// the ones that an earlier process of the same node had (0 is taken as 1).
+    #[must_use]
+    pub fn new(mut config: Config, local: NodeId, peer: NodeId, incarnation: u64) -> Self {
+        config.lanes.truncate(LANES_MAX);
+        let window = config.receive_window;
+        let lanes = config.lanes.len();
+        let priorities = config.lanes.iter().map(|lane| lane.priority).collect();
+        Self {
+            local_is_smaller: local < peer,
+            incarnation: incarnation.max(1),
+            view: 0,
+            peer: None,
+            former: VecDeque::new(),
+            epoch_max: 0,
+            life: Life::Open,
+            attachments: Vec::new(),
+            current: None,
+            send: (0..lanes).map(|_| SendLane::default()).collect(),
+            recv: (0..LANES_MAX).map(|_| RecvLane::new(window)).collect(),
+            best_effort_out: (0..lanes).map(|_| BestEffortOut::default()).collect(),
+            best_effort_in: vec![BestEffortIn::default(); LANES_MAX],
+            scheduler: Scheduler::new(priorities),
+            ack_at: None,
+            messages: VecDeque::new(),
+            outputs: VecDeque::new(),
+            released: 0,
+            stats: Stats::default(),
+            config,
+        }
+    }
+
+    /// Brings in a transport whose handshake is done. The session introduces itself on it, and
+    /// when the peer has done so too, goes on where it stood.
+    ///
+    /// # Errors
+    /// [`AttachError`]; the session is unchanged.
+    pub fn attach(
+        &mut self,
+        now: Instant,
+        id: AttachmentId,
+        role: Role,
+        reliable: bool,
+    ) -> Result<(), AttachError> {
+        if self.life == Life::Closed {
+            return Err(AttachError::Closed);
+        }
+        let needs_reliable = self.config.lanes.iter().any(|l| l.delivery == Delivery::Reliable);
+        if needs_reliable && !reliable {
+            return Err(AttachError::Unreliable);
+        }
+        if self.attachments.len() >= ATTACHMENTS_MAX {
+            return Err(AttachError::TooMany);
+        }
+        if role == Role::Dialer {
+            self.epoch_max += 1;
+        }
+        let dialed_by_smaller = (role == Role::Dialer) == self.local_is_smaller;
+        let rank = Rank { epoch: self.epoch_max, dialed_by_smaller };
+        self.attachments.push(Attachment::new(now, id, role, reliable, rank));
+        self.stats.attachments += 1;
+        Ok(())
+    }
+
+    /// A transport has ended, or is being taken away. Unknown ids are ignored: the session may
+    /// have released the transport itself.
+    pub fn detach(&mut self, id: AttachmentId, reason: DetachReason) {
+        let Some(index) = self.attachments.iter().position(|a| a.id == id) else { return };
+        self.attachments.swap_remove(index);
+        if self.current != Some(id) {
+            return;
+        }
+        self.current = None;
+        let next = self.attachments.iter().filter(|a| a.is_ready()).max_by_key(|a| a.rank);
+        match next.map(|attachment| attachment.id) {
+            Some(next) => self.switch_to(next),
+            None if self.life != Life::Closed => self.push_event(Event::Detached { reason }),
+            None => {}
+        }
+    }
+
+    /// Lets go of a transport and asks the driver to close it.
+    fn release(&mut self, id: AttachmentId, reason: DetachReason) {
+        self.outputs.push_back(Output::Release { attachment: id, reason: reason.clone() });
+        self.detach(id, reason);
+    }
+
+    /// Takes what producers handed in, and gives back the room of what was acknowledged.
+    /// Returns whether anything was taken.
+    pub fn exchange(&mut self, outbox: &mut Outbox) -> bool {
+        outbox.release(std::mem::take(&mut self.released));
+        if self.life != Life::Open {
+            outbox.close();
+        }
+        let mut taken = false;
+        let send = &mut self.send;
+        outbox.drain(|lane, segment| {
+            taken = true;
+            send[lane.index()].push(segment);
+        });
+        for (number, out) in (0..).zip(&mut self.best_effort_out) {
+            let Some(lane) = LaneId::new(number) else { break };
+            let (queue, dropped) = outbox.drain_best_effort(lane);
+            taken |= !queue.is_empty();
+            let dropped = dropped + out.extend(queue, self.config.best_effort_buffer);
+            self.stats.best_effort_dropped += dropped;
+        }
+        if taken && self.life == Life::Closed {
+            let undelivered = self.take_undelivered();
+            let reason = CloseReason::Aborted;
+            self.push_event(Event::Closed { reason, undelivered });
+            outbox.release(std::mem::take(&mut self.released));
+        }
+        taken
+    }
+
+    /// The user has taken messages that cost so many bytes ([`Message::cost`]) off a lane: the
+    /// peer gets credit for them.
+    pub fn taken(&mut self, lane: LaneId, bytes: u64) {
+        self.recv[lane.index()].taken(bytes);
+    }
+
+    /// Ends in order: refuses new messages, sends what was accepted, waits for its
+    /// acknowledgement at most [`Config::linger`], then tells the peer.
+    pub fn close(&mut self, now: Instant) {
+        if self.life == Life::Open {
+            self.life = Life::Closing { give_up_at: now + self.config.linger };
+            self.close_if_drained();
+        }
+    }
+
+    /// Ends at once. What is not acknowledged is handed back in [`Event::Closed`].
+    pub fn abort(&mut self) {
+        self.end(CloseReason::Aborted, Some(CloseCode::Aborted));
+    }
+
+    fn close_if_drained(&mut self) {
+        let drained = self.send.iter().all(SendLane::is_drained);
+        if drained && matches!(self.life, Life::Closing { .. }) {
+            self.end(CloseReason::Local, Some(CloseCode::Done));
+        }
+    }
+
+    /// The only place where a session becomes closed.
+    fn end(&mut self, reason: CloseReason, tell: Option<CloseCode>) {
+        if self.life == Life::Closed {
+            return;
+        }
+        self.life = Life::Closed;
+        self.ack_at = None;
+        let undelivered = self.take_undelivered();
+        self.push_event(Event::Closed { reason, undelivered });
+        for attachment in &mut self.attachments {
+            attachment.due = Default::default();
+            attachment.due.close = tell;
+        }
+        if tell.is_none() {
+            self.release_all(DetachReason::Closed);
+        }
+    }
+
+    fn release_all(&mut self, reason: DetachReason) {
+        for id in self.attachments.iter().map(|a| a.id).collect::<Vec<_>>() {
+            self.release(id, reason.clone());
+        }
+    }
+
+    fn take_undelivered(&mut self) -> Vec<Message> {
+        let mut undelivered = Vec::new();
+        for (number, lane) in (0..).zip(&mut self.send) {
+            let Some(id) = LaneId::new(number) else { break };
+            self.released += lane.unacknowledged();
+            undelivered.extend(std::mem::take(lane).into_undelivered(id));
+        }
+        undelivered
+    }
+
+    /// Takes the messages that have arrived, in the order of their lanes.
+    pub fn take_messages(&mut self) -> std::collections::vec_deque::Drain<'_, Message> {
+        self.messages.drain(..)
+    }
+
+    /// Whether messages wait in [`take_messages`](Self::take_messages).
+    #[must_use]
+    pub fn has_messages(&self) -> bool {
+        !self.messages.is_empty()
+    }
+
+    /// The next thing to tell or to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    fn push_event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let Config { heartbeat, silence_max, .. } = self.config;
+        let give_up_at = match self.life {
+            Life::Closing { give_up_at } => Some(give_up_at),
+            Life::Open | Life::Closed => None,
+        };
+        self.attachments
+            .iter()
+            .map(|attachment| attachment.timeout(heartbeat, silence_max))
+            .chain(self.ack_at)
+            .chain(give_up_at)
+            .min()
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let Config { heartbeat, silence_max, .. } = self.config;
+        let mut silent = Vec::new();
+        for attachment in &mut self.attachments {
+            if attachment.handle_timeout(now, heartbeat, silence_max) {
+                silent.push(attachment.id);
+            }
+        }
+        for id in silent {
+            self.release(id, DetachReason::Silent);
+        }
+        if let Life::Closing { give_up_at } = self.life
+            && now >= give_up_at
+        {
+            self.end(CloseReason::Aborted, Some(CloseCode::Aborted));
+        }
+        if self.ack_at.is_some_and(|at| now >= at) {
+            self.ack_at = None;
+            if let Some(id) = self.current
+                && let Some(attachment) = self.attachment(id)
+            {
+                attachment.due.all_positions = true;
+            }
+        }
+    }
+
+    fn attachment(&mut self, id: AttachmentId) -> Option<&mut Attachment> {
+        self.attachments.iter_mut().find(|a| a.id == id)
+    }
+
+    /// The transport that carries the messages now.
+    #[must_use]
+    pub const fn current(&self) -> Option<AttachmentId> {
+        self.current
+    }
+
+    /// Whether it is over for good. Transports may still have to say so to the peer.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.life == Life::Closed
+    }
+
+    /// Whether it is over and every transport released.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.is_closed() && self.attachments.is_empty()
+    }
+
+    /// Bytes accepted on reliable lanes, taken from the outbox and not yet acknowledged.
+    #[must_use]
+    pub fn unacknowledged(&self) -> u64 {
+        self.send.iter().map(SendLane::unacknowledged).sum()
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub const fn stats(&self) -> &Stats {
+        &self.stats
+    }
+}

@@ -1,0 +1,202 @@
+//! Hello and Ready: who is there, where do we stand, which transport carries the messages.
+
+use std::time::Instant;
+
+use selvedge_transport::Role;
+
+use super::{FORMER_MAX, Life, Misbehaved, PeerView, Session};
+use crate::attachment::{Attachment, Stage};
+use crate::event::{AttachmentId, CloseReason, DetachReason, Event};
+use crate::lane::LaneId;
+use crate::wire::{CloseCode, Hello, LanePosition};
+
+impl Session {
+    /// The greeting to send on an attachment now.
+    pub(super) fn hello(&mut self, epoch: u64) -> Hello {
+        let position = |(number, lane): (u8, &mut crate::recv_lane::RecvLane)| {
+            let (expected, limit) = lane.tell();
+            Some(LanePosition { lane: LaneId::new(number)?, expected, limit })
+        };
+        Hello {
+            incarnation: self.incarnation,
+            view: self.view,
+            knows: self.peer.map_or(0, |peer| peer.incarnation),
+            epoch,
+            message_max: self.config.message_max as u64,
+            lanes: (0..).zip(&mut self.recv).filter_map(position).collect(),
+        }
+    }
+
+    /// The peer greets on `id`.
+    pub(super) fn handle_hello(
+        &mut self,
+        now: Instant,
+        id: AttachmentId,
+        hello: &Hello,
+    ) -> Result<(), Misbehaved> {
+        let Some(attachment) = self.attachment(id) else { return Ok(()) };
+        let role = attachment.role;
+        match (role, attachment.stage) {
+            (_, Stage::Introducing) => {}
+            // Over an unreliable transport a greeting may be repeated; the answer may be, too.
+            (Role::Acceptor, _) if !attachment.reliable => {
+                attachment.due.hello = true;
+                return Ok(());
+            }
+            (Role::Dialer, _) if !attachment.reliable => {
+                attachment.due.ready = true;
+                return Ok(());
+            }
+            (Role::Dialer | Role::Acceptor, _) => return Err(Misbehaved("greeted twice")),
+        }
+        if hello.message_max < self.config.message_max as u64 {
+            self.end(CloseReason::Incompatible, Some(CloseCode::Incompatible));
+            return Ok(());
+        }
+        if self.former.contains(&hello.incarnation) {
+            self.release(id, DetachReason::Superseded);
+            return Ok(());
+        }
+        self.meet(id, hello);
+        self.resume_positions(hello)?;
+        match role {
+            Role::Acceptor => {
+                self.epoch_max = self.epoch_max.max(hello.epoch);
+                if let Some(attachment) = self.attachment(id) {
+                    attachment.rank.epoch = hello.epoch;
+                    attachment.stage = Stage::Answered;
+                    attachment.due.hello = true;
+                }
+            }
+            Role::Dialer => {
+                if let Some(attachment) = self.attachment(id) {
+                    attachment.due.ready = true;
+                    attachment.due.all_positions = true;
+                }
+                self.become_ready(now, id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides whether the peer is who it was, and begins anew if it is not.
+    ///
+    /// A peer is the same as long as its incarnation is, unless it says that it began anew itself:
+    /// then its `view` is higher than the one known. A lower view is a greeting that was sent
+    /// before and arrived late.
+    fn meet(&mut self, id: AttachmentId, hello: &Hello) {
+        let met = PeerView { incarnation: hello.incarnation, view: hello.view };
+        let Some(known) = self.peer else {
+            self.peer = Some(met);
+            return;
+        };
+        let restarted = known.incarnation != met.incarnation;
+        if restarted {
+            self.former.push_back(known.incarnation);
+            if self.former.len() > FORMER_MAX {
+                self.former.pop_front();
+            }
+        }
+        if restarted || met.view > known.view {
+            self.peer = Some(met);
+            if restarted || self.has_moved() {
+                self.begin_anew(id);
+            }
+        }
+    }
+
+    fn has_moved(&self) -> bool {
+        self.send.iter().any(crate::send_lane::SendLane::has_moved)
+            || self.recv.iter().any(crate::recv_lane::RecvLane::has_moved)
+    }
+
+    /// The peer has forgotten this session: both streams of every lane begin at 0 again.
+    fn begin_anew(&mut self, keep: AttachmentId) {
+        let had_moved = self.has_moved();
+        self.view += 1;
+        let mut undelivered = Vec::new();
+        for (number, lane) in (0..).zip(&mut self.send) {
+            let Some(lane_id) = LaneId::new(number) else { break };
+            let (messages, released) = lane.restart(lane_id);
+            undelivered.extend(messages);
+            self.released += released;
+        }
+        self.recv.iter_mut().for_each(crate::recv_lane::RecvLane::restart);
+        self.best_effort_out.iter_mut().for_each(super::BestEffortOut::restart);
+        self.best_effort_in.fill(super::BestEffortIn::default());
+        let others: Vec<_> =
+            self.attachments.iter().map(|a| a.id).filter(|&id| id != keep).collect();
+        for other in others {
+            self.release(other, DetachReason::Superseded);
+        }
+        if had_moved {
+            self.stats.peer_restarts += 1;
+            self.push_event(Event::PeerRestarted { undelivered });
+        }
+    }
+
+    /// Takes over what the peer says it has. If it speaks of another session than this one, it has
+    /// nothing of it yet, and its credit comes with its first acknowledgement.
+    fn resume_positions(&mut self, hello: &Hello) -> Result<(), Misbehaved> {
+        if hello.knows != self.incarnation && hello.knows != 0 {
+            return Ok(());
+        }
+        for position in &hello.lanes {
+            self.acknowledge(*position)?;
+        }
+        Ok(())
+    }
+
+    /// The peer is known to know us: data may flow.
+    pub(super) fn become_ready(&mut self, now: Instant, id: AttachmentId) {
+        let Some(attachment) = self.attachment(id) else { return };
+        attachment.became_ready();
+        attachment.heard(now);
+        let rank = attachment.rank;
+        let better = |a: &Attachment| a.is_ready() && a.rank > rank;
+        if self.life == Life::Closed {
+            return;
+        }
+        if self.attachments.iter().any(better) {
+            self.release(id, DetachReason::Superseded);
+            return;
+        }
+        self.switch_to(id);
+    }
+
+    /// From now on `id` carries the data. What was in flight elsewhere is sent again on it; the
+    /// receiver drops what it has.
+    pub(super) fn switch_to(&mut self, id: AttachmentId) {
+        let before = self.current.replace(id);
+        let resent: u64 = self.send.iter_mut().map(crate::send_lane::SendLane::rewind).sum();
+        self.stats.bytes_resent += resent;
+        self.push_event(match before {
+            None => Event::Attached { attachment: id },
+            Some(_) => Event::Moved { attachment: id },
+        });
+        if resent > 0 {
+            self.push_event(Event::Resumed { resent_bytes: resent });
+        }
+        let acceptor = self.attachment(id).is_some_and(|a| a.role == Role::Acceptor);
+        if acceptor {
+            // The dialer switched before it said Ready: nobody sends on the others any more.
+            self.release_superseded(id);
+        }
+    }
+
+    /// Lets go of every ready transport but `current`, once both sides have left them.
+    pub(super) fn release_superseded(&mut self, current: AttachmentId) {
+        if self.attachments.len() < 2 {
+            return;
+        }
+        let left: Vec<_> = self
+            .attachments
+            .iter()
+            .filter(|a| a.is_ready() && a.id != current)
+            .map(|a| a.id)
+            .collect();
+        for id in left {
+            self.release(id, DetachReason::Superseded);
+        }
+    }
+}

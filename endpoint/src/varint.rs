@@ -1,0 +1,76 @@
+//! Variable-length integers of RFC 9000, section 16: 1, 2, 4 or 8 bytes, up to 2^62 - 1.
+
+use bytes::{Buf, BufMut};
+
+/// The largest number that can be written.
+pub(crate) const VARINT_MAX: u64 = (1 << 62) - 1;
+
+/// How many bytes `value` takes.
+pub(crate) const fn len(value: u64) -> usize {
+    match value {
+        0..0x40 => 1,
+        0x40..0x4000 => 2,
+        0x4000..0x4000_0000 => 4,
+        _ => 8,
+    }
+}
+
+/// Writes `value` in its shortest form. Values above [`VARINT_MAX`] do not occur: they would be
+/// byte counts of more than four exabytes.
+pub(crate) fn put(value: u64, out: &mut impl BufMut) {
+    debug_assert!(value <= VARINT_MAX, "{value} is beyond a varint");
+    match len(value) {
+        1 => out.put_u8(value as u8),
+        2 => out.put_u16(0x4000 | value as u16),
+        4 => out.put_u32(0x8000_0000 | value as u32),
+        _ => out.put_u64(0xc000_0000_0000_0000 | value),
+    }
+}
+
+/// How many bytes a varint has that begins with `first`.
+pub(crate) const fn len_from_first(first: u8) -> usize {
+    1 << (first >> 6)
+}
+
+/// Reads one; `None` when the bytes end before it does. Longer forms than needed are accepted, as
+/// in QUIC.
+pub(crate) fn get(bytes: &mut impl Buf) -> Option<u64> {
+    let first = *bytes.chunk().first()?;
+    let len = len_from_first(first);
+    if bytes.remaining() < len {
+        return None;
+    }
+    let mut value = u64::from(bytes.get_u8() & 0x3f);
+    for _ in 1..len {
+        value = value << 8 | u64::from(bytes.get_u8());
+    }
+    Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_was_written_reads_back(value in 0..=VARINT_MAX) {
+            let mut out = Vec::new();
+            put(value, &mut out);
+            prop_assert_eq!(out.len(), len(value));
+            prop_assert_eq!(len_from_first(out[0]), out.len());
+            prop_assert_eq!(get(&mut out.as_slice()), Some(value));
+            prop_assert_eq!(get(&mut &out[..out.len() - 1]), None);
+        }
+    }
+
+    #[test]
+    fn the_examples_of_the_rfc_read_as_it_says() {
+        let read = |bytes: &[u8]| get(&mut &bytes[..]);
+        assert_eq!(read(&[0x25]), Some(37));
+        assert_eq!(read(&[0x40, 0x25]), Some(37));
+        assert_eq!(read(&[0x7b, 0xbd]), Some(15293));
+        assert_eq!(read(&[0x9d, 0x7f, 0x3e, 0x7d]), Some(494_878_333));
+        assert_eq!(read(&[0xc2, 0x19, 0x7c, 0x5e, 0xff, 0x14, 0xe8, 0x8c]), Some(151_288_809_941_952_652));
+    }
+}

@@ -1,0 +1,254 @@
+//! The frames of a session, byte by byte. All numbers are varints (RFC 9000, section 16) unless
+//! their size is given.
+//!
+//! ```text
+//! Hello     01 | version 1B | incarnation 8B | view | knows 8B | epoch | message_max | n | n × (expected, limit)
+//! Ready     02 | view
+//! Data      03 | lane 1B | offset | bytes of the lane's stream ...
+//! Ack       04 | n | n × (lane 1B, expected, limit)
+//! Datagram  05 | lane 1B | sequence | payload ...
+//! Ping      06 | nonce
+//! Pong      07 | nonce
+//! Close     08 | code
+//! ```
+//!
+//! The stream of a lane is its messages one behind the other, each as a length and its bytes. A
+//! `Data` frame is any piece of that stream: large messages are cut, small ones travel together.
+//! `expected` is the offset of the next byte wanted, `limit` the offset up to which may be sent.
+
+use bytes::{Buf, BufMut, Bytes};
+use selvedge_transport::{Head, LANES_MAX};
+
+use crate::lane::LaneId;
+use crate::varint;
+
+/// The version in `Hello`. Another one is refused with [`CloseCode::Incompatible`].
+pub(crate) const VERSION: u8 = 1;
+
+/// The longest control frame: a `Hello` with all lanes.
+pub(crate) const CONTROL_LEN_MAX: usize = 1 + 1 + 8 + 8 + 8 + 8 + 8 + 1 + LANES_MAX * 16;
+
+/// What a control or data frame costs at the most before its payload.
+pub(crate) const DATA_HEAD_LEN_MAX: usize = 1 + 1 + 8;
+
+const _: () = assert!(DATA_HEAD_LEN_MAX <= Head::CAPACITY);
+
+mod kind {
+    pub(super) const HELLO: u8 = 1;
+    pub(super) const READY: u8 = 2;
+    pub(super) const DATA: u8 = 3;
+    pub(super) const ACK: u8 = 4;
+    pub(super) const DATAGRAM: u8 = 5;
+    pub(super) const PING: u8 = 6;
+    pub(super) const PONG: u8 = 7;
+    pub(super) const CLOSE: u8 = 8;
+}
+
+/// Where one lane stands, as its receiver says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LanePosition {
+    pub(crate) lane: LaneId,
+    /// The offset of the next byte wanted: all before it has been delivered.
+    pub(crate) expected: u64,
+    /// The offset up to which the sender may send.
+    pub(crate) limit: u64,
+}
+
+/// How a session introduces itself on a new transport.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hello {
+    /// Drawn anew when a session is made: tells a peer that restarted.
+    pub(crate) incarnation: u64,
+    /// How often the sender has begun anew with its peer since then.
+    pub(crate) view: u64,
+    /// The incarnation that the sender knows its peer by; 0 for none.
+    pub(crate) knows: u64,
+    /// The dialer numbers its attachments upwards; the higher one replaces the lower.
+    pub(crate) epoch: u64,
+    pub(crate) message_max: u64,
+    pub(crate) lanes: Vec<LanePosition>,
+}
+
+/// Why a session was closed, on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CloseCode {
+    /// Everything was sent and acknowledged.
+    Done = 0,
+    /// The closing side did not wait.
+    Aborted = 1,
+    /// Versions or limits do not fit together.
+    Incompatible = 2,
+    /// The peer broke the protocol.
+    Protocol = 3,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Received {
+    Hello(Hello),
+    OtherVersion(u8),
+    Ready { view: u64 },
+    Data { lane: LaneId, offset: u64, bytes: Bytes },
+    Ack(Vec<LanePosition>),
+    Datagram { lane: LaneId, sequence: u64, payload: Bytes },
+    Ping(u64),
+    Pong(u64),
+    Close(CloseCode),
+}
+
+/// Bytes that are no frame: too short, a wrong type, or a number out of its range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Malformed;
+
+pub(crate) fn decode(mut frame: Bytes) -> Result<Received, Malformed> {
+    let received = match get_u8(&mut frame)? {
+        kind::HELLO => return decode_hello(frame),
+        kind::READY => Received::Ready { view: get(&mut frame)? },
+        kind::DATA => {
+            let (lane, offset) = (get_lane(&mut frame)?, get(&mut frame)?);
+            return Ok(Received::Data { lane, offset, bytes: frame });
+        }
+        kind::ACK => Received::Ack(decode_positions(&mut frame)?),
+        kind::DATAGRAM => {
+            let (lane, sequence) = (get_lane(&mut frame)?, get(&mut frame)?);
+            return Ok(Received::Datagram { lane, sequence, payload: frame });
+        }
+        kind::PING => Received::Ping(get(&mut frame)?),
+        kind::PONG => Received::Pong(get(&mut frame)?),
+        kind::CLOSE => Received::Close(match get(&mut frame)? {
+            0 => CloseCode::Done,
+            1 => CloseCode::Aborted,
+            2 => CloseCode::Incompatible,
+            3 => CloseCode::Protocol,
+            _ => return Err(Malformed),
+        }),
+        _ => return Err(Malformed),
+    };
+    if frame.is_empty() { Ok(received) } else { Err(Malformed) }
+}
+
+fn decode_hello(mut frame: Bytes) -> Result<Received, Malformed> {
+    let version = get_u8(&mut frame)?;
+    if version != VERSION {
+        return Ok(Received::OtherVersion(version));
+    }
+    let hello = Hello {
+        incarnation: get_u64(&mut frame)?,
+        view: get(&mut frame)?,
+        knows: get_u64(&mut frame)?,
+        epoch: get(&mut frame)?,
+        message_max: get(&mut frame)?,
+        lanes: decode_lanes(&mut frame)?,
+    };
+    if hello.incarnation == 0 || !frame.is_empty() {
+        return Err(Malformed);
+    }
+    Ok(Received::Hello(hello))
+}
+
+/// The lanes of a `Hello`: all from 0 on, so their numbers are not written.
+fn decode_lanes(frame: &mut Bytes) -> Result<Vec<LanePosition>, Malformed> {
+    let count = get_u8(frame)?;
+    if usize::from(count) > LANES_MAX {
+        return Err(Malformed);
+    }
+    (0..count)
+        .map(|number| {
+            let lane = LaneId::new(number).ok_or(Malformed)?;
+            Ok(LanePosition { lane, expected: get(frame)?, limit: get(frame)? })
+        })
+        .collect()
+}
+
+fn decode_positions(frame: &mut Bytes) -> Result<Vec<LanePosition>, Malformed> {
+    let count = get_u8(frame)?;
+    if usize::from(count) > LANES_MAX {
+        return Err(Malformed);
+    }
+    (0..count)
+        .map(|_| {
+            let lane = get_lane(frame)?;
+            Ok(LanePosition { lane, expected: get(frame)?, limit: get(frame)? })
+        })
+        .collect()
+}
+
+fn get(frame: &mut Bytes) -> Result<u64, Malformed> {
+    varint::get(frame).ok_or(Malformed)
+}
+
+fn get_u8(frame: &mut Bytes) -> Result<u8, Malformed> {
+    frame.try_get_u8().map_err(|_| Malformed)
+}
+
+fn get_u64(frame: &mut Bytes) -> Result<u64, Malformed> {
+    frame.try_get_u64().map_err(|_| Malformed)
+}
+
+fn get_lane(frame: &mut Bytes) -> Result<LaneId, Malformed> {
+    LaneId::new(get_u8(frame)?).ok_or(Malformed)
+}
+
+pub(crate) fn encode_hello(hello: &Hello) -> Bytes {
+    let mut out = Vec::with_capacity(CONTROL_LEN_MAX);
+    out.put_slice(&[kind::HELLO, VERSION]);
+    out.put_u64(hello.incarnation);
+    varint::put(hello.view, &mut out);
+    out.put_u64(hello.knows);
+    varint::put(hello.epoch, &mut out);
+    varint::put(hello.message_max, &mut out);
+    out.put_u8(hello.lanes.len() as u8);
+    for position in &hello.lanes {
+        varint::put(position.expected, &mut out);
+        varint::put(position.limit, &mut out);
+    }
+    out.into()
+}
+
+pub(crate) fn encode_ack(positions: &[LanePosition]) -> Bytes {
+    let mut out = Vec::with_capacity(2 + positions.len() * 17);
+    out.put_slice(&[kind::ACK, positions.len() as u8]);
+    for position in positions {
+        out.put_u8(position.lane.number());
+        varint::put(position.expected, &mut out);
+        varint::put(position.limit, &mut out);
+    }
+    out.into()
+}
+
+fn head(first: &[u8], number: u64) -> Head {
+    let mut bytes = [0; 8];
+    let mut rest = &mut bytes[..];
+    varint::put(number, &mut rest);
+    let mut head = Head::EMPTY;
+    head.extend(first);
+    head.extend(&bytes[..varint::len(number)]);
+    head
+}
+
+pub(crate) fn ready(view: u64) -> Head {
+    head(&[kind::READY], view)
+}
+
+pub(crate) fn data(lane: LaneId, offset: u64) -> Head {
+    head(&[kind::DATA, lane.number()], offset)
+}
+
+pub(crate) fn datagram(lane: LaneId, sequence: u64) -> Head {
+    head(&[kind::DATAGRAM, lane.number()], sequence)
+}
+
+pub(crate) fn ping(nonce: u64) -> Head {
+    head(&[kind::PING], nonce)
+}
+
+pub(crate) fn pong(nonce: u64) -> Head {
+    head(&[kind::PONG], nonce)
+}
+
+pub(crate) fn close(code: CloseCode) -> Head {
+    head(&[kind::CLOSE], code as u64)
+}
+
+#[cfg(test)]
+#[path = "wire_tests.rs"]
+mod tests;

@@ -1,0 +1,106 @@
+//! Every frame reads back; no other bytes are taken for one.
+
+use super::*;
+use proptest::prelude::*;
+
+fn positions() -> Vec<LanePosition> {
+    (0..3)
+        .map(|n| LanePosition { lane: LaneId::new(n).unwrap(), expected: 1 << (20 * n), limit: 1 << 40 })
+        .collect()
+}
+
+fn hello() -> Hello {
+    Hello { incarnation: 7, view: 300, knows: 9, epoch: 2, message_max: 64 << 20, lanes: positions() }
+}
+
+fn with_payload(head: Head) -> Bytes {
+    [head.as_slice(), b"payload"].concat().into()
+}
+
+/// One of each kind.
+fn golden() -> Vec<(Bytes, Received)> {
+    let lane = LaneId::new(5).unwrap();
+    let payload = Bytes::from_static(b"payload");
+    let bytes = |head: Head| Bytes::copy_from_slice(head.as_slice());
+    vec![
+        (encode_hello(&hello()), Received::Hello(hello())),
+        (bytes(ready(70)), Received::Ready { view: 70 }),
+        (
+            with_payload(data(lane, 1 << 33)),
+            Received::Data { lane, offset: 1 << 33, bytes: payload.clone() },
+        ),
+        (encode_ack(&positions()), Received::Ack(positions())),
+        (with_payload(datagram(lane, 4)), Received::Datagram { lane, sequence: 4, payload }),
+        (bytes(ping(1)), Received::Ping(1)),
+        (bytes(pong(1)), Received::Pong(1)),
+        (bytes(close(CloseCode::Aborted)), Received::Close(CloseCode::Aborted)),
+    ]
+}
+
+#[test]
+fn every_frame_reads_back() {
+    for (bytes, expected) in golden() {
+        assert_eq!(decode(bytes), Ok(expected));
+    }
+}
+
+#[test]
+fn f1_a_truncated_frame_is_malformed() {
+    for (bytes, whole) in golden() {
+        for len in 0..bytes.len() {
+            let decoded = decode(bytes.slice(..len));
+            match whole {
+                // The payload of these reaches to the end, whatever its length.
+                Received::Data { .. } | Received::Datagram { .. } if decoded.is_ok() => {
+                    assert_ne!(decoded, Ok(whole.clone()));
+                }
+                _ => assert_eq!(decoded, Err(Malformed), "{whole:?} cut to {len}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn f4_no_flipped_bit_panics() {
+    for (bytes, _) in golden() {
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.to_vec();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            // Either is fine; that it returns is what is tested.
+            let _ = decode(flipped.into());
+        }
+    }
+}
+
+#[test]
+fn f5_a_count_beyond_the_bytes_or_the_lanes_is_malformed() {
+    assert_eq!(decode(Bytes::from_static(&[4, 32, 0, 0])), Err(Malformed));
+    assert_eq!(decode(Bytes::from_static(&[4, 255])), Err(Malformed));
+    assert_eq!(decode(Bytes::from_static(&[3, 32, 0])), Err(Malformed));
+}
+
+#[test]
+fn f8_the_golden_bytes_of_version_1_stay_as_they_are() {
+    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let all: Vec<String> = golden().iter().map(|(bytes, _)| hex(bytes)).collect();
+    assert_eq!(
+        all,
+        [
+            "01010000000000000007412c000000000000000902840000000301c00001000000000080100000c000010000000000c000010000000000c000010000000000",
+            "024046",
+            "0305c0000002000000007061796c6f6164",
+            "04030001c0000100000000000180100000c00001000000000002c000010000000000c000010000000000",
+            "0505047061796c6f6164",
+            "0601",
+            "0701",
+            "0801",
+        ]
+    );
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = decode(bytes.into());
+    }
+}

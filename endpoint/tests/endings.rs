@@ -1,0 +1,201 @@
+//! How a session ends or begins anew, and what it says of messages that did not make it.
+
+mod pair;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use pair::{Pair, Side};
+use selvedge_endpoint::{
+    AttachError, AttachmentId, CloseReason, Config, Delivery, DetachReason, Event, LaneConfig,
+    SendError,
+};
+use selvedge_transport::Role;
+
+fn closed(side: &Side) -> (CloseReason, usize) {
+    let find = |event: &Event| match event {
+        Event::Closed { reason, undelivered } => Some((*reason, undelivered.len())),
+        _ => None,
+    };
+    side.events.iter().find_map(find).expect("the session is closed")
+}
+
+#[test]
+fn an_orderly_close_delivers_everything_first() {
+    let mut pair = Pair::new(&Config::default(), 1);
+    pair.connect(0);
+    for byte in 0..100 {
+        pair.sides[0].send(0, vec![byte; 1000]).unwrap();
+    }
+    let side = &mut pair.sides[0];
+    side.session.exchange(&mut side.outbox);
+    side.session.close(pair.now);
+    pair.settle(10_000);
+    assert_eq!(pair.sides[1].payloads(0).len(), 100);
+    assert_eq!(closed(&pair.sides[0]), (CloseReason::Local, 0));
+    assert_eq!(closed(&pair.sides[1]), (CloseReason::Peer, 0));
+    assert!(pair.sides.iter().all(|side| side.session.is_done()));
+    assert!(matches!(pair.sides[0].send(0, "late"), Err(SendError::Closed(_))));
+}
+
+#[test]
+fn a_close_without_a_peer_gives_up_after_the_linger_and_hands_back() {
+    let mut pair = Pair::new(&Config::default(), 1);
+    pair.sides[0].send(0, "never sent").unwrap();
+    let side = &mut pair.sides[0];
+    side.session.exchange(&mut side.outbox);
+    side.session.close(pair.now);
+    pair.now += Duration::from_secs(4);
+    pair.sides[0].session.handle_timeout(pair.now);
+    assert!(!pair.sides[0].session.is_closed());
+    pair.now += Duration::from_secs(1);
+    pair.sides[0].session.handle_timeout(pair.now);
+    pair.settle(100);
+    assert_eq!(closed(&pair.sides[0]), (CloseReason::Aborted, 1));
+}
+
+#[test]
+fn a_peer_that_restarted_is_reported_with_what_was_undelivered() {
+    let mut pair = Pair::new(&Config::default(), 1);
+    let first = pair.connect(0);
+    pair.sides[0].send(0, "delivered").unwrap();
+    pair.settle(1000);
+    // In flight when the peer dies: pulled into a transport, never delivered.
+    pair.capacity = 100;
+    pair.sides[0].send(0, vec![1; 100]).unwrap();
+    let side = &mut pair.sides[0];
+    side.session.exchange(&mut side.outbox);
+    let room = selvedge_transport::Room {
+        frame_max: 50,
+        datagram_max: 0,
+        blocked: Default::default(),
+        control_blocked: false,
+    };
+    side.session.poll_frame(first, &room).expect("the first piece");
+    side.send(0, "kept").unwrap();
+    pair.cut(first);
+    pair.sides[1] = Side::new(1, &Config::default(), 999);
+    pair.connect(0);
+    pair.settle(1000);
+    let reported = pair.sides[0].events.iter().find_map(|event| match event {
+        Event::PeerRestarted { undelivered } => Some(undelivered.clone()),
+        _ => None,
+    });
+    let reported = reported.expect("the restart is reported");
+    assert_eq!(reported.len(), 1);
+    assert_eq!(reported[0].payload, vec![1; 100]);
+    assert_eq!(pair.sides[1].payloads(0), ["kept"], "what never left goes to the new process");
+    assert_eq!(pair.sides[0].outbox.used(), 0);
+    pair.sides[1].send(0, "hello again").unwrap();
+    pair.sides[0].send(0, "and you").unwrap();
+    pair.settle(1000);
+    assert_eq!(pair.sides[0].payloads(0).last().unwrap(), "hello again");
+    assert_eq!(pair.sides[1].payloads(0).last().unwrap(), "and you");
+}
+
+#[test]
+fn a_restarted_peer_that_dials_is_recognised_too() {
+    for dialer in 0..2 {
+        let mut pair = Pair::new(&Config::default(), 3);
+        let first = pair.connect(0);
+        for side in &mut pair.sides {
+            side.send(0, "one").unwrap();
+        }
+        pair.settle(1000);
+        pair.cut(first);
+        pair.sides[1] = Side::new(1, &Config::default(), 999);
+        pair.connect(dialer);
+        pair.settle(1000);
+        for side in &mut pair.sides {
+            side.send(0, "two").unwrap();
+        }
+        pair.settle(1000);
+        assert_eq!(pair.sides[0].payloads(0), ["one", "two"], "dialed by {dialer}");
+        assert_eq!(pair.sides[1].payloads(0), ["two"], "dialed by {dialer}");
+    }
+}
+
+#[test]
+fn a_silent_transport_is_given_up_after_three_seconds() {
+    let mut pair = Pair::new(&Config::default(), 1);
+    pair.connect(0);
+    pair.settle(1000);
+    pair.pipes.clear();
+    let start = pair.now;
+    while pair.sides[0].session.current().is_some() {
+        pair.advance();
+        pair.sides.iter_mut().for_each(|side| drop(side.session.take_messages()));
+    }
+    let waited = pair.now - start;
+    assert!(waited <= Duration::from_secs(3), "{waited:?}");
+    pair.settle(100);
+    let silent = |event: &Event| {
+        matches!(event, Event::Detached { reason: DetachReason::Silent })
+    };
+    assert!(pair.sides[0].events.iter().any(silent), "{:?}", pair.sides[0].events);
+}
+
+#[test]
+fn two_transports_dialed_at_once_leave_one() {
+    for seed in 0..200 {
+        let mut pair = Pair::new(&Config::default(), seed);
+        pair.connect(0);
+        pair.connect(1);
+        pair.sides[0].send(0, "a").unwrap();
+        pair.sides[1].send(0, "b").unwrap();
+        pair.settle(1000);
+        assert_eq!(pair.pipes.len(), 1, "seed {seed}");
+        let [a, b] = [0, 1].map(|side| pair.sides[side].session.current());
+        assert_eq!(a, b, "seed {seed}: both use the same one");
+        assert_eq!(pair.sides[1].payloads(0), ["a"], "seed {seed}");
+        assert_eq!(pair.sides[0].payloads(0), ["b"], "seed {seed}");
+    }
+}
+
+#[test]
+fn rubbish_costs_the_peer_its_transport_and_nothing_else() {
+    let rubbish: [&[u8]; 6] = [
+        b"",
+        b"\xff",
+        b"\x03\x00\x05data before a greeting",
+        &[1; 64],
+        &[4, 1, 0, 0xff, 0xff],
+        &[0; 2000],
+    ];
+    for bytes in rubbish {
+        let mut pair = Pair::new(&Config::default(), 1);
+        let id = AttachmentId(77);
+        pair.sides[0].session.attach(pair.now, id, Role::Acceptor, true).unwrap();
+        pair.sides[0].session.handle_frame(pair.now, id, Bytes::from_static(b"\x06\x00"));
+        pair.sides[0].session.handle_frame(pair.now, id, Bytes::copy_from_slice(bytes));
+        pair.settle(100);
+        assert!(pair.sides[0].session.current().is_none());
+        pair.connect(1);
+        pair.sides[1].send(0, "well").unwrap();
+        pair.settle(1000);
+        assert_eq!(pair.sides[0].payloads(0), ["well"]);
+    }
+}
+
+#[test]
+fn reliable_lanes_refuse_a_transport_that_loses_frames() {
+    let now = std::time::Instant::now();
+    let mut side = Side::new(0, &Config::default(), 5);
+    let refused = side.session.attach(now, AttachmentId(1), Role::Dialer, false).unwrap_err();
+    assert_eq!(refused, AttachError::Unreliable);
+    let lane = LaneConfig { delivery: Delivery::BestEffort, ..LaneConfig::default() };
+    let config = Config { lanes: vec![lane], ..Config::default() };
+    let mut side = Side::new(0, &config, 5);
+    side.session.attach(now, AttachmentId(1), Role::Dialer, false).unwrap();
+}
+
+#[test]
+fn a_peer_that_takes_shorter_messages_only_is_incompatible() {
+    let mut pair = Pair::new(&Config::default(), 1);
+    let config = Config { message_max: 1000, ..Config::default() };
+    pair.sides[1] = Side::new(1, &config, 9);
+    pair.connect(0);
+    pair.settle(1000);
+    assert_eq!(closed(&pair.sides[0]).0, CloseReason::Incompatible);
+    assert_eq!(closed(&pair.sides[1]).0, CloseReason::Incompatible);
+}

@@ -1,0 +1,217 @@
+//! Two sessions and the transports between them, in virtual time.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use selvedge_endpoint::{
+    AttachmentId, Config, DetachReason, Event, LaneId, Message, Outbox, Output, SendError, Session,
+};
+use selvedge_transport::{Flow, LaneSet, NodeId, Role, Room};
+
+/// One side: a session, its outbox, and what came out of it.
+pub struct Side {
+    pub session: Session,
+    pub outbox: Outbox,
+    pub received: Vec<Message>,
+    pub events: Vec<Event>,
+    pub released: Vec<AttachmentId>,
+    /// Whether messages are taken as soon as they arrive.
+    pub takes: bool,
+}
+
+impl Side {
+    pub fn new(number: u8, config: &Config, incarnation: u64) -> Self {
+        let (own, other) = (NodeId::new([number; 32]), NodeId::new([1 - number; 32]));
+        Self {
+            session: Session::new(config.clone(), own, other, incarnation),
+            outbox: Outbox::new(config),
+            received: Vec::new(),
+            events: Vec::new(),
+            released: Vec::new(),
+            takes: true,
+        }
+    }
+
+    pub fn send(&mut self, lane: u8, payload: impl Into<Bytes>) -> Result<(), SendError> {
+        self.outbox.push(LaneId::new(lane).unwrap(), payload.into())
+    }
+
+    pub fn payloads(&self, lane: u8) -> Vec<Bytes> {
+        let on_lane = |m: &&Message| m.lane.number() == lane;
+        self.received.iter().filter(on_lane).map(|m| m.payload.clone()).collect()
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.session.poll_output() {
+            match output {
+                Output::Event(event) => self.events.push(event),
+                Output::Release { attachment, .. } => self.released.push(attachment),
+            }
+        }
+        if self.takes {
+            let messages: Vec<_> = self.session.take_messages().collect();
+            for message in &messages {
+                self.session.taken(message.lane, message.cost());
+            }
+            self.received.extend(messages);
+        }
+    }
+}
+
+/// A reliable transport: per direction, frames in flight of each flow, in order within the flow.
+pub struct Pipe {
+    pub id: AttachmentId,
+    pub up: bool,
+    in_flight: [VecDeque<(Flow, Bytes)>; 2],
+}
+
+pub struct Pair {
+    pub sides: [Side; 2],
+    pub pipes: Vec<Pipe>,
+    pub now: Instant,
+    pub rng: fastrand::Rng,
+    /// Frames that may be in flight in one direction of one pipe.
+    pub capacity: usize,
+    pub frame_max: usize,
+    next_id: u64,
+}
+
+impl Pair {
+    pub fn new(config: &Config, seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        Self {
+            sides: [0, 1].map(|n| Side::new(n, config, rng.u64(1..))),
+            pipes: Vec::new(),
+            now: Instant::now(),
+            rng,
+            capacity: 8,
+            frame_max: 256,
+            next_id: 0,
+        }
+    }
+
+    /// Opens a transport that `dialer` began.
+    pub fn connect(&mut self, dialer: usize) -> AttachmentId {
+        self.next_id += 1;
+        let id = AttachmentId(self.next_id);
+        for (number, side) in self.sides.iter_mut().enumerate() {
+            let role = if number == dialer { Role::Dialer } else { Role::Acceptor };
+            if side.session.attach(self.now, id, role, true).is_err() {
+                // The driver would close the transport: the other side sees it end.
+                self.sides.iter_mut().for_each(|s| s.session.detach(id, DetachReason::Local));
+                return id;
+            }
+        }
+        self.pipes.push(Pipe { id, up: true, in_flight: Default::default() });
+        id
+    }
+
+    /// Breaks a transport: what is in flight is lost.
+    pub fn cut(&mut self, id: AttachmentId) {
+        self.pipes.retain(|pipe| pipe.id != id);
+        for side in &mut self.sides {
+            side.session.detach(id, DetachReason::Local);
+        }
+    }
+
+    /// Ends a transport in order on one side: what was sent still arrives, then the other side
+    /// sees the end.
+    fn close(&mut self, id: AttachmentId, from: usize) {
+        let Some(at) = self.pipes.iter().position(|pipe| pipe.id == id) else { return };
+        let mut pipe = self.pipes.remove(at);
+        while let Some((_, frame)) = pipe.in_flight[from].pop_front() {
+            self.sides[1 - from].session.handle_frame(self.now, id, frame);
+        }
+        self.sides[1 - from].session.detach(id, DetachReason::Local);
+    }
+
+    /// One random bit of work. Returns whether anything moved.
+    pub fn step(&mut self) -> bool {
+        let mut moved = false;
+        for number in 0..2 {
+            let side = &mut self.sides[number];
+            moved |= side.session.exchange(&mut side.outbox);
+            side.drain();
+            let released: Vec<_> = std::mem::take(&mut self.sides[number].released);
+            for id in released {
+                self.close(id, number);
+                moved = true;
+            }
+        }
+        for at in 0..self.pipes.len() {
+            for from in 0..2 {
+                if at < self.pipes.len() {
+                    moved |= self.move_frames(at, from);
+                }
+            }
+        }
+        moved
+    }
+
+    fn move_frames(&mut self, at: usize, from: usize) -> bool {
+        let (frame_max, budget) = (self.frame_max, self.rng.usize(0..4));
+        let mut moved = false;
+        let pipe = &mut self.pipes[at];
+        let room = Room {
+            frame_max,
+            datagram_max: frame_max,
+            blocked: LaneSet::EMPTY,
+            control_blocked: false,
+        };
+        for _ in 0..budget {
+            if pipe.in_flight[from].len() >= self.capacity {
+                break;
+            }
+            let Some(frame) = self.sides[from].session.poll_frame(pipe.id, &room) else { break };
+            assert!(frame.flow == Flow::Control || frame.len() <= frame_max, "{frame:?}");
+            let mut bytes = BytesMut::new();
+            frame.write_to(&mut bytes);
+            pipe.in_flight[from].push_back((frame.flow, bytes.freeze()));
+            moved = true;
+        }
+        for _ in 0..self.rng.usize(0..4) {
+            let Some((flow, _)) = pipe.in_flight[from].front() else { break };
+            // Flows keep no order between them: sometimes the first frame of another one overtakes.
+            let first = *flow;
+            let other = pipe.in_flight[from].iter().position(|(flow, _)| *flow != first);
+            let next = other.filter(|_| self.rng.u8(0..4) == 0).unwrap_or(0);
+            let (_, frame) = pipe.in_flight[from].remove(next).expect("the index was just found");
+            self.sides[1 - from].session.handle_frame(self.now, pipe.id, frame);
+            moved = true;
+        }
+        moved
+    }
+
+    /// Lets time pass up to the next deadline of either side.
+    pub fn advance(&mut self) {
+        let due = self.sides.iter().filter_map(|side| side.session.poll_timeout()).min();
+        let soon = self.now + Duration::from_millis(10);
+        self.now = due.unwrap_or(soon).max(self.now);
+        for side in &mut self.sides {
+            side.session.handle_timeout(self.now);
+        }
+    }
+
+    /// Works until nothing moves and no deadline comes within half a second (acknowledgements do,
+    /// heartbeats do not), at most `steps` steps.
+    pub fn settle(&mut self, steps: usize) {
+        let end = self.now + Duration::from_millis(500);
+        let mut idle = 0;
+        for _ in 0..steps {
+            idle = if self.step() { 0 } else { idle + 1 };
+            // A step may do nothing by chance: eight in a row hardly ever do.
+            if idle < 8 {
+                continue;
+            }
+            idle = 0;
+            let due = self.sides.iter().filter_map(|side| side.session.poll_timeout()).min();
+            if due.is_none_or(|due| due > end) {
+                return;
+            }
+            self.advance();
+        }
+        panic!("still busy after {steps} steps");
+    }
+}

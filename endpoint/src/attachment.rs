@@ -74,7 +74,13 @@ pub(crate) struct Attachment {
 const REPEAT_INTERVAL: Duration = Duration::from_millis(200);
 
 impl Attachment {
-    pub(crate) fn new(now: Instant, id: AttachmentId, role: Role, reliable: bool, rank: Rank) -> Self {
+    pub(crate) fn new(
+        now: Instant,
+        id: AttachmentId,
+        role: Role,
+        reliable: bool,
+        rank: Rank,
+    ) -> Self {
         let is_dialer = role == Role::Dialer;
         Self {
             id,
@@ -82,7 +88,10 @@ impl Attachment {
             reliable,
             stage: Stage::Introducing,
             rank,
-            due: Due { hello: is_dialer, ..Due::default() },
+            due: Due {
+                hello: is_dialer,
+                ..Due::default()
+            },
             last_heard: now,
             last_ping: None,
             repeat_at: (is_dialer && !reliable).then_some(now + REPEAT_INTERVAL),
@@ -104,13 +113,21 @@ impl Attachment {
 
     /// When to look again: a ping is due, the silence is too long, the introduction repeats.
     pub(crate) fn timeout(&self, heartbeat: Duration, silence_max: Duration) -> Instant {
-        let ping = self.last_ping.map_or(self.last_heard, |at| at.max(self.last_heard)) + heartbeat;
+        let ping = self
+            .last_ping
+            .map_or(self.last_heard, |at| at.max(self.last_heard))
+            + heartbeat;
         let due = ping.min(self.last_heard + silence_max);
         self.repeat_at.map_or(due, |at| at.min(due))
     }
 
     /// Time has passed. Returns whether the peer has been silent for too long.
-    pub(crate) fn handle_timeout(&mut self, now: Instant, heartbeat: Duration, silence_max: Duration) -> bool {
+    pub(crate) fn handle_timeout(
+        &mut self,
+        now: Instant,
+        heartbeat: Duration,
+        silence_max: Duration,
+    ) -> bool {
         if now >= self.last_heard + silence_max {
             return true;
         }
@@ -118,7 +135,9 @@ impl Attachment {
             self.due.hello = true;
             self.repeat_at = Some(now + REPEAT_INTERVAL);
         }
-        let quiet_since = self.last_ping.map_or(self.last_heard, |at| at.max(self.last_heard));
+        let quiet_since = self
+            .last_ping
+            .map_or(self.last_heard, |at| at.max(self.last_heard));
         if now >= quiet_since + heartbeat {
             self.last_ping = Some(now);
             if self.is_ready() {

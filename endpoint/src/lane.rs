@@ -18,7 +18,11 @@ impl LaneId {
     /// The lane of that number; `None` from [`LANES_MAX`] on.
     #[must_use]
     pub const fn new(number: u8) -> Option<Self> {
-        if (number as usize) < LANES_MAX { Some(Self(number)) } else { None }
+        if (number as usize) < LANES_MAX {
+            Some(Self(number))
+        } else {
+            None
+        }
     }
 
     /// Its number.

@@ -87,9 +87,10 @@ impl Outbox {
             return Err(SendError::UnknownLane(payload));
         };
         match outbox.delivery {
-            Delivery::Reliable if payload.len() > self.message_max => {
-                Err(SendError::TooLarge { payload, message_max: self.message_max })
-            }
+            Delivery::Reliable if payload.len() > self.message_max => Err(SendError::TooLarge {
+                payload,
+                message_max: self.message_max,
+            }),
             Delivery::Reliable => {
                 let cost = cost(payload.len());
                 // One message may be larger than the whole buffer: alone it is let in.
@@ -101,7 +102,10 @@ impl Outbox {
                 Ok(())
             }
             Delivery::BestEffort if payload.len() > BEST_EFFORT_LEN_MAX => {
-                Err(SendError::TooLarge { payload, message_max: BEST_EFFORT_LEN_MAX })
+                Err(SendError::TooLarge {
+                    payload,
+                    message_max: BEST_EFFORT_LEN_MAX,
+                })
             }
             Delivery::BestEffort => {
                 outbox.push_best_effort(payload, self.best_effort_buffer);
@@ -151,9 +155,14 @@ impl Outbox {
 
     /// Takes the best-effort messages of a lane and how many were dropped to make room.
     pub(crate) fn drain_best_effort(&mut self, lane: LaneId) -> (VecDeque<Bytes>, u64) {
-        let Some(lane) = self.lanes.get_mut(lane.index()) else { return Default::default() };
+        let Some(lane) = self.lanes.get_mut(lane.index()) else {
+            return Default::default();
+        };
         lane.best_effort_bytes = 0;
-        (std::mem::take(&mut lane.best_effort), std::mem::take(&mut lane.best_effort_dropped))
+        (
+            std::mem::take(&mut lane.best_effort),
+            std::mem::take(&mut lane.best_effort_dropped),
+        )
     }
 }
 
@@ -169,7 +178,10 @@ impl LaneOutbox {
             self.open.put_slice(&payload);
         } else {
             self.cut();
-            self.segments.push(Segment { bytes: payload, is_body: true });
+            self.segments.push(Segment {
+                bytes: payload,
+                is_body: true,
+            });
         }
     }
 
@@ -185,7 +197,10 @@ impl LaneOutbox {
     fn cut(&mut self) {
         if !self.open.is_empty() {
             let bytes = self.open.split().freeze();
-            self.segments.push(Segment { bytes, is_body: false });
+            self.segments.push(Segment {
+                bytes,
+                is_body: false,
+            });
         }
     }
 
@@ -202,7 +217,9 @@ impl LaneOutbox {
         self.best_effort_bytes += payload.len();
         self.best_effort.push_back(payload);
         while self.best_effort_bytes > limit && self.best_effort.len() > 1 {
-            let Some(oldest) = self.best_effort.pop_front() else { break };
+            let Some(oldest) = self.best_effort.pop_front() else {
+                break;
+            };
             self.best_effort_bytes -= oldest.len();
             self.best_effort_dropped += 1;
         }
@@ -229,7 +246,9 @@ mod tests {
         let mut outbox = Outbox::new(&Config::default());
         let large = vec![7; COPY_LEN_MAX + 1];
         for payload in [&b"ab"[..], b"", &large, b"c"] {
-            outbox.push(LaneId::FIRST, Bytes::copy_from_slice(payload)).unwrap();
+            outbox
+                .push(LaneId::FIRST, Bytes::copy_from_slice(payload))
+                .unwrap();
         }
         let mut expected = b"\x02ab\x00".to_vec();
         varint::put(large.len() as u64, &mut expected);
@@ -241,13 +260,25 @@ mod tests {
 
     #[test]
     fn a_full_outbox_hands_the_message_back() {
-        let config = Config { send_buffer: 100, ..Config::default() };
+        let config = Config {
+            send_buffer: 100,
+            ..Config::default()
+        };
         let mut outbox = Outbox::new(&config);
-        outbox.push(LaneId::FIRST, Bytes::from(vec![1; 500])).unwrap();
-        let refused = outbox.push(LaneId::FIRST, Bytes::from_static(b"x")).unwrap_err();
-        assert!(matches!(&refused, SendError::Full(payload) if payload == "x"), "{refused:?}");
+        outbox
+            .push(LaneId::FIRST, Bytes::from(vec![1; 500]))
+            .unwrap();
+        let refused = outbox
+            .push(LaneId::FIRST, Bytes::from_static(b"x"))
+            .unwrap_err();
+        assert!(
+            matches!(&refused, SendError::Full(payload) if payload == "x"),
+            "{refused:?}"
+        );
         outbox.release(502);
-        outbox.push(LaneId::FIRST, Bytes::from_static(b"x")).unwrap();
+        outbox
+            .push(LaneId::FIRST, Bytes::from_static(b"x"))
+            .unwrap();
         outbox.close();
         assert!(matches!(
             outbox.push(LaneId::FIRST, Bytes::new()),
@@ -257,11 +288,20 @@ mod tests {
 
     #[test]
     fn a_best_effort_lane_drops_its_oldest_and_counts() {
-        let lane = LaneConfig { delivery: Delivery::BestEffort, ..LaneConfig::default() };
-        let config = Config { lanes: vec![lane], best_effort_buffer: 10, ..Config::default() };
+        let lane = LaneConfig {
+            delivery: Delivery::BestEffort,
+            ..LaneConfig::default()
+        };
+        let config = Config {
+            lanes: vec![lane],
+            best_effort_buffer: 10,
+            ..Config::default()
+        };
         let mut outbox = Outbox::new(&config);
         for byte in 0..5 {
-            outbox.push(LaneId::FIRST, Bytes::from(vec![byte; 4])).unwrap();
+            outbox
+                .push(LaneId::FIRST, Bytes::from(vec![byte; 4]))
+                .unwrap();
         }
         let (kept, dropped) = outbox.drain_best_effort(LaneId::FIRST);
         assert_eq!(kept, [vec![3; 4], vec![4; 4]]);
@@ -269,7 +309,10 @@ mod tests {
         let long = Bytes::from(vec![0; BEST_EFFORT_LEN_MAX + 1]);
         assert!(matches!(
             outbox.push(LaneId::FIRST, long),
-            Err(SendError::TooLarge { message_max: BEST_EFFORT_LEN_MAX, .. })
+            Err(SendError::TooLarge {
+                message_max: BEST_EFFORT_LEN_MAX,
+                ..
+            })
         ));
     }
 }

@@ -38,13 +38,25 @@ enum Partial {
 impl RecvLane {
     pub(crate) const fn new(window: u64) -> Self {
         let limit = window;
-        Self { expected: 0, backlog: 0, limit, window, told: (0, limit), partial: Partial::None }
+        Self {
+            expected: 0,
+            backlog: 0,
+            limit,
+            window,
+            told: (0, limit),
+            partial: Partial::None,
+        }
     }
 
     /// A peer that forgot its stream begins a new one. What the user has not taken still counts.
     pub(crate) fn restart(&mut self) {
         let limit = self.window.saturating_sub(self.backlog);
-        *self = Self { backlog: self.backlog, limit, told: (0, limit), ..Self::new(self.window) };
+        *self = Self {
+            backlog: self.backlog,
+            limit,
+            told: (0, limit),
+            ..Self::new(self.window)
+        };
     }
 
     pub(crate) const fn has_moved(&self) -> bool {
@@ -85,7 +97,9 @@ impl RecvLane {
     }
 
     fn raise_limit(&mut self) {
-        self.limit = self.limit.max(self.expected + self.window.saturating_sub(self.backlog));
+        self.limit = self
+            .limit
+            .max(self.expected + self.window.saturating_sub(self.backlog));
     }
 
     /// Whether the peer should hear soon where this lane stands: it may be waiting for credit.
@@ -111,7 +125,10 @@ impl Partial {
         match self {
             Self::None => {
                 let Some(len) = varint::get(bytes) else {
-                    *self = Self::Length { digits: [0; 8], have: 0 };
+                    *self = Self::Length {
+                        digits: [0; 8],
+                        have: 0,
+                    };
                     return Ok(None);
                 };
                 self.begin(len, bytes, max)
@@ -139,7 +156,12 @@ impl Partial {
         }
     }
 
-    fn begin(&mut self, len: u64, bytes: &mut Bytes, max: usize) -> Result<Option<Bytes>, Misbehaved> {
+    fn begin(
+        &mut self,
+        len: u64,
+        bytes: &mut Bytes,
+        max: usize,
+    ) -> Result<Option<Bytes>, Misbehaved> {
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         if len > max {
             return Err(Misbehaved("sent a message longer than the limit"));
@@ -150,7 +172,10 @@ impl Partial {
         }
         let mut buffer = BytesMut::with_capacity(len.min(RESERVE_MAX));
         buffer.extend_from_slice(bytes);
-        *self = Self::Body { missing: len - bytes.len(), buffer };
+        *self = Self::Body {
+            missing: len - bytes.len(),
+            buffer,
+        };
         bytes.clear();
         Ok(None)
     }
@@ -201,7 +226,9 @@ mod tests {
         let message = stream_of(&[vec![0; 79]]);
         lane.receive(0, message.clone(), 1000, &mut |_| ()).unwrap();
         assert_eq!(lane.tell(), (81, 100), "19 bytes of the window are left");
-        let refused = lane.receive(81, message.clone(), 1000, &mut |_| ()).unwrap_err();
+        let refused = lane
+            .receive(81, message.clone(), 1000, &mut |_| ())
+            .unwrap_err();
         assert_eq!(refused.0, "sent more than it was given credit for");
         assert!(!lane.ack_is_urgent());
         lane.taken(81);
@@ -220,7 +247,8 @@ mod tests {
             let to = lane.tell().1.min(stream.len() as u64);
             assert!(to > at, "stuck at {at}");
             let piece = stream.slice(at as usize..to as usize);
-            lane.receive(at, piece, 1000, &mut |_| delivered += 1).unwrap();
+            lane.receive(at, piece, 1000, &mut |_| delivered += 1)
+                .unwrap();
             at = to;
         }
         assert_eq!(delivered, 1);
@@ -229,7 +257,9 @@ mod tests {
     #[test]
     fn a_gap_or_a_length_beyond_the_limit_is_refused() {
         let mut lane = RecvLane::new(1 << 20);
-        let gap = lane.receive(1, Bytes::from_static(b"\0"), 10, &mut |_| ()).unwrap_err();
+        let gap = lane
+            .receive(1, Bytes::from_static(b"\0"), 10, &mut |_| ())
+            .unwrap_err();
         assert_eq!(gap.0, "left a gap in a lane");
         let long = Bytes::from_static(&[0xff; 8]);
         let long = lane.receive(0, long, 10, &mut |_| ()).unwrap_err();

@@ -18,13 +18,22 @@ pub(crate) struct Scheduler {
 
 impl Scheduler {
     pub(crate) fn new(priorities: Vec<u8>) -> Self {
-        Self { priorities, served: [0; LANES_MAX], waited: [0; LANES_MAX] }
+        Self {
+            priorities,
+            served: [0; LANES_MAX],
+            waited: [0; LANES_MAX],
+        }
     }
 
     /// The lane to serve among those for which `is_waiting`.
     pub(crate) fn choose(&self, is_waiting: impl Fn(usize) -> bool) -> Option<usize> {
         let mut best: Option<(u8, u64, usize)> = None;
-        for (lane, &priority) in self.priorities.iter().enumerate().filter(|&(lane, _)| is_waiting(lane)) {
+        for (lane, &priority) in self
+            .priorities
+            .iter()
+            .enumerate()
+            .filter(|&(lane, _)| is_waiting(lane))
+        {
             if self.waited[lane] >= STARVATION_GUARD {
                 return Some(lane);
             }
@@ -59,10 +68,16 @@ impl Scheduler {
 mod tests {
     use super::*;
 
-    fn run(scheduler: &mut Scheduler, frames: usize, is_waiting: impl Fn(usize) -> bool) -> Vec<usize> {
+    fn run(
+        scheduler: &mut Scheduler,
+        frames: usize,
+        is_waiting: impl Fn(usize) -> bool,
+    ) -> Vec<usize> {
         let mut sent = vec![0; scheduler.priorities.len()];
         for _ in 0..frames {
-            let Some(lane) = scheduler.choose(&is_waiting) else { break };
+            let Some(lane) = scheduler.choose(&is_waiting) else {
+                break;
+            };
             sent[lane] += 1;
             scheduler.served(lane, 64 * 1024, &is_waiting);
         }

@@ -65,7 +65,9 @@ impl SendLane {
         let segment = self.segments.get(self.cursor)?;
         let within = (self.sent - self.cursor_start) as usize;
         let rest = segment.bytes.len() - within;
-        let len = rest.min(len_max).min(usize::try_from(allowed).unwrap_or(usize::MAX));
+        let len = rest
+            .min(len_max)
+            .min(usize::try_from(allowed).unwrap_or(usize::MAX));
         if len == 0 {
             return None;
         }
@@ -117,9 +119,14 @@ impl SendLane {
     pub(crate) fn restart(&mut self, lane: LaneId) -> (Vec<Message>, u64) {
         let old = std::mem::take(self);
         let (mut undelivered, mut released) = (Vec::new(), 0);
-        let mut walk = Walk { offset: old.start, segments: old.segments };
+        let mut walk = Walk {
+            offset: old.start,
+            segments: old.segments,
+        };
         while walk.offset < old.sent_max {
-            let Some((payload, end)) = walk.next_message() else { break };
+            let Some((payload, end)) = walk.next_message() else {
+                break;
+            };
             if end > old.acked {
                 undelivered.push(Message { lane, payload });
             }
@@ -133,7 +140,10 @@ impl SendLane {
 
     /// The messages that are not acknowledged, for a session that ends.
     pub(crate) fn into_undelivered(self, lane: LaneId) -> Vec<Message> {
-        let mut walk = Walk { offset: self.start, segments: self.segments };
+        let mut walk = Walk {
+            offset: self.start,
+            segments: self.segments,
+        };
         let mut undelivered = Vec::new();
         while let Some((payload, end)) = walk.next_message() {
             if end > self.acked {
@@ -182,9 +192,14 @@ mod tests {
 
     fn lane_with(payloads: &[&[u8]]) -> SendLane {
         let mut outbox = Outbox::new(&Config::default());
-        let mut lane = SendLane { limit: u64::MAX, ..SendLane::default() };
+        let mut lane = SendLane {
+            limit: u64::MAX,
+            ..SendLane::default()
+        };
         for payload in payloads {
-            outbox.push(LaneId::FIRST, Bytes::copy_from_slice(payload)).unwrap();
+            outbox
+                .push(LaneId::FIRST, Bytes::copy_from_slice(payload))
+                .unwrap();
         }
         outbox.drain(|_, segment| lane.push(segment));
         lane
@@ -207,7 +222,11 @@ mod tests {
             lane.acknowledge(acked as u64, 0).unwrap();
             let repeated = lane.rewind();
             assert_eq!(repeated as usize, stream.len() - acked);
-            assert_eq!(sent_all(&mut lane, 999), stream[acked..], "acknowledged {acked}");
+            assert_eq!(
+                sent_all(&mut lane, 999),
+                stream[acked..],
+                "acknowledged {acked}"
+            );
         }
         assert!(lane.is_drained() && lane.segments.is_empty());
     }
@@ -238,7 +257,10 @@ mod tests {
         lane.next_piece(1).unwrap();
         lane.acknowledge(6, 0).unwrap();
         let (undelivered, released) = lane.restart(LaneId::FIRST);
-        let texts: Vec<&[u8]> = undelivered.iter().map(|message| &message.payload[..]).collect();
+        let texts: Vec<&[u8]> = undelivered
+            .iter()
+            .map(|message| &message.payload[..])
+            .collect();
         assert_eq!(texts, [&b"sent"[..], &large]);
         assert_eq!(released as usize, 5 + 2 + large.len());
         lane.limit = u64::MAX;

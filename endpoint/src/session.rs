@@ -93,7 +93,9 @@ struct PeerView {
 enum Life {
     Open,
     /// Drains; at `give_up_at` it stops waiting.
-    Closing { give_up_at: Instant },
+    Closing {
+        give_up_at: Instant,
+    },
     Closed,
 }
 
@@ -145,7 +147,11 @@ impl Session {
         if self.life == Life::Closed {
             return Err(AttachError::Closed);
         }
-        let needs_reliable = self.config.lanes.iter().any(|l| l.delivery == Delivery::Reliable);
+        let needs_reliable = self
+            .config
+            .lanes
+            .iter()
+            .any(|l| l.delivery == Delivery::Reliable);
         if needs_reliable && !reliable {
             return Err(AttachError::Unreliable);
         }
@@ -156,8 +162,12 @@ impl Session {
             self.epoch_max += 1;
         }
         let dialed_by_smaller = (role == Role::Dialer) == self.local_is_smaller;
-        let rank = Rank { epoch: self.epoch_max, dialed_by_smaller };
-        self.attachments.push(Attachment::new(now, id, role, reliable, rank));
+        let rank = Rank {
+            epoch: self.epoch_max,
+            dialed_by_smaller,
+        };
+        self.attachments
+            .push(Attachment::new(now, id, role, reliable, rank));
         self.stats.attachments += 1;
         Ok(())
     }
@@ -165,13 +175,19 @@ impl Session {
     /// A transport has ended, or is being taken away. Unknown ids are ignored: the session may
     /// have released the transport itself.
     pub fn detach(&mut self, id: AttachmentId, reason: DetachReason) {
-        let Some(index) = self.attachments.iter().position(|a| a.id == id) else { return };
+        let Some(index) = self.attachments.iter().position(|a| a.id == id) else {
+            return;
+        };
         self.attachments.swap_remove(index);
         if self.current != Some(id) {
             return;
         }
         self.current = None;
-        let next = self.attachments.iter().filter(|a| a.is_ready()).max_by_key(|a| a.rank);
+        let next = self
+            .attachments
+            .iter()
+            .filter(|a| a.is_ready())
+            .max_by_key(|a| a.rank);
         match next.map(|attachment| attachment.id) {
             Some(next) => self.switch_to(next),
             None if self.life != Life::Closed => self.push_event(Event::Detached { reason }),
@@ -181,7 +197,10 @@ impl Session {
 
     /// Lets go of a transport and asks the driver to close it.
     fn release(&mut self, id: AttachmentId, reason: DetachReason) {
-        self.outputs.push_back(Output::Release { attachment: id, reason: reason.clone() });
+        self.outputs.push_back(Output::Release {
+            attachment: id,
+            reason: reason.clone(),
+        });
         self.detach(id, reason);
     }
 
@@ -199,7 +218,9 @@ impl Session {
             send[lane.index()].push(segment);
         });
         for (number, out) in (0..).zip(&mut self.best_effort_out) {
-            let Some(lane) = LaneId::new(number) else { break };
+            let Some(lane) = LaneId::new(number) else {
+                break;
+            };
             let (queue, dropped) = outbox.drain_best_effort(lane);
             taken |= !queue.is_empty();
             let dropped = dropped + out.extend(queue, self.config.best_effort_buffer);
@@ -208,7 +229,10 @@ impl Session {
         if taken && self.life == Life::Closed {
             let undelivered = self.take_undelivered();
             let reason = CloseReason::Aborted;
-            self.push_event(Event::Closed { reason, undelivered });
+            self.push_event(Event::Closed {
+                reason,
+                undelivered,
+            });
             outbox.release(std::mem::take(&mut self.released));
         }
         taken
@@ -224,7 +248,9 @@ impl Session {
     /// acknowledgement at most [`Config::linger`], then tells the peer.
     pub fn close(&mut self, now: Instant) {
         if self.life == Life::Open {
-            self.life = Life::Closing { give_up_at: now + self.config.linger };
+            self.life = Life::Closing {
+                give_up_at: now + self.config.linger,
+            };
             self.close_if_drained();
         }
     }
@@ -249,7 +275,10 @@ impl Session {
         self.life = Life::Closed;
         self.ack_at = None;
         let undelivered = self.take_undelivered();
-        self.push_event(Event::Closed { reason, undelivered });
+        self.push_event(Event::Closed {
+            reason,
+            undelivered,
+        });
         for attachment in &mut self.attachments {
             attachment.due = Default::default();
             attachment.due.close = tell;
@@ -298,7 +327,11 @@ impl Session {
     /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let Config { heartbeat, silence_max, .. } = self.config;
+        let Config {
+            heartbeat,
+            silence_max,
+            ..
+        } = self.config;
         let give_up_at = match self.life {
             Life::Closing { give_up_at } => Some(give_up_at),
             Life::Open | Life::Closed => None,
@@ -313,7 +346,11 @@ impl Session {
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let Config { heartbeat, silence_max, .. } = self.config;
+        let Config {
+            heartbeat,
+            silence_max,
+            ..
+        } = self.config;
         let mut silent = Vec::new();
         for attachment in &mut self.attachments {
             if attachment.handle_timeout(now, heartbeat, silence_max) {

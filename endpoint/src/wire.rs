@@ -86,10 +86,20 @@ pub(crate) enum CloseCode {
 pub(crate) enum Received {
     Hello(Hello),
     OtherVersion(u8),
-    Ready { view: u64 },
-    Data { lane: LaneId, offset: u64, bytes: Bytes },
+    Ready {
+        view: u64,
+    },
+    Data {
+        lane: LaneId,
+        offset: u64,
+        bytes: Bytes,
+    },
     Ack(Vec<LanePosition>),
-    Datagram { lane: LaneId, sequence: u64, payload: Bytes },
+    Datagram {
+        lane: LaneId,
+        sequence: u64,
+        payload: Bytes,
+    },
     Ping(u64),
     Pong(u64),
     Close(CloseCode),
@@ -102,15 +112,25 @@ pub(crate) struct Malformed;
 pub(crate) fn decode(mut frame: Bytes) -> Result<Received, Malformed> {
     let received = match get_u8(&mut frame)? {
         kind::HELLO => return decode_hello(frame),
-        kind::READY => Received::Ready { view: get(&mut frame)? },
+        kind::READY => Received::Ready {
+            view: get(&mut frame)?,
+        },
         kind::DATA => {
             let (lane, offset) = (get_lane(&mut frame)?, get(&mut frame)?);
-            return Ok(Received::Data { lane, offset, bytes: frame });
+            return Ok(Received::Data {
+                lane,
+                offset,
+                bytes: frame,
+            });
         }
         kind::ACK => Received::Ack(decode_positions(&mut frame)?),
         kind::DATAGRAM => {
             let (lane, sequence) = (get_lane(&mut frame)?, get(&mut frame)?);
-            return Ok(Received::Datagram { lane, sequence, payload: frame });
+            return Ok(Received::Datagram {
+                lane,
+                sequence,
+                payload: frame,
+            });
         }
         kind::PING => Received::Ping(get(&mut frame)?),
         kind::PONG => Received::Pong(get(&mut frame)?),
@@ -123,7 +143,11 @@ pub(crate) fn decode(mut frame: Bytes) -> Result<Received, Malformed> {
         }),
         _ => return Err(Malformed),
     };
-    if frame.is_empty() { Ok(received) } else { Err(Malformed) }
+    if frame.is_empty() {
+        Ok(received)
+    } else {
+        Err(Malformed)
+    }
 }
 
 fn decode_hello(mut frame: Bytes) -> Result<Received, Malformed> {
@@ -154,7 +178,11 @@ fn decode_lanes(frame: &mut Bytes) -> Result<Vec<LanePosition>, Malformed> {
     (0..count)
         .map(|number| {
             let lane = LaneId::new(number).ok_or(Malformed)?;
-            Ok(LanePosition { lane, expected: get(frame)?, limit: get(frame)? })
+            Ok(LanePosition {
+                lane,
+                expected: get(frame)?,
+                limit: get(frame)?,
+            })
         })
         .collect()
 }
@@ -167,7 +195,11 @@ fn decode_positions(frame: &mut Bytes) -> Result<Vec<LanePosition>, Malformed> {
     (0..count)
         .map(|_| {
             let lane = get_lane(frame)?;
-            Ok(LanePosition { lane, expected: get(frame)?, limit: get(frame)? })
+            Ok(LanePosition {
+                lane,
+                expected: get(frame)?,
+                limit: get(frame)?,
+            })
         })
         .collect()
 }

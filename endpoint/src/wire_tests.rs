@@ -5,12 +5,23 @@ use proptest::prelude::*;
 
 fn positions() -> Vec<LanePosition> {
     (0..3)
-        .map(|n| LanePosition { lane: LaneId::new(n).unwrap(), expected: 1 << (20 * n), limit: 1 << 40 })
+        .map(|n| LanePosition {
+            lane: LaneId::new(n).unwrap(),
+            expected: 1 << (20 * n),
+            limit: 1 << 40,
+        })
         .collect()
 }
 
 fn hello() -> Hello {
-    Hello { incarnation: 7, view: 300, knows: 9, epoch: 2, message_max: 64 << 20, lanes: positions() }
+    Hello {
+        incarnation: 7,
+        view: 300,
+        knows: 9,
+        epoch: 2,
+        message_max: 64 << 20,
+        lanes: positions(),
+    }
 }
 
 fn with_payload(head: Head) -> Bytes {
@@ -27,13 +38,27 @@ fn golden() -> Vec<(Bytes, Received)> {
         (bytes(ready(70)), Received::Ready { view: 70 }),
         (
             with_payload(data(lane, 1 << 33)),
-            Received::Data { lane, offset: 1 << 33, bytes: payload.clone() },
+            Received::Data {
+                lane,
+                offset: 1 << 33,
+                bytes: payload.clone(),
+            },
         ),
         (encode_ack(&positions()), Received::Ack(positions())),
-        (with_payload(datagram(lane, 4)), Received::Datagram { lane, sequence: 4, payload }),
+        (
+            with_payload(datagram(lane, 4)),
+            Received::Datagram {
+                lane,
+                sequence: 4,
+                payload,
+            },
+        ),
         (bytes(ping(1)), Received::Ping(1)),
         (bytes(pong(1)), Received::Pong(1)),
-        (bytes(close(CloseCode::Aborted)), Received::Close(CloseCode::Aborted)),
+        (
+            bytes(close(CloseCode::Aborted)),
+            Received::Close(CloseCode::Aborted),
+        ),
     ]
 }
 

@@ -14,10 +14,16 @@ use selvedge_transport::Role;
 
 fn closed(side: &Side) -> (CloseReason, usize) {
     let find = |event: &Event| match event {
-        Event::Closed { reason, undelivered } => Some((*reason, undelivered.len())),
+        Event::Closed {
+            reason,
+            undelivered,
+        } => Some((*reason, undelivered.len())),
         _ => None,
     };
-    side.events.iter().find_map(find).expect("the session is closed")
+    side.events
+        .iter()
+        .find_map(find)
+        .expect("the session is closed")
 }
 
 #[test]
@@ -35,7 +41,10 @@ fn an_orderly_close_delivers_everything_first() {
     assert_eq!(closed(&pair.sides[0]), (CloseReason::Local, 0));
     assert_eq!(closed(&pair.sides[1]), (CloseReason::Peer, 0));
     assert!(pair.sides.iter().all(|side| side.session.is_done()));
-    assert!(matches!(pair.sides[0].send(0, "late"), Err(SendError::Closed(_))));
+    assert!(matches!(
+        pair.sides[0].send(0, "late"),
+        Err(SendError::Closed(_))
+    ));
 }
 
 #[test]
@@ -71,7 +80,9 @@ fn a_peer_that_restarted_is_reported_with_what_was_undelivered() {
         blocked: Default::default(),
         control_blocked: false,
     };
-    side.session.poll_frame(first, &room).expect("the first piece");
+    side.session
+        .poll_frame(first, &room)
+        .expect("the first piece");
     side.send(0, "kept").unwrap();
     pair.cut(first);
     pair.sides[1] = Side::new(1, &Config::default(), 999);
@@ -84,7 +95,11 @@ fn a_peer_that_restarted_is_reported_with_what_was_undelivered() {
     let reported = reported.expect("the restart is reported");
     assert_eq!(reported.len(), 1);
     assert_eq!(reported[0].payload, vec![1; 100]);
-    assert_eq!(pair.sides[1].payloads(0), ["kept"], "what never left goes to the new process");
+    assert_eq!(
+        pair.sides[1].payloads(0),
+        ["kept"],
+        "what never left goes to the new process"
+    );
     assert_eq!(pair.sides[0].outbox.used(), 0);
     pair.sides[1].send(0, "hello again").unwrap();
     pair.sides[0].send(0, "and you").unwrap();
@@ -110,7 +125,11 @@ fn a_restarted_peer_that_dials_is_recognised_too() {
             side.send(0, "two").unwrap();
         }
         pair.settle(1000);
-        assert_eq!(pair.sides[0].payloads(0), ["one", "two"], "dialed by {dialer}");
+        assert_eq!(
+            pair.sides[0].payloads(0),
+            ["one", "two"],
+            "dialed by {dialer}"
+        );
         assert_eq!(pair.sides[1].payloads(0), ["two"], "dialed by {dialer}");
     }
 }
@@ -124,15 +143,26 @@ fn a_silent_transport_is_given_up_after_three_seconds() {
     let start = pair.now;
     while pair.sides[0].session.current().is_some() {
         pair.advance();
-        pair.sides.iter_mut().for_each(|side| drop(side.session.take_messages()));
+        pair.sides
+            .iter_mut()
+            .for_each(|side| drop(side.session.take_messages()));
     }
     let waited = pair.now - start;
     assert!(waited <= Duration::from_secs(3), "{waited:?}");
     pair.settle(100);
     let silent = |event: &Event| {
-        matches!(event, Event::Detached { reason: DetachReason::Silent })
+        matches!(
+            event,
+            Event::Detached {
+                reason: DetachReason::Silent
+            }
+        )
     };
-    assert!(pair.sides[0].events.iter().any(silent), "{:?}", pair.sides[0].events);
+    assert!(
+        pair.sides[0].events.iter().any(silent),
+        "{:?}",
+        pair.sides[0].events
+    );
 }
 
 #[test]
@@ -165,9 +195,16 @@ fn rubbish_costs_the_peer_its_transport_and_nothing_else() {
     for bytes in rubbish {
         let mut pair = Pair::new(&Config::default(), 1);
         let id = AttachmentId(77);
-        pair.sides[0].session.attach(pair.now, id, Role::Acceptor, true).unwrap();
-        pair.sides[0].session.handle_frame(pair.now, id, Bytes::from_static(b"\x06\x00"));
-        pair.sides[0].session.handle_frame(pair.now, id, Bytes::copy_from_slice(bytes));
+        pair.sides[0]
+            .session
+            .attach(pair.now, id, Role::Acceptor, true)
+            .unwrap();
+        pair.sides[0]
+            .session
+            .handle_frame(pair.now, id, Bytes::from_static(b"\x06\x00"));
+        pair.sides[0]
+            .session
+            .handle_frame(pair.now, id, Bytes::copy_from_slice(bytes));
         pair.settle(100);
         assert!(pair.sides[0].session.current().is_none());
         pair.connect(1);
@@ -181,18 +218,32 @@ fn rubbish_costs_the_peer_its_transport_and_nothing_else() {
 fn reliable_lanes_refuse_a_transport_that_loses_frames() {
     let now = std::time::Instant::now();
     let mut side = Side::new(0, &Config::default(), 5);
-    let refused = side.session.attach(now, AttachmentId(1), Role::Dialer, false).unwrap_err();
+    let refused = side
+        .session
+        .attach(now, AttachmentId(1), Role::Dialer, false)
+        .unwrap_err();
     assert_eq!(refused, AttachError::Unreliable);
-    let lane = LaneConfig { delivery: Delivery::BestEffort, ..LaneConfig::default() };
-    let config = Config { lanes: vec![lane], ..Config::default() };
+    let lane = LaneConfig {
+        delivery: Delivery::BestEffort,
+        ..LaneConfig::default()
+    };
+    let config = Config {
+        lanes: vec![lane],
+        ..Config::default()
+    };
     let mut side = Side::new(0, &config, 5);
-    side.session.attach(now, AttachmentId(1), Role::Dialer, false).unwrap();
+    side.session
+        .attach(now, AttachmentId(1), Role::Dialer, false)
+        .unwrap();
 }
 
 #[test]
 fn a_peer_that_takes_shorter_messages_only_is_incompatible() {
     let mut pair = Pair::new(&Config::default(), 1);
-    let config = Config { message_max: 1000, ..Config::default() };
+    let config = Config {
+        message_max: 1000,
+        ..Config::default()
+    };
     pair.sides[1] = Side::new(1, &config, 9);
     pair.connect(0);
     pair.settle(1000);

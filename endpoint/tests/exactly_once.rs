@@ -14,11 +14,14 @@ fn numbered(lane: u8, number: u32, len: usize) -> Bytes {
 }
 
 fn number_of(payload: &[u8]) -> u32 {
-    u32::from_le_bytes(payload[1..5].try_into().unwrap())
+    u32::from_le_bytes(payload[1..5].try_into().expect("four bytes"))
 }
 
 fn config(lanes: usize) -> Config {
-    let lane = |number| LaneConfig { priority: number as u8 / 2, ..LaneConfig::default() };
+    let lane = |number| LaneConfig {
+        priority: number as u8 / 2,
+        ..LaneConfig::default()
+    };
     Config {
         lanes: (0..lanes).map(lane).collect(),
         message_max: 20_000,
@@ -51,7 +54,11 @@ fn run(seed: u64) {
             }
             4..10 => {
                 let (side, lane) = (pair.rng.usize(0..2), pair.rng.usize(0..lanes));
-                let len = if pair.rng.u8(0..10) == 0 { 10_000 } else { pair.rng.usize(5..300) };
+                let len = if pair.rng.u8(0..10) == 0 {
+                    10_000
+                } else {
+                    pair.rng.usize(5..300)
+                };
                 let message = numbered(lane as u8, sent[side][lane], len);
                 match pair.sides[side].send(lane as u8, message) {
                     Ok(()) => sent[side][lane] += 1,
@@ -80,8 +87,16 @@ fn run(seed: u64) {
             let expected: Vec<u32> = (0..count).collect();
             assert_eq!(numbers, expected, "seed {seed}, side {from}, lane {lane}");
         }
-        assert_eq!(pair.sides[from].session.unacknowledged(), 0, "seed {seed}: memory is kept");
-        assert_eq!(pair.sides[from].outbox.used(), 0, "seed {seed}: room is kept");
+        assert_eq!(
+            pair.sides[from].session.unacknowledged(),
+            0,
+            "seed {seed}: memory is kept"
+        );
+        assert_eq!(
+            pair.sides[from].outbox.used(),
+            0,
+            "seed {seed}: room is kept"
+        );
     }
 }
 
@@ -100,7 +115,9 @@ fn n3_when_the_transport_is_cut_at_every_point_of_an_exchange() {
             pair.sides[0].send(0, numbered(0, number, 300)).unwrap();
             pair.sides[1].send(0, numbered(0, number, 30)).unwrap();
         }
-        (0..cut_after).for_each(|_| drop(pair.step()));
+        for _ in 0..cut_after {
+            pair.step();
+        }
         if let Some(pipe) = pair.pipes.first() {
             let id = pipe.id;
             pair.cut(id);
@@ -112,8 +129,16 @@ fn n3_when_the_transport_is_cut_at_every_point_of_an_exchange() {
         let mut pair = Pair::new(&config(1), cut_after as u64);
         script(&mut pair, cut_after);
         for side in 0..2 {
-            let numbers: Vec<_> = pair.sides[side].payloads(0).iter().map(|p| number_of(p)).collect();
-            assert_eq!(numbers, (0..20).collect::<Vec<_>>(), "cut after {cut_after} steps");
+            let numbers: Vec<_> = pair.sides[side]
+                .payloads(0)
+                .iter()
+                .map(|p| number_of(p))
+                .collect();
+            assert_eq!(
+                numbers,
+                (0..20).collect::<Vec<_>>(),
+                "cut after {cut_after} steps"
+            );
         }
     }
 }

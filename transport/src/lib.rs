@@ -42,6 +42,6 @@ mod transport;
 pub use io::*;
 #[cfg(feature = "io")]
 pub use transport::{
-    DialError, Dialer, FRAME_LEN_MAX, Info, ListenError, Listener, Pace, Phase, ReadBuffer,
-    Target, Transport, Turn, UNAUTHENTICATED_LEN_MAX,
+    DialError, Dialer, FRAME_LEN_MAX, Info, ListenError, Listener, Pace, Phase, ReadBuffer, Target,
+    Transport, Turn, UNAUTHENTICATED_LEN_MAX,
 };

@@ -74,7 +74,9 @@ mod tests {
     #[test]
     fn gaps_are_counted_and_late_ones_stay_lost() {
         let mut lane = BestEffortIn::default();
-        let seen: Vec<_> = [0, 1, 4, 2, 4, 5].map(|sequence| lane.accept(sequence)).into();
+        let seen: Vec<_> = [0, 1, 4, 2, 4, 5]
+            .map(|sequence| lane.accept(sequence))
+            .into();
         assert_eq!(seen, [Some(0), Some(0), Some(2), None, None, Some(0)]);
     }
 

@@ -15,7 +15,11 @@ impl Session {
     pub(super) fn hello(&mut self, epoch: u64) -> Hello {
         let position = |(number, lane): (u8, &mut crate::recv_lane::RecvLane)| {
             let (expected, limit) = lane.tell();
-            Some(LanePosition { lane: LaneId::new(number)?, expected, limit })
+            Some(LanePosition {
+                lane: LaneId::new(number)?,
+                expected,
+                limit,
+            })
         };
         Hello {
             incarnation: self.incarnation,
@@ -34,7 +38,9 @@ impl Session {
         id: AttachmentId,
         hello: &Hello,
     ) -> Result<(), Misbehaved> {
-        let Some(attachment) = self.attachment(id) else { return Ok(()) };
+        let Some(attachment) = self.attachment(id) else {
+            return Ok(());
+        };
         let role = attachment.role;
         match (role, attachment.stage) {
             (_, Stage::Introducing) => {}
@@ -85,7 +91,10 @@ impl Session {
     /// then its `view` is higher than the one known. A lower view is a greeting that was sent
     /// before and arrived late.
     fn meet(&mut self, id: AttachmentId, hello: &Hello) {
-        let met = PeerView { incarnation: hello.incarnation, view: hello.view };
+        let met = PeerView {
+            incarnation: hello.incarnation,
+            view: hello.view,
+        };
         let Some(known) = self.peer else {
             self.peer = Some(met);
             return;
@@ -116,16 +125,26 @@ impl Session {
         self.view += 1;
         let mut undelivered = Vec::new();
         for (number, lane) in (0..).zip(&mut self.send) {
-            let Some(lane_id) = LaneId::new(number) else { break };
+            let Some(lane_id) = LaneId::new(number) else {
+                break;
+            };
             let (messages, released) = lane.restart(lane_id);
             undelivered.extend(messages);
             self.released += released;
         }
-        self.recv.iter_mut().for_each(crate::recv_lane::RecvLane::restart);
-        self.best_effort_out.iter_mut().for_each(super::BestEffortOut::restart);
+        self.recv
+            .iter_mut()
+            .for_each(crate::recv_lane::RecvLane::restart);
+        self.best_effort_out
+            .iter_mut()
+            .for_each(super::BestEffortOut::restart);
         self.best_effort_in.fill(super::BestEffortIn::default());
-        let others: Vec<_> =
-            self.attachments.iter().map(|a| a.id).filter(|&id| id != keep).collect();
+        let others: Vec<_> = self
+            .attachments
+            .iter()
+            .map(|a| a.id)
+            .filter(|&id| id != keep)
+            .collect();
         for other in others {
             self.release(other, DetachReason::Superseded);
         }
@@ -149,7 +168,9 @@ impl Session {
 
     /// The peer is known to know us: data may flow.
     pub(super) fn become_ready(&mut self, now: Instant, id: AttachmentId) {
-        let Some(attachment) = self.attachment(id) else { return };
+        let Some(attachment) = self.attachment(id) else {
+            return;
+        };
         attachment.became_ready();
         attachment.heard(now);
         let rank = attachment.rank;
@@ -168,16 +189,24 @@ impl Session {
     /// receiver drops what it has.
     pub(super) fn switch_to(&mut self, id: AttachmentId) {
         let before = self.current.replace(id);
-        let resent: u64 = self.send.iter_mut().map(crate::send_lane::SendLane::rewind).sum();
+        let resent: u64 = self
+            .send
+            .iter_mut()
+            .map(crate::send_lane::SendLane::rewind)
+            .sum();
         self.stats.bytes_resent += resent;
         self.push_event(match before {
             None => Event::Attached { attachment: id },
             Some(_) => Event::Moved { attachment: id },
         });
         if resent > 0 {
-            self.push_event(Event::Resumed { resent_bytes: resent });
+            self.push_event(Event::Resumed {
+                resent_bytes: resent,
+            });
         }
-        let acceptor = self.attachment(id).is_some_and(|a| a.role == Role::Acceptor);
+        let acceptor = self
+            .attachment(id)
+            .is_some_and(|a| a.role == Role::Acceptor);
         if acceptor {
             // The dialer switched before it said Ready: nobody sends on the others any more.
             self.release_superseded(id);

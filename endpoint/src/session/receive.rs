@@ -21,7 +21,9 @@ impl Session {
     }
 
     fn receive(&mut self, now: Instant, id: AttachmentId, frame: Bytes) -> Result<(), Misbehaved> {
-        let Some(attachment) = self.attachment(id) else { return Ok(()) };
+        let Some(attachment) = self.attachment(id) else {
+            return Ok(());
+        };
         attachment.heard(now);
         let stage = attachment.stage;
         let received = wire::decode(frame).map_err(|_| Misbehaved("sent a malformed frame"))?;
@@ -57,8 +59,16 @@ impl Session {
         received: Received,
     ) -> Result<(), Misbehaved> {
         match received {
-            Received::Data { lane, offset, bytes } => self.receive_data(now, id, lane, offset, bytes),
-            Received::Datagram { lane, sequence, payload } => {
+            Received::Data {
+                lane,
+                offset,
+                bytes,
+            } => self.receive_data(now, id, lane, offset, bytes),
+            Received::Datagram {
+                lane,
+                sequence,
+                payload,
+            } => {
                 self.receive_datagram(lane, sequence, payload);
                 Ok(())
             }
@@ -70,7 +80,9 @@ impl Session {
                 Ok(())
             }
             Received::Ready { view } => {
-                let is_acceptor = self.attachment(id).is_some_and(|a| a.role == Role::Acceptor);
+                let is_acceptor = self
+                    .attachment(id)
+                    .is_some_and(|a| a.role == Role::Acceptor);
                 if !is_acceptor {
                     return Err(Misbehaved("confirmed what it did not ask for"));
                 }
@@ -100,8 +112,13 @@ impl Session {
         offset: u64,
         bytes: Bytes,
     ) -> Result<(), Misbehaved> {
-        if self.attachment(id).is_some_and(|attachment| !attachment.reliable) {
-            return Err(Misbehaved("sent reliable data over an unreliable transport"));
+        if self
+            .attachment(id)
+            .is_some_and(|attachment| !attachment.reliable)
+        {
+            return Err(Misbehaved(
+                "sent reliable data over an unreliable transport",
+            ));
         }
         self.stats.bytes_received += bytes.len() as u64;
         let (messages, count) = (&mut self.messages, &mut self.stats.messages_received);
@@ -110,8 +127,7 @@ impl Session {
             messages.push_back(Message { lane, payload });
         };
         let receiving = &mut self.recv[lane.index()];
-        let repeated =
-            receiving.receive(offset, bytes, self.config.message_max, &mut deliver)?;
+        let repeated = receiving.receive(offset, bytes, self.config.message_max, &mut deliver)?;
         self.stats.bytes_repeated += repeated;
         if self.ack_at.is_none() && receiving.ack_is_due() {
             self.ack_at = Some(now + self.config.ack_delay);

@@ -27,19 +27,26 @@ impl Session {
     /// Whether a transport has anything to send, given unlimited room.
     #[must_use]
     pub fn wants_to_send(&self, id: AttachmentId) -> bool {
-        let Some(attachment) = self.attachments.iter().find(|a| a.id == id) else { return false };
+        let Some(attachment) = self.attachments.iter().find(|a| a.id == id) else {
+            return false;
+        };
         if attachment.due.any() {
             return true;
         }
         self.current == Some(id)
             && self.life != Life::Closed
             && (self.urgent_ack()
-                || self.send.iter().any(crate::send_lane::SendLane::is_sendable)
+                || self
+                    .send
+                    .iter()
+                    .any(crate::send_lane::SendLane::is_sendable)
                 || self.best_effort_out.iter().any(|lane| !lane.is_empty()))
     }
 
     fn urgent_ack(&self) -> bool {
-        self.recv.iter().any(crate::recv_lane::RecvLane::ack_is_urgent)
+        self.recv
+            .iter()
+            .any(crate::recv_lane::RecvLane::ack_is_urgent)
     }
 
     fn poll_control(&mut self, id: AttachmentId) -> Option<Frame> {
@@ -80,7 +87,11 @@ impl Session {
             let Some(id) = LaneId::new(number) else { break };
             if lane.has_moved() || number < self.send.len() as u8 {
                 let (expected, limit) = lane.tell();
-                positions.push(wire::LanePosition { lane: id, expected, limit });
+                positions.push(wire::LanePosition {
+                    lane: id,
+                    expected,
+                    limit,
+                });
             }
         }
         control(Head::EMPTY, wire::encode_ack(&positions))
@@ -102,12 +113,20 @@ impl Session {
                 let len_max = room.frame_max.checked_sub(DATA_HEAD_LEN_MAX)?;
                 let (offset, body) = self.send[chosen].next_piece(len_max)?;
                 self.stats.bytes_sent += body.len() as u64;
-                Frame { flow: Flow::Lane(lane.number()), head: wire::data(lane, offset), body }
+                Frame {
+                    flow: Flow::Lane(lane.number()),
+                    head: wire::data(lane, offset),
+                    body,
+                }
             }
             Delivery::BestEffort => {
                 let (sequence, body) = self.best_effort_out[chosen].pop()?;
                 self.stats.best_effort_sent += 1;
-                Frame { flow: Flow::Datagram, head: wire::datagram(lane, sequence), body }
+                Frame {
+                    flow: Flow::Datagram,
+                    head: wire::datagram(lane, sequence),
+                    body,
+                }
             }
         };
         let (send, best_effort) = (&self.send, &self.best_effort_out);
@@ -118,5 +137,9 @@ impl Session {
 }
 
 const fn control(head: Head, body: Bytes) -> Frame {
-    Frame { flow: Flow::Control, head, body }
+    Frame {
+        flow: Flow::Control,
+        head,
+        body,
+    }
 }

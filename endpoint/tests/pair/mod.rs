@@ -11,18 +11,18 @@ use selvedge_endpoint::{
 use selvedge_transport::{Flow, LaneSet, NodeId, Role, Room};
 
 /// One side: a session, its outbox, and what came out of it.
-pub struct Side {
-    pub session: Session,
-    pub outbox: Outbox,
-    pub received: Vec<Message>,
-    pub events: Vec<Event>,
-    pub released: Vec<AttachmentId>,
+pub(crate) struct Side {
+    pub(crate) session: Session,
+    pub(crate) outbox: Outbox,
+    pub(crate) received: Vec<Message>,
+    pub(crate) events: Vec<Event>,
+    pub(crate) released: Vec<AttachmentId>,
     /// Whether messages are taken as soon as they arrive.
-    pub takes: bool,
+    pub(crate) takes: bool,
 }
 
 impl Side {
-    pub fn new(number: u8, config: &Config, incarnation: u64) -> Self {
+    pub(crate) fn new(number: u8, config: &Config, incarnation: u64) -> Self {
         let (own, other) = (NodeId::new([number; 32]), NodeId::new([1 - number; 32]));
         Self {
             session: Session::new(config.clone(), own, other, incarnation),
@@ -34,13 +34,20 @@ impl Side {
         }
     }
 
-    pub fn send(&mut self, lane: u8, payload: impl Into<Bytes>) -> Result<(), SendError> {
-        self.outbox.push(LaneId::new(lane).unwrap(), payload.into())
+    pub(crate) fn send(&mut self, lane: u8, payload: impl Into<Bytes>) -> Result<(), SendError> {
+        self.outbox.push(
+            LaneId::new(lane).expect("tests use few lanes"),
+            payload.into(),
+        )
     }
 
-    pub fn payloads(&self, lane: u8) -> Vec<Bytes> {
+    pub(crate) fn payloads(&self, lane: u8) -> Vec<Bytes> {
         let on_lane = |m: &&Message| m.lane.number() == lane;
-        self.received.iter().filter(on_lane).map(|m| m.payload.clone()).collect()
+        self.received
+            .iter()
+            .filter(on_lane)
+            .map(|m| m.payload.clone())
+            .collect()
     }
 
     fn drain(&mut self) {
@@ -61,25 +68,25 @@ impl Side {
 }
 
 /// A reliable transport: per direction, frames in flight of each flow, in order within the flow.
-pub struct Pipe {
-    pub id: AttachmentId,
-    pub up: bool,
+pub(crate) struct Pipe {
+    pub(crate) id: AttachmentId,
+    pub(crate) up: bool,
     in_flight: [VecDeque<(Flow, Bytes)>; 2],
 }
 
-pub struct Pair {
-    pub sides: [Side; 2],
-    pub pipes: Vec<Pipe>,
-    pub now: Instant,
-    pub rng: fastrand::Rng,
+pub(crate) struct Pair {
+    pub(crate) sides: [Side; 2],
+    pub(crate) pipes: Vec<Pipe>,
+    pub(crate) now: Instant,
+    pub(crate) rng: fastrand::Rng,
     /// Frames that may be in flight in one direction of one pipe.
-    pub capacity: usize,
-    pub frame_max: usize,
+    pub(crate) capacity: usize,
+    pub(crate) frame_max: usize,
     next_id: u64,
 }
 
 impl Pair {
-    pub fn new(config: &Config, seed: u64) -> Self {
+    pub(crate) fn new(config: &Config, seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         Self {
             sides: [0, 1].map(|n| Side::new(n, config, rng.u64(1..))),
@@ -93,23 +100,33 @@ impl Pair {
     }
 
     /// Opens a transport that `dialer` began.
-    pub fn connect(&mut self, dialer: usize) -> AttachmentId {
+    pub(crate) fn connect(&mut self, dialer: usize) -> AttachmentId {
         self.next_id += 1;
         let id = AttachmentId(self.next_id);
         for (number, side) in self.sides.iter_mut().enumerate() {
-            let role = if number == dialer { Role::Dialer } else { Role::Acceptor };
+            let role = if number == dialer {
+                Role::Dialer
+            } else {
+                Role::Acceptor
+            };
             if side.session.attach(self.now, id, role, true).is_err() {
                 // The driver would close the transport: the other side sees it end.
-                self.sides.iter_mut().for_each(|s| s.session.detach(id, DetachReason::Local));
+                self.sides
+                    .iter_mut()
+                    .for_each(|s| s.session.detach(id, DetachReason::Local));
                 return id;
             }
         }
-        self.pipes.push(Pipe { id, up: true, in_flight: Default::default() });
+        self.pipes.push(Pipe {
+            id,
+            up: true,
+            in_flight: Default::default(),
+        });
         id
     }
 
     /// Breaks a transport: what is in flight is lost.
-    pub fn cut(&mut self, id: AttachmentId) {
+    pub(crate) fn cut(&mut self, id: AttachmentId) {
         self.pipes.retain(|pipe| pipe.id != id);
         for side in &mut self.sides {
             side.session.detach(id, DetachReason::Local);
@@ -119,16 +136,20 @@ impl Pair {
     /// Ends a transport in order on one side: what was sent still arrives, then the other side
     /// sees the end.
     fn close(&mut self, id: AttachmentId, from: usize) {
-        let Some(at) = self.pipes.iter().position(|pipe| pipe.id == id) else { return };
+        let Some(at) = self.pipes.iter().position(|pipe| pipe.id == id) else {
+            return;
+        };
         let mut pipe = self.pipes.remove(at);
         while let Some((_, frame)) = pipe.in_flight[from].pop_front() {
-            self.sides[1 - from].session.handle_frame(self.now, id, frame);
+            self.sides[1 - from]
+                .session
+                .handle_frame(self.now, id, frame);
         }
         self.sides[1 - from].session.detach(id, DetachReason::Local);
     }
 
     /// One random bit of work. Returns whether anything moved.
-    pub fn step(&mut self) -> bool {
+    pub(crate) fn step(&mut self) -> bool {
         let mut moved = false;
         for number in 0..2 {
             let side = &mut self.sides[number];
@@ -164,29 +185,46 @@ impl Pair {
             if pipe.in_flight[from].len() >= self.capacity {
                 break;
             }
-            let Some(frame) = self.sides[from].session.poll_frame(pipe.id, &room) else { break };
-            assert!(frame.flow == Flow::Control || frame.len() <= frame_max, "{frame:?}");
+            let Some(frame) = self.sides[from].session.poll_frame(pipe.id, &room) else {
+                break;
+            };
+            assert!(
+                frame.flow == Flow::Control || frame.len() <= frame_max,
+                "{frame:?}"
+            );
             let mut bytes = BytesMut::new();
             frame.write_to(&mut bytes);
             pipe.in_flight[from].push_back((frame.flow, bytes.freeze()));
             moved = true;
         }
         for _ in 0..self.rng.usize(0..4) {
-            let Some((flow, _)) = pipe.in_flight[from].front() else { break };
+            let Some((flow, _)) = pipe.in_flight[from].front() else {
+                break;
+            };
             // Flows keep no order between them: sometimes the first frame of another one overtakes.
             let first = *flow;
-            let other = pipe.in_flight[from].iter().position(|(flow, _)| *flow != first);
+            let other = pipe.in_flight[from]
+                .iter()
+                .position(|(flow, _)| *flow != first);
             let next = other.filter(|_| self.rng.u8(0..4) == 0).unwrap_or(0);
-            let (_, frame) = pipe.in_flight[from].remove(next).expect("the index was just found");
-            self.sides[1 - from].session.handle_frame(self.now, pipe.id, frame);
+            let (_, frame) = pipe.in_flight[from]
+                .remove(next)
+                .expect("the index was just found");
+            self.sides[1 - from]
+                .session
+                .handle_frame(self.now, pipe.id, frame);
             moved = true;
         }
         moved
     }
 
     /// Lets time pass up to the next deadline of either side.
-    pub fn advance(&mut self) {
-        let due = self.sides.iter().filter_map(|side| side.session.poll_timeout()).min();
+    pub(crate) fn advance(&mut self) {
+        let due = self
+            .sides
+            .iter()
+            .filter_map(|side| side.session.poll_timeout())
+            .min();
         let soon = self.now + Duration::from_millis(10);
         self.now = due.unwrap_or(soon).max(self.now);
         for side in &mut self.sides {
@@ -196,7 +234,7 @@ impl Pair {
 
     /// Works until nothing moves and no deadline comes within half a second (acknowledgements do,
     /// heartbeats do not), at most `steps` steps.
-    pub fn settle(&mut self, steps: usize) {
+    pub(crate) fn settle(&mut self, steps: usize) {
         let end = self.now + Duration::from_millis(500);
         let mut idle = 0;
         for _ in 0..steps {
@@ -206,7 +244,11 @@ impl Pair {
                 continue;
             }
             idle = 0;
-            let due = self.sides.iter().filter_map(|side| side.session.poll_timeout()).min();
+            let due = self
+                .sides
+                .iter()
+                .filter_map(|side| side.session.poll_timeout())
+                .min();
             if due.is_none_or(|due| due > end) {
                 return;
             }

@@ -1,0 +1,300 @@
+//! The pool of workers.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use crossbeam_channel::bounded;
+use ring::rand::{SecureRandom, SystemRandom};
+use selvedge_endpoint::{Delivery, Outbox, Session};
+use selvedge_transport::{
+    Address, DialError, Dialer, End, Info, Listener, NodeId, Target, Transport,
+};
+
+use crate::config::Config;
+use crate::endpoint::Endpoint;
+use crate::error::DriverError;
+use crate::inbox::Inbox;
+use crate::resolver::Resolver;
+use crate::session;
+use crate::shared::{Received, Shared, Waiting, lock};
+use crate::worker::{Command, Entry, Mailbox, Worker};
+
+/// The dialers to choose from by the scheme of an address.
+pub type Dialers = Arc<[Arc<dyn Dialer>]>;
+
+/// A connection whose handshake is done. Attach it to an endpoint; dropped, it breaks.
+#[derive(Debug)]
+pub struct Connected {
+    pub(crate) transport: Box<dyn Transport>,
+    /// Frames that arrived together with the end of the handshake.
+    pub(crate) early: Vec<Bytes>,
+    pub(crate) peer: NodeId,
+}
+
+impl Connected {
+    /// Who proved to be at the other end.
+    #[must_use]
+    pub const fn peer(&self) -> NodeId {
+        self.peer
+    }
+
+    /// What the connection is.
+    #[must_use]
+    pub fn info(&self) -> &Info {
+        self.transport.info()
+    }
+}
+
+/// A pool of workers. Dropped, it stops them: endpoints are closed without waiting, so close those
+/// first whose messages still matter.
+pub struct Driver {
+    mailboxes: Arc<[Mailbox]>,
+    threads: Vec<JoinHandle<()>>,
+    resolver: Resolver,
+    next: AtomicUsize,
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Driver({} workers)", self.mailboxes.len())
+    }
+}
+
+impl Driver {
+    /// Starts the workers.
+    ///
+    /// # Errors
+    /// [`DriverError::System`] when the operating system gives no poll or thread.
+    pub fn new(config: Config) -> Result<Self, DriverError> {
+        let system = |what| move |error| DriverError::System { what, error };
+        let count = config.workers.get();
+        let mut polls = Vec::with_capacity(count);
+        let mut mailboxes = Vec::with_capacity(count);
+        for _ in 0..count {
+            let poll = mio::Poll::new().map_err(system("open a poll"))?;
+            let (mailbox, commands) =
+                Mailbox::new(poll.registry()).map_err(system("open a waker"))?;
+            polls.push((poll, commands));
+            mailboxes.push(mailbox);
+        }
+        let mailboxes: Arc<[Mailbox]> = mailboxes.into();
+        let mut threads = Vec::with_capacity(count);
+        for (number, (poll, commands)) in polls.into_iter().enumerate() {
+            let worker = Worker::new(
+                number,
+                poll,
+                commands,
+                Arc::clone(&mailboxes),
+                config.clone(),
+            );
+            let name = format!("selvedge-worker-{number}");
+            let thread = std::thread::Builder::new()
+                .name(name)
+                .spawn(move || worker.run());
+            threads.push(thread.map_err(system("start a worker"))?);
+        }
+        let resolver = Resolver::spawn().map_err(system("start the resolver"))?;
+        Ok(Self {
+            mailboxes,
+            threads,
+            resolver,
+            next: AtomicUsize::new(0),
+        })
+    }
+
+    /// How many workers there are.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.mailboxes.len()
+    }
+
+    /// The next worker in turn.
+    fn mailbox(&self) -> (usize, &Mailbox) {
+        let number = self.next.fetch_add(1, Ordering::Relaxed) % self.mailboxes.len();
+        (number, &self.mailboxes[number])
+    }
+
+    /// An endpoint of `local` to `peer`, whose messages wait to be received.
+    ///
+    /// # Errors
+    /// [`DriverError`].
+    pub fn endpoint(
+        &self,
+        config: session::Config,
+        local: NodeId,
+        peer: NodeId,
+    ) -> Result<Endpoint, DriverError> {
+        self.make_endpoint(config, local, peer, None)
+    }
+
+    /// An endpoint of `local` to `peer`, whose messages are handed to `inbox` on its worker.
+    ///
+    /// # Errors
+    /// [`DriverError`].
+    pub fn endpoint_with_inbox(
+        &self,
+        config: session::Config,
+        local: NodeId,
+        peer: NodeId,
+        inbox: Box<dyn Inbox>,
+    ) -> Result<Endpoint, DriverError> {
+        self.make_endpoint(config, local, peer, Some(inbox))
+    }
+
+    fn make_endpoint(
+        &self,
+        config: session::Config,
+        local: NodeId,
+        peer: NodeId,
+        inbox: Option<Box<dyn Inbox>>,
+    ) -> Result<Endpoint, DriverError> {
+        let mut incarnation = [0; 8];
+        SystemRandom::new()
+            .fill(&mut incarnation)
+            .map_err(|_| DriverError::System {
+                what: "draw an incarnation",
+                error: std::io::Error::other("no randomness"),
+            })?;
+        let (home, mailbox) = self.mailbox();
+        let shared = Arc::new(Shared {
+            local,
+            peer,
+            needs_reliable: config
+                .lanes
+                .iter()
+                .any(|l| l.delivery == Delivery::Reliable),
+            credit_step: config.receive_window / 8,
+            outbox: Mutex::new(Outbox::new(&config)),
+            sending: Waiting::default(),
+            received: Mutex::new(Received::default()),
+            receiving: Waiting::default(),
+            control: Mutex::default(),
+            readable: bounded(1),
+            rung: AtomicBool::new(true),
+            home: AtomicUsize::new(home),
+            place: AtomicUsize::new(0),
+            mailboxes: Arc::clone(&self.mailboxes),
+        });
+        let session = Session::new(config, local, peer, u64::from_le_bytes(incarnation));
+        mailbox.adopt(Entry::new(Arc::clone(&shared), session, inbox))?;
+        Ok(Endpoint::new(shared))
+    }
+
+    /// Dials `address`; `done` is called on a worker (or the resolver's thread) with a connection
+    /// that is open, or why there is none. Be short there.
+    pub fn dial(
+        &self,
+        dialers: &Dialers,
+        address: &Address,
+        expected: Option<NodeId>,
+        done: impl FnOnce(Result<Connected, DialError>) + Send + 'static,
+    ) {
+        let chosen = dialers
+            .iter()
+            .find(|dialer| dialer.schemes().contains(&address.scheme()));
+        let Some(dialer) = chosen.cloned() else {
+            let known: Vec<_> = dialers
+                .iter()
+                .flat_map(|dialer| dialer.schemes())
+                .copied()
+                .collect();
+            let scheme = address.scheme().to_owned();
+            return done(Err(DialError::UnknownScheme {
+                scheme,
+                known: known.join(", "),
+            }));
+        };
+        let (number, _) = self.mailbox();
+        let mailboxes = Arc::clone(&self.mailboxes);
+        let answer = move |resolved: Result<Address, DialError>| match resolved {
+            Ok(address) => {
+                let target = Target {
+                    address,
+                    peer: expected,
+                };
+                let command = Command::Dial {
+                    dialer,
+                    target,
+                    done: Box::new(done),
+                };
+                mailboxes[number].send_or_drop(command);
+            }
+            Err(error) => done(Err(error)),
+        };
+        self.resolver.resolve(address, Box::new(answer));
+    }
+
+    /// Dials `address` and blocks the thread until the connection is open or has failed.
+    ///
+    /// # Errors
+    /// [`DialError`].
+    pub fn dial_blocking(
+        &self,
+        dialers: &Dialers,
+        address: &Address,
+        expected: Option<NodeId>,
+    ) -> Result<Connected, DialError> {
+        let answer = Arc::new((Mutex::new(None), Condvar::new()));
+        let answered = Arc::clone(&answer);
+        self.dial(dialers, address, expected, move |result| {
+            *lock(&answered.0) = Some(result);
+            answered.1.notify_one();
+        });
+        let mut result = lock(&answer.0);
+        loop {
+            if let Some(result) = result.take() {
+                return result;
+            }
+            // Only the callback owns the other half: when it was dropped, nobody will answer.
+            if Arc::strong_count(&answer) == 1 {
+                return Err(End::Closed.into());
+            }
+            let wait = std::time::Duration::from_millis(100);
+            result = answer
+                .1
+                .wait_timeout(result, wait)
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Takes connections in; `accepted` is called on the worker with each that has proved who it
+    /// is. Be short there. Returns the address that peers dial.
+    ///
+    /// # Errors
+    /// [`DriverError::Stopped`].
+    pub fn listen(
+        &self,
+        listener: Box<dyn Listener>,
+        accepted: impl Fn(Connected) + Send + Sync + 'static,
+    ) -> Result<Address, DriverError> {
+        let address = listener.local_address();
+        let (_, mailbox) = self.mailbox();
+        mailbox.send(Command::Listen {
+            listener,
+            accepted: Arc::new(accepted),
+        })?;
+        Ok(address)
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        for mailbox in self.mailboxes.iter() {
+            mailbox.send_or_drop(Command::Stop);
+        }
+        let own = std::thread::current().id();
+        for thread in self
+            .threads
+            .drain(..)
+            .filter(|thread| thread.thread().id() != own)
+        {
+            if thread.join().is_err() {
+                tracing::error!("a worker panicked: this is a bug");
+            }
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! The user's handle to a session.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::PoisonError;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use crossbeam_channel::Receiver;
+use selvedge_endpoint::{Event, LaneId, Message, SendError, Stats};
+use selvedge_transport::NodeId;
+
+use crate::driver::Connected;
+use crate::error::{AttachError, RecvError, TryRecvError};
+use crate::shared::{Control, Received, Shared, lock};
+
+/// A channel of messages to one peer, which outlives its transports. Cheap to clone; any number of
+/// threads may send and receive. When the last clone is dropped, it closes in order.
+#[derive(Clone)]
+pub struct Endpoint(Arc<Handle>);
+
+struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.ask(Control::Close);
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Endpoint({:#} to {:#})",
+            self.0.shared.local, self.0.shared.peer
+        )
+    }
+}
+
+impl Endpoint {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self(Arc::new(Handle { shared }))
+    }
+
+    /// Who is at the other end.
+    #[must_use]
+    pub fn peer(&self) -> NodeId {
+        self.0.shared.peer
+    }
+
+    /// Sends on `lane` if there is room now.
+    ///
+    /// # Errors
+    /// [`SendError`], with the payload in it.
+    pub fn try_send(&self, lane: LaneId, payload: Bytes) -> Result<(), SendError> {
+        lock(&self.0.shared.outbox).push(lane, payload)?;
+        self.0.shared.ring();
+        Ok(())
+    }
+
+    /// Sends on `lane`; blocks the thread while the send buffer is full.
+    ///
+    /// # Errors
+    /// [`SendError`], with the payload in it; never [`SendError::Full`].
+    pub fn send(&self, lane: LaneId, payload: Bytes) -> Result<(), SendError> {
+        let shared = &self.0.shared;
+        let mut payload = payload;
+        let mut outbox = lock(&shared.outbox);
+        loop {
+            match outbox.push(lane, payload) {
+                Err(SendError::Full(refused)) => payload = refused,
+                other => {
+                    drop(outbox);
+                    shared.ring();
+                    return other;
+                }
+            }
+            outbox = shared
+                .sending
+                .threads
+                .wait(outbox)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Sends on `lane`; waits while the send buffer is full. Any executor will do.
+    ///
+    /// # Errors
+    /// [`SendError`], with the payload in it; never [`SendError::Full`].
+    pub async fn send_async(&self, lane: LaneId, payload: Bytes) -> Result<(), SendError> {
+        let mut held = Some(payload);
+        poll_fn(|cx| {
+            let Some(payload) = held.take() else {
+                return Poll::Ready(Ok(()));
+            };
+            // Registered before the attempt, so that no release falls between the two.
+            self.0.shared.sending.register(cx.waker());
+            match self.try_send(lane, payload) {
+                Err(SendError::Full(payload)) => {
+                    held = Some(payload);
+                    Poll::Pending
+                }
+                other => Poll::Ready(other),
+            }
+        })
+        .await
+    }
+
+    /// Takes the next message if there is one.
+    ///
+    /// # Errors
+    /// [`TryRecvError`].
+    pub fn try_recv(&self) -> Result<Message, TryRecvError> {
+        self.take(&mut lock(&self.0.shared.received))
+    }
+
+    fn take(&self, received: &mut Received) -> Result<Message, TryRecvError> {
+        let Some(message) = received.messages.pop_front() else {
+            return Err(match received.closed {
+                Some(reason) => RecvError(reason).into(),
+                None => TryRecvError::Empty,
+            });
+        };
+        received.taken.add(&message);
+        if received.taken.total() >= self.0.shared.credit_step {
+            self.0.shared.ring();
+        }
+        Ok(message)
+    }
+
+    /// Takes the next message; blocks the thread until there is one.
+    ///
+    /// # Errors
+    /// [`RecvError`] when the endpoint is closed and everything that had arrived was taken.
+    pub fn recv(&self) -> Result<Message, RecvError> {
+        let mut received = lock(&self.0.shared.received);
+        loop {
+            match self.take(&mut received) {
+                Ok(message) => return Ok(message),
+                Err(TryRecvError::Closed(closed)) => return Err(closed),
+                Err(TryRecvError::Empty) => {}
+            }
+            let waiting = &self.0.shared.receiving.threads;
+            received = waiting
+                .wait(received)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Takes the next message; blocks the thread at most `timeout`.
+    ///
+    /// # Errors
+    /// [`TryRecvError`]; [`TryRecvError::Empty`] when the time is up.
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<Message, TryRecvError> {
+        let deadline = Instant::now() + timeout;
+        let mut received = lock(&self.0.shared.received);
+        loop {
+            match self.take(&mut received) {
+                Err(TryRecvError::Empty) => {}
+                other => return other,
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(TryRecvError::Empty);
+            }
+            let waiting = &self.0.shared.receiving.threads;
+            received = waiting
+                .wait_timeout(received, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Takes the next message; waits until there is one. Any executor will do.
+    ///
+    /// # Errors
+    /// [`RecvError`] when the endpoint is closed and everything that had arrived was taken.
+    pub async fn recv_async(&self) -> Result<Message, RecvError> {
+        poll_fn(|cx: &mut Context<'_>| {
+            self.0.shared.receiving.register(cx.waker());
+            match self.try_recv() {
+                Ok(message) => Poll::Ready(Ok(message)),
+                Err(TryRecvError::Closed(closed)) => Poll::Ready(Err(closed)),
+                Err(TryRecvError::Empty) => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// Becomes readable when messages or events may have arrived: for `select!` over several
+    /// endpoints. After each signal take messages until there are none.
+    #[must_use]
+    pub fn readable(&self) -> &Receiver<()> {
+        &self.0.shared.readable.1
+    }
+
+    /// Takes the oldest event that was not taken. Endpoints with an [`Inbox`](crate::Inbox) have
+    /// none here.
+    #[must_use]
+    pub fn try_event(&self) -> Option<Event> {
+        lock(&self.0.shared.received).events.pop_front()
+    }
+
+    /// Takes the oldest event that was not taken; blocks the thread at most `timeout`.
+    #[must_use]
+    pub fn event_timeout(&self, timeout: Duration) -> Option<Event> {
+        let deadline = Instant::now() + timeout;
+        let mut received = lock(&self.0.shared.received);
+        loop {
+            if let Some(event) = received.events.pop_front() {
+                return Some(event);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            let waiting = &self.0.shared.receiving.threads;
+            received = waiting
+                .wait_timeout(received, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Gives it a connection to use from now on. A live one drains meanwhile: nothing is lost or
+    /// repeated.
+    ///
+    /// # Errors
+    /// [`AttachError`]; the connection is closed.
+    pub fn attach(&self, connected: Connected) -> Result<(), AttachError> {
+        use selvedge_endpoint::AttachError as Session;
+        let shared = &self.0.shared;
+        if connected.peer() != shared.peer {
+            let (expected, found) = (shared.peer, connected.peer());
+            return Err(AttachError::WrongPeer { expected, found });
+        }
+        if shared.needs_reliable && !connected.info().reliable {
+            return Err(Session::Unreliable.into());
+        }
+        if lock(&shared.outbox).is_closed() {
+            return Err(Session::Closed.into());
+        }
+        shared.ask(Control::Attach(connected));
+        Ok(())
+    }
+
+    /// Moves the endpoint with its transports to another worker (counted from 0, modulo their
+    /// number). Nothing is lost, repeated or reordered, under any load.
+    pub fn migrate(&self, worker: usize) {
+        let worker = worker % self.0.shared.mailboxes.len();
+        self.0.shared.ask(Control::Migrate(worker));
+    }
+
+    /// Has an [`Inbox`](crate::Inbox) called again that left messages.
+    pub fn resume(&self) {
+        self.0.shared.ask(Control::Resume);
+    }
+
+    /// Ends in order: refuses new messages, delivers what was accepted, tells the peer. The end is
+    /// told by [`Event::Closed`] and [`RecvError`].
+    pub fn close(&self) {
+        self.0.shared.ask(Control::Close);
+    }
+
+    /// Ends at once. What the peer has not acknowledged is handed back in [`Event::Closed`].
+    pub fn abort(&self) {
+        self.0.shared.ask(Control::Abort);
+    }
+
+    /// What its session counted, as of its last turn on the worker.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        lock(&self.0.shared.received).stats
+    }
+}

@@ -1,0 +1,260 @@
+//! One thread, one poll, and everything that lives on it.
+//!
+//! The tick: hear commands and bells, do what is due, carry on with busy transports, then poll.
+
+mod connections;
+mod endpoints;
+mod mailbox;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use mio::{Events, Poll, Token};
+use selvedge_transport::{DialError, Dialer, Listener, Pace, ReadBuffer, Target, Transport};
+use slab::Slab;
+
+use crate::config::Config;
+use crate::driver::Connected;
+use crate::timers::{Armed, Timers};
+pub(crate) use connections::Owner;
+pub(crate) use endpoints::Entry;
+pub(crate) use mailbox::Mailbox;
+
+/// How many events one poll yields; more come with the next.
+const EVENTS_CAPACITY: usize = 1024;
+
+type Done = Box<dyn FnOnce(Result<Connected, DialError>) + Send>;
+type Accepted = Arc<dyn Fn(Connected) + Send + Sync>;
+
+/// What is asked of a worker.
+pub(crate) enum Command {
+    Dial {
+        dialer: Arc<dyn Dialer>,
+        target: Target,
+        done: Done,
+    },
+    Listen {
+        listener: Box<dyn Listener>,
+        accepted: Accepted,
+    },
+    Stop,
+}
+
+/// A transport on this worker.
+struct Slot {
+    transport: Box<dyn Transport>,
+    owner: Owner,
+    /// Tells this slot's events from those of an earlier transport in the same place.
+    generation: u32,
+    armed: Armed,
+    is_busy: bool,
+}
+
+struct ListenerSlot {
+    listener: Box<dyn Listener>,
+    accepted: Accepted,
+    armed: Armed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum TimerKey {
+    Endpoint(usize),
+    Transport(usize, u32),
+    Listener(usize),
+}
+
+pub(crate) struct Worker {
+    number: usize,
+    poll: Poll,
+    commands: crossbeam_channel::Receiver<Command>,
+    mailboxes: Arc<[Mailbox]>,
+    config: Config,
+    now: Instant,
+    buffer: ReadBuffer,
+    timers: Timers<TimerKey>,
+    endpoints: Slab<Entry>,
+    slots: Slab<Slot>,
+    listeners: Slab<ListenerSlot>,
+    generation: u32,
+    handshakes: usize,
+    /// Transports that had more to do than their budget allowed.
+    busy: Vec<usize>,
+    stopping: bool,
+}
+
+/// What a token names. The waker has `usize::MAX`.
+enum Named {
+    Transport(usize, u32),
+    Listener(usize),
+}
+
+/// Slots and listeners share the tokens: the lowest bit tells them apart, the upper half is the
+/// generation of a slot.
+const fn transport_token(index: usize, generation: u32) -> Token {
+    Token((generation as usize) << 32 | index << 1)
+}
+
+const fn named(token: Token) -> Named {
+    let index = (token.0 & 0xffff_ffff) >> 1;
+    if token.0 & 1 == 1 {
+        Named::Listener(index)
+    } else {
+        Named::Transport(index, (token.0 >> 32) as u32)
+    }
+}
+
+impl Worker {
+    pub(crate) fn new(
+        number: usize,
+        poll: Poll,
+        commands: crossbeam_channel::Receiver<Command>,
+        mailboxes: Arc<[Mailbox]>,
+        config: Config,
+    ) -> Self {
+        Self {
+            number,
+            poll,
+            commands,
+            mailboxes,
+            config,
+            now: Instant::now(),
+            buffer: ReadBuffer::default(),
+            timers: Timers::new(),
+            endpoints: Slab::new(),
+            slots: Slab::new(),
+            listeners: Slab::new(),
+            generation: 0,
+            handshakes: 0,
+            busy: Vec::new(),
+            stopping: false,
+        }
+    }
+
+    pub(crate) fn run(mut self) {
+        let mut events = Events::with_capacity(EVENTS_CAPACITY);
+        loop {
+            self.now = Instant::now();
+            self.hear();
+            if self.stopping {
+                break;
+            }
+            self.do_what_is_due();
+            self.carry_on();
+            let timeout = self.timeout();
+            let mailboxes = Arc::clone(&self.mailboxes);
+            let polled = mailboxes[self.number].poll(timeout, &self.commands, |timeout| {
+                self.poll.poll(&mut events, timeout)
+            });
+            if let Err(error) = polled
+                && error.kind() != std::io::ErrorKind::Interrupted
+            {
+                tracing::error!(%error, "the poll failed; the worker stops");
+                break;
+            }
+            self.now = Instant::now();
+            for event in &events {
+                if event.token() == mailbox::WAKER {
+                    continue;
+                }
+                match named(event.token()) {
+                    Named::Transport(index, generation) => {
+                        if self
+                            .slots
+                            .get(index)
+                            .is_some_and(|slot| slot.generation == generation)
+                        {
+                            self.drive(index);
+                        }
+                    }
+                    Named::Listener(index) => self.accept(index),
+                }
+            }
+        }
+        self.stop();
+    }
+
+    /// Commands first, then the endpoints whose bell was rung.
+    fn hear(&mut self) {
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Dial {
+                    dialer,
+                    target,
+                    done,
+                } => self.dial(dialer.as_ref(), &target, done),
+                Command::Listen { listener, accepted } => self.listen(listener, accepted),
+                Command::Stop => self.stopping = true,
+            }
+        }
+        let mailboxes = Arc::clone(&self.mailboxes);
+        for entry in mailboxes[self.number].take_arrivals() {
+            self.adopt(entry);
+        }
+        for shared in mailboxes[self.number].take_rung() {
+            self.answer_bell(&shared);
+        }
+    }
+
+    fn do_what_is_due(&mut self) {
+        while let Some(key) = self.timers.pop_due(self.now) {
+            match key {
+                TimerKey::Endpoint(index) => self.endpoint_due(index),
+                TimerKey::Transport(index, generation) => {
+                    let slot = self.slots.get_mut(index);
+                    if let Some(slot) = slot.filter(|slot| slot.generation == generation) {
+                        slot.armed.fired(self.now);
+                        if slot.transport.timeout().is_some_and(|at| at <= self.now) {
+                            slot.transport.on_timeout(self.now);
+                        }
+                        self.drive(index);
+                    }
+                }
+                TimerKey::Listener(index) => {
+                    if let Some(slot) = self.listeners.get_mut(index) {
+                        slot.armed.fired(self.now);
+                        self.accept(index);
+                    }
+                }
+            }
+        }
+    }
+
+    fn carry_on(&mut self) {
+        for index in std::mem::take(&mut self.busy) {
+            if let Some(slot) = self.slots.get_mut(index)
+                && std::mem::take(&mut slot.is_busy)
+            {
+                self.drive(index);
+            }
+        }
+    }
+
+    fn mark_busy(&mut self, index: usize, pace: Pace) {
+        if pace == Pace::More
+            && let Some(slot) = self.slots.get_mut(index)
+            && !std::mem::replace(&mut slot.is_busy, true)
+        {
+            self.busy.push(index);
+        }
+    }
+
+    fn timeout(&self) -> Option<std::time::Duration> {
+        if !self.busy.is_empty() {
+            return Some(std::time::Duration::ZERO);
+        }
+        self.timers
+            .next()
+            .map(|at| at.saturating_duration_since(Instant::now()))
+    }
+
+    /// Everybody who waits is told; callbacks of dials under way are dropped with the worker.
+    fn stop(mut self) {
+        let mailboxes = Arc::clone(&self.mailboxes);
+        let here = std::mem::take(&mut self.endpoints)
+            .into_iter()
+            .map(|(_, entry)| entry);
+        for mut entry in here.chain(mailboxes[self.number].shut()) {
+            entry.abandon();
+        }
+    }
+}

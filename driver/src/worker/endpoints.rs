@@ -1,0 +1,367 @@
+//! Endpoints on a worker: their sessions between queues and transports.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use bytes::Bytes;
+use selvedge_endpoint::{AttachmentId, Event, Message, Output, Session};
+use selvedge_transport::{End, Frame, FrameSink, FrameSource, Pace, Room, Transport, Turn};
+
+use super::{Owner, TimerKey, Worker};
+use crate::driver::Connected;
+use crate::inbox::{Inbox, Incoming};
+use crate::shared::{Control, Shared, Taken, lock};
+use crate::timers::Armed;
+
+/// An endpoint where it lives. It moves between workers whole.
+pub(crate) struct Entry {
+    shared: Arc<Shared>,
+    pub(super) session: Session,
+    inbox: Option<Box<dyn Inbox>>,
+    /// Messages that the inbox has left.
+    left: VecDeque<Message>,
+    taken: Taken,
+    attachments: Vec<(AttachmentId, usize)>,
+    next_attachment: u64,
+    armed: Armed,
+    /// Transports on their way with the endpoint to another worker.
+    travelling: Vec<(AttachmentId, Box<dyn Transport>)>,
+}
+
+struct Pulling<'a>(&'a mut Session, AttachmentId);
+
+impl FrameSource for Pulling<'_> {
+    fn next_frame(&mut self, room: &Room) -> Option<Frame> {
+        self.0.poll_frame(self.1, room)
+    }
+}
+
+struct Pushing<'a>(&'a mut Session, AttachmentId, Instant);
+
+impl FrameSink for Pushing<'_> {
+    fn frame(&mut self, frame: Bytes) {
+        self.0.handle_frame(self.2, self.1, frame);
+    }
+}
+
+impl Entry {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        session: Session,
+        inbox: Option<Box<dyn Inbox>>,
+    ) -> Self {
+        Self {
+            shared,
+            session,
+            inbox,
+            left: VecDeque::new(),
+            taken: Taken::default(),
+            attachments: Vec::new(),
+            next_attachment: 0,
+            armed: Armed::default(),
+            travelling: Vec::new(),
+        }
+    }
+
+    pub(super) fn forget(&mut self, attachment: AttachmentId) {
+        self.attachments.retain(|(known, _)| *known != attachment);
+    }
+
+    /// The worker stops: the endpoint is over for everyone who waits on it.
+    pub(super) fn abandon(&mut self) {
+        self.session.exchange(&mut lock(&self.shared.outbox));
+        self.session.abort();
+        self.exchange();
+        self.hand_over();
+    }
+
+    fn wants_to_send(&self) -> bool {
+        self.attachments
+            .iter()
+            .any(|(attachment, _)| self.session.wants_to_send(*attachment))
+    }
+
+    /// Takes what producers handed in, returns what was acknowledged.
+    fn exchange(&mut self) {
+        let mut outbox = lock(&self.shared.outbox);
+        let before = outbox.used();
+        self.session.exchange(&mut outbox);
+        let freed = outbox.used() < before || outbox.is_closed();
+        drop(outbox);
+        if freed {
+            self.shared.sending.notify();
+        }
+        let session = &mut self.session;
+        lock(&self.shared.received)
+            .taken
+            .drain(|lane, bytes| session.taken(lane, bytes));
+        self.taken.drain(|lane, bytes| session.taken(lane, bytes));
+    }
+
+    /// Hands messages and events to the user. Returns the transports to close.
+    fn hand_over(&mut self) -> Vec<AttachmentId> {
+        let (mut released, mut events) = (Vec::new(), Vec::new());
+        while let Some(output) = self.session.poll_output() {
+            match output {
+                Output::Release { attachment, reason } => {
+                    tracing::debug!(peer = ?self.shared.peer, %reason, "a transport is released");
+                    released.push(attachment);
+                }
+                Output::Event(event) => events.push(event),
+            }
+        }
+        if self.inbox.is_some() {
+            self.left.extend(self.session.take_messages());
+            self.call_inbox(events);
+        } else if self.session.has_messages() || !events.is_empty() {
+            self.queue(events);
+        }
+        released
+    }
+
+    fn queue(&mut self, events: Vec<Event>) {
+        let mut received = lock(&self.shared.received);
+        received.messages.extend(self.session.take_messages());
+        for event in events {
+            if let Event::Closed { reason, .. } = &event {
+                received.closed = Some(*reason);
+            }
+            received.push_event(event);
+        }
+        received.stats = *self.session.stats();
+        drop(received);
+        // A full channel says already what this would.
+        let _already_signalled = self.shared.readable.0.try_send(());
+        self.shared.receiving.notify();
+    }
+
+    fn call_inbox(&mut self, events: Vec<Event>) {
+        let Some(inbox) = &mut self.inbox else { return };
+        let (queue, taken) = (&mut self.left, &mut self.taken);
+        let called = catch_unwind(AssertUnwindSafe(|| {
+            if !queue.is_empty() {
+                inbox.on_messages(&mut Incoming { queue, taken });
+            }
+            events.into_iter().for_each(|event| inbox.on_event(event));
+        }));
+        if called.is_err() {
+            tracing::error!(peer = ?self.shared.peer, "an inbox panicked; its endpoint is closed");
+            self.inbox = None;
+            self.left.clear();
+            self.session.abort();
+        }
+        let session = &mut self.session;
+        self.taken.drain(|lane, bytes| session.taken(lane, bytes));
+        lock(&self.shared.received).stats = *self.session.stats();
+    }
+}
+
+impl Worker {
+    /// Takes in an endpoint, new or from another worker.
+    pub(super) fn adopt(&mut self, mut entry: Entry) {
+        let travelling = std::mem::take(&mut entry.travelling);
+        entry.armed = Armed::default();
+        let place = self.endpoints.vacant_entry();
+        let index = place.key();
+        entry.shared.place.store(index, Ordering::Relaxed);
+        place.insert(entry);
+        for (attachment, transport) in travelling {
+            self.add_attached(index, attachment, transport);
+        }
+        self.serve(index);
+    }
+
+    fn add_attached(
+        &mut self,
+        index: usize,
+        attachment: AttachmentId,
+        transport: Box<dyn Transport>,
+    ) {
+        let slot = self.add_slot(transport, Owner::Endpoint { index, attachment });
+        let Some(entry) = self.endpoints.get_mut(index) else {
+            return;
+        };
+        match slot {
+            Ok(slot) => {
+                entry.attachments.push((attachment, slot));
+                self.busy.push(slot);
+                self.slots[slot].is_busy = true;
+            }
+            Err((_, error)) => {
+                let ended = selvedge_endpoint::DetachReason::Ended(End::broken(error));
+                entry.session.detach(attachment, ended);
+            }
+        }
+    }
+
+    /// Somebody rang for an endpoint: here, or where it has moved meanwhile.
+    pub(super) fn answer_bell(&mut self, shared: &Arc<Shared>) {
+        let home = shared.home.load(Ordering::Acquire);
+        if home != self.number {
+            self.mailboxes[home].ring(Arc::clone(shared));
+            return;
+        }
+        let index = shared.place.load(Ordering::Relaxed);
+        let is_here = |entry: &Entry| Arc::ptr_eq(&entry.shared, shared);
+        // Not there yet: it is served when it arrives, since the bell stays rung till then.
+        if self.endpoints.get(index).is_some_and(is_here) {
+            self.serve(index);
+        }
+    }
+
+    pub(super) fn endpoint_due(&mut self, index: usize) {
+        if let Some(entry) = self.endpoints.get_mut(index) {
+            entry.armed.fired(self.now);
+            entry.session.handle_timeout(self.now);
+            self.serve(index);
+        }
+    }
+
+    /// Everything an endpoint needs: its user's wishes, its queues, its transports.
+    fn serve(&mut self, index: usize) {
+        let Some(entry) = self.endpoints.get_mut(index) else {
+            return;
+        };
+        // Cleared before the queues are looked at: who comes later rings again.
+        entry.shared.rung.store(false, Ordering::Release);
+        let control = std::mem::take(&mut *lock(&entry.shared.control));
+        entry.exchange();
+        let mut destination = None;
+        for control in control {
+            match control {
+                Control::Attach(connected) => self.attach(index, connected),
+                Control::Close => self.endpoints[index].session.close(self.now),
+                Control::Abort => self.endpoints[index].session.abort(),
+                Control::Migrate(worker) => destination = Some(worker),
+                Control::Resume => {}
+            }
+        }
+        self.send_all(index);
+        self.settle(index);
+        if let Some(worker) = destination.filter(|&worker| worker != self.number) {
+            self.emigrate(index, worker);
+        }
+    }
+
+    fn attach(&mut self, index: usize, connected: Connected) {
+        let entry = &mut self.endpoints[index];
+        let (info, id) = (
+            connected.transport.info(),
+            AttachmentId(entry.next_attachment),
+        );
+        entry.next_attachment += 1;
+        if let Err(error) = entry.session.attach(self.now, id, info.role, info.reliable) {
+            tracing::warn!(peer = ?entry.shared.peer, %error, "a connection was not attached");
+            return;
+        }
+        for frame in connected.early {
+            entry.session.handle_frame(self.now, id, frame);
+        }
+        self.add_attached(index, id, connected.transport);
+    }
+
+    /// Bytes have come or room has, on one transport of an endpoint.
+    pub(super) fn drive_attached(&mut self, slot: usize, index: usize) {
+        let (Some(place), Some(entry)) = (self.slots.get_mut(slot), self.endpoints.get_mut(index))
+        else {
+            return;
+        };
+        let Owner::Endpoint { attachment, .. } = place.owner else {
+            return;
+        };
+        let mut turn = Turn {
+            now: self.now,
+            buffer: &mut self.buffer,
+            budget: self.config.budget,
+        };
+        let mut sink = Pushing(&mut entry.session, attachment, self.now);
+        match place.transport.recv(&mut turn, &mut sink) {
+            Ok(pace) => self.mark_busy(slot, pace),
+            Err(end) => self.slot_ended(slot, end),
+        }
+        self.endpoints[index].exchange();
+        self.send_all(index);
+        self.settle(index);
+    }
+
+    fn send_all(&mut self, index: usize) {
+        let Some(entry) = self.endpoints.get(index) else {
+            return;
+        };
+        for at in 0..entry.attachments.len() {
+            let Some(&(attachment, slot)) = self.endpoints[index].attachments.get(at) else {
+                break;
+            };
+            self.send_on(index, attachment, slot);
+        }
+    }
+
+    fn send_on(&mut self, index: usize, attachment: AttachmentId, slot: usize) {
+        let entry = &mut self.endpoints[index];
+        let mut turn = Turn {
+            now: self.now,
+            buffer: &mut self.buffer,
+            budget: self.config.budget,
+        };
+        let mut source = Pulling(&mut entry.session, attachment);
+        match self.slots[slot].transport.send(&mut turn, &mut source) {
+            Ok(Pace::Idle) => self.arm_slot(slot),
+            Ok(Pace::More) => self.mark_busy(slot, Pace::More),
+            Err(end) => self.slot_ended(slot, end),
+        }
+    }
+
+    /// Hands over what came out, closes what was released, and asks when to come back.
+    fn settle(&mut self, index: usize) {
+        let Some(entry) = self.endpoints.get_mut(index) else {
+            return;
+        };
+        let mut released = entry.hand_over();
+        if entry.inbox.is_some() && entry.wants_to_send() {
+            // The inbox has taken messages: the peer may be waiting for the credit.
+            self.send_all(index);
+            released.extend(self.endpoints[index].hand_over());
+        }
+        for attachment in released {
+            let entry = &mut self.endpoints[index];
+            let slot = entry
+                .attachments
+                .iter()
+                .find(|(known, _)| *known == attachment);
+            if let Some(&(_, slot)) = slot {
+                entry.forget(attachment);
+                self.close_slot(slot);
+            }
+        }
+        let entry = &mut self.endpoints[index];
+        if let Some(at) = entry.armed.arm(entry.session.poll_timeout()) {
+            self.timers.push(at, TimerKey::Endpoint(index));
+        }
+        if entry.session.is_done() && entry.left.is_empty() {
+            // Producers that still wait learn that it is over.
+            entry.exchange();
+            entry.hand_over();
+            self.endpoints.remove(index);
+        }
+    }
+
+    /// Moves an endpoint and its transports to another worker.
+    fn emigrate(&mut self, index: usize, worker: usize) {
+        let Some(mut entry) = self.endpoints.try_remove(index) else {
+            return;
+        };
+        for (attachment, slot) in std::mem::take(&mut entry.attachments) {
+            let transport = self.take_transport(slot);
+            entry.travelling.push((attachment, transport));
+        }
+        // From here on bells go to the new worker; they stay rung until it has served the endpoint.
+        entry.shared.rung.store(true, Ordering::Release);
+        entry.shared.home.store(worker, Ordering::Release);
+        if self.mailboxes[worker].adopt(entry).is_err() {
+            tracing::debug!("an endpoint moved to a worker that had stopped");
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! What an endpoint does for its user.
+
+mod support;
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+
+use bytes::Bytes;
+use selvedge_driver::{
+    AttachError, CloseReason, Event, Inbox, Incoming, LaneId, SendError, TryRecvError, session,
+};
+use support::{PATIENCE, Two, expect_numbered, number, send_numbered, wait_for};
+
+/// The smallest executor: parks the thread until it is woken.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => std::thread::park_timeout(PATIENCE),
+        }
+    }
+}
+
+#[test]
+fn any_executor_can_send_and_receive() {
+    let config = session::Config {
+        send_buffer: 2000,
+        ..session::Config::default()
+    };
+    let two = Two::with(1, config);
+    two.connect(1);
+    let sender = two.a.clone();
+    let sending = std::thread::spawn(move || {
+        block_on(async {
+            for n in 0..2000 {
+                sender
+                    .send_async(LaneId::FIRST, number(n, 100))
+                    .await
+                    .unwrap();
+            }
+        });
+    });
+    block_on(async {
+        for n in 0..2000 {
+            let message = two.b.recv_async().await.unwrap();
+            assert_eq!(support::number_of(&message.payload), n);
+        }
+    });
+    sending.join().unwrap();
+}
+
+#[test]
+fn a_small_window_holds_the_peer_and_loses_nothing() {
+    let config = session::Config {
+        receive_window: 4096,
+        send_buffer: 8192,
+        ..session::Config::default()
+    };
+    let two = Two::with(1, config);
+    two.connect(0);
+    let sender = send_numbered(&two.a, 5000);
+    expect_numbered(&two.b, 5000);
+    sender.join().unwrap();
+}
+
+#[test]
+fn a_select_wakes_when_a_message_arrives() {
+    let two = Two::new(1);
+    two.connect(0);
+    two.a
+        .send(LaneId::FIRST, Bytes::from_static(b"hello"))
+        .unwrap();
+    let message = loop {
+        crossbeam_channel::select! {
+            recv(two.b.readable()) -> signal => signal.unwrap(),
+            default(PATIENCE) => panic!("no signal"),
+        }
+        match two.b.try_recv() {
+            Ok(message) => break message,
+            Err(TryRecvError::Empty) => {}
+            Err(closed) => panic!("{closed}"),
+        }
+    };
+    assert_eq!(message.payload, "hello");
+}
+
+#[test]
+fn an_orderly_close_delivers_what_was_accepted() {
+    for protocol in 0..3 {
+        let two = Two::new(1);
+        two.connect(protocol);
+        let sender = send_numbered(&two.a, 10_000);
+        sender.join().unwrap();
+        two.a.close();
+        expect_numbered(&two.b, 10_000);
+        assert_eq!(two.b.recv().unwrap_err().0, CloseReason::Peer);
+        let undelivered = wait_for(&two.a, |event| match event {
+            Event::Closed {
+                reason: CloseReason::Local,
+                undelivered,
+            } => Some(undelivered),
+            _ => None,
+        });
+        assert!(undelivered.is_empty());
+        let late = two.a.send(LaneId::FIRST, Bytes::new());
+        assert!(matches!(late, Err(SendError::Closed(_))));
+    }
+}
+
+#[test]
+fn a_stopped_driver_tells_everyone_who_waits() {
+    let two = Two::new(2);
+    two.connect(0);
+    let (a, b) = (two.a.clone(), two.b.clone());
+    let waiting = std::thread::spawn(move || b.recv());
+    drop(two);
+    assert_eq!(waiting.join().unwrap().unwrap_err().0, CloseReason::Aborted);
+    assert!(matches!(
+        a.send(LaneId::FIRST, Bytes::new()),
+        Err(SendError::Closed(_))
+    ));
+}
+
+#[test]
+fn a_connection_to_another_peer_is_refused() {
+    let (one, other) = (Two::new(1), Two::new(1));
+    let connected = other.dial_to_b();
+    let refused = one.a.attach(connected).unwrap_err();
+    assert!(
+        matches!(refused, AttachError::WrongPeer { .. }),
+        "{refused}"
+    );
+}
+
+struct Echo(crossbeam_channel::Sender<Bytes>);
+
+impl Inbox for Echo {
+    fn on_messages(&mut self, incoming: &mut Incoming<'_>) {
+        while let Some(message) = incoming.take() {
+            assert_ne!(message.payload, "panic", "asked to");
+            self.0.send(message.payload).expect("the test listens");
+        }
+    }
+
+    fn on_event(&mut self, _event: Event) {}
+}
+
+#[test]
+fn an_inbox_that_panics_closes_its_endpoint_only() {
+    let mut two = Two::new(1);
+    let (got, messages) = crossbeam_channel::bounded(10);
+    two.b = two.with_inbox(Box::new(Echo(got)));
+    two.connect(0);
+    two.a
+        .send(LaneId::FIRST, Bytes::from_static(b"fine"))
+        .unwrap();
+    assert_eq!(messages.recv_timeout(PATIENCE).unwrap(), "fine");
+    two.a
+        .send(LaneId::FIRST, Bytes::from_static(b"panic"))
+        .unwrap();
+    assert_eq!(two.a.recv().unwrap_err().0, CloseReason::PeerAborted);
+    let still = Two::new(1);
+    still.connect(0);
+    still
+        .a
+        .send(LaneId::FIRST, Bytes::from_static(b"alive"))
+        .unwrap();
+    assert_eq!(still.b.recv().unwrap().payload, "alive");
+}

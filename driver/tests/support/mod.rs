@@ -1,0 +1,149 @@
+//! Two endpoints on one driver, and connections between them over real sockets.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use crossbeam_channel::Receiver;
+use selvedge_driver::{
+    Address, Admission, Config, Connected, Dialers, Driver, Endpoint, Event, Identity, LaneId,
+    QuicDialer, QuicListener, TcpDialer, TcpListener, session,
+};
+
+/// Far longer than anything here takes; only a bug waits for it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) struct Two {
+    pub(crate) driver: Driver,
+    pub(crate) a: Endpoint,
+    pub(crate) b: Endpoint,
+    dialers: Dialers,
+    listening: Vec<Address>,
+    arrivals: Receiver<Connected>,
+}
+
+impl Two {
+    pub(crate) fn new(workers: usize) -> Self {
+        Self::with(workers, session::Config::default())
+    }
+
+    pub(crate) fn with(workers: usize, config: session::Config) -> Self {
+        let workers = NonZeroUsize::new(workers).expect("at least one");
+        let driver = Driver::new(Config {
+            workers,
+            ..Config::default()
+        })
+        .expect("a driver");
+        let [a, b] = [0, 1].map(|_| Identity::generate().expect("randomness"));
+        let endpoint = |from: &Identity, to: &Identity| {
+            let made = driver.endpoint(config.clone(), from.node_id(), to.node_id());
+            made.expect("an endpoint")
+        };
+        let (to_b, to_a) = (endpoint(&a, &b), endpoint(&b, &a));
+        let (accepted, arrivals) = crossbeam_channel::bounded(64);
+        let mut listening = Vec::new();
+        for scheme in ["tcp+plain", "tcp", "quic"] {
+            let address = format!("{scheme}://127.0.0.1:0")
+                .parse()
+                .expect("an address");
+            let (identity, anyone) = (b.clone(), Admission::anyone());
+            let listener: Box<dyn selvedge_driver::Listener> = if scheme == "quic" {
+                Box::new(QuicListener::bind(&address, identity, anyone).expect("a free port"))
+            } else {
+                Box::new(TcpListener::bind(&address, identity, anyone).expect("a free port"))
+            };
+            let accepted = accepted.clone();
+            let at = driver.listen(listener, move |connected| {
+                drop(accepted.try_send(connected))
+            });
+            listening.push(at.expect("the driver runs"));
+        }
+        let dialers: Dialers = Arc::new([
+            Arc::new(TcpDialer::new(a.clone())) as _,
+            Arc::new(QuicDialer::new(a)) as _,
+        ]);
+        Self {
+            driver,
+            a: to_b,
+            b: to_a,
+            dialers,
+            listening,
+            arrivals,
+        }
+    }
+
+    /// Connects the two by the protocol of that number, modulo their number.
+    pub(crate) fn connect(&self, protocol: usize) {
+        let address = &self.listening[protocol % self.listening.len()];
+        let dialed = self
+            .driver
+            .dial_blocking(&self.dialers, address, Some(self.a.peer()));
+        self.a
+            .attach(dialed.expect("a connection"))
+            .expect("the peer is right");
+        let accepted = self.arrivals.recv_timeout(PATIENCE).expect("an arrival");
+        self.b.attach(accepted).expect("the peer is right");
+    }
+
+    /// A connection of this pair that nobody has attached.
+    pub(crate) fn dial_to_b(&self) -> Connected {
+        let dialed =
+            self.driver
+                .dial_blocking(&self.dialers, &self.listening[0], Some(self.a.peer()));
+        dialed.expect("a connection")
+    }
+
+    /// Another endpoint in the place of `b`, with an inbox.
+    pub(crate) fn with_inbox(&self, inbox: Box<dyn selvedge_driver::Inbox>) -> Endpoint {
+        let (b, a) = (self.a.peer(), self.b.peer());
+        let made = self
+            .driver
+            .endpoint_with_inbox(session::Config::default(), b, a, inbox);
+        made.expect("an endpoint")
+    }
+
+    pub(crate) fn schemes(&self) -> usize {
+        self.listening.len()
+    }
+}
+
+pub(crate) fn number(number: u64, len: usize) -> Bytes {
+    let mut payload = vec![number as u8; len.max(8)];
+    payload[..8].copy_from_slice(&number.to_le_bytes());
+    payload.into()
+}
+
+pub(crate) fn number_of(payload: &[u8]) -> u64 {
+    u64::from_le_bytes(payload[..8].try_into().expect("eight bytes"))
+}
+
+/// Sends so many numbered messages from another thread.
+pub(crate) fn send_numbered(from: &Endpoint, count: u64) -> std::thread::JoinHandle<()> {
+    let from = from.clone();
+    std::thread::spawn(move || {
+        for n in 0..count {
+            let len = if n % 1000 == 999 { 100_000 } else { 64 };
+            from.send(LaneId::FIRST, number(n, len))
+                .expect("the endpoint is open");
+        }
+    })
+}
+
+/// Receives so many messages and checks that each is there once, in order.
+pub(crate) fn expect_numbered(at: &Endpoint, count: u64) {
+    for expected in 0..count {
+        let message = at.recv_timeout(PATIENCE).expect("the next message");
+        assert_eq!(number_of(&message.payload), expected);
+    }
+}
+
+pub(crate) fn wait_for<T>(at: &Endpoint, mut pick: impl FnMut(Event) -> Option<T>) -> T {
+    loop {
+        let event = at.event_timeout(PATIENCE).expect("the event comes");
+        if let Some(picked) = pick(event) {
+            return picked;
+        }
+    }
+}

@@ -1,0 +1,147 @@
+use super::*;
+use proptest::prelude::*;
+
+fn data() -> Data {
+    Data {
+        tag: Tag(0x10),
+        origin: Origin {
+            source: [7; 32],
+            sequence: 3,
+        },
+        hops_left: 16,
+        target: Some("t".into()),
+        recipients: vec!["f".into()],
+        trace: Some(vec![("z".into(), 9)]),
+        payload: Bytes::from_static(b"hi"),
+    }
+}
+
+fn samples() -> Vec<Message> {
+    let (name, tags, target) = (String::from("f"), vec![Tag(16)], Some(String::from("t")));
+    let policy = Policy::Nearest;
+    let entry = InterestEntry {
+        name: name.clone(),
+        tags: tags.clone(),
+        target: None,
+        policy,
+        distance: 2,
+    };
+    let role = Role::StreamFunction;
+    let token = Some("s".into());
+    vec![
+        Message::Handshake(Handshake {
+            version: VERSION,
+            role,
+            name,
+            token,
+            tags,
+            target,
+            policy,
+        }),
+        Message::HandshakeAck {
+            name: "z".into(),
+            node: [1; 32],
+        },
+        Message::Rejected {
+            code: 5,
+            message: "no".into(),
+        },
+        Message::Goaway {
+            message: "bye".into(),
+        },
+        Message::Interest {
+            generation: 1,
+            entries: vec![entry],
+        },
+        Message::Data(data()),
+    ]
+}
+
+#[test]
+fn messages_have_the_bytes_of_the_table() {
+    let handshake = b"\x01\x01\x02\0\x01f\x01\0\x01s\0\x01\0\0\0\x10\x01\0\x01t\x01";
+    assert_eq!(samples()[0].encode().unwrap(), &handshake[..]);
+    assert_eq!(samples()[2].encode().unwrap(), &b"\x03\0\x05\0\x02no"[..]);
+    let mut expected = b"\x05\0\0\0\x10".to_vec();
+    expected.extend([7; 32]);
+    expected.extend(b"\0\0\0\0\0\0\0\x03\x10\x01\0\x01t\0\x01\0\x01f");
+    expected.extend(b"\x01\0\x01\0\x01z\0\0\0\0\0\0\0\x09hi");
+    assert_eq!(samples()[5].encode().unwrap(), expected);
+}
+
+#[test]
+fn each_message_reads_back_and_each_cut_is_noticed() {
+    for message in samples() {
+        let bytes = message.encode().unwrap();
+        assert_eq!(Message::decode(bytes.clone()).as_ref(), Ok(&message));
+        let payload = if let Message::Data(data) = &message {
+            data.payload.len()
+        } else {
+            0
+        };
+        for cut in 0..bytes.len() - payload {
+            assert_eq!(
+                Message::decode(bytes.slice(..cut)),
+                Err(WireError::Truncated)
+            );
+        }
+    }
+}
+
+#[test]
+fn a_flipped_bit_is_refused_or_reads_as_another_message() {
+    for message in samples() {
+        let bytes = message.encode().unwrap();
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.to_vec();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_ne!(Message::decode(flipped.into()), Ok(message.clone()));
+        }
+    }
+}
+
+#[test]
+fn the_payload_is_not_copied() {
+    let bytes = Message::Data(data()).encode().unwrap();
+    let Ok(Message::Data(read)) = Message::decode(bytes.clone()) else {
+        panic!("no data")
+    };
+    assert_eq!(read.payload.as_ptr(), bytes[bytes.len() - 2..].as_ptr());
+}
+
+#[test]
+fn a_length_above_its_maximum_is_refused() {
+    let error = WireError::TooLong {
+        len: 0xffff,
+        max: TEXT_LEN_MAX,
+    };
+    assert_eq!(
+        Message::decode(Bytes::from_static(b"\x04\xff\xff")),
+        Err(error)
+    );
+    let message = "x".repeat(TEXT_LEN_MAX + 1);
+    assert!(Message::Goaway { message }.encode().is_err());
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read_without_a_panic(bytes: Vec<u8>) {
+        if let Ok(message) = Message::decode(bytes.clone().into()) {
+            prop_assert_eq!(message.encode().unwrap(), bytes);
+        }
+    }
+
+    #[test]
+    fn any_data_reads_back(
+        tag: u32, source: [u8; 32], sequence: u64, hops_left: u8,
+        target: Option<String>, payload: Vec<u8>,
+        recipients in prop::collection::vec(".{0,20}", 0..5),
+        trace in prop::option::of(prop::collection::vec((".{0,20}", any::<u64>()), 0..5)),
+    ) {
+        let origin = Origin { source, sequence };
+        let payload = payload.into();
+        let data = Data { tag: Tag(tag), origin, hops_left, target, recipients, trace, payload };
+        let message = Message::Data(data);
+        prop_assert_eq!(Message::decode(message.encode().unwrap()), Ok(message));
+    }
+}

@@ -7,11 +7,18 @@ use std::time::Duration;
 use mio::net::{TcpListener, TcpStream};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
+/// How much the kernel may queue beyond what is on its way to the peer. Without it that is up to
+/// 4 MiB (`net.ipv4.tcp_wmem`), all ahead of the next urgent frame: 40 ms at 100 MB/s. It costs no
+/// throughput on loopback (3.0 against 2.8 GB/s).
+#[cfg(target_os = "linux")]
+const UNSENT_LEN: u32 = 128 * 1024;
+
 /// So long without an answer is the end, as for QUIC and UDP here. A session's heartbeats (1 s)
 /// notice a dead peer first (3 s); this is for what has no session.
 ///
 /// Linux also counts the time for which a peer that answers keeps its window shut: a reader that
 /// stops for longer loses the connection. Sessions read on, and push back by credit.
+#[cfg(target_os = "linux")]
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// Keepalive probes find a dead peer on an idle connection in [`SILENCE_MAX`]: 4 s of quiet, then
@@ -53,22 +60,14 @@ pub(super) fn set_options(socket: SockRef<'_>) {
         .with_time(KEEPALIVE_AFTER)
         .with_interval(KEEPALIVE_EVERY)
         .with_retries(KEEPALIVE_PROBES);
-    let user_timeout = {
-        #[cfg(target_os = "linux")]
-        {
-            socket.set_tcp_user_timeout(Some(SILENCE_MAX))
-        }
-        #[cfg(not(target_os = "linux"))]
-        {
-            let _ = SILENCE_MAX;
-            Ok(())
-        }
-    };
     let results = [
         // Frames are coalesced here, so Nagle's algorithm would only add delay.
         socket.set_tcp_nodelay(true),
         socket.set_tcp_keepalive(&keepalive),
-        user_timeout,
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_user_timeout(Some(SILENCE_MAX)),
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_notsent_lowat(UNSENT_LEN),
     ];
     for error in results.into_iter().filter_map(Result::err) {
         tracing::debug!(%error, "a socket keeps its default");

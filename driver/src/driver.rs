@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use crossbeam_channel::bounded;
 use ring::rand::{SecureRandom, SystemRandom};
-use selvedge_endpoint::{Delivery, Outbox, Session};
+use selvedge_endpoint::{Delivery, Event, Outbox, Session};
 use selvedge_transport::{
     Address, DialError, Dialer, End, Info, Listener, NodeId, Target, Transport,
 };
@@ -16,7 +16,7 @@ use selvedge_transport::{
 use crate::config::Config;
 use crate::endpoint::Endpoint;
 use crate::error::DriverError;
-use crate::inbox::Inbox;
+use crate::inbox::{Inbox, Reception};
 use crate::resolver::Resolver;
 use crate::session;
 use crate::shared::{Received, Shared, Waiting, lock};
@@ -127,7 +127,7 @@ impl Driver {
         local: NodeId,
         peer: NodeId,
     ) -> Result<Endpoint, DriverError> {
-        self.make_endpoint(config, local, peer, None)
+        self.make_endpoint(config, local, peer, Reception::default())
     }
 
     /// An endpoint of `local` to `peer`, whose messages are handed to `inbox` on its worker.
@@ -141,7 +141,39 @@ impl Driver {
         peer: NodeId,
         inbox: Box<dyn Inbox>,
     ) -> Result<Endpoint, DriverError> {
-        self.make_endpoint(config, local, peer, Some(inbox))
+        self.make_endpoint(
+            config,
+            local,
+            peer,
+            Reception {
+                inbox: Some(inbox),
+                watch: None,
+            },
+        )
+    }
+
+    /// Like [`endpoint`](Self::endpoint), or with an inbox; `watch` sees each event too, on the
+    /// worker. Be short there.
+    ///
+    /// # Errors
+    /// [`DriverError`].
+    pub fn endpoint_watched(
+        &self,
+        config: session::Config,
+        local: NodeId,
+        peer: NodeId,
+        inbox: Option<Box<dyn Inbox>>,
+        watch: impl Fn(&Event) + Send + 'static,
+    ) -> Result<Endpoint, DriverError> {
+        self.make_endpoint(
+            config,
+            local,
+            peer,
+            Reception {
+                inbox,
+                watch: Some(Box::new(watch)),
+            },
+        )
     }
 
     fn make_endpoint(
@@ -149,7 +181,7 @@ impl Driver {
         config: session::Config,
         local: NodeId,
         peer: NodeId,
-        inbox: Option<Box<dyn Inbox>>,
+        reception: Reception,
     ) -> Result<Endpoint, DriverError> {
         let mut incarnation = [0; 8];
         SystemRandom::new()
@@ -179,7 +211,7 @@ impl Driver {
             mailboxes: Arc::clone(&self.mailboxes),
         });
         let session = Session::new(config, local, peer, u64::from_le_bytes(incarnation));
-        mailbox.adopt(Entry::new(Arc::clone(&shared), session, inbox))?;
+        mailbox.adopt(Entry::new(Arc::clone(&shared), session, reception))?;
         Ok(Endpoint::new(shared))
     }
 

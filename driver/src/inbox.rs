@@ -40,3 +40,10 @@ impl Incoming<'_> {
         Some(message)
     }
 }
+
+/// Who hears of what an endpoint receives.
+#[derive(Default)]
+pub(crate) struct Reception {
+    pub(crate) inbox: Option<Box<dyn Inbox>>,
+    pub(crate) watch: Option<Box<dyn Fn(&Event) + Send>>,
+}

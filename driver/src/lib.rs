@@ -31,6 +31,7 @@ mod driver;
 mod endpoint;
 mod error;
 mod inbox;
+mod machine;
 mod resolver;
 mod shared;
 mod timers;
@@ -41,6 +42,7 @@ pub use driver::{Connected, Dialers, Driver};
 pub use endpoint::Endpoint;
 pub use error::{AttachError, DriverError, RecvError, TryRecvError};
 pub use inbox::{Inbox, Incoming};
+pub use machine::{Hosted, Machine, Mail, Next};
 
 pub use selvedge_endpoint::{
     AttachmentId, CloseReason, Delivery, DetachReason, Event, LaneConfig, LaneId, Message,

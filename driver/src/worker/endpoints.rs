@@ -12,7 +12,7 @@ use selvedge_transport::{End, Frame, FrameSink, FrameSource, Pace, Room, Transpo
 
 use super::{Owner, TimerKey, Worker};
 use crate::driver::Connected;
-use crate::inbox::{Inbox, Incoming};
+use crate::inbox::{Inbox, Incoming, Reception};
 use crate::shared::{Control, Shared, Taken, lock};
 use crate::timers::Armed;
 
@@ -21,6 +21,7 @@ pub(crate) struct Entry {
     shared: Arc<Shared>,
     pub(super) session: Session,
     inbox: Option<Box<dyn Inbox>>,
+    watch: Option<Box<dyn Fn(&Event) + Send>>,
     /// Messages that the inbox has left.
     left: VecDeque<Message>,
     taken: Taken,
@@ -48,15 +49,12 @@ impl FrameSink for Pushing<'_> {
 }
 
 impl Entry {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        session: Session,
-        inbox: Option<Box<dyn Inbox>>,
-    ) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, session: Session, reception: Reception) -> Self {
         Self {
             shared,
             session,
-            inbox,
+            inbox: reception.inbox,
+            watch: reception.watch,
             left: VecDeque::new(),
             taken: Taken::default(),
             attachments: Vec::new(),
@@ -110,7 +108,12 @@ impl Entry {
                     tracing::debug!(peer = ?self.shared.peer, %reason, "a transport is released");
                     released.push(attachment);
                 }
-                Output::Event(event) => events.push(event),
+                Output::Event(event) => {
+                    if let Some(watch) = &self.watch {
+                        watch(&event);
+                    }
+                    events.push(event);
+                }
             }
         }
         if self.inbox.is_some() {

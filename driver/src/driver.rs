@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use crossbeam_channel::bounded;
 use ring::rand::{SecureRandom, SystemRandom};
-use selvedge_endpoint::{Delivery, Event, Outbox, Session};
+use selvedge_endpoint::{Delivery, Outbox, Session};
 use selvedge_transport::{
     Address, DialError, Dialer, End, Info, Listener, NodeId, Target, Transport,
 };
@@ -127,7 +127,7 @@ impl Driver {
         local: NodeId,
         peer: NodeId,
     ) -> Result<Endpoint, DriverError> {
-        self.make_endpoint(config, local, peer, Reception::default())
+        self.endpoint_with(config, local, peer, |_| Reception::default())
     }
 
     /// An endpoint of `local` to `peer`, whose messages are handed to `inbox` on its worker.
@@ -141,47 +141,21 @@ impl Driver {
         peer: NodeId,
         inbox: Box<dyn Inbox>,
     ) -> Result<Endpoint, DriverError> {
-        self.make_endpoint(
-            config,
-            local,
-            peer,
-            Reception {
-                inbox: Some(inbox),
-                watch: None,
-            },
-        )
+        let inbox = Some(inbox);
+        self.endpoint_with(config, local, peer, |_| Reception { inbox, watch: None })
     }
 
-    /// Like [`endpoint`](Self::endpoint), or with an inbox; `watch` sees each event too, on the
-    /// worker. Be short there.
+    /// An endpoint of `local` to `peer`, received by what `reception` makes of it, before anything
+    /// can have arrived.
     ///
     /// # Errors
     /// [`DriverError`].
-    pub fn endpoint_watched(
+    pub fn endpoint_with(
         &self,
         config: session::Config,
         local: NodeId,
         peer: NodeId,
-        inbox: Option<Box<dyn Inbox>>,
-        watch: impl Fn(&Event) + Send + 'static,
-    ) -> Result<Endpoint, DriverError> {
-        self.make_endpoint(
-            config,
-            local,
-            peer,
-            Reception {
-                inbox,
-                watch: Some(Box::new(watch)),
-            },
-        )
-    }
-
-    fn make_endpoint(
-        &self,
-        config: session::Config,
-        local: NodeId,
-        peer: NodeId,
-        reception: Reception,
+        reception: impl FnOnce(&Endpoint) -> Reception,
     ) -> Result<Endpoint, DriverError> {
         let mut incarnation = [0; 8];
         SystemRandom::new()
@@ -211,8 +185,10 @@ impl Driver {
             mailboxes: Arc::clone(&self.mailboxes),
         });
         let session = Session::new(config, local, peer, u64::from_le_bytes(incarnation));
-        mailbox.adopt(Entry::new(Arc::clone(&shared), session, reception))?;
-        Ok(Endpoint::new(shared))
+        let endpoint = Endpoint::new(Arc::clone(&shared));
+        let reception = reception(&endpoint);
+        mailbox.adopt(Entry::new(shared, session, reception))?;
+        Ok(endpoint)
     }
 
     /// Dials `address`; `done` is called on a worker (or the resolver's thread) with a connection
@@ -293,8 +269,8 @@ impl Driver {
         }
     }
 
-    /// Takes connections in; `accepted` is called on the worker with each that has proved who it
-    /// is. Be short there. Returns the address that peers dial.
+    /// Takes connections in until the answer is dropped; `accepted` is called on the worker with
+    /// each that has proved who it is. Be short there.
     ///
     /// # Errors
     /// [`DriverError::Stopped`].
@@ -302,14 +278,45 @@ impl Driver {
         &self,
         listener: Box<dyn Listener>,
         accepted: impl Fn(Connected) + Send + Sync + 'static,
-    ) -> Result<Address, DriverError> {
+    ) -> Result<Listening, DriverError> {
         let address = listener.local_address();
-        let (_, mailbox) = self.mailbox();
+        let (worker, mailbox) = self.mailbox();
+        let held = Arc::new(());
         mailbox.send(Command::Listen {
             listener,
             accepted: Arc::new(accepted),
+            wanted: Arc::downgrade(&held),
         })?;
-        Ok(address)
+        Ok(Listening {
+            address,
+            held: Some(held),
+            worker,
+            mailboxes: Arc::clone(&self.mailboxes),
+        })
+    }
+}
+
+/// A listener at work. Dropped, it stops listening; connections that it took in go on.
+#[derive(Debug)]
+pub struct Listening {
+    address: Address,
+    held: Option<Arc<()>>,
+    worker: usize,
+    mailboxes: Arc<[Mailbox]>,
+}
+
+impl Listening {
+    /// Where peers dial, with the port that was really bound.
+    #[must_use]
+    pub const fn address(&self) -> &Address {
+        &self.address
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.held = None;
+        self.mailboxes[self.worker].send_or_drop(Command::Unlisten);
     }
 }
 

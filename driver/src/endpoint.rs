@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
-use selvedge_endpoint::{Event, LaneId, Message, SendError, Stats};
+use selvedge_endpoint::{CloseReason, Event, LaneId, Message, SendError, Stats};
 use selvedge_transport::NodeId;
 
 use crate::driver::Connected;
@@ -92,22 +92,29 @@ impl Endpoint {
     /// # Errors
     /// [`SendError`], with the payload in it; never [`SendError::Full`].
     pub async fn send_async(&self, lane: LaneId, payload: Bytes) -> Result<(), SendError> {
-        let mut held = Some(payload);
-        poll_fn(|cx| {
-            let Some(payload) = held.take() else {
-                return Poll::Ready(Ok(()));
-            };
-            // Registered before the attempt, so that no release falls between the two.
-            self.0.shared.sending.register(cx.waker());
-            match self.try_send(lane, payload) {
-                Err(SendError::Full(payload)) => {
-                    held = Some(payload);
-                    Poll::Pending
-                }
-                other => Poll::Ready(other),
-            }
-        })
-        .await
+        poll_fn(|cx| self.poll_send(cx, lane, &payload)).await
+    }
+
+    /// Sends on `lane` if there is room now; else the task is woken when there may be.
+    ///
+    /// # Errors
+    /// [`SendError`], with the payload in it; never [`SendError::Full`].
+    pub fn poll_send(
+        &self,
+        cx: &Context<'_>,
+        lane: LaneId,
+        payload: &Bytes,
+    ) -> Poll<Result<(), SendError>> {
+        match self.try_send(lane, payload.clone()) {
+            Err(SendError::Full(_)) => {}
+            other => return Poll::Ready(other),
+        }
+        // Registered before the last attempt, so that no release falls between the two.
+        self.0.shared.sending.register(cx.waker());
+        match self.try_send(lane, payload.clone()) {
+            Err(SendError::Full(_)) => Poll::Pending,
+            other => Poll::Ready(other),
+        }
     }
 
     /// Takes the next message if there is one.
@@ -264,6 +271,25 @@ impl Endpoint {
     /// told by [`Event::Closed`] and [`RecvError`].
     pub fn close(&self) {
         self.0.shared.ask(Control::Close);
+    }
+
+    /// Waits until the endpoint is over, and says why; `None` when the time is up first.
+    #[must_use]
+    pub fn wait_closed(&self, timeout: Duration) -> Option<CloseReason> {
+        let deadline = Instant::now() + timeout;
+        let mut received = lock(&self.0.shared.received);
+        while received.closed.is_none() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            let waiting = &self.0.shared.receiving.threads;
+            received = waiting
+                .wait_timeout(received, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        received.closed
     }
 
     /// Ends at once. What the peer has not acknowledged is handed back in [`Event::Closed`].

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use selvedge_endpoint::{Event, Message};
+use selvedge_endpoint::{Event, LaneId, Message};
 
 use crate::shared::Taken;
 
@@ -19,31 +19,75 @@ pub trait Inbox: Send {
     fn on_event(&mut self, event: Event);
 }
 
-/// Messages that wait on an endpoint, in order.
+/// Messages that wait on an endpoint, in order on each lane.
 #[derive(Debug)]
 pub struct Incoming<'a> {
-    pub(crate) queue: &'a mut VecDeque<Message>,
+    pub(crate) left: &'a mut Left,
     pub(crate) taken: &'a mut Taken,
 }
 
 impl Incoming<'_> {
-    /// The first message, left where it is.
+    /// The first message of `lane`, left where it is.
     #[must_use]
-    pub fn peek(&self) -> Option<&Message> {
-        self.queue.front()
+    pub fn peek(&self, lane: LaneId) -> Option<&Message> {
+        self.left.lane(lane)?.front()
     }
 
-    /// Takes the first message.
-    pub fn take(&mut self) -> Option<Message> {
-        let message = self.queue.pop_front()?;
+    /// Takes the first message of `lane`.
+    pub fn take(&mut self, lane: LaneId) -> Option<Message> {
+        let message = self.left.lane_mut(lane).pop_front()?;
         self.taken.add(&message);
         Some(message)
     }
 }
 
+/// Messages that an inbox has left, by lane.
+#[derive(Debug, Default)]
+pub(crate) struct Left(Vec<VecDeque<Message>>);
+
+impl Left {
+    fn lane(&self, lane: LaneId) -> Option<&VecDeque<Message>> {
+        self.0.get(usize::from(lane.number()))
+    }
+
+    fn lane_mut(&mut self, lane: LaneId) -> &mut VecDeque<Message> {
+        let index = usize::from(lane.number());
+        if self.0.len() <= index {
+            self.0.resize_with(index + 1, VecDeque::new);
+        }
+        &mut self.0[index]
+    }
+
+    pub(crate) fn extend(&mut self, messages: impl Iterator<Item = Message>) {
+        messages.for_each(|message| self.lane_mut(message.lane).push_back(message));
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.iter().all(VecDeque::is_empty)
+    }
+}
+
+/// Sees the events of an endpoint.
+pub type Watch = Box<dyn Fn(&Event) + Send>;
+
 /// Who hears of what an endpoint receives.
 #[derive(Default)]
-pub(crate) struct Reception {
-    pub(crate) inbox: Option<Box<dyn Inbox>>,
-    pub(crate) watch: Option<Box<dyn Fn(&Event) + Send>>,
+pub struct Reception {
+    /// Gets the messages; without one they wait for [`Endpoint::recv`](crate::Endpoint::recv).
+    pub inbox: Option<Box<dyn Inbox>>,
+    /// Sees each event too, on the worker. Be short there.
+    pub watch: Option<Watch>,
+}
+
+impl std::fmt::Debug for Reception {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reception")
+            .field("inbox", &self.inbox.is_some())
+            .field("watch", &self.watch.is_some())
+            .finish()
+    }
 }

@@ -14,7 +14,7 @@
 //! let (accepted, arrivals) = crossbeam_channel::bounded(16);
 //! let at = driver.listen(Box::new(listener), move |connected| drop(accepted.try_send(connected)))?;
 //! let dialer: Dialers = [std::sync::Arc::new(TcpDialer::new(alice.clone())) as _].into();
-//! let dialed = driver.dial_blocking(&dialer, &at, Some(bob.node_id()))?;
+//! let dialed = driver.dial_blocking(&dialer, at.address(), Some(bob.node_id()))?;
 //! let to_bob = driver.endpoint(session::Config::default(), alice.node_id(), bob.node_id())?;
 //! let to_alice = driver.endpoint(session::Config::default(), bob.node_id(), alice.node_id())?;
 //! to_bob.attach(dialed)?;
@@ -38,10 +38,10 @@ mod timers;
 mod worker;
 
 pub use config::Config;
-pub use driver::{Connected, Dialers, Driver};
+pub use driver::{Connected, Dialers, Driver, Listening};
 pub use endpoint::Endpoint;
 pub use error::{AttachError, DriverError, RecvError, TryRecvError};
-pub use inbox::{Inbox, Incoming};
+pub use inbox::{Inbox, Incoming, Reception, Watch};
 pub use machine::{Hosted, Machine, Mail, Next};
 
 pub use selvedge_endpoint::{

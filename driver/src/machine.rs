@@ -1,5 +1,6 @@
 //! A thread for a pure machine that decides slowly: a mesh, a registry.
 
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crossbeam_channel::{RecvTimeoutError, Sender, TrySendError, bounded};
@@ -53,7 +54,10 @@ impl<T> Mail<T> {
 
 /// A machine on its thread. It ends when it says [`Next::End`].
 #[derive(Debug)]
-pub struct Hosted<T>(Mail<T>);
+pub struct Hosted<T> {
+    mail: Mail<T>,
+    thread: Option<JoinHandle<()>>,
+}
 
 impl<T: Send + 'static> Hosted<T> {
     /// Starts a thread of that name for the machine that `make` makes; it is called at once.
@@ -83,16 +87,29 @@ impl<T: Send + 'static> Hosted<T> {
             }
         };
         let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(run);
-        spawned.map_err(|error| DriverError::System {
+        let thread = spawned.map_err(|error| DriverError::System {
             what: "start a thread",
             error,
         })?;
-        Ok(Self(mail))
+        Ok(Self {
+            mail,
+            thread: Some(thread),
+        })
     }
 
     /// Where its mail goes.
     #[must_use]
     pub const fn mail(&self) -> &Mail<T> {
-        &self.0
+        &self.mail
+    }
+
+    /// Waits until the machine has ended.
+    pub fn join(&mut self) {
+        let own = std::thread::current().id();
+        if let Some(thread) = self.thread.take().filter(|it| it.thread().id() != own)
+            && thread.join().is_err()
+        {
+            tracing::error!("a machine panicked: this is a bug");
+        }
     }
 }

@@ -6,8 +6,8 @@ mod connections;
 mod endpoints;
 mod mailbox;
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
 use selvedge_transport::{DialError, Dialer, Listener, Pace, ReadBuffer, Target, Transport};
@@ -26,6 +26,9 @@ const EVENTS_CAPACITY: usize = 1024;
 type Done = Box<dyn FnOnce(Result<Connected, DialError>) + Send>;
 type Accepted = Arc<dyn Fn(Connected) + Send + Sync>;
 
+/// How long a worker that stops waits for its transports to say goodbye.
+const STOP_MAX: Duration = Duration::from_secs(1);
+
 /// What is asked of a worker.
 pub(crate) enum Command {
     Dial {
@@ -36,7 +39,10 @@ pub(crate) enum Command {
     Listen {
         listener: Box<dyn Listener>,
         accepted: Accepted,
+        wanted: Weak<()>,
     },
+    /// A listener is not wanted any more.
+    Unlisten,
     Stop,
 }
 
@@ -53,6 +59,7 @@ struct Slot {
 struct ListenerSlot {
     listener: Box<dyn Listener>,
     accepted: Accepted,
+    wanted: Weak<()>,
     armed: Armed,
 }
 
@@ -79,7 +86,8 @@ pub(crate) struct Worker {
     handshakes: usize,
     /// Transports that had more to do than their budget allowed.
     busy: Vec<usize>,
-    stopping: bool,
+    /// Once the driver is dropped: until when transports may still say goodbye.
+    stop_at: Option<Instant>,
 }
 
 /// What a token names. The waker has `usize::MAX`.
@@ -126,7 +134,7 @@ impl Worker {
             generation: 0,
             handshakes: 0,
             busy: Vec::new(),
-            stopping: false,
+            stop_at: None,
         }
     }
 
@@ -134,8 +142,13 @@ impl Worker {
         let mut events = Events::with_capacity(EVENTS_CAPACITY);
         loop {
             self.now = Instant::now();
-            self.hear();
-            if self.stopping {
+            if self.stop_at.is_none() {
+                self.hear();
+            }
+            if self
+                .stop_at
+                .is_some_and(|at| at <= self.now || !self.has_closing())
+            {
                 break;
             }
             self.do_what_is_due();
@@ -170,7 +183,6 @@ impl Worker {
                 }
             }
         }
-        self.stop();
     }
 
     /// Commands first, then the endpoints whose bell was rung.
@@ -182,8 +194,13 @@ impl Worker {
                     target,
                     done,
                 } => self.dial(dialer.as_ref(), &target, done),
-                Command::Listen { listener, accepted } => self.listen(listener, accepted),
-                Command::Stop => self.stopping = true,
+                Command::Listen {
+                    listener,
+                    accepted,
+                    wanted,
+                } => self.listen(listener, accepted, wanted),
+                Command::Unlisten => self.unlisten(),
+                Command::Stop => return self.stop(),
             }
         }
         let mailboxes = Arc::clone(&self.mailboxes);
@@ -238,23 +255,29 @@ impl Worker {
         }
     }
 
-    fn timeout(&self) -> Option<std::time::Duration> {
+    fn timeout(&self) -> Option<Duration> {
         if !self.busy.is_empty() {
-            return Some(std::time::Duration::ZERO);
+            return Some(Duration::ZERO);
         }
-        self.timers
-            .next()
-            .map(|at| at.saturating_duration_since(Instant::now()))
+        let next = self.timers.next().into_iter().chain(self.stop_at).min();
+        next.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
-    /// Everybody who waits is told; callbacks of dials under way are dropped with the worker.
-    fn stop(mut self) {
+    /// Everybody who waits is told, here and at the other ends; callbacks of dials under way are
+    /// dropped with the worker, which goes on until its transports have said goodbye.
+    fn stop(&mut self) {
+        self.stop_at = Some(self.now + STOP_MAX);
+        self.listeners.clear();
         let mailboxes = Arc::clone(&self.mailboxes);
-        let here = std::mem::take(&mut self.endpoints)
-            .into_iter()
-            .map(|(_, entry)| entry);
-        for mut entry in here.chain(mailboxes[self.number].shut()) {
+        for mut entry in mailboxes[self.number].shut() {
             entry.abandon();
         }
+        let here: Vec<usize> = self.endpoints.iter().map(|(index, _)| index).collect();
+        here.into_iter().for_each(|index| self.abandon(index));
+    }
+
+    fn has_closing(&self) -> bool {
+        let mut owners = self.slots.iter().map(|(_, slot)| &slot.owner);
+        owners.any(|owner| matches!(owner, Owner::Closing { .. }))
     }
 }

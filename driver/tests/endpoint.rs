@@ -124,7 +124,12 @@ fn a_stopped_driver_tells_everyone_who_waits() {
     let (a, b) = (two.a.clone(), two.b.clone());
     let waiting = std::thread::spawn(move || b.recv());
     drop(two);
-    assert_eq!(waiting.join().unwrap().unwrap_err().0, CloseReason::Aborted);
+    // Both ends stop here: the other one may say so first.
+    let reason = waiting.join().unwrap().unwrap_err().0;
+    assert!(
+        matches!(reason, CloseReason::Aborted | CloseReason::PeerAborted),
+        "{reason}"
+    );
     assert!(matches!(
         a.send(LaneId::FIRST, Bytes::new()),
         Err(SendError::Closed(_))
@@ -146,7 +151,7 @@ struct Echo(crossbeam_channel::Sender<Bytes>);
 
 impl Inbox for Echo {
     fn on_messages(&mut self, incoming: &mut Incoming<'_>) {
-        while let Some(message) = incoming.take() {
+        while let Some(message) = incoming.take(LaneId::FIRST) {
             assert_ne!(message.payload, "panic", "asked to");
             self.0.send(message.payload).expect("the test listens");
         }

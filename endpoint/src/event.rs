@@ -29,6 +29,12 @@ pub enum Event {
         /// drops what it has already.
         resent_bytes: u64,
     },
+    /// The only transport ended before the peer had introduced itself: it refused, or is another
+    /// program.
+    AttachFailed {
+        /// Why it ended.
+        reason: DetachReason,
+    },
     /// No transport is left. What is not acknowledged is kept for the next one.
     Detached {
         /// Why the last one ended.

@@ -180,6 +180,9 @@ impl Session {
         };
         self.attachments.swap_remove(index);
         if self.current != Some(id) {
+            if self.attachments.is_empty() && self.life != Life::Closed {
+                self.push_event(Event::AttachFailed { reason });
+            }
             return;
         }
         self.current = None;

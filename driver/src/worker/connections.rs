@@ -1,6 +1,6 @@
 //! Transports on a worker: dialed or accepted, driven, attached, closed.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -52,7 +52,12 @@ impl Worker {
         }
     }
 
-    pub(super) fn listen(&mut self, mut listener: Box<dyn Listener>, accepted: Accepted) {
+    pub(super) fn listen(
+        &mut self,
+        mut listener: Box<dyn Listener>,
+        accepted: Accepted,
+        wanted: Weak<()>,
+    ) {
         let entry = self.listeners.vacant_entry();
         let index = entry.key();
         let token = mio::Token(index << 1 | 1);
@@ -63,9 +68,22 @@ impl Worker {
         entry.insert(ListenerSlot {
             listener,
             accepted,
+            wanted,
             armed: Armed::default(),
         });
         self.accept(index);
+    }
+
+    /// Drops the listeners that nobody holds.
+    pub(super) fn unlisten(&mut self) {
+        let registry = self.poll.registry();
+        self.listeners.retain(|_, slot| {
+            let wanted = slot.wanted.strong_count() > 0;
+            if !wanted && let Err(error) = slot.listener.deregister(registry) {
+                tracing::debug!(%error, "a listener was not registered");
+            }
+            wanted
+        });
     }
 
     pub(super) fn accept(&mut self, index: usize) {

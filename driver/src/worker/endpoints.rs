@@ -1,18 +1,17 @@
 //! Endpoints on a worker: their sessions between queues and transports.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
-use selvedge_endpoint::{AttachmentId, Event, Message, Output, Session};
+use selvedge_endpoint::{AttachmentId, Event, Output, Session};
 use selvedge_transport::{End, Frame, FrameSink, FrameSource, Pace, Room, Transport, Turn};
 
 use super::{Owner, TimerKey, Worker};
 use crate::driver::Connected;
-use crate::inbox::{Inbox, Incoming, Reception};
+use crate::inbox::{Inbox, Incoming, Left, Reception, Watch};
 use crate::shared::{Control, Shared, Taken, lock};
 use crate::timers::Armed;
 
@@ -21,9 +20,10 @@ pub(crate) struct Entry {
     shared: Arc<Shared>,
     pub(super) session: Session,
     inbox: Option<Box<dyn Inbox>>,
-    watch: Option<Box<dyn Fn(&Event) + Send>>,
-    /// Messages that the inbox has left.
-    left: VecDeque<Message>,
+    watch: Option<Watch>,
+    left: Left,
+    /// Whether the inbox is to be called even if nothing came.
+    resumed: bool,
     taken: Taken,
     attachments: Vec<(AttachmentId, usize)>,
     next_attachment: u64,
@@ -55,7 +55,8 @@ impl Entry {
             session,
             inbox: reception.inbox,
             watch: reception.watch,
-            left: VecDeque::new(),
+            left: Left::default(),
+            resumed: false,
             taken: Taken::default(),
             attachments: Vec::new(),
             next_attachment: 0,
@@ -143,10 +144,17 @@ impl Entry {
 
     fn call_inbox(&mut self, events: Vec<Event>) {
         let Some(inbox) = &mut self.inbox else { return };
-        let (queue, taken) = (&mut self.left, &mut self.taken);
+        for event in &events {
+            if let Event::Closed { reason, .. } = event {
+                lock(&self.shared.received).closed = Some(*reason);
+                self.shared.receiving.notify();
+            }
+        }
+        let (left, taken) = (&mut self.left, &mut self.taken);
+        let resumed = std::mem::take(&mut self.resumed);
         let called = catch_unwind(AssertUnwindSafe(|| {
-            if !queue.is_empty() {
-                inbox.on_messages(&mut Incoming { queue, taken });
+            if resumed || !left.is_empty() {
+                inbox.on_messages(&mut Incoming { left, taken });
             }
             events.into_iter().for_each(|event| inbox.on_event(event));
         }));
@@ -215,6 +223,16 @@ impl Worker {
         }
     }
 
+    /// Ends an endpoint at once, and tells its peer.
+    pub(super) fn abandon(&mut self, index: usize) {
+        if let Some(entry) = self.endpoints.get_mut(index) {
+            entry.left.clear();
+            entry.abandon();
+            self.send_all(index);
+            self.settle(index);
+        }
+    }
+
     pub(super) fn endpoint_due(&mut self, index: usize) {
         if let Some(entry) = self.endpoints.get_mut(index) {
             entry.armed.fired(self.now);
@@ -239,7 +257,7 @@ impl Worker {
                 Control::Close => self.endpoints[index].session.close(self.now),
                 Control::Abort => self.endpoints[index].session.abort(),
                 Control::Migrate(worker) => destination = Some(worker),
-                Control::Resume => {}
+                Control::Resume => self.endpoints[index].resumed = true,
             }
         }
         self.send_all(index);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
 use selvedge_driver::{
-    Address, Admission, Config, Connected, Dialers, Driver, Endpoint, Event, Identity, LaneId,
+    Admission, Config, Connected, Dialers, Driver, Endpoint, Event, Identity, LaneId, Listening,
     QuicDialer, QuicListener, TcpDialer, TcpListener, session,
 };
 
@@ -20,7 +20,7 @@ pub(crate) struct Two {
     pub(crate) a: Endpoint,
     pub(crate) b: Endpoint,
     dialers: Dialers,
-    listening: Vec<Address>,
+    listening: Vec<Listening>,
     arrivals: Receiver<Connected>,
 }
 
@@ -76,7 +76,7 @@ impl Two {
 
     /// Connects the two by the protocol of that number, modulo their number.
     pub(crate) fn connect(&self, protocol: usize) {
-        let address = &self.listening[protocol % self.listening.len()];
+        let address = self.listening[protocol % self.listening.len()].address();
         let dialed = self
             .driver
             .dial_blocking(&self.dialers, address, Some(self.a.peer()));
@@ -89,9 +89,11 @@ impl Two {
 
     /// A connection of this pair that nobody has attached.
     pub(crate) fn dial_to_b(&self) -> Connected {
-        let dialed =
-            self.driver
-                .dial_blocking(&self.dialers, &self.listening[0], Some(self.a.peer()));
+        let dialed = self.driver.dial_blocking(
+            &self.dialers,
+            self.listening[0].address(),
+            Some(self.a.peer()),
+        );
         dialed.expect("a connection")
     }
 

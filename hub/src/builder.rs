@@ -1,0 +1,120 @@
+//! What a hub is made of.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use selvedge_driver::{Address, Driver, Endpoint, Identity, Inbox, NodeId, session};
+
+use crate::error::HubError;
+use crate::hub::Hub;
+use crate::peers::Receive;
+
+/// The settings of a [`Hub`]: who it is, where it listens, whom it wants.
+pub struct Builder {
+    pub(crate) identity: Identity,
+    pub(crate) driver: Option<Arc<Driver>>,
+    pub(crate) listen: Vec<Address>,
+    pub(crate) peers: BTreeMap<NodeId, Vec<Address>>,
+    pub(crate) session: session::Config,
+    pub(crate) guests_max: usize,
+    pub(crate) receive: Option<Receive>,
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("node_id", &self.identity.node_id())
+            .field("listen", &self.listen)
+            .field("peers", &self.peers)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Builder {
+    pub(crate) fn new(identity: Identity) -> Self {
+        Self {
+            identity,
+            driver: None,
+            listen: Vec::new(),
+            peers: BTreeMap::new(),
+            session: session::Config::default(),
+            guests_max: 0,
+            receive: None,
+        }
+    }
+
+    /// Shares a driver with others. Default: one of its own, with one worker.
+    #[must_use]
+    pub fn driver(mut self, driver: Arc<Driver>) -> Self {
+        self.driver = Some(driver);
+        self
+    }
+
+    /// The limits and lanes of every endpoint.
+    #[must_use]
+    pub fn session(mut self, config: session::Config) -> Self {
+        self.session = config;
+        self
+    }
+
+    /// Lets in nodes that are not wanted peers, so many at once: whoever proves to have any key.
+    /// One that stays away for 30 s, or closes, is forgotten. Default: none.
+    #[must_use]
+    pub const fn guests(mut self, max: usize) -> Self {
+        self.guests_max = max;
+        self
+    }
+
+    /// Hands what arrives to inboxes, on the worker: `receive` makes one for each endpoint, before
+    /// anything can have arrived there. Default: messages wait for [`Endpoint::recv`].
+    #[must_use]
+    pub fn receive(
+        mut self,
+        receive: impl Fn(&Endpoint) -> Box<dyn Inbox> + Send + Sync + 'static,
+    ) -> Self {
+        self.receive = Some(Arc::new(receive));
+        self
+    }
+
+    /// Listens on an address as well.
+    ///
+    /// # Errors
+    /// [`HubError::Address`].
+    pub fn listen(mut self, address: &str) -> Result<Self, HubError> {
+        self.listen.push(parse(address)?);
+        Ok(self)
+    }
+
+    /// Wants a peer, reached by the first of these addresses that answers; with none the peer is
+    /// expected to dial. Only peers that are wanted get in, and [`guests`](Self::guests).
+    ///
+    /// # Errors
+    /// [`HubError::Address`] and [`HubError::OwnPeer`].
+    pub fn peer(mut self, peer: NodeId, addresses: &[&str]) -> Result<Self, HubError> {
+        if peer == self.identity.node_id() {
+            return Err(HubError::OwnPeer(peer));
+        }
+        let parsed = addresses
+            .iter()
+            .map(|address| parse(address))
+            .collect::<Result<_, _>>()?;
+        self.peers.insert(peer, parsed);
+        Ok(self)
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// [`HubError`].
+    pub fn start(self) -> Result<Hub, HubError> {
+        Hub::start(self)
+    }
+}
+
+fn parse(text: &str) -> Result<Address, HubError> {
+    text.parse().map_err(|error| HubError::Address {
+        text: text.to_owned(),
+        error,
+    })
+}

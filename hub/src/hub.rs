@@ -1,0 +1,157 @@
+//! The handle of a running mesh.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, bounded};
+use selvedge_driver::{
+    Address, Admission, CloseReason, Config, Dialer, Driver, Endpoint, Hosted, Identity, Listening,
+    NodeId, QuicDialer, TcpDialer, bind,
+};
+
+use crate::builder::Builder;
+use crate::error::HubError;
+use crate::event::HubEvent;
+use crate::guests::Guests;
+use crate::mesh::Mesh;
+use crate::peers::Peers;
+use crate::service::{Service, Told};
+
+/// Events that wait for a user who does not take them, before the newest is dropped and logged.
+const EVENTS_MAX: usize = 4096;
+
+/// A node among its peers. Dropped, it closes its endpoints without waiting: see
+/// [`close`](Self::close).
+#[derive(Debug)]
+pub struct Hub {
+    node_id: NodeId,
+    addresses: Vec<Address>,
+    events: Receiver<HubEvent>,
+    listening: Vec<Listening>,
+    service: Hosted<Told>,
+    // The last field: it may hold the last of the driver, which then waits for its workers.
+    peers: Arc<Peers>,
+}
+
+impl Hub {
+    /// Begins to describe a hub.
+    #[must_use]
+    pub fn builder(identity: Identity) -> Builder {
+        Builder::new(identity)
+    }
+
+    pub(crate) fn start(builder: Builder) -> Result<Self, HubError> {
+        let driver = match builder.driver {
+            Some(driver) => driver,
+            None => Arc::new(Driver::new(Config::default())?),
+        };
+        let node_id = builder.identity.node_id();
+        let wanted: Vec<NodeId> = builder.peers.keys().copied().collect();
+        let guests_max = builder.guests_max;
+        let admission =
+            Admission::new(move |peer| guests_max > 0 || wanted.binary_search(peer).is_ok());
+        // Bound before anything starts: a port in use leaves nothing behind.
+        let listeners = builder
+            .listen
+            .iter()
+            .map(|address| bind(address, &builder.identity, &admission))
+            .collect::<Result<Vec<_>, _>>()?;
+        let (tell, events) = bounded(EVENTS_MAX);
+        let peers = Arc::new(Peers {
+            driver: Arc::clone(&driver),
+            local: node_id,
+            session: builder.session,
+            receive: builder.receive,
+            endpoints: Mutex::default(),
+        });
+        let (ways, shared) = (builder.peers, Arc::clone(&peers));
+        let dialers = dialers(&builder.identity);
+        let wanted: Vec<NodeId> = ways.keys().copied().collect();
+        let service = Hosted::spawn("selvedge-hub", |mail| Service {
+            dialers,
+            mail,
+            mesh: Mesh::default(),
+            guests: Guests::new(guests_max),
+            peers: shared,
+            ways,
+            events: tell,
+            random: fastrand::Rng::new(),
+            closing: false,
+        })?;
+        let mut hub = Self {
+            node_id,
+            addresses: Vec::new(),
+            events,
+            listening: Vec::new(),
+            service,
+            peers,
+        };
+        for peer in wanted {
+            hub.peers.make(peer, hub.service.mail().clone())?;
+        }
+        for listener in listeners {
+            let mail = hub.service.mail().clone();
+            let accepted = move |connected| mail.send(Told::Accepted(connected));
+            let listening = driver.listen(listener, accepted)?;
+            hub.addresses.push(listening.address().clone());
+            hub.listening.push(listening);
+        }
+        hub.service.mail().send(Told::Start);
+        Ok(hub)
+    }
+
+    /// Who this node is.
+    #[must_use]
+    pub const fn node_id(&self) -> NodeId {
+        self.node_id
+    }
+
+    /// Where peers can dial, with the ports that were really bound.
+    #[must_use]
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    /// The endpoint to a wanted peer, up or not: what is sent waits for it.
+    #[must_use]
+    pub fn endpoint(&self, peer: NodeId) -> Option<Endpoint> {
+        self.peers.endpoint(peer)
+    }
+
+    /// What happens to the peers.
+    #[must_use]
+    pub const fn events(&self) -> &Receiver<HubEvent> {
+        &self.events
+    }
+}
+
+impl Hub {
+    /// Ends in order: delivers what was accepted, and waits for it, at most `timeout` and at most
+    /// the linger time of the sessions. Returns whether everything was delivered.
+    #[must_use]
+    pub fn close(self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        // Still dials, for what waits; makes no new endpoints in the place of those that end.
+        self.service.mail().send(Told::Close);
+        let endpoints = self.peers.all();
+        endpoints.iter().for_each(Endpoint::close);
+        endpoints.iter().all(|endpoint| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            endpoint.wait_closed(left) == Some(CloseReason::Local)
+        })
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        self.service.mail().send(Told::Stop);
+        self.service.join();
+        self.peers.all().iter().for_each(Endpoint::close);
+    }
+}
+
+fn dialers(identity: &Identity) -> Arc<[Arc<dyn Dialer>]> {
+    let quic: Arc<dyn Dialer> = Arc::new(QuicDialer::new(identity.clone()));
+    let tcp: Arc<dyn Dialer> = Arc::new(TcpDialer::new(identity.clone()));
+    [quic, tcp].into()
+}

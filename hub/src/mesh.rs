@@ -1,0 +1,344 @@
+//! Who to dial, when, and over which address. Pure: time and randomness are parameters.
+//!
+//! ```text
+//!            ┌──────────────────── way lost ───────────────────┐
+//!            ▼                                                 │
+//!         Dialing ── an address answered ──▶ Greeting ── up ──▶ Up ⟲ a better address is tried
+//!          │    ▲  ◀──────── refused ───────────┘              ▲     at intervals
+//!   all failed  │ pause over                                   │
+//!          ▼    │                                              │
+//!         Pausing ───────────── they dialed ───────────────────┘
+//! ```
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use selvedge_driver::NodeId;
+
+use crate::backoff;
+
+/// How long after one address the next one is tried, if the first has not answered: as in RFC 8305,
+/// section 5 (Happy Eyeballs).
+pub(crate) const STAGGER: Duration = Duration::from_millis(250);
+
+/// How often a better address than the one in use is tried.
+pub(crate) const UPGRADE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// An address of a peer to dial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Dial {
+    pub(crate) peer: NodeId,
+    /// Its place in the peer's list.
+    pub(crate) way: usize,
+}
+
+#[derive(Debug)]
+struct Peer {
+    ways: usize,
+    state: State,
+    failures: u32,
+    /// Dials that have not been answered, one flag a way.
+    pending: Vec<bool>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Trying the ways in turn; `next` is due at `at`.
+    Dialing {
+        next: usize,
+        at: Instant,
+    },
+    Pausing {
+        until: Instant,
+    },
+    /// The way is open; whether the peer wants to talk is not known yet.
+    Greeting {
+        way: usize,
+    },
+    /// Reachable. `way` is the one that this side dialed, if it did; `trying` a better one.
+    Up {
+        way: Option<usize>,
+        trying: Option<usize>,
+        retry_at: Instant,
+    },
+}
+
+/// All wanted peers.
+#[derive(Debug, Default)]
+pub(crate) struct Mesh {
+    peers: BTreeMap<NodeId, Peer>,
+}
+
+impl Mesh {
+    /// Wants a peer that has so many addresses; with none it is waited for.
+    pub(crate) fn add(&mut self, now: Instant, peer: NodeId, ways: usize) {
+        let state = State::Dialing { next: 0, at: now };
+        let peer_state = Peer {
+            ways,
+            state,
+            failures: 0,
+            pending: vec![false; ways],
+        };
+        self.peers.insert(peer, peer_state);
+    }
+
+    /// A peer is not wanted any more.
+    pub(crate) fn remove(&mut self, peer: &NodeId) {
+        self.peers.remove(peer);
+    }
+
+    /// An address answered. Returns whether the connection is of use.
+    pub(crate) fn answered(&mut self, dial: Dial) -> bool {
+        let Some(peer) = self.peers.get_mut(&dial.peer) else {
+            return false;
+        };
+        peer.pending[dial.way] = false;
+        let (way, better) = (dial.way, |way| way > dial.way);
+        match &mut peer.state {
+            State::Dialing { .. } | State::Pausing { .. } => peer.state = State::Greeting { way },
+            State::Greeting { way: worse } if better(*worse) => *worse = way,
+            State::Up {
+                way: used, trying, ..
+            } if used.is_some_and(better) => *trying = Some(way),
+            State::Greeting { .. } | State::Up { .. } => return false,
+        }
+        true
+    }
+
+    /// The peer let go of a way before it had said a word.
+    pub(crate) fn refused(&mut self, now: Instant, peer: NodeId, random: f64) {
+        if let Some(peer) = self.peers.get_mut(&peer)
+            && let State::Greeting { way } = peer.state
+        {
+            let next = way + 1;
+            peer.state = State::Dialing { next, at: now };
+            if next >= peer.ways {
+                peer.pause(now, random);
+            }
+        }
+    }
+
+    /// A dial failed.
+    pub(crate) fn failed(&mut self, now: Instant, dial: Dial, random: f64) {
+        let Some(peer) = self.peers.get_mut(&dial.peer) else {
+            return;
+        };
+        peer.pending[dial.way] = false;
+        if let State::Dialing { next, at } = &mut peer.state {
+            // No need to wait for one that has answered already.
+            *at = now;
+            if *next >= peer.ways {
+                peer.pause(now, random);
+            }
+        }
+    }
+
+    /// Messages flow to the peer, over another connection than before.
+    pub(crate) fn up(&mut self, now: Instant, peer: NodeId) {
+        let Some(peer) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        peer.failures = 0;
+        let way = match peer.state {
+            State::Greeting { way } => Some(way),
+            State::Up { trying, .. } => trying,
+            State::Dialing { .. } | State::Pausing { .. } => None,
+        };
+        peer.state = State::Up {
+            way,
+            trying: None,
+            retry_at: now + UPGRADE_INTERVAL,
+        };
+    }
+
+    /// No connection to the peer is left: dial at once.
+    pub(crate) fn down(&mut self, now: Instant, peer: NodeId) {
+        if let Some(peer) = self.peers.get_mut(&peer)
+            && matches!(peer.state, State::Up { .. })
+        {
+            peer.state = State::Dialing { next: 0, at: now };
+        }
+    }
+
+    /// The peer said goodbye: dial after a pause, it may be on its way down.
+    pub(crate) fn left(&mut self, now: Instant, peer: NodeId, random: f64) {
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.state = State::Dialing {
+                next: peer.ways,
+                at: now,
+            };
+            peer.pause(now, random);
+        }
+    }
+
+    /// The next dial that is due.
+    pub(crate) fn poll_dial(&mut self, now: Instant) -> Option<Dial> {
+        let due = self.peers.iter_mut();
+        due.filter_map(|(&id, peer)| {
+            Some(Dial {
+                peer: id,
+                way: peer.poll_way(now)?,
+            })
+        })
+        .next()
+    }
+
+    /// When to poll again at the latest.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.peers.values().filter_map(Peer::timeout).min()
+    }
+}
+
+impl Peer {
+    fn pause(&mut self, now: Instant, random: f64) {
+        // A dial that is under way may still answer; the next round tries the others meanwhile.
+        if self.pending.contains(&true) {
+            return;
+        }
+        self.state = State::Pausing {
+            until: now + backoff::pause(self.failures, random),
+        };
+        self.failures = self.failures.saturating_add(1);
+    }
+
+    fn poll_way(&mut self, now: Instant) -> Option<usize> {
+        if let State::Pausing { until } = self.state
+            && until <= now
+        {
+            self.state = State::Dialing { next: 0, at: now };
+        }
+        match &mut self.state {
+            State::Dialing { next, at } => {
+                while *next < self.ways && *at <= now {
+                    let way = *next;
+                    *next += 1;
+                    if !std::mem::replace(&mut self.pending[way], true) {
+                        *at = now + STAGGER;
+                        return Some(way);
+                    }
+                }
+                None
+            }
+            State::Up {
+                way: Some(way),
+                retry_at,
+                ..
+            } if *way > 0 && *retry_at <= now => {
+                *retry_at = now + UPGRADE_INTERVAL;
+                let better = (0..*way).find(|&better| !self.pending[better])?;
+                self.pending[better] = true;
+                Some(better)
+            }
+            State::Up { .. } | State::Greeting { .. } | State::Pausing { .. } => None,
+        }
+    }
+
+    fn timeout(&self) -> Option<Instant> {
+        match self.state {
+            State::Dialing { next, at } => (next < self.ways).then_some(at),
+            State::Pausing { until } => Some(until),
+            State::Greeting { .. } => None,
+            State::Up { way, retry_at, .. } => way.is_some_and(|way| way > 0).then_some(retry_at),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: NodeId = NodeId::new([7; 32]);
+
+    fn mesh(ways: usize) -> (Mesh, Instant) {
+        let (mut mesh, now) = (Mesh::default(), Instant::now());
+        mesh.add(now, PEER, ways);
+        (mesh, now)
+    }
+
+    fn ways(mesh: &mut Mesh, now: Instant) -> Vec<usize> {
+        std::iter::from_fn(|| mesh.poll_dial(now))
+            .map(|dial| dial.way)
+            .collect()
+    }
+
+    #[test]
+    fn addresses_are_tried_one_behind_the_other() {
+        let (mut mesh, now) = mesh(2);
+        assert_eq!(ways(&mut mesh, now), [0]);
+        assert_eq!(mesh.poll_timeout(), Some(now + STAGGER));
+        assert_eq!(ways(&mut mesh, now + STAGGER), [1]);
+        assert_eq!(mesh.poll_timeout(), None, "both are under way");
+    }
+
+    #[test]
+    fn an_address_that_fails_makes_way_for_the_next_at_once() {
+        let (mut mesh, now) = mesh(2);
+        ways(&mut mesh, now);
+        mesh.failed(now, Dial { peer: PEER, way: 0 }, 0.0);
+        assert_eq!(ways(&mut mesh, now), [1]);
+    }
+
+    #[test]
+    fn when_all_have_failed_the_pause_grows() {
+        let (mut mesh, mut now) = mesh(1);
+        let mut pauses = Vec::new();
+        for _ in 0..4 {
+            assert_eq!(ways(&mut mesh, now), [0]);
+            mesh.failed(now, Dial { peer: PEER, way: 0 }, 1.0);
+            let until = mesh.poll_timeout().unwrap();
+            pauses.push((until - now).as_millis());
+            now = until;
+        }
+        assert_eq!(pauses, [100, 200, 400, 800]);
+    }
+
+    #[test]
+    fn a_better_address_is_tried_again_and_wins() {
+        let (mut mesh, now) = mesh(2);
+        ways(&mut mesh, now);
+        mesh.failed(now, Dial { peer: PEER, way: 0 }, 0.0);
+        ways(&mut mesh, now);
+        assert!(mesh.answered(Dial { peer: PEER, way: 1 }));
+        mesh.up(now, PEER);
+        let later = now + UPGRADE_INTERVAL;
+        assert_eq!(mesh.poll_timeout(), Some(later));
+        assert_eq!(ways(&mut mesh, later), [0]);
+        assert!(mesh.answered(Dial { peer: PEER, way: 0 }));
+        mesh.up(later, PEER);
+        assert_eq!(mesh.poll_timeout(), None, "there is no better one");
+    }
+
+    #[test]
+    fn a_worse_address_that_answers_late_is_not_used() {
+        let (mut mesh, now) = mesh(2);
+        ways(&mut mesh, now);
+        ways(&mut mesh, now + STAGGER);
+        assert!(mesh.answered(Dial { peer: PEER, way: 0 }));
+        assert!(!mesh.answered(Dial { peer: PEER, way: 1 }));
+    }
+
+    #[test]
+    fn a_lost_way_is_dialed_again_at_once() {
+        let (mut mesh, now) = mesh(1);
+        ways(&mut mesh, now);
+        assert!(mesh.answered(Dial { peer: PEER, way: 0 }));
+        mesh.up(now, PEER);
+        mesh.down(now, PEER);
+        assert_eq!(ways(&mut mesh, now), [0]);
+    }
+
+    #[test]
+    fn a_peer_that_answers_and_then_refuses_is_not_dialed_in_a_circle() {
+        let (mut mesh, mut now) = mesh(1);
+        let mut pauses = Vec::new();
+        for _ in 0..4 {
+            assert_eq!(ways(&mut mesh, now), [0]);
+            assert!(mesh.answered(Dial { peer: PEER, way: 0 }));
+            mesh.refused(now, PEER, 1.0);
+            let until = mesh.poll_timeout().unwrap();
+            pauses.push((until - now).as_millis());
+            now = until;
+        }
+        assert_eq!(pauses, [100, 200, 400, 800]);
+    }
+}

@@ -1,0 +1,183 @@
+//! The mesh with its driver: dials what it wants, attaches what answers, tells what happens.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::{Sender, TrySendError};
+use selvedge_driver::{
+    Address, Connected, DialError, Dialers, Endpoint, Event, Machine, Mail, Next, NodeId,
+};
+
+use crate::event::HubEvent;
+use crate::guests::Guests;
+use crate::mesh::{Dial, Mesh};
+use crate::peers::Peers;
+
+/// What the service is told.
+#[derive(Debug)]
+pub(crate) enum Told {
+    /// Everything is in place: dial.
+    Start,
+    Accepted(Connected),
+    Dialed(Dial, Result<Connected, DialError>),
+    Event(HubEvent),
+    /// Endpoints that end are not wanted again.
+    Close,
+    Stop,
+}
+
+/// A hub's event for one of an endpoint's.
+pub(crate) fn hub_event(endpoint: &Endpoint, event: &Event) -> Option<HubEvent> {
+    let peer = endpoint.peer();
+    Some(match event {
+        Event::Attached { .. } => HubEvent::Up { peer },
+        Event::Moved { .. } => HubEvent::Moved { peer },
+        Event::Detached { reason } => HubEvent::Down {
+            peer,
+            reason: reason.to_string(),
+        },
+        Event::AttachFailed { reason } => HubEvent::Refused {
+            peer,
+            reason: reason.to_string(),
+        },
+        Event::Closed { reason, .. } => HubEvent::Left {
+            peer,
+            reason: reason.to_string(),
+            endpoint: endpoint.clone(),
+        },
+        Event::PeerRestarted { undelivered } => HubEvent::Restarted {
+            peer,
+            undelivered: undelivered.len(),
+        },
+        _ => return None,
+    })
+}
+
+pub(crate) struct Service {
+    pub(crate) dialers: Dialers,
+    pub(crate) mail: Mail<Told>,
+    pub(crate) mesh: Mesh,
+    pub(crate) guests: Guests,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) ways: BTreeMap<NodeId, Vec<Address>>,
+    pub(crate) events: Sender<HubEvent>,
+    pub(crate) random: fastrand::Rng,
+    pub(crate) closing: bool,
+}
+
+impl Machine for Service {
+    type Mail = Told;
+
+    fn handle(&mut self, now: Instant, told: Option<Told>) -> Next {
+        match told {
+            Some(Told::Start) => {
+                for (peer, addresses) in &self.ways {
+                    self.mesh.add(now, *peer, addresses.len());
+                }
+            }
+            Some(Told::Close) => self.closing = true,
+            Some(Told::Stop) => return Next::End,
+            Some(Told::Accepted(connected)) => self.accept(now, connected),
+            Some(Told::Dialed(dial, Ok(connected))) if self.mesh.answered(dial) => {
+                self.attach(connected);
+            }
+            Some(Told::Dialed(dial, Ok(_))) => {
+                tracing::debug!(peer = %dial.peer, way = dial.way, "a connection comes too late");
+            }
+            Some(Told::Dialed(dial, Err(error))) => {
+                tracing::debug!(peer = %dial.peer, way = dial.way, %error, "a dial failed");
+                self.mesh.failed(now, dial, self.random.f64());
+            }
+            Some(Told::Event(event)) => self.tell(now, event),
+            None => {}
+        }
+        while let Some(dial) = self.mesh.poll_dial(now) {
+            self.dial(dial);
+        }
+        while let Some(guest) = self.guests.poll_expired(now) {
+            if let Some(endpoint) = self.peers.remove(guest) {
+                tracing::info!(peer = %guest, "a guest has been away for too long");
+                endpoint.abort();
+            }
+        }
+        let dials = self.mesh.poll_timeout().into_iter();
+        let next = dials.chain(self.guests.poll_timeout()).min();
+        next.map_or(Next::Mail, Next::At)
+    }
+}
+
+impl Service {
+    fn accept(&mut self, now: Instant, connected: Connected) {
+        let peer = connected.peer();
+        let known = self.ways.contains_key(&peer) || self.guests.is_guest(&peer);
+        if !known {
+            if !self.guests.let_in(now, peer) {
+                tracing::warn!(%peer, "no room for another guest: refused");
+                return;
+            }
+            if let Err(error) = self.peers.make(peer, self.mail.clone()) {
+                tracing::error!(%peer, %error, "cannot make an endpoint");
+                self.guests.remove(&peer);
+                return;
+            }
+        }
+        self.attach(connected);
+    }
+
+    fn attach(&self, connected: Connected) {
+        let Some(endpoint) = self.peers.endpoint(connected.peer()) else {
+            return;
+        };
+        if let Err(error) = endpoint.attach(connected) {
+            tracing::warn!(?endpoint, %error, "a connection is of no use");
+        }
+    }
+
+    fn dial(&self, dial: Dial) {
+        let Some(addresses) = self.ways.get(&dial.peer) else {
+            return;
+        };
+        let mail = self.mail.clone();
+        let done = move |result| mail.send(Told::Dialed(dial, result));
+        let driver = &self.peers.driver;
+        driver.dial(&self.dialers, &addresses[dial.way], Some(dial.peer), done);
+    }
+
+    fn tell(&mut self, now: Instant, event: HubEvent) {
+        match &event {
+            HubEvent::Up { peer } | HubEvent::Moved { peer } => {
+                self.mesh.up(now, *peer);
+                self.guests.up(*peer);
+            }
+            HubEvent::Down { peer, .. } => {
+                self.mesh.down(now, *peer);
+                self.guests.down(now, *peer);
+            }
+            HubEvent::Refused { peer, .. } => self.mesh.refused(now, *peer, self.random.f64()),
+            HubEvent::Left { peer, .. } => self.left(now, *peer),
+            HubEvent::Restarted { .. } => {}
+        }
+        tracing::debug!(?event);
+        match self.events.try_send(event) {
+            Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+            Err(TrySendError::Full(event)) => {
+                tracing::warn!(?event, "nobody takes the hub's events: one is dropped");
+            }
+        }
+    }
+
+    fn left(&mut self, now: Instant, peer: NodeId) {
+        if self.closing {
+            self.mesh.remove(&peer);
+        } else if self.ways.contains_key(&peer) {
+            if let Err(error) = self.peers.make(peer, self.mail.clone()) {
+                tracing::error!(%peer, %error, "cannot make a new endpoint");
+            }
+            self.mesh.left(now, peer, self.random.f64());
+        } else if self.guests.is_guest(&peer) {
+            self.guests.remove(&peer);
+            self.peers.remove(peer);
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! Hubs keep their peers connected, over whatever is left.
+
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use selvedge_hub::{Endpoint, Event, Hub, HubEvent, Identity, Inbox, Incoming, LaneId};
+
+/// Far longer than anything here takes; only a bug waits for it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn identity() -> Identity {
+    Identity::generate().expect("randomness")
+}
+
+fn wait_for(hub: &Hub, mut wanted: impl FnMut(&HubEvent) -> bool) {
+    while !wanted(
+        &hub.events()
+            .recv_timeout(PATIENCE)
+            .expect("the event comes"),
+    ) {}
+}
+
+/// The endpoint of a peer that ends in order.
+fn left(hub: &Hub) -> Endpoint {
+    let mut found = None;
+    wait_for(hub, |event| {
+        if let HubEvent::Left { endpoint, .. } = event {
+            found = Some(endpoint.clone());
+        }
+        found.is_some()
+    });
+    found.expect("it was found")
+}
+
+fn say(endpoint: &Endpoint, text: &str) {
+    endpoint
+        .send(LaneId::FIRST, text.as_bytes().to_vec().into())
+        .expect("the endpoint is open");
+}
+
+fn hear(endpoint: &Endpoint) -> String {
+    let message = endpoint.recv_timeout(PATIENCE).expect("a message");
+    String::from_utf8(message.payload.to_vec()).expect("text")
+}
+
+/// A hub that listens on the schemes and waits for one peer; and its addresses.
+fn listening(own: &Identity, peer: &Identity, schemes: &[&str]) -> (Hub, Vec<String>) {
+    let mut builder = Hub::builder(own.clone())
+        .peer(peer.node_id(), &[])
+        .expect("a peer");
+    for scheme in schemes {
+        builder = builder
+            .listen(&format!("{scheme}://127.0.0.1:0"))
+            .expect("an address");
+    }
+    let hub = builder.start().expect("a hub");
+    let addresses = hub.addresses().iter().map(ToString::to_string).collect();
+    (hub, addresses)
+}
+
+fn dialing(own: &Identity, peer: &Identity, addresses: &[&str]) -> Hub {
+    let builder = Hub::builder(own.clone())
+        .peer(peer.node_id(), addresses)
+        .expect("a peer");
+    builder.start().expect("a hub")
+}
+
+#[test]
+fn two_nodes_talk_both_ways_over_each_transport() {
+    for scheme in ["quic", "tcp", "tcp+plain"] {
+        let (a, b) = (identity(), identity());
+        let (hub_b, at) = listening(&b, &a, &[scheme]);
+        let hub_a = dialing(&a, &b, &[&at[0]]);
+        let to_b = hub_a.endpoint(b.node_id()).unwrap();
+        let to_a = hub_b.endpoint(a.node_id()).unwrap();
+        say(&to_b, "ping");
+        assert_eq!(hear(&to_a), "ping");
+        say(&to_a, "pong");
+        assert_eq!(hear(&to_b), "pong");
+    }
+}
+
+#[test]
+fn an_address_that_is_dead_does_not_keep_the_next_one_from_answering() {
+    let (a, b) = (identity(), identity());
+    let (hub_b, at) = listening(&b, &a, &["tcp"]);
+    let hub_a = dialing(&a, &b, &["quic://127.0.0.1:1", &at[0]]);
+    say(&hub_a.endpoint(b.node_id()).unwrap(), "over tcp");
+    assert_eq!(hear(&hub_b.endpoint(a.node_id()).unwrap()), "over tcp");
+}
+
+#[test]
+fn what_is_sent_waits_for_a_peer_that_comes_later() {
+    let (a, b) = (identity(), identity());
+    let (probe, at) = listening(&b, &a, &["tcp"]);
+    drop(probe);
+    let hub_a = dialing(&a, &b, &[&at[0]]);
+    say(&hub_a.endpoint(b.node_id()).unwrap(), "patience");
+    // The port is free again only once the first hub's worker is gone: dropping waits for that.
+    let hub_b = Hub::builder(b)
+        .listen(&at[0])
+        .unwrap()
+        .peer(a.node_id(), &[])
+        .unwrap();
+    let hub_b = hub_b.start().expect("the port is free");
+    assert_eq!(hear(&hub_b.endpoint(a.node_id()).unwrap()), "patience");
+}
+
+#[test]
+fn a_peer_that_left_and_came_back_is_reached_again() {
+    let (a, b) = (identity(), identity());
+    let (hub_b, at) = listening(&b, &a, &["tcp"]);
+    let hub_a = dialing(&a, &b, &[&at[0]]);
+    say(&hub_a.endpoint(b.node_id()).unwrap(), "one");
+    assert_eq!(hear(&hub_b.endpoint(a.node_id()).unwrap()), "one");
+    // Dropped without waiting: its process may or may not get to say goodbye.
+    drop(hub_b);
+    wait_for(&hub_a, |event| {
+        matches!(event, HubEvent::Down { .. } | HubEvent::Left { .. })
+    });
+    say(&hub_a.endpoint(b.node_id()).unwrap(), "two");
+    let hub_b = Hub::builder(b)
+        .listen(&at[0])
+        .unwrap()
+        .peer(a.node_id(), &[])
+        .unwrap();
+    let hub_b = hub_b.start().expect("the port is free");
+    assert_eq!(hear(&hub_b.endpoint(a.node_id()).unwrap()), "two");
+}
+
+#[test]
+fn an_endpoint_that_was_closed_in_order_is_followed_by_a_new_one() {
+    let (a, b) = (identity(), identity());
+    let (hub_b, at) = listening(&b, &a, &["tcp"]);
+    let hub_a = dialing(&a, &b, &[&at[0]]);
+    let to_a = hub_b.endpoint(a.node_id()).unwrap();
+    say(&to_a, "last words");
+    to_a.close();
+    let to_b = hub_a.endpoint(b.node_id()).unwrap();
+    assert_eq!(hear(&to_b), "last words");
+    for hub in [&hub_a, &hub_b] {
+        wait_for(hub, |event| matches!(event, HubEvent::Left { .. }));
+    }
+    say(&hub_a.endpoint(b.node_id()).unwrap(), "a new beginning");
+    assert_eq!(
+        hear(&hub_b.endpoint(a.node_id()).unwrap()),
+        "a new beginning"
+    );
+}
+
+/// Answers each message with the same.
+struct Echo(Endpoint);
+
+impl Inbox for Echo {
+    fn on_messages(&mut self, incoming: &mut Incoming<'_>) {
+        while let Some(message) = incoming.take(LaneId::FIRST) {
+            self.0
+                .try_send(message.lane, message.payload)
+                .expect("there is room for one");
+        }
+    }
+
+    fn on_event(&mut self, _event: Event) {}
+}
+
+#[test]
+fn a_guest_is_let_in_while_there_is_room_and_an_inbox_hears_it() {
+    let host = identity();
+    let hub = Hub::builder(host.clone())
+        .guests(1)
+        .receive(|endpoint| Box::new(Echo(endpoint.clone())))
+        .listen("tcp://127.0.0.1:0")
+        .expect("an address");
+    let hub = hub.start().expect("a hub");
+    let at = hub.addresses()[0].to_string();
+    let (first, second) = (
+        dialing(&identity(), &host, &[&at]),
+        dialing(&identity(), &host, &[&at]),
+    );
+    for guest in [&first, &second] {
+        say(&guest.endpoint(host.node_id()).expect("a peer"), "hello");
+    }
+    // Whoever came first is answered; the other one only when the first has left.
+    let answered = |hub: &Hub| {
+        let endpoint = hub.endpoint(host.node_id()).expect("a peer");
+        endpoint.recv_timeout(Duration::from_secs(1)).is_ok()
+    };
+    let (inside, outside) = if answered(&first) {
+        (first, second)
+    } else {
+        (second, first)
+    };
+    assert!(inside.close(PATIENCE), "the echo acknowledges");
+    assert_eq!(
+        hear(&outside.endpoint(host.node_id()).expect("a peer")),
+        "hello"
+    );
+}
+
+#[test]
+fn closing_in_order_delivers_what_was_sent() {
+    let (a, b) = (identity(), identity());
+    let (hub_b, at) = listening(&b, &a, &["quic"]);
+    let hub_a = dialing(&a, &b, &[&at[0]]);
+    let to_b = hub_a.endpoint(b.node_id()).unwrap();
+    for n in 0..1000 {
+        say(&to_b, &n.to_string());
+    }
+    assert!(hub_a.close(PATIENCE));
+    let to_a = left(&hub_b);
+    for n in 0..1000 {
+        assert_eq!(hear(&to_a), n.to_string());
+    }
+}
+
+#[test]
+fn n5_two_nodes_that_dial_at_once_keep_one_connection() {
+    let (a, b) = (identity(), identity());
+    let (probe_a, at_a) = listening(&a, &b, &["tcp"]);
+    let (probe_b, at_b) = listening(&b, &a, &["tcp"]);
+    drop((probe_a, probe_b));
+    let start = |own: &Identity, peer: &Identity, listen: &str, reach: &str| {
+        let builder = Hub::builder(own.clone())
+            .listen(listen)
+            .expect("an address");
+        let builder = builder.peer(peer.node_id(), &[reach]).expect("a peer");
+        builder.start().expect("a hub")
+    };
+    let hub_a = start(&a, &b, &at_a[0], &at_b[0]);
+    let hub_b = start(&b, &a, &at_b[0], &at_a[0]);
+    let (to_b, to_a) = (
+        hub_a.endpoint(b.node_id()).unwrap(),
+        hub_b.endpoint(a.node_id()).unwrap(),
+    );
+    for n in 0..500 {
+        say(&to_b, &n.to_string());
+        say(&to_a, &n.to_string());
+    }
+    for n in 0..500 {
+        assert_eq!(hear(&to_a), n.to_string());
+        assert_eq!(hear(&to_b), n.to_string());
+    }
+}
+
+/// Passes datagrams on in both directions until it is cut: then it is a black hole.
+fn relay(to: &str) -> (String, Arc<AtomicBool>, Arc<AtomicBool>) {
+    let outside = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let address = outside.local_addr().expect("an address").to_string();
+    let (cut, stop) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicBool::new(false)),
+    );
+    let (is_cut, stopped, to) = (Arc::clone(&cut), Arc::clone(&stop), to.to_owned());
+    std::thread::spawn(move || {
+        let inside = UdpSocket::bind("127.0.0.1:0").expect("a port");
+        inside.connect(to).expect("the hub's port");
+        for socket in [&outside, &inside] {
+            socket
+                .set_read_timeout(Some(Duration::from_millis(1)))
+                .expect("a timeout");
+        }
+        let (mut buffer, mut client) = ([0; 65_536], None);
+        while !stopped.load(Ordering::Relaxed) {
+            if let Ok((len, from)) = outside.recv_from(&mut buffer) {
+                client = Some(from);
+                if !is_cut.load(Ordering::Relaxed) {
+                    inside.send(&buffer[..len]).ok();
+                }
+            }
+            if let (Ok(len), Some(client)) = (inside.recv(&mut buffer), client)
+                && !is_cut.load(Ordering::Relaxed)
+            {
+                outside.send_to(&buffer[..len], client).ok();
+            }
+        }
+    });
+    (address, cut, stop)
+}
+
+#[test]
+fn when_udp_is_cut_the_messages_go_on_over_tcp() {
+    let (a, b) = (identity(), identity());
+    let (hub_b, at) = listening(&b, &a, &["quic", "tcp"]);
+    let (through, cut, stop) = relay(at[0].strip_prefix("quic://").unwrap());
+    let hub_a = dialing(&a, &b, &[&format!("quic://{through}"), &at[1]]);
+    let (to_b, to_a) = (
+        hub_a.endpoint(b.node_id()).unwrap(),
+        hub_b.endpoint(a.node_id()).unwrap(),
+    );
+    for n in 0..100 {
+        say(&to_b, &n.to_string());
+        assert_eq!(hear(&to_a), n.to_string());
+    }
+    wait_for(&hub_a, |event| matches!(event, HubEvent::Up { .. }));
+    cut.store(true, Ordering::Relaxed);
+    for n in 100..200 {
+        say(&to_b, &n.to_string());
+    }
+    wait_for(&hub_a, |event| matches!(event, HubEvent::Down { .. }));
+    wait_for(&hub_a, |event| matches!(event, HubEvent::Up { .. }));
+    for n in 100..200 {
+        assert_eq!(hear(&to_a), n.to_string());
+    }
+    stop.store(true, Ordering::Relaxed);
+}

@@ -7,9 +7,11 @@
 //! HandshakeAck  02 | name | node 32B
 //! Rejected      03 | code 2B | text
 //! Goaway        04 | text
-//! Data          05 | tag 4B | source 32B | sequence 8B | hops left 1B | target? | n 2B | n × name
+//! Data          05 | tag 4B | source 32B | sequence 8B | hops left 1B | target? | n 2B
+//!                  | n × (name, home 32B)
 //!                  | trace? (n 2B, n × (name, micros 8B)) | payload ...
-//! Interest      06 | generation 8B | n 2B | n × (name, n 2B, n × tag 4B, target?, policy 1B, distance 1B)
+//! Interest      06 | generation 8B | n 2B | n × (name, n 2B, n × tag 4B, target?, policy 1B,
+//!                  n 2B, n × node 32B)
 //! ```
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -26,6 +28,8 @@ pub const TAGS_MAX: usize = 1024;
 pub const RECIPIENTS_MAX: usize = 1024;
 /// The most zippers that one trace lists.
 pub const TRACE_MAX: usize = 64;
+/// The longest way between zippers, in zippers.
+pub const PATH_MAX: usize = 16;
 /// The most entries of one table of interest.
 pub const INTEREST_MAX: usize = 16 * 1024;
 
@@ -127,6 +131,15 @@ pub struct Origin {
     pub sequence: u64,
 }
 
+/// A function that a message is forwarded for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recipient {
+    /// The name of the function.
+    pub name: String,
+    /// The zipper that it is connected to.
+    pub home: [u8; 32],
+}
+
 /// A message of a source, with what it takes to route it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Data {
@@ -139,7 +152,7 @@ pub struct Data {
     /// Only functions that want this target get it.
     pub target: Option<String>,
     /// The functions it is forwarded for; only between zippers.
-    pub recipients: Vec<String>,
+    pub recipients: Vec<Recipient>,
     /// The zippers passed so far, each with its time in microseconds.
     pub trace: Option<Vec<(String, u64)>>,
     /// What was written; a slice of the bytes it was decoded from.
@@ -157,8 +170,9 @@ pub struct InterestEntry {
     pub target: Option<String>,
     /// How its instances share.
     pub policy: Policy,
-    /// How many zippers lie between.
-    pub distance: u8,
+    /// The zippers between: first the one that the function is connected to, last the one that
+    /// says so.
+    pub path: Vec<[u8; 32]>,
 }
 
 /// Any message.
@@ -232,7 +246,8 @@ impl Message {
                 for entry in entries {
                     put_text(&entry.name, &mut out)?;
                     put_interest(&entry.tags, entry.target.as_deref(), entry.policy, &mut out)?;
-                    out.put_u8(entry.distance);
+                    put_len(entry.path.len(), PATH_MAX, &mut out)?;
+                    entry.path.iter().for_each(|node| out.put_slice(node));
                 }
             }
         }
@@ -278,7 +293,7 @@ impl Message {
                         tags: get_tags(b)?,
                         target: get_option(b)?,
                         policy: Policy::from_byte(get_u8(b)?)?,
-                        distance: get_u8(b)?,
+                        path: get_list(b, PATH_MAX, get_node)?,
                     })
                 })?;
                 Self::Interest {
@@ -339,8 +354,9 @@ fn put_data(data: &Data, out: &mut BytesMut) -> Result<(), WireError> {
     out.put_u8(data.hops_left);
     put_option(data.target.as_deref(), out)?;
     put_len(data.recipients.len(), RECIPIENTS_MAX, out)?;
-    for name in &data.recipients {
-        put_text(name, out)?;
+    for recipient in &data.recipients {
+        put_text(&recipient.name, out)?;
+        out.put_slice(&recipient.home);
     }
     out.put_u8(u8::from(data.trace.is_some()));
     if let Some(trace) = &data.trace {
@@ -363,7 +379,12 @@ fn get_data(mut bytes: Bytes) -> Result<Data, WireError> {
     };
     let hops_left = get_u8(b)?;
     let target = get_option(b)?;
-    let recipients = get_list(b, RECIPIENTS_MAX, get_text)?;
+    let recipients = get_list(b, RECIPIENTS_MAX, |b| {
+        Ok(Recipient {
+            name: get_text(b)?,
+            home: get_node(b)?,
+        })
+    })?;
     let trace = match get_bool(b)? {
         true => Some(get_list(b, TRACE_MAX, |b| Ok((get_text(b)?, get_u64(b)?)))?),
         false => None,

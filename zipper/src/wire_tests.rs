@@ -10,7 +10,10 @@ fn data() -> Data {
         },
         hops_left: 16,
         target: Some("t".into()),
-        recipients: vec!["f".into()],
+        recipients: vec![Recipient {
+            name: "f".into(),
+            home: [2; 32],
+        }],
         trace: Some(vec![("z".into(), 9)]),
         payload: Bytes::from_static(b"hi"),
     }
@@ -24,7 +27,7 @@ fn samples() -> Vec<Message> {
         tags: tags.clone(),
         target: None,
         policy,
-        distance: 2,
+        path: vec![[3; 32], [4; 32]],
     };
     let role = Role::StreamFunction;
     let token = Some("s".into());
@@ -65,6 +68,7 @@ fn messages_have_the_bytes_of_the_table() {
     let mut expected = b"\x05\0\0\0\x10".to_vec();
     expected.extend([7; 32]);
     expected.extend(b"\0\0\0\0\0\0\0\x03\x10\x01\0\x01t\0\x01\0\x01f");
+    expected.extend([2; 32]);
     expected.extend(b"\x01\0\x01\0\x01z\0\0\0\0\0\0\0\x09hi");
     assert_eq!(samples()[5].encode().unwrap(), expected);
 }
@@ -140,6 +144,7 @@ proptest! {
     ) {
         let origin = Origin { source, sequence };
         let payload = payload.into();
+        let recipients = recipients.into_iter().map(|name: String| Recipient { name, home: [4; 32] }).collect();
         let data = Data { tag: Tag(tag), origin, hops_left, target, recipients, trace, payload };
         let message = Message::Data(data);
         prop_assert_eq!(Message::decode(message.encode().unwrap()), Ok(message));

@@ -1,0 +1,383 @@
+//! Who gets a message: functions here, and functions at other zippers. Pure.
+//!
+//! Every function name that observes a tag gets one copy (or each instance, by [`Policy::All`]).
+//! The zipper that a message enters chooses the instances, and addresses each copy to the zipper
+//! that the instance is connected to, its *home*; zippers between only pass it on. Homes and ways
+//! are learned as in a path-vector protocol (RFC 4271, section 5.1.2, without its attributes):
+//! each neighbour tells what it can reach and by which zippers, and nobody takes a way that leads
+//! through itself, so there are no loops in any topology. The hop limit catches what is on its way
+//! while tables change.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use crate::tag::Tag;
+use crate::wire::{InterestEntry, Origin, PATH_MAX, Policy, Recipient};
+
+/// The id of a client or zipper: its public key.
+pub type Node = [u8; 32];
+
+/// What a connected function observes, and how it shares with others of its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Function {
+    /// Its name.
+    pub name: String,
+    /// The tags that it observes.
+    pub tags: Vec<Tag>,
+    /// Of messages with a target it gets those with this one.
+    pub target: Option<String>,
+    /// How its instances share.
+    pub policy: Policy,
+}
+
+/// What decides where a message goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Key<'a> {
+    /// Its tag.
+    pub tag: Tag,
+    /// Its target.
+    pub target: Option<&'a str>,
+    /// Who sent it.
+    pub origin: Origin,
+}
+
+/// Where copies of a message go.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Routes {
+    /// Functions connected here.
+    pub local: Vec<Node>,
+    /// Neighbours, each with those for whom it passes a copy on.
+    pub forward: BTreeMap<Node, Vec<Recipient>>,
+    /// Functions that it was addressed to and that cannot be reached any more.
+    pub unreachable: Vec<String>,
+}
+
+impl Routes {
+    /// Whether nobody gets it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.local.is_empty() && self.forward.is_empty()
+    }
+}
+
+/// An instance to choose: one function here, or all of that name at another zipper.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Site {
+    /// The client, or the zipper that it is connected to.
+    node: Node,
+    /// The neighbour on the way; none for a function here.
+    via: Option<Node>,
+    is_up: bool,
+    distance: usize,
+    target: Option<String>,
+}
+
+#[derive(Debug)]
+struct Choice {
+    name: String,
+    policy: Policy,
+    sites: Vec<Site>,
+}
+
+#[derive(Debug)]
+struct Local {
+    function: Function,
+    is_up: bool,
+}
+
+#[derive(Debug)]
+struct Neighbour {
+    entries: Vec<InterestEntry>,
+    is_up: bool,
+}
+
+/// The routes of one zipper.
+#[derive(Debug)]
+pub struct Router {
+    own: Node,
+    local: BTreeMap<Node, Local>,
+    neighbours: BTreeMap<Node, Neighbour>,
+    /// For each tag, those of whom some get a message. Made anew at each change.
+    choices: HashMap<Tag, Vec<Choice>>,
+    /// How often a name was chosen, for those that take turns.
+    turns: HashMap<String, usize>,
+    random: fastrand::Rng,
+}
+
+impl Router {
+    /// The router of the zipper `own`.
+    #[must_use]
+    pub fn new(own: Node, seed: u64) -> Self {
+        Self {
+            own,
+            local: BTreeMap::new(),
+            neighbours: BTreeMap::new(),
+            choices: HashMap::new(),
+            turns: HashMap::new(),
+            random: fastrand::Rng::with_seed(seed),
+        }
+    }
+
+    /// A function is connected here.
+    pub fn add_function(&mut self, client: Node, function: Function) {
+        let local = Local {
+            function,
+            is_up: true,
+        };
+        self.local.insert(client, local);
+        self.rebuild();
+    }
+
+    /// A zipper is connected.
+    pub fn add_neighbour(&mut self, neighbour: Node) {
+        self.neighbours.entry(neighbour).or_insert(Neighbour {
+            entries: Vec::new(),
+            is_up: true,
+        });
+    }
+
+    /// A neighbour says what it can reach, all of it. Ways that lead through this zipper, that are
+    /// too long or do not begin with the neighbour are left out.
+    pub fn learn(&mut self, neighbour: Node, mut entries: Vec<InterestEntry>) {
+        entries.retain(|entry| {
+            entry.path.last() == Some(&neighbour)
+                && entry.path.len() <= PATH_MAX
+                && !entry.path.contains(&self.own)
+        });
+        self.add_neighbour(neighbour);
+        self.neighbours
+            .entry(neighbour)
+            .and_modify(|it| it.entries = entries);
+        self.rebuild();
+    }
+
+    /// A client or neighbour is away, or back. Those that are there are chosen first.
+    pub fn set_up(&mut self, node: Node, is_up: bool) {
+        let local = self.local.get_mut(&node).map(|it| &mut it.is_up);
+        let neighbour = self.neighbours.get_mut(&node).map(|it| &mut it.is_up);
+        for flag in local.into_iter().chain(neighbour) {
+            *flag = is_up;
+        }
+        self.rebuild();
+    }
+
+    /// A client or neighbour is gone.
+    pub fn remove(&mut self, node: Node) {
+        self.local.remove(&node);
+        self.neighbours.remove(&node);
+        self.rebuild();
+    }
+
+    /// What to tell a neighbour: what can be reached here and beyond, unless by the neighbour.
+    #[must_use]
+    pub fn advertise(&self, neighbour: Node) -> Vec<InterestEntry> {
+        let mut told: BTreeMap<(&str, Option<&str>), InterestEntry> = BTreeMap::new();
+        for Local { function, .. } in self.local.values() {
+            let key = (function.name.as_str(), function.target.as_deref());
+            let entry = told.entry(key).or_insert_with(|| InterestEntry {
+                name: function.name.clone(),
+                tags: Vec::new(),
+                target: function.target.clone(),
+                policy: function.policy,
+                path: vec![self.own],
+            });
+            entry.tags.extend(&function.tags);
+            entry.tags.sort_unstable();
+            entry.tags.dedup();
+        }
+        let passed_on = self.best().into_iter().filter_map(|(via, entry)| {
+            let loops = via == neighbour || entry.path.contains(&neighbour);
+            (!loops && entry.path.len() < PATH_MAX).then(|| {
+                let mut entry = entry.clone();
+                entry.path.push(self.own);
+                entry
+            })
+        });
+        told.into_values().chain(passed_on).collect()
+    }
+
+    /// Routes a message of a client.
+    pub fn route(&mut self, key: Key<'_>) -> Routes {
+        let mut routes = Routes::default();
+        let Some(choices) = self.choices.get(&key.tag) else {
+            return routes;
+        };
+        for choice in choices {
+            let mut open: Vec<&Site> = choice.sites.iter().filter(|it| it.wants(key)).collect();
+            if choice.policy != Policy::All {
+                let turn = self.turns.entry(choice.name.clone()).or_default();
+                open = one_of(choice.policy, &open, key, turn, &mut self.random);
+            }
+            open.into_iter()
+                .for_each(|site| routes.add(&choice.name, site));
+        }
+        routes
+    }
+
+    /// Routes a message that the zipper `from` passes on to `recipients`.
+    pub fn relay(&mut self, from: Node, key: Key<'_>, recipients: Vec<Recipient>) -> Routes {
+        let mut routes = Routes::default();
+        for recipient in recipients {
+            if !self.relay_one(from, key, &recipient, &mut routes) {
+                routes.unreachable.push(recipient.name);
+            }
+        }
+        routes
+    }
+
+    fn relay_one(&mut self, from: Node, key: Key<'_>, to: &Recipient, routes: &mut Routes) -> bool {
+        let choices = self.choices.get(&key.tag).into_iter().flatten();
+        let Some(choice) = choices.into_iter().find(|choice| choice.name == to.name) else {
+            return false;
+        };
+        let sites = || choice.sites.iter().filter(|site| site.wants(key));
+        let here: Vec<&Site> = sites().filter(|site| site.via.is_none()).collect();
+        let beyond = || sites().filter(|site| site.via.is_some_and(|via| via != from));
+        let chosen = if to.home != self.own {
+            beyond()
+                .filter(|site| site.node == to.home)
+                .take(1)
+                .collect()
+        } else if choice.policy == Policy::All {
+            here
+        } else if here.is_empty() {
+            // It has left while the message was on its way: another instance will do.
+            beyond().take(1).collect()
+        } else {
+            let turn = self.turns.entry(to.name.clone()).or_default();
+            one_of(choice.policy, &here, key, turn, &mut self.random)
+        };
+        chosen.iter().for_each(|site| routes.add(&to.name, site));
+        !chosen.is_empty()
+    }
+
+    /// For each function elsewhere the best way to it: up, then short, then the same for everybody.
+    fn best(&self) -> Vec<(Node, &InterestEntry)> {
+        let mut best: BTreeMap<_, (bool, usize, Node, &InterestEntry)> = BTreeMap::new();
+        for (&via, neighbour) in &self.neighbours {
+            for entry in &neighbour.entries {
+                let key = (&entry.name, &entry.target, entry.path.first());
+                let way = (!neighbour.is_up, entry.path.len(), via, entry);
+                let known = best.entry(key).or_insert(way);
+                if (way.0, way.1, way.2) < (known.0, known.1, known.2) {
+                    *known = way;
+                }
+            }
+        }
+        best.into_values()
+            .map(|(_, _, via, entry)| (via, entry))
+            .collect()
+    }
+
+    fn rebuild(&mut self) {
+        let mut choices: HashMap<Tag, Vec<Choice>> = HashMap::new();
+        for (&node, local) in &self.local {
+            let site = Site {
+                node,
+                via: None,
+                is_up: local.is_up,
+                distance: 0,
+                target: local.function.target.clone(),
+            };
+            let Function { name, tags, .. } = &local.function;
+            offer(&mut choices, name, local.function.policy, tags, &site);
+        }
+        for (via, entry) in self.best() {
+            let site = Site {
+                node: entry.path.first().copied().unwrap_or(via),
+                via: Some(via),
+                is_up: self.neighbours.get(&via).is_some_and(|it| it.is_up),
+                distance: entry.path.len(),
+                target: entry.target.clone(),
+            };
+            offer(&mut choices, &entry.name, entry.policy, &entry.tags, &site);
+        }
+        for choice in choices.values_mut().flatten() {
+            choice
+                .sites
+                .sort_by_key(|site| (!site.is_up, site.distance, site.node));
+        }
+        self.turns
+            .retain(|name, _| choices.values().flatten().any(|it| it.name == *name));
+        self.choices = choices;
+    }
+}
+
+fn offer(
+    choices: &mut HashMap<Tag, Vec<Choice>>,
+    name: &str,
+    policy: Policy,
+    tags: &[Tag],
+    site: &Site,
+) {
+    for &tag in tags {
+        let choices = choices.entry(tag).or_default();
+        let at = choices.iter().position(|choice| choice.name == name);
+        let at = at.unwrap_or_else(|| {
+            choices.push(Choice {
+                name: name.to_owned(),
+                policy,
+                sites: Vec::new(),
+            });
+            choices.len() - 1
+        });
+        choices[at].sites.push(site.clone());
+    }
+}
+
+impl Site {
+    /// A message with a target is for those who want this target; one without is for all.
+    fn wants(&self, key: Key<'_>) -> bool {
+        key.target.is_none() || key.target == self.target.as_deref()
+    }
+}
+
+impl Routes {
+    fn add(&mut self, name: &str, site: &Site) {
+        match site.via {
+            None => self.local.push(site.node),
+            Some(via) => self.forward.entry(via).or_default().push(Recipient {
+                name: name.to_owned(),
+                home: site.node,
+            }),
+        }
+    }
+}
+
+/// One of the sites, which are sorted by nearness: of those that are up, if any is.
+fn one_of<'a>(
+    policy: Policy,
+    sites: &[&'a Site],
+    key: Key<'_>,
+    turn: &mut usize,
+    random: &mut fastrand::Rng,
+) -> Vec<&'a Site> {
+    let Some(first) = sites.first() else {
+        return Vec::new();
+    };
+    let alike = |site: &&&Site| {
+        site.is_up == first.is_up && (policy != Policy::Nearest || site.distance == first.distance)
+    };
+    let open: Vec<&Site> = sites.iter().filter(alike).copied().collect();
+    let chosen = match policy {
+        Policy::Random => open[random.usize(..open.len())],
+        // Rendezvous hashing: when a site goes, only its sources move.
+        Policy::Hash => {
+            let weight = |site: &&Site| {
+                let mut hasher = DefaultHasher::new();
+                (key.origin.source, site.node).hash(&mut hasher);
+                hasher.finish()
+            };
+            open.iter().copied().max_by_key(weight).unwrap_or(first)
+        }
+        Policy::Nearest | Policy::RoundRobin | Policy::All => {
+            *turn = turn.wrapping_add(1);
+            open[*turn % open.len()]
+        }
+    };
+    vec![chosen]
+}
+
+#[cfg(test)]
+#[path = "router_tests.rs"]
+mod tests;

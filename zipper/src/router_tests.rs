@@ -1,0 +1,327 @@
+use super::*;
+use std::collections::BTreeSet;
+
+const T: Tag = Tag(0x10);
+
+fn node(n: usize) -> Node {
+    let mut node = [0; 32];
+    node[..8].copy_from_slice(&(n as u64).to_be_bytes());
+    node
+}
+
+fn function(name: &str, policy: Policy) -> Function {
+    Function {
+        name: name.into(),
+        tags: vec![T],
+        target: None,
+        policy,
+    }
+}
+
+fn key(source: usize) -> Key<'static> {
+    Key {
+        tag: T,
+        target: None,
+        origin: Origin {
+            source: node(source),
+            sequence: 0,
+        },
+    }
+}
+
+fn entry(name: &str, path: &[usize]) -> InterestEntry {
+    InterestEntry {
+        name: name.into(),
+        tags: vec![T],
+        target: None,
+        policy: Policy::Nearest,
+        path: path.iter().map(|&n| node(n)).collect(),
+    }
+}
+
+fn router_with(functions: &[(usize, Function)]) -> Router {
+    let mut router = Router::new(node(0), 7);
+    for (client, function) in functions {
+        router.add_function(node(*client), function.clone());
+    }
+    router
+}
+
+/// How often each client of the local ones is chosen for messages of `sources` in turn.
+fn counts(router: &mut Router, sources: std::ops::Range<usize>) -> BTreeMap<Node, usize> {
+    let mut counts = BTreeMap::new();
+    for source in sources {
+        for client in router.route(key(source)).local {
+            *counts.entry(client).or_default() += 1;
+        }
+    }
+    counts
+}
+
+#[test]
+fn every_name_gets_a_copy_and_instances_of_one_name_take_turns() {
+    let (a, b) = (
+        function("a", Policy::Nearest),
+        function("b", Policy::Nearest),
+    );
+    let mut router = router_with(&[(1, a.clone()), (2, a), (3, b)]);
+    let expected = BTreeMap::from([(node(1), 50), (node(2), 50), (node(3), 100)]);
+    assert_eq!(counts(&mut router, 100..200), expected);
+}
+
+#[test]
+fn all_means_each_instance() {
+    let a = function("a", Policy::All);
+    let mut router = router_with(&[(1, a.clone()), (2, a)]);
+    router.learn(node(9), vec![entry("a", &[9])]);
+    let routes = router.route(key(5));
+    assert_eq!(routes.local, [node(1), node(2)]);
+    assert_eq!(routes.forward[&node(9)].len(), 1);
+}
+
+#[test]
+fn hash_keeps_a_source_with_its_instance_and_moves_few_when_one_leaves() {
+    let a = function("a", Policy::Hash);
+    let mut router = router_with(&[(1, a.clone()), (2, a.clone()), (3, a)]);
+    let chosen = |router: &mut Router| -> Vec<Node> {
+        (0..300)
+            .map(|source| router.route(key(source)).local[0])
+            .collect()
+    };
+    let before = chosen(&mut router);
+    assert_eq!(before, chosen(&mut router));
+    router.remove(node(2));
+    for (old, new) in before.iter().zip(chosen(&mut router)) {
+        assert!(*old == new || *old == node(2));
+    }
+    assert_eq!(before.iter().collect::<BTreeSet<_>>().len(), 3);
+}
+
+#[test]
+fn random_reaches_each_instance() {
+    let a = function("a", Policy::Random);
+    let mut router = router_with(&[(1, a.clone()), (2, a)]);
+    assert_eq!(counts(&mut router, 0..100).len(), 2);
+}
+
+#[test]
+fn the_nearest_instance_is_here_then_at_the_nearest_zipper() {
+    let mut router = Router::new(node(0), 7);
+    router.learn(node(8), vec![entry("a", &[7, 8])]);
+    router.learn(node(9), vec![entry("a", &[9])]);
+    let routes = router.route(key(5));
+    assert_eq!(
+        routes.forward.keys().collect::<Vec<_>>(),
+        [&node(9)],
+        "{routes:?}"
+    );
+    router.add_function(node(1), function("a", Policy::Nearest));
+    assert_eq!(router.route(key(5)).local, [node(1)]);
+    router.set_up(node(1), false);
+    assert!(
+        router.route(key(5)).local.is_empty(),
+        "it is away: another one"
+    );
+    router.remove(node(8));
+    router.remove(node(9));
+    assert_eq!(
+        router.route(key(5)).local,
+        [node(1)],
+        "away, but the only one"
+    );
+}
+
+#[test]
+fn a_message_with_a_target_is_for_those_who_want_it() {
+    let mut wanting = function("a", Policy::Nearest);
+    wanting.target = Some("x".into());
+    let other = function("b", Policy::Nearest);
+    let mut router = router_with(&[(1, wanting), (2, other)]);
+    let mut targeted = key(5);
+    targeted.target = Some("x");
+    assert_eq!(router.route(targeted).local, [node(1)]);
+    targeted.target = Some("y");
+    assert!(router.route(targeted).is_empty());
+    assert_eq!(router.route(key(5)).local, [node(1), node(2)]);
+}
+
+#[test]
+fn what_nobody_observes_goes_nowhere() {
+    let mut router = router_with(&[(1, function("a", Policy::Nearest))]);
+    let mut other = key(5);
+    other.tag = Tag(0x11);
+    assert!(router.route(other).is_empty());
+}
+
+#[test]
+fn ways_through_oneself_or_not_from_the_teller_are_ignored() {
+    let mut router = Router::new(node(0), 7);
+    let too_long: Vec<usize> = (1..=PATH_MAX + 1).rev().collect();
+    router.learn(
+        node(1),
+        vec![
+            entry("loop", &[5, 0, 1]),
+            entry("forged", &[5]),
+            entry("far", &too_long),
+        ],
+    );
+    assert!(router.route(key(5)).is_empty());
+}
+
+#[test]
+fn a_neighbour_is_not_told_what_it_told() {
+    let mut router = router_with(&[(3, function("here", Policy::Nearest))]);
+    router.learn(node(1), vec![entry("there", &[1])]);
+    router.add_neighbour(node(2));
+    let names = |entries: Vec<InterestEntry>| -> Vec<String> {
+        entries.into_iter().map(|entry| entry.name).collect()
+    };
+    assert_eq!(names(router.advertise(node(1))), ["here"]);
+    assert_eq!(names(router.advertise(node(2))), ["here", "there"]);
+}
+
+/// Zippers on a random connected graph, with links that are cut.
+struct Net {
+    routers: Vec<Router>,
+    links: BTreeSet<(usize, usize)>,
+}
+
+impl Net {
+    fn new(random: &mut fastrand::Rng) -> Self {
+        let size = random.usize(2..9);
+        let routers = (0..size).map(|n| Router::new(node(n), 1)).collect();
+        let mut links = BTreeSet::new();
+        for n in 1..size {
+            links.insert((random.usize(..n), n));
+        }
+        for _ in 0..random.usize(..size) {
+            let (a, b) = (random.usize(..size), random.usize(..size));
+            if a != b {
+                links.insert((a.min(b), a.max(b)));
+            }
+        }
+        Self { routers, links }
+    }
+
+    /// Everybody tells everybody until nothing changes.
+    fn settle(&mut self) {
+        let mut told = BTreeMap::new();
+        for round in 0.. {
+            assert!(round < 64, "the tables do not settle");
+            let mut changed = false;
+            for &(a, b) in &self.links {
+                for (from, to) in [(a, b), (b, a)] {
+                    let entries = self.routers[from].advertise(node(to));
+                    if told.get(&(from, to)) != Some(&entries) {
+                        told.insert((from, to), entries.clone());
+                        self.routers[to].learn(node(from), entries);
+                        changed = true;
+                    }
+                }
+            }
+            if !changed {
+                return;
+            }
+        }
+    }
+
+    fn cut(&mut self, link: (usize, usize)) {
+        self.links.remove(&link);
+        self.routers[link.0].remove(node(link.1));
+        self.routers[link.1].remove(node(link.0));
+    }
+
+    fn reachable(&self, from: usize) -> BTreeSet<usize> {
+        let (mut seen, mut open) = (BTreeSet::from([from]), vec![from]);
+        while let Some(at) = open.pop() {
+            for &(a, b) in &self.links {
+                let next = if a == at {
+                    b
+                } else if b == at {
+                    a
+                } else {
+                    continue;
+                };
+                if seen.insert(next) {
+                    open.push(next);
+                }
+            }
+        }
+        seen
+    }
+
+    /// Sends a message in at `at`; returns the clients that got it, and the most hops.
+    fn send(&mut self, at: usize) -> (Vec<Node>, usize) {
+        let (mut got, mut hops_max) = (Vec::new(), 0);
+        let mut open = vec![(at, 0, self.routers[at].route(key(1000)))];
+        while let Some((at, hops, routes)) = open.pop() {
+            assert!(hops <= self.routers.len(), "a loop");
+            assert!(routes.unreachable.is_empty());
+            hops_max = hops_max.max(hops);
+            got.extend(routes.local);
+            for (via, recipients) in routes.forward {
+                let to = u64::from_be_bytes(via[..8].try_into().expect("8 bytes")) as usize;
+                assert!(self.links.contains(&(at.min(to), at.max(to))));
+                let next = self.routers[to].relay(node(at), key(1000), recipients);
+                open.push((to, hops + 1, next));
+            }
+        }
+        got.sort_unstable();
+        (got, hops_max)
+    }
+}
+
+#[test]
+fn n8_on_any_topology_each_name_gets_one_copy_and_all_gets_each_instance() {
+    for seed in 0..500 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut net = Net::new(&mut random);
+        let size = net.routers.len();
+        // Name `n` is run by some zippers; clients have the numbers 100 * n + zipper.
+        let mut homes: Vec<BTreeSet<usize>> = Vec::new();
+        for (n, policy) in [
+            Policy::Nearest,
+            Policy::RoundRobin,
+            Policy::Hash,
+            Policy::All,
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let at: BTreeSet<usize> = (0..random.usize(1..3))
+                .map(|_| random.usize(..size))
+                .collect();
+            for &home in &at {
+                let client = node(100 * (n + 1) + home);
+                net.routers[home].add_function(client, function(&n.to_string(), policy));
+            }
+            homes.push(at);
+        }
+        net.settle();
+        for _ in 0..2 {
+            for from in 0..size {
+                let reachable = net.reachable(from);
+                let (got, _) = net.send(from);
+                for (n, at) in homes.iter().enumerate() {
+                    let open = at.intersection(&reachable).count();
+                    let is_of = |client: &&Node| {
+                        u64::from_be_bytes(client[..8].try_into().unwrap()) / 100 == n as u64 + 1
+                    };
+                    let expected = if n == 3 { open } else { open.min(1) };
+                    assert_eq!(
+                        got.iter().filter(is_of).count(),
+                        expected,
+                        "seed {seed}, name {n}"
+                    );
+                }
+            }
+            if let Some(&link) = net.links.iter().nth(random.usize(..net.links.len())) {
+                net.cut(link);
+                net.settle();
+            }
+            if net.links.is_empty() {
+                break;
+            }
+        }
+    }
+}

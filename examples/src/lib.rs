@@ -1,1 +1,2 @@
 //! Selvedge examples.
+#![forbid(unsafe_code)]

@@ -1,1 +1,2 @@
 //! Selvedge testkit.
+#![forbid(unsafe_code)]

@@ -1,0 +1,153 @@
+//! Where files lie, how long they are and how they begin; which Rust they need.
+
+use crate::layers::{from_root, packages, text};
+use crate::source::{SOURCES, Source, files, folders, read};
+use crate::{Complaint, expect_none};
+
+const LINES_MAX: usize = 600;
+const FUNCTION_LINES_MAX: usize = 70;
+const RUST: &str = "1.95";
+
+/// The folders at the root, as ARCHITECTURE.md has them.
+const TOP: [&str; 10] = [
+    "benches",
+    "driver",
+    "endpoint",
+    "examples",
+    "fuzz",
+    "hub",
+    "testkit",
+    "transport",
+    "wasm-host",
+    "zipper",
+];
+/// Names that say nothing, and so collect everything.
+const SAYS_NOTHING: [&str; 7] = [
+    "common", "core", "helpers", "misc", "shared", "util", "utils",
+];
+
+fn long_file(source: &Source) -> Option<Complaint> {
+    let lines = source.own_lines();
+    let what = format!("{lines} lines without tests, of {LINES_MAX}");
+    (!source.is_test_file() && lines > LINES_MAX).then(|| Complaint::new(&source.path, lines, what))
+}
+
+/// `//!`, below attributes of the crate if there are any; or what a generator writes.
+fn says_what_it_is(source: &Source) -> bool {
+    let mut lines = source
+        .lines
+        .iter()
+        .skip_while(|line| line.starts_with("#!"));
+    let first = lines.next().map_or("", String::as_str);
+    first.starts_with("//! ") || first.starts_with("// @generated")
+}
+
+#[test]
+fn no_file_is_longer_than_600_lines() {
+    let complaints: Vec<_> = SOURCES.iter().filter_map(long_file).collect();
+    expect_none(
+        &complaints,
+        "one noun a file: move the second one out, or the tests to `NAME/tests.rs`",
+    );
+}
+
+#[test]
+fn no_function_is_longer_than_70_lines() {
+    // Clippy counts; here only that it is told to.
+    let threshold = format!("too-many-lines-threshold = {FUNCTION_LINES_MAX}\n");
+    assert!(
+        read("clippy.toml").contains(&threshold),
+        "clippy.toml:1: write `{threshold}`"
+    );
+    let lint = "too_many_lines = \"warn\"\n";
+    assert!(
+        read("Cargo.toml").contains(lint),
+        "Cargo.toml:1: write `{lint}` in the lints"
+    );
+}
+
+#[test]
+fn every_file_begins_with_what_it_is() {
+    let silent = SOURCES.iter().filter(|source| !says_what_it_is(source));
+    let complaints: Vec<_> = silent
+        .map(|source| Complaint::new(&source.path, 1, "it does not say what it is"))
+        .collect();
+    expect_none(
+        &complaints,
+        "begin it with a `//! ` line: what the file is, in one sentence",
+    );
+}
+
+#[test]
+fn the_root_holds_the_folders_of_the_design_and_no_other() {
+    let strange = folders()
+        .into_iter()
+        .filter(|path| !path.contains('/') && !TOP.contains(&path.as_str()));
+    let complaints: Vec<_> = strange
+        .map(|path| Complaint::new(&path, 1, "not in the design"))
+        .collect();
+    expect_none(
+        &complaints,
+        "put it into the crate that it belongs to, or name it in ARCHITECTURE.md and in TOP",
+    );
+}
+
+#[test]
+fn folders_are_named_for_what_they_hold() {
+    let vague = folders().into_iter().filter(|path| {
+        let name = path.rsplit('/').next().unwrap_or(path);
+        SAYS_NOTHING.contains(&name)
+    });
+    let complaints: Vec<_> = vague
+        .map(|path| Complaint::new(&path, 1, "the name says nothing"))
+        .collect();
+    expect_none(
+        &complaints,
+        "name it for the one thing it holds, or let each user have its part",
+    );
+}
+
+#[test]
+fn one_rust_version_is_stated_everywhere_and_none_is_fetched() {
+    let mut complaints = Vec::new();
+    for package in packages() {
+        if text(&package, "rust_version") != RUST {
+            let manifest = from_root(text(&package, "manifest_path"));
+            complaints.push(Complaint::new(
+                &manifest,
+                1,
+                format!("its rust-version is not {RUST}"),
+            ));
+        }
+    }
+    let toolchain = |path: &String| {
+        path.rsplit('/')
+            .next()
+            .is_some_and(|name| name.starts_with("rust-toolchain"))
+    };
+    for path in files().into_iter().filter(toolchain) {
+        complaints.push(Complaint::new(
+            &path,
+            1,
+            "rustup would fetch a compiler for it",
+        ));
+    }
+    expect_none(
+        &complaints,
+        "`rust-version.workspace = true` is all: any compiler from there on builds it",
+    );
+}
+
+#[test]
+fn long_and_silent_files_are_found() {
+    let long = "fn a() {}\n".repeat(LINES_MAX + 1);
+    assert_eq!(
+        long_file(&Source::parse("hub/src/a.rs", &long)).map(|c| c.line),
+        Some(601)
+    );
+    assert_eq!(long_file(&Source::parse("hub/src/a.rs", &long[10..])), None);
+    assert_eq!(long_file(&Source::parse("hub/src/a_tests.rs", &long)), None);
+    let says = |text: &str| says_what_it_is(&Source::parse("a.rs", text));
+    assert!(says("//! A.\n") && says("#![no_main]\n//! A.\n") && says("// @generated by b\n"));
+    assert!(!says("// A.\n") && !says("") && !says("#![no_main]\nfn a() {}\n"));
+}

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
 use selvedge_endpoint::{CloseReason, Event, LaneId, Message, SendError, Stats};
-use selvedge_transport::NodeId;
+use selvedge_transport::{Info, NodeId};
 
 use crate::driver::Connected;
 use crate::error::{AttachError, RecvError, TryRecvError};
@@ -295,6 +295,12 @@ impl Endpoint {
     /// Ends at once. What the peer has not acknowledged is handed back in [`Event::Closed`].
     pub fn abort(&self) {
         self.0.shared.ask(Control::Abort);
+    }
+
+    /// What carries the messages now: protocol, addresses. None while the peer cannot be reached.
+    #[must_use]
+    pub fn transport(&self) -> Option<Info> {
+        lock(&self.0.shared.received).transport.clone()
     }
 
     /// What its session counted, as of its last turn on the worker.

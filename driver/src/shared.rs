@@ -7,7 +7,7 @@ use std::task::Waker;
 
 use crossbeam_channel::{Receiver, Sender};
 use selvedge_endpoint::{CloseReason, Event, LaneId, Message, Outbox, Stats};
-use selvedge_transport::{LANES_MAX, NodeId};
+use selvedge_transport::{Info, LANES_MAX, NodeId};
 
 use crate::driver::Connected;
 use crate::worker::Mailbox;
@@ -61,6 +61,7 @@ pub(crate) struct Received {
     pub(crate) taken: Taken,
     pub(crate) closed: Option<CloseReason>,
     pub(crate) stats: Stats,
+    pub(crate) transport: Option<Info>,
 }
 
 /// Bytes taken off each lane, for which the peer gets credit.

@@ -43,6 +43,8 @@ pub use event::HubEvent;
 pub use hub::Hub;
 
 pub use selvedge_driver::{
-    Address, Config as DriverConfig, Driver, Endpoint, Event, Identity, Inbox, Incoming,
-    LaneConfig, LaneId, Message, NodeId, SendError, session,
+    Address, CloseReason, Config as DriverConfig, DialError, Dialer, Dialers, Driver, DriverError,
+    Endpoint, Event, Hosted, Identity, IdentityError, Inbox, Incoming, Info, LaneConfig, LaneId,
+    ListenError, Machine, Mail, Message, Next, NodeId, ParseAddressError, ParseNodeIdError,
+    QuicDialer, RecvError, SendError, TcpDialer, TryRecvError, session,
 };

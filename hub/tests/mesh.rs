@@ -294,12 +294,15 @@ fn when_udp_is_cut_the_messages_go_on_over_tcp() {
         assert_eq!(hear(&to_a), n.to_string());
     }
     wait_for(&hub_a, |event| matches!(event, HubEvent::Up { .. }));
+    let scheme = |endpoint: &Endpoint| endpoint.transport().expect("it is up").scheme;
+    assert_eq!(scheme(&to_b), "quic");
     cut.store(true, Ordering::Relaxed);
     for n in 100..200 {
         say(&to_b, &n.to_string());
     }
     wait_for(&hub_a, |event| matches!(event, HubEvent::Down { .. }));
     wait_for(&hub_a, |event| matches!(event, HubEvent::Up { .. }));
+    assert_eq!(scheme(&to_b), "tcp");
     for n in 100..200 {
         assert_eq!(hear(&to_a), n.to_string());
     }

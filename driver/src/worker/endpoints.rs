@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use selvedge_endpoint::{AttachmentId, Event, Output, Session};
-use selvedge_transport::{End, Frame, FrameSink, FrameSource, Pace, Room, Transport, Turn};
+use selvedge_transport::{End, Frame, FrameSink, FrameSource, Info, Pace, Room, Transport, Turn};
 
 use super::{Owner, TimerKey, Worker};
 use crate::driver::Connected;
@@ -26,6 +26,7 @@ pub(crate) struct Entry {
     resumed: bool,
     taken: Taken,
     attachments: Vec<(AttachmentId, usize)>,
+    infos: Vec<(AttachmentId, Info)>,
     next_attachment: u64,
     armed: Armed,
     /// Transports on their way with the endpoint to another worker.
@@ -59,6 +60,7 @@ impl Entry {
             resumed: false,
             taken: Taken::default(),
             attachments: Vec::new(),
+            infos: Vec::new(),
             next_attachment: 0,
             armed: Armed::default(),
             travelling: Vec::new(),
@@ -67,6 +69,7 @@ impl Entry {
 
     pub(super) fn forget(&mut self, attachment: AttachmentId) {
         self.attachments.retain(|(known, _)| *known != attachment);
+        self.infos.retain(|(known, _)| *known != attachment);
     }
 
     /// The worker stops: the endpoint is over for everyone who waits on it.
@@ -110,9 +113,7 @@ impl Entry {
                     released.push(attachment);
                 }
                 Output::Event(event) => {
-                    if let Some(watch) = &self.watch {
-                        watch(&event);
-                    }
+                    self.note(&event);
                     events.push(event);
                 }
             }
@@ -124,6 +125,24 @@ impl Entry {
             self.queue(events);
         }
         released
+    }
+
+    /// Says which transport carries the messages, and lets the watcher see.
+    fn note(&self, event: &Event) {
+        match event {
+            Event::Attached { attachment } | Event::Moved { attachment } => {
+                let infos = self.infos.iter();
+                let current = infos.rev().find(|(known, _)| known == attachment);
+                lock(&self.shared.received).transport = current.map(|(_, info)| info.clone());
+            }
+            Event::Detached { .. } | Event::Closed { .. } => {
+                lock(&self.shared.received).transport = None;
+            }
+            _ => {}
+        }
+        if let Some(watch) = &self.watch {
+            watch(event);
+        }
     }
 
     fn queue(&mut self, events: Vec<Event>) {
@@ -278,6 +297,7 @@ impl Worker {
             tracing::warn!(peer = ?entry.shared.peer, %error, "a connection was not attached");
             return;
         }
+        entry.infos.push((id, info.clone()));
         for frame in connected.early {
             entry.session.handle_frame(self.now, id, frame);
         }

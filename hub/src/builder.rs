@@ -81,9 +81,15 @@ impl Builder {
     ///
     /// # Errors
     /// [`HubError::Address`].
-    pub fn listen(mut self, address: &str) -> Result<Self, HubError> {
-        self.listen.push(parse(address)?);
-        Ok(self)
+    pub fn listen(self, address: &str) -> Result<Self, HubError> {
+        Ok(self.listen_on(parse(address)?))
+    }
+
+    /// Like [`listen`](Self::listen).
+    #[must_use]
+    pub fn listen_on(mut self, address: Address) -> Self {
+        self.listen.push(address);
+        self
     }
 
     /// Wants a peer, reached by the first of these addresses that answers; with none the peer is
@@ -91,15 +97,23 @@ impl Builder {
     ///
     /// # Errors
     /// [`HubError::Address`] and [`HubError::OwnPeer`].
-    pub fn peer(mut self, peer: NodeId, addresses: &[&str]) -> Result<Self, HubError> {
-        if peer == self.identity.node_id() {
-            return Err(HubError::OwnPeer(peer));
-        }
+    pub fn peer(self, peer: NodeId, addresses: &[&str]) -> Result<Self, HubError> {
         let parsed = addresses
             .iter()
             .map(|address| parse(address))
             .collect::<Result<_, _>>()?;
-        self.peers.insert(peer, parsed);
+        self.peer_at(peer, parsed)
+    }
+
+    /// Like [`peer`](Self::peer).
+    ///
+    /// # Errors
+    /// [`HubError::OwnPeer`].
+    pub fn peer_at(mut self, peer: NodeId, addresses: Vec<Address>) -> Result<Self, HubError> {
+        if peer == self.identity.node_id() {
+            return Err(HubError::OwnPeer(peer));
+        }
+        self.peers.insert(peer, addresses);
         Ok(self)
     }
 

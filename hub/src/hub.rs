@@ -129,7 +129,7 @@ impl Hub {
     /// Ends in order: delivers what was accepted, and waits for it, at most `timeout` and at most
     /// the linger time of the sessions. Returns whether everything was delivered.
     #[must_use]
-    pub fn close(self, timeout: Duration) -> bool {
+    pub fn close(&self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
         // Still dials, for what waits; makes no new endpoints in the place of those that end.
         self.service.mail().send(Told::Close);

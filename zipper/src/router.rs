@@ -30,6 +30,17 @@ pub struct Function {
     pub policy: Policy,
 }
 
+/// Whether a client or neighbour can be reached. Those that can are chosen first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Presence {
+    /// Now.
+    Up,
+    /// Not now; what is sent to it waits.
+    Away,
+    /// It has been away for so long that nothing is sent to it any more.
+    Gone,
+}
+
 /// What decides where a message goes.
 #[derive(Debug, Clone, Copy)]
 pub struct Key<'a> {
@@ -67,7 +78,7 @@ struct Site {
     node: Node,
     /// The neighbour on the way; none for a function here.
     via: Option<Node>,
-    is_up: bool,
+    presence: Presence,
     distance: usize,
     target: Option<String>,
 }
@@ -82,13 +93,13 @@ struct Choice {
 #[derive(Debug)]
 struct Local {
     function: Function,
-    is_up: bool,
+    presence: Presence,
 }
 
 #[derive(Debug)]
 struct Neighbour {
     entries: Vec<InterestEntry>,
-    is_up: bool,
+    presence: Presence,
 }
 
 /// The routes of one zipper.
@@ -122,7 +133,7 @@ impl Router {
     pub fn add_function(&mut self, client: Node, function: Function) {
         let local = Local {
             function,
-            is_up: true,
+            presence: Presence::Up,
         };
         self.local.insert(client, local);
         self.rebuild();
@@ -132,7 +143,7 @@ impl Router {
     pub fn add_neighbour(&mut self, neighbour: Node) {
         self.neighbours.entry(neighbour).or_insert(Neighbour {
             entries: Vec::new(),
-            is_up: true,
+            presence: Presence::Up,
         });
     }
 
@@ -151,12 +162,13 @@ impl Router {
         self.rebuild();
     }
 
-    /// A client or neighbour is away, or back. Those that are there are chosen first.
-    pub fn set_up(&mut self, node: Node, is_up: bool) {
-        let local = self.local.get_mut(&node).map(|it| &mut it.is_up);
-        let neighbour = self.neighbours.get_mut(&node).map(|it| &mut it.is_up);
-        for flag in local.into_iter().chain(neighbour) {
-            *flag = is_up;
+    /// A client or neighbour is away, or back.
+    pub fn set_presence(&mut self, node: Node, presence: Presence) {
+        let local = self.local.get_mut(&node).map(|it| &mut it.presence);
+        let neighbour = self.neighbours.get_mut(&node);
+        let neighbour = neighbour.map(|it| &mut it.presence);
+        for known in local.into_iter().chain(neighbour) {
+            *known = presence;
         }
         self.rebuild();
     }
@@ -253,11 +265,12 @@ impl Router {
 
     /// For each function elsewhere the best way to it: up, then short, then the same for everybody.
     fn best(&self) -> Vec<(Node, &InterestEntry)> {
-        let mut best: BTreeMap<_, (bool, usize, Node, &InterestEntry)> = BTreeMap::new();
-        for (&via, neighbour) in &self.neighbours {
+        let mut best: BTreeMap<_, (Presence, usize, Node, &InterestEntry)> = BTreeMap::new();
+        let neighbours = self.neighbours.iter();
+        for (&via, neighbour) in neighbours.filter(|(_, it)| it.presence < Presence::Gone) {
             for entry in &neighbour.entries {
                 let key = (&entry.name, &entry.target, entry.path.first());
-                let way = (!neighbour.is_up, entry.path.len(), via, entry);
+                let way = (neighbour.presence, entry.path.len(), via, entry);
                 let known = best.entry(key).or_insert(way);
                 if (way.0, way.1, way.2) < (known.0, known.1, known.2) {
                     *known = way;
@@ -271,11 +284,12 @@ impl Router {
 
     fn rebuild(&mut self) {
         let mut choices: HashMap<Tag, Vec<Choice>> = HashMap::new();
-        for (&node, local) in &self.local {
+        let local = self.local.iter();
+        for (&node, local) in local.filter(|(_, it)| it.presence < Presence::Gone) {
             let site = Site {
                 node,
                 via: None,
-                is_up: local.is_up,
+                presence: local.presence,
                 distance: 0,
                 target: local.function.target.clone(),
             };
@@ -286,7 +300,10 @@ impl Router {
             let site = Site {
                 node: entry.path.first().copied().unwrap_or(via),
                 via: Some(via),
-                is_up: self.neighbours.get(&via).is_some_and(|it| it.is_up),
+                presence: self
+                    .neighbours
+                    .get(&via)
+                    .map_or(Presence::Gone, |it| it.presence),
                 distance: entry.path.len(),
                 target: entry.target.clone(),
             };
@@ -295,7 +312,7 @@ impl Router {
         for choice in choices.values_mut().flatten() {
             choice
                 .sites
-                .sort_by_key(|site| (!site.is_up, site.distance, site.node));
+                .sort_by_key(|site| (site.presence, site.distance, site.node));
         }
         self.turns
             .retain(|name, _| choices.values().flatten().any(|it| it.name == *name));
@@ -356,7 +373,8 @@ fn one_of<'a>(
         return Vec::new();
     };
     let alike = |site: &&&Site| {
-        site.is_up == first.is_up && (policy != Policy::Nearest || site.distance == first.distance)
+        site.presence == first.presence
+            && (policy != Policy::Nearest || site.distance == first.distance)
     };
     let open: Vec<&Site> = sites.iter().filter(alike).copied().collect();
     let chosen = match policy {

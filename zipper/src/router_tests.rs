@@ -117,7 +117,7 @@ fn the_nearest_instance_is_here_then_at_the_nearest_zipper() {
     );
     router.add_function(node(1), function("a", Policy::Nearest));
     assert_eq!(router.route(key(5)).local, [node(1)]);
-    router.set_up(node(1), false);
+    router.set_presence(node(1), Presence::Away);
     assert!(
         router.route(key(5)).local.is_empty(),
         "it is away: another one"

@@ -33,6 +33,9 @@ pub const PATH_MAX: usize = 16;
 /// The most entries of one table of interest.
 pub const INTEREST_MAX: usize = 16 * 1024;
 
+/// Enough for what precedes the payload of most data.
+const HEAD_LEN: usize = 128;
+
 /// Why bytes are no message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
@@ -101,6 +104,17 @@ byte_enum! {
         /// Every instance gets a copy.
         All = 5,
     }
+}
+
+/// Why a zipper does not let somebody in, as the code of [`Message::Rejected`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rejection {
+    /// It broke the protocol.
+    Malformed = 400,
+    /// Its token is missing or wrong.
+    Unauthorized = 401,
+    /// It speaks another version.
+    Version = 426,
 }
 
 /// How a client or zipper introduces itself.
@@ -210,6 +224,15 @@ pub enum Message {
     },
 }
 
+impl Data {
+    /// The bytes of [`Message::Data`].
+    pub fn encode(&self) -> Result<Bytes, WireError> {
+        let mut out = BytesMut::with_capacity(HEAD_LEN + self.payload.len());
+        put_data(self, &mut out)?;
+        Ok(out.freeze())
+    }
+}
+
 impl Message {
     /// The bytes of the message. Refuses what [`Message::decode`] would refuse.
     pub fn encode(&self) -> Result<Bytes, WireError> {
@@ -235,7 +258,7 @@ impl Message {
                 out.put_u8(4);
                 put_text(message, &mut out)?;
             }
-            Self::Data(data) => put_data(data, &mut out)?,
+            Self::Data(data) => return data.encode(),
             Self::Interest {
                 generation,
                 entries,
@@ -346,7 +369,6 @@ fn put_interest(
 }
 
 fn put_data(data: &Data, out: &mut BytesMut) -> Result<(), WireError> {
-    out.reserve(64 + data.payload.len());
     out.put_u8(5);
     out.put_u32(data.tag.0);
     out.put_slice(&data.origin.source);

@@ -1,0 +1,238 @@
+//! What the connections of a zipper share: who is there, and the router.
+//!
+//! Each connection has a [`Door`], called on the worker that reads it. A message is routed and
+//! handed on in that call. If a recipient has no room, the message stays where it is, the door asks
+//! to be woken, and the sender is held back by its window: nothing piles up here.
+
+mod door;
+
+pub(crate) use door::now_micros;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use selvedge_hub::{Endpoint, LaneId, Machine, Next};
+
+use crate::broker::door::Door;
+use crate::router::{Node, Presence, Router};
+use crate::stats::Counters;
+use crate::wire::{InterestEntry, Message, Role};
+
+/// Introductions and tables: they pass data that waits.
+pub(crate) const CONTROL: LaneId = LaneId::FIRST;
+
+/// Messages of sources and functions.
+pub(crate) const DATA: LaneId = match LaneId::new(1) {
+    Some(lane) => lane,
+    None => LaneId::FIRST,
+};
+
+/// How many zippers a message may pass.
+pub(crate) const HOPS_MAX: u8 = 16;
+
+/// How long a neighbour may be away before nothing is sent to it any more, as for guests of a hub.
+const AWAY_MAX: Duration = Duration::from_secs(30);
+
+/// How long whoever connects may take to introduce itself.
+const INTRODUCTION_MAX: Duration = Duration::from_secs(5);
+
+const TICK: Duration = Duration::from_secs(1);
+
+/// What a broker is told at its start.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) name: String,
+    pub(crate) node: Node,
+    /// What clients must show.
+    pub(crate) token: Option<String>,
+    /// Zippers that are known by their key.
+    pub(crate) mesh: BTreeSet<Node>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Broker {
+    pub(crate) settings: Settings,
+    pub(crate) counters: Counters,
+    state: Mutex<State>,
+    doors: AtomicU64,
+}
+
+#[derive(Debug)]
+struct State {
+    router: Router,
+    known: BTreeMap<Node, Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    /// The door behind which it is: an endpoint that ended may be followed by another one.
+    door: u64,
+    endpoint: Endpoint,
+    role: Option<Role>,
+    since: Instant,
+    away_since: Option<Instant>,
+    is_gone: bool,
+    /// What a neighbour was told last.
+    told: Option<Vec<InterestEntry>>,
+    generation: u64,
+}
+
+impl Broker {
+    pub(crate) fn new(settings: Settings) -> Arc<Self> {
+        let router = Router::new(settings.node, fastrand::u64(..));
+        Arc::new(Self {
+            settings,
+            counters: Counters::default(),
+            state: Mutex::new(State {
+                router,
+                known: BTreeMap::new(),
+            }),
+            doors: AtomicU64::new(0),
+        })
+    }
+
+    /// The inbox of a new endpoint.
+    pub(crate) fn open_door(self: &Arc<Self>, endpoint: &Endpoint) -> Door {
+        let number = self.doors.fetch_add(1, Ordering::Relaxed);
+        let known = Known {
+            door: number,
+            endpoint: endpoint.clone(),
+            role: None,
+            since: Instant::now(),
+            away_since: None,
+            is_gone: false,
+            told: None,
+            generation: 0,
+        };
+        let node = *endpoint.peer().as_bytes();
+        let mut state = self.lock();
+        state.router.remove(node);
+        state.known.insert(node, known);
+        drop(state);
+        Door::new(Arc::clone(self), endpoint.clone(), number)
+    }
+
+    fn set_role(&self, node: Node, role: Option<Role>) {
+        if let Some(known) = self.lock().known.get_mut(&node) {
+            known.role = role;
+            known.told = None;
+            known.since = Instant::now();
+        }
+    }
+
+    /// Changes the routes, and tells the neighbours what changed for them.
+    fn reroute(&self, change: impl FnOnce(&mut Router)) {
+        let mut state = self.lock();
+        change(&mut state.router);
+        state.tell_neighbours();
+    }
+
+    fn set_presence(&self, node: Node, presence: Presence) {
+        let mut state = self.lock();
+        let State { router, known } = &mut *state;
+        if let Some(known) = known.get_mut(&node) {
+            known.away_since = (presence != Presence::Up).then(Instant::now);
+            known.is_gone = false;
+            router.set_presence(node, presence);
+            state.tell_neighbours();
+        }
+    }
+
+    /// An endpoint has ended.
+    fn remove(&self, node: Node, door: u64) {
+        let mut state = self.lock();
+        if state.known.get(&node).is_some_and(|it| it.door == door) {
+            state.known.remove(&node);
+            state.router.remove(node);
+            state.tell_neighbours();
+        }
+    }
+
+    fn endpoint(&self, node: &Node) -> Option<Endpoint> {
+        self.lock().known.get(node).map(|it| it.endpoint.clone())
+    }
+
+    fn is_gone(&self, node: &Node) -> bool {
+        self.lock().known.get(node).is_none_or(|it| it.is_gone)
+    }
+
+    /// Gives up neighbours that stay away, and clients that do not say who they are.
+    fn tick(&self, now: Instant) {
+        let mut state = self.lock();
+        let State { router, known } = &mut *state;
+        let mut is_any_gone = false;
+        for (node, known) in known.iter_mut() {
+            let away = known.away_since.is_some_and(|at| now >= at + AWAY_MAX);
+            if away && !std::mem::replace(&mut known.is_gone, true) {
+                tracing::warn!(peer = %known.endpoint.peer(), "it has been away for 30 s: its messages go elsewhere");
+                router.set_presence(*node, Presence::Gone);
+                is_any_gone = true;
+            }
+            let expected = self.settings.mesh.contains(node);
+            if known.role.is_none() && !expected && now >= known.since + INTRODUCTION_MAX {
+                tracing::warn!(peer = %known.endpoint.peer(), "it does not introduce itself: closed");
+                known.endpoint.close();
+            }
+        }
+        // Also for those whose last table found no room.
+        state.tell_neighbours();
+        if is_any_gone {
+            // Whoever waits for room there need not any more.
+            state.known.values().for_each(|it| it.endpoint.resume());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic in a door closes its endpoint; each step leaves the tables whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn tell_neighbours(&mut self) {
+        for (&node, known) in &mut self.known {
+            if known.role != Some(Role::Zipper) {
+                continue;
+            }
+            let entries = self.router.advertise(node);
+            if known.told.as_ref() == Some(&entries) {
+                continue;
+            }
+            known.generation += 1;
+            let table = Message::Interest {
+                generation: known.generation,
+                entries: entries.clone(),
+            };
+            let sent = table
+                .encode()
+                .map(|bytes| known.endpoint.try_send(CONTROL, bytes));
+            match sent {
+                Ok(Ok(())) => known.told = Some(entries),
+                // Tried again at the next tick.
+                Ok(Err(error)) => tracing::debug!(%error, "a table of interest waits"),
+                Err(error) => tracing::error!(%error, "too many functions to tell a neighbour"),
+            }
+        }
+    }
+}
+
+/// Has a broker look at its clock.
+pub(crate) struct Ticker(pub(crate) Arc<Broker>);
+
+/// Ends a [`Ticker`].
+#[derive(Debug)]
+pub(crate) struct Stop;
+
+impl Machine for Ticker {
+    type Mail = Stop;
+
+    fn handle(&mut self, now: Instant, mail: Option<Stop>) -> Next {
+        if mail.is_some() {
+            return Next::End;
+        }
+        self.0.tick(now);
+        Next::At(now + TICK)
+    }
+}

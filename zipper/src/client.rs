@@ -1,0 +1,301 @@
+//! Sources and functions: whoever connects to a zipper.
+//!
+//! A [`Client`] dials every address it was given and keeps the zipper that answers first: the
+//! nearest. It stays with that zipper through lost connections, and introduces itself again when
+//! the zipper has restarted. Messages that a zipper may have lost by restarting are counted, not
+//! sent again: [`Client::uncertain`].
+
+mod connect;
+mod keeper;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use selvedge_hub::{Address, Hub, Identity, NodeId, SendError, TryRecvError};
+
+use crate::broker::{DATA, HOPS_MAX, now_micros};
+use crate::client::keeper::Shared;
+use crate::tag::Tag;
+use crate::wire::{Data, Message, Origin, Policy, Role, WireError};
+
+pub use connect::{ConnectError, addresses};
+
+/// What a client is, and where it finds a zipper.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where zippers are: all are dialed, the first to answer is kept.
+    pub zippers: Vec<Address>,
+    /// The key that the zipper must have; without one, any.
+    pub node: Option<NodeId>,
+    /// Who the client is; without one, a new key for this connection.
+    pub identity: Option<Identity>,
+    /// What it shows to be let in.
+    pub token: Option<String>,
+    /// What it is.
+    pub role: Role,
+    /// Its name. Functions of one name share the work.
+    pub name: String,
+    /// The tags that it observes.
+    pub tags: Vec<Tag>,
+    /// Of messages with a target it gets those with this one.
+    pub target: Option<String>,
+    /// How it shares with others of its name.
+    pub policy: Policy,
+    /// How long connecting may take.
+    pub timeout: Duration,
+}
+
+impl Options {
+    /// A source: it writes and observes nothing.
+    #[must_use]
+    pub fn source(name: impl Into<String>, zippers: Vec<Address>) -> Self {
+        Self {
+            zippers,
+            node: None,
+            identity: None,
+            token: None,
+            role: Role::Source,
+            name: name.into(),
+            tags: Vec::new(),
+            target: None,
+            policy: Policy::Nearest,
+            timeout: Duration::from_secs(10),
+        }
+    }
+
+    /// A function that observes these tags.
+    #[must_use]
+    pub fn function(name: impl Into<String>, tags: Vec<Tag>, zippers: Vec<Address>) -> Self {
+        Self {
+            role: Role::StreamFunction,
+            tags,
+            ..Self::source(name, zippers)
+        }
+    }
+}
+
+/// Why a client could not send. What it tried to send is lost only if it says so.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// The caller's fault: reserved tags, texts that are too long.
+    #[error("the message cannot be written: {0}")]
+    Wire(#[from] WireError),
+    /// The caller's fault.
+    #[error("tag {0} is reserved: 0xf000 to 0xffff belong to the system")]
+    Reserved(Tag),
+    /// The caller's fault: shorter messages work.
+    #[error("a message of {len} bytes is longer than the {max} that are allowed")]
+    TooLarge {
+        /// Its length with its head.
+        len: usize,
+        /// The most that is allowed.
+        max: usize,
+    },
+    /// The client is closed, or the zipper has let go of it.
+    #[error("the connection is over: {0}")]
+    Closed(String),
+}
+
+/// Why nothing was received.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// Nothing came in the time given.
+    #[error("nothing came in the time given")]
+    TimedOut,
+    /// The client is closed, or the zipper has let go of it.
+    #[error("the connection is over: {0}")]
+    Closed(String),
+}
+
+/// A connection to a zipper. Any number of threads may write and read.
+#[derive(Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+    sequence: AtomicU64,
+    zipper: String,
+    hub: Arc<Hub>,
+}
+
+impl Client {
+    /// Connects, and waits until the zipper has let it in.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub fn connect(options: Options) -> Result<Self, ConnectError> {
+        let deadline = Instant::now() + options.timeout;
+        let (hub, node) = connect::dial(&options, deadline)?;
+        let handshake = connect::handshake(&options)?;
+        let endpoint = hub.endpoint(node).ok_or(ConnectError::NoAddress)?;
+        let shared = Arc::new(Shared::new(endpoint, handshake));
+        let zipper = shared.introduce(deadline)?;
+        let hub = Arc::new(hub);
+        let (events, kept, weak) = (
+            hub.events().clone(),
+            Arc::clone(&shared),
+            Arc::downgrade(&hub),
+        );
+        std::thread::Builder::new()
+            .name("zipper-client".into())
+            .spawn(move || kept.keep(&weak, &events))
+            .map_err(ConnectError::Thread)?;
+        Ok(Self {
+            shared,
+            sequence: AtomicU64::new(0),
+            zipper,
+            hub,
+        })
+    }
+
+    /// The name of the zipper.
+    #[must_use]
+    pub fn zipper(&self) -> &str {
+        &self.zipper
+    }
+
+    /// The key of the zipper.
+    #[must_use]
+    pub fn zipper_node(&self) -> NodeId {
+        self.shared.node
+    }
+
+    /// By which protocol it is connected now.
+    #[must_use]
+    pub fn scheme(&self) -> Option<&'static str> {
+        self.shared.current().1.transport().map(|info| info.scheme)
+    }
+
+    /// Writes a message; blocks the thread while the zipper holds it back.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub fn write(&self, tag: Tag, payload: Bytes) -> Result<(), WriteError> {
+        self.write_with(tag, None, None, payload)
+    }
+
+    /// Writes a message for those who want `target` only, if there is one, and with the route so
+    /// far, if it is to be traced.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub fn write_with(
+        &self,
+        tag: Tag,
+        target: Option<String>,
+        trace: Option<Vec<(String, u64)>>,
+        payload: Bytes,
+    ) -> Result<(), WriteError> {
+        if tag.is_reserved() {
+            return Err(WriteError::Reserved(tag));
+        }
+        let data = Data {
+            tag,
+            origin: Origin {
+                source: [0; 32],
+                sequence: self.sequence.fetch_add(1, Ordering::Relaxed),
+            },
+            hops_left: HOPS_MAX,
+            target,
+            recipients: Vec::new(),
+            trace,
+            payload,
+        };
+        let mut bytes = data.encode()?;
+        loop {
+            let (number, endpoint) = self.shared.current();
+            match endpoint.send(DATA, bytes) {
+                Ok(()) => return Ok(()),
+                Err(SendError::Closed(payload)) => {
+                    self.shared.wait_for_another(number)?;
+                    bytes = payload;
+                }
+                Err(SendError::TooLarge {
+                    payload,
+                    message_max,
+                }) => {
+                    return Err(WriteError::TooLarge {
+                        len: payload.len(),
+                        max: message_max,
+                    });
+                }
+                Err(error) => return Err(WriteError::Closed(error.to_string())),
+            }
+        }
+    }
+
+    /// The next message; blocks the thread until there is one.
+    ///
+    /// # Errors
+    /// [`ReadError`]; never [`ReadError::TimedOut`].
+    pub fn read(&self) -> Result<Data, ReadError> {
+        loop {
+            match self.read_timeout(Duration::from_secs(3600)) {
+                Err(ReadError::TimedOut) => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// The next message; blocks the thread at most `timeout`.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn read_timeout(&self, timeout: Duration) -> Result<Data, ReadError> {
+        if let Some(data) = self.shared.take_early() {
+            return Ok(data);
+        }
+        let deadline = Instant::now() + timeout;
+        loop {
+            let (number, endpoint) = self.shared.current();
+            let left = deadline.saturating_duration_since(Instant::now());
+            match endpoint.recv_timeout(left) {
+                Ok(message) => match Message::decode(message.payload) {
+                    Ok(Message::Data(data)) => return Ok(data),
+                    Ok(control) => self.shared.control(control)?,
+                    Err(error) => {
+                        tracing::error!(%error, "the zipper sent what is no message");
+                        return Err(ReadError::Closed(error.to_string()));
+                    }
+                },
+                Err(TryRecvError::Empty) => return Err(ReadError::TimedOut),
+                Err(TryRecvError::Closed(_)) => self.shared.wait_for_another(number)?,
+            }
+        }
+    }
+
+    /// How many messages were written to zippers that restarted or left before they had
+    /// acknowledged them: they may or may not have been handled.
+    #[must_use]
+    pub fn uncertain(&self) -> u64 {
+        self.shared.uncertain()
+    }
+
+    /// Wakes whoever reads or writes, for good.
+    pub fn stop(&self) {
+        self.shared.stop("stopped by this side");
+    }
+
+    /// Ends in order: what was written is delivered to the zipper first, at most for `timeout`.
+    /// Returns whether all of it was.
+    #[must_use]
+    pub fn close(self, timeout: Duration) -> bool {
+        let closed = self.hub.close(timeout);
+        self.shared.stop("closed by this side");
+        closed && self.uncertain() == 0
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.shared.stop("closed by this side");
+    }
+}
+
+/// A step of a traced route that is taken now.
+#[must_use]
+pub fn step(name: impl Into<String>) -> (String, u64) {
+    (name.into(), now_micros())
+}

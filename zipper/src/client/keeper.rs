@@ -1,0 +1,215 @@
+//! Keeps a client introduced: its zipper may restart, or leave and come back.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
+
+use bytes::Bytes;
+use crossbeam_channel::Receiver;
+use selvedge_hub::{Endpoint, Event, Hub, HubEvent, NodeId, TryRecvError};
+
+use crate::broker::{CONTROL, DATA};
+use crate::client::{ConnectError, ReadError, WriteError};
+use crate::wire::{Data, Message};
+
+/// What those who read, write and keep a client share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) node: NodeId,
+    handshake: Bytes,
+    uncertain: AtomicU64,
+    current: Mutex<Current>,
+    changed: Condvar,
+    /// Data that came before the zipper had said yes.
+    early: Mutex<VecDeque<Data>>,
+}
+
+#[derive(Debug)]
+struct Current {
+    endpoint: Endpoint,
+    /// Which one it is.
+    number: u64,
+    /// Why there will be no other.
+    ended: Option<String>,
+}
+
+/// The connection is over, and why.
+#[derive(Debug)]
+pub(super) struct Over(String);
+
+impl From<Over> for ReadError {
+    fn from(over: Over) -> Self {
+        Self::Closed(over.0)
+    }
+}
+
+impl From<Over> for WriteError {
+    fn from(over: Over) -> Self {
+        Self::Closed(over.0)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub(super) fn new(endpoint: Endpoint, handshake: Bytes) -> Self {
+        Self {
+            node: endpoint.peer(),
+            handshake,
+            uncertain: AtomicU64::new(0),
+            current: Mutex::new(Current {
+                endpoint,
+                number: 0,
+                ended: None,
+            }),
+            changed: Condvar::new(),
+            early: Mutex::default(),
+        }
+    }
+
+    /// Introduces the client, and waits for the answer: the name of the zipper.
+    pub(super) fn introduce(&self, deadline: Instant) -> Result<String, ConnectError> {
+        let (_, endpoint) = self.current();
+        self.say_who(&endpoint);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let message = match endpoint.recv_timeout(left) {
+                Ok(message) => message,
+                Err(TryRecvError::Empty) => return Err(ConnectError::Silent(self.node)),
+                Err(TryRecvError::Closed(closed)) => {
+                    return Err(ConnectError::Unreachable(closed.to_string()));
+                }
+            };
+            match Message::decode(message.payload)? {
+                Message::HandshakeAck { name, .. } => return Ok(name),
+                Message::Rejected { code, message } => {
+                    return Err(ConnectError::Rejected { code, message });
+                }
+                Message::Data(data) => lock(&self.early).push_back(data),
+                other => tracing::debug!(?other, "not expected from a zipper"),
+            }
+        }
+    }
+
+    pub(super) fn take_early(&self) -> Option<Data> {
+        lock(&self.early).pop_front()
+    }
+
+    fn say_who(&self, endpoint: &Endpoint) {
+        if let Err(error) = endpoint.send(CONTROL, self.handshake.clone()) {
+            tracing::debug!(%error, "the connection ended before the introduction");
+        }
+    }
+
+    /// The endpoint in use, and which one it is.
+    pub(super) fn current(&self) -> (u64, Endpoint) {
+        let current = lock(&self.current);
+        (current.number, current.endpoint.clone())
+    }
+
+    /// Waits until there is another endpoint than the one of that number, which has ended.
+    pub(super) fn wait_for_another(&self, than: u64) -> Result<(), Over> {
+        let mut current = lock(&self.current);
+        loop {
+            if let Some(why) = &current.ended {
+                return Err(Over(why.clone()));
+            }
+            if current.number != than {
+                return Ok(());
+            }
+            current = self
+                .changed
+                .wait(current)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The zipper said something about the connection.
+    pub(super) fn control(&self, message: Message) -> Result<(), Over> {
+        match message {
+            Message::Rejected { code, message } => {
+                let why = format!("the zipper refuses: {message} (code {code})");
+                self.stop(&why);
+                return Err(Over(why));
+            }
+            Message::Goaway { message } => tracing::info!(message, "the zipper goes away"),
+            other => tracing::debug!(?other, "introduced again"),
+        }
+        Ok(())
+    }
+
+    /// No other endpoint will come; the one in use ends in order.
+    pub(super) fn stop(&self, why: &str) {
+        let mut current = lock(&self.current);
+        current.ended.get_or_insert_with(|| why.to_owned());
+        current.endpoint.close();
+        self.changed.notify_all();
+    }
+
+    pub(super) fn uncertain(&self) -> u64 {
+        self.uncertain.load(Ordering::Relaxed)
+    }
+
+    fn note_uncertain(&self, count: usize, why: &str) {
+        if count > 0 {
+            tracing::warn!(
+                count,
+                why,
+                "messages may not have been handled; they are not sent again"
+            );
+            self.uncertain.fetch_add(count as u64, Ordering::Relaxed);
+        }
+    }
+
+    fn replace(&self, old: &Endpoint, new: Endpoint) {
+        while let Some(event) = old.try_event() {
+            if let Event::Closed { undelivered, .. } = event {
+                let data = undelivered.iter().filter(|it| it.lane == DATA).count();
+                self.note_uncertain(data, "the zipper left");
+            }
+        }
+        let mut current = lock(&self.current);
+        if current.ended.is_none() {
+            self.say_who(&new);
+            current.endpoint = new;
+            current.number += 1;
+            self.changed.notify_all();
+        }
+    }
+
+    /// Follows what happens to the zipper, until the hub ends.
+    pub(super) fn keep(&self, hub: &Weak<Hub>, events: &Receiver<HubEvent>) {
+        for event in events {
+            match event {
+                HubEvent::Up { .. } | HubEvent::Moved { .. } => {
+                    let over = self.current().1.transport().map(|info| info.scheme);
+                    tracing::info!(over, "connected");
+                }
+                HubEvent::Down { reason, .. } => {
+                    tracing::warn!(reason, "connection lost; what is written waits");
+                }
+                HubEvent::Refused { reason, .. } => {
+                    tracing::warn!(reason, "the zipper lets nobody in; dialing again");
+                }
+                HubEvent::Restarted { undelivered, .. } => {
+                    self.note_uncertain(undelivered, "the zipper has restarted");
+                    self.say_who(&self.current().1);
+                }
+                HubEvent::Left {
+                    endpoint, reason, ..
+                } => {
+                    tracing::warn!(reason, "the zipper has closed the connection");
+                    let new = hub.upgrade().and_then(|hub| hub.endpoint(self.node));
+                    if let Some(new) = new {
+                        self.replace(&endpoint, new);
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.stop("the connection has ended");
+    }
+}

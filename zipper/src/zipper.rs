@@ -1,0 +1,196 @@
+//! A running zipper.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use selvedge_hub::{
+    Address, Driver, DriverConfig, DriverError, Endpoint, Hosted, Hub, HubError, Identity,
+    LaneConfig, NodeId, session,
+};
+
+use crate::broker::{Broker, Settings, Stop, Ticker};
+use crate::stats::Stats;
+
+/// A zipper that this one keeps connected.
+#[derive(Debug, Clone)]
+pub struct Neighbour {
+    /// Its key.
+    pub node: NodeId,
+    /// Where it is, the best address first; none if it dials.
+    pub addresses: Vec<Address>,
+}
+
+/// What a zipper is made of.
+#[derive(Clone)]
+pub struct Options {
+    /// What people call it.
+    pub name: String,
+    /// Who it is.
+    pub identity: Identity,
+    /// Where it listens.
+    pub listen: Vec<Address>,
+    /// What clients must show to be let in; without one everybody is.
+    pub token: Option<String>,
+    /// Other zippers. They know each other by key and need no token.
+    pub mesh: Vec<Neighbour>,
+    /// How many clients are let in at once.
+    pub clients_max: usize,
+    /// Threads that serve connections.
+    pub workers: NonZeroUsize,
+    /// Bytes that wait for one client or zipper, before whoever sends them is held back.
+    pub send_buffer: u64,
+    /// The longest message, in bytes.
+    pub message_max: usize,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("name", &self.name)
+            .field("node", &self.identity.node_id())
+            .field("listen", &self.listen)
+            .field("mesh", &self.mesh)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Options {
+    /// Those of a zipper of that name that listens nowhere yet: 1,024 clients, one worker, 16 MiB
+    /// for each peer, messages of up to 64 MiB.
+    #[must_use]
+    pub fn new(name: impl Into<String>, identity: Identity) -> Self {
+        let session = session::Config::default();
+        Self {
+            name: name.into(),
+            identity,
+            listen: Vec::new(),
+            token: None,
+            mesh: Vec::new(),
+            clients_max: 1024,
+            workers: NonZeroUsize::MIN,
+            send_buffer: session.send_buffer,
+            message_max: session.message_max,
+        }
+    }
+}
+
+/// Why a zipper could not start. The message says whose fault it is.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ZipperError {
+    /// An address is in use, say.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    /// The operating system refused.
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+}
+
+/// Routes data between the Sources and functions that connect to it, and to other zippers.
+/// Dropped, it ends without waiting: see [`close`](Self::close).
+#[derive(Debug)]
+pub struct Zipper {
+    hub: Hub,
+    broker: Arc<Broker>,
+    ticking: Ticking,
+}
+
+#[derive(Debug)]
+struct Ticking(Hosted<Stop>);
+
+impl Drop for Ticking {
+    fn drop(&mut self) {
+        self.0.mail().send(Stop);
+        self.0.join();
+    }
+}
+
+/// The lanes of all who speak with zippers: control passes data that waits.
+pub(crate) fn session_config(send_buffer: u64, message_max: usize) -> session::Config {
+    let lane = |priority| LaneConfig {
+        priority,
+        ..LaneConfig::default()
+    };
+    session::Config {
+        lanes: vec![lane(0), lane(1)],
+        send_buffer,
+        message_max,
+        ..session::Config::default()
+    }
+}
+
+impl Zipper {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// [`ZipperError`].
+    pub fn start(options: Options) -> Result<Self, ZipperError> {
+        let driver = Driver::new(DriverConfig {
+            workers: options.workers,
+            ..DriverConfig::default()
+        })?;
+        let node = options.identity.node_id();
+        let mesh: BTreeSet<_> = options.mesh.iter().map(|it| *it.node.as_bytes()).collect();
+        let broker = Broker::new(Settings {
+            name: options.name,
+            node: *node.as_bytes(),
+            token: options.token,
+            mesh,
+        });
+        let doors = Arc::clone(&broker);
+        let mut builder = Hub::builder(options.identity)
+            .driver(Arc::new(driver))
+            .session(session_config(options.send_buffer, options.message_max))
+            .guests(options.clients_max)
+            .receive(move |endpoint: &Endpoint| Box::new(doors.open_door(endpoint)));
+        for address in options.listen {
+            builder = builder.listen_on(address);
+        }
+        for neighbour in options.mesh {
+            builder = builder.peer_at(neighbour.node, neighbour.addresses)?;
+        }
+        let hub = builder.start()?;
+        let ticked = Arc::clone(&broker);
+        let ticking = Ticking(Hosted::spawn("zipper-ticker", |_| Ticker(ticked))?);
+        Ok(Self {
+            hub,
+            broker,
+            ticking,
+        })
+    }
+
+    /// Who it is.
+    #[must_use]
+    pub const fn node_id(&self) -> NodeId {
+        self.hub.node_id()
+    }
+
+    /// Where it can be reached, with the ports that were really bound.
+    #[must_use]
+    pub fn addresses(&self) -> &[Address] {
+        self.hub.addresses()
+    }
+
+    /// The endpoint to another zipper of its mesh, to see how it is connected.
+    #[must_use]
+    pub fn neighbour(&self, node: NodeId) -> Option<Endpoint> {
+        self.hub.endpoint(node)
+    }
+
+    /// What it has counted.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.broker.counters.stats()
+    }
+
+    /// Ends in order: delivers what it has accepted, at most for `timeout`. Returns whether all of
+    /// it was delivered.
+    #[must_use]
+    pub fn close(self, timeout: Duration) -> bool {
+        drop(self.ticking);
+        self.hub.close(timeout)
+    }
+}

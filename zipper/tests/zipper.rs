@@ -1,0 +1,276 @@
+//! Zippers, sources and functions over real sockets.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use selvedge_hub::{Address, Identity};
+use selvedge_zipper::client::{self, Client, ConnectError, ReadError};
+use selvedge_zipper::tag::Tag;
+use selvedge_zipper::wire::{Data, Policy};
+use selvedge_zipper::zipper::{Neighbour, Options, Zipper};
+
+/// Far longer than anything here takes; only a bug waits for it.
+const PATIENCE: Duration = Duration::from_secs(30);
+const IN: Tag = Tag(0x10);
+const OUT: Tag = Tag(0x11);
+
+fn identity() -> Identity {
+    Identity::generate().expect("randomness")
+}
+
+fn options(name: &str) -> Options {
+    let mut options = Options::new(name, identity());
+    options.listen = ["quic://127.0.0.1:0", "tcp://127.0.0.1:0"]
+        .iter()
+        .map(|text| text.parse().expect("an address"))
+        .collect();
+    options
+}
+
+fn start(options: Options) -> Zipper {
+    Zipper::start(options).expect("a zipper")
+}
+
+/// Two zippers, of which the second dials the first.
+fn pair() -> (Zipper, Zipper) {
+    let (mut edge, mut region) = (options("edge"), options("region"));
+    edge.mesh = vec![Neighbour {
+        node: region.identity.node_id(),
+        addresses: Vec::new(),
+    }];
+    let edge_node = edge.identity.node_id();
+    let edge = start(edge);
+    region.mesh = vec![Neighbour {
+        node: edge_node,
+        addresses: edge.addresses().to_vec(),
+    }];
+    (edge, start(region))
+}
+
+fn source(zipper: &Zipper) -> Client {
+    Client::connect(client::Options::source(
+        "source",
+        zipper.addresses().to_vec(),
+    ))
+    .expect("the zipper lets it in")
+}
+
+fn function(zipper: &Zipper, name: &str, tag: Tag) -> Client {
+    let at = zipper.addresses().to_vec();
+    Client::connect(client::Options::function(name, vec![tag], at)).expect("the zipper lets it in")
+}
+
+fn text(data: &Data) -> String {
+    String::from_utf8(data.payload.to_vec()).expect("text")
+}
+
+fn write(client: &Client, tag: Tag, text: &str) {
+    let payload = Bytes::copy_from_slice(text.as_bytes());
+    client.write(tag, payload).expect("it is connected");
+}
+
+fn read(client: &Client) -> Data {
+    client.read_timeout(PATIENCE).expect("a message")
+}
+
+/// Writes probes until one arrives: from then on the zippers know of each other's functions.
+fn until_known(from: &Client, tag: Tag, at: &Client) {
+    loop {
+        write(from, tag, "probe");
+        match at.read_timeout(Duration::from_millis(50)) {
+            Ok(_) => break,
+            Err(ReadError::TimedOut) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    // Earlier probes may have waited somewhere and come late.
+    write(from, tag, "end of probes");
+    while text(&read(at)) != "end of probes" {}
+}
+
+#[test]
+fn a_message_goes_to_each_name_once_and_instances_share() {
+    let zipper = start(options("z"));
+    let (a1, a2) = (function(&zipper, "a", IN), function(&zipper, "a", IN));
+    let b = function(&zipper, "b", IN);
+    let source = source(&zipper);
+    for n in 0..100 {
+        write(&source, IN, &n.to_string());
+    }
+    let at_b: Vec<String> = (0..100).map(|_| text(&read(&b))).collect();
+    let expected: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+    assert_eq!(at_b, expected);
+    let mut at_a: Vec<u32> = (0..50)
+        .flat_map(|_| [&a1, &a2])
+        .map(|it| text(&read(it)).parse().unwrap())
+        .collect();
+    at_a.sort_unstable();
+    assert_eq!(at_a, (0..100).collect::<Vec<_>>());
+    assert_eq!(zipper.stats().received, 100);
+    assert_eq!(zipper.stats().delivered, 200);
+}
+
+#[test]
+fn functions_are_chained_by_tags_and_the_route_is_traced() {
+    let (edge, region) = pair();
+    let sink = function(&edge, "sink", OUT);
+    let double = function(&region, "double", IN);
+    let source = source(&edge);
+    until_known(&source, IN, &double);
+    until_known(&double, OUT, &sink);
+    let worker = std::thread::spawn(move || {
+        for _ in 0..100 {
+            let data = read(&double);
+            let n: u64 = text(&data).parse().unwrap();
+            let trace = data.trace.map(|mut trace| {
+                trace.push(client::step("double"));
+                trace
+            });
+            let payload = Bytes::from((2 * n).to_string());
+            double.write_with(OUT, None, trace, payload).unwrap();
+        }
+    });
+    for n in 0..100 {
+        let trace = Some(vec![client::step("source")]);
+        let payload = Bytes::from(n.to_string());
+        source.write_with(IN, None, trace, payload).unwrap();
+    }
+    for n in 0..100 {
+        let data = read(&sink);
+        assert_eq!(text(&data), (2 * n).to_string());
+        let trace = data.trace.unwrap();
+        let names: Vec<&str> = trace.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(
+            names,
+            ["source", "edge", "region", "double", "region", "edge"]
+        );
+    }
+    worker.join().unwrap();
+}
+
+#[test]
+fn only_what_is_observed_there_goes_to_another_zipper() {
+    let (edge, region) = pair();
+    let there = function(&region, "there", IN);
+    let source = source(&edge);
+    until_known(&source, IN, &there);
+    let before = region.stats().relayed;
+    for _ in 0..10 {
+        write(&source, OUT, "nobody wants this");
+    }
+    write(&source, IN, "this is wanted");
+    assert_eq!(text(&read(&there)), "this is wanted");
+    assert_eq!(region.stats().relayed - before, 1);
+    assert!(edge.stats().unobserved >= 10);
+}
+
+#[test]
+fn a_target_chooses_among_functions() {
+    let zipper = start(options("z"));
+    let at = zipper.addresses().to_vec();
+    let wanting = |target: &str| {
+        let mut options = client::Options::function(target, vec![IN], at.clone());
+        options.target = Some(target.into());
+        Client::connect(options).unwrap()
+    };
+    let (x, y) = (wanting("x"), wanting("y"));
+    let source = source(&zipper);
+    let to = |target: Option<&str>, text: &'static str| {
+        let target = target.map(str::to_owned);
+        let written = source.write_with(IN, target, None, Bytes::from_static(text.as_bytes()));
+        written.unwrap();
+    };
+    to(Some("y"), "for y");
+    to(None, "for all");
+    assert_eq!(text(&read(&x)), "for all");
+    assert_eq!(text(&read(&y)), "for y");
+    assert_eq!(text(&read(&y)), "for all");
+}
+
+#[test]
+fn all_instances_get_a_copy_if_they_want_that() {
+    let zipper = start(options("z"));
+    let at = zipper.addresses().to_vec();
+    let mut options = client::Options::function("all", vec![IN], at);
+    options.policy = Policy::All;
+    let (one, two) = (
+        Client::connect(options.clone()).unwrap(),
+        Client::connect(options).unwrap(),
+    );
+    write(&source(&zipper), IN, "hello");
+    assert_eq!(text(&read(&one)), "hello");
+    assert_eq!(text(&read(&two)), "hello");
+}
+
+#[test]
+fn a_wrong_or_missing_token_is_refused_with_the_reason() {
+    let mut options = options("z");
+    options.token = Some("right".into());
+    let zipper = start(options);
+    let connect = |token: Option<&str>| {
+        let mut options = client::Options::source("s", zipper.addresses().to_vec());
+        options.token = token.map(str::to_owned);
+        Client::connect(options)
+    };
+    for (token, why) in [
+        (None, "this zipper asks for a token"),
+        (Some("wrong"), "the token is wrong"),
+    ] {
+        match connect(token) {
+            Err(ConnectError::Rejected { code: 401, message }) => assert_eq!(message, why),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(connect(Some("right")).is_ok());
+}
+
+#[test]
+fn nobody_at_an_address_is_said_in_words() {
+    let at: Vec<Address> = client::addresses("127.0.0.1:1").unwrap();
+    let mut options = client::Options::source("s", at);
+    options.timeout = Duration::from_secs(2);
+    let error = Client::connect(options).unwrap_err().to_string();
+    assert!(error.contains("tcp://127.0.0.1:1"), "{error}");
+}
+
+#[test]
+fn a_slow_function_holds_its_source_back_and_nothing_is_lost() {
+    let mut options = options("z");
+    options.send_buffer = 64 * 1024;
+    let zipper = start(options);
+    let slow = function(&zipper, "slow", IN);
+    let source = source(&zipper);
+    const COUNT: usize = 40_000;
+    let writer = std::thread::spawn(move || {
+        for n in 0..COUNT {
+            let mut payload = vec![0; 1024];
+            payload[..8].copy_from_slice(&(n as u64).to_le_bytes());
+            source.write(IN, payload.into()).unwrap();
+        }
+        assert!(source.close(PATIENCE));
+    });
+    // 40 MB do not fit into all buffers together: the source has to wait for this.
+    for n in 0..COUNT {
+        let data = read(&slow);
+        assert_eq!(data.payload[..8], (n as u64).to_le_bytes());
+    }
+    writer.join().unwrap();
+    assert_eq!(zipper.stats().delivered, COUNT as u64);
+}
+
+#[test]
+fn clients_find_a_zipper_again_that_was_started_anew() {
+    let first = options("z");
+    let again = first.clone();
+    let zipper = start(first);
+    let at = zipper.addresses().to_vec();
+    let sink = function(&zipper, "sink", IN);
+    let source = source(&zipper);
+    write(&source, IN, "before");
+    assert_eq!(text(&read(&sink)), "before");
+    drop(zipper);
+    let mut again = again;
+    again.listen = at;
+    let _zipper = start(again);
+    until_known(&source, IN, &sink);
+}

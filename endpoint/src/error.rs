@@ -57,7 +57,4 @@ pub enum AttachError {
     /// The session is closed for good.
     #[error("the endpoint is closed")]
     Closed,
-    /// Too many transports at once.
-    #[error("the endpoint has {} transports already", crate::ATTACHMENTS_MAX)]
-    TooMany,
 }

@@ -156,7 +156,7 @@ impl Session {
             return Err(AttachError::Unreliable);
         }
         if self.attachments.len() >= ATTACHMENTS_MAX {
-            return Err(AttachError::TooMany);
+            self.let_oldest_go();
         }
         if role == Role::Dialer {
             self.epoch_max += 1;
@@ -170,6 +170,15 @@ impl Session {
             .push(Attachment::new(now, id, role, reliable, rank));
         self.stats.attachments += 1;
         Ok(())
+    }
+
+    /// Makes room: the newest connection is the likeliest to work, and nothing is lost with an old one.
+    fn let_oldest_go(&mut self) {
+        let idle = |attachment: &&Attachment| Some(attachment.id) != self.current;
+        let oldest = self.attachments.iter().filter(idle).min_by_key(|a| a.id.0);
+        if let Some(id) = oldest.map(|attachment| attachment.id) {
+            self.release(id, DetachReason::Superseded);
+        }
     }
 
     /// A transport has ended, or is being taken away. Unknown ids are ignored: the session may

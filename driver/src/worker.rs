@@ -26,7 +26,7 @@ const EVENTS_CAPACITY: usize = 1024;
 type Done = Box<dyn FnOnce(Result<Connected, DialError>) + Send>;
 type Accepted = Arc<dyn Fn(Connected) + Send + Sync>;
 
-/// How long a worker that stops waits for its transports to say goodbye.
+/// How long a worker that stops waits for its endpoints to deliver what they have accepted.
 const STOP_MAX: Duration = Duration::from_secs(1);
 
 /// What is asked of a worker.
@@ -144,10 +144,12 @@ impl Worker {
             self.now = Instant::now();
             if self.stop_at.is_none() {
                 self.hear();
+            } else {
+                self.answer_bells();
             }
             if self
                 .stop_at
-                .is_some_and(|at| at <= self.now || !self.has_closing())
+                .is_some_and(|at| at <= self.now || self.is_quiet())
             {
                 break;
             }
@@ -183,6 +185,9 @@ impl Worker {
                 }
             }
         }
+        for index in self.places() {
+            self.abandon(index);
+        }
     }
 
     /// Commands first, then the endpoints whose bell was rung.
@@ -207,6 +212,11 @@ impl Worker {
         for entry in mailboxes[self.number].take_arrivals() {
             self.adopt(entry);
         }
+        self.answer_bells();
+    }
+
+    fn answer_bells(&mut self) {
+        let mailboxes = Arc::clone(&self.mailboxes);
         for shared in mailboxes[self.number].take_rung() {
             self.answer_bell(&shared);
         }
@@ -263,21 +273,27 @@ impl Worker {
         next.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
-    /// Everybody who waits is told, here and at the other ends; callbacks of dials under way are
-    /// dropped with the worker, which goes on until its transports have said goodbye.
+    /// Endpoints end in order if their peers answer in time, the others at once. Callbacks of dials
+    /// under way are dropped with the worker.
     fn stop(&mut self) {
         self.stop_at = Some(self.now + STOP_MAX);
         self.listeners.clear();
         let mailboxes = Arc::clone(&self.mailboxes);
-        for mut entry in mailboxes[self.number].shut() {
-            entry.abandon();
+        for entry in mailboxes[self.number].shut() {
+            self.adopt(entry);
         }
-        let here: Vec<usize> = self.endpoints.iter().map(|(index, _)| index).collect();
-        here.into_iter().for_each(|index| self.abandon(index));
+        for index in self.places() {
+            self.wind_up(index);
+        }
     }
 
-    fn has_closing(&self) -> bool {
+    fn places(&self) -> Vec<usize> {
+        self.endpoints.iter().map(|(index, _)| index).collect()
+    }
+
+    /// Whether nothing is left to say to anybody.
+    fn is_quiet(&self) -> bool {
         let mut owners = self.slots.iter().map(|(_, slot)| &slot.owner);
-        owners.any(|owner| matches!(owner, Owner::Closing { .. }))
+        self.endpoints.is_empty() && !owners.any(|owner| matches!(owner, Owner::Closing { .. }))
     }
 }

@@ -242,6 +242,20 @@ impl Worker {
         }
     }
 
+    /// The worker stops: ends an endpoint in order if its peer is there, else at once.
+    pub(super) fn wind_up(&mut self, index: usize) {
+        match self.endpoints.get_mut(index) {
+            Some(entry) if entry.session.current().is_some() => {
+                entry.exchange();
+                entry.session.close(self.now);
+                self.send_all(index);
+                self.settle(index);
+            }
+            Some(_) => self.abandon(index),
+            None => {}
+        }
+    }
+
     /// Ends an endpoint at once, and tells its peer.
     pub(super) fn abandon(&mut self, index: usize) {
         if let Some(entry) = self.endpoints.get_mut(index) {

@@ -108,6 +108,10 @@ impl Drop for Ticking {
     }
 }
 
+/// How long an orderly end may wait for the other side: whoever closes gives a limit of its own,
+/// and a peer that reads slowly is no reason to drop what it was sent.
+const LINGER: Duration = Duration::from_secs(60);
+
 /// The lanes of all who speak with zippers: control passes data that waits.
 pub(crate) fn session_config(send_buffer: u64, message_max: usize) -> session::Config {
     let lane = |priority| LaneConfig {
@@ -118,6 +122,7 @@ pub(crate) fn session_config(send_buffer: u64, message_max: usize) -> session::C
         lanes: vec![lane(0), lane(1)],
         send_buffer,
         message_max,
+        linger: LINGER,
         ..session::Config::default()
     }
 }

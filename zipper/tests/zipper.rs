@@ -236,7 +236,7 @@ fn nobody_at_an_address_is_said_in_words() {
 #[test]
 fn a_slow_function_holds_its_source_back_and_nothing_is_lost() {
     let mut options = options("z");
-    options.send_buffer = 64 * 1024;
+    options.send_buffer = 1024 * 1024;
     let zipper = start(options);
     let slow = function(&zipper, "slow", IN);
     let source = source(&zipper);

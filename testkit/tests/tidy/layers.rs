@@ -1,5 +1,6 @@
 //! Which crate may use which: read from `cargo metadata` and `cargo tree`.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 
 use serde_json::Value;
@@ -124,10 +125,8 @@ fn tree(package: &str) -> Vec<String> {
     ];
     let lines = cargo(&[of.as_slice(), format.as_slice()].concat());
     let names = lines.lines().filter_map(|line| line.split(' ').next());
-    names
-        .filter(|name| !name.is_empty())
-        .map(str::to_owned)
-        .collect()
+    let names: BTreeSet<&str> = names.filter(|name| !name.is_empty()).collect();
+    names.into_iter().map(str::to_owned).collect()
 }
 
 fn is_runtime(name: &str) -> bool {

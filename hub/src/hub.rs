@@ -126,15 +126,20 @@ impl Hub {
 }
 
 impl Hub {
+    /// Begins to end in order, and does not wait: endpoints refuse new messages and close when
+    /// theirs are delivered. Nobody is let in any more, and nobody dialed but for what waits.
+    pub fn wind_down(&self) {
+        self.service.mail().send(Told::Close);
+        self.peers.all().iter().for_each(Endpoint::close);
+    }
+
     /// Ends in order: delivers what was accepted, and waits for it, at most `timeout` and at most
     /// the linger time of the sessions. Returns whether everything was delivered.
     #[must_use]
     pub fn close(&self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
-        // Still dials, for what waits; makes no new endpoints in the place of those that end.
-        self.service.mail().send(Told::Close);
+        self.wind_down();
         let endpoints = self.peers.all();
-        endpoints.iter().for_each(Endpoint::close);
         endpoints.iter().all(|endpoint| {
             let left = deadline.saturating_duration_since(Instant::now());
             endpoint.wait_closed(left) == Some(CloseReason::Local)

@@ -111,6 +111,9 @@ impl Service {
     fn accept(&mut self, now: Instant, connected: Connected) {
         let peer = connected.peer();
         let known = self.ways.contains_key(&peer) || self.guests.is_guest(&peer);
+        if !known && self.closing {
+            return;
+        }
         if !known {
             if !self.guests.let_in(now, peer) {
                 tracing::warn!(%peer, "no room for another guest: refused");
@@ -130,7 +133,7 @@ impl Service {
             return;
         };
         if let Err(error) = endpoint.attach(connected) {
-            tracing::warn!(?endpoint, %error, "a connection is of no use");
+            tracing::debug!(?endpoint, %error, "a connection is of no use");
         }
     }
 

@@ -18,6 +18,7 @@ use selvedge_hub::{Endpoint, LaneId, Machine, Next};
 use crate::broker::door::Door;
 use crate::router::{Node, Presence, Router};
 use crate::stats::Counters;
+use crate::tag::Tag;
 use crate::wire::{InterestEntry, Message, Role};
 
 /// Introductions and tables: they pass data that waits.
@@ -148,6 +149,11 @@ impl Broker {
             state.router.remove(node);
             state.tell_neighbours();
         }
+    }
+
+    /// The names of those who observe a tag.
+    pub(crate) fn observers(&self, tag: Tag) -> Vec<String> {
+        self.lock().router.observers(tag)
     }
 
     fn endpoint(&self, node: &Node) -> Option<Endpoint> {

@@ -275,22 +275,31 @@ impl Client {
 
     /// Wakes whoever reads or writes, for good.
     pub fn stop(&self) {
-        self.shared.stop("stopped by this side");
+        self.shared.note_stopped();
+        // First the hub, which would make a new endpoint in the place of the one that ends.
+        self.hub.wind_down();
+        self.shared.stop("closed by this side");
+    }
+
+    /// Whether this side has ended it, by [`stop`](Self::stop).
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.shared.is_stopped()
     }
 
     /// Ends in order: what was written is delivered to the zipper first, at most for `timeout`.
     /// Returns whether all of it was.
     #[must_use]
-    pub fn close(self, timeout: Duration) -> bool {
+    pub fn close(&self, timeout: Duration) -> bool {
+        self.stop();
         let closed = self.hub.close(timeout);
-        self.shared.stop("closed by this side");
         closed && self.uncertain() == 0
     }
 }
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.shared.stop("closed by this side");
+        self.stop();
     }
 }
 

@@ -208,6 +208,13 @@ impl Router {
         told.into_values().chain(passed_on).collect()
     }
 
+    /// The names of those who observe a tag, here or elsewhere.
+    #[must_use]
+    pub fn observers(&self, tag: Tag) -> Vec<String> {
+        let choices = self.choices.get(&tag).into_iter().flatten();
+        choices.map(|choice| choice.name.clone()).collect()
+    }
+
     /// Routes a message of a client.
     pub fn route(&mut self, key: Key<'_>) -> Routes {
         let mut routes = Routes::default();

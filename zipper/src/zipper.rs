@@ -13,6 +13,7 @@ use selvedge_hub::{
 
 use crate::broker::{Broker, Settings, Stop, Ticker};
 use crate::stats::Stats;
+use crate::tag::Tag;
 
 /// A zipper that this one keeps connected.
 #[derive(Debug, Clone)]
@@ -183,6 +184,12 @@ impl Zipper {
     #[must_use]
     pub fn neighbour(&self, node: NodeId) -> Option<Endpoint> {
         self.hub.endpoint(node)
+    }
+
+    /// The names of the functions that observe a tag, at this zipper or at others that it knows of.
+    #[must_use]
+    pub fn observers(&self, tag: Tag) -> Vec<String> {
+        self.broker.observers(tag)
     }
 
     /// What it has counted.

@@ -45,6 +45,8 @@ pub(crate) struct Door {
     /// What is left to do for the first message that waits.
     copies: Option<Vec<Copy>>,
     waker: Waker,
+    /// Whether the zipper at the other end was told who this one is.
+    has_introduced: bool,
 }
 
 impl Inbox for Door {
@@ -83,6 +85,10 @@ impl Inbox for Door {
                 let over = over.map_or("a connection that is gone", |info| info.scheme);
                 tracing::info!(peer = %self.endpoint.peer(), name = self.name, over, "connected");
                 broker.set_presence(node, Presence::Up);
+                // Not before: an introduction that waits for nobody would hold up the end.
+                if !self.has_introduced && self.broker.settings.mesh.contains(&node) {
+                    self.introduce();
+                }
             }
             Event::Detached { reason } => {
                 tracing::warn!(peer = %self.endpoint.peer(), name = self.name, %reason, "connection lost");
@@ -116,7 +122,7 @@ impl Door {
     pub(crate) fn new(broker: Arc<Broker>, endpoint: Endpoint, number: u64) -> Self {
         let node = *endpoint.peer().as_bytes();
         let waker = Waker::from(Arc::new(Resume(endpoint.clone())));
-        let mut door = Self {
+        Self {
             broker,
             endpoint,
             node,
@@ -127,11 +133,8 @@ impl Door {
             outgoing: VecDeque::new(),
             copies: None,
             waker,
-        };
-        if door.broker.settings.mesh.contains(&node) {
-            door.introduce();
+            has_introduced: false,
         }
-        door
     }
 
     fn note_undelivered(&self, undelivered: &[selvedge_hub::Message]) {
@@ -144,6 +147,7 @@ impl Door {
 
     /// Says to a zipper who this one is.
     fn introduce(&mut self) {
+        self.has_introduced = true;
         let settings = &self.broker.settings;
         let handshake = Message::Handshake(Handshake {
             version: VERSION,
@@ -217,10 +221,8 @@ impl Door {
             name: settings.name.clone(),
             node: settings.node,
         };
-        let is_stranger = !settings.mesh.contains(&self.node);
         self.say(&acknowledgement);
-        if role == Role::Zipper && is_stranger {
-            // Those of the mesh were told at once.
+        if role == Role::Zipper && !self.has_introduced {
             self.introduce();
         }
         let node = self.node;

@@ -1,7 +1,7 @@
 //! Keeps a client introduced: its zipper may restart, or leave and come back.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
@@ -23,6 +23,7 @@ pub(super) struct Shared {
     changed: Condvar,
     /// Data that came before the zipper had said yes.
     early: Mutex<VecDeque<Data>>,
+    is_stopped: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -67,6 +68,7 @@ impl Shared {
             }),
             changed: Condvar::new(),
             early: Mutex::default(),
+            is_stopped: AtomicBool::new(false),
         }
     }
 
@@ -149,6 +151,15 @@ impl Shared {
         self.changed.notify_all();
     }
 
+    /// This side wants no more.
+    pub(super) fn note_stopped(&self) {
+        self.is_stopped.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.is_stopped.load(Ordering::Relaxed)
+    }
+
     pub(super) fn uncertain(&self) -> u64 {
         self.uncertain.load(Ordering::Relaxed)
     }
@@ -201,7 +212,10 @@ impl Shared {
                 HubEvent::Left {
                     endpoint, reason, ..
                 } => {
-                    tracing::warn!(reason, "the zipper has closed the connection");
+                    if self.is_stopped() {
+                        continue;
+                    }
+                    tracing::warn!(reason, "the connection was closed");
                     let new = hub.upgrade().and_then(|hub| hub.endpoint(self.node));
                     if let Some(new) = new {
                         self.replace(&endpoint, new);

@@ -1,0 +1,177 @@
+//! `zipper run`
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use selvedge_wasm_host::{FunctionConfig, Host, HostConfig, Limits};
+use selvedge_zipper::client::Options;
+use selvedge_zipper::runner::{Guest, Runner};
+use selvedge_zipper::tag::Tag;
+use selvedge_zipper::wire;
+
+use crate::cli::connection::{CLOSE_MAX, Connection, tag};
+use crate::cli::fault::Fault;
+use crate::cli::interrupt::stop_when_interrupted;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    connection: Connection,
+    /// A WebAssembly component of the world in wasm-host/wit/function.wit, or a core module of the
+    /// ABI in wasm-host/ABI.md.
+    file: PathBuf,
+    /// The name of the function. Functions of one name share the messages. Default: that of the file.
+    #[arg(short, long)]
+    name: Option<String>,
+    /// The tags that it observes. Default: those that the file asks for.
+    #[arg(long, value_name = "TAG", value_parser = tag, value_delimiter = ',')]
+    observe: Vec<Tag>,
+    /// Of messages with a target it gets those with this one.
+    #[arg(long)]
+    target: Option<String>,
+    /// How functions of one name share the messages.
+    #[arg(long, value_enum, default_value_t)]
+    policy: Policy,
+    /// A setting for the function to read.
+    #[arg(long = "config", value_name = "KEY=VALUE", value_parser = setting)]
+    settings: Vec<(String, String)>,
+    /// Runs this export, a function of one number: a message is a number in decimal digits, the
+    /// answer too.
+    #[arg(long, value_name = "NAME", requires = "emit")]
+    export: Option<String>,
+    /// The tag of the answers of `--export`.
+    #[arg(long, value_name = "TAG", value_parser = tag, requires = "export")]
+    emit: Option<Tag>,
+    /// How much memory it may use, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    memory: u64,
+    /// How long it may take for a message, in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 250, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    deadline: u64,
+    /// Where compiled code is kept for the next start: a directory of this user only.
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum Policy {
+    /// The nearest one.
+    #[default]
+    Nearest,
+    /// In turn.
+    RoundRobin,
+    /// By chance.
+    Random,
+    /// Messages of one source go to the same.
+    Hash,
+    /// Each gets all.
+    All,
+}
+
+impl From<Policy> for wire::Policy {
+    fn from(policy: Policy) -> Self {
+        match policy {
+            Policy::Nearest => Self::Nearest,
+            Policy::RoundRobin => Self::RoundRobin,
+            Policy::Random => Self::Random,
+            Policy::Hash => Self::Hash,
+            Policy::All => Self::All,
+        }
+    }
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+pub(crate) fn run(args: Args) -> Result<(), Fault> {
+    let stem = args
+        .file
+        .file_stem()
+        .map(|stem| stem.to_string_lossy().into_owned());
+    let name = args
+        .name
+        .clone()
+        .or(stem)
+        .unwrap_or_else(|| "function".into());
+    // Before connecting: a file that is broken leaves no trace at the zipper.
+    let (guest, observed) = load(&args, &name)?;
+    let tags = if args.observe.is_empty() {
+        observed
+    } else {
+        args.observe.clone()
+    };
+    if tags.is_empty() {
+        return Err(Fault::usage(
+            "the file does not say which tags it observes: give --observe",
+        ));
+    }
+    let (target, policy) = (args.target.clone(), args.policy.into());
+    let client = args.connection.connect(|zippers| Options {
+        target,
+        policy,
+        ..Options::function(name.clone(), tags.clone(), zippers)
+    })?;
+    let client = Arc::new(client);
+    let _interrupted = stop_when_interrupted(&client)?;
+    let listed: Vec<String> = tags.iter().map(Tag::to_string).collect();
+    tracing::info!(
+        name,
+        tags = listed.join(","),
+        zipper = client.zipper(),
+        "the function runs"
+    );
+    let mut runner = Runner::new(&client, guest, name.clone());
+    let error = runner.run();
+    let counts = runner.counts();
+    tracing::info!(name, ?counts, "the function ends");
+    if !client.is_stopped() {
+        return Err(Fault::failed(error));
+    }
+    if client.close(CLOSE_MAX) {
+        Ok(())
+    } else {
+        Err(Fault::failed(
+            "not everything that it wrote was acknowledged by the zipper",
+        ))
+    }
+}
+
+fn load(args: &Args, name: &str) -> Result<(Guest, Vec<Tag>), Fault> {
+    let host = Host::new(HostConfig {
+        cache_dir: args.cache.clone(),
+        ..HostConfig::default()
+    })
+    .map_err(Fault::function)?;
+    let config = FunctionConfig {
+        name: name.to_owned(),
+        limits: Limits {
+            memory_bytes: (args.memory as usize) << 20,
+            deadline: Duration::from_millis(args.deadline),
+            ..Limits::default()
+        },
+        config: args.settings.iter().cloned().collect::<BTreeMap<_, _>>(),
+    };
+    let shown = args.file.display();
+    let fault = |error: &dyn std::fmt::Display| Fault::function(format!("{shown}: {error}"));
+    if let (Some(export), Some(emit)) = (&args.export, args.emit) {
+        let function = host
+            .load_numeric(&args.file, export, config)
+            .map_err(|error| fault(&error))?;
+        let function = Box::new(function);
+        return Ok((Guest::Numeric { function, emit }, Vec::new()));
+    }
+    let function = host
+        .load(&args.file, config)
+        .map_err(|error| fault(&error))?;
+    let observed = function.observed().iter().map(|&tag| Tag::for_user(tag));
+    let observed = observed
+        .collect::<Result<_, _>>()
+        .map_err(|error| fault(&error))?;
+    let instance = function.instantiate().map_err(|error| fault(&error))?;
+    Ok((Guest::Function(Box::new(instance)), observed))
+}

@@ -8,6 +8,7 @@
 
 mod broker;
 pub mod client;
+pub mod config;
 pub mod records;
 pub mod router;
 pub mod runner;

@@ -90,7 +90,7 @@ pub(crate) fn main(args: Args) -> ExitCode {
         .init();
     let done = match args.command {
         Command::Demo(demo) => demo::demo(&demo, args.output),
-        Command::Serve(serve) => serve::serve(serve, args.output),
+        Command::Serve(serve) => serve::serve(&serve, args.output),
         Command::Run(run) => run::run(run),
         Command::Source(source) => source::source(source, args.output),
         Command::Sink(sink) => sink::sink(sink, args.output),

@@ -157,7 +157,8 @@ fn load(args: &Args, name: &str) -> Result<(Guest, Vec<Tag>), Fault> {
         config: args.settings.iter().cloned().collect::<BTreeMap<_, _>>(),
     };
     let shown = args.file.display();
-    let fault = |error: &dyn std::fmt::Display| Fault::function(format!("{shown}: {error}"));
+    let fault =
+        |error: &dyn std::error::Error| Fault::function(format!("{shown}: {}", causes(error)));
     if let (Some(export), Some(emit)) = (&args.export, args.emit) {
         let function = host
             .load_numeric(&args.file, export, config)
@@ -174,4 +175,15 @@ fn load(args: &Args, name: &str) -> Result<(Guest, Vec<Tag>), Fault> {
         .map_err(|error| fault(&error))?;
     let instance = function.instantiate().map_err(|error| fault(&error))?;
     Ok((Guest::Function(Box::new(instance)), observed))
+}
+
+/// An error with all that caused it.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }

@@ -1,11 +1,109 @@
 //! `zipper serve`
 
-use crate::cli::Format;
+use std::path::PathBuf;
+
+use selvedge_hub::Identity;
+use selvedge_zipper::config::{Auth, Config, Override, Text};
+use selvedge_zipper::zipper::{Neighbour, Options, Zipper};
+use serde_json::json;
+
+use crate::cli::connection::{CLOSE_MAX, read_identity};
 use crate::cli::fault::Fault;
+use crate::cli::interrupt::interrupted;
+use crate::cli::{Format, say};
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// The configuration. Without it, that of an empty file: QUIC and TCP on port 9000.
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Replaces one value of the configuration, such as `limits.clients=10`.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = Override::from_option)]
+    overrides: Vec<Override>,
+    /// Only checks the configuration.
+    #[arg(short = 't', long)]
+    test: bool,
+}
 
-pub(crate) fn serve(_args: Args, _output: Format) -> Result<(), Fault> {
-    Ok(())
+pub(crate) fn serve(args: &Args, output: Format) -> Result<(), Fault> {
+    let variables = std::env::vars_os();
+    let variables = variables
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let mut overrides = Override::from_environment(variables);
+    overrides.extend(args.overrides.iter().cloned());
+    let config = match &args.config {
+        Some(path) => Config::load(path, &overrides),
+        None => Config::parse("", "the configuration", &overrides),
+    };
+    let config = config.map_err(Fault::usage)?;
+    let options = options(config)?;
+    if args.test {
+        let file = args.config.as_deref();
+        let file = file.map_or_else(|| "the default".into(), |path| path.display().to_string());
+        return match output {
+            Format::Text => say(format_args!("{file} is valid")),
+            Format::Json => say(json!({"file": file, "valid": true})),
+        };
+    }
+    let interrupted = interrupted()?;
+    let name = options.name.clone();
+    let zipper = Zipper::start(options)?;
+    let addresses: Vec<String> = zipper.addresses().iter().map(ToString::to_string).collect();
+    let node = zipper.node_id().to_string();
+    match output {
+        Format::Text => say(format_args!(
+            "zipper {name} {node} listens on {}",
+            addresses.join(", ")
+        ))?,
+        Format::Json => say(json!({"name": name, "node": node, "addresses": addresses}))?,
+    }
+    let _disconnected = interrupted.recv();
+    tracing::info!("ending in order; a second signal ends at once");
+    let delivered = {
+        let stats = zipper.stats();
+        let delivered = zipper.close(CLOSE_MAX);
+        tracing::info!(?stats, delivered, "ended");
+        delivered
+    };
+    if delivered {
+        Ok(())
+    } else {
+        Err(Fault::failed("not everything was delivered before the end"))
+    }
+}
+
+fn options(config: Config) -> Result<Options, Fault> {
+    let listen = config.addresses().map_err(Fault::usage)?;
+    let identity = match &config.identity {
+        Some(path) => read_identity(path)?,
+        None => {
+            if !config.mesh.is_empty() {
+                tracing::warn!(
+                    "without `identity` the key is new each time: other zippers cannot know it"
+                );
+            }
+            Identity::generate().map_err(Fault::failed)?
+        }
+    };
+    let mesh = config.mesh.into_values().map(|neighbour| Neighbour {
+        node: neighbour.node.0,
+        addresses: neighbour
+            .addresses
+            .into_iter()
+            .map(|Text(address)| address)
+            .collect(),
+    });
+    Ok(Options {
+        listen,
+        token: match config.auth {
+            Auth::None => None,
+            Auth::Token { token } => Some(token.0),
+        },
+        mesh: mesh.collect(),
+        clients_max: config.limits.clients,
+        workers: config.limits.workers,
+        send_buffer: config.limits.send_buffer_bytes,
+        message_max: config.limits.message_max_bytes,
+        ..Options::new(config.name, identity)
+    })
 }

@@ -3,8 +3,9 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use clap::ValueEnum;
 use selvedge_zipper::client::{Options, ReadError};
-use selvedge_zipper::records;
+use selvedge_zipper::records::{self, Framing};
 use selvedge_zipper::tag::Tag;
 use selvedge_zipper::wire::Data;
 use serde_json::json;
@@ -13,7 +14,6 @@ use crate::cli::Format;
 use crate::cli::connection::{Connection, tag};
 use crate::cli::fault::Fault;
 use crate::cli::interrupt::stop_when_interrupted;
-use crate::cli::source::RecordFormat;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -27,7 +27,7 @@ pub(crate) struct Args {
     target: Option<String>,
     /// How messages are told apart.
     #[arg(long, value_enum, default_value_t)]
-    format: RecordFormat,
+    format: SinkFormat,
     /// Ends after so many messages.
     #[arg(long)]
     count: Option<u64>,
@@ -37,6 +37,18 @@ pub(crate) struct Args {
     /// The name of this sink. Sinks of one name share the messages; by default each gets all.
     #[arg(short, long)]
     name: Option<String>,
+}
+
+/// How messages are told apart.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum SinkFormat {
+    /// One a line.
+    #[default]
+    Lines,
+    /// Each with its length before it: 4 bytes, big-endian.
+    LengthPrefixed,
+    /// Not at all: one behind the other.
+    Raw,
 }
 
 pub(crate) fn sink(args: Args, output: Format) -> Result<(), Fault> {
@@ -49,6 +61,7 @@ pub(crate) fn sink(args: Args, output: Format) -> Result<(), Fault> {
     })?;
     let client = Arc::new(client);
     let _interrupted = stop_when_interrupted(&client)?;
+    tracing::info!(zipper = client.zipper(), "reading");
     let mut left = args.count.unwrap_or(u64::MAX);
     while left > 0 {
         let data = match client.read() {
@@ -71,7 +84,13 @@ pub(crate) fn sink(args: Args, output: Format) -> Result<(), Fault> {
 fn print(data: &Data, args: &Args, output: Format) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match output {
-        Format::Text => records::write(&mut out, args.format.into(), &data.payload)?,
+        Format::Text => match args.format {
+            SinkFormat::Lines => records::write(&mut out, Framing::Lines, &data.payload)?,
+            SinkFormat::LengthPrefixed => {
+                records::write(&mut out, Framing::LengthPrefixed, &data.payload)?;
+            }
+            SinkFormat::Raw => out.write_all(&data.payload)?,
+        },
         Format::Json => {
             let trace = data.trace.as_ref().map(|trace| {
                 let step =

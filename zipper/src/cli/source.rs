@@ -36,7 +36,8 @@ pub(crate) struct Args {
     /// For functions that want this target only.
     #[arg(long)]
     target: Option<String>,
-    /// Ends with an empty message: how functions such as `word-count` learn of the end.
+    /// Ends with an empty message, and sends no other: how functions such as `word-count` learn of
+    /// the end.
     #[arg(long)]
     end_mark: bool,
     /// Has every zipper and function on the way write its name and time into the message.
@@ -157,6 +158,9 @@ fn pump(
         };
         let Ok(message) = message else { break };
         let message = message.map_err(Fault::failed)?;
+        if message.is_empty() && args.end_mark {
+            continue;
+        }
         let len = message.len();
         match write(client, args, message) {
             Ok(()) => (),

@@ -1,0 +1,76 @@
+//! One endpoint whose transport is swapped for another protocol while it sends: nothing is lost,
+//! repeated or reordered, and nobody waits.
+//!
+//! `cargo run -p selvedge-examples --example swap_transport`
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "printing is what this program does"
+)]
+
+use std::error::Error;
+use std::sync::Arc;
+
+use selvedge_driver::{
+    Admission, Config, Dialer, Dialers, Driver, Identity, LaneId, QuicDialer, TcpDialer, bind,
+    session,
+};
+
+const MESSAGES: u64 = 200_000;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let (alice, bob) = (Identity::generate()?, Identity::generate()?);
+    let driver = Driver::new(Config::default())?;
+    let config = session::Config::default();
+    let to_bob = driver.endpoint(config.clone(), alice.node_id(), bob.node_id())?;
+    let to_alice = driver.endpoint(config, bob.node_id(), alice.node_id())?;
+
+    // Bob takes whatever connection comes, and lets go of the one before.
+    let mut listening = Vec::new();
+    for scheme in ["tcp", "quic", "tcp+plain"] {
+        let address = format!("{scheme}://127.0.0.1:0").parse()?;
+        let listener = bind(&address, &bob, &Admission::anyone())?;
+        let taking = to_alice.clone();
+        listening.push(driver.listen(listener, move |connected| {
+            if let Err(error) = taking.attach(connected) {
+                eprintln!("{error}");
+            }
+        })?);
+    }
+    let dialers: Dialers = [
+        Arc::new(TcpDialer::new(alice.clone())) as Arc<dyn Dialer>,
+        Arc::new(QuicDialer::new(alice)),
+    ]
+    .into();
+
+    let sending = to_bob.clone();
+    let sender = std::thread::spawn(move || {
+        (0..MESSAGES).try_for_each(|n| sending.send(LaneId::FIRST, n.to_le_bytes().to_vec().into()))
+    });
+    let (mut received, mut lost, mut out_of_order, mut next) = (0, 0, 0, 0);
+    let mut swaps = listening.iter();
+    while received < MESSAGES {
+        // The first connection carries the first quarter, and so on.
+        if received * 4 >= MESSAGES * (3 - swaps.len() as u64)
+            && let Some(listener) = swaps.next()
+        {
+            let dialed = driver.dial_blocking(&dialers, listener.address(), Some(bob.node_id()))?;
+            println!("after {received} messages: {}", dialed.info().scheme);
+            to_bob.attach(dialed)?;
+        }
+        let message = to_alice.recv()?;
+        let number = u64::from_le_bytes(message.payload[..].try_into()?);
+        lost += number.saturating_sub(next);
+        out_of_order += u64::from(number < next);
+        next = number + 1;
+        received += 1;
+    }
+    sender.join().map_err(|_| "the sender panicked")??;
+    println!(
+        "sent {MESSAGES}, received {received}, lost {lost}, repeated or reordered {out_of_order}"
+    );
+    if lost + out_of_order > 0 {
+        return Err("the count is not perfect".into());
+    }
+    Ok(())
+}

@@ -1,1 +1,17 @@
-//! Selvedge benches.
+//! Loads that are timed: each runs over our layers or over raw sockets, and does the same work.
+//!
+//! Both ends live in this process, each with threads of its own, as two processes would have.
+#![forbid(unsafe_code)]
+
+pub mod endpoint;
+pub mod hop;
+pub mod raw;
+
+/// Something that is timed.
+pub trait Load {
+    /// Moves so many messages (or round trips), and returns when the last one has arrived.
+    fn run(&mut self, count: u64);
+}
+
+/// The protocols that carry reliable lanes.
+pub const SCHEMES: [&str; 3] = ["quic", "tcp", "tcp+plain"];

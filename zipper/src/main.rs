@@ -1,5 +1,7 @@
 //! The command `zipper`: routes data, and runs what writes, handles and reads it.
 
+#![forbid(unsafe_code)]
+
 mod cli;
 mod demo;
 

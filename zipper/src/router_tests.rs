@@ -1,3 +1,5 @@
+//! Routes on one zipper, and on random meshes of them.
+
 use super::*;
 use std::collections::BTreeSet;
 

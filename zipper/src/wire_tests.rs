@@ -1,3 +1,5 @@
+//! The bytes of messages, and bytes that are none.
+
 use super::*;
 use proptest::prelude::*;
 

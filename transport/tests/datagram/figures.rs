@@ -76,7 +76,7 @@ fn bulk(len: usize, total: usize) {
 }
 
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "a measurement: .ci/figures runs it"]
 fn bulk_and_round_trip() {
     for _ in 0..2 {
         bulk(64 * 1024, 4 << 30);
@@ -89,7 +89,7 @@ fn bulk_and_round_trip() {
 
 /// The receiver may lose some; both figures are told.
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "a measurement: .ci/figures runs it"]
 fn datagrams_of_plain_udp() {
     for len in [64, 1000, 1191] {
         let mut world = World::new();

@@ -205,7 +205,7 @@ fn raw_round_trip(spins: bool) -> Duration {
 }
 
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "a measurement: .ci/figures runs it"]
 fn bulk_beside_raw_tcp() {
     for _ in 0..ROUNDS {
         let (raw, cpu) = raw_bulk(4 << 30);
@@ -230,7 +230,7 @@ fn bulk_beside_raw_tcp() {
 }
 
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "a measurement: .ci/figures runs it"]
 fn round_trip_beside_raw_tcp() {
     for round in 0..2 * ROUNDS {
         let spins = round % 2 == 1;

@@ -66,6 +66,9 @@ impl Story {
         let mut readings = Readings::new()?;
         let threshold = usual_load(&mut readings) + ALERT_ABOVE;
         let stage = Stage::set(threshold)?;
+        // Compiling the guests is over: the first reading must not show it.
+        let _settled = tick(PERIOD * 3).recv();
+        readings.look();
         Ok(Self {
             screen,
             stage,

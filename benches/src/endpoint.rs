@@ -1,0 +1,170 @@
+//! Two endpoints, each on a driver with one worker.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use selvedge_driver::{
+    Admission, Config, Dialer, Driver, Endpoint, Event, Identity, Inbox, Incoming, LaneId,
+    Listening, QuicDialer, TcpDialer, bind, session,
+};
+
+use crate::Load;
+
+const LANE: LaneId = LaneId::FIRST;
+
+/// Two connected endpoints and what keeps them alive.
+#[derive(Debug)]
+struct Pair {
+    near: Endpoint,
+    // Held, not used: dropped, they close.
+    _far: Endpoint,
+    _listening: Listening,
+    _drivers: [Driver; 2],
+}
+
+impl Pair {
+    /// `inbox` receives at the far end.
+    fn new(scheme: &str, inbox: impl FnOnce(&Endpoint) -> Box<dyn Inbox>) -> Self {
+        let keys = [(); 2].map(|()| Identity::generate().expect("randomness"));
+        let drivers = [(); 2].map(|()| Driver::new(Config::default()).expect("threads"));
+        let config = session::Config::default();
+        let (a, b) = (keys[0].node_id(), keys[1].node_id());
+        let near = drivers[0].endpoint(config.clone(), a, b).expect("it runs");
+        let far = drivers[1].endpoint_with(config, b, a, |endpoint| selvedge_driver::Reception {
+            inbox: Some(inbox(endpoint)),
+            watch: None,
+        });
+        let far = far.expect("it runs");
+        let address = format!("{scheme}://127.0.0.1:0")
+            .parse()
+            .expect("an address");
+        let listener = bind(&address, &keys[1], &Admission::anyone()).expect("a port");
+        let taking = far.clone();
+        let listening = drivers[1].listen(listener, move |connected| {
+            taking.attach(connected).expect("the peer is right");
+        });
+        let listening = listening.expect("it runs");
+        let dialer: Arc<dyn Dialer> = if scheme == "quic" {
+            Arc::new(QuicDialer::new(keys[0].clone()))
+        } else {
+            Arc::new(TcpDialer::new(keys[0].clone()))
+        };
+        let dialed = drivers[0].dial_blocking(&[dialer].into(), listening.address(), Some(b));
+        near.attach(dialed.expect("it listens"))
+            .expect("the peer is right");
+        Self {
+            near,
+            _far: far,
+            _listening: listening,
+            _drivers: drivers,
+        }
+    }
+}
+
+struct Echo(Endpoint);
+
+impl Inbox for Echo {
+    fn on_messages(&mut self, incoming: &mut Incoming<'_>) {
+        while let Some(message) = incoming.take(LANE) {
+            self.0
+                .try_send(LANE, message.payload)
+                .expect("room for one");
+        }
+    }
+
+    fn on_event(&mut self, _event: Event) {}
+}
+
+/// A request and its answer, from a thread that blocks; the far end answers on its worker.
+#[derive(Debug)]
+pub struct RoundTrip {
+    pair: Pair,
+    payload: Bytes,
+}
+
+impl RoundTrip {
+    /// Messages of `len` bytes, both ways.
+    #[must_use]
+    pub fn new(scheme: &str, len: usize) -> Self {
+        Self {
+            pair: Pair::new(scheme, |endpoint| Box::new(Echo(endpoint.clone()))),
+            payload: vec![7; len].into(),
+        }
+    }
+}
+
+impl Load for RoundTrip {
+    fn run(&mut self, count: u64) {
+        for _ in 0..count {
+            let sent = self.pair.near.send(LANE, self.payload.clone());
+            sent.expect("it is open");
+            self.pair.near.recv().expect("it is open");
+        }
+    }
+}
+
+/// Counts, and tells when a number is reached.
+struct Count {
+    left: u64,
+    wanted: Receiver<u64>,
+    reached: Sender<()>,
+}
+
+impl Inbox for Count {
+    fn on_messages(&mut self, incoming: &mut Incoming<'_>) {
+        while incoming.take(LANE).is_some() {
+            if self.left == 0 {
+                self.left = self
+                    .wanted
+                    .try_recv()
+                    .expect("it is said before it is sent");
+            }
+            self.left -= 1;
+            if self.left == 0 {
+                self.reached.send(()).expect("somebody waits");
+            }
+        }
+    }
+
+    fn on_event(&mut self, _event: Event) {}
+}
+
+/// Messages one way, from a thread that blocks when the buffer is full, counted on the far worker.
+#[derive(Debug)]
+pub struct OneWay {
+    pair: Pair,
+    payload: Bytes,
+    want: Sender<u64>,
+    reached: Receiver<()>,
+}
+
+impl OneWay {
+    /// Messages of `len` bytes.
+    #[must_use]
+    pub fn new(scheme: &str, len: usize) -> Self {
+        let ((want, wanted), (reach, reached)) = (bounded(1), bounded(1));
+        let count = Count {
+            left: 0,
+            wanted,
+            reached: reach,
+        };
+        Self {
+            pair: Pair::new(scheme, |_| Box::new(count)),
+            payload: vec![7; len].into(),
+            want,
+            reached,
+        }
+    }
+}
+
+impl Load for OneWay {
+    fn run(&mut self, count: u64) {
+        self.want.send(count).expect("the far end lives");
+        for _ in 0..count {
+            let sent = self.pair.near.send(LANE, self.payload.clone());
+            sent.expect("it is open");
+        }
+        self.reached.recv().expect("the far end lives");
+    }
+}

@@ -1,0 +1,247 @@
+//! The same work on raw sockets: what the kernel alone would allow.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, UdpSocket};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token};
+
+use crate::Load;
+
+/// What our transports read and write at a time, so that the comparison is fair.
+const BATCH: usize = 256 * 1024;
+
+/// A stream on a poll of its own.
+#[derive(Debug)]
+struct Stream {
+    stream: TcpStream,
+    poll: Poll,
+    events: Events,
+}
+
+impl Stream {
+    fn new(stream: std::net::TcpStream) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        let (mut stream, poll) = (TcpStream::from_std(stream), Poll::new()?);
+        let both = Interest::READABLE | Interest::WRITABLE;
+        poll.registry().register(&mut stream, Token(0), both)?;
+        Ok(Self {
+            stream,
+            poll,
+            events: Events::with_capacity(16),
+        })
+    }
+
+    /// Does something until it would not block.
+    fn until_ready(
+        &mut self,
+        mut act: impl FnMut(&mut TcpStream) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        loop {
+            match act(&mut self.stream) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.poll.poll(&mut self.events, None)?;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.until_ready(|stream| stream.read(buffer))
+    }
+
+    fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let written = self.until_ready(|stream| stream.write(bytes))?;
+            bytes = &bytes[written..];
+        }
+        Ok(())
+    }
+}
+
+fn streams() -> [Stream; 2] {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let at = listener.local_addr().expect("an address");
+    let near = std::net::TcpStream::connect(at).expect("it listens");
+    let (far, _) = listener.accept().expect("a stream");
+    [near, far].map(|stream| Stream::new(stream).expect("a poll"))
+}
+
+/// TCP: a request and its answer.
+#[derive(Debug)]
+pub struct TcpRoundTrip {
+    near: Stream,
+    payload: Vec<u8>,
+    far: Option<JoinHandle<()>>,
+}
+
+impl TcpRoundTrip {
+    /// Messages of `len` bytes, both ways.
+    #[must_use]
+    pub fn new(len: usize) -> Self {
+        let [near, mut far] = streams();
+        let echo = move || {
+            let mut buffer = vec![0; BATCH];
+            while let Ok(read @ 1..) = far.read(&mut buffer) {
+                far.write_all(&buffer[..read]).expect("it is open");
+            }
+        };
+        Self {
+            near,
+            payload: vec![7; len],
+            far: Some(std::thread::spawn(echo)),
+        }
+    }
+}
+
+impl Load for TcpRoundTrip {
+    fn run(&mut self, count: u64) {
+        let mut buffer = vec![0; self.payload.len()];
+        for _ in 0..count {
+            self.near.write_all(&self.payload).expect("it is open");
+            let mut got = 0;
+            while got < buffer.len() {
+                got += self.near.read(&mut buffer[got..]).expect("it is open");
+            }
+        }
+    }
+}
+
+impl Drop for TcpRoundTrip {
+    fn drop(&mut self) {
+        end(&self.near, &mut self.far);
+    }
+}
+
+/// TCP: messages one way, each behind its length, many to a write.
+#[derive(Debug)]
+pub struct TcpOneWay {
+    near: Stream,
+    batch: Vec<u8>,
+    per_batch: u64,
+    message_len: usize,
+    want: Sender<u64>,
+    reached: Receiver<()>,
+    far: Option<JoinHandle<()>>,
+}
+
+impl TcpOneWay {
+    /// Messages of `len` bytes.
+    #[must_use]
+    pub fn new(len: usize) -> Self {
+        let [near, mut far] = streams();
+        let ((want, wanted), (reach, reached)) = (bounded::<u64>(1), bounded(1));
+        let message_len = len + 4;
+        let count = move || {
+            let mut buffer = vec![0; BATCH];
+            while let Ok(bytes) = wanted.recv() {
+                let mut left = bytes;
+                while left > 0 {
+                    left -= far.read(&mut buffer).expect("it is open") as u64;
+                }
+                reach.send(()).expect("somebody waits");
+            }
+        };
+        let per_batch = (BATCH / message_len).max(1) as u64;
+        Self {
+            near,
+            batch: vec![7; message_len * per_batch as usize],
+            per_batch,
+            message_len,
+            want,
+            reached,
+            far: Some(std::thread::spawn(count)),
+        }
+    }
+}
+
+impl Load for TcpOneWay {
+    fn run(&mut self, count: u64) {
+        let bytes = count * self.message_len as u64;
+        self.want.send(bytes).expect("the far end lives");
+        let mut left = count;
+        while left > 0 {
+            let now = left.min(self.per_batch);
+            let batch = &self.batch[..now as usize * self.message_len];
+            self.near.write_all(batch).expect("it is open");
+            left -= now;
+        }
+        self.reached.recv().expect("the far end lives");
+    }
+}
+
+impl Drop for TcpOneWay {
+    fn drop(&mut self) {
+        // The far end waits for the next wish: there is none.
+        let (none, _) = bounded(0);
+        self.want = none;
+        end(&self.near, &mut self.far);
+    }
+}
+
+fn end(near: &Stream, far: &mut Option<JoinHandle<()>>) {
+    let _already_closed = near.stream.shutdown(Shutdown::Both);
+    if let Some(far) = far.take() {
+        far.join().expect("the far end does not panic");
+    }
+}
+
+/// UDP: a request and its answer.
+#[derive(Debug)]
+pub struct UdpRoundTrip {
+    near: UdpSocket,
+    payload: Vec<u8>,
+    far: Option<JoinHandle<()>>,
+}
+
+fn sockets() -> [UdpSocket; 2] {
+    let sockets = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").expect("a port"));
+    for (from, to) in [(0, 1), (1, 0)] {
+        let at = sockets[to].local_addr().expect("an address");
+        sockets[from].connect(at).expect("a port");
+    }
+    sockets
+}
+
+impl UdpRoundTrip {
+    /// Messages of `len` bytes, both ways; an empty one ends.
+    #[must_use]
+    pub fn new(len: usize) -> Self {
+        let [near, far] = sockets();
+        let echo = move || {
+            let mut buffer = vec![0; 65_536];
+            while let Ok(read @ 1..) = far.recv(&mut buffer) {
+                far.send(&buffer[..read]).expect("it is open");
+            }
+        };
+        Self {
+            near,
+            payload: vec![7; len],
+            far: Some(std::thread::spawn(echo)),
+        }
+    }
+}
+
+impl Load for UdpRoundTrip {
+    fn run(&mut self, count: u64) {
+        let mut buffer = vec![0; self.payload.len()];
+        for _ in 0..count {
+            self.near.send(&self.payload).expect("it is open");
+            self.near.recv(&mut buffer).expect("it is open");
+        }
+    }
+}
+
+impl Drop for UdpRoundTrip {
+    fn drop(&mut self) {
+        self.near.send(&[]).expect("it is open");
+        if let Some(far) = self.far.take() {
+            far.join().expect("the far end does not panic");
+        }
+    }
+}

@@ -79,6 +79,8 @@ pub(crate) struct Worker {
     now: Instant,
     buffer: ReadBuffer,
     timers: Timers<TimerKey>,
+    /// Kept for its memory.
+    due: Vec<TimerKey>,
     endpoints: Slab<Entry>,
     slots: Slab<Slot>,
     listeners: Slab<ListenerSlot>,
@@ -128,6 +130,7 @@ impl Worker {
             now: Instant::now(),
             buffer: ReadBuffer::default(),
             timers: Timers::new(),
+            due: Vec::new(),
             endpoints: Slab::new(),
             slots: Slab::new(),
             listeners: Slab::new(),
@@ -222,8 +225,12 @@ impl Worker {
         }
     }
 
+    /// Each timer once: one that is armed again for now (QUIC's pacing, when the window is so large
+    /// that the pause rounds to nothing) has its turn after a look at the sockets and the clock.
     fn do_what_is_due(&mut self) {
-        while let Some(key) = self.timers.pop_due(self.now) {
+        let mut due = std::mem::take(&mut self.due);
+        due.extend(std::iter::from_fn(|| self.timers.pop_due(self.now)));
+        for key in due.drain(..) {
             match key {
                 TimerKey::Endpoint(index) => self.endpoint_due(index),
                 TimerKey::Transport(index, generation) => {
@@ -244,6 +251,7 @@ impl Worker {
                 }
             }
         }
+        self.due = due;
     }
 
     fn carry_on(&mut self) {

@@ -125,11 +125,7 @@ fn a_stopped_driver_tells_everyone_who_waits() {
     let waiting = std::thread::spawn(move || b.recv());
     drop(two);
     // Both ends stop here, and either may say so first.
-    let reason = waiting.join().unwrap().unwrap_err().0;
-    assert!(
-        matches!(reason, CloseReason::Local | CloseReason::Peer),
-        "{reason}"
-    );
+    assert!(waiting.join().unwrap().is_err());
     assert!(matches!(
         a.send(LaneId::FIRST, Bytes::new()),
         Err(SendError::Closed(_))

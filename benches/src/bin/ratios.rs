@@ -65,8 +65,16 @@ fn median(mut values: Vec<f64>) -> (f64, f64, f64) {
     )
 }
 
-/// The first load is what the others are compared with.
-fn compare(title: &str, mut loads: Vec<(String, Box<dyn Load>)>) {
+/// The first load is what the others are compared with. Skipped if the title lacks the first
+/// argument of the program.
+fn compare(title: &str, loads: impl FnOnce() -> Vec<(String, Box<dyn Load>)>) {
+    if std::env::args()
+        .nth(1)
+        .is_some_and(|wanted| !title.contains(&wanted))
+    {
+        return;
+    }
+    let mut loads = loads();
     let counts: Vec<u64> = loads
         .iter_mut()
         .map(|(_, load)| count_for(load.as_mut()))
@@ -119,35 +127,47 @@ fn boxed(name: &str, load: impl Load + 'static) -> (String, Box<dyn Load>) {
 }
 
 fn main() {
-    let mut loads = vec![
-        boxed("raw tcp", raw::TcpRoundTrip::new(64)),
-        boxed("raw udp", raw::UdpRoundTrip::new(64)),
-    ];
-    loads.extend(SCHEMES.map(|scheme| boxed(scheme, endpoint::RoundTrip::new(scheme, 64))));
-    compare("Round trip, 64 B", loads);
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
+    compare("Round trip, 64 B", || {
+        let mut loads = vec![
+            boxed("raw tcp", raw::TcpRoundTrip::new(64)),
+            boxed("raw udp", raw::UdpRoundTrip::new(64)),
+        ];
+        loads.extend(SCHEMES.map(|scheme| boxed(scheme, endpoint::RoundTrip::new(scheme, 64))));
+        loads
+    });
     for (title, len) in [
         ("Messages one way, 64 B", 64),
         ("Messages one way, 1 KiB", 1024),
         ("Bulk, messages of 1 MiB", 1 << 20),
     ] {
-        let mut loads = vec![boxed("raw tcp", raw::TcpOneWay::new(len))];
-        loads.extend(SCHEMES.map(|scheme| boxed(scheme, endpoint::OneWay::new(scheme, len))));
-        compare(title, loads);
+        compare(title, || {
+            let mut loads = vec![boxed("raw tcp", raw::TcpOneWay::new(len))];
+            loads.extend(SCHEMES.map(|scheme| boxed(scheme, endpoint::OneWay::new(scheme, len))));
+            loads
+        });
     }
     compare(
         "One hop by a zipper, 64 B, one at a time (raw: there and back)",
-        vec![
-            boxed("raw tcp", raw::TcpRoundTrip::new(64)),
-            boxed("zipper, quic", Hop::new("quic", 64, 1)),
-            boxed("zipper, tcp", Hop::new("tcp", 64, 1)),
-        ],
+        || {
+            vec![
+                boxed("raw tcp", raw::TcpRoundTrip::new(64)),
+                boxed("zipper, quic", Hop::new("quic", 64, 1)),
+                boxed("zipper, tcp", Hop::new("tcp", 64, 1)),
+            ]
+        },
     );
     compare(
         "One hop by a zipper, 1 KiB, as many as go (raw: direct)",
-        vec![
-            boxed("raw tcp", raw::TcpOneWay::new(1024)),
-            boxed("zipper, quic", Hop::new("quic", 1024, 0)),
-            boxed("zipper, tcp", Hop::new("tcp", 1024, 0)),
-        ],
+        || {
+            vec![
+                boxed("raw tcp", raw::TcpOneWay::new(1024)),
+                boxed("zipper, quic", Hop::new("quic", 1024, 0)),
+                boxed("zipper, tcp", Hop::new("tcp", 1024, 0)),
+            ]
+        },
     );
 }

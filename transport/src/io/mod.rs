@@ -2,6 +2,9 @@
 
 mod datagram_socket;
 mod door;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod identity;
 mod mailbox;
 mod plain;

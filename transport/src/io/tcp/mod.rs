@@ -44,7 +44,7 @@ mod listener;
 mod outbox;
 mod proof;
 mod socket;
-mod splitter;
+pub(super) mod splitter;
 mod tls_stream;
 mod transport;
 mod wire;

@@ -190,7 +190,7 @@ proptest::proptest! {
 
 #[test]
 fn the_example_shows_the_defaults() {
-    let text = include_str!("../../examples/zipper.yaml");
+    let text = include_str!("../../../examples/zipper.yaml");
     let mut example = parse(text).unwrap();
     let defaults = Config::default();
     assert_eq!(example.addresses(), defaults.addresses());

@@ -1,0 +1,14 @@
+//! Addresses and node ids: what parses prints as it parses.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use selvedge_transport::{Address, NodeId};
+
+fuzz_target!(|text: &str| {
+    if let Ok(address) = text.parse::<Address>() {
+        assert_eq!(address.to_string().parse::<Address>().as_ref(), Ok(&address));
+    }
+    if let Ok(node) = text.parse::<NodeId>() {
+        assert_eq!(node.to_string().parse::<NodeId>(), Ok(node));
+    }
+});

@@ -1,0 +1,56 @@
+//! What the fuzz targets reach: decoders of bytes that nobody has vouched for. No part of the API.
+
+use std::io::{Cursor, Read};
+
+use bytes::Bytes;
+
+use crate::io::tcp::splitter::{Received, Splitter};
+use crate::io::{Admission, Identity, plain, udp};
+use crate::{End, FRAME_LEN_MAX, ReadBuffer};
+
+/// Cuts a stream, which comes in pieces of `step` bytes, into frames.
+///
+/// # Errors
+/// What is wrong with the stream.
+pub fn split(stream: &[u8], step: usize, budget: usize) -> Result<Vec<Bytes>, End> {
+    let (mut splitter, mut buffer, mut frames) =
+        (Splitter::default(), ReadBuffer::default(), Vec::new());
+    let mut stream = Steps(Cursor::new(stream), step.max(1));
+    while splitter.receive(&mut stream, &mut buffer, budget, &mut frames)? == Received::Budget {}
+    assert!(frames.iter().all(|frame| frame.len() <= FRAME_LEN_MAX));
+    Ok(frames)
+}
+
+/// Gives a few bytes at a time.
+struct Steps<'a>(Cursor<&'a [u8]>, usize);
+
+impl Read for Steps<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let len = buffer.len().min(self.1);
+        self.0.read(&mut buffer[..len])
+    }
+}
+
+/// Both sides of the handshake of plain streams, fed with a stranger's bytes.
+pub fn plain_handshake(identity: &Identity, bytes: &[u8]) {
+    let dialer = plain::Handshake::dialer(identity.clone(), None, [7; 32]);
+    let acceptor = plain::Handshake::acceptor(identity.clone(), Admission::anyone(), [7; 32]);
+    for mut handshake in [dialer, acceptor] {
+        let mut rest = bytes;
+        while let wanted @ 1.. = handshake.wanted() {
+            let Some((message, behind)) = rest.split_at_checked(wanted) else {
+                break;
+            };
+            if handshake.handle(message).is_err() {
+                break;
+            }
+            rest = behind;
+        }
+        handshake.take_output();
+    }
+}
+
+/// All who read datagrams of plain UDP before anybody has proved anything.
+pub fn udp_handshake(identity: &Identity, datagram: &[u8]) {
+    udp::fuzz_handshake(identity, datagram);
+}

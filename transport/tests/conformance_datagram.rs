@@ -1,0 +1,118 @@
+//! The conformance suite over `quic://` and `udp+plain://`.
+
+#![cfg(feature = "conformance")]
+#![allow(clippy::unwrap_used, reason = "harnesses panic as tests do")]
+
+use std::io;
+use std::net::UdpSocket;
+
+use selvedge_transport::conformance::{Abilities, Harness};
+use selvedge_transport::{
+    Address, Admission, Dialer, Identity, Listener, QuicDialer, QuicListener, UdpDialer,
+    UdpListener, conformance_tests,
+};
+
+struct OverQuic;
+
+struct OverUdp;
+
+/// Puts datagrams onto the wire as they are.
+struct Say(UdpSocket);
+
+impl io::Write for Say {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.send(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn stranger(address: &Address) -> Option<Box<dyn io::Write>> {
+    let socket = UdpSocket::bind("127.0.0.1:0").ok()?;
+    socket.connect(address.as_socket()?).ok()?;
+    socket.set_nonblocking(true).ok()?;
+    Some(Box::new(Say(socket)))
+}
+
+fn nowhere(scheme: &str) -> Option<Address> {
+    let free = UdpSocket::bind("127.0.0.1:0").ok()?.local_addr().ok()?;
+    Some(Address::socket(scheme, free))
+}
+
+impl Harness for OverQuic {
+    fn abilities(&self) -> Abilities {
+        Abilities {
+            scheme: "quic",
+            reliable: true,
+            encrypted: true,
+            authenticated: true,
+            datagrams: true,
+        }
+    }
+
+    fn listen(&self, identity: &Identity, admission: Admission) -> Box<dyn Listener> {
+        Box::new(
+            QuicListener::bind(
+                &"quic://127.0.0.1:0".parse().unwrap(),
+                identity.clone(),
+                admission,
+            )
+            .unwrap(),
+        )
+    }
+
+    fn dialer(&self, identity: &Identity) -> Box<dyn Dialer> {
+        Box::new(QuicDialer::new(identity.clone()))
+    }
+    fn stranger(&self, address: &Address) -> Option<Box<dyn io::Write>> {
+        stranger(address)
+    }
+    fn nowhere(&self) -> Option<Address> {
+        nowhere("quic")
+    }
+}
+
+impl Harness for OverUdp {
+    fn abilities(&self) -> Abilities {
+        Abilities {
+            scheme: "udp+plain",
+            reliable: false,
+            encrypted: false,
+            authenticated: true,
+            datagrams: true,
+        }
+    }
+
+    fn listen(&self, identity: &Identity, admission: Admission) -> Box<dyn Listener> {
+        Box::new(
+            UdpListener::bind(
+                &"udp+plain://127.0.0.1:0".parse().unwrap(),
+                identity.clone(),
+                admission,
+            )
+            .unwrap(),
+        )
+    }
+
+    fn dialer(&self, identity: &Identity) -> Box<dyn Dialer> {
+        Box::new(UdpDialer::new(identity.clone()))
+    }
+    fn stranger(&self, address: &Address) -> Option<Box<dyn io::Write>> {
+        stranger(address)
+    }
+    fn nowhere(&self) -> Option<Address> {
+        nowhere("udp+plain")
+    }
+}
+
+mod quic {
+    use super::*;
+    conformance_tests!(OverQuic);
+}
+
+mod udp {
+    use super::*;
+    conformance_tests!(OverUdp);
+}

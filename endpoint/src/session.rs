@@ -295,6 +295,13 @@ impl Session {
             attachment.due = Default::default();
             attachment.due.close = tell;
         }
+        if tell == Some(CloseCode::Done)
+            && let Some(current) = self.current
+            && let Some(attachment) = self.attachment(current)
+        {
+            // What has arrived counts: the peer must not take it for lost.
+            attachment.due.all_positions = true;
+        }
         if tell.is_none() {
             self.release_all(DetachReason::Closed);
         }

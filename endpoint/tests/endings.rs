@@ -48,6 +48,21 @@ fn an_orderly_close_delivers_everything_first() {
 }
 
 #[test]
+fn whoever_closes_acknowledges_first_what_has_arrived() {
+    let mut pair = Pair::new(&Config::default(), 1);
+    pair.connect(0);
+    pair.sides[0].send(0, "heard").unwrap();
+    // Until it has arrived, but not so long that it is acknowledged on its own.
+    while pair.sides[1].payloads(0).is_empty() {
+        pair.step();
+    }
+    pair.sides[1].session.close(pair.now);
+    pair.settle(10_000);
+    assert_eq!(closed(&pair.sides[1]), (CloseReason::Local, 0));
+    assert_eq!(closed(&pair.sides[0]), (CloseReason::Peer, 0));
+}
+
+#[test]
 fn a_close_without_a_peer_gives_up_after_the_linger_and_hands_back() {
     let mut pair = Pair::new(&Config::default(), 1);
     pair.sides[0].send(0, "never sent").unwrap();

@@ -134,7 +134,7 @@ impl Hub {
     }
 
     /// Ends in order: delivers what was accepted, and waits for it, at most `timeout` and at most
-    /// the linger time of the sessions. Returns whether everything was delivered.
+    /// the linger time of the sessions. Returns whether all of them ended in order.
     #[must_use]
     pub fn close(&self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
@@ -142,7 +142,9 @@ impl Hub {
         let endpoints = self.peers.all();
         endpoints.iter().all(|endpoint| {
             let left = deadline.saturating_duration_since(Instant::now());
-            endpoint.wait_closed(left) == Some(CloseReason::Local)
+            // One that the peer has closed has said what it left.
+            let closed = endpoint.wait_closed(left);
+            matches!(closed, Some(CloseReason::Local | CloseReason::Peer))
         })
     }
 }

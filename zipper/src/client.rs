@@ -293,6 +293,7 @@ impl Client {
     pub fn close(&self, timeout: Duration) -> bool {
         self.stop();
         let closed = self.hub.close(timeout);
+        self.shared.note_end();
         closed && self.uncertain() == 0
     }
 }

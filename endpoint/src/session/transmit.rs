@@ -62,6 +62,9 @@ impl Session {
         if std::mem::take(&mut due.ready) {
             return Some(control(wire::ready(view), Bytes::new()));
         }
+        if due.close.is_some() && std::mem::take(&mut due.all_positions) {
+            return Some(self.ack());
+        }
         if let Some(code) = due.close.take() {
             self.release(id, DetachReason::Closed);
             return Some(control(wire::close(code), Bytes::new()));

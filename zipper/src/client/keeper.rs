@@ -175,13 +175,23 @@ impl Shared {
         }
     }
 
-    fn replace(&self, old: &Endpoint, new: Endpoint) {
+    /// Counts what an endpoint that has ended did not deliver.
+    fn note_undelivered(&self, old: &Endpoint) {
         while let Some(event) = old.try_event() {
             if let Event::Closed { undelivered, .. } = event {
                 let data = undelivered.iter().filter(|it| it.lane == DATA).count();
-                self.note_uncertain(data, "the zipper left");
+                self.note_uncertain(data, "the connection was closed");
             }
         }
+    }
+
+    /// This side has ended it.
+    pub(super) fn note_end(&self) {
+        self.note_undelivered(&self.current().1);
+    }
+
+    fn replace(&self, old: &Endpoint, new: Endpoint) {
+        self.note_undelivered(old);
         let mut current = lock(&self.current);
         if current.ended.is_none() {
             self.say_who(&new);

@@ -1,6 +1,6 @@
 //! Why a hub could not start.
 
-use selvedge_driver::{DriverError, ListenError, NodeId, ParseAddressError};
+use selvedge_driver::{Address, DriverError, ListenError, NodeId, ParseAddressError};
 
 /// Why a hub could not start. The message says whose fault it is and what to change.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +14,15 @@ pub enum HubError {
         /// What is wrong with it.
         error: ParseAddressError,
     },
+    /// No transport has this scheme. The caller's fault.
+    #[error("`{0}`: this build has transports for quic, tcp, tcp+plain and udp+plain only")]
+    UnknownScheme(Address),
+    /// The sessions have reliable lanes, which this transport cannot carry. The caller's fault: use
+    /// another one, or best-effort lanes only.
+    #[error(
+        "`{0}` carries best-effort lanes only, and the sessions have reliable ones: use quic or tcp"
+    )]
+    Unreliable(Address),
     /// The hub cannot listen there: the port is in use, say.
     #[error(transparent)]
     Listen(#[from] ListenError),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, bounded};
 use selvedge_driver::{
     Address, Admission, CloseReason, Config, Dialer, Driver, Endpoint, Hosted, Identity, Listening,
-    NodeId, QuicDialer, TcpDialer, bind,
+    NodeId, QuicDialer, TcpDialer, UdpDialer, bind,
 };
 
 use crate::builder::Builder;
@@ -41,6 +41,7 @@ impl Hub {
     }
 
     pub(crate) fn start(builder: Builder) -> Result<Self, HubError> {
+        builder.check()?;
         let driver = match builder.driver {
             Some(driver) => driver,
             None => Arc::new(Driver::new(Config::default())?),
@@ -160,5 +161,6 @@ impl Drop for Hub {
 fn dialers(identity: &Identity) -> Arc<[Arc<dyn Dialer>]> {
     let quic: Arc<dyn Dialer> = Arc::new(QuicDialer::new(identity.clone()));
     let tcp: Arc<dyn Dialer> = Arc::new(TcpDialer::new(identity.clone()));
-    [quic, tcp].into()
+    let udp: Arc<dyn Dialer> = Arc::new(UdpDialer::new(identity.clone()));
+    [quic, tcp, udp].into()
 }

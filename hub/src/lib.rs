@@ -43,8 +43,8 @@ pub use event::HubEvent;
 pub use hub::Hub;
 
 pub use selvedge_driver::{
-    Address, CloseReason, Config as DriverConfig, Connected, DialError, Dialer, Dialers, Driver,
-    DriverError, Endpoint, Event, Hosted, Identity, IdentityError, Inbox, Incoming, Info,
+    Address, CloseReason, Config as DriverConfig, Connected, Delivery, DialError, Dialer, Dialers,
+    Driver, DriverError, Endpoint, Event, Hosted, Identity, IdentityError, Inbox, Incoming, Info,
     LaneConfig, LaneId, ListenError, Machine, Mail, Message, Next, NodeId, ParseAddressError,
     ParseNodeIdError, QuicDialer, RecvError, SendError, TcpDialer, TryRecvError, session,
 };

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use selvedge_hub::{Endpoint, Event, Hub, HubEvent, Identity, Inbox, Incoming, LaneId};
+use selvedge_hub::{
+    Delivery, Endpoint, Event, Hub, HubEvent, Identity, Inbox, Incoming, LaneConfig, LaneId,
+    session,
+};
 
 /// Far longer than anything here takes; only a bug waits for it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -307,4 +310,55 @@ fn when_udp_is_cut_the_messages_go_on_over_tcp() {
         assert_eq!(hear(&to_a), n.to_string());
     }
     stop.store(true, Ordering::Relaxed);
+}
+
+#[test]
+fn addresses_that_cannot_carry_the_sessions_are_refused_with_the_reason() {
+    let refused = |address: &str| {
+        let builder = Hub::builder(identity()).listen(address).expect("it parses");
+        builder.start().expect_err("it is refused").to_string()
+    };
+    assert_eq!(
+        refused("udp+plain://127.0.0.1:0"),
+        "`udp+plain://127.0.0.1:0` carries best-effort lanes only, and the sessions have reliable \
+         ones: use quic or tcp"
+    );
+    assert!(refused("gopher://127.0.0.1:70").contains("gopher"));
+    let error = Hub::builder(identity())
+        .listen("nonsense")
+        .expect_err("no address");
+    assert!(error.to_string().contains("nonsense"), "{error}");
+}
+
+#[test]
+fn best_effort_lanes_go_over_plain_udp() {
+    let (a, b) = (identity(), identity());
+    let lane = LaneConfig {
+        delivery: Delivery::BestEffort,
+        ..LaneConfig::default()
+    };
+    let config = session::Config {
+        lanes: vec![lane],
+        ..session::Config::default()
+    };
+    let hub_b = Hub::builder(b.clone())
+        .session(config.clone())
+        .listen("udp+plain://127.0.0.1:0")
+        .expect("an address")
+        .peer(a.node_id(), &[])
+        .expect("a peer");
+    let hub_b = hub_b.start().expect("a hub");
+    let at = hub_b.addresses()[0].to_string();
+    let hub_a = Hub::builder(a.clone())
+        .session(config)
+        .peer(b.node_id(), &[&at])
+        .expect("a peer");
+    let hub_a = hub_a.start().expect("a hub");
+    wait_for(&hub_a, |event| matches!(event, HubEvent::Up { .. }));
+    say(
+        &hub_a.endpoint(b.node_id()).expect("a peer"),
+        "fire and forget",
+    );
+    let heard = hear(&hub_b.endpoint(a.node_id()).expect("a peer"));
+    assert_eq!(heard, "fire and forget");
 }

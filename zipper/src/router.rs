@@ -221,10 +221,11 @@ impl Router {
         let Some(choices) = self.choices.get(&key.tag) else {
             return routes;
         };
+        let mut unknown = 0;
         for choice in choices {
             let mut open: Vec<&Site> = choice.sites.iter().filter(|it| it.wants(key)).collect();
             if choice.policy != Policy::All {
-                let turn = self.turns.entry(choice.name.clone()).or_default();
+                let turn = self.turns.get_mut(&choice.name).unwrap_or(&mut unknown);
                 open = one_of(choice.policy, &open, key, turn, &mut self.random);
             }
             open.into_iter()
@@ -263,7 +264,8 @@ impl Router {
             // It has left while the message was on its way: another instance will do.
             beyond().take(1).collect()
         } else {
-            let turn = self.turns.entry(to.name.clone()).or_default();
+            let mut unknown = 0;
+            let turn = self.turns.get_mut(&to.name).unwrap_or(&mut unknown);
             one_of(choice.policy, &here, key, turn, &mut self.random)
         };
         chosen.iter().for_each(|site| routes.add(&to.name, site));
@@ -321,8 +323,10 @@ impl Router {
                 .sites
                 .sort_by_key(|site| (site.presence, site.distance, site.node));
         }
-        self.turns
-            .retain(|name, _| choices.values().flatten().any(|it| it.name == *name));
+        // Kept over changes, and found without a new string for each message.
+        let names = choices.values().flatten().map(|it| it.name.clone());
+        let turns = names.map(|name| (self.turns.get(&name).copied().unwrap_or_default(), name));
+        self.turns = turns.map(|(turn, name)| (name, turn)).collect();
         self.choices = choices;
     }
 }

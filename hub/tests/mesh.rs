@@ -95,6 +95,19 @@ fn an_address_that_is_dead_does_not_keep_the_next_one_from_answering() {
 }
 
 #[test]
+fn a_peer_is_found_by_the_name_of_its_host() {
+    for scheme in ["quic", "tcp"] {
+        let (a, b) = (identity(), identity());
+        let (hub_b, at) = listening(&b, &a, &[scheme]);
+        let named = at[0].replace("127.0.0.1", "localhost");
+        assert_ne!(named, at[0]);
+        let hub_a = dialing(&a, &b, &[&named]);
+        say(&hub_a.endpoint(b.node_id()).unwrap(), "by name");
+        assert_eq!(hear(&hub_b.endpoint(a.node_id()).unwrap()), "by name");
+    }
+}
+
+#[test]
 fn what_is_sent_waits_for_a_peer_that_comes_later() {
     let (a, b) = (identity(), identity());
     let (probe, at) = listening(&b, &a, &["tcp"]);

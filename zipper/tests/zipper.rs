@@ -3,10 +3,12 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use selvedge_hub::{Address, Identity};
+use selvedge_hub::{Address, CloseReason, Endpoint, Hub, Identity, LaneConfig, LaneId, session};
 use selvedge_zipper::client::{self, Client, ConnectError};
 use selvedge_zipper::tag::Tag;
-use selvedge_zipper::wire::{Data, Policy};
+use selvedge_zipper::wire::{
+    Data, Handshake, InterestEntry, Message, Origin, Policy, Recipient, Role, VERSION,
+};
 use selvedge_zipper::zipper::{Neighbour, Options, Zipper};
 
 /// Far longer than anything here takes; only a bug waits for it.
@@ -268,4 +270,112 @@ fn clients_find_a_zipper_again_that_was_started_anew() {
     until_known(&zipper, IN);
     write(&source, IN, "after");
     assert_eq!(text(&read(&sink)), "after");
+}
+
+/// A zipper made by hand: it says what it likes.
+struct ByHand {
+    endpoint: Endpoint,
+    node: [u8; 32],
+    _hub: Hub,
+}
+
+impl ByHand {
+    fn new(zipper: &Zipper) -> Self {
+        let config = session::Config {
+            lanes: vec![LaneConfig::default(); 2],
+            ..session::Config::default()
+        };
+        let hub = Hub::builder(identity())
+            .session(config)
+            .peer_at(zipper.node_id(), zipper.addresses().to_vec())
+            .expect("another node");
+        let hub = hub.start().expect("a hub");
+        let by_hand = Self {
+            endpoint: hub.endpoint(zipper.node_id()).expect("a peer"),
+            node: *hub.node_id().as_bytes(),
+            _hub: hub,
+        };
+        by_hand.say(
+            0,
+            &Message::Handshake(Handshake {
+                version: VERSION,
+                role: Role::Zipper,
+                name: "by hand".into(),
+                token: None,
+                tags: Vec::new(),
+                target: None,
+                policy: Policy::Nearest,
+            }),
+        );
+        by_hand
+    }
+
+    fn say(&self, lane: u8, message: &Message) {
+        let lane = LaneId::new(lane).expect("a lane");
+        let bytes = message.encode().expect("it is short");
+        self.endpoint.send(lane, bytes).expect("it is open");
+    }
+
+    fn hear_data(&self) -> Data {
+        loop {
+            let message = self.endpoint.recv_timeout(PATIENCE).expect("a message");
+            if let Ok(Message::Data(data)) = Message::decode(message.payload) {
+                return data;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_message_that_was_passed_on_too_often_is_dropped_and_counted() {
+    let zipper = start(options("between"));
+    let (far, near) = (ByHand::new(&zipper), ByHand::new(&zipper));
+    let entry = InterestEntry {
+        name: "f".into(),
+        tags: vec![IN],
+        target: None,
+        policy: Policy::Nearest,
+        path: vec![far.node],
+    };
+    far.say(
+        0,
+        &Message::Interest {
+            generation: 1,
+            entries: vec![entry],
+        },
+    );
+    until_known(&zipper, IN);
+    for hops_left in [0, 1] {
+        let data = Data {
+            tag: IN,
+            origin: Origin {
+                source: [5; 32],
+                sequence: u64::from(hops_left),
+            },
+            hops_left,
+            target: None,
+            recipients: vec![Recipient {
+                name: "f".into(),
+                home: far.node,
+            }],
+            trace: None,
+            payload: Bytes::from_static(b"on its way"),
+        };
+        near.say(1, &Message::Data(data));
+    }
+    let passed_on = far.hear_data();
+    assert_eq!((passed_on.origin.sequence, passed_on.hops_left), (1, 0));
+    assert_eq!(zipper.stats().hop_limit, 1);
+}
+
+#[test]
+fn who_says_what_does_not_belong_is_refused() {
+    let zipper = start(options("z"));
+    let rubbish = ByHand::new(&zipper);
+    let lane = LaneId::new(1).expect("a lane");
+    let sent = rubbish.endpoint.send(lane, Bytes::from_static(b"rubbish"));
+    sent.expect("it is open");
+    let ended = rubbish.endpoint.wait_closed(PATIENCE);
+    assert_eq!(ended, Some(CloseReason::Peer));
+    assert_eq!(zipper.stats().malformed, 1);
 }

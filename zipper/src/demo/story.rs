@@ -54,14 +54,13 @@ enum Link {
 impl Story {
     pub(crate) fn begin(seconds: u64, json: bool) -> Result<Self, Fault> {
         let mut screen = Screen::new(json);
-        let introduction = "This is Selvedge. Readings of this machine (load, memory, network) travel \
-             from a source to the zipper `edge`, by QUIC to the zipper `region`, there through two \
-             WebAssembly functions (an average, and an alert made from it), and back to a sink.";
+        let introduction = "\
+This is Selvedge. Readings of this machine (load, memory, network) travel from a
+source to the zipper `edge`, by QUIC to the zipper `region`, there through two
+WebAssembly functions (an average, and an alert made from it), and back to a
+sink.";
         screen
-            .say(
-                &wrap(introduction),
-                &json!({"event": "begin", "seconds": seconds}),
-            )
+            .say(introduction, &json!({"event": "begin", "seconds": seconds}))
             .map_err(Fault::output)?;
         let mut readings = Readings::new()?;
         let threshold = usual_load(&mut readings) + ALERT_ABOVE;
@@ -193,16 +192,15 @@ impl Story {
         let trace = data.trace.as_deref().unwrap_or_default();
         let begin = trace.first().map_or(0, |(_, time)| *time);
         let after = |time: u64| time.saturating_sub(begin);
-        let hops: Vec<String> = trace
+        let hops = trace
             .iter()
-            .map(|(name, time)| format!("{name} +{} us", after(*time)))
-            .collect();
-        let sentence = format!("The way of the first reading: {}.", hops.join(" -> "));
+            .map(|(name, time)| format!("\n  {name:<16} {:>7} us", after(*time)));
+        let sentence = format!("The way of the first reading:{}", hops.collect::<String>());
         let steps: Vec<Value> = trace
             .iter()
             .map(|(name, time)| json!({"name": name, "after_us": after(*time)}))
             .collect();
-        self.say(&wrap(&sentence), json!({"event": "route", "steps": steps}))
+        self.say(&sentence, json!({"event": "route", "steps": steps}))
     }
 
     /// Real work on every core: the readings show it.
@@ -308,21 +306,4 @@ fn usual_load(readings: &mut Readings) -> f64 {
     let ticks = tick(PERIOD * 2);
     let loads = ticks.iter().take(WARM_UP).map(|_| readings.look());
     loads.sum::<f64>() / WARM_UP as f64
-}
-
-/// Breaks a text into lines of at most 80 characters, between words.
-fn wrap(text: &str) -> String {
-    let (mut wrapped, mut len) = (String::new(), 0);
-    for word in text.split(' ') {
-        if len > 0 && len + 1 + word.len() > 80 {
-            wrapped.push('\n');
-            len = 0;
-        } else if len > 0 {
-            wrapped.push(' ');
-            len += 1;
-        }
-        wrapped.push_str(word);
-        len += word.len();
-    }
-    wrapped
 }

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use crossbeam_channel::bounded;
 use ring::rand::{SecureRandom, SystemRandom};
-use selvedge_endpoint::{Delivery, Outbox, Session};
+use selvedge_endpoint::{Outbox, Session};
 use selvedge_transport::{
     Address, DialError, Dialer, End, Info, Listener, NodeId, Target, Transport,
 };
@@ -168,10 +168,6 @@ impl Driver {
         let shared = Arc::new(Shared {
             local,
             peer,
-            needs_reliable: config
-                .lanes
-                .iter()
-                .any(|l| l.delivery == Delivery::Reliable),
             credit_step: config.receive_window / 8,
             outbox: Mutex::new(Outbox::new(&config)),
             sending: Waiting::default(),

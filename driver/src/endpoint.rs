@@ -245,9 +245,6 @@ impl Endpoint {
             let (expected, found) = (shared.peer, connected.peer());
             return Err(AttachError::WrongPeer { expected, found });
         }
-        if shared.needs_reliable && !connected.info().reliable {
-            return Err(Session::Unreliable.into());
-        }
         if lock(&shared.outbox).is_closed() {
             return Err(Session::Closed.into());
         }

@@ -34,7 +34,7 @@ pub enum AttachError {
         /// The peer of the connection.
         found: NodeId,
     },
-    /// The endpoint has reliable lanes and the transport loses frames, or the endpoint is closed.
+    /// The endpoint is closed.
     #[error(transparent)]
     Session(#[from] selvedge_endpoint::AttachError),
 }

@@ -34,7 +34,6 @@ pub(crate) enum Control {
 pub(crate) struct Shared {
     pub(crate) local: NodeId,
     pub(crate) peer: NodeId,
-    pub(crate) needs_reliable: bool,
     /// Credit is passed on when a reader has taken this much: an eighth of the window, so that
     /// wake-ups are few and the peer never runs dry.
     pub(crate) credit_step: u64,

@@ -2,25 +2,34 @@
 
 use std::time::{Duration, Instant};
 
-use selvedge_transport::Role;
+use selvedge_transport::{Frame, Role};
 
 use crate::event::AttachmentId;
-use crate::wire::CloseCode;
+use crate::recovery::{Content, Recovery};
+use crate::scheduler::Scheduler;
+use crate::send_lane::Cursor;
+use crate::wire::{self, CloseCode};
 
 /// How far the introduction on a transport has come.
 ///
 /// ```text
-///   dialer    Introducing ── Hello received ────────────▶ Ready
-///   acceptor  Introducing ── Hello received ─▶ Answered ── anything received ─▶ Ready
+///   dialer    Introducing ── Hello received ─────────────────────────────────▶ Ready
+///                 └─ Hello of a peer that forgot ─▶ Confirming ── Ready received ──▲
+///   acceptor  Introducing ── Hello received ─▶ Answered ── Ready received ─────▶ Ready
 /// ```
 /// A side sends data only once it knows that the peer has its `Hello`: streams of a transport keep
-/// no order between them, and data that overtook a `Hello` would belong to nobody.
+/// no order between them, and data that overtook a `Hello` would belong to nobody. A dialer that
+/// begins anew says so in its `Ready`, after its `Hello`, and waits until that has arrived, too;
+/// an acceptor sends nothing before: a peer that heard of it later would take it for another
+/// beginning, and forget what was exchanged in between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// The peer's `Hello` is awaited.
     Introducing,
     /// Acceptor only: the own `Hello` is on its way.
     Answered,
+    /// Dialer only: the peer must learn that this side began anew.
+    Confirming,
     /// Data may be sent.
     Ready,
 }
@@ -43,6 +52,8 @@ pub(crate) struct Due {
     /// The positions of all lanes, changed or not.
     pub(crate) all_positions: bool,
     pub(crate) close: Option<CloseCode>,
+    /// The end has been heard: say so, and go.
+    pub(crate) goodbye: bool,
 }
 
 impl Due {
@@ -53,6 +64,7 @@ impl Due {
             || self.pong.is_some()
             || self.all_positions
             || self.close.is_some()
+            || self.goodbye
     }
 }
 
@@ -60,10 +72,16 @@ impl Due {
 pub(crate) struct Attachment {
     pub(crate) id: AttachmentId,
     pub(crate) role: Role,
-    pub(crate) reliable: bool,
     pub(crate) stage: Stage,
     pub(crate) rank: Rank,
     pub(crate) due: Due,
+    /// How the session's end was told, on a transport where that may get lost.
+    pub(crate) closing: Option<CloseCode>,
+    pub(crate) scheduler: Scheduler,
+    /// How far it has brought each lane.
+    pub(crate) cursors: Vec<Cursor>,
+    /// On a transport that loses frames.
+    pub(crate) recovery: Option<Box<Recovery>>,
     last_heard: Instant,
     last_ping: Option<Instant>,
     /// When an unreliable transport repeats its introduction.
@@ -80,18 +98,22 @@ impl Attachment {
         role: Role,
         reliable: bool,
         rank: Rank,
+        scheduler: Scheduler,
     ) -> Self {
         let is_dialer = role == Role::Dialer;
         Self {
             id,
             role,
-            reliable,
             stage: Stage::Introducing,
             rank,
             due: Due {
                 hello: is_dialer,
                 ..Due::default()
             },
+            closing: None,
+            scheduler,
+            cursors: Vec::new(),
+            recovery: (!reliable).then(|| Box::new(Recovery::new(now))),
             last_heard: now,
             last_ping: None,
             repeat_at: (is_dialer && !reliable).then_some(now + REPEAT_INTERVAL),
@@ -100,6 +122,39 @@ impl Attachment {
 
     pub(crate) const fn is_ready(&self) -> bool {
         matches!(self.stage, Stage::Ready)
+    }
+
+    pub(crate) const fn is_reliable(&self) -> bool {
+        self.recovery.is_none()
+    }
+
+    /// Numbers a frame that may get lost, so that its fate becomes known.
+    pub(crate) fn number(&mut self, now: Instant, mut frame: Frame, content: Content) -> Frame {
+        if let Some(recovery) = &mut self.recovery {
+            frame.head = wire::packet(recovery.next_number(), &frame.head);
+            recovery.sent(now, frame.len(), content);
+        }
+        frame
+    }
+
+    /// Takes back what was lost. Returns how many bytes of lanes are sent again.
+    pub(crate) fn again(&mut self, contents: &[Content]) -> u64 {
+        let mut repeated = 0;
+        for content in contents {
+            match *content {
+                Content::Data { lane, offset, len } => {
+                    if let Some(cursor) = self.cursors.get_mut(lane.index()) {
+                        cursor.lose(offset, len);
+                        repeated += len as u64;
+                    }
+                }
+                Content::Positions => self.due.all_positions = true,
+                Content::Ready => self.due.ready = true,
+                Content::Close => self.due.close = self.closing,
+                Content::Once => {}
+            }
+        }
+        repeated
     }
 
     pub(crate) const fn heard(&mut self, now: Instant) {
@@ -118,7 +173,11 @@ impl Attachment {
             .map_or(self.last_heard, |at| at.max(self.last_heard))
             + heartbeat;
         let due = ping.min(self.last_heard + silence_max);
-        self.repeat_at.map_or(due, |at| at.min(due))
+        let recovery = self.recovery.as_ref().and_then(|it| it.timeout());
+        self.repeat_at
+            .into_iter()
+            .chain(recovery)
+            .fold(due, Instant::min)
     }
 
     /// Time has passed. Returns whether the peer has been silent for too long.

@@ -48,12 +48,6 @@ impl SendError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttachError {
-    /// The session has reliable lanes, and the transport loses frames.
-    #[error(
-        "a session with reliable lanes needs a reliable transport (quic, tcp); \
-         over this one use best-effort lanes only"
-    )]
-    Unreliable,
     /// The session is closed for good.
     #[error("the endpoint is closed")]
     Closed,

@@ -23,6 +23,11 @@ pub enum Event {
         /// Over which one.
         attachment: AttachmentId,
     },
+    /// A second transport carries the redundant lanes too, or none does any more.
+    Redundant {
+        /// Which one.
+        attachment: Option<AttachmentId>,
+    },
     /// The session goes on where it stood, after an [`Event::Attached`] or [`Event::Moved`].
     Resumed {
         /// Bytes of lanes that are sent once more because they were not acknowledged. The receiver

@@ -26,6 +26,7 @@ mod wire;
 
 mod attachment;
 mod outbox;
+mod recovery;
 mod recv_lane;
 mod scheduler;
 mod send_lane;

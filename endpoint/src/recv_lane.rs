@@ -1,4 +1,7 @@
-//! The receiving half of a reliable lane: drops what is repeated, puts messages together.
+//! The receiving half of a reliable lane: drops what is repeated, keeps what came ahead, puts
+//! messages together.
+
+use std::collections::BTreeMap;
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -10,11 +13,33 @@ use crate::varint;
 /// arrives: a declared length alone never costs more than this.
 const RESERVE_MAX: usize = 1 << 20;
 
+/// How many pieces are kept ahead of a gap, for each byte of the window: each costs some 100 bytes
+/// of bookkeeping, and a piece of a full datagram has 1,100.
+const AHEAD_PIECE_MIN: u64 = 512;
+
+/// How a piece of a lane may come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Its transport loses nothing: a gap is a fault of the peer.
+    Kept,
+    /// Its transport loses and reorders: what comes ahead waits.
+    Lost,
+}
+
+/// What became of a piece of a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Received {
+    /// How many of its bytes had arrived before.
+    pub(crate) repeated: u64,
+    /// Whether all of it is here now. If not, it is as if it had been lost.
+    pub(crate) kept: bool,
+}
+
 /// One lane's stream as it arrives.
 ///
 /// Credit: the peer may send up to `limit`, which is `window` bytes beyond what the user has taken.
 /// The bytes of an unfinished message count as taken, so that one may be longer than the window;
-/// a lane therefore holds at most `window + message_max` bytes.
+/// a lane therefore holds at most `window + message_max` bytes, what came ahead of a gap included.
 #[derive(Debug)]
 pub(crate) struct RecvLane {
     expected: u64,
@@ -25,6 +50,8 @@ pub(crate) struct RecvLane {
     /// What the peer was last told.
     told: (u64, u64),
     partial: Partial,
+    /// Pieces beyond `expected`, by offset; none overlap.
+    ahead: BTreeMap<u64, Bytes>,
 }
 
 /// A message of which a part has arrived.
@@ -45,6 +72,7 @@ impl RecvLane {
             window,
             told: (0, limit),
             partial: Partial::None,
+            ahead: BTreeMap::new(),
         }
     }
 
@@ -63,22 +91,50 @@ impl RecvLane {
         self.expected > 0
     }
 
-    /// Takes a piece of the stream. Returns how many of its bytes had arrived before.
+    /// Takes a piece of the stream.
     pub(crate) fn receive(
         &mut self,
         offset: u64,
         mut bytes: Bytes,
+        order: Order,
         message_max: usize,
         deliver: &mut dyn FnMut(Bytes),
-    ) -> Result<u64, Misbehaved> {
-        if offset > self.expected {
-            return Err(Misbehaved("left a gap in a lane"));
-        }
-        let repeated = (self.expected - offset).min(bytes.len() as u64);
-        bytes.advance(repeated as usize);
-        if self.expected + bytes.len() as u64 > self.limit {
+    ) -> Result<Received, Misbehaved> {
+        let len = bytes.len() as u64;
+        if offset.saturating_add(len) > self.limit {
             return Err(Misbehaved("sent more than it was given credit for"));
         }
+        if offset > self.expected {
+            if order == Order::Kept {
+                return Err(Misbehaved("left a gap in a lane"));
+            }
+            return Ok(self.keep_ahead(offset, bytes));
+        }
+        let mut repeated = (self.expected - offset).min(len);
+        bytes.advance(repeated as usize);
+        self.append(bytes, message_max, deliver)?;
+        while let Some(first) = self.ahead.first_entry()
+            && *first.key() <= self.expected
+        {
+            let (offset, mut bytes) = first.remove_entry();
+            let known = (self.expected - offset).min(bytes.len() as u64);
+            bytes.advance(known as usize);
+            repeated += known;
+            self.append(bytes, message_max, deliver)?;
+        }
+        self.raise_limit();
+        Ok(Received {
+            repeated,
+            kept: true,
+        })
+    }
+
+    fn append(
+        &mut self,
+        mut bytes: Bytes,
+        message_max: usize,
+        deliver: &mut dyn FnMut(Bytes),
+    ) -> Result<(), Misbehaved> {
         self.expected += bytes.len() as u64;
         while !bytes.is_empty() {
             if let Some(payload) = self.partial.absorb(&mut bytes, message_max)? {
@@ -86,8 +142,38 @@ impl RecvLane {
                 deliver(payload);
             }
         }
-        self.raise_limit();
-        Ok(repeated)
+        Ok(())
+    }
+
+    /// Keeps a copy of what is not there yet: a slice would hold a whole read buffer for long.
+    fn keep_ahead(&mut self, offset: u64, bytes: Bytes) -> Received {
+        let (end, mut at, mut fresh) = (offset + bytes.len() as u64, offset, Vec::new());
+        let before = self.ahead.range(..offset).next_back();
+        if let Some((start, known)) = before {
+            at = at.max(start + known.len() as u64);
+        }
+        for (&start, known) in self.ahead.range(offset..end) {
+            if at < start {
+                fresh.push(at..start);
+            }
+            at = at.max(start + known.len() as u64);
+        }
+        if at < end {
+            fresh.push(at..end);
+        }
+        let pieces_max = (self.window / AHEAD_PIECE_MIN) as usize + 8;
+        let kept = self.ahead.len() + fresh.len() <= pieces_max;
+        let mut new = 0;
+        for piece in fresh.into_iter().filter(|_| kept) {
+            new += piece.end - piece.start;
+            let within = (piece.start - offset) as usize..(piece.end - offset) as usize;
+            let copy = Bytes::copy_from_slice(&bytes[within]);
+            self.ahead.insert(piece.start, copy);
+        }
+        Received {
+            repeated: if kept { bytes.len() as u64 - new } else { 0 },
+            kept,
+        }
     }
 
     /// The user has taken messages that cost so many bytes.
@@ -209,32 +295,84 @@ mod tests {
             while at < stream.len() {
                 let &(len, back) = cuts.next().unwrap();
                 let (from, to) = (at.saturating_sub(back), (at + len + 1).min(stream.len()));
-                let repeated = lane
-                    .receive(from as u64, stream.slice(from..to), 1000, &mut |m| delivered.push(m.to_vec()))
+                let piece = stream.slice(from..to);
+                let received = lane
+                    .receive(from as u64, piece, Order::Kept, 1000, &mut |m| delivered.push(m.to_vec()))
                     .unwrap();
-                prop_assert_eq!(repeated as usize, at - from);
+                prop_assert_eq!(received.repeated as usize, at - from);
                 at = to;
             }
             prop_assert_eq!(delivered, payloads);
             prop_assert_eq!(lane.tell().0, stream.len() as u64);
         }
+
+        #[test]
+        fn messages_arrive_whole_in_whatever_order_pieces_come(
+            payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..20),
+            pieces in prop::collection::vec((any::<prop::sample::Index>(), 1..400_usize), 0..200),
+        ) {
+            let stream = stream_of(&payloads);
+            let mut lane = RecvLane::new(1 << 20);
+            let mut delivered = Vec::new();
+            let (mut sent, mut repeated) = (0, 0);
+            let mut receive = |from: usize, to: usize| {
+                let piece = stream.slice(from..to);
+                let deliver = &mut |m: Bytes| delivered.push(m.to_vec());
+                let received = lane.receive(from as u64, piece, Order::Lost, 1000, deliver).unwrap();
+                assert!(received.kept);
+                sent += to - from;
+                repeated += received.repeated as usize;
+            };
+            for (at, len) in pieces {
+                let from = at.index(stream.len() + 1);
+                receive(from, (from + len).min(stream.len()));
+            }
+            receive(0, stream.len());
+            prop_assert_eq!(sent - repeated, stream.len());
+            prop_assert_eq!(delivered, payloads);
+            prop_assert!(lane.ahead.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_comes_ahead_is_bounded() {
+        let mut lane = RecvLane::new(4096);
+        let kept = (0..200).filter(|n| {
+            let byte = Bytes::from_static(b"x");
+            let received = lane.receive(1 + n * 2, byte, Order::Lost, 10, &mut |_| ());
+            received.unwrap().kept
+        });
+        assert_eq!(kept.count(), 4096 / 512 + 8);
+        let beyond = lane.receive(
+            4090,
+            Bytes::from_static(&[0; 7]),
+            Order::Lost,
+            10,
+            &mut |_| (),
+        );
+        assert!(
+            beyond.is_err(),
+            "the window holds for what comes ahead, too"
+        );
     }
 
     #[test]
     fn credit_follows_what_the_user_takes() {
         let mut lane = RecvLane::new(100);
         let message = stream_of(&[vec![0; 79]]);
-        lane.receive(0, message.clone(), 1000, &mut |_| ()).unwrap();
+        lane.receive(0, message.clone(), Order::Kept, 1000, &mut |_| ())
+            .unwrap();
         assert_eq!(lane.tell(), (81, 100), "19 bytes of the window are left");
         let refused = lane
-            .receive(81, message.clone(), 1000, &mut |_| ())
+            .receive(81, message.clone(), Order::Kept, 1000, &mut |_| ())
             .unwrap_err();
         assert_eq!(refused.0, "sent more than it was given credit for");
         assert!(!lane.ack_is_urgent());
         lane.taken(81);
         assert!(lane.ack_is_urgent());
         assert_eq!(lane.tell(), (81, 181));
-        lane.receive(81, message, 1000, &mut |_| ()).unwrap();
+        lane.receive(81, message, Order::Kept, 1000, &mut |_| ())
+            .unwrap();
     }
 
     #[test]
@@ -247,7 +385,7 @@ mod tests {
             let to = lane.tell().1.min(stream.len() as u64);
             assert!(to > at, "stuck at {at}");
             let piece = stream.slice(at as usize..to as usize);
-            lane.receive(at, piece, 1000, &mut |_| delivered += 1)
+            lane.receive(at, piece, Order::Kept, 1000, &mut |_| delivered += 1)
                 .unwrap();
             at = to;
         }
@@ -258,11 +396,13 @@ mod tests {
     fn a_gap_or_a_length_beyond_the_limit_is_refused() {
         let mut lane = RecvLane::new(1 << 20);
         let gap = lane
-            .receive(1, Bytes::from_static(b"\0"), 10, &mut |_| ())
+            .receive(1, Bytes::from_static(b"\0"), Order::Kept, 10, &mut |_| ())
             .unwrap_err();
         assert_eq!(gap.0, "left a gap in a lane");
         let long = Bytes::from_static(&[0xff; 8]);
-        let long = lane.receive(0, long, 10, &mut |_| ()).unwrap_err();
+        let long = lane
+            .receive(0, long, Order::Kept, 10, &mut |_| ())
+            .unwrap_err();
         assert_eq!(long.0, "sent a message longer than the limit");
     }
 }

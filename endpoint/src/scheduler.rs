@@ -1,7 +1,5 @@
 //! Which lane sends next: strict priority with a guard against starvation, fair within.
 
-use selvedge_transport::LANES_MAX;
-
 /// How many bytes more urgent lanes may send while another waits, before it gets one frame: 1 MiB,
 /// so that a flooded lane keeps a sixteenth of the rate (one 64 KiB frame in each 1 MiB).
 pub const STARVATION_GUARD: u64 = 1 << 20;
@@ -11,17 +9,17 @@ pub const STARVATION_GUARD: u64 = 1 << 20;
 pub(crate) struct Scheduler {
     priorities: Vec<u8>,
     /// Bytes served, for fairness among lanes of one priority.
-    served: [u64; LANES_MAX],
+    served: Vec<u64>,
     /// Bytes that others have sent while the lane was waiting.
-    waited: [u64; LANES_MAX],
+    waited: Vec<u64>,
 }
 
 impl Scheduler {
     pub(crate) fn new(priorities: Vec<u8>) -> Self {
         Self {
+            served: vec![0; priorities.len()],
+            waited: vec![0; priorities.len()],
             priorities,
-            served: [0; LANES_MAX],
-            waited: [0; LANES_MAX],
         }
     }
 
@@ -47,9 +45,6 @@ impl Scheduler {
 
     /// `lane` sent `bytes` while those for which `is_waiting` waited.
     pub(crate) fn served(&mut self, lane: usize, bytes: u64, is_waiting: impl Fn(usize) -> bool) {
-        if self.priorities.len() == 1 {
-            return;
-        }
         self.served[lane] += bytes;
         self.waited[lane] = 0;
         for other in (0..self.priorities.len()).filter(|&other| other != lane) {

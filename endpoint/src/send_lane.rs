@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use rangemap::RangeSet;
 
 use crate::lane::{LaneId, Message};
 use crate::outbox::Segment;
@@ -12,37 +13,64 @@ use crate::varint;
 /// Retains the stream of one lane from the first unacknowledged byte on.
 ///
 /// ```text
-///     acked        sent       limit          end
+///     acked      sent_max     limit          end
 ///  ─────┼────────────┼───────────┼─────────────┼───▶ offset
 ///  freed│ in flight  │ may be    │ waits for   │
 ///       │            │ sent      │ credit      │
 /// ```
-/// Invariant: `acked <= sent <= sent_max <= end`, and the segments hold `start..end`, where
-/// `start <= acked` is where the first segment begins.
+/// Invariant: `acked <= sent_max <= end`, and the segments hold `start..end`, where `start <= acked`
+/// is where the first segment begins.
 #[derive(Debug, Default)]
 pub(crate) struct SendLane {
-    segments: VecDeque<Segment>,
-    start: u64,
+    /// Each with the offset where it begins.
+    segments: VecDeque<(u64, Segment)>,
     acked: u64,
-    sent: u64,
     /// The furthest that was ever sent: what a peer may acknowledge.
     sent_max: u64,
     end: u64,
     limit: u64,
-    /// The segment that holds `sent`, and where it begins.
-    cursor: usize,
-    cursor_start: u64,
+}
+
+/// How far one transport has brought a lane. A new one begins at what is acknowledged.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Cursor {
+    next: u64,
+    /// What was sent and got lost.
+    lost: RangeSet<u64>,
+}
+
+impl Cursor {
+    /// A piece got lost: it goes again first.
+    pub(crate) fn lose(&mut self, offset: u64, len: usize) {
+        if len > 0 {
+            self.lost.insert(offset..offset + len as u64);
+        }
+    }
+
+    /// Everything before `acked` has arrived.
+    fn skip(&mut self, acked: u64) {
+        self.next = self.next.max(acked);
+        while let Some(first) = self.lost.first()
+            && first.start < acked
+        {
+            let arrived = first.start..first.end.min(acked);
+            self.lost.remove(arrived);
+        }
+    }
 }
 
 impl SendLane {
     pub(crate) fn push(&mut self, segment: Segment) {
+        let start = self.end;
         self.end += segment.bytes.len() as u64;
-        self.segments.push_back(segment);
+        self.segments.push_back((start, segment));
     }
 
-    /// Whether there is something that may be sent now.
-    pub(crate) fn is_sendable(&self) -> bool {
-        self.sent < self.end.min(self.limit)
+    /// Whether there is something that may be sent now by the transport with that cursor.
+    pub(crate) fn is_sendable(&self, cursor: &Cursor) -> bool {
+        let next = cursor.next.max(self.acked);
+        let lost = || cursor.lost.last().is_some_and(|last| last.end > self.acked);
+        next < self.end.min(self.limit) || lost()
     }
 
     /// Whether everything handed in has been acknowledged.
@@ -54,32 +82,48 @@ impl SendLane {
         self.end - self.acked
     }
 
+    /// Bytes that a transport with that cursor sends once more.
+    pub(crate) fn repeated(&self, cursor: &Cursor) -> u64 {
+        self.sent_max.saturating_sub(cursor.next.max(self.acked))
+    }
+
     /// Whether anything was ever sent or acknowledged.
     pub(crate) const fn has_moved(&self) -> bool {
         self.sent_max > 0
     }
 
-    /// The next piece to send, at most `len_max` bytes, and its offset.
-    pub(crate) fn next_piece(&mut self, len_max: usize) -> Option<(u64, Bytes)> {
-        let allowed = self.end.min(self.limit).saturating_sub(self.sent);
-        let segment = self.segments.get(self.cursor)?;
-        let within = (self.sent - self.cursor_start) as usize;
-        let rest = segment.bytes.len() - within;
-        let len = rest
-            .min(len_max)
-            .min(usize::try_from(allowed).unwrap_or(usize::MAX));
-        if len == 0 {
-            return None;
+    /// The next piece to send by the transport with that cursor, at most `len_max` bytes, and its
+    /// offset: what it lost first.
+    pub(crate) fn next_piece(
+        &mut self,
+        cursor: &mut Cursor,
+        len_max: usize,
+    ) -> Option<(u64, Bytes)> {
+        cursor.skip(self.acked);
+        let lost = cursor.lost.first().cloned();
+        let wanted = lost
+            .clone()
+            .unwrap_or_else(|| cursor.next..self.end.min(self.limit));
+        let allowed = usize::try_from(wanted.end.saturating_sub(wanted.start));
+        let piece = self.piece(wanted.start, allowed.unwrap_or(usize::MAX).min(len_max))?;
+        let sent = wanted.start..wanted.start + piece.len() as u64;
+        self.sent_max = self.sent_max.max(sent.end);
+        if lost.is_some() {
+            cursor.lost.remove(sent.clone());
+        } else {
+            cursor.next = sent.end;
         }
-        let piece = segment.bytes.slice(within..within + len);
-        if len == rest {
-            self.cursor += 1;
-            self.cursor_start += segment.bytes.len() as u64;
-        }
-        let offset = self.sent;
-        self.sent += len as u64;
-        self.sent_max = self.sent_max.max(self.sent);
-        Some((offset, piece))
+        Some((sent.start, piece))
+    }
+
+    /// At most `len_max` bytes from `offset` on, out of one segment. A search for each piece costs
+    /// some 10 ns at 256 segments, the most that the default send buffer makes of full chunks.
+    fn piece(&self, offset: u64, len_max: usize) -> Option<Bytes> {
+        let behind = self.segments.partition_point(|(start, _)| *start <= offset);
+        let (start, segment) = self.segments.get(behind.checked_sub(1)?)?;
+        let within = (offset - start) as usize;
+        let len = segment.bytes.len().checked_sub(within)?.min(len_max);
+        (len > 0).then(|| segment.bytes.slice(within..within + len))
     }
 
     /// The peer has everything before `expected` and takes bytes up to `limit`. Returns how many
@@ -91,26 +135,31 @@ impl SendLane {
         self.limit = self.limit.max(limit);
         let freed = expected.saturating_sub(self.acked);
         self.acked += freed;
-        while let Some(first) = self.segments.front()
-            && self.start + first.bytes.len() as u64 <= self.acked
+        while let Some((start, first)) = self.segments.front()
+            && start + first.bytes.len() as u64 <= self.acked
         {
-            self.start += first.bytes.len() as u64;
-            self.cursor = self.cursor.saturating_sub(1);
             self.segments.pop_front();
-        }
-        if self.sent <= self.acked {
-            self.rewind();
         }
         Ok(freed)
     }
 
-    /// Sends again from the first unacknowledged byte on. Returns how many bytes that repeats.
-    pub(crate) fn rewind(&mut self) -> u64 {
-        let repeated = self.sent.saturating_sub(self.acked);
-        self.sent = self.acked;
-        self.cursor = 0;
-        self.cursor_start = self.start;
-        repeated
+    /// Where a new transport begins.
+    pub(crate) fn cursor(&self) -> Cursor {
+        Cursor {
+            next: self.acked,
+            ..Cursor::default()
+        }
+    }
+
+    fn walk(self) -> Walk {
+        Walk {
+            offset: self.segments.front().map_or(self.end, |(start, _)| *start),
+            segments: self
+                .segments
+                .into_iter()
+                .map(|(_, segment)| segment)
+                .collect(),
+        }
     }
 
     /// Begins a new stream to a peer that has forgotten the old one: hands back the messages that
@@ -118,20 +167,18 @@ impl SendLane {
     /// Returns with them how many bytes they had in the stream.
     pub(crate) fn restart(&mut self, lane: LaneId) -> (Vec<Message>, u64) {
         let old = std::mem::take(self);
+        let (acked, sent_max) = (old.acked, old.sent_max);
         let (mut undelivered, mut released) = (Vec::new(), 0);
-        let mut walk = Walk {
-            offset: old.start,
-            segments: old.segments,
-        };
-        while walk.offset < old.sent_max {
+        let mut walk = old.walk();
+        while walk.offset < sent_max || walk.is_within_message() {
             let Some((payload, end)) = walk.next_message() else {
                 break;
             };
-            if end > old.acked {
+            if end > acked {
                 undelivered.push(Message { lane, payload });
             }
         }
-        released += walk.offset.max(old.acked) - old.acked;
+        released += walk.offset.max(acked) - acked;
         for segment in walk.segments {
             self.push(segment);
         }
@@ -140,13 +187,11 @@ impl SendLane {
 
     /// The messages that are not acknowledged, for a session that ends.
     pub(crate) fn into_undelivered(self, lane: LaneId) -> Vec<Message> {
-        let mut walk = Walk {
-            offset: self.start,
-            segments: self.segments,
-        };
+        let acked = self.acked;
+        let mut walk = self.walk();
         let mut undelivered = Vec::new();
         while let Some((payload, end)) = walk.next_message() {
-            if end > self.acked {
+            if end > acked {
                 undelivered.push(Message { lane, payload });
             }
         }
@@ -161,6 +206,11 @@ struct Walk {
 }
 
 impl Walk {
+    /// Whether the length of the next message is gone already: it was acknowledged.
+    fn is_within_message(&self) -> bool {
+        self.segments.front().is_some_and(|first| first.is_body)
+    }
+
     /// The next message and the offset behind it. A segment begins with a message's length, except
     /// that a body is one payload whose length ended the segment before it.
     fn next_message(&mut self) -> Option<(Bytes, u64)> {
@@ -189,6 +239,8 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::outbox::Outbox;
+    use crate::recv_lane::{Order, RecvLane};
+    use proptest::prelude::*;
 
     fn lane_with(payloads: &[&[u8]]) -> SendLane {
         let mut outbox = Outbox::new(&Config::default());
@@ -205,25 +257,25 @@ mod tests {
         lane
     }
 
-    fn sent_all(lane: &mut SendLane, len_max: usize) -> Vec<u8> {
+    fn sent_all(lane: &mut SendLane, cursor: &mut Cursor, len_max: usize) -> Vec<u8> {
         let mut stream = Vec::new();
-        while let Some((_, piece)) = lane.next_piece(len_max) {
+        while let Some((_, piece)) = lane.next_piece(cursor, len_max) {
             stream.extend_from_slice(&piece);
         }
         stream
     }
 
     #[test]
-    fn a_rewound_lane_repeats_from_the_first_unacknowledged_byte() {
+    fn a_new_transport_repeats_from_the_first_unacknowledged_byte() {
         let large = vec![9; 10_000];
         let mut lane = lane_with(&[b"one", &large, b"three"]);
-        let stream = sent_all(&mut lane, 64);
+        let stream = sent_all(&mut lane, &mut Cursor::default(), 64);
         for acked in 0..=stream.len() {
             lane.acknowledge(acked as u64, 0).unwrap();
-            let repeated = lane.rewind();
-            assert_eq!(repeated as usize, stream.len() - acked);
+            let mut cursor = lane.cursor();
+            assert_eq!(lane.repeated(&cursor) as usize, stream.len() - acked);
             assert_eq!(
-                sent_all(&mut lane, 999),
+                sent_all(&mut lane, &mut cursor, 999),
                 stream[acked..],
                 "acknowledged {acked}"
             );
@@ -232,9 +284,28 @@ mod tests {
     }
 
     #[test]
+    fn what_was_lost_goes_first_and_only_what_is_not_acknowledged() {
+        let mut lane = lane_with(&[b"0123456789"]);
+        let mut cursor = lane.cursor();
+        lane.next_piece(&mut cursor, 8).unwrap();
+        cursor.lose(1, 2);
+        cursor.lose(5, 2);
+        lane.acknowledge(2, 0).unwrap();
+        assert!(lane.is_sendable(&cursor));
+        let pieces: Vec<_> = std::iter::from_fn(|| lane.next_piece(&mut cursor, 64)).collect();
+        let expected = [(2, "1"), (5, "45"), (8, "789")];
+        assert_eq!(pieces, expected.map(|(at, text)| (at, Bytes::from(text))));
+        assert!(!lane.is_sendable(&cursor));
+        cursor.lose(2, 9);
+        lane.acknowledge(11, 0).unwrap();
+        assert!(!lane.is_sendable(&cursor));
+        assert!(lane.next_piece(&mut cursor, 64).is_none());
+    }
+
+    #[test]
     fn an_acknowledgement_of_what_was_never_sent_is_refused() {
         let mut lane = lane_with(&[b"hello"]);
-        assert!(lane.next_piece(3).is_some());
+        assert!(lane.next_piece(&mut Cursor::default(), 3).is_some());
         assert!(lane.acknowledge(4, 0).is_err());
         assert_eq!(lane.acknowledge(3, 0).unwrap(), 3);
     }
@@ -242,10 +313,11 @@ mod tests {
     #[test]
     fn nothing_is_sent_beyond_the_limit() {
         let mut lane = lane_with(&[b"hello"]);
+        let mut cursor = lane.cursor();
         lane.limit = 4;
-        assert_eq!(sent_all(&mut lane, 64), b"\x05hel");
+        assert_eq!(sent_all(&mut lane, &mut cursor, 64), b"\x05hel");
         lane.acknowledge(0, 6).unwrap();
-        assert_eq!(sent_all(&mut lane, 64), b"lo");
+        assert_eq!(sent_all(&mut lane, &mut cursor, 64), b"lo");
     }
 
     #[test]
@@ -253,8 +325,9 @@ mod tests {
         let large = vec![9; 10_000];
         let payloads: [&[u8]; 4] = [b"acked", b"sent", &large, b"kept"];
         let mut lane = lane_with(&payloads);
-        lane.next_piece(11 + 2).unwrap();
-        lane.next_piece(1).unwrap();
+        let mut cursor = lane.cursor();
+        lane.next_piece(&mut cursor, 11 + 2).unwrap();
+        lane.next_piece(&mut cursor, 1).unwrap();
         lane.acknowledge(6, 0).unwrap();
         let (undelivered, released) = lane.restart(LaneId::FIRST);
         let texts: Vec<&[u8]> = undelivered
@@ -264,7 +337,62 @@ mod tests {
         assert_eq!(texts, [&b"sent"[..], &large]);
         assert_eq!(released as usize, 5 + 2 + large.len());
         lane.limit = u64::MAX;
-        assert_eq!(sent_all(&mut lane, 64), b"\x04kept");
+        assert_eq!(sent_all(&mut lane, &mut Cursor::default(), 64), b"\x04kept");
         assert_eq!(lane.into_undelivered(LaneId::FIRST).len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn a_restart_at_any_point_loses_and_repeats_no_message(
+            lens in prop::collection::vec((1..6000_usize, any::<bool>()), 1..12),
+            sent in any::<prop::sample::Index>(),
+            acked in any::<prop::sample::Index>(),
+            at_seams in any::<bool>(),
+        ) {
+            let mut outbox = Outbox::new(&Config::default());
+            let mut lane = SendLane { limit: u64::MAX, ..SendLane::default() };
+            for (number, &(len, drains)) in lens.iter().enumerate() {
+                outbox.push(LaneId::FIRST, vec![number as u8; len].into()).unwrap();
+                if drains {
+                    outbox.drain(|_, segment| lane.push(segment));
+                }
+            }
+            outbox.drain(|_, segment| lane.push(segment));
+            let (end, mut cursor) = (lane.end as usize, lane.cursor());
+            let mut places: Vec<usize> = (0..=end).collect();
+            if at_seams {
+                // Between a length and its payload, and between messages.
+                let seams = lens.iter().scan(0, |at, (len, _)| {
+                    let prefix = *at + varint::len(*len as u64);
+                    *at = prefix + len;
+                    Some([prefix, *at])
+                });
+                places = std::iter::once(0).chain(seams.flatten()).collect();
+            }
+            let sent = *sent.get(&places);
+            places.retain(|&place| place <= sent);
+            while cursor.next < sent as u64 {
+                let rest = sent - cursor.next as usize;
+                lane.next_piece(&mut cursor, rest);
+            }
+            let acked = *acked.get(&places) as u64;
+            lane.acknowledge(acked, 0).unwrap();
+            let (undelivered, released) = lane.restart(LaneId::FIRST);
+            prop_assert_eq!(released + lane.end, end as u64 - acked);
+            let mut left: Vec<_> = undelivered.into_iter().map(|m| m.payload).collect();
+            lane.limit = u64::MAX;
+            let stream = sent_all(&mut lane, &mut Cursor::default(), 999);
+            let mut receiver = RecvLane::new(u64::MAX / 4);
+            receiver.receive(0, stream.into(), Order::Kept, 6000, &mut |m| left.push(m)).unwrap();
+            let all = lens.iter().enumerate().map(|(n, (len, _))| Bytes::from(vec![n as u8; *len]));
+            let mut before = 0;
+            let expected: Vec<_> = all
+                .filter(|payload| {
+                    before += crate::lane::cost(payload.len());
+                    before > acked
+                })
+                .collect();
+            prop_assert_eq!(left, expected);
+        }
     }
 }

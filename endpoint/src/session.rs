@@ -10,11 +10,11 @@ use std::time::Instant;
 
 use selvedge_transport::{LANES_MAX, NodeId, Role};
 
-use crate::attachment::{Attachment, Rank};
+use crate::attachment::{Attachment, Due, Rank};
 use crate::config::Config;
 use crate::error::AttachError;
 use crate::event::{AttachmentId, CloseReason, DetachReason, Event, Output};
-use crate::lane::{Delivery, LaneId, Message};
+use crate::lane::{Delivery, LaneConfig, LaneId, Message};
 use crate::outbox::Outbox;
 use crate::recv_lane::RecvLane;
 use crate::scheduler::Scheduler;
@@ -69,17 +69,26 @@ pub struct Session {
     life: Life,
     attachments: Vec<Attachment>,
     current: Option<AttachmentId>,
+    /// Which transport carries the redundant lanes beside the current one, as was last told.
+    spare: Option<AttachmentId>,
+    /// How many transports are used at a time: what this side or the peer wants.
+    keeps: usize,
     send: Vec<SendLane>,
     recv: Vec<RecvLane>,
     best_effort_out: Vec<BestEffortOut>,
     best_effort_in: Vec<BestEffortIn>,
-    scheduler: Scheduler,
     ack_at: Option<Instant>,
     messages: VecDeque<Message>,
     outputs: VecDeque<Output>,
     /// Bytes acknowledged or given up, for the outbox.
     released: u64,
     stats: Stats,
+}
+
+/// How many transports a side wants to use at a time.
+fn keeps(config: &Config) -> usize {
+    let redundant = |lane: &LaneConfig| lane.redundant && lane.delivery == Delivery::Reliable;
+    1 + usize::from(config.lanes.iter().any(redundant))
 }
 
 /// What is known of the peer's session.
@@ -107,7 +116,6 @@ impl Session {
         config.lanes.truncate(LANES_MAX);
         let window = config.receive_window;
         let lanes = config.lanes.len();
-        let priorities = config.lanes.iter().map(|lane| lane.priority).collect();
         Self {
             local_is_smaller: local < peer,
             incarnation: incarnation.max(1),
@@ -118,11 +126,12 @@ impl Session {
             life: Life::Open,
             attachments: Vec::new(),
             current: None,
+            spare: None,
+            keeps: keeps(&config),
             send: (0..lanes).map(|_| SendLane::default()).collect(),
             recv: (0..LANES_MAX).map(|_| RecvLane::new(window)).collect(),
             best_effort_out: (0..lanes).map(|_| BestEffortOut::default()).collect(),
             best_effort_in: vec![BestEffortIn::default(); LANES_MAX],
-            scheduler: Scheduler::new(priorities),
             ack_at: None,
             messages: VecDeque::new(),
             outputs: VecDeque::new(),
@@ -147,14 +156,6 @@ impl Session {
         if self.life == Life::Closed {
             return Err(AttachError::Closed);
         }
-        let needs_reliable = self
-            .config
-            .lanes
-            .iter()
-            .any(|l| l.delivery == Delivery::Reliable);
-        if needs_reliable && !reliable {
-            return Err(AttachError::Unreliable);
-        }
         if self.attachments.len() >= ATTACHMENTS_MAX {
             self.let_oldest_go();
         }
@@ -166,8 +167,10 @@ impl Session {
             epoch: self.epoch_max,
             dialed_by_smaller,
         };
-        self.attachments
-            .push(Attachment::new(now, id, role, reliable, rank));
+        let priorities = self.config.lanes.iter().map(|lane| lane.priority);
+        let scheduler = Scheduler::new(priorities.collect());
+        let attachment = Attachment::new(now, id, role, reliable, rank, scheduler);
+        self.attachments.push(attachment);
         self.stats.attachments += 1;
         Ok(())
     }
@@ -189,12 +192,12 @@ impl Session {
         };
         self.attachments.swap_remove(index);
         if self.current != Some(id) {
+            self.tell_spare();
             if self.attachments.is_empty() && self.life != Life::Closed {
                 self.push_event(Event::AttachFailed { reason });
             }
             return;
         }
-        self.current = None;
         let next = self
             .attachments
             .iter()
@@ -202,9 +205,14 @@ impl Session {
             .max_by_key(|a| a.rank);
         match next.map(|attachment| attachment.id) {
             Some(next) => self.switch_to(next),
-            None if self.life != Life::Closed => self.push_event(Event::Detached { reason }),
-            None => {}
+            None => {
+                self.current = None;
+                if self.life != Life::Closed {
+                    self.push_event(Event::Detached { reason });
+                }
+            }
         }
+        self.tell_spare();
     }
 
     /// Lets go of a transport and asks the driver to close it.
@@ -292,8 +300,9 @@ impl Session {
             undelivered,
         });
         for attachment in &mut self.attachments {
-            attachment.due = Default::default();
+            attachment.due = Due::default();
             attachment.due.close = tell;
+            attachment.closing = tell;
         }
         if tell == Some(CloseCode::Done)
             && let Some(current) = self.current
@@ -303,13 +312,26 @@ impl Session {
             attachment.due.all_positions = true;
         }
         if tell.is_none() {
-            self.release_all(DetachReason::Closed);
+            self.leave();
         }
     }
 
-    fn release_all(&mut self, reason: DetachReason) {
-        for id in self.attachments.iter().map(|a| a.id).collect::<Vec<_>>() {
-            self.release(id, reason.clone());
+    /// The peer has ended it: nothing more is to be said, but that this was heard, where the peer
+    /// cannot know.
+    fn leave(&mut self) {
+        let mut left = Vec::new();
+        for attachment in &mut self.attachments {
+            if attachment.is_reliable() {
+                left.push(attachment.id);
+            } else {
+                attachment.due = Due {
+                    goodbye: true,
+                    ..Due::default()
+                };
+            }
+        }
+        for id in left {
+            self.release(id, DetachReason::Closed);
         }
     }
 
@@ -371,10 +393,16 @@ impl Session {
             ..
         } = self.config;
         let mut silent = Vec::new();
+        let mut lost = Vec::new();
         for attachment in &mut self.attachments {
             if attachment.handle_timeout(now, heartbeat, silence_max) {
                 silent.push(attachment.id);
+            } else if let Some(recovery) = &mut attachment.recovery {
+                lost.push((attachment.id, recovery.handle_timeout(now)));
             }
+        }
+        for (id, outcome) in lost {
+            self.recover(id, &outcome);
         }
         for id in silent {
             self.release(id, DetachReason::Silent);

@@ -6,7 +6,7 @@
 pub struct Stats {
     /// Bytes of lanes put into frames, repeated ones included.
     pub bytes_sent: u64,
-    /// Bytes of lanes sent once more after a transport was lost or swapped.
+    /// Bytes of lanes sent once more: a packet or a transport was lost, or swapped.
     pub bytes_resent: u64,
     /// Bytes of lanes that arrived, repeated ones included.
     pub bytes_received: u64,
@@ -16,6 +16,8 @@ pub struct Stats {
     pub messages_received: u64,
     /// Frames with acknowledgements that were sent.
     pub acks_sent: u64,
+    /// Packets that a lossy transport lost (some may only have been late).
+    pub packets_lost: u64,
     /// Best-effort messages sent.
     pub best_effort_sent: u64,
     /// Best-effort messages dropped here because their buffer was full or no frame took them.

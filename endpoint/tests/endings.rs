@@ -6,10 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pair::{Pair, Side};
-use selvedge_endpoint::{
-    AttachError, AttachmentId, CloseReason, Config, Delivery, DetachReason, Event, LaneConfig,
-    SendError,
-};
+use selvedge_endpoint::{AttachmentId, CloseReason, Config, DetachReason, Event, SendError};
 use selvedge_transport::Role;
 
 fn closed(side: &Side) -> (CloseReason, usize) {
@@ -96,7 +93,7 @@ fn a_peer_that_restarted_is_reported_with_what_was_undelivered() {
         control_blocked: false,
     };
     side.session
-        .poll_frame(first, &room)
+        .poll_frame(pair.now, first, &room)
         .expect("the first piece");
     side.send(0, "kept").unwrap();
     pair.cut(first);
@@ -227,29 +224,6 @@ fn rubbish_costs_the_peer_its_transport_and_nothing_else() {
         pair.settle(1000);
         assert_eq!(pair.sides[0].payloads(0), ["well"]);
     }
-}
-
-#[test]
-fn reliable_lanes_refuse_a_transport_that_loses_frames() {
-    let now = std::time::Instant::now();
-    let mut side = Side::new(0, &Config::default(), 5);
-    let refused = side
-        .session
-        .attach(now, AttachmentId(1), Role::Dialer, false)
-        .unwrap_err();
-    assert_eq!(refused, AttachError::Unreliable);
-    let lane = LaneConfig {
-        delivery: Delivery::BestEffort,
-        ..LaneConfig::default()
-    };
-    let config = Config {
-        lanes: vec![lane],
-        ..Config::default()
-    };
-    let mut side = Side::new(0, &config, 5);
-    side.session
-        .attach(now, AttachmentId(1), Role::Dialer, false)
-        .unwrap();
 }
 
 #[test]

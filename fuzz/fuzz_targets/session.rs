@@ -43,7 +43,7 @@ fuzz_target!(|frames: Vec<(u8, &[u8])>| {
             blocked: LaneSet::EMPTY,
             control_blocked: false,
         };
-        while session.poll_frame(id, &room).is_some() {}
+        while session.poll_frame(now, id, &room).is_some() {}
         while session.poll_output().is_some() {}
         received += session.take_messages().map(|it| it.payload.len()).sum::<usize>();
         // Nothing is given back to the peer: it may send one window and one message more.

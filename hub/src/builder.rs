@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use selvedge_driver::{Address, Delivery, Driver, Endpoint, Identity, Inbox, NodeId, session};
+use selvedge_driver::{Address, Driver, Endpoint, Identity, Inbox, NodeId, session};
 
 use crate::error::HubError;
 use crate::hub::Hub;
@@ -117,17 +117,11 @@ impl Builder {
         Ok(self)
     }
 
-    /// Whether every address can carry the sessions.
+    /// Whether there is a transport for every address.
     pub(crate) fn check(&self) -> Result<(), HubError> {
-        let lanes = &self.session.lanes;
-        let needs_reliable = lanes.iter().any(|it| it.delivery == Delivery::Reliable);
         for address in self.listen.iter().chain(self.peers.values().flatten()) {
             match address.scheme() {
-                "quic" | "tcp" | "tcp+plain" => {}
-                "udp+plain" if needs_reliable => {
-                    return Err(HubError::Unreliable(address.clone()));
-                }
-                "udp+plain" => {}
+                "quic" | "tcp" | "tcp+plain" | "udp+plain" => {}
                 _ => return Err(HubError::UnknownScheme(address.clone())),
             }
         }

@@ -17,12 +17,6 @@ pub enum HubError {
     /// No transport has this scheme. The caller's fault.
     #[error("`{0}`: this build has transports for quic, tcp, tcp+plain and udp+plain only")]
     UnknownScheme(Address),
-    /// The sessions have reliable lanes, which this transport cannot carry. The caller's fault: use
-    /// another one, or best-effort lanes only.
-    #[error(
-        "`{0}` carries best-effort lanes only, and the sessions have reliable ones: use quic or tcp"
-    )]
-    Unreliable(Address),
     /// The hub cannot listen there: the port is in use, say.
     #[error(transparent)]
     Listen(#[from] ListenError),

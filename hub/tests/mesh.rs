@@ -326,16 +326,11 @@ fn when_udp_is_cut_the_messages_go_on_over_tcp() {
 }
 
 #[test]
-fn addresses_that_cannot_carry_the_sessions_are_refused_with_the_reason() {
+fn addresses_without_a_transport_are_refused_with_the_reason() {
     let refused = |address: &str| {
         let builder = Hub::builder(identity()).listen(address).expect("it parses");
         builder.start().expect_err("it is refused").to_string()
     };
-    assert_eq!(
-        refused("udp+plain://127.0.0.1:0"),
-        "`udp+plain://127.0.0.1:0` carries best-effort lanes only, and the sessions have reliable \
-         ones: use quic or tcp"
-    );
     assert!(refused("gopher://127.0.0.1:70").contains("gopher"));
     let error = Hub::builder(identity())
         .listen("nonsense")
@@ -344,14 +339,14 @@ fn addresses_that_cannot_carry_the_sessions_are_refused_with_the_reason() {
 }
 
 #[test]
-fn best_effort_lanes_go_over_plain_udp() {
+fn all_lanes_go_over_plain_udp() {
     let (a, b) = (identity(), identity());
-    let lane = LaneConfig {
-        delivery: Delivery::BestEffort,
+    let lane = |delivery| LaneConfig {
+        delivery,
         ..LaneConfig::default()
     };
     let config = session::Config {
-        lanes: vec![lane],
+        lanes: vec![lane(Delivery::Reliable), lane(Delivery::BestEffort)],
         ..session::Config::default()
     };
     let hub_b = Hub::builder(b.clone())
@@ -368,10 +363,12 @@ fn best_effort_lanes_go_over_plain_udp() {
         .expect("a peer");
     let hub_a = hub_a.start().expect("a hub");
     wait_for(&hub_a, |event| matches!(event, HubEvent::Up { .. }));
-    say(
-        &hub_a.endpoint(b.node_id()).expect("a peer"),
-        "fire and forget",
-    );
-    let heard = hear(&hub_b.endpoint(a.node_id()).expect("a peer"));
-    assert_eq!(heard, "fire and forget");
+    let to_b = hub_a.endpoint(b.node_id()).expect("a peer");
+    let to_a = hub_b.endpoint(a.node_id()).expect("a peer");
+    say(&to_b, "exactly once");
+    assert_eq!(hear(&to_a), "exactly once");
+    let best_effort = LaneId::new(1).expect("a lane");
+    to_b.try_send(best_effort, "fire and forget".into())
+        .expect("room");
+    assert_eq!(hear(&to_a), "fire and forget");
 }

@@ -33,11 +33,11 @@ pub(crate) struct Entry {
     travelling: Vec<(AttachmentId, Box<dyn Transport>)>,
 }
 
-struct Pulling<'a>(&'a mut Session, AttachmentId);
+struct Pulling<'a>(&'a mut Session, AttachmentId, Instant);
 
 impl FrameSource for Pulling<'_> {
     fn next_frame(&mut self, room: &Room) -> Option<Frame> {
-        self.0.poll_frame(self.1, room)
+        self.0.poll_frame(self.2, self.1, room)
     }
 }
 
@@ -361,7 +361,7 @@ impl Worker {
             buffer: &mut self.buffer,
             budget: self.config.budget,
         };
-        let mut source = Pulling(&mut entry.session, attachment);
+        let mut source = Pulling(&mut entry.session, attachment, self.now);
         match self.slots[slot].transport.send(&mut turn, &mut source) {
             Ok(Pace::Idle) => self.arm_slot(slot),
             Ok(Pace::More) => self.mark_busy(slot, Pace::More),

@@ -8,6 +8,7 @@ use super::{FORMER_MAX, Life, Misbehaved, PeerView, Session};
 use crate::attachment::{Attachment, Stage};
 use crate::event::{AttachmentId, CloseReason, DetachReason, Event};
 use crate::lane::LaneId;
+use crate::send_lane::SendLane;
 use crate::wire::{CloseCode, Hello, LanePosition};
 
 impl Session {
@@ -27,6 +28,7 @@ impl Session {
             knows: self.peer.map_or(0, |peer| peer.incarnation),
             epoch,
             message_max: self.config.message_max as u64,
+            keeps: super::keeps(&self.config) as u8,
             lanes: (0..).zip(&mut self.recv).filter_map(position).collect(),
         }
     }
@@ -45,11 +47,11 @@ impl Session {
         match (role, attachment.stage) {
             (_, Stage::Introducing) => {}
             // Over an unreliable transport a greeting may be repeated; the answer may be, too.
-            (Role::Acceptor, _) if !attachment.reliable => {
+            (Role::Acceptor, _) if !attachment.is_reliable() => {
                 attachment.due.hello = true;
                 return Ok(());
             }
-            (Role::Dialer, _) if !attachment.reliable => {
+            (Role::Dialer, _) if !attachment.is_reliable() => {
                 attachment.due.ready = true;
                 return Ok(());
             }
@@ -63,7 +65,8 @@ impl Session {
             self.release(id, DetachReason::Superseded);
             return Ok(());
         }
-        self.meet(id, hello);
+        let anew = self.meet(id, hello);
+        self.keeps = self.keeps.max(usize::from(hello.keeps).min(KEEPS_MAX));
         self.resume_positions(hello)?;
         match role {
             Role::Acceptor => {
@@ -78,6 +81,10 @@ impl Session {
                 if let Some(attachment) = self.attachment(id) {
                     attachment.due.ready = true;
                     attachment.due.all_positions = true;
+                    if anew {
+                        attachment.stage = Stage::Confirming;
+                        return Ok(());
+                    }
                 }
                 self.become_ready(now, id);
             }
@@ -89,15 +96,15 @@ impl Session {
     ///
     /// A peer is the same as long as its incarnation is, unless it says that it began anew itself:
     /// then its `view` is higher than the one known. A lower view is a greeting that was sent
-    /// before and arrived late.
-    fn meet(&mut self, id: AttachmentId, hello: &Hello) {
+    /// before and arrived late. Returns whether this side began anew.
+    fn meet(&mut self, id: AttachmentId, hello: &Hello) -> bool {
         let met = PeerView {
             incarnation: hello.incarnation,
             view: hello.view,
         };
         let Some(known) = self.peer else {
             self.peer = Some(met);
-            return;
+            return false;
         };
         let restarted = known.incarnation != met.incarnation;
         if restarted {
@@ -110,12 +117,14 @@ impl Session {
             self.peer = Some(met);
             if restarted || self.has_moved() {
                 self.begin_anew(id);
+                return true;
             }
         }
+        false
     }
 
     fn has_moved(&self) -> bool {
-        self.send.iter().any(crate::send_lane::SendLane::has_moved)
+        self.send.iter().any(SendLane::has_moved)
             || self.recv.iter().any(crate::recv_lane::RecvLane::has_moved)
     }
 
@@ -148,6 +157,9 @@ impl Session {
         for other in others {
             self.release(other, DetachReason::Superseded);
         }
+        if let Some(attachment) = self.attachment(keep) {
+            attachment.cursors.clear();
+        }
         if had_moved {
             self.stats.peer_restarts += 1;
             self.push_event(Event::PeerRestarted { undelivered });
@@ -168,64 +180,84 @@ impl Session {
 
     /// The peer is known to know us: data may flow.
     pub(super) fn become_ready(&mut self, now: Instant, id: AttachmentId) {
+        let cursors = self.send.iter().map(SendLane::cursor).collect();
         let Some(attachment) = self.attachment(id) else {
             return;
         };
         attachment.became_ready();
+        attachment.cursors = cursors;
         attachment.heard(now);
         let rank = attachment.rank;
-        let better = |a: &Attachment| a.is_ready() && a.rank > rank;
+        let better = |a: &&Attachment| a.is_ready() && a.rank > rank;
         if self.life == Life::Closed {
             return;
         }
-        if self.attachments.iter().any(better) {
-            self.release(id, DetachReason::Superseded);
-            return;
+        match self.attachments.iter().filter(better).count() {
+            0 => self.switch_to(id),
+            ahead if ahead < self.keeps => self.tell_spare(),
+            _ => self.release(id, DetachReason::Superseded),
         }
-        self.switch_to(id);
     }
 
-    /// From now on `id` carries the data. What was in flight elsewhere is sent again on it; the
-    /// receiver drops what it has.
+    /// From now on `id` carries the data, from what is not acknowledged on, or, if it has carried
+    /// some before, from where it stands. The receiver drops what it has.
     pub(super) fn switch_to(&mut self, id: AttachmentId) {
         let before = self.current.replace(id);
-        let resent: u64 = self
-            .send
-            .iter_mut()
-            .map(crate::send_lane::SendLane::rewind)
-            .sum();
-        self.stats.bytes_resent += resent;
+        let Some(attachment) = self.attachments.iter().find(|a| a.id == id) else {
+            return;
+        };
+        let is_acceptor = attachment.role == Role::Acceptor;
+        let repeated = self.send.iter().zip(&attachment.cursors);
+        let resent_bytes: u64 = repeated.map(|(lane, cursor)| lane.repeated(cursor)).sum();
+        self.stats.bytes_resent += resent_bytes;
         self.push_event(match before {
             None => Event::Attached { attachment: id },
             Some(_) => Event::Moved { attachment: id },
         });
-        if resent > 0 {
-            self.push_event(Event::Resumed {
-                resent_bytes: resent,
-            });
+        if resent_bytes > 0 {
+            self.push_event(Event::Resumed { resent_bytes });
         }
-        let acceptor = self
-            .attachment(id)
-            .is_some_and(|a| a.role == Role::Acceptor);
-        if acceptor {
+        if is_acceptor {
             // The dialer switched before it said Ready: nobody sends on the others any more.
             self.release_superseded(id);
         }
+        self.tell_spare();
     }
 
-    /// Lets go of every ready transport but `current`, once both sides have left them.
+    /// The transport that carries the redundant lanes beside the current one.
+    pub(super) fn find_spare(&self) -> Option<AttachmentId> {
+        if self.keeps < 2 || self.current.is_none() {
+            return None;
+        }
+        let others = self.attachments.iter();
+        let others = others.filter(|a| a.is_ready() && Some(a.id) != self.current);
+        others
+            .max_by_key(|a| a.rank)
+            .map(|attachment| attachment.id)
+    }
+
+    pub(super) fn tell_spare(&mut self) {
+        let spare = self.find_spare();
+        if self.spare != spare && self.life != Life::Closed {
+            self.spare = spare;
+            self.push_event(Event::Redundant { attachment: spare });
+        }
+    }
+
+    /// Lets go of every ready transport that is not used, once both sides have left them.
     pub(super) fn release_superseded(&mut self, current: AttachmentId) {
-        if self.attachments.len() < 2 {
+        if self.attachments.len() <= self.keeps {
             return;
         }
-        let left: Vec<_> = self
-            .attachments
-            .iter()
-            .filter(|a| a.is_ready() && a.id != current)
-            .map(|a| a.id)
-            .collect();
+        let spare = self.find_spare();
+        let used = |id: AttachmentId| id == current || Some(id) == spare;
+        let ready = self.attachments.iter().filter(|a| a.is_ready());
+        let left: Vec<_> = ready.map(|a| a.id).filter(|&id| !used(id)).collect();
         for id in left {
             self.release(id, DetachReason::Superseded);
         }
     }
 }
+
+/// How many transports a peer may want to be used at a time.
+const KEEPS_MAX: usize = 2;

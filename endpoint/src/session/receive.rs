@@ -9,6 +9,8 @@ use super::{Life, Misbehaved, Session};
 use crate::attachment::Stage;
 use crate::event::{AttachmentId, CloseReason, DetachReason};
 use crate::lane::{LaneId, Message};
+use crate::recovery::Outcome;
+use crate::recv_lane::Order;
 use crate::wire::{self, CloseCode, LanePosition, Received};
 
 impl Session {
@@ -25,27 +27,59 @@ impl Session {
             return Ok(());
         };
         attachment.heard(now);
-        let stage = attachment.stage;
-        let received = wire::decode(frame).map_err(|_| Misbehaved("sent a malformed frame"))?;
+        let is_reliable = attachment.is_reliable();
+        let malformed = |_| Misbehaved("sent a malformed frame");
+        let (number, frame) = wire::split_number(frame).map_err(malformed)?;
+        let received = wire::decode(frame).map_err(malformed)?;
+        if is_reliable && (number.is_some() || matches!(received, Received::Seen(_))) {
+            return Err(Misbehaved("counted packets on a transport that loses none"));
+        }
+        if !is_reliable && number.is_none() && received.needs_number() {
+            return Err(Misbehaved("sent what may get lost without a number"));
+        }
+        let kept = self.receive_any(now, id, received)?;
+        if let Some(number) = number.filter(|_| kept)
+            && let Some(attachment) = self.attachment(id)
+            && let Some(recovery) = &mut attachment.recovery
+        {
+            recovery.arrived(now, number);
+            if attachment.due.goodbye {
+                recovery.answer_now(now);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether it was taken in. If not, a lossy transport brings it again.
+    fn receive_any(
+        &mut self,
+        now: Instant,
+        id: AttachmentId,
+        received: Received,
+    ) -> Result<bool, Misbehaved> {
+        let Some(attachment) = self.attachment(id) else {
+            return Ok(false);
+        };
+        let (stage, is_reliable) = (attachment.stage, attachment.is_reliable());
         match received {
-            Received::Hello(hello) => return self.handle_hello(now, id, &hello),
+            Received::Hello(hello) => return self.handle_hello(now, id, &hello).map(|()| true),
             Received::OtherVersion(_) => {
                 self.end(CloseReason::Incompatible, Some(CloseCode::Incompatible));
-                return Ok(());
+                return Ok(true);
             }
             Received::Close(code) => {
                 self.handle_close(code);
-                return Ok(());
+                return Ok(true);
             }
+            // It has overtaken the greeting.
+            _ if stage == Stage::Introducing && !is_reliable => return Ok(false),
             _ if stage == Stage::Introducing => return Err(Misbehaved("spoke before it greeted")),
             _ => {}
         }
-        if self.life == Life::Closed {
-            return Ok(());
+        if self.life == Life::Closed && !matches!(received, Received::Seen(_)) {
+            return Ok(true);
         }
-        if stage == Stage::Answered {
-            self.become_ready(now, id);
-        } else if self.current == Some(id) && self.attachments.len() > 1 {
+        if self.current == Some(id) && self.attachments.len() > 1 {
             // The dialer's turn: the peer has answered on the new transport, so it left the old.
             self.release_superseded(id);
         }
@@ -57,50 +91,78 @@ impl Session {
         now: Instant,
         id: AttachmentId,
         received: Received,
-    ) -> Result<(), Misbehaved> {
+    ) -> Result<bool, Misbehaved> {
         match received {
             Received::Data {
                 lane,
                 offset,
                 bytes,
-            } => self.receive_data(now, id, lane, offset, bytes),
+            } => return self.receive_data(now, id, lane, offset, bytes),
             Received::Datagram {
                 lane,
                 sequence,
                 payload,
-            } => {
-                self.receive_datagram(lane, sequence, payload);
-                Ok(())
-            }
+            } => self.receive_datagram(lane, sequence, payload),
             Received::Ack(positions) => {
                 for position in positions {
                     self.acknowledge(position)?;
                 }
                 self.close_if_drained();
-                Ok(())
             }
-            Received::Ready { view } => {
-                let is_acceptor = self
-                    .attachment(id)
-                    .is_some_and(|a| a.role == Role::Acceptor);
-                if !is_acceptor {
-                    return Err(Misbehaved("confirmed what it did not ask for"));
-                }
-                if let Some(peer) = &mut self.peer {
-                    peer.view = peer.view.max(view);
-                }
-                Ok(())
-            }
+            Received::Ready { view } => self.receive_confirmation(now, id, view),
             Received::Ping(nonce) => {
                 if let Some(attachment) = self.attachment(id) {
                     attachment.due.pong = Some(nonce);
                 }
-                Ok(())
+            }
+            Received::Seen(seen) => {
+                if let Some(attachment) = self.attachment(id)
+                    && let Some(recovery) = &mut attachment.recovery
+                {
+                    let outcome = recovery.handle_seen(now, &seen)?;
+                    self.recover(id, &outcome);
+                }
             }
             Received::Pong(_)
             | Received::Hello(_)
             | Received::OtherVersion(_)
-            | Received::Close(_) => Ok(()),
+            | Received::Close(_) => {}
+        }
+        Ok(true)
+    }
+
+    /// The dialer has the acceptor's greeting; or the acceptor has heard that, and whether the
+    /// dialer began anew.
+    fn receive_confirmation(&mut self, now: Instant, id: AttachmentId, view: u64) {
+        let Some(attachment) = self.attachment(id) else {
+            return;
+        };
+        match (attachment.role, attachment.stage) {
+            (Role::Acceptor, stage) => {
+                attachment.due.ready = true;
+                if let Some(peer) = &mut self.peer {
+                    peer.view = peer.view.max(view);
+                }
+                if stage == Stage::Answered {
+                    self.become_ready(now, id);
+                }
+            }
+            (Role::Dialer, Stage::Confirming) => self.become_ready(now, id),
+            (Role::Dialer, _) => {}
+        }
+    }
+
+    /// Sends again what a lossy transport has lost.
+    pub(super) fn recover(&mut self, id: AttachmentId, outcome: &Outcome) {
+        self.stats.packets_lost += outcome.lost;
+        if outcome.close_seen {
+            self.release(id, DetachReason::Closed);
+        } else if let Some(attachment) = self.attachment(id) {
+            if outcome.is_probe && attachment.is_ready() {
+                attachment.due.ping = Some(0);
+            }
+            let repeated = attachment.again(&outcome.again);
+            self.stats.bytes_resent += repeated;
         }
     }
 
@@ -111,15 +173,11 @@ impl Session {
         lane: LaneId,
         offset: u64,
         bytes: Bytes,
-    ) -> Result<(), Misbehaved> {
-        if self
-            .attachment(id)
-            .is_some_and(|attachment| !attachment.reliable)
-        {
-            return Err(Misbehaved(
-                "sent reliable data over an unreliable transport",
-            ));
-        }
+    ) -> Result<bool, Misbehaved> {
+        let order = match self.attachment(id).is_some_and(|it| it.is_reliable()) {
+            true => Order::Kept,
+            false => Order::Lost,
+        };
         self.stats.bytes_received += bytes.len() as u64;
         let (messages, count) = (&mut self.messages, &mut self.stats.messages_received);
         let mut deliver = |payload| {
@@ -127,12 +185,13 @@ impl Session {
             messages.push_back(Message { lane, payload });
         };
         let receiving = &mut self.recv[lane.index()];
-        let repeated = receiving.receive(offset, bytes, self.config.message_max, &mut deliver)?;
-        self.stats.bytes_repeated += repeated;
+        let message_max = self.config.message_max;
+        let received = receiving.receive(offset, bytes, order, message_max, &mut deliver)?;
+        self.stats.bytes_repeated += received.repeated;
         if self.ack_at.is_none() && receiving.ack_is_due() {
             self.ack_at = Some(now + self.config.ack_delay);
         }
-        Ok(())
+        Ok(received.kept)
     }
 
     fn receive_datagram(&mut self, lane: LaneId, sequence: u64, payload: Bytes) {
@@ -167,7 +226,7 @@ impl Session {
         };
         self.end(reason, None);
         // If this side had closed first, its own words are no longer needed.
-        self.release_all(DetachReason::Closed);
+        self.leave();
     }
 }
 

@@ -1,30 +1,36 @@
 //! Frames out.
 
+use std::time::Instant;
+
 use bytes::Bytes;
-use selvedge_transport::{Flow, Frame, Head, Room};
+use selvedge_transport::{Flow, Frame, Head, LaneSet, Room};
 
 use super::{Life, Session};
+use crate::attachment::Attachment;
 use crate::event::{AttachmentId, DetachReason};
 use crate::lane::{Delivery, LaneId};
-use crate::wire::{self, DATA_HEAD_LEN_MAX};
+use crate::recovery::Content;
+use crate::wire::{self, DATA_HEAD_LEN_MAX, PACKET_HEAD_LEN_MAX};
 
 impl Session {
     /// The next frame for a transport that has `room`: control first, then lanes by priority.
     ///
     /// Frames are decided when they are asked for, so ask only when they can be sent at once.
-    pub fn poll_frame(&mut self, id: AttachmentId, room: &Room) -> Option<Frame> {
+    pub fn poll_frame(&mut self, now: Instant, id: AttachmentId, room: &Room) -> Option<Frame> {
+        let index = self.attachments.iter().position(|a| a.id == id)?;
         if !room.control_blocked
-            && let Some(frame) = self.poll_control(id)
+            && let Some(frame) = self.poll_control(now, index)
         {
             return Some(frame);
         }
-        if self.current != Some(id) || self.life == Life::Closed {
+        if self.life == Life::Closed {
             return None;
         }
-        self.poll_lane(room)
+        let share = self.share_of(id)?;
+        self.poll_lane(now, index, share, room)
     }
 
-    /// Whether a transport has anything to send, given unlimited room.
+    /// Whether a transport has anything to send, given unlimited room and time.
     #[must_use]
     pub fn wants_to_send(&self, id: AttachmentId) -> bool {
         let Some(attachment) = self.attachments.iter().find(|a| a.id == id) else {
@@ -33,14 +39,49 @@ impl Session {
         if attachment.due.any() {
             return true;
         }
-        self.current == Some(id)
-            && self.life != Life::Closed
-            && (self.urgent_ack()
-                || self
-                    .send
-                    .iter()
-                    .any(crate::send_lane::SendLane::is_sendable)
-                || self.best_effort_out.iter().any(|lane| !lane.is_empty()))
+        let Some(share) = self.share_of(id).filter(|_| self.life != Life::Closed) else {
+            return false;
+        };
+        if share == Share::All && self.urgent_ack() {
+            return true;
+        }
+        let recovery = attachment.recovery.as_ref();
+        let is_open = recovery.is_none_or(|recovery| recovery.has_window());
+        is_open
+            && (0..self.send.len()).any(|lane| self.is_waiting(attachment, share, lane, usize::MAX))
+    }
+
+    /// What a transport carries.
+    fn share_of(&self, id: AttachmentId) -> Option<Share> {
+        if self.current == Some(id) {
+            Some(Share::All)
+        } else if self.spare == Some(id) {
+            Some(Share::Redundant)
+        } else {
+            None
+        }
+    }
+
+    fn is_waiting(
+        &self,
+        attachment: &Attachment,
+        share: Share,
+        lane: usize,
+        datagram_max: usize,
+    ) -> bool {
+        let config = &self.config.lanes[lane];
+        match config.delivery {
+            Delivery::Reliable if share == Share::All || config.redundant => {
+                let cursor = attachment.cursors.get(lane);
+                cursor.is_some_and(|cursor| self.send[lane].is_sendable(cursor))
+            }
+            Delivery::BestEffort if share == Share::All => {
+                let waiting = &self.best_effort_out[lane];
+                let head = DATA_HEAD_LEN_MAX + PACKET_HEAD_LEN_MAX;
+                !waiting.is_empty() && waiting.front_len() + head <= datagram_max
+            }
+            Delivery::Reliable | Delivery::BestEffort => false,
+        }
     }
 
     fn urgent_ack(&self) -> bool {
@@ -49,10 +90,19 @@ impl Session {
             .any(crate::recv_lane::RecvLane::ack_is_urgent)
     }
 
-    fn poll_control(&mut self, id: AttachmentId) -> Option<Frame> {
-        let is_current = self.current == Some(id);
-        let (view, urgent) = (self.view, is_current && self.urgent_ack());
-        let attachment = self.attachment(id)?;
+    fn poll_control(&mut self, now: Instant, index: usize) -> Option<Frame> {
+        let id = self.attachments[index].id;
+        let urgent = self.current == Some(id) && self.urgent_ack();
+        let view = self.view;
+        let attachment = &mut self.attachments[index];
+        if let Some(recovery) = &mut attachment.recovery
+            && let Some(seen) = recovery.answer(now)
+        {
+            return Some(control(Head::EMPTY, wire::encode_seen(&seen)));
+        }
+        if !attachment.due.any() && !urgent {
+            return None;
+        }
         let due = &mut attachment.due;
         if std::mem::take(&mut due.hello) {
             let epoch = attachment.rank.epoch;
@@ -60,29 +110,37 @@ impl Session {
             return Some(control(Head::EMPTY, wire::encode_hello(&hello)));
         }
         if std::mem::take(&mut due.ready) {
-            return Some(control(wire::ready(view), Bytes::new()));
+            let ready = control(wire::ready(view), Bytes::new());
+            return Some(attachment.number(now, ready, Content::Ready));
+        }
+        if due.goodbye {
+            self.release(id, DetachReason::Closed);
+            return None;
         }
         if due.close.is_some() && std::mem::take(&mut due.all_positions) {
-            return Some(self.ack());
+            return Some(self.ack(now, index));
         }
         if let Some(code) = due.close.take() {
-            self.release(id, DetachReason::Closed);
-            return Some(control(wire::close(code), Bytes::new()));
+            let close = control(wire::close(code), Bytes::new());
+            let close = attachment.number(now, close, Content::Close);
+            if attachment.is_reliable() {
+                self.release(id, DetachReason::Closed);
+            }
+            return Some(close);
         }
         if let Some(nonce) = due.pong.take() {
             return Some(control(wire::pong(nonce), Bytes::new()));
         }
         if let Some(nonce) = due.ping.take() {
-            return Some(control(wire::ping(nonce), Bytes::new()));
+            let ping = control(wire::ping(nonce), Bytes::new());
+            return Some(attachment.number(now, ping, Content::Once));
         }
-        if std::mem::take(&mut due.all_positions) || urgent {
-            return Some(self.ack());
-        }
-        None
+        due.all_positions = false;
+        Some(self.ack(now, index))
     }
 
     /// Says where every lane stands that has moved. A lane that never did costs nothing.
-    fn ack(&mut self) -> Frame {
+    fn ack(&mut self, now: Instant, index: usize) -> Frame {
         self.ack_at = None;
         self.stats.acks_sent += 1;
         let mut positions = Vec::new();
@@ -97,46 +155,84 @@ impl Session {
                 });
             }
         }
-        control(Head::EMPTY, wire::encode_ack(&positions))
+        let ack = control(Head::EMPTY, wire::encode_ack(&positions));
+        self.attachments[index].number(now, ack, Content::Positions)
     }
 
-    fn poll_lane(&mut self, room: &Room) -> Option<Frame> {
-        let (lanes, send, best_effort) = (&self.config.lanes, &self.send, &self.best_effort_out);
-        let is_waiting = |lane: usize| match lanes[lane].delivery {
-            Delivery::Reliable => send[lane].is_sendable() && !room.blocked.contains(lane as u8),
-            Delivery::BestEffort => {
-                let len = best_effort[lane].front_len() + DATA_HEAD_LEN_MAX;
-                !best_effort[lane].is_empty() && len <= room.datagram_max
-            }
+    fn poll_lane(
+        &mut self,
+        now: Instant,
+        index: usize,
+        share: Share,
+        room: &Room,
+    ) -> Option<Frame> {
+        let attachment = &self.attachments[index];
+        let is_waiting = |lane: usize| {
+            let is_blocked = self.config.lanes[lane].delivery == Delivery::Reliable
+                && room.blocked.contains(lane as u8);
+            !is_blocked && self.is_waiting(attachment, share, lane, room.datagram_max)
         };
-        let chosen = self.scheduler.choose(is_waiting)?;
+        let chosen = attachment.scheduler.choose(is_waiting)?;
         let lane = LaneId::new(chosen as u8)?;
+        let attachment = &mut self.attachments[index];
+        let mut len_max = room.frame_max.checked_sub(DATA_HEAD_LEN_MAX)?;
+        if let Some(recovery) = &mut attachment.recovery {
+            if !recovery.may_send(now) {
+                return None;
+            }
+            len_max = len_max
+                .min(recovery.frame_max(now))
+                .checked_sub(PACKET_HEAD_LEN_MAX)?;
+        }
         let frame = match self.config.lanes[chosen].delivery {
             Delivery::Reliable => {
-                let len_max = room.frame_max.checked_sub(DATA_HEAD_LEN_MAX)?;
-                let (offset, body) = self.send[chosen].next_piece(len_max)?;
-                self.stats.bytes_sent += body.len() as u64;
-                Frame {
+                let cursor = attachment.cursors.get_mut(chosen)?;
+                let (offset, body) = self.send[chosen].next_piece(cursor, len_max)?;
+                let len = body.len();
+                self.stats.bytes_sent += len as u64;
+                let frame = Frame {
                     flow: Flow::Lane(lane.number()),
                     head: wire::data(lane, offset),
                     body,
-                }
+                };
+                attachment.number(now, frame, Content::Data { lane, offset, len })
             }
             Delivery::BestEffort => {
                 let (sequence, body) = self.best_effort_out[chosen].pop()?;
                 self.stats.best_effort_sent += 1;
-                Frame {
+                let frame = Frame {
                     flow: Flow::Datagram,
                     head: wire::datagram(lane, sequence),
                     body,
-                }
+                };
+                attachment.number(now, frame, Content::Once)
             }
         };
-        let (send, best_effort) = (&self.send, &self.best_effort_out);
-        let waits = |other: usize| send[other].is_sendable() || !best_effort[other].is_empty();
-        self.scheduler.served(chosen, frame.len() as u64, waits);
+        self.served(index, share, chosen, frame.len() as u64);
         Some(frame)
     }
+
+    fn served(&mut self, index: usize, share: Share, chosen: usize, len: u64) {
+        if self.send.len() == 1 {
+            return;
+        }
+        let attachment = &self.attachments[index];
+        let mut waiting = LaneSet::EMPTY;
+        for lane in 0..self.send.len() {
+            if self.is_waiting(attachment, share, lane, usize::MAX) {
+                waiting.insert(lane as u8);
+            }
+        }
+        let scheduler = &mut self.attachments[index].scheduler;
+        scheduler.served(chosen, len, |lane| waiting.contains(lane as u8));
+    }
+}
+
+/// What part of the lanes a transport carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Share {
+    All,
+    Redundant,
 }
 
 const fn control(head: Head, body: Bytes) -> Frame {

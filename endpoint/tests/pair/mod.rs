@@ -185,7 +185,10 @@ impl Pair {
             if pipe.in_flight[from].len() >= self.capacity {
                 break;
             }
-            let Some(frame) = self.sides[from].session.poll_frame(pipe.id, &room) else {
+            let Some(frame) = self.sides[from]
+                .session
+                .poll_frame(self.now, pipe.id, &room)
+            else {
                 break;
             };
             assert!(

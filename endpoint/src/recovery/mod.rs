@@ -1,0 +1,320 @@
+//! Recovery on a transport that loses frames: numbered packets, what the peer has seen of them,
+//! what is lost, how much may be in flight. The method of RFC 9002, for the frames of a session.
+//!
+//! Numbers are never used twice: what is lost goes again, cut anew, in a packet of its own. So an
+//! answer always tells which sending it means, and the round trip is measured without doubt.
+//!
+//! Left out of RFC 9002: persistent congestion (7.6), because a transport that is silent for
+//! [`Config::silence_max`](crate::Config::silence_max) is given up; packet number spaces, because
+//! whoever is at the other end has been authenticated before.
+
+mod arrivals;
+mod congestion;
+mod pacer;
+mod rtt;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use arrivals::Arrivals;
+pub(crate) use arrivals::RANGES_MAX;
+use congestion::Congestion;
+use pacer::Pacer;
+use rtt::Rtt;
+
+use crate::lane::LaneId;
+use crate::session::Misbehaved;
+use crate::wire::Seen;
+
+/// A packet is lost when one sent so many numbers later was seen (RFC 9002, section 6.1.1).
+const REORDERING_MAX: u64 = 3;
+
+/// How many packets a probe sends (RFC 9002, section 6.2.4).
+const PROBES: u32 = 2;
+
+/// Probes follow each other at most this far apart, so that some fall into the 3 s of silence after
+/// which a transport is given up: at 30 % loss each way, six of them all fail once in 100 times.
+const PROBE_TIMEOUT_MAX: Duration = Duration::from_millis(500);
+
+/// After so many probes without an answer, large packets may be what does not pass.
+const PROBES_BEFORE_SMALL: u32 = 2;
+
+/// The longest frame on a path that seems to swallow large datagrams. With the headers of UDP and of
+/// its encryption it fits into 576 bytes, which every IPv4 host takes (RFC 791, section 3.1).
+const SMALL_FRAME: usize = 500;
+
+/// How long frames stay small, before large ones are tried again (RFC 8899, section 5.1.1).
+const SMALL_FOR: Duration = Duration::from_secs(600);
+
+/// What a packet carried, so that it can go again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// A piece of a lane's stream.
+    Data {
+        lane: LaneId,
+        offset: u64,
+        len: usize,
+    },
+    /// Where the lanes stand. What goes again is where they stand then.
+    Positions,
+    Ready,
+    Close,
+    /// A ping, or a best-effort message: only whether it arrives matters.
+    Once,
+}
+
+/// A packet of which nothing is known.
+#[derive(Debug)]
+struct Sent {
+    at: Instant,
+    len: u64,
+    content: Content,
+}
+
+/// Both directions of one lossy transport.
+#[derive(Debug)]
+pub(crate) struct Recovery {
+    /// Packets from `base` on; `None` when their fate is known.
+    sent: VecDeque<Option<Sent>>,
+    base: u64,
+    in_flight: u64,
+    largest_seen: Option<u64>,
+    last_sent: Option<Instant>,
+    /// When the oldest packet below the largest seen counts as lost.
+    loss_at: Option<Instant>,
+    /// Probes without an answer.
+    timeouts: u32,
+    /// Packets that may go whatever the window says.
+    probes: u32,
+    rtt: Rtt,
+    congestion: Congestion,
+    pacer: Pacer,
+    /// When the pacer lets the next packet go, once it has held one back.
+    paced_until: Option<Instant>,
+    /// Since when frames are small.
+    small_since: Option<Instant>,
+    arrivals: Arrivals,
+}
+
+/// What an answer, or a passing of time, brought to light.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// To be sent again.
+    pub(crate) again: Vec<Content>,
+    /// How many packets were lost.
+    pub(crate) lost: u64,
+    /// Something must go, or nobody learns whether anything passes.
+    pub(crate) is_probe: bool,
+    /// The peer has seen the end.
+    pub(crate) close_seen: bool,
+}
+
+impl Recovery {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            sent: VecDeque::new(),
+            base: 0,
+            in_flight: 0,
+            largest_seen: None,
+            last_sent: None,
+            loss_at: None,
+            timeouts: 0,
+            probes: 0,
+            rtt: Rtt::default(),
+            congestion: Congestion::new(),
+            pacer: Pacer::new(now),
+            paced_until: None,
+            small_since: None,
+            arrivals: Arrivals::default(),
+        }
+    }
+
+    /// Whether data may be sent now, as far as the window, not the pace, goes.
+    pub(crate) const fn has_window(&self) -> bool {
+        self.probes > 0 || self.in_flight < self.congestion.window()
+    }
+
+    /// Whether data may be sent now.
+    pub(crate) fn may_send(&mut self, now: Instant) -> bool {
+        if self.probes > 0 {
+            return true;
+        }
+        if self.in_flight >= self.congestion.window() {
+            return false;
+        }
+        let (window, rtt) = (self.congestion.window(), self.rtt.smoothed());
+        self.paced_until = self.pacer.wait(now, window, rtt);
+        self.paced_until.is_none()
+    }
+
+    /// The longest frame to send now.
+    pub(crate) fn frame_max(&mut self, now: Instant) -> usize {
+        if self
+            .small_since
+            .is_some_and(|since| now >= since + SMALL_FOR)
+        {
+            self.small_since = None;
+        }
+        self.small_since.map_or(usize::MAX, |_| SMALL_FRAME)
+    }
+
+    /// The number of the next packet.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.base + self.sent.len() as u64
+    }
+
+    /// The packet with [`next_number`](Self::next_number) has been handed to the transport.
+    pub(crate) fn sent(&mut self, now: Instant, len: usize, content: Content) {
+        let len = len as u64;
+        self.sent.push_back(Some(Sent {
+            at: now,
+            len,
+            content,
+        }));
+        self.in_flight += len;
+        self.last_sent = Some(now);
+        self.probes = self.probes.saturating_sub(1);
+        self.pacer.sent(len);
+    }
+
+    /// A numbered packet has arrived and was kept.
+    pub(crate) fn arrived(&mut self, now: Instant, number: u64) {
+        self.arrivals.arrived(now, number);
+    }
+
+    /// Says once more what has arrived.
+    pub(crate) const fn answer_now(&mut self, now: Instant) {
+        self.arrivals.answer_now(now);
+    }
+
+    /// What to tell the peer of its packets, if it is time.
+    pub(crate) fn answer(&mut self, now: Instant) -> Option<Seen> {
+        self.arrivals.answer(now)
+    }
+
+    /// The peer says what it has seen.
+    pub(crate) fn handle_seen(&mut self, now: Instant, seen: &Seen) -> Result<Outcome, Misbehaved> {
+        let mut outcome = Outcome::default();
+        let Some(largest) = seen.ranges.first().map(|range| range.end - 1) else {
+            return Err(Misbehaved("has seen no packet and says so"));
+        };
+        if largest >= self.next_number() {
+            return Err(Misbehaved("has seen what was never sent"));
+        }
+        // A window that was not used up says nothing about the path (RFC 9002, section 7.8).
+        let was_full = self.in_flight * 2 >= self.congestion.window();
+        for range in seen.ranges.iter().rev() {
+            for number in range.start.max(self.base)..range.end {
+                let Some(packet) = self.settle(number) else {
+                    continue;
+                };
+                outcome.close_seen |= packet.content == Content::Close;
+                if number == largest {
+                    let latest = now.saturating_duration_since(packet.at);
+                    self.rtt.update(latest, seen.delay);
+                }
+                if was_full {
+                    let rtt = self.rtt.smoothed();
+                    self.congestion.seen(now, packet.at, packet.len, rtt);
+                }
+                self.timeouts = 0;
+            }
+        }
+        self.largest_seen = self.largest_seen.max(Some(largest));
+        self.detect_losses(now, &mut outcome);
+        self.forget_settled();
+        Ok(outcome)
+    }
+
+    /// The fate of a packet is known.
+    fn settle(&mut self, number: u64) -> Option<Sent> {
+        let index = usize::try_from(number.checked_sub(self.base)?).ok()?;
+        let packet = self.sent.get_mut(index)?.take()?;
+        self.in_flight -= packet.len;
+        Some(packet)
+    }
+
+    fn forget_settled(&mut self) {
+        while let Some(None) = self.sent.front() {
+            self.sent.pop_front();
+            self.base += 1;
+        }
+    }
+
+    fn detect_losses(&mut self, now: Instant, outcome: &mut Outcome) {
+        self.loss_at = None;
+        let Some(largest) = self.largest_seen else {
+            return;
+        };
+        let delay = self.rtt.loss_delay();
+        for number in self.base..largest {
+            let index = (number - self.base) as usize;
+            let Some(Some(packet)) = self.sent.get(index) else {
+                continue;
+            };
+            let late_at = packet.at + delay;
+            if number + REORDERING_MAX <= largest || late_at <= now {
+                if let Some(packet) = self.settle(number) {
+                    outcome.lost += 1;
+                    outcome.again.push(packet.content);
+                    self.congestion.lost(now, packet.at);
+                }
+            } else {
+                // The first one found was sent first.
+                self.loss_at = Some(late_at);
+                return;
+            }
+        }
+    }
+
+    fn probe_at(&self) -> Option<Instant> {
+        let last_sent = self.last_sent.filter(|_| self.in_flight > 0)?;
+        let timeout = self.rtt.probe_timeout();
+        let doubled = timeout.saturating_mul(1 << self.timeouts.min(16));
+        Some(last_sent + doubled.min(PROBE_TIMEOUT_MAX.max(timeout)))
+    }
+
+    /// When to look again.
+    pub(crate) fn timeout(&self) -> Option<Instant> {
+        let lost_or_probe = self.loss_at.or_else(|| self.probe_at());
+        let paced = self.paced_until;
+        lost_or_probe
+            .into_iter()
+            .chain(paced)
+            .chain(self.arrivals.due())
+            .min()
+    }
+
+    /// Time has passed.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> Outcome {
+        let mut outcome = Outcome::default();
+        if self.paced_until.is_some_and(|at| at <= now) {
+            self.paced_until = None;
+        }
+        if self.loss_at.is_some_and(|at| at <= now) {
+            self.detect_losses(now, &mut outcome);
+            self.forget_settled();
+        } else if self.loss_at.is_none() && self.probe_at().is_some_and(|at| at <= now) {
+            self.timeouts += 1;
+            self.probes = PROBES;
+            // Counted from here, even if the transport has no room for the probes.
+            self.last_sent = Some(now);
+            let oldest = self.sent.iter().flatten().take(PROBES as usize);
+            outcome.is_probe = true;
+            outcome.again.extend(oldest.map(|packet| packet.content));
+            if self.timeouts >= PROBES_BEFORE_SMALL
+                && self
+                    .sent
+                    .iter()
+                    .flatten()
+                    .any(|p| p.len > SMALL_FRAME as u64)
+            {
+                self.small_since = Some(now);
+            }
+        }
+        outcome
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+//! Losses are found by gap and by time; what is found goes again.
+
+use super::*;
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+const fn data(offset: u64) -> Content {
+    Content::Data {
+        lane: LaneId::FIRST,
+        offset,
+        len: 1000,
+    }
+}
+
+/// A recovery with `count` packets in flight, a millisecond between them, and when the first left.
+fn with_packets(count: u64) -> (Recovery, Instant) {
+    let begin = Instant::now();
+    let mut recovery = Recovery::new(begin);
+    for number in 0..count {
+        recovery.sent(begin + ms(number), 1000, data(number * 1000));
+    }
+    (recovery, begin)
+}
+
+fn seen<const N: usize>(ranges: [(u64, u64); N]) -> Seen {
+    Seen {
+        delay: Duration::ZERO,
+        ranges: ranges.map(|(start, end)| start..end).to_vec(),
+    }
+}
+
+#[test]
+fn three_later_ones_seen_mean_that_a_packet_is_lost() {
+    let (mut recovery, begin) = with_packets(8);
+    let now = begin + ms(50);
+    let outcome = recovery.handle_seen(now, &seen([(3, 4), (1, 2)])).unwrap();
+    assert_eq!(outcome.again, [data(0)], "2 may only be late");
+    let outcome = recovery.handle_seen(now, &seen([(5, 6)])).unwrap();
+    assert_eq!(outcome.again, [data(2000)]);
+    assert_eq!(recovery.in_flight, 3000, "4, 6 and 7");
+}
+
+#[test]
+fn a_packet_that_is_overtaken_is_lost_after_an_eighth_of_a_round_trip_more() {
+    let (mut recovery, begin) = with_packets(2);
+    let now = begin + ms(81);
+    let outcome = recovery.handle_seen(now, &seen([(1, 2)])).unwrap();
+    assert!(outcome.again.is_empty());
+    assert_eq!(recovery.timeout(), Some(begin + ms(90)));
+    assert!(recovery.handle_timeout(begin + ms(89)).again.is_empty());
+    assert_eq!(recovery.handle_timeout(begin + ms(90)).again, [data(0)]);
+    assert_eq!((recovery.in_flight, recovery.sent.len()), (0, 0));
+}
+
+#[test]
+fn silence_is_probed_ever_less_often_and_never_counts_as_loss() {
+    let (mut recovery, begin) = with_packets(1);
+    recovery
+        .handle_seen(begin + ms(40), &seen([(0, 1)]))
+        .unwrap();
+    let mut now = begin + ms(100);
+    recovery.sent(now, 1000, data(1000));
+    let window = recovery.congestion.window();
+    let mut waits = Vec::new();
+    for _ in 0..5 {
+        let at = recovery.timeout().unwrap();
+        waits.push((at - now).as_millis());
+        now = at;
+        let outcome = recovery.handle_timeout(now);
+        assert!(outcome.is_probe && outcome.lost == 0);
+        assert!(outcome.again.iter().all(|again| *again == data(1000)));
+        recovery.sent(now, 1000, data(1000));
+    }
+    assert_eq!(waits, [140, 280, 500, 500, 500]);
+    assert_eq!(recovery.congestion.window(), window);
+}
+
+#[test]
+fn a_probe_goes_though_the_window_is_full() {
+    let (mut recovery, begin) = with_packets(12);
+    assert!(!recovery.may_send(begin + ms(12)));
+    let at = recovery.timeout().unwrap();
+    recovery.handle_timeout(at);
+    assert!(recovery.may_send(at));
+    recovery.sent(at, 1000, data(0));
+    recovery.sent(at, 1000, data(1000));
+    assert!(!recovery.may_send(at));
+}
+
+#[test]
+fn frames_become_small_when_large_ones_do_not_pass() {
+    let (mut recovery, begin) = with_packets(1);
+    let mut now = begin;
+    for _ in 0..PROBES_BEFORE_SMALL {
+        assert_eq!(recovery.frame_max(now), usize::MAX);
+        now = recovery.timeout().unwrap();
+        recovery.handle_timeout(now);
+    }
+    assert_eq!(recovery.frame_max(now), SMALL_FRAME);
+    assert_eq!(recovery.frame_max(now + SMALL_FOR), usize::MAX);
+}
+
+#[test]
+fn an_answer_that_cannot_be_is_refused() {
+    let (mut recovery, begin) = with_packets(2);
+    assert!(recovery.handle_seen(begin, &seen([])).is_err());
+    assert!(recovery.handle_seen(begin, &seen([(2, 3)])).is_err());
+    assert!(recovery.handle_seen(begin, &seen([(0, 2)])).is_ok());
+    assert!(
+        recovery.handle_seen(begin, &seen([(0, 2)])).is_ok(),
+        "a repeat says nothing new"
+    );
+}

@@ -1,2 +1,38 @@
-//! Selvedge testkit.
+//! A seeded network in virtual time, for testing what runs over it.
+//!
+//! Nothing here waits: time is a number that leaps to the next thing that happens, so an hour of
+//! faults takes milliseconds, and a seed replays it exactly.
+//!
+//! - [`Link`] is one direction of a path for any packets: latency, jitter, loss (also in bursts),
+//!   reordering, duplication, corruption, a rate with its queue, a largest packet, a partition. Use
+//!   it to test a protocol of your own: `examples/own_protocol.rs`.
+//! - [`World`] runs two [`Session`](selvedge_endpoint::Session)s over any number of [`Path`]s that
+//!   come and go.
+//! - [`Oracle`] numbers messages and knows what may and must have arrived.
+//!
+//! ```
+//! use std::time::{Duration, Instant};
+//! use selvedge_testkit::{Conditions, Link};
+//!
+//! let (begin, mut rng) = (Instant::now(), fastrand::Rng::with_seed(7));
+//! let conditions = Conditions { latency: Duration::from_millis(20), loss: 0.5, ..Conditions::default() };
+//! let mut link = Link::new(conditions);
+//! for number in 0..100 {
+//!     link.send(begin, &mut rng, vec![number].into());
+//! }
+//! let arrival = link.next_arrival().expect("some get through");
+//! assert_eq!(arrival, begin + Duration::from_millis(20));
+//! let arrived = std::iter::from_fn(|| link.receive(arrival)).count();
+//! assert_eq!(arrived as u64 + link.counts().lost, 100);
+//! ```
 #![forbid(unsafe_code)]
+
+mod link;
+mod oracle;
+mod side;
+mod world;
+
+pub use link::{Burst, Conditions, Counts, Link, Packet};
+pub use oracle::Oracle;
+pub use side::Side;
+pub use world::{Kind, Path, PathId, World};

@@ -1,0 +1,87 @@
+//! One end of a session, as its user and its driver see it.
+
+use bytes::Bytes;
+use selvedge_endpoint::{
+    AttachmentId, Config, Event, LaneId, Message, Outbox, Output, SendError, Session,
+};
+use selvedge_transport::NodeId;
+
+/// A session, its outbox, and what came out of it.
+#[derive(Debug)]
+pub struct Side {
+    /// The machine.
+    pub session: Session,
+    /// What was handed in and not taken.
+    pub outbox: Outbox,
+    /// What arrived, in order.
+    pub received: Vec<Message>,
+    /// What was told, in order.
+    pub events: Vec<Event>,
+    /// Lanes whose messages the user leaves where they are.
+    pub stalled: Vec<LaneId>,
+    pub(crate) released: Vec<AttachmentId>,
+    waiting: Vec<Message>,
+}
+
+impl Side {
+    /// Side 0 or 1, as a process that has just begun.
+    #[must_use]
+    pub fn new(number: u8, config: &Config, incarnation: u64) -> Self {
+        let (own, other) = (NodeId::new([number; 32]), NodeId::new([1 - number; 32]));
+        Self {
+            session: Session::new(config.clone(), own, other, incarnation),
+            outbox: Outbox::new(config),
+            received: Vec::new(),
+            events: Vec::new(),
+            stalled: Vec::new(),
+            released: Vec::new(),
+            waiting: Vec::new(),
+        }
+    }
+
+    /// Hands in a message.
+    ///
+    /// # Errors
+    /// As [`Outbox::push`]; [`SendError::UnknownLane`] too for a number that no lane can have.
+    pub fn send(&mut self, lane: u8, payload: impl Into<Bytes>) -> Result<(), SendError> {
+        let payload = payload.into();
+        match LaneId::new(lane) {
+            Some(lane) => self.outbox.push(lane, payload),
+            None => Err(SendError::UnknownLane(payload)),
+        }
+    }
+
+    /// The payloads that arrived on a lane, in order.
+    pub fn payloads(&self, lane: u8) -> impl Iterator<Item = &Bytes> {
+        let on_lane = move |message: &&Message| message.lane.number() == lane;
+        self.received.iter().filter(on_lane).map(|m| &m.payload)
+    }
+
+    pub(crate) fn take_waiting(&mut self) {
+        self.waiting.extend(self.session.take_messages());
+        self.received.append(&mut self.waiting);
+    }
+
+    /// Moves everything between session and user. Returns whether anything moved.
+    pub(crate) fn turn(&mut self) -> bool {
+        let mut moved = self.session.exchange(&mut self.outbox);
+        while let Some(output) = self.session.poll_output() {
+            moved = true;
+            match output {
+                Output::Event(event) => self.events.push(event),
+                Output::Release { attachment, .. } => self.released.push(attachment),
+            }
+        }
+        self.waiting.extend(self.session.take_messages());
+        for message in std::mem::take(&mut self.waiting) {
+            if self.stalled.contains(&message.lane) {
+                self.waiting.push(message);
+            } else {
+                moved = true;
+                self.session.taken(message.lane, message.cost());
+                self.received.push(message);
+            }
+        }
+        moved
+    }
+}

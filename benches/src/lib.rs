@@ -13,5 +13,5 @@ pub trait Load {
     fn run(&mut self, count: u64);
 }
 
-/// The protocols that carry reliable lanes.
-pub const SCHEMES: [&str; 3] = ["quic", "tcp", "tcp+plain"];
+/// The protocols.
+pub const SCHEMES: [&str; 5] = ["quic", "tcp", "tcp+plain", "udp", "udp+plain"];

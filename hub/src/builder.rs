@@ -121,7 +121,7 @@ impl Builder {
     pub(crate) fn check(&self) -> Result<(), HubError> {
         for address in self.listen.iter().chain(self.peers.values().flatten()) {
             match address.scheme() {
-                "quic" | "tcp" | "tcp+plain" | "udp+plain" => {}
+                "quic" | "tcp" | "tcp+plain" | "udp" | "udp+plain" => {}
                 _ => return Err(HubError::UnknownScheme(address.clone())),
             }
         }

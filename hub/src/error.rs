@@ -15,7 +15,7 @@ pub enum HubError {
         error: ParseAddressError,
     },
     /// No transport has this scheme. The caller's fault.
-    #[error("`{0}`: this build has transports for quic, tcp, tcp+plain and udp+plain only")]
+    #[error("`{0}`: this build has transports for quic, tcp, tcp+plain, udp and udp+plain only")]
     UnknownScheme(Address),
     /// The hub cannot listen there: the port is in use, say.
     #[error(transparent)]

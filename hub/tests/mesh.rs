@@ -72,7 +72,7 @@ fn dialing(own: &Identity, peer: &Identity, addresses: &[&str]) -> Hub {
 
 #[test]
 fn two_nodes_talk_both_ways_over_each_transport() {
-    for scheme in ["quic", "tcp", "tcp+plain"] {
+    for scheme in ["quic", "tcp", "tcp+plain", "udp", "udp+plain"] {
         let (a, b) = (identity(), identity());
         let (hub_b, at) = listening(&b, &a, &[scheme]);
         let hub_a = dialing(&a, &b, &[&at[0]]);
@@ -339,7 +339,7 @@ fn addresses_without_a_transport_are_refused_with_the_reason() {
 }
 
 #[test]
-fn all_lanes_go_over_plain_udp() {
+fn best_effort_and_reliable_lanes_go_over_udp() {
     let (a, b) = (identity(), identity());
     let lane = |delivery| LaneConfig {
         delivery,
@@ -351,7 +351,7 @@ fn all_lanes_go_over_plain_udp() {
     };
     let hub_b = Hub::builder(b.clone())
         .session(config.clone())
-        .listen("udp+plain://127.0.0.1:0")
+        .listen("udp://127.0.0.1:0")
         .expect("an address")
         .peer(a.node_id(), &[])
         .expect("a peer");

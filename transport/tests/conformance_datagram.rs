@@ -1,4 +1,4 @@
-//! The conformance suite over `quic://` and `udp+plain://`.
+//! The conformance suite over `quic://`, `udp://` and `udp+plain://`.
 
 #![cfg(feature = "conformance")]
 #![allow(clippy::unwrap_used, reason = "harnesses panic as tests do")]
@@ -15,6 +15,8 @@ use selvedge_transport::{
 struct OverQuic;
 
 struct OverUdp;
+
+struct OverPlainUdp;
 
 /// Puts datagrams onto the wire as they are.
 struct Say(UdpSocket);
@@ -74,34 +76,60 @@ impl Harness for OverQuic {
     }
 }
 
+fn udp_abilities(scheme: &'static str, encrypted: bool) -> Abilities {
+    Abilities {
+        scheme,
+        reliable: false,
+        encrypted,
+        authenticated: true,
+        datagrams: true,
+    }
+}
+
+fn listen_by_udp(scheme: &str, identity: &Identity, admission: Admission) -> Box<dyn Listener> {
+    let address = format!("{scheme}://127.0.0.1:0").parse().unwrap();
+    Box::new(UdpListener::bind(&address, identity.clone(), admission).unwrap())
+}
+
 impl Harness for OverUdp {
     fn abilities(&self) -> Abilities {
-        Abilities {
-            scheme: "udp+plain",
-            reliable: false,
-            encrypted: false,
-            authenticated: true,
-            datagrams: true,
-        }
+        udp_abilities("udp", true)
     }
 
     fn listen(&self, identity: &Identity, admission: Admission) -> Box<dyn Listener> {
-        Box::new(
-            UdpListener::bind(
-                &"udp+plain://127.0.0.1:0".parse().unwrap(),
-                identity.clone(),
-                admission,
-            )
-            .unwrap(),
-        )
+        listen_by_udp("udp", identity, admission)
     }
 
     fn dialer(&self, identity: &Identity) -> Box<dyn Dialer> {
         Box::new(UdpDialer::new(identity.clone()))
     }
+
     fn stranger(&self, address: &Address) -> Option<Box<dyn io::Write>> {
         stranger(address)
     }
+
+    fn nowhere(&self) -> Option<Address> {
+        nowhere("udp")
+    }
+}
+
+impl Harness for OverPlainUdp {
+    fn abilities(&self) -> Abilities {
+        udp_abilities("udp+plain", false)
+    }
+
+    fn listen(&self, identity: &Identity, admission: Admission) -> Box<dyn Listener> {
+        listen_by_udp("udp+plain", identity, admission)
+    }
+
+    fn dialer(&self, identity: &Identity) -> Box<dyn Dialer> {
+        Box::new(UdpDialer::new(identity.clone()))
+    }
+
+    fn stranger(&self, address: &Address) -> Option<Box<dyn io::Write>> {
+        stranger(address)
+    }
+
     fn nowhere(&self) -> Option<Address> {
         nowhere("udp+plain")
     }
@@ -115,4 +143,9 @@ mod quic {
 mod udp {
     use super::*;
     conformance_tests!(OverUdp);
+}
+
+mod plain_udp {
+    use super::*;
+    conformance_tests!(OverPlainUdp);
 }

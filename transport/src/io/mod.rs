@@ -33,10 +33,10 @@ pub fn bind(
     match address.scheme() {
         "quic" => Ok(Box::new(QuicListener::bind(address, identity, admission)?)),
         "tcp" | "tcp+plain" => Ok(Box::new(TcpListener::bind(address, identity, admission)?)),
-        "udp+plain" => Ok(Box::new(UdpListener::bind(address, identity, admission)?)),
+        "udp" | "udp+plain" => Ok(Box::new(UdpListener::bind(address, identity, admission)?)),
         scheme => Err(ListenError::UnknownScheme {
             scheme: scheme.to_owned(),
-            known: "quic, tcp, tcp+plain, udp+plain",
+            known: "quic, tcp, tcp+plain, udp, udp+plain",
         }),
     }
 }

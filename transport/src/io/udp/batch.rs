@@ -2,8 +2,7 @@
 
 use crate::Frame;
 
-use super::OVERHEAD;
-use super::handshake::Tag;
+use super::cover::Cover;
 
 /// Equally long datagrams, of which the last may be shorter: what the kernel can cut apart again.
 #[derive(Debug, Default)]
@@ -33,26 +32,28 @@ impl Batch {
     }
 
     /// Whether a frame can join; `segments_max` tells how many datagrams of a length may.
-    pub(super) fn fits(&self, frame: &Frame, segments_max: impl Fn(usize) -> usize) -> bool {
+    pub(super) fn fits(
+        &self,
+        cover: &Cover,
+        frame: &Frame,
+        segments_max: impl Fn(usize) -> usize,
+    ) -> bool {
         self.count == 0
             || (!self.is_ended
-                && OVERHEAD + frame.len() <= self.segment
+                && cover.overhead() + frame.len() <= self.segment
                 && self.count < segments_max(self.segment))
     }
 
     /// Adds a frame that fits.
-    pub(super) fn push(&mut self, kind: u8, tag: &Tag, frame: &Frame) {
-        let len = OVERHEAD + frame.len();
+    pub(super) fn push(&mut self, kind: u8, cover: &mut Cover, frame: &Frame) {
+        let len = cover.overhead() + frame.len();
         if self.count == 0 {
             self.segment = len;
         }
         debug_assert!(!self.is_ended && len <= self.segment, "the frame fits");
         self.is_ended = len < self.segment;
         self.count += 1;
-        self.bytes.push(kind);
-        self.bytes.extend_from_slice(tag);
-        self.bytes.extend_from_slice(frame.head.as_slice());
-        self.bytes.extend_from_slice(&frame.body);
+        cover.wrap(kind, [frame.head.as_slice(), &frame.body], &mut self.bytes);
     }
 
     pub(super) fn clear(&mut self) {
@@ -76,24 +77,24 @@ mod tests {
 
     #[test]
     fn only_equal_datagrams_and_one_shorter_share_a_send() {
-        let tag = [0; 8];
+        let mut cover = Cover::Tagged([0; 8]);
         let mut batch = Batch::default();
         let three = |_| 3;
-        batch.push(16, &tag, &frame(100));
+        batch.push(16, &mut cover, &frame(100));
         assert_eq!(batch.segment(), None);
-        assert!(!batch.fits(&frame(101), three));
-        assert!(batch.fits(&frame(100), three));
-        batch.push(16, &tag, &frame(100));
+        assert!(!batch.fits(&cover, &frame(101), three));
+        assert!(batch.fits(&cover, &frame(100), three));
+        batch.push(16, &mut cover, &frame(100));
         assert_eq!(batch.segment(), Some(109));
-        assert!(batch.fits(&frame(1), three));
-        batch.push(16, &tag, &frame(1));
-        assert!(!batch.fits(&frame(1), |_| 44));
+        assert!(batch.fits(&cover, &frame(1), three));
+        batch.push(16, &mut cover, &frame(1));
+        assert!(!batch.fits(&cover, &frame(1), |_| 44));
         assert_eq!(batch.bytes().len(), 109 + 109 + 10);
         batch.clear();
-        assert!(batch.is_empty() && batch.fits(&frame(1191), three));
+        assert!(batch.is_empty() && batch.fits(&cover, &frame(1191), three));
         for _ in 0..3 {
-            batch.push(16, &tag, &frame(100));
+            batch.push(16, &mut cover, &frame(100));
         }
-        assert!(!batch.fits(&frame(100), three));
+        assert!(!batch.fits(&cover, &frame(100), three));
     }
 }

@@ -1,15 +1,15 @@
-//! Where plain UDP connections begin.
+//! Where UDP connections begin.
 
 use std::time::Instant;
 
-use super::SCHEME;
-use super::handshake::Dialing;
+use super::handshake::{Dialing, Protection};
 use super::transport::UdpTransport;
+use super::{PLAIN_SCHEME, SCHEMES, SEALED_SCHEME};
 use crate::io::datagram_socket::DatagramSocket;
 use crate::io::identity::Identity;
 use crate::{DialError, Dialer, End, Target, Transport};
 
-/// Dials `udp+plain://`.
+/// Dials `udp://` and `udp+plain://`.
 #[derive(Debug, Clone)]
 pub struct UdpDialer {
     identity: Identity,
@@ -25,17 +25,17 @@ impl UdpDialer {
 
 impl Dialer for UdpDialer {
     fn schemes(&self) -> &[&'static str] {
-        &[SCHEME]
+        &[SEALED_SCHEME, PLAIN_SCHEME]
     }
 
     fn dial(&self, now: Instant, target: &Target) -> Result<Box<dyn Transport>, DialError> {
         let address = &target.address;
-        if address.scheme() != SCHEME {
+        let Some(protection) = Protection::of_scheme(address.scheme()) else {
             return Err(DialError::UnknownScheme {
                 scheme: address.scheme().to_owned(),
-                known: SCHEME.to_owned(),
+                known: SCHEMES.to_owned(),
             });
-        }
+        };
         let remote = address
             .as_socket()
             .filter(|remote| remote.port() != 0 && !remote.ip().is_unspecified())
@@ -43,8 +43,9 @@ impl Dialer for UdpDialer {
                 address: address.clone(),
             })?;
         let socket = DatagramSocket::dialing(remote).map_err(End::unreachable)?;
-        let machine = Dialing::new(self.identity.clone(), target.peer).map_err(End::unreachable)?;
-        let transport = UdpTransport::dialing(now, socket, remote, machine);
+        let machine = Dialing::new(protection, self.identity.clone(), target.peer)
+            .map_err(End::unreachable)?;
+        let transport = UdpTransport::dialing(now, protection, socket, remote, machine);
         Ok(Box::new(transport))
     }
 }

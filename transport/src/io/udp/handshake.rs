@@ -5,35 +5,35 @@
 //!     │── Hello: nonce, no cookie ────────────────────▶│  keeps nothing
 //!     │◀─ Cookie: of address, nonce and time ──────────│
 //!     │── Hello: nonce, cookie ───────────────────────▶│  makes a transport
-//!     │◀─ Accept: nonce, key, signature ───────────────│
-//!     │── Prove: key, signature ──────────────────────▶│  admits, or refuses
+//!     │◀─ Accept: its proof ───────────────────────────│
+//!     │── Prove: its proof ───────────────────────────▶│  admits, or refuses
 //!     │◀─ Welcome, or Refuse ──────────────────────────│
 //! ```
 //!
-//! The dialer repeats what it said last until it is answered; the acceptor only answers. Both sign
-//! both nonces, so that nothing replayed is a proof; an answer to an unproved address is shorter
-//! than the question, so that it amplifies nothing.
+//! The dialer repeats what it said last until it is answered; the acceptor only answers. An answer
+//! to an unproved address is shorter than the question, so that it amplifies nothing.
+//!
+//! The proofs are signatures ([`signed`](super::signed)), or the messages of a Noise handshake, whose
+//! first one takes the place of the nonce ([`noise`](super::noise)).
 
 use std::net::SocketAddr;
 
-use ring::{digest, hmac};
+use ring::hmac;
 
-use crate::io::identity::{Admission, Identity, random, verify};
+use super::cover::{Cover, Tag};
+use super::noise::{NoiseAccept, NoiseDial, NoiseKey};
+use super::signed::{SignedAccept, SignedDial};
+use crate::io::identity::{Admission, Identity, random};
 use crate::{End, NodeId};
 
-/// The bytes that name a connection in each of its datagrams.
-pub(super) const TAG_LEN: usize = 8;
-pub(super) type Tag = [u8; TAG_LEN];
-
-const NONCE_LEN: usize = 32;
-type Nonce = [u8; NONCE_LEN];
+pub(super) const NONCE_LEN: usize = 32;
+pub(super) type Nonce = [u8; NONCE_LEN];
+pub(super) const KEY_LEN: usize = 32;
+pub(super) const SIGNATURE_LEN: usize = 64;
 const COOKIE_LEN: usize = 16;
 type Cookie = [u8; COOKIE_LEN];
-const KEY_LEN: usize = 32;
-const SIGNATURE_LEN: usize = 64;
 
-/// The first bytes of a Hello: what this is, and its version.
-const MAGIC: &[u8; 5] = b"svdg\x01";
+const MAGIC_LEN: usize = 5;
 
 const HELLO: u8 = 1;
 const COOKIE: u8 = 2;
@@ -42,12 +42,27 @@ const PROVE: u8 = 4;
 const WELCOME: u8 = 5;
 const REFUSE: u8 = 6;
 
-/// What the two signatures are about, so that neither stands for the other, nor for anything else.
-const ACCEPT_LABEL: &[u8] = b"selvedge/1 udp+plain accept";
-const PROVE_LABEL: &[u8] = b"selvedge/1 udp+plain prove";
-
 /// How long a cookie is good for: this time at the least, twice as long at the most.
 const COOKIE_SECONDS: u64 = 5;
+
+/// What the frames are to be protected by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protection {
+    /// Nothing but a tag that those on the path can see.
+    Plain,
+    /// Encryption.
+    Sealed,
+}
+
+impl Protection {
+    /// The first bytes of a Hello: what this is, and its version.
+    const fn magic(self) -> &'static [u8; MAGIC_LEN] {
+        match self {
+            Self::Plain => b"svdg\x01",
+            Self::Sealed => b"svdn\x01",
+        }
+    }
+}
 
 /// What a datagram of the handshake leads to.
 #[derive(Debug)]
@@ -67,10 +82,16 @@ pub(super) enum Outcome {
 /// The dialer's side.
 #[derive(Debug)]
 pub(super) struct Dialing {
-    identity: Identity,
+    protection: Protection,
     expected: Option<NodeId>,
-    nonce: Nonce,
+    proof: DialProof,
     state: DialState,
+}
+
+#[derive(Debug)]
+enum DialProof {
+    Signed(SignedDial),
+    Noise(NoiseDial),
 }
 
 #[derive(Debug)]
@@ -82,34 +103,65 @@ enum DialState {
         peer: NodeId,
         tag: Tag,
         message: Vec<u8>,
+        /// Until it is open.
+        cover: Option<Cover>,
     },
 }
 
 impl Dialing {
-    pub(super) fn new(identity: Identity, expected: Option<NodeId>) -> std::io::Result<Self> {
+    pub(super) fn new(
+        protection: Protection,
+        identity: Identity,
+        expected: Option<NodeId>,
+    ) -> std::io::Result<Self> {
+        let proof = match protection {
+            Protection::Plain => DialProof::Signed(SignedDial::new(identity)?),
+            Protection::Sealed => DialProof::Noise(NoiseDial::new(&identity)?),
+        };
         Ok(Self {
-            identity,
+            protection,
             expected,
-            nonce: random()?,
+            proof,
             state: DialState::Greeting {
                 cookie: [0; COOKIE_LEN],
             },
         })
     }
 
+    const fn nonce(&self) -> &Nonce {
+        match &self.proof {
+            DialProof::Signed(proof) => &proof.nonce,
+            DialProof::Noise(proof) => &proof.hello,
+        }
+    }
+
     /// What to say now, and again until it is answered.
     pub(super) fn message(&self) -> Vec<u8> {
         match &self.state {
-            DialState::Greeting { cookie } => [&[HELLO], &MAGIC[..], &self.nonce, cookie].concat(),
+            DialState::Greeting { cookie } => {
+                [&[HELLO], &self.protection.magic()[..], self.nonce(), cookie].concat()
+            }
             DialState::Proving { message, .. } => message.clone(),
         }
     }
 
-    /// The tag of the connection, and the peer that may already have opened it.
-    pub(super) const fn tag(&self) -> Option<(Tag, NodeId)> {
-        match &self.state {
+    /// What covers the connection, and the peer that may already have opened it.
+    pub(super) const fn cover_mut(&mut self) -> Option<(&mut Cover, NodeId)> {
+        match &mut self.state {
+            DialState::Proving {
+                cover: Some(cover),
+                peer,
+                ..
+            } => Some((cover, *peer)),
+            _ => None,
+        }
+    }
+
+    /// What covers the connection from now on: it is open.
+    pub(super) const fn take_cover(&mut self) -> Option<Cover> {
+        match &mut self.state {
+            DialState::Proving { cover, .. } => cover.take(),
             DialState::Greeting { .. } => None,
-            DialState::Proving { tag, peer, .. } => Some((*tag, *peer)),
         }
     }
 
@@ -117,13 +169,14 @@ impl Dialing {
         let Some((kind, rest)) = datagram.split_first() else {
             return Outcome::Nothing;
         };
+        let own = *self.nonce();
         match (&mut self.state, *kind) {
             (DialState::Greeting { cookie }, COOKIE) => {
                 let Some((nonce, rest)) = rest.split_first_chunk::<NONCE_LEN>() else {
                     return Outcome::Nothing;
                 };
                 match <&Cookie>::try_from(rest) {
-                    Ok(new) if *nonce == self.nonce && new != cookie => {
+                    Ok(new) if *nonce == own && new != cookie => {
                         *cookie = *new;
                         Outcome::Say
                     }
@@ -145,19 +198,15 @@ impl Dialing {
         }
     }
 
-    fn handle_accept(&mut self, rest: &[u8]) -> Outcome {
-        let Some((nonce, rest)) = rest.split_first_chunk::<NONCE_LEN>() else {
+    fn handle_accept(&mut self, accept: &[u8]) -> Outcome {
+        let found = match &mut self.proof {
+            DialProof::Signed(proof) => proof.check(accept),
+            DialProof::Noise(proof) => proof.check(accept),
+        };
+        // Not the end if there is none: it may be a forgery that was faster than the peer.
+        let Some(found) = found else {
             return Outcome::Nothing;
         };
-        let Some((key, signature)) = rest.split_first_chunk::<KEY_LEN>() else {
-            return Outcome::Nothing;
-        };
-        let found = NodeId::new(*key);
-        let signed = [ACCEPT_LABEL, &self.nonce, nonce, key].concat();
-        if signature.len() != SIGNATURE_LEN || !verify(&found, &signed, signature) {
-            // Not the end: it may be a forgery that was faster than the peer.
-            return Outcome::Nothing;
-        }
         if let Some(expected) = self.expected
             && expected != found
         {
@@ -165,13 +214,18 @@ impl Dialing {
             let answer = Vec::new();
             return Outcome::Failed { end, answer };
         }
-        let own = self.identity.node_id();
-        let signed = [PROVE_LABEL, &self.nonce, nonce, key, own.as_bytes()].concat();
-        let signature = self.identity.sign(&signed);
+        let proved = match &mut self.proof {
+            DialProof::Signed(proof) => proof.prove(),
+            DialProof::Noise(proof) => proof.prove(),
+        };
+        let Some((proof, tag, cover)) = proved else {
+            return Outcome::Nothing;
+        };
         self.state = DialState::Proving {
             peer: found,
-            tag: tag_of(&self.nonce, nonce),
-            message: [&[PROVE], &own.as_bytes()[..], &signature].concat(),
+            tag,
+            message: [&[PROVE], &proof[..]].concat(),
+            cover: Some(cover),
         };
         Outcome::Say
     }
@@ -180,51 +234,82 @@ impl Dialing {
 /// The acceptor's side.
 #[derive(Debug)]
 pub(super) struct Accepting {
-    identity: Identity,
+    protection: Protection,
     admission: Admission,
     dialer_nonce: Nonce,
-    nonce: Nonce,
-    accept: Vec<u8>,
+    proof: AcceptProof,
+    cover: Option<Cover>,
+}
+
+#[derive(Debug)]
+enum AcceptProof {
+    Signed(SignedAccept),
+    Noise(NoiseAccept),
+}
+
+/// What a listener proves itself with.
+#[derive(Debug)]
+pub(super) enum ListenKey {
+    Plain(Identity),
+    Sealed(NoiseKey),
+}
+
+impl ListenKey {
+    pub(super) fn new(protection: Protection, identity: Identity) -> std::io::Result<Self> {
+        Ok(match protection {
+            Protection::Plain => Self::Plain(identity),
+            Protection::Sealed => Self::Sealed(NoiseKey::new(&identity)?),
+        })
+    }
+
+    pub(super) const fn protection(&self) -> Protection {
+        match self {
+            Self::Plain(_) => Protection::Plain,
+            Self::Sealed(_) => Protection::Sealed,
+        }
+    }
 }
 
 impl Accepting {
     /// For the dialer of a Hello that the [`Greeter`] took.
     pub(super) fn new(
-        identity: Identity,
+        key: &ListenKey,
         admission: Admission,
         dialer_nonce: Nonce,
     ) -> std::io::Result<Self> {
-        let nonce: Nonce = random()?;
-        let key = identity.node_id();
-        let signed = [ACCEPT_LABEL, &dialer_nonce, &nonce, key.as_bytes()].concat();
-        let signature = identity.sign(&signed);
-        let accept = [&[ACCEPT], &nonce[..], key.as_bytes(), &signature].concat();
+        let proof = match key {
+            ListenKey::Plain(identity) => {
+                AcceptProof::Signed(SignedAccept::new(identity, dialer_nonce)?)
+            }
+            ListenKey::Sealed(key) => AcceptProof::Noise(NoiseAccept::new(key, &dialer_nonce)?),
+        };
         Ok(Self {
-            identity,
+            protection: key.protection(),
             admission,
             dialer_nonce,
-            nonce,
-            accept,
+            proof,
+            cover: None,
         })
     }
 
     /// The answer to the Hello.
     pub(super) fn message(&self) -> Vec<u8> {
-        self.accept.clone()
+        let proof = match &self.proof {
+            AcceptProof::Signed(proof) => &proof.message,
+            AcceptProof::Noise(proof) => &proof.message,
+        };
+        [&[ACCEPT], &proof[..]].concat()
     }
 
-    /// The tag of the connection.
-    pub(super) fn tag(&self) -> Tag {
-        tag_of(&self.dialer_nonce, &self.nonce)
+    /// What covers the connection from now on: it is open.
+    pub(super) const fn take_cover(&mut self) -> Option<Cover> {
+        self.cover.take()
     }
 
-    /// Also after it is open, because the Welcome may have been lost.
-    pub(super) fn handle(&self, datagram: &[u8]) -> Outcome {
+    pub(super) fn handle(&mut self, datagram: &[u8]) -> Outcome {
         match datagram.split_first() {
-            Some((&HELLO, rest)) => match read_hello(rest) {
-                Some((nonce, _)) if nonce == self.dialer_nonce => {
-                    Outcome::Answer(self.accept.clone())
-                }
+            Some((&HELLO, rest)) => match read_hello(self.protection, rest) {
+                Some((nonce, _)) if nonce == self.dialer_nonce => Outcome::Answer(self.message()),
                 _ => Outcome::Nothing,
             },
             Some((&PROVE, rest)) => self.handle_prove(rest),
@@ -232,32 +317,24 @@ impl Accepting {
         }
     }
 
-    fn handle_prove(&self, rest: &[u8]) -> Outcome {
-        let Some((key, signature)) = rest.split_first_chunk::<KEY_LEN>() else {
+    fn handle_prove(&mut self, proof: &[u8]) -> Outcome {
+        let proved = match &mut self.proof {
+            AcceptProof::Signed(own) => own.check(proof),
+            AcceptProof::Noise(own) => own.check(proof),
+        };
+        let Some((peer, tag, cover)) = proved else {
             return Outcome::Nothing;
         };
-        let peer = NodeId::new(*key);
-        let own = self.identity.node_id();
-        let signed = [
-            PROVE_LABEL,
-            &self.dialer_nonce,
-            &self.nonce,
-            own.as_bytes(),
-            key,
-        ]
-        .concat();
-        if signature.len() != SIGNATURE_LEN || !verify(&peer, &signed, signature) {
-            return Outcome::Nothing;
-        }
         if self.admission.admits(&peer) {
+            self.cover = Some(cover);
             Outcome::Open {
                 peer,
-                answer: [&[WELCOME], &self.tag()[..]].concat(),
+                answer: [&[WELCOME], &tag[..]].concat(),
             }
         } else {
             Outcome::Failed {
                 end: End::NotAdmitted { peer },
-                answer: [&[REFUSE], &self.tag()[..]].concat(),
+                answer: [&[REFUSE], &tag[..]].concat(),
             }
         }
     }
@@ -266,6 +343,7 @@ impl Accepting {
 /// The listener's side, which keeps nothing about anyone.
 #[derive(Debug)]
 pub(super) struct Greeter {
+    protection: Protection,
     key: hmac::Key,
 }
 
@@ -281,14 +359,15 @@ pub(super) enum Greeting {
 }
 
 impl Greeter {
-    pub(super) fn new() -> std::io::Result<Self> {
+    pub(super) fn new(protection: Protection) -> std::io::Result<Self> {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &random::<32>()?);
-        Ok(Self { key })
+        Ok(Self { protection, key })
     }
 
     /// `seconds` of the listener's own clock.
     pub(super) fn greet(&self, from: SocketAddr, seconds: u64, datagram: &[u8]) -> Greeting {
-        let Some((nonce, shown)) = datagram.strip_prefix(&[HELLO]).and_then(read_hello) else {
+        let hello = datagram.strip_prefix(&[HELLO]);
+        let Some((nonce, shown)) = hello.and_then(|rest| read_hello(self.protection, rest)) else {
             return Greeting::Ignore;
         };
         let epoch = seconds / COOKIE_SECONDS;
@@ -312,25 +391,21 @@ impl Greeter {
     }
 }
 
-fn read_hello(rest: &[u8]) -> Option<(Nonce, Cookie)> {
-    let (nonce, rest) = rest.strip_prefix(MAGIC)?.split_first_chunk::<NONCE_LEN>()?;
+fn read_hello(protection: Protection, rest: &[u8]) -> Option<(Nonce, Cookie)> {
+    let rest = rest.strip_prefix(protection.magic())?;
+    let (nonce, rest) = rest.split_first_chunk::<NONCE_LEN>()?;
     Some((*nonce, rest.try_into().ok()?))
 }
 
-fn tag_of(dialer: &Nonce, acceptor: &Nonce) -> Tag {
-    let digest = digest::digest(&digest::SHA256, &[&dialer[..], acceptor].concat());
-    first_bytes(digest.as_ref())
-}
-
 /// The first bytes of a digest, of which there are 32.
-fn first_bytes<const N: usize>(digest: &[u8]) -> [u8; N] {
+pub(super) fn first_bytes<const N: usize>(digest: &[u8]) -> [u8; N] {
     digest.first_chunk::<N>().copied().unwrap_or([0; N])
 }
 
-const _: () = assert!(COOKIE_LEN <= 32 && TAG_LEN <= 32);
+const _: () = assert!(COOKIE_LEN <= 32 && super::cover::TAG_LEN <= 32);
 
 // An answer to an address that is not proved must not be longer than the question.
-const _: () = assert!(1 + NONCE_LEN + COOKIE_LEN <= 1 + MAGIC.len() + NONCE_LEN + COOKIE_LEN);
+const _: () = assert!(1 + NONCE_LEN + COOKIE_LEN <= 1 + MAGIC_LEN + NONCE_LEN + COOKIE_LEN);
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! Lets plain UDP peers in.
+//! Lets UDP peers in.
 
 use std::collections::HashMap;
 use std::io;
@@ -9,8 +9,8 @@ use std::time::Instant;
 use bytes::BytesMut;
 use mio::{Registry, Token};
 
-use super::SCHEME;
-use super::handshake::{Accepting, Greeter, Greeting};
+use super::SCHEMES;
+use super::handshake::{Accepting, Greeter, Greeting, ListenKey, Protection};
 use super::transport::UdpTransport;
 use crate::io::datagram_socket::{DatagramMeta, DatagramSocket};
 use crate::io::door::{Door, Lease};
@@ -27,11 +27,11 @@ const CONNECTIONS_MAX: usize = 1 << 18;
 /// How many connections one turn lets in: each costs two signatures, about 0.1 ms.
 const ADMITTED_PER_TURN: usize = 32;
 
-/// Listens on `udp+plain://`.
+/// Listens on `udp://` or `udp+plain://`.
 #[derive(Debug)]
 pub struct UdpListener {
     socket: DatagramSocket,
-    identity: Identity,
+    key: ListenKey,
     admission: Admission,
     greeter: Greeter,
     /// The zero of the greeter's clock.
@@ -56,25 +56,28 @@ impl UdpListener {
         identity: Identity,
         admission: Admission,
     ) -> Result<Self, ListenError> {
-        if address.scheme() != SCHEME {
+        let Some(protection) = Protection::of_scheme(address.scheme()) else {
             return Err(ListenError::UnknownScheme {
                 scheme: address.scheme().to_owned(),
-                known: SCHEME,
+                known: SCHEMES,
             });
-        }
+        };
         let socket = address.as_socket().ok_or_else(|| ListenError::BadPlace {
             address: address.clone(),
         })?;
         let opened = DatagramSocket::listening(socket)
-            .and_then(|socket| Ok((socket, Greeter::new()?)))
+            .and_then(|socket| {
+                let greeter = Greeter::new(protection)?;
+                Ok((socket, greeter, ListenKey::new(protection, identity)?))
+            })
             .map_err(|error| ListenError::Bind {
                 address: address.clone(),
                 error,
             });
-        let (socket, greeter) = opened?;
+        let (socket, greeter, key) = opened?;
         Ok(Self {
             socket,
-            identity,
+            key,
             admission,
             greeter,
             since: Instant::now(),
@@ -142,7 +145,7 @@ impl UdpListener {
         let bound = self.socket.local_addr();
         let local = SocketAddr::new(meta.local_ip.unwrap_or_else(|| bound.ip()), bound.port());
         let mut socket = DatagramSocket::accepted(local, meta.remote)?;
-        let machine = Accepting::new(self.identity.clone(), self.admission.clone(), nonce)?;
+        let machine = Accepting::new(&self.key, self.admission.clone(), nonce)?;
         let (slot, mailbox) = mailbox::pair()?;
         let misled = socket.drain(turn.buffer);
         while self.places.contains_key(&self.next_slot) {
@@ -154,6 +157,7 @@ impl UdpListener {
         let lease = Lease::new(&self.door, number);
         accepted.push(Box::new(UdpTransport::accepting(
             turn.now,
+            self.key.protection(),
             socket,
             meta.remote,
             machine,
@@ -168,7 +172,7 @@ impl UdpListener {
 
 impl Listener for UdpListener {
     fn local_address(&self) -> Address {
-        Address::socket(SCHEME, self.socket.local_addr())
+        Address::socket(self.key.protection().scheme(), self.socket.local_addr())
     }
 
     fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {

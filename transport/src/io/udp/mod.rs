@@ -1,13 +1,13 @@
-//! Plain UDP for trusted links: a frame a datagram, identities proved once by signatures.
+//! UDP: a frame a datagram. Frames may be lost, repeated and reordered; the session above repairs that.
 //!
-//! Nothing is encrypted, and after the handshake nothing is authenticated but by a tag that only
-//! those on the path can see. Frames may be lost, repeated and reordered; the session above repairs
-//! that. See [`handshake`] for how the peers prove who they are.
+//! `udp://` is authenticated and encrypted by a Noise handshake and ChaCha20-Poly1305. `udp+plain://` is for
+//! trusted links: nothing is encrypted, identities are proved once by signatures, and after that
+//! nothing is authenticated but by a tag that those on the path can see. See [`handshake`] for how the
+//! peers prove who they are, and [`cover`] for what lies around a frame; at most 1,200 bytes go in a
+//! datagram, which any path carries (RFC 9000, section 14).
 //!
 //! ```text
-//! ┌──────┬────────┬───────┐   kind: 16 = control, 17 = datagram, 18 = close, 32 + n = lane n
-//! │ kind │ tag: 8 │ frame │   tag: of this connection, from both nonces of its handshake
-//! └──────┴────────┴───────┘   at most 1200 bytes, which any path carries (RFC 9000, 14)
+//! kind of a frame:  16 = control, 17 = datagram, 18 = close, 32 + n = lane n
 //! ```
 //!
 //! Sockets are as in [`quic`](super::quic): each transport owns one that is connected to its peer,
@@ -15,38 +15,75 @@
 //! peer whose address changes is lost; it has to dial again.
 
 mod batch;
+mod cover;
 mod dialer;
 mod handshake;
 mod listener;
+mod noise;
+mod replay;
+mod signed;
 mod transport;
 
 pub use dialer::UdpDialer;
 pub use listener::UdpListener;
 pub use transport::UdpTransport;
 
-/// The scheme of the addresses.
-const SCHEME: &str = "udp+plain";
+use handshake::Protection;
+
+/// The schemes of the addresses.
+const SEALED_SCHEME: &str = "udp";
+const PLAIN_SCHEME: &str = "udp+plain";
+const SCHEMES: &str = "udp, udp+plain";
 
 /// The longest datagram.
 const DATAGRAM_LEN_MAX: usize = 1200;
 
-/// Kind and tag.
-const OVERHEAD: usize = 1 + handshake::TAG_LEN;
+impl Protection {
+    fn of_scheme(scheme: &str) -> Option<Self> {
+        match scheme {
+            SEALED_SCHEME => Some(Self::Sealed),
+            PLAIN_SCHEME => Some(Self::Plain),
+            _ => None,
+        }
+    }
 
-/// The longest frame.
-const FRAME_MAX: usize = DATAGRAM_LEN_MAX - OVERHEAD;
+    const fn scheme(self) -> &'static str {
+        match self {
+            Self::Sealed => SEALED_SCHEME,
+            Self::Plain => PLAIN_SCHEME,
+        }
+    }
+
+    /// The longest frame.
+    const fn frame_max(self) -> usize {
+        DATAGRAM_LEN_MAX
+            - match self {
+                Self::Sealed => cover::SEALED_OVERHEAD,
+                Self::Plain => cover::TAGGED_OVERHEAD,
+            }
+    }
+}
 
 /// Feeds all who read datagrams before anybody has proved anything.
 #[cfg(feature = "fuzzing")]
 pub(super) fn fuzz_handshake(identity: &super::Identity, datagram: &[u8]) {
-    use handshake::{Accepting, Dialing, Greeter};
+    use handshake::{Accepting, Dialing, Greeter, ListenKey};
     let from = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-    if let (Ok(greeter), Ok(mut dialing)) = (Greeter::new(), Dialing::new(identity.clone(), None)) {
-        drop(greeter.greet(from, 0, datagram));
-        drop(dialing.handle(datagram));
+    for protection in [Protection::Plain, Protection::Sealed] {
+        let greeter = Greeter::new(protection);
+        let dialing = Dialing::new(protection, identity.clone(), None);
+        let key = ListenKey::new(protection, identity.clone());
+        if let (Ok(greeter), Ok(mut dialing), Ok(key)) = (greeter, dialing, key) {
+            drop(greeter.greet(from, 0, datagram));
+            drop(dialing.handle(datagram));
+            // The base point of X25519: a valid first message.
+            let mut nonce = [0; 32];
+            nonce[0] = 9;
+            if let Ok(mut accepting) = Accepting::new(&key, super::Admission::anyone(), nonce) {
+                drop(accepting.handle(datagram));
+            }
+        }
     }
-    let anyone = super::Admission::anyone();
-    if let Ok(accepting) = Accepting::new(identity.clone(), anyone, [7; 32]) {
-        drop(accepting.handle(datagram));
-    }
+    let mut cover = cover::Cover::sealed([1; 32], [2; 32]);
+    drop(cover.unwrap(datagram.into()));
 }

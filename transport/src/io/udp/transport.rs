@@ -1,15 +1,15 @@
-//! One peer by plain UDP.
+//! One peer by UDP.
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use mio::{Registry, Token};
 
 use super::batch::Batch;
-use super::handshake::{Accepting, Dialing, Outcome, TAG_LEN, Tag};
-use super::{FRAME_MAX, OVERHEAD, SCHEME};
+use super::cover::Cover;
+use super::handshake::{Accepting, Dialing, Outcome, Protection};
 use crate::io::datagram_socket::{DatagramSocket, Sent};
 use crate::io::door::Lease;
 use crate::io::mailbox::Mailbox;
@@ -36,7 +36,7 @@ const IDLE_MAX: Duration = Duration::from_secs(10);
 /// How many errors in a row a socket may report before its turn is over.
 const SOCKET_ERRORS_IN_A_ROW: usize = 16;
 
-/// One peer by plain UDP: a connected socket, and a tag that names the connection.
+/// One peer by UDP: a connected socket, and what covers its frames.
 #[derive(Debug)]
 pub struct UdpTransport {
     info: Info,
@@ -45,7 +45,8 @@ pub struct UdpTransport {
     remote: SocketAddr,
     mailbox: Option<(Mailbox, Lease)>,
     handshake: Handshake,
-    tag: Option<Tag>,
+    /// Once it is open.
+    cover: Option<Cover>,
     /// The handshake's message is to be said in the next send.
     is_to_say: bool,
     /// When it is to be said again, and how long after that.
@@ -72,6 +73,7 @@ enum Handshake {
 impl UdpTransport {
     pub(super) fn dialing(
         now: Instant,
+        protection: Protection,
         socket: DatagramSocket,
         remote: SocketAddr,
         machine: Dialing,
@@ -79,52 +81,53 @@ impl UdpTransport {
         let handshake = Handshake::Dialing(machine);
         Self {
             repeat: Some((now + REPEAT_AFTER, 2 * REPEAT_AFTER)),
-            ..Self::new(now, Role::Dialer, socket, remote, handshake)
+            ..Self::new(now, Role::Dialer, protection, socket, remote, handshake)
         }
     }
 
     pub(super) fn accepting(
         now: Instant,
+        protection: Protection,
         socket: DatagramSocket,
         remote: SocketAddr,
         machine: Accepting,
         mailbox: (Mailbox, Lease),
     ) -> Self {
-        let tag = machine.tag();
         let proof = None;
         let handshake = Handshake::Accepting { machine, proof };
         Self {
             mailbox: Some(mailbox),
-            tag: Some(tag),
-            ..Self::new(now, Role::Acceptor, socket, remote, handshake)
+            ..Self::new(now, Role::Acceptor, protection, socket, remote, handshake)
         }
     }
 
     fn new(
         now: Instant,
         role: Role,
+        protection: Protection,
         socket: DatagramSocket,
         remote: SocketAddr,
         handshake: Handshake,
     ) -> Self {
+        let scheme = protection.scheme();
         Self {
             info: Info {
-                scheme: SCHEME,
+                scheme,
                 role,
-                local: Some(Address::socket(SCHEME, socket.local_addr())),
-                remote: Some(Address::socket(SCHEME, remote)),
+                local: Some(Address::socket(scheme, socket.local_addr())),
+                remote: Some(Address::socket(scheme, remote)),
                 peer: None,
                 reliable: false,
-                encrypted: false,
-                frame_max: FRAME_MAX,
-                datagram_max: FRAME_MAX,
+                encrypted: protection == Protection::Sealed,
+                frame_max: protection.frame_max(),
+                datagram_max: protection.frame_max(),
             },
             phase: Phase::Handshaking,
             socket,
             remote,
             mailbox: None,
             handshake,
-            tag: None,
+            cover: None,
             is_to_say: true,
             repeat: None,
             limit: now + HANDSHAKE_MAX,
@@ -223,47 +226,44 @@ impl UdpTransport {
     fn handle(
         &mut self,
         now: Instant,
-        mut datagram: BytesMut,
+        datagram: BytesMut,
         sink: &mut dyn FrameSink,
     ) -> Result<(), End> {
-        let Some(&kind) = datagram.first() else {
+        let Some(&first) = datagram.first() else {
             return Ok(());
         };
-        if kind < CONTROL {
+        if first < CONTROL {
             return self.handle_handshake(now, &datagram);
         }
-        if !self.is_ours(now, &datagram) {
+        let Some((kind, frame)) = self.unwrap(now, datagram) else {
             return Ok(());
-        }
+        };
         self.limit = now + IDLE_MAX;
-        datagram.advance(OVERHEAD);
         match kind {
             CLOSE => return Err(End::PeerClosed),
             CONTROL | DATAGRAM => {}
             lane if usize::from(lane.wrapping_sub(LANE_0)) < LANES_MAX => {}
             _ => return Ok(()),
         }
-        if datagram.len() <= FRAME_MAX {
-            sink.frame(datagram.freeze());
+        if frame.len() <= self.info.frame_max {
+            sink.frame(frame.freeze());
         }
         Ok(())
     }
 
-    /// Whether a datagram behind the handshake belongs to this connection, which is open by then.
-    fn is_ours(&mut self, now: Instant, datagram: &[u8]) -> bool {
-        let shown = datagram.get(1..).and_then(|rest| rest.first_chunk());
-        match (&self.handshake, self.phase) {
+    /// What is in a datagram behind the handshake, if it belongs to this connection.
+    fn unwrap(&mut self, now: Instant, datagram: BytesMut) -> Option<(u8, BytesMut)> {
+        match (&mut self.handshake, self.phase) {
             // The peer would not send it if it had not opened: the Welcome was lost or is late.
-            (Handshake::Dialing(machine), Phase::Handshaking) => match machine.tag() {
-                Some((tag, peer)) if shown == Some(&tag) => {
-                    self.tag = Some(tag);
-                    self.open(now, peer);
-                    true
-                }
-                _ => false,
-            },
-            (Handshake::Accepting { .. }, Phase::Handshaking) => false,
-            _ => shown.is_some() && shown == self.tag.as_ref(),
+            (Handshake::Dialing(machine), Phase::Handshaking) => {
+                let (cover, peer) = machine.cover_mut()?;
+                let unwrapped = cover.unwrap(datagram)?;
+                self.cover = machine.take_cover();
+                self.open(now, peer);
+                Some(unwrapped)
+            }
+            (Handshake::Accepting { .. }, Phase::Handshaking) => None,
+            _ => self.cover.as_mut()?.unwrap(datagram),
         }
     }
 
@@ -303,8 +303,9 @@ impl UdpTransport {
 
     fn handle_open(&mut self, now: Instant, peer: NodeId, datagram: &[u8], answer: Vec<u8>) {
         match &mut self.handshake {
-            Handshake::Dialing(machine) => self.tag = machine.tag().map(|(tag, _)| tag),
-            Handshake::Accepting { proof, .. } => {
+            Handshake::Dialing(machine) => self.cover = machine.take_cover(),
+            Handshake::Accepting { machine, proof } => {
+                self.cover = machine.take_cover();
                 *proof = Some((datagram.to_vec(), answer.clone()));
             }
         }
@@ -315,24 +316,31 @@ impl UdpTransport {
     }
 
     /// Fills the batch from `source`; `false` when there is nothing more for now.
-    fn fill(&mut self, tag: &Tag, source: &mut dyn FrameSource) -> bool {
+    fn fill(&mut self, source: &mut dyn FrameSource) -> bool {
+        let frame_max = self.info.frame_max;
         let room = Room {
-            frame_max: FRAME_MAX,
-            datagram_max: FRAME_MAX,
+            frame_max,
+            datagram_max: frame_max,
             blocked: LaneSet::EMPTY,
             control_blocked: false,
         };
         let socket = &self.socket;
+        let Some(cover) = &mut self.cover else {
+            return false;
+        };
         loop {
             let Some(frame) = self.next.take().or_else(|| source.next_frame(&room)) else {
                 return false;
             };
-            if frame.len() > FRAME_MAX {
+            if frame.len() > frame_max {
                 debug_assert!(false, "the source was told the longest frame");
                 tracing::debug!(len = frame.len(), "a frame that is too long is lost");
                 continue;
             }
-            if !self.batch.fits(&frame, |len| socket.segments_max(len)) {
+            if !self
+                .batch
+                .fits(cover, &frame, |len| socket.segments_max(len))
+            {
                 self.next = Some(frame);
                 return true;
             }
@@ -341,7 +349,7 @@ impl UdpTransport {
                 Flow::Datagram => DATAGRAM,
                 Flow::Lane(lane) => LANE_0.saturating_add(lane),
             };
-            self.batch.push(kind, tag, &frame);
+            self.batch.push(kind, cover, &frame);
         }
     }
 
@@ -366,25 +374,20 @@ impl UdpTransport {
     }
 
     fn try_send(&mut self, turn: &Turn<'_>, source: &mut dyn FrameSource) -> Result<Pace, End> {
-        match (self.phase, self.tag) {
-            (Phase::Handshaking, _) => {
+        match self.phase {
+            Phase::Handshaking => {
                 self.say_handshake()?;
                 Ok(Pace::Idle)
             }
-            (Phase::Open, Some(tag)) => self.send_frames(turn.budget, &tag, source),
-            _ => self.send_close(),
+            Phase::Open => self.send_frames(turn.budget, source),
+            Phase::Closing | Phase::Ended => self.send_close(),
         }
     }
 
-    fn send_frames(
-        &mut self,
-        budget: usize,
-        tag: &Tag,
-        source: &mut dyn FrameSource,
-    ) -> Result<Pace, End> {
+    fn send_frames(&mut self, budget: usize, source: &mut dyn FrameSource) -> Result<Pace, End> {
         let mut left = budget;
         while left > 0 {
-            let has_more = self.fill(tag, source);
+            let has_more = self.fill(source);
             left = left.saturating_sub(self.batch.bytes().len());
             if self.flush()? == Sent::Blocked {
                 return Ok(Pace::Idle);
@@ -399,22 +402,23 @@ impl UdpTransport {
     }
 
     fn send_close(&mut self) -> Result<Pace, End> {
-        let Some(tag) = self.tag.filter(|_| self.info.peer.is_some()) else {
-            return Err(End::Closed);
-        };
         if self.flush()? == Sent::Blocked {
             return Ok(Pace::Idle);
         }
+        let Some(cover) = &mut self.cover else {
+            return Err(End::Closed);
+        };
         if let Some(frame) = self.next.take() {
-            self.batch.push(CONTROL, &tag, &frame);
+            self.batch.push(CONTROL, cover, &frame);
             if self.flush()? == Sent::Blocked {
                 return Ok(Pace::Idle);
             }
         }
         // Best effort: if it is lost, the peer hears from our host that nobody listens any more.
-        let mut message = [0; 1 + TAG_LEN];
-        message[0] = CLOSE;
-        message[1..].copy_from_slice(&tag);
+        let mut message = Vec::new();
+        if let Some(cover) = &mut self.cover {
+            cover.wrap(CLOSE, [&[], &[]], &mut message);
+        }
         match self.say(&message) {
             Sent::Blocked => Ok(Pace::Idle),
             Sent::Gone | Sent::Refused => Err(End::Closed),

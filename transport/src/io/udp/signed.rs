@@ -1,0 +1,108 @@
+//! Proofs without encryption: both sign both nonces, so that nothing replayed is a proof.
+
+use ring::digest;
+
+use super::cover::{Cover, Tag};
+use super::handshake::{KEY_LEN, NONCE_LEN, Nonce, SIGNATURE_LEN, first_bytes};
+use crate::NodeId;
+use crate::io::identity::{Identity, random, verify};
+
+/// What the two signatures are about, so that neither stands for the other, nor for anything else.
+const ACCEPT_LABEL: &[u8] = b"selvedge/1 udp+plain accept";
+const PROVE_LABEL: &[u8] = b"selvedge/1 udp+plain prove";
+
+/// The dialer's side.
+#[derive(Debug)]
+pub(super) struct SignedDial {
+    identity: Identity,
+    pub(super) nonce: Nonce,
+    /// Once the peer has proved itself.
+    peer: Option<(NodeId, Nonce)>,
+}
+
+impl SignedDial {
+    pub(super) fn new(identity: Identity) -> std::io::Result<Self> {
+        Ok(Self {
+            identity,
+            nonce: random()?,
+            peer: None,
+        })
+    }
+
+    /// Who proves itself with this Accept.
+    pub(super) fn check(&mut self, accept: &[u8]) -> Option<NodeId> {
+        let (nonce, rest) = accept.split_first_chunk::<NONCE_LEN>()?;
+        let (key, signature) = rest.split_first_chunk::<KEY_LEN>()?;
+        let found = NodeId::new(*key);
+        let signed = [ACCEPT_LABEL, &self.nonce, nonce, key].concat();
+        if signature.len() != SIGNATURE_LEN || !verify(&found, &signed, signature) {
+            return None;
+        }
+        self.peer = Some((found, *nonce));
+        Some(found)
+    }
+
+    /// The own proof, the tag of the Welcome, and what covers the connection.
+    pub(super) fn prove(&self) -> Option<(Vec<u8>, Tag, Cover)> {
+        let (peer, nonce) = &self.peer?;
+        let own = self.identity.node_id();
+        let signed = [
+            PROVE_LABEL,
+            &self.nonce,
+            nonce,
+            peer.as_bytes(),
+            own.as_bytes(),
+        ]
+        .concat();
+        let signature = self.identity.sign(&signed);
+        let tag = tag_of(&self.nonce, nonce);
+        let message = [&own.as_bytes()[..], &signature].concat();
+        Some((message, tag, Cover::Tagged(tag)))
+    }
+}
+
+/// The acceptor's side.
+#[derive(Debug)]
+pub(super) struct SignedAccept {
+    own: NodeId,
+    dialer_nonce: Nonce,
+    nonce: Nonce,
+    pub(super) message: Vec<u8>,
+}
+
+impl SignedAccept {
+    pub(super) fn new(identity: &Identity, dialer_nonce: Nonce) -> std::io::Result<Self> {
+        let nonce: Nonce = random()?;
+        let own = identity.node_id();
+        let signed = [ACCEPT_LABEL, &dialer_nonce, &nonce, own.as_bytes()].concat();
+        let message = [&nonce[..], own.as_bytes(), &identity.sign(&signed)].concat();
+        Ok(Self {
+            own,
+            dialer_nonce,
+            nonce,
+            message,
+        })
+    }
+
+    /// Who proves itself with this, and what covers the connection.
+    pub(super) fn check(&self, proof: &[u8]) -> Option<(NodeId, Tag, Cover)> {
+        let (key, signature) = proof.split_first_chunk::<KEY_LEN>()?;
+        let peer = NodeId::new(*key);
+        let signed = [
+            PROVE_LABEL,
+            &self.dialer_nonce,
+            &self.nonce,
+            self.own.as_bytes(),
+            key,
+        ]
+        .concat();
+        let is_proved = signature.len() == SIGNATURE_LEN && verify(&peer, &signed, signature);
+        let tag = tag_of(&self.dialer_nonce, &self.nonce);
+        is_proved.then_some((peer, tag, Cover::Tagged(tag)))
+    }
+}
+
+fn tag_of(dialer: &Nonce, acceptor: &Nonce) -> Tag {
+    let digest = digest::digest(&digest::SHA256, &[&dialer[..], acceptor].concat());
+    first_bytes(digest.as_ref())
+}

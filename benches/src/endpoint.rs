@@ -6,7 +6,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use selvedge_driver::{
     Admission, Config, Dialer, Driver, Endpoint, Event, Identity, Inbox, Incoming, LaneId,
-    Listening, QuicDialer, TcpDialer, bind, session,
+    Listening, QuicDialer, TcpDialer, UdpDialer, bind, session,
 };
 
 use crate::Load;
@@ -45,12 +45,13 @@ impl Pair {
             taking.attach(connected).expect("the peer is right");
         });
         let listening = listening.expect("it runs");
-        let dialer: Arc<dyn Dialer> = if scheme == "quic" {
-            Arc::new(QuicDialer::new(keys[0].clone()))
-        } else {
-            Arc::new(TcpDialer::new(keys[0].clone()))
-        };
-        let dialed = drivers[0].dial_blocking(&[dialer].into(), listening.address(), Some(b));
+        let key = || keys[0].clone();
+        let dialers: [Arc<dyn Dialer>; 3] = [
+            Arc::new(QuicDialer::new(key())),
+            Arc::new(TcpDialer::new(key())),
+            Arc::new(UdpDialer::new(key())),
+        ];
+        let dialed = drivers[0].dial_blocking(&dialers.into(), listening.address(), Some(b));
         near.attach(dialed.expect("it listens"))
             .expect("the peer is right");
         Self {

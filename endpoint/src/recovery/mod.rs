@@ -36,15 +36,17 @@ const PROBES: u32 = 2;
 /// which a transport is given up: at 30 % loss each way, six of them all fail once in 100 times.
 const PROBE_TIMEOUT_MAX: Duration = Duration::from_millis(500);
 
-/// After so many probes without an answer, large packets may be what does not pass.
-const PROBES_BEFORE_SMALL: u32 = 2;
+/// After so many losses and timeouts in a row, without a large packet that was seen, large packets
+/// may be what does not pass (RFC 8899, section 4.3).
+const SUSPICIONS_MAX: u32 = 4;
 
 /// The longest frame on a path that seems to swallow large datagrams. With the headers of UDP and of
 /// its encryption it fits into 576 bytes, which every IPv4 host takes (RFC 791, section 3.1).
 const SMALL_FRAME: usize = 500;
 
-/// How long frames stay small, before large ones are tried again (RFC 8899, section 5.1.1).
-const SMALL_FOR: Duration = Duration::from_secs(600);
+/// How long frames stay small, before large ones are tried again. RFC 8899, section 5.1.1, says ten
+/// minutes; here a try costs some packets only, and a mistake would cost half the rate.
+const SMALL_FOR: Duration = Duration::from_secs(60);
 
 /// What a packet carried, so that it can go again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +93,8 @@ pub(crate) struct Recovery {
     pacer: Pacer,
     /// When the pacer lets the next packet go, once it has held one back.
     paced_until: Option<Instant>,
+    /// Signs that large packets do not pass.
+    suspicions: u32,
     /// Since when frames are small.
     small_since: Option<Instant>,
     arrivals: Arrivals,
@@ -124,6 +128,7 @@ impl Recovery {
             congestion: Congestion::new(),
             pacer: Pacer::new(now),
             paced_until: None,
+            suspicions: 0,
             small_since: None,
             arrivals: Arrivals::default(),
         }
@@ -154,6 +159,7 @@ impl Recovery {
             .is_some_and(|since| now >= since + SMALL_FOR)
         {
             self.small_since = None;
+            self.suspicions = 0;
         }
         self.small_since.map_or(usize::MAX, |_| SMALL_FRAME)
     }
@@ -218,6 +224,9 @@ impl Recovery {
                     self.congestion.seen(now, packet.at, packet.len, rtt);
                 }
                 self.timeouts = 0;
+                if packet.len > SMALL_FRAME as u64 {
+                    self.suspicions = 0;
+                }
             }
         }
         self.largest_seen = self.largest_seen.max(Some(largest));
@@ -247,6 +256,7 @@ impl Recovery {
             return;
         };
         let delay = self.rtt.loss_delay();
+        let mut lost_len_max = 0;
         for number in self.base..largest {
             let index = (number - self.base) as usize;
             let Some(Some(packet)) = self.sent.get(index) else {
@@ -256,13 +266,25 @@ impl Recovery {
             if number + REORDERING_MAX <= largest || late_at <= now {
                 if let Some(packet) = self.settle(number) {
                     outcome.lost += 1;
+                    lost_len_max = packet.len.max(lost_len_max);
                     outcome.again.push(packet.content);
                     self.congestion.lost(now, packet.at);
                 }
             } else {
                 // The first one found was sent first.
                 self.loss_at = Some(late_at);
-                return;
+                break;
+            }
+        }
+        self.suspect(now, lost_len_max);
+    }
+
+    /// Nothing was heard of a packet of that length.
+    fn suspect(&mut self, now: Instant, len: u64) {
+        if len > SMALL_FRAME as u64 {
+            self.suspicions += 1;
+            if self.suspicions >= SUSPICIONS_MAX {
+                self.small_since.get_or_insert(now);
             }
         }
     }
@@ -302,15 +324,8 @@ impl Recovery {
             let oldest = self.sent.iter().flatten().take(PROBES as usize);
             outcome.is_probe = true;
             outcome.again.extend(oldest.map(|packet| packet.content));
-            if self.timeouts >= PROBES_BEFORE_SMALL
-                && self
-                    .sent
-                    .iter()
-                    .flatten()
-                    .any(|p| p.len > SMALL_FRAME as u64)
-            {
-                self.small_since = Some(now);
-            }
+            let lens = self.sent.iter().flatten().map(|packet| packet.len);
+            self.suspect(now, lens.max().unwrap_or(0));
         }
         outcome
     }

@@ -93,7 +93,7 @@ fn a_probe_goes_though_the_window_is_full() {
 fn frames_become_small_when_large_ones_do_not_pass() {
     let (mut recovery, begin) = with_packets(1);
     let mut now = begin;
-    for _ in 0..PROBES_BEFORE_SMALL {
+    for _ in 0..SUSPICIONS_MAX {
         assert_eq!(recovery.frame_max(now), usize::MAX);
         now = recovery.timeout().unwrap();
         recovery.handle_timeout(now);

@@ -13,7 +13,7 @@ use selvedge_endpoint::{CloseReason, Event, LaneId, Message, SendError, Stats};
 use selvedge_transport::{Info, NodeId};
 
 use crate::driver::Connected;
-use crate::error::{AttachError, RecvError, TryRecvError};
+use crate::error::{AttachError, FlushError, RecvError, TryRecvError};
 use crate::shared::{Control, Received, Shared, lock};
 
 /// A channel of messages to one peer, which outlives its transports. Cheap to clone; any number of
@@ -115,6 +115,51 @@ impl Endpoint {
             Err(SendError::Full(_)) => Poll::Pending,
             other => Poll::Ready(other),
         }
+    }
+
+    /// Waits until the peer has acknowledged everything accepted so far on reliable lanes; blocks
+    /// the thread at most `timeout`. What is acknowledged has arrived in the peer's process and is
+    /// handed to its user in order.
+    ///
+    /// # Errors
+    /// [`FlushError`].
+    pub fn flush(&self, timeout: Duration) -> Result<(), FlushError> {
+        let deadline = Instant::now() + timeout;
+        let sending = &self.0.shared.sending.threads;
+        let mut outbox = lock(&self.0.shared.outbox);
+        let mark = outbox.mark();
+        loop {
+            if let Some(settled) = outbox.is_settled(&mark) {
+                return Ok(settled?);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(FlushError::TimedOut);
+            }
+            outbox = sending
+                .wait_timeout(outbox, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Waits until the peer has acknowledged everything accepted so far on reliable lanes. Any
+    /// executor will do.
+    ///
+    /// # Errors
+    /// [`FlushError::GivenUp`].
+    pub async fn flush_async(&self) -> Result<(), FlushError> {
+        let shared = &self.0.shared;
+        let mark = lock(&shared.outbox).mark();
+        poll_fn(|cx: &mut Context<'_>| {
+            // Registered before the look, so that no acknowledgement falls between the two.
+            shared.sending.register(cx.waker());
+            match lock(&shared.outbox).is_settled(&mark) {
+                Some(settled) => Poll::Ready(settled.map_err(FlushError::from)),
+                None => Poll::Pending,
+            }
+        })
+        .await
     }
 
     /// Takes the next message if there is one.

@@ -39,6 +39,18 @@ pub enum AttachError {
     Session(#[from] selvedge_endpoint::AttachError),
 }
 
+/// Why a flush did not end well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FlushError {
+    /// The time is up first: the peer is away or slower. Waiting longer may help.
+    #[error("not everything was acknowledged in time")]
+    TimedOut,
+    /// Messages may not have been delivered; an event tells which.
+    #[error(transparent)]
+    GivenUp(#[from] selvedge_endpoint::GivenUp),
+}
+
 /// Nothing will be received any more: the endpoint is closed, and all that had arrived was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("nothing more to receive: {0}")]

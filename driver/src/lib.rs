@@ -40,7 +40,7 @@ mod worker;
 pub use config::Config;
 pub use driver::{Connected, Dialers, Driver, Listening};
 pub use endpoint::Endpoint;
-pub use error::{AttachError, DriverError, RecvError, TryRecvError};
+pub use error::{AttachError, DriverError, FlushError, RecvError, TryRecvError};
 pub use inbox::{Inbox, Incoming, Reception, Watch};
 pub use machine::{Hosted, Machine, Mail, Next};
 

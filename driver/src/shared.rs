@@ -100,8 +100,10 @@ impl Received {
     /// Keeps an event for the user. Those that carry messages are never dropped.
     pub(crate) fn push_event(&mut self, event: Event) {
         if self.events.len() >= EVENTS_MAX {
-            let carries =
-                |event: &Event| matches!(event, Event::PeerRestarted { .. } | Event::Closed { .. });
+            let carries = |event: &Event| {
+                use Event::{Closed, Dropped, PeerRestarted};
+                matches!(event, PeerRestarted { .. } | Closed { .. } | Dropped { .. })
+            };
             if let Some(at) = self.events.iter().position(|event| !carries(event)) {
                 self.events.remove(at);
             }

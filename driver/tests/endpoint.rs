@@ -9,7 +9,8 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::Bytes;
 use selvedge_driver::{
-    AttachError, CloseReason, Event, Inbox, Incoming, LaneId, SendError, TryRecvError, session,
+    AttachError, CloseReason, Event, FlushError, Inbox, Incoming, LaneId, SendError, TryRecvError,
+    session,
 };
 use support::{PATIENCE, Two, expect_numbered, number, send_numbered, wait_for};
 
@@ -57,6 +58,38 @@ fn any_executor_can_send_and_receive() {
         }
     });
     sending.join().unwrap();
+}
+
+#[test]
+fn a_flush_ends_when_the_peer_has_everything() {
+    let two = Two::new(1);
+    two.a.send(LaneId::FIRST, number(0, 100)).unwrap();
+    let early = two.a.flush(std::time::Duration::ZERO);
+    assert_eq!(early, Err(FlushError::TimedOut), "nobody is there yet");
+    two.connect(0);
+    for n in 1..1000 {
+        two.a.send(LaneId::FIRST, number(n, 100)).unwrap();
+    }
+    two.a.flush(PATIENCE).unwrap();
+    for n in 0..1000 {
+        let message = two.b.try_recv().expect("it is there already");
+        assert_eq!(support::number_of(&message.payload), n);
+    }
+    two.a.send(LaneId::FIRST, number(1000, 100)).unwrap();
+    block_on(two.a.flush_async()).unwrap();
+    two.b.try_recv().expect("it is there already");
+}
+
+#[test]
+fn a_flush_says_that_messages_were_given_up() {
+    let two = Two::new(1);
+    two.a.send(LaneId::FIRST, number(0, 100)).unwrap();
+    let mut flushing = pin!(two.a.flush_async());
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(flushing.as_mut().poll(&mut cx).is_pending());
+    two.a.abort();
+    let given_up = block_on(flushing).unwrap_err();
+    assert!(matches!(given_up, FlushError::GivenUp(given_up) if given_up.messages == 1));
 }
 
 #[test]

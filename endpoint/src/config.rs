@@ -7,7 +7,8 @@ use crate::lane::LaneConfig;
 /// Limits and times of a [`Session`](crate::Session).
 ///
 /// The defaults suit tens to thousands of peers over paths of up to 1 Gbit/s times 30 ms. A session
-/// holds at most `send_buffer` for its peer, and for its user `receive_window + message_max` a lane.
+/// holds a lane at most `send_buffer` for its peer (and, if the oldest are dropped, up to twice that
+/// between two turns of its driver), and for its user `receive_window + message_max`.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The lanes on which this side sends; the index is the lane's number. At least one, at most
@@ -15,9 +16,11 @@ pub struct Config {
     pub lanes: Vec<LaneConfig>,
     /// The longest message, in bytes. Default 64 MiB. The peer must take at least as much.
     pub message_max: usize,
-    /// Bytes accepted on reliable lanes and not yet acknowledged, before sends are refused as
-    /// full. Default 16 MiB.
+    /// Bytes accepted on one reliable lane and not yet acknowledged, before its sends are refused as
+    /// full. Default 16 MiB. Of each lane its own: one that stands still takes nothing from others.
     pub send_buffer: u64,
+    /// What becomes of more than that while the peer cannot be reached. Default [`Away::Wait`].
+    pub away: Away,
     /// Bytes that wait on one best-effort lane, before its oldest message makes room. Default 256 KiB.
     pub best_effort_buffer: usize,
     /// Bytes of whole messages that wait on one lane for the user, before the peer must pause that
@@ -34,12 +37,27 @@ pub struct Config {
     pub linger: Duration,
 }
 
+/// What becomes of messages on a reliable lane whose send buffer is full while the peer cannot be
+/// reached. While it can be, senders wait for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Away {
+    /// Senders wait, as ever ([`SendError::Full`](crate::SendError::Full)).
+    #[default]
+    Wait,
+    /// Senders are told ([`SendError::Away`](crate::SendError::Away)).
+    Refuse,
+    /// The oldest messages that were never sent make room. They are counted, and told by
+    /// [`Event::Dropped`](crate::Event::Dropped) when the peer can be reached again.
+    DropOldest,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
             lanes: vec![LaneConfig::default()],
             message_max: 64 << 20,
             send_buffer: 16 << 20,
+            away: Away::Wait,
             best_effort_buffer: 256 << 10,
             receive_window: 4 << 20,
             heartbeat: Duration::from_secs(1),

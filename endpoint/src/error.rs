@@ -9,6 +9,10 @@ pub enum SendError {
     /// The send buffer is full: the peer is away or slower. Wait, then try again.
     #[error("the send buffer is full: the peer is away or slower")]
     Full(Bytes),
+    /// The send buffer is full, the peer cannot be reached, and the session is told not to wait
+    /// then ([`Away::Refuse`](crate::Away::Refuse)). Try again when it is back.
+    #[error("the send buffer is full and the peer cannot be reached")]
+    Away(Bytes),
     /// Longer than the lane takes. Trying again does not help.
     #[error("a message of {} bytes, but at most {message_max} are taken", payload.len())]
     TooLarge {
@@ -31,6 +35,7 @@ impl SendError {
     pub fn into_payload(self) -> Bytes {
         match self {
             Self::Full(payload)
+            | Self::Away(payload)
             | Self::TooLarge { payload, .. }
             | Self::UnknownLane(payload)
             | Self::Closed(payload) => payload,
@@ -40,7 +45,7 @@ impl SendError {
     /// Whether the same message can be accepted later.
     #[must_use]
     pub const fn retry_helps(&self) -> bool {
-        matches!(self, Self::Full(_))
+        matches!(self, Self::Full(_) | Self::Away(_))
     }
 }
 

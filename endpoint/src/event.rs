@@ -2,7 +2,7 @@
 
 use selvedge_transport::End;
 
-use crate::lane::Message;
+use crate::lane::{LaneId, Message};
 
 /// Names one attachment of a transport to a session; the driver chooses the numbers and uses none
 /// twice for one session.
@@ -44,6 +44,14 @@ pub enum Event {
     Detached {
         /// Why the last one ended.
         reason: DetachReason,
+    },
+    /// While the peer could not be reached, messages made room for later ones
+    /// ([`Away::DropOldest`](crate::Away::DropOldest)).
+    Dropped {
+        /// On which lane.
+        lane: LaneId,
+        /// How many, since the last time this was told.
+        messages: u64,
     },
     /// The peer has lost its memory of this session: its process is a new one.
     PeerRestarted {

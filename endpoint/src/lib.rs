@@ -33,11 +33,11 @@ mod send_lane;
 mod session;
 mod stats;
 
-pub use config::Config;
+pub use config::{Away, Config};
 pub use error::{AttachError, SendError};
 pub use event::{AttachmentId, CloseReason, DetachReason, Event, Output};
 pub use lane::{BEST_EFFORT_LEN_MAX, Delivery, LaneConfig, LaneId, Message};
-pub use outbox::Outbox;
+pub use outbox::{GivenUp, Mark, Outbox};
 pub use scheduler::STARVATION_GUARD;
 pub use session::{ATTACHMENTS_MAX, Session};
 pub use stats::Stats;

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::config::Config;
+use crate::config::{Away, Config};
 use crate::error::SendError;
 use crate::lane::{BEST_EFFORT_LEN_MAX, Delivery, LaneId, cost};
 use crate::varint;
@@ -34,9 +34,12 @@ pub(crate) struct Segment {
 #[derive(Debug)]
 pub struct Outbox {
     lanes: Vec<LaneOutbox>,
-    /// Bytes accepted and not yet acknowledged, of all reliable lanes, taken or not.
-    used: u64,
     send_buffer: u64,
+    away: Away,
+    /// Whether the peer could be reached at the last exchange.
+    is_reachable: bool,
+    /// How many messages were accepted and will not be acknowledged.
+    given_up: u64,
     best_effort_buffer: usize,
     message_max: usize,
     closed: bool,
@@ -45,6 +48,9 @@ pub struct Outbox {
 #[derive(Debug, Default)]
 struct LaneOutbox {
     delivery: Delivery,
+    /// Bytes accepted so far, and those of them that are acknowledged or given up.
+    accepted: u64,
+    settled: u64,
     open: BytesMut,
     chunk_len: usize,
     segments: Vec<Segment>,
@@ -64,8 +70,10 @@ impl Outbox {
         };
         Self {
             lanes: config.lanes.iter().map(lane).collect(),
-            used: 0,
             send_buffer: config.send_buffer,
+            away: config.away,
+            is_reachable: false,
+            given_up: 0,
             best_effort_buffer: config.best_effort_buffer,
             message_max: config.message_max,
             closed: false,
@@ -93,11 +101,24 @@ impl Outbox {
             }),
             Delivery::Reliable => {
                 let cost = cost(payload.len());
+                let away = if self.is_reachable {
+                    Away::Wait
+                } else {
+                    self.away
+                };
+                let limit = match away {
+                    Away::Wait | Away::Refuse => self.send_buffer,
+                    // The oldest make room at the next exchange.
+                    Away::DropOldest => 2 * self.send_buffer,
+                };
                 // One message may be larger than the whole buffer: alone it is let in.
-                if self.used > 0 && self.used + cost > self.send_buffer {
-                    return Err(SendError::Full(payload));
+                if outbox.used() > 0 && outbox.used() + cost > limit {
+                    return Err(match away {
+                        Away::Refuse => SendError::Away(payload),
+                        Away::Wait | Away::DropOldest => SendError::Full(payload),
+                    });
                 }
-                self.used += cost;
+                outbox.accepted += cost;
                 outbox.push(payload);
                 Ok(())
             }
@@ -114,16 +135,35 @@ impl Outbox {
         }
     }
 
-    /// Whether a reliable message of `len` bytes would be accepted now, as far as room goes.
+    /// Bytes accepted on reliable lanes and not yet acknowledged.
     #[must_use]
-    pub const fn has_room_for(&self, len: usize) -> bool {
-        self.closed || self.used == 0 || self.used + cost(len) <= self.send_buffer
+    pub fn used(&self) -> u64 {
+        self.lanes.iter().map(LaneOutbox::used).sum()
     }
 
-    /// Bytes accepted and not yet acknowledged.
+    /// What has been accepted so far: to ask later whether all of it [is settled](Self::is_settled).
     #[must_use]
-    pub const fn used(&self) -> u64 {
-        self.used
+    pub fn mark(&self) -> Mark {
+        Mark {
+            accepted: self.lanes.iter().map(|lane| lane.accepted).collect(),
+            given_up: self.given_up,
+        }
+    }
+
+    /// Whether everything on reliable lanes that was accepted before `mark` has been acknowledged;
+    /// `None` while some is under way.
+    ///
+    /// # Errors
+    /// [`GivenUp`]: of what was under way since then, messages were reported as undelivered.
+    pub fn is_settled(&self, mark: &Mark) -> Option<Result<(), GivenUp>> {
+        if self.given_up > mark.given_up {
+            let messages = self.given_up - mark.given_up;
+            return Some(Err(GivenUp { messages }));
+        }
+        let mut lanes = self.lanes.iter().zip(&mark.accepted);
+        lanes
+            .all(|(lane, accepted)| lane.settled >= *accepted)
+            .then_some(Ok(()))
     }
 
     /// Refuses every message from now on.
@@ -137,9 +177,31 @@ impl Outbox {
         self.closed
     }
 
-    pub(crate) fn release(&mut self, bytes: u64) {
-        debug_assert!(bytes <= self.used, "released {bytes} of {}", self.used);
-        self.used = self.used.saturating_sub(bytes);
+    /// Bytes of a lane were acknowledged or given up.
+    pub(crate) fn release(&mut self, lane: usize, bytes: u64) {
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            lane.settled += bytes;
+            debug_assert!(
+                lane.settled <= lane.accepted,
+                "more was released than accepted"
+            );
+        }
+    }
+
+    /// Messages were accepted and will not be acknowledged.
+    pub(crate) const fn give_up(&mut self, messages: u64) {
+        self.given_up += messages;
+    }
+
+    /// Whether the peer can be reached now.
+    pub(crate) const fn set_reachable(&mut self, is_reachable: bool) {
+        self.is_reachable = is_reachable;
+    }
+
+    /// By how much a lane is over its limit.
+    pub(crate) fn excess(&self, lane: usize) -> u64 {
+        let used = self.lanes.get(lane).map_or(0, LaneOutbox::used);
+        used.saturating_sub(self.send_buffer)
     }
 
     /// Calls `take` with what was handed in on each reliable lane, in order.
@@ -166,7 +228,31 @@ impl Outbox {
     }
 }
 
+/// How far an [`Outbox`] was filled.
+#[derive(Debug, Clone)]
+pub struct Mark {
+    accepted: Vec<u64>,
+    given_up: u64,
+}
+
+/// Messages that were accepted and may not have been delivered: [`Event::PeerRestarted`],
+/// [`Event::Closed`] or [`Event::Dropped`] tell which.
+///
+/// [`Event::PeerRestarted`]: crate::Event::PeerRestarted
+/// [`Event::Closed`]: crate::Event::Closed
+/// [`Event::Dropped`]: crate::Event::Dropped
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{messages} messages were accepted and may not have been delivered")]
+pub struct GivenUp {
+    /// How many.
+    pub messages: u64,
+}
+
 impl LaneOutbox {
+    const fn used(&self) -> u64 {
+        self.accepted - self.settled
+    }
+
     fn push(&mut self, payload: Bytes) {
         let copied = payload.len() <= COPY_LEN_MAX;
         let needed = varint::len(payload.len() as u64) + if copied { payload.len() } else { 0 };
@@ -275,7 +361,7 @@ mod tests {
             matches!(&refused, SendError::Full(payload) if payload == "x"),
             "{refused:?}"
         );
-        outbox.release(502);
+        outbox.release(0, 502);
         outbox
             .push(LaneId::FIRST, Bytes::from_static(b"x"))
             .unwrap();

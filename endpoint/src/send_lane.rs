@@ -185,6 +185,39 @@ impl SendLane {
         (undelivered, released)
     }
 
+    /// Drops the oldest messages of which no byte was ever sent, so many bytes at the least if there
+    /// are. Returns how many messages and bytes they were.
+    pub(crate) fn drop_oldest(&mut self, at_least: u64) -> (u64, u64) {
+        let mut walk = Walk {
+            offset: self.segments.front().map_or(self.end, |(start, _)| *start),
+            segments: self
+                .segments
+                .iter()
+                .map(|(_, segment)| segment.clone())
+                .collect(),
+        };
+        while walk.offset < self.sent_max || walk.is_within_message() {
+            if walk.next_message().is_none() {
+                return (0, 0);
+            }
+        }
+        let (begin, mut messages) = (walk.offset, 0);
+        while walk.offset - begin < at_least && walk.next_message().is_some() {
+            messages += 1;
+        }
+        let dropped = walk.offset - begin;
+        while let Some((start, last)) = self.segments.back_mut() {
+            if *start < begin {
+                last.bytes.truncate((begin - *start) as usize);
+                break;
+            }
+            self.segments.pop_back();
+        }
+        self.end = begin;
+        walk.segments.into_iter().for_each(|it| self.push(it));
+        (messages, dropped)
+    }
+
     /// The messages that are not acknowledged, for a session that ends.
     pub(crate) fn into_undelivered(self, lane: LaneId) -> Vec<Message> {
         let acked = self.acked;
@@ -339,6 +372,18 @@ mod tests {
         lane.limit = u64::MAX;
         assert_eq!(sent_all(&mut lane, &mut Cursor::default(), 64), b"\x04kept");
         assert_eq!(lane.into_undelivered(LaneId::FIRST).len(), 1);
+    }
+
+    #[test]
+    fn the_oldest_that_never_left_make_room() {
+        let large = vec![9; 10_000];
+        let mut lane = lane_with(&[b"sent", b"gone", &large, b"stays"]);
+        let mut cursor = lane.cursor();
+        // The length and a byte of the first: it may have arrived.
+        lane.next_piece(&mut cursor, 2).unwrap();
+        assert_eq!(lane.drop_oldest(6), (2, 5 + 2 + 10_000));
+        assert_eq!(sent_all(&mut lane, &mut cursor, 64), b"ent\x05stays");
+        assert_eq!(lane.drop_oldest(1), (0, 0), "all of it has left");
     }
 
     proptest! {

@@ -11,7 +11,7 @@ use std::time::Instant;
 use selvedge_transport::{LANES_MAX, NodeId, Role};
 
 use crate::attachment::{Attachment, Due, Rank};
-use crate::config::Config;
+use crate::config::{Away, Config};
 use crate::error::AttachError;
 use crate::event::{AttachmentId, CloseReason, DetachReason, Event, Output};
 use crate::lane::{Delivery, LaneConfig, LaneId, Message};
@@ -80,8 +80,12 @@ pub struct Session {
     ack_at: Option<Instant>,
     messages: VecDeque<Message>,
     outputs: VecDeque<Output>,
-    /// Bytes acknowledged or given up, for the outbox.
-    released: u64,
+    /// Bytes of each lane that were acknowledged or given up, for the outbox.
+    released: Vec<u64>,
+    /// Messages given up, for the outbox.
+    given_up: u64,
+    /// Messages of each lane that made room, not told yet.
+    dropped: Vec<u64>,
     stats: Stats,
 }
 
@@ -135,7 +139,9 @@ impl Session {
             ack_at: None,
             messages: VecDeque::new(),
             outputs: VecDeque::new(),
-            released: 0,
+            released: vec![0; lanes],
+            given_up: 0,
+            dropped: vec![0; lanes],
             stats: Stats::default(),
             config,
         }
@@ -227,7 +233,7 @@ impl Session {
     /// Takes what producers handed in, and gives back the room of what was acknowledged.
     /// Returns whether anything was taken.
     pub fn exchange(&mut self, outbox: &mut Outbox) -> bool {
-        outbox.release(std::mem::take(&mut self.released));
+        self.settle(outbox);
         if self.life != Life::Open {
             outbox.close();
         }
@@ -253,9 +259,49 @@ impl Session {
                 reason,
                 undelivered,
             });
-            outbox.release(std::mem::take(&mut self.released));
+            self.settle(outbox);
+        }
+        outbox.set_reachable(self.current.is_some());
+        if self.config.away == Away::DropOldest && self.current.is_none() {
+            self.make_room(outbox);
         }
         taken
+    }
+
+    /// Gives back the room of what is acknowledged or given up.
+    fn settle(&mut self, outbox: &mut Outbox) {
+        for (lane, released) in self.released.iter_mut().enumerate() {
+            outbox.release(lane, std::mem::take(released));
+        }
+        outbox.give_up(std::mem::take(&mut self.given_up));
+    }
+
+    /// Nobody is there to take what waits: the oldest goes.
+    fn make_room(&mut self, outbox: &mut Outbox) {
+        for (number, lane) in self.send.iter_mut().enumerate() {
+            let excess = outbox.excess(number);
+            if excess == 0 {
+                continue;
+            }
+            // An eighth more, so that not each message costs a walk over the lane.
+            let (messages, bytes) = lane.drop_oldest(excess + self.config.send_buffer / 8);
+            outbox.release(number, bytes);
+            outbox.give_up(messages);
+            self.dropped[number] += messages;
+            self.stats.dropped_while_away += messages;
+        }
+    }
+
+    /// Tells what was dropped while nobody was there.
+    fn tell_dropped(&mut self) {
+        for number in 0..self.dropped.len() {
+            let messages = std::mem::take(&mut self.dropped[number]);
+            if messages > 0
+                && let Some(lane) = LaneId::new(number as u8)
+            {
+                self.push_event(Event::Dropped { lane, messages });
+            }
+        }
     }
 
     /// The user has taken messages that cost so many bytes ([`Message::cost`]) off a lane: the
@@ -295,6 +341,7 @@ impl Session {
         self.life = Life::Closed;
         self.ack_at = None;
         let undelivered = self.take_undelivered();
+        self.tell_dropped();
         self.push_event(Event::Closed {
             reason,
             undelivered,
@@ -339,9 +386,10 @@ impl Session {
         let mut undelivered = Vec::new();
         for (number, lane) in (0..).zip(&mut self.send) {
             let Some(id) = LaneId::new(number) else { break };
-            self.released += lane.unacknowledged();
+            self.released[id.index()] += lane.unacknowledged();
             undelivered.extend(std::mem::take(lane).into_undelivered(id));
         }
+        self.given_up += undelivered.len() as u64;
         undelivered
     }
 

@@ -16,6 +16,8 @@ pub struct Stats {
     pub messages_received: u64,
     /// Frames with acknowledgements that were sent.
     pub acks_sent: u64,
+    /// Reliable messages that made room for later ones while the peer could not be reached.
+    pub dropped_while_away: u64,
     /// Packets that a lossy transport lost (some may only have been late).
     pub packets_lost: u64,
     /// Best-effort messages sent.

@@ -75,7 +75,10 @@ impl Peer {
         match event {
             Some(DatagramEvent::NewConnection(incoming)) => {
                 let accepted = self.endpoint.accept(incoming, now, &mut self.buffer, None);
-                self.connection = Some(accepted.ok().expect("it is accepted"));
+                let Ok(connection) = accepted else {
+                    panic!("it is not accepted");
+                };
+                self.connection = Some(connection);
             }
             Some(DatagramEvent::ConnectionEvent(_, event)) => {
                 if let Some((_, connection)) = &mut self.connection {

@@ -139,8 +139,9 @@ impl Session {
             };
             let (messages, released) = lane.restart(lane_id);
             undelivered.extend(messages);
-            self.released += released;
+            self.released[lane_id.index()] += released;
         }
+        self.given_up += undelivered.len() as u64;
         self.recv
             .iter_mut()
             .for_each(crate::recv_lane::RecvLane::restart);
@@ -214,6 +215,7 @@ impl Session {
             None => Event::Attached { attachment: id },
             Some(_) => Event::Moved { attachment: id },
         });
+        self.tell_dropped();
         if resent_bytes > 0 {
             self.push_event(Event::Resumed { resent_bytes });
         }

@@ -213,7 +213,8 @@ impl Session {
         let Some(lane) = self.send.get_mut(position.lane.index()) else {
             return Ok(());
         };
-        self.released += lane.acknowledge(position.expected, position.limit)?;
+        let freed = lane.acknowledge(position.expected, position.limit)?;
+        self.released[position.lane.index()] += freed;
         Ok(())
     }
 

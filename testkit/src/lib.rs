@@ -1,6 +1,6 @@
 //! A seeded network in virtual time, for testing what runs over it.
 //!
-//! Nothing here waits: time is a number that leaps to the next thing that happens, so an hour of
+//! Nothing here waits (but [`Proxy`]): time is a number that leaps to the next thing that happens, so an hour of
 //! faults takes milliseconds, and a seed replays it exactly.
 //!
 //! - [`Link`] is one direction of a path for any packets: latency, jitter, loss (also in bursts),
@@ -8,6 +8,7 @@
 //!   it to test a protocol of your own: `examples/own_protocol.rs`.
 //! - [`World`] runs two [`Session`](selvedge_endpoint::Session)s over any number of [`Path`]s that
 //!   come and go.
+//! - [`Proxy`] does the same to real sockets, in real time: what runs over UDP or TCP is tested as it is.
 //! - [`Oracle`] numbers messages and knows what may and must have arrived.
 //!
 //! ```
@@ -29,10 +30,12 @@
 
 mod link;
 mod oracle;
+mod proxy;
 mod side;
 mod world;
 
 pub use link::{Burst, Conditions, Counts, Link, Packet};
 pub use oracle::Oracle;
+pub use proxy::Proxy;
 pub use side::Side;
 pub use world::{Kind, Path, PathId, World};

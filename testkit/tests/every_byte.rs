@@ -1,0 +1,153 @@
+//! A TCP connection that breaks after any byte of an exchange: what follows on the next one makes it
+//! whole.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+use selvedge_driver::{
+    Address, Admission, Config, Connected, Dialers, Driver, Endpoint, Event, Identity, LaneId,
+    Listening, TcpDialer, bind, session,
+};
+use selvedge_testkit::{Conditions, Proxy};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Messages from each side.
+const COUNT: u8 = 12;
+
+struct Stage {
+    driver: Driver,
+    keys: [Identity; 2],
+    dialers: Dialers,
+    direct: Address,
+    proxy: Proxy,
+    accepted: Receiver<Connected>,
+    _listening: Listening,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let keys = [0, 1].map(|_| Identity::generate().expect("randomness"));
+        let driver = Driver::new(Config::default()).expect("a thread");
+        let address = "tcp+plain://127.0.0.1:0".parse().expect("an address");
+        let listener = bind(&address, &keys[1], &Admission::anyone()).expect("a port");
+        let (sender, accepted) = crossbeam_channel::unbounded();
+        let listening = driver.listen(listener, move |connected| drop(sender.send(connected)));
+        let listening = listening.expect("it runs");
+        let direct = listening.address().clone();
+        let target = direct.as_socket().expect("an address");
+        Self {
+            driver,
+            dialers: Arc::new([Arc::new(TcpDialer::new(keys[0].clone())) as _]),
+            keys,
+            direct,
+            proxy: Proxy::tcp(target, Conditions::default()).expect("a socket"),
+            accepted,
+            _listening: listening,
+        }
+    }
+
+    fn endpoints(&self) -> [Endpoint; 2] {
+        let [a, b] = [0, 1].map(|at: usize| self.keys[at].node_id());
+        [(a, b), (b, a)].map(|(own, peer)| {
+            let config = session::Config {
+                ack_delay: Duration::from_millis(1),
+                ..session::Config::default()
+            };
+            self.driver.endpoint(config, own, peer).expect("it runs")
+        })
+    }
+
+    /// Dials; what is accepted goes to the second endpoint. Returns whether both have it.
+    fn connect(&self, ends: &[Endpoint; 2], address: &Address) -> bool {
+        let to = Some(self.keys[1].node_id());
+        let dialed = self.driver.dial_blocking(&self.dialers, address, to);
+        let Ok(connected) = dialed else {
+            return false;
+        };
+        ends[0].attach(connected).expect("the right peer");
+        // If the last word of the handshake got lost, only the dialer believes in it.
+        let patience = Duration::from_millis(50);
+        match self.accepted.recv_timeout(patience) {
+            Ok(accepted) => ends[1].attach(accepted).is_ok(),
+            Err(_) => false,
+        }
+    }
+
+    /// Whether everything is acknowledged before the connection breaks.
+    fn is_whole(ends: &[Endpoint; 2]) -> bool {
+        loop {
+            let broken =
+                |event| matches!(event, Event::Detached { .. } | Event::AttachFailed { .. });
+            if ends
+                .iter()
+                .any(|end| std::iter::from_fn(|| end.try_event()).any(broken))
+            {
+                return false;
+            }
+            let settled = |end: &Endpoint| end.flush(Duration::from_millis(1)).is_ok();
+            if ends.iter().all(settled) {
+                return true;
+            }
+        }
+    }
+
+    /// Breaks the first connection after so many bytes from one side. Returns whether it did break.
+    fn run(&self, from: usize, bytes: u64) -> bool {
+        let ends = self.endpoints();
+        for number in 0..COUNT {
+            for end in &ends {
+                end.send(LaneId::FIRST, vec![number; 40].into())
+                    .expect("room");
+            }
+        }
+        self.proxy.kill_after(from, bytes);
+        let through = Address::socket("tcp+plain", self.proxy.address());
+        let begun = self.connect(&ends, &through);
+        let whole = begun && Self::is_whole(&ends);
+        if !whole {
+            while !self.connect(&ends, &self.direct) {}
+        }
+        for end in &ends {
+            for number in 0..COUNT {
+                let message = end.recv_timeout(PATIENCE).expect("the next message");
+                assert_eq!(
+                    message.payload,
+                    vec![number; 40],
+                    "from {from}, after {bytes}"
+                );
+            }
+        }
+        for end in &ends {
+            end.flush(PATIENCE).expect("all is acknowledged");
+            assert!(
+                end.try_recv().is_err(),
+                "from {from}, after {bytes}: one too many"
+            );
+            let restarted = std::iter::from_fn(|| end.try_event())
+                .any(|event| matches!(event, Event::PeerRestarted { .. }));
+            assert!(
+                !restarted,
+                "from {from}, after {bytes}: taken for another process"
+            );
+        }
+        ends.iter().for_each(Endpoint::abort);
+        while self.accepted.try_recv().is_ok() {}
+        !whole
+    }
+}
+
+#[test]
+fn n3_a_connection_that_breaks_after_any_byte_is_resumed_without_loss_or_repeat() {
+    let stage = Stage::new();
+    for from in 0..2 {
+        let mut broken = 0;
+        // Until the exchange fits in.
+        while stage.run(from, broken + 1) {
+            broken += 1;
+        }
+        println!("from side {from}: broken after each of {broken} bytes");
+        assert!(broken > u64::from(COUNT) * 40, "{broken}");
+    }
+}

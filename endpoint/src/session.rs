@@ -504,3 +504,6 @@ impl Session {
         &self.stats
     }
 }
+
+#[cfg(test)]
+mod table_tests;

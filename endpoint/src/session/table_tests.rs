@@ -1,0 +1,319 @@
+//! Every state of a session against everything that can happen to it, as a table that is kept beside
+//! this file: a change of behaviour shows as a change of `table.txt`.
+//!
+//! `BLESS=1 cargo test -p selvedge-endpoint --lib table` writes it anew.
+
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use selvedge_transport::{Frame, Head, LaneSet, NodeId, Role, Room};
+
+use super::{Life, Session};
+use crate::config::Config;
+use crate::event::{AttachmentId, DetachReason, Event, Output};
+use crate::lane::LaneId;
+use crate::outbox::Outbox;
+use crate::wire::{self, CloseCode, Hello, LanePosition, Seen};
+
+const TABLE: &str = include_str!("table.txt");
+const ID: AttachmentId = AttachmentId(1);
+const ROOM: Room = Room {
+    frame_max: 1200,
+    datagram_max: 1200,
+    blocked: LaneSet::EMPTY,
+    control_blocked: false,
+};
+
+/// A session in a state, and the number of the next packet that its peer sends.
+struct Case {
+    session: Session,
+    outbox: Outbox,
+    now: Instant,
+    reliable: bool,
+    packets: u64,
+}
+
+fn bytes(head: Head) -> Bytes {
+    Bytes::copy_from_slice(head.as_slice())
+}
+
+fn hello(knows: u64) -> Bytes {
+    let position = |number| LanePosition {
+        lane: LaneId::new(number).unwrap(),
+        expected: 0,
+        limit: 1 << 20,
+    };
+    wire::encode_hello(&Hello {
+        incarnation: 9,
+        view: 0,
+        knows,
+        epoch: 1,
+        message_max: 64 << 20,
+        keeps: 1,
+        lanes: vec![position(0)],
+    })
+}
+
+fn data(offset: u64, text: &[u8]) -> Bytes {
+    [wire::data(LaneId::FIRST, offset).as_slice(), text]
+        .concat()
+        .into()
+}
+
+fn ack(expected: u64) -> Bytes {
+    let lane = LaneId::FIRST;
+    wire::encode_ack(&[LanePosition {
+        lane,
+        expected,
+        limit: 1 << 20,
+    }])
+}
+
+impl Case {
+    fn new(reliable: bool) -> Self {
+        let config = Config::default();
+        let outbox = Outbox::new(&config);
+        let (own, peer) = (NodeId::new([1; 32]), NodeId::new([2; 32]));
+        Self {
+            session: Session::new(config, own, peer, 7),
+            outbox,
+            now: Instant::now(),
+            reliable,
+            packets: 0,
+        }
+    }
+
+    fn attach(&mut self, role: Role) {
+        let _ = self.session.attach(self.now, ID, role, self.reliable);
+    }
+
+    /// A frame of the peer, numbered where it must be.
+    fn frame(&mut self, frame: Bytes) {
+        let numbered = matches!(frame.first(), Some(2..=6 | 8)) && !self.reliable;
+        let frame = if numbered {
+            self.packets += 1;
+            let number = wire::packet(self.packets - 1, &Head::EMPTY);
+            [number.as_slice(), &frame].concat().into()
+        } else {
+            frame
+        };
+        self.session.handle_frame(self.now, ID, frame);
+    }
+
+    fn send(&mut self, text: &'static str) {
+        let _ = self
+            .outbox
+            .push(LaneId::FIRST, Bytes::from_static(text.as_bytes()));
+        self.session.exchange(&mut self.outbox);
+    }
+
+    fn frames(&mut self) -> Vec<Frame> {
+        std::iter::from_fn(|| self.session.poll_frame(self.now, ID, &ROOM)).collect()
+    }
+
+    fn drain(&mut self) {
+        self.frames();
+        while self.session.poll_output().is_some() {}
+        self.session.take_messages();
+    }
+
+    fn in_state(state: &str, reliable: bool) -> Self {
+        let mut case = Self::new(reliable);
+        match state {
+            "detached" => {}
+            "introducing dialer" => case.attach(Role::Dialer),
+            "introducing acceptor" => case.attach(Role::Acceptor),
+            "answered" => {
+                case.attach(Role::Acceptor);
+                case.frame(hello(0));
+            }
+            "confirming" => {
+                case = Self::in_state("ready", reliable);
+                case.session.peer = Some(super::PeerView {
+                    incarnation: 8,
+                    view: 0,
+                });
+                case.session.detach(ID, DetachReason::Local);
+                case.attach(Role::Dialer);
+                case.frame(hello(7));
+            }
+            "ready" => {
+                case.attach(Role::Acceptor);
+                case.frame(hello(0));
+                case.frame(bytes(wire::ready(0)));
+                case.send("sent");
+            }
+            "closing" => {
+                case = Self::in_state("ready", reliable);
+                case.session.close(case.now);
+            }
+            "closed" => {
+                case = Self::in_state("ready", reliable);
+                case.session.abort();
+            }
+            other => panic!("no state {other}"),
+        }
+        case.drain();
+        case
+    }
+
+    fn apply(&mut self, event: &str) {
+        match event {
+            "attach" => {
+                let second = AttachmentId(2);
+                let _ = self.session.attach(self.now, second, Role::Dialer, true);
+            }
+            "detach" => self.session.detach(ID, DetachReason::Local),
+            "send" => self.send("more"),
+            "close" => self.session.close(self.now),
+            "abort" => self.session.abort(),
+            "heartbeat" => self.pass(Duration::from_secs(1)),
+            "silence" => self.pass(Duration::from_secs(3)),
+            "linger" => self.pass(Duration::from_secs(5)),
+            "Hello" => self.frame(hello(7)),
+            "Ready" => self.frame(bytes(wire::ready(0))),
+            "Data" => self.frame(data(0, b"\x02hi")),
+            "Data ahead" => self.frame(data(5, b"\x02hi")),
+            "Data beyond credit" => self.frame(data(1 << 30, b"\x02hi")),
+            "Ack" => self.frame(ack(5)),
+            "Ack of nothing" => self.frame(ack(1 << 20)),
+            "Ping" => self.frame(bytes(wire::ping(1))),
+            "Pong" => self.frame(bytes(wire::pong(1))),
+            "Seen" => self.frame(wire::encode_seen(&Seen {
+                delay: Duration::ZERO,
+                ranges: std::iter::once(0..1).collect(),
+            })),
+            "Close" => self.frame(bytes(wire::close(CloseCode::Done))),
+            "rubbish" => self.frame(Bytes::from_static(&[0xff; 9])),
+            other => panic!("no event {other}"),
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.session.handle_timeout(self.now);
+    }
+
+    /// What it is in now, what it told, and what it says.
+    fn outcome(&mut self) -> String {
+        let mut told = Vec::new();
+        let messages = self.session.take_messages().count();
+        let mut says: Vec<_> = self.frames().iter().map(kind).collect();
+        says.dedup();
+        while let Some(output) = self.session.poll_output() {
+            told.push(match output {
+                Output::Event(event) => name(&event),
+                Output::Release { reason, .. } => format!("release ({reason})"),
+            });
+        }
+        told.extend((messages > 0).then(|| "message".to_owned()));
+        let life = match self.session.life {
+            Life::Open => "",
+            Life::Closing { .. } => "closing, ",
+            Life::Closed => "closed, ",
+        };
+        let stage = self.session.attachments.first();
+        let stage = stage.map_or("detached".to_owned(), |it| {
+            format!("{:?}", it.stage).to_lowercase()
+        });
+        format!("{life}{stage} | {} | {}", told.join(", "), says.join(" "))
+    }
+}
+
+fn kind(frame: &Frame) -> &'static str {
+    let mut whole = bytes::BytesMut::new();
+    frame.write_to(&mut whole);
+    let (_, inner) = wire::split_number(whole.freeze()).unwrap();
+    match inner[0] {
+        1 => "Hello",
+        2 => "Ready",
+        3 => "Data",
+        4 => "Ack",
+        6 => "Ping",
+        7 => "Pong",
+        8 => "Close",
+        10 => "Seen",
+        _ => "other",
+    }
+}
+
+fn name(event: &Event) -> String {
+    match event {
+        Event::Closed {
+            reason,
+            undelivered,
+        } => {
+            format!("Closed ({reason}, {} undelivered)", undelivered.len())
+        }
+        Event::PeerRestarted { undelivered } => {
+            format!("PeerRestarted ({} undelivered)", undelivered.len())
+        }
+        Event::Detached { reason } => format!("Detached ({reason})"),
+        Event::AttachFailed { reason } => format!("AttachFailed ({reason})"),
+        Event::Attached { .. } => "Attached".to_owned(),
+        Event::Moved { .. } => "Moved".to_owned(),
+        Event::Resumed { .. } => "Resumed".to_owned(),
+        Event::Redundant { .. } => "Redundant".to_owned(),
+        Event::Dropped { .. } => "Dropped".to_owned(),
+    }
+}
+
+const STATES: [&str; 8] = [
+    "detached",
+    "introducing dialer",
+    "introducing acceptor",
+    "answered",
+    "confirming",
+    "ready",
+    "closing",
+    "closed",
+];
+
+const EVENTS: [&str; 20] = [
+    "attach",
+    "detach",
+    "send",
+    "close",
+    "abort",
+    "heartbeat",
+    "silence",
+    "linger",
+    "Hello",
+    "Ready",
+    "Data",
+    "Data ahead",
+    "Data beyond credit",
+    "Ack",
+    "Ack of nothing",
+    "Ping",
+    "Pong",
+    "Seen",
+    "Close",
+    "rubbish",
+];
+
+#[test]
+fn every_state_meets_every_event_as_the_table_says() {
+    let mut table = String::from("# transport | state | event | then | told | says\n");
+    for (transport, reliable) in [("reliable", true), ("lossy", false)] {
+        for state in STATES {
+            for event in EVENTS {
+                let mut case = Case::in_state(state, reliable);
+                case.apply(event);
+                let outcome = case.outcome();
+                let row = format!("{transport} | {state} | {event} | {outcome}");
+                writeln!(table, "{}", row.trim_end()).unwrap();
+            }
+        }
+    }
+    if std::env::var_os("BLESS").is_some() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/session/table.txt");
+        std::fs::write(path, &table).unwrap();
+        return;
+    }
+    for (found, expected) in table.lines().zip(TABLE.lines()) {
+        assert_eq!(found, expected);
+    }
+    assert_eq!(table.lines().count(), TABLE.lines().count());
+}

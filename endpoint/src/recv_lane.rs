@@ -283,7 +283,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn messages_arrive_whole_however_their_stream_is_cut_and_repeated(
+        fn f7_messages_arrive_whole_however_their_stream_is_cut_and_repeated(
             payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..20),
             cuts in prop::collection::vec((0..200_usize, 0..50_usize), 1..60),
         ) {
@@ -390,6 +390,38 @@ mod tests {
             at = to;
         }
         assert_eq!(delivered, 1);
+    }
+
+    #[test]
+    fn f2_a_declared_length_is_within_the_limit_and_alone_costs_little() {
+        let max = 100;
+        for (len, is_allowed) in [
+            (0, true),
+            (1, true),
+            (max, true),
+            (max + 1, false),
+            (u64::from(u32::MAX), false),
+            (varint::VARINT_MAX, false),
+        ] {
+            let mut lane = RecvLane::new(1 << 20);
+            let mut prefix = Vec::new();
+            varint::put(len, &mut prefix);
+            let mut delivered = 0;
+            let mut deliver = |_| delivered += 1;
+            let received = lane.receive(0, prefix.into(), Order::Kept, max as usize, &mut deliver);
+            assert_eq!(received.is_ok(), is_allowed, "{len}");
+            assert_eq!(delivered, usize::from(len == 0));
+        }
+        // A length of 64 MiB reserves 1 MiB, before more has arrived.
+        let mut lane = RecvLane::new(1 << 20);
+        let mut prefix = Vec::new();
+        varint::put(64 << 20, &mut prefix);
+        lane.receive(0, prefix.into(), Order::Kept, 64 << 20, &mut |_| ())
+            .unwrap();
+        let Partial::Body { buffer, .. } = &lane.partial else {
+            panic!("a body is awaited");
+        };
+        assert!(buffer.capacity() <= RESERVE_MAX);
     }
 
     #[test]

@@ -95,6 +95,19 @@ fn f1_a_truncated_frame_is_malformed() {
 }
 
 #[test]
+fn f3_an_unknown_kind_is_malformed_and_another_version_is_told() {
+    for kind in (0..=255).filter(|kind| !(1..=8).contains(kind) && *kind != 10) {
+        let frame = vec![kind, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(decode(frame.into()), Err(Malformed), "{kind}");
+    }
+    for version in (0..=255).filter(|version| *version != VERSION) {
+        let mut other = encode_hello(&hello()).to_vec();
+        other[1] = version;
+        assert_eq!(decode(other.into()), Ok(Received::OtherVersion(version)));
+    }
+}
+
+#[test]
 fn f4_no_flipped_bit_panics() {
     for (bytes, _) in golden() {
         for bit in 0..bytes.len() * 8 {

@@ -279,6 +279,46 @@ mod tests {
     }
 
     #[test]
+    fn n18_ten_thousand_clients_of_a_restarted_server_return_in_time_and_not_at_once() {
+        const CLIENTS: usize = 10_000;
+        /// What the server can greet in 100 ms, and for how long it is away.
+        const GREETED_MAX: usize = 200;
+        const AWAY: Duration = Duration::from_secs(20);
+        let tick = Duration::from_millis(100);
+        let (begin, mut rng) = (Instant::now(), fastrand::Rng::with_seed(1));
+        let mut clients: Vec<_> = (0..CLIENTS).map(|_| mesh(1).0).collect();
+        let (mut now, mut up, mut most) = (begin, 0, 0);
+        while up < CLIENTS {
+            let (mut dials, mut greeted) = (0, 0);
+            for client in &mut clients {
+                let Some(dial) = client.poll_dial(now) else {
+                    continue;
+                };
+                dials += 1;
+                if now >= begin + AWAY && greeted < GREETED_MAX {
+                    greeted += 1;
+                    client.answered(dial);
+                    client.up(now, PEER);
+                } else {
+                    client.failed(now, dial, rng.f64());
+                }
+            }
+            up += greeted;
+            if now > begin + Duration::from_secs(5) {
+                most = most.max(dials);
+            }
+            now += tick;
+            let waited = now - begin;
+            assert!(waited < AWAY + Duration::from_secs(30), "{up} are up");
+        }
+        println!(
+            "all up {:?} after the server; at most {most} in 100 ms",
+            now - begin - AWAY
+        );
+        assert!(most <= CLIENTS / 10, "{most} dials within 100 ms");
+    }
+
+    #[test]
     fn when_all_have_failed_the_pause_grows() {
         let (mut mesh, mut now) = mesh(1);
         let mut pauses = Vec::new();

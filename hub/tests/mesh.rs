@@ -216,18 +216,50 @@ fn a_guest_is_let_in_while_there_is_room_and_an_inbox_hears_it() {
 }
 
 #[test]
-fn closing_in_order_delivers_what_was_sent() {
-    let (a, b) = (identity(), identity());
-    let (hub_b, at) = listening(&b, &a, &["quic"]);
-    let hub_a = dialing(&a, &b, &[&at[0]]);
-    let to_b = hub_a.endpoint(b.node_id()).unwrap();
-    for n in 0..1000 {
-        say(&to_b, &n.to_string());
+fn n17_closing_with_ten_mebibytes_queued_delivers_them_all() {
+    for scheme in ["quic", "tcp", "udp"] {
+        let (a, b) = (identity(), identity());
+        let (hub_b, at) = listening(&b, &a, &[scheme]);
+        let hub_a = dialing(&a, &b, &[&at[0]]);
+        let to_b = hub_a.endpoint(b.node_id()).unwrap();
+        for n in 0..10_u8 {
+            to_b.send(LaneId::FIRST, vec![n; 1 << 20].into()).unwrap();
+        }
+        // The peer takes them while this side closes, as it would.
+        let reading = std::thread::spawn(move || {
+            let to_a = hub_b.endpoint(a.node_id()).unwrap();
+            for n in 0..10_u8 {
+                let message = to_a.recv_timeout(PATIENCE).expect("a message");
+                assert_eq!(message.payload, vec![n; 1 << 20]);
+            }
+            hub_b
+        });
+        assert!(hub_a.close(PATIENCE), "{scheme}");
+        left(&reading.join().expect("all arrived"));
     }
-    assert!(hub_a.close(PATIENCE));
-    let to_a = left(&hub_b);
-    for n in 0..1000 {
-        assert_eq!(hear(&to_a), n.to_string());
+}
+
+#[test]
+fn n6_of_two_processes_with_one_key_the_newest_is_heard() {
+    let (server, twin) = (identity(), identity());
+    let (hub, at) = listening(&server, &twin, &["tcp"]);
+    let first = dialing(&twin, &server, &[&at[0]]);
+    say(&first.endpoint(server.node_id()).unwrap(), "from the first");
+    let heard = hub.endpoint(twin.node_id()).unwrap();
+    assert_eq!(hear(&heard), "from the first");
+    let second = dialing(&twin, &server, &[&at[0]]);
+    say(
+        &second.endpoint(server.node_id()).unwrap(),
+        "from the second",
+    );
+    assert_eq!(hear(&heard), "from the second");
+    wait_for(&hub, |event| matches!(event, HubEvent::Restarted { .. }));
+    // The first is turned away from then on, and does not take the place back.
+    let unheard = first.endpoint(server.node_id()).unwrap();
+    say(&unheard, "from the first again");
+    for n in 0..20 {
+        say(&second.endpoint(server.node_id()).unwrap(), &n.to_string());
+        assert_eq!(hear(&heard), n.to_string());
     }
 }
 

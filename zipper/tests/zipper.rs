@@ -198,7 +198,7 @@ fn all_instances_get_a_copy_if_they_want_that() {
 }
 
 #[test]
-fn a_wrong_or_missing_token_is_refused_with_the_reason() {
+fn s3_a_wrong_or_missing_token_is_refused_with_the_reason() {
     let mut options = options("z");
     options.token = Some("right".into());
     let zipper = start(options);

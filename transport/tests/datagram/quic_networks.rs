@@ -27,7 +27,7 @@ fn through_a_relay(seed: u64) -> (World, usize, usize) {
 }
 
 #[test]
-fn a_peer_whose_nat_forgets_it_is_followed() {
+fn n9_a_peer_whose_nat_forgets_it_is_followed() {
     let (mut world, dialing, accepted) = through_a_relay(1);
     let mut sent = 0;
     for _ in 0..3 {

@@ -102,7 +102,7 @@ proptest! {
 }
 
 #[test]
-fn each_byte_may_come_alone_and_all_may_come_together() {
+fn f7_each_byte_may_come_alone_and_all_may_come_together() {
     let frames = [vec![1], vec![2; 3], vec![3; 300], vec![4; 5]];
     let bytes = stream(&frames);
     for len in [1, 2, 3, 4, 5, 6, 7, bytes.len()] {
@@ -130,7 +130,7 @@ fn a_stream_may_end_between_frames_only() {
 }
 
 #[test]
-fn lengths_from_one_to_the_limit_are_allowed() {
+fn f2_lengths_from_one_to_the_limit_are_allowed() {
     for (len, allowed) in [
         (0, false),
         (1, true),

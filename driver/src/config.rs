@@ -15,6 +15,40 @@ pub struct Config {
     /// How many bytes a transport may move each way before it is another's turn. Default 1 MiB:
     /// at 5 GB/s that is 0.2 ms of waiting for its neighbours.
     pub budget: usize,
+    /// Who says on which worker an endpoint lives. Default [`Placement::Balanced`].
+    pub placement: Placement,
+}
+
+/// Who says on which worker an endpoint lives. Each begins on the next worker in turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// Endpoints stay until [`Endpoint::migrate`](crate::Endpoint::migrate) moves them.
+    Fixed,
+    /// Busy workers are evened out: one that spends over 60 % of its time working hands a busy
+    /// endpoint to one that works clearly less, if that makes the busier of the two less busy. It
+    /// costs nothing on a single worker, and next to nothing on workers that are not busy.
+    ///
+    /// An endpoint that [`Endpoint::migrate`](crate::Endpoint::migrate) was called on stays where
+    /// it was put.
+    Balanced {
+        /// Over how long the work is measured before each decision; at most one endpoint of the
+        /// driver is moved in that time. Default 250 ms; taken as 10 ms if less, as an hour if more.
+        interval: Duration,
+    },
+}
+
+/// Over less than this, a single turn of one transport would pass for a load.
+pub(crate) const INTERVAL_MIN: Duration = Duration::from_millis(10);
+
+/// Times that are sums of it stay within what an `Instant` can hold.
+pub(crate) const INTERVAL_MAX: Duration = Duration::from_secs(3600);
+
+impl Default for Placement {
+    fn default() -> Self {
+        Self::Balanced {
+            interval: Duration::from_millis(250),
+        }
+    }
 }
 
 impl Default for Config {
@@ -24,6 +58,7 @@ impl Default for Config {
             handshake_max: Duration::from_secs(5),
             handshakes_max: 1024,
             budget: 1 << 20,
+            placement: Placement::default(),
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::inbox::{Inbox, Reception};
 use crate::resolver::Resolver;
 use crate::session;
 use crate::shared::{Received, Shared, Waiting, lock};
-use crate::worker::{Command, Entry, Mailbox, Worker};
+use crate::worker::{Balance, Command, Entry, Mailbox, Worker};
 
 /// The dialers to choose from by the scheme of an address.
 pub type Dialers = Arc<[Arc<dyn Dialer>]>;
@@ -81,6 +81,7 @@ impl Driver {
             mailboxes.push(mailbox);
         }
         let mailboxes: Arc<[Mailbox]> = mailboxes.into();
+        let balance = Balance::new(config.placement, count);
         let mut threads = Vec::with_capacity(count);
         for (number, (poll, commands)) in polls.into_iter().enumerate() {
             let worker = Worker::new(
@@ -89,6 +90,7 @@ impl Driver {
                 commands,
                 Arc::clone(&mailboxes),
                 config.clone(),
+                balance.clone(),
             );
             let name = format!("selvedge-worker-{number}");
             let thread = std::thread::Builder::new()
@@ -183,7 +185,11 @@ impl Driver {
         let session = Session::new(config, local, peer, u64::from_le_bytes(incarnation));
         let endpoint = Endpoint::new(Arc::clone(&shared));
         let reception = reception(&endpoint);
-        mailbox.adopt(Entry::new(shared, session, reception))?;
+        let adopted = mailbox.adopt(Entry::new(shared, session, reception));
+        adopted.map_err(|mut refused| {
+            refused.abandon();
+            DriverError::Stopped
+        })?;
         Ok(endpoint)
     }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -298,10 +299,17 @@ impl Endpoint {
     }
 
     /// Moves the endpoint with its transports to another worker (counted from 0, modulo their
-    /// number). Nothing is lost, repeated or reordered, under any load.
+    /// number). Nothing is lost, repeated or reordered, under any load. It stays there until the
+    /// next call: [`Placement`](crate::Placement) does not move it any more.
     pub fn migrate(&self, worker: usize) {
         let worker = worker % self.0.shared.mailboxes.len();
         self.0.shared.ask(Control::Migrate(worker));
+    }
+
+    /// The worker on which it lives, or to which it is on its way; counted from 0.
+    #[must_use]
+    pub fn worker(&self) -> usize {
+        self.0.shared.home.load(Ordering::Acquire)
     }
 
     /// Has an [`Inbox`](crate::Inbox) called again that left messages.

@@ -3,7 +3,8 @@
 //! A [`Driver`] is a pool of threads, each around one `mio::Poll`. A worker owns what it touches:
 //! sessions, transports, timers and buffers. An [`Endpoint`] is the user's handle: it shares with
 //! its worker two queues and nothing else, whoever sends or receives, blocking or not, with or
-//! without an async runtime; [`Endpoint::migrate`] moves everything behind it to another worker.
+//! without an async runtime; [`Endpoint::migrate`] moves everything behind it to another worker,
+//! and [`Placement`] does so by itself where workers are unevenly busy.
 //!
 //! ```no_run
 //! # use selvedge_driver::*;
@@ -32,12 +33,13 @@ mod endpoint;
 mod error;
 mod inbox;
 mod machine;
+mod placement;
 mod resolver;
 mod shared;
 mod timers;
 mod worker;
 
-pub use config::Config;
+pub use config::{Config, Placement};
 pub use driver::{Connected, Dialers, Driver, Listening};
 pub use endpoint::Endpoint;
 pub use error::{AttachError, DriverError, FlushError, RecvError, TryRecvError};

@@ -2,6 +2,7 @@
 //!
 //! The tick: hear commands and bells, do what is due, carry on with busy transports, then poll.
 
+mod balance;
 mod connections;
 mod endpoints;
 mod mailbox;
@@ -16,6 +17,8 @@ use slab::Slab;
 use crate::config::Config;
 use crate::driver::Connected;
 use crate::timers::{Armed, Timers};
+pub(crate) use balance::Balance;
+use balance::Balancer;
 pub(crate) use connections::Owner;
 pub(crate) use endpoints::Entry;
 pub(crate) use mailbox::Mailbox;
@@ -76,6 +79,7 @@ pub(crate) struct Worker {
     commands: crossbeam_channel::Receiver<Command>,
     mailboxes: Arc<[Mailbox]>,
     config: Config,
+    balancer: Option<Balancer>,
     now: Instant,
     buffer: ReadBuffer,
     timers: Timers<TimerKey>,
@@ -120,6 +124,7 @@ impl Worker {
         commands: crossbeam_channel::Receiver<Command>,
         mailboxes: Arc<[Mailbox]>,
         config: Config,
+        balance: Option<Arc<Balance>>,
     ) -> Self {
         Self {
             number,
@@ -127,6 +132,7 @@ impl Worker {
             commands,
             mailboxes,
             config,
+            balancer: balance.map(|common| Balancer::new(common, number)),
             now: Instant::now(),
             buffer: ReadBuffer::default(),
             timers: Timers::new(),
@@ -158,6 +164,9 @@ impl Worker {
             }
             self.do_what_is_due();
             self.carry_on();
+            if self.stop_at.is_none() {
+                self.balance();
+            }
             let timeout = self.timeout();
             let mailboxes = Arc::clone(&self.mailboxes);
             let polled = mailboxes[self.number].poll(timeout, &self.commands, |timeout| {
@@ -170,6 +179,9 @@ impl Worker {
                 break;
             }
             self.now = Instant::now();
+            if let Some(balancer) = &self.balancer {
+                balancer.wakes(self.now);
+            }
             for event in &events {
                 if event.token() == mailbox::WAKER {
                     continue;
@@ -273,12 +285,20 @@ impl Worker {
         }
     }
 
+    /// How long the poll may take. If that is any time at all, the worker counts as asleep.
     fn timeout(&self) -> Option<Duration> {
         if !self.busy.is_empty() {
             return Some(Duration::ZERO);
         }
         let next = self.timers.next().into_iter().chain(self.stop_at).min();
-        next.map(|at| at.saturating_duration_since(Instant::now()))
+        if next.is_none() && self.balancer.is_none() {
+            return None;
+        }
+        let now = Instant::now();
+        if let Some(balancer) = &self.balancer {
+            balancer.sleeps(now);
+        }
+        next.map(|at| at.saturating_duration_since(now))
     }
 
     /// Endpoints end in order if their peers answer in time, the others at once. Callbacks of dials

@@ -2,9 +2,13 @@
 
 mod support;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use support::{Two, expect_numbered, send_numbered};
+use selvedge_driver::{Config, Endpoint, session};
+use support::{
+    PATIENCE, SCHEMES, Two, expect_numbered, number_of, send_numbered, send_numbered_while,
+};
 
 #[test]
 fn over_every_transport() {
@@ -65,5 +69,69 @@ fn when_endpoints_migrate_under_load() {
             done.store(true, Ordering::Relaxed);
         });
         sender.join().unwrap();
+    }
+}
+
+/// Each endpoint moves so often over each transport: 8000 times in all.
+const MIGRATIONS: usize = 1000;
+
+/// Ends an endpoint if its test fails, so that nobody waits for it.
+struct AbortOnPanic<'a>(&'a Endpoint);
+
+impl Drop for AbortOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.abort();
+        }
+    }
+}
+
+/// Receives numbered messages to the last, and sends the endpoint to the other worker whenever it
+/// has moved. How many messages came, and how often it moved.
+fn expect_numbered_and_migrate(at: &Endpoint, unmoved: &AtomicUsize) -> (u64, usize) {
+    let _abort = AbortOnPanic(at);
+    let (mut expected, mut migrations) = (0, 0);
+    let mut target = 1 - at.worker();
+    at.migrate(target);
+    loop {
+        let message = at.recv_timeout(PATIENCE).expect("the next message");
+        if message.payload.is_empty() {
+            return (expected, migrations);
+        }
+        assert_eq!(number_of(&message.payload), expected);
+        expected += 1;
+        if at.worker() == target {
+            target = 1 - target;
+            at.migrate(target);
+            migrations += 1;
+            if migrations == MIGRATIONS {
+                unmoved.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+#[test]
+fn migration_under_full_load_loses_and_repeats_nothing_over_each_transport() {
+    for (protocol, scheme) in SCHEMES.iter().enumerate() {
+        // Short turns: an endpoint moves between two of them.
+        let driver = Config {
+            workers: NonZeroUsize::new(2).unwrap(),
+            budget: 16 << 10,
+            ..Config::default()
+        };
+        let two = Two::on(driver, session::Config::default());
+        two.connect(protocol);
+        let unmoved = AtomicUsize::new(2);
+        let (ends, unmoved) = ([&two.a, &two.b], &unmoved);
+        std::thread::scope(|scope| {
+            let senders = ends.map(|from| scope.spawn(move || send_numbered_while(from, unmoved)));
+            let receivers =
+                ends.map(|at| scope.spawn(move || expect_numbered_and_migrate(at, unmoved)));
+            let [sent_a, sent_b] = senders.map(|it| it.join().unwrap());
+            let [at_a, at_b] = receivers.map(|it| it.join().unwrap());
+            assert_eq!((at_a.0, at_b.0), (sent_b, sent_a), "{scheme}");
+            assert!(at_a.1.min(at_b.1) >= MIGRATIONS, "{scheme}");
+        });
     }
 }

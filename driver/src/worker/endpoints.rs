@@ -7,11 +7,14 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use selvedge_endpoint::{AttachmentId, Event, Output, Session};
-use selvedge_transport::{End, Frame, FrameSink, FrameSource, Info, Pace, Room, Transport, Turn};
+use selvedge_transport::{
+    End, Frame, FrameSink, FrameSource, Info, NodeId, Pace, Room, Transport, Turn,
+};
 
 use super::{Owner, TimerKey, Worker};
 use crate::driver::Connected;
 use crate::inbox::{Inbox, Incoming, Left, Reception, Watch};
+use crate::placement::Rest;
 use crate::shared::{Control, Shared, Taken, lock};
 use crate::timers::Armed;
 
@@ -31,7 +34,18 @@ pub(crate) struct Entry {
     armed: Armed,
     /// Transports on their way with the endpoint to another worker.
     travelling: Vec<(AttachmentId, Box<dyn Transport>)>,
+    /// Whether its user has said where it lives.
+    pub(super) is_pinned: bool,
+    pub(super) rest: Rest,
+    /// How often it was looked after.
+    turns: u64,
+    /// How much work it had done when it was last weighed.
+    pub(super) weighed: u64,
 }
+
+/// What a turn costs before it moves a byte, in bytes moved for the same time: system calls, locks
+/// and wake-ups, a few microseconds.
+const TURN_WEIGHT: u64 = 4096;
 
 struct Pulling<'a>(&'a mut Session, AttachmentId, Instant);
 
@@ -64,6 +78,10 @@ impl Entry {
             next_attachment: 0,
             armed: Armed::default(),
             travelling: Vec::new(),
+            is_pinned: false,
+            rest: Rest::default(),
+            turns: 0,
+            weighed: 0,
         }
     }
 
@@ -72,12 +90,22 @@ impl Entry {
         self.infos.retain(|(known, _)| *known != attachment);
     }
 
-    /// The worker stops: the endpoint is over for everyone who waits on it.
-    pub(super) fn abandon(&mut self) {
+    /// The worker has stopped: the endpoint is over for everyone who waits on it.
+    pub(crate) fn abandon(&mut self) {
         self.session.exchange(&mut lock(&self.shared.outbox));
         self.session.abort();
         self.exchange();
         self.hand_over();
+    }
+
+    pub(super) fn peer(&self) -> NodeId {
+        self.shared.peer
+    }
+
+    /// How much it has worked so far, about in bytes moved.
+    pub(super) const fn work_done(&self) -> u64 {
+        let stats = self.session.stats();
+        stats.bytes_sent + stats.bytes_received + self.turns * TURN_WEIGHT
     }
 
     fn wants_to_send(&self) -> bool {
@@ -194,6 +222,7 @@ impl Worker {
     pub(super) fn adopt(&mut self, mut entry: Entry) {
         let travelling = std::mem::take(&mut entry.travelling);
         entry.armed = Armed::default();
+        entry.weighed = entry.work_done();
         let place = self.endpoints.vacant_entry();
         let index = place.key();
         entry.shared.place.store(index, Ordering::Relaxed);
@@ -281,6 +310,7 @@ impl Worker {
         };
         // Cleared before the queues are looked at: who comes later rings again.
         entry.shared.rung.store(false, Ordering::Release);
+        entry.turns += 1;
         let control = std::mem::take(&mut *lock(&entry.shared.control));
         entry.exchange();
         let mut destination = None;
@@ -289,7 +319,10 @@ impl Worker {
                 Control::Attach(connected) => self.attach(index, connected),
                 Control::Close => self.endpoints[index].session.close(self.now),
                 Control::Abort => self.endpoints[index].session.abort(),
-                Control::Migrate(worker) => destination = Some(worker),
+                Control::Migrate(worker) => {
+                    self.endpoints[index].is_pinned = true;
+                    destination = Some(worker);
+                }
                 Control::Resume => self.endpoints[index].resumed = true,
             }
         }
@@ -337,6 +370,7 @@ impl Worker {
             Ok(pace) => self.mark_busy(slot, pace),
             Err(end) => self.slot_ended(slot, end),
         }
+        self.endpoints[index].turns += 1;
         self.endpoints[index].exchange();
         self.send_all(index);
         self.settle(index);
@@ -404,7 +438,7 @@ impl Worker {
     }
 
     /// Moves an endpoint and its transports to another worker.
-    fn emigrate(&mut self, index: usize, worker: usize) {
+    pub(super) fn emigrate(&mut self, index: usize, worker: usize) {
         let Some(mut entry) = self.endpoints.try_remove(index) else {
             return;
         };
@@ -415,8 +449,10 @@ impl Worker {
         // From here on bells go to the new worker; they stay rung until it has served the endpoint.
         entry.shared.rung.store(true, Ordering::Release);
         entry.shared.home.store(worker, Ordering::Release);
-        if self.mailboxes[worker].adopt(entry).is_err() {
-            tracing::debug!("an endpoint moved to a worker that had stopped");
+        if let Err(entry) = self.mailboxes[worker].adopt(entry) {
+            // That worker has stopped, and soon this one will: here it still ends in order.
+            entry.shared.home.store(self.number, Ordering::Release);
+            self.adopt(*entry);
         }
     }
 }

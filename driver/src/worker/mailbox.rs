@@ -64,14 +64,11 @@ impl Mailbox {
         }
     }
 
-    /// Hands an endpoint over; one that comes after the worker has stopped is over at once.
-    pub(crate) fn adopt(&self, mut entry: Entry) -> Result<(), DriverError> {
+    /// Hands an endpoint over, or back when the worker has stopped.
+    pub(crate) fn adopt(&self, entry: Entry) -> Result<(), Box<Entry>> {
         match &mut *lock(&self.arrivals) {
             Some(arrivals) => arrivals.push(entry),
-            None => {
-                entry.abandon();
-                return Err(DriverError::Stopped);
-            }
+            None => return Err(Box::new(entry)),
         }
         self.wake();
         Ok(())

@@ -3,17 +3,21 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
 use selvedge_driver::{
     Admission, Config, Connected, Dialers, Driver, Endpoint, Event, Identity, LaneId, Listening,
-    QuicDialer, QuicListener, TcpDialer, TcpListener, session,
+    QuicDialer, TcpDialer, UdpDialer, bind, session,
 };
 
 /// Far longer than anything here takes; only a bug waits for it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The protocols that two are connected by.
+pub(crate) const SCHEMES: [&str; 4] = ["tcp+plain", "tcp", "quic", "udp"];
 
 pub(crate) struct Two {
     pub(crate) driver: Driver,
@@ -30,12 +34,15 @@ impl Two {
     }
 
     pub(crate) fn with(workers: usize, config: session::Config) -> Self {
-        let workers = NonZeroUsize::new(workers).expect("at least one");
-        let driver = Driver::new(Config {
-            workers,
+        let driver = Config {
+            workers: NonZeroUsize::new(workers).expect("at least one"),
             ..Config::default()
-        })
-        .expect("a driver");
+        };
+        Self::on(driver, config)
+    }
+
+    pub(crate) fn on(driver: Config, config: session::Config) -> Self {
+        let driver = Driver::new(driver).expect("a driver");
         let [a, b] = [0, 1].map(|_| Identity::generate().expect("randomness"));
         let endpoint = |from: &Identity, to: &Identity| {
             let made = driver.endpoint(config.clone(), from.node_id(), to.node_id());
@@ -44,16 +51,11 @@ impl Two {
         let (to_b, to_a) = (endpoint(&a, &b), endpoint(&b, &a));
         let (accepted, arrivals) = crossbeam_channel::bounded(64);
         let mut listening = Vec::new();
-        for scheme in ["tcp+plain", "tcp", "quic"] {
+        for scheme in SCHEMES {
             let address = format!("{scheme}://127.0.0.1:0")
                 .parse()
                 .expect("an address");
-            let (identity, anyone) = (b.clone(), Admission::anyone());
-            let listener: Box<dyn selvedge_driver::Listener> = if scheme == "quic" {
-                Box::new(QuicListener::bind(&address, identity, anyone).expect("a free port"))
-            } else {
-                Box::new(TcpListener::bind(&address, identity, anyone).expect("a free port"))
-            };
+            let listener = bind(&address, &b, &Admission::anyone()).expect("a free port");
             let accepted = accepted.clone();
             let at = driver.listen(listener, move |connected| {
                 drop(accepted.try_send(connected))
@@ -62,7 +64,8 @@ impl Two {
         }
         let dialers: Dialers = Arc::new([
             Arc::new(TcpDialer::new(a.clone())) as _,
-            Arc::new(QuicDialer::new(a)) as _,
+            Arc::new(QuicDialer::new(a.clone())) as _,
+            Arc::new(UdpDialer::new(a)) as _,
         ]);
         Self {
             driver,
@@ -148,4 +151,18 @@ pub(crate) fn wait_for<T>(at: &Endpoint, mut pick: impl FnMut(Event) -> Option<T
             return picked;
         }
     }
+}
+
+/// Sends numbered messages of 64 bytes while anything has still to move, then one without payload.
+/// How many were numbered.
+pub(crate) fn send_numbered_while(from: &Endpoint, unmoved: &AtomicUsize) -> u64 {
+    let mut sent = 0;
+    while unmoved.load(Ordering::Relaxed) > 0 {
+        from.send(LaneId::FIRST, number(sent, 64))
+            .expect("the endpoint is open");
+        sent += 1;
+    }
+    from.send(LaneId::FIRST, Bytes::new())
+        .expect("the endpoint is open");
+    sent
 }

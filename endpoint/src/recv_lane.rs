@@ -176,6 +176,10 @@ impl RecvLane {
         }
     }
 
+    pub(crate) const fn backlog(&self) -> u64 {
+        self.backlog
+    }
+
     /// The user has taken messages that cost so many bytes.
     pub(crate) fn taken(&mut self, bytes: u64) {
         self.backlog = self.backlog.saturating_sub(bytes);

@@ -492,6 +492,13 @@ impl Session {
         self.is_closed() && self.attachments.is_empty()
     }
 
+    /// Bytes of messages on reliable lanes that have arrived and were not [taken](Self::taken): what
+    /// the peer's credit is short of.
+    #[must_use]
+    pub fn untaken(&self) -> u64 {
+        self.recv.iter().map(RecvLane::backlog).sum()
+    }
+
     /// Bytes accepted on reliable lanes, taken from the outbox and not yet acknowledged.
     #[must_use]
     pub fn unacknowledged(&self) -> u64 {

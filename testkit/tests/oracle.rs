@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use selvedge_endpoint::{Config, Delivery, LaneConfig, LaneId};
-use selvedge_testkit::{Burst, Conditions, Kind, Oracle, PathId, World};
+use selvedge_testkit::{Burst, Conditions, Kind, Oracle, Path, PathId, World};
 
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -184,19 +184,30 @@ impl Trial {
         for side in &mut self.world.sides {
             side.stalled.clear();
         }
-        let ids: Vec<_> = self
-            .world
-            .paths
-            .iter()
-            .map(selvedge_testkit::Path::id)
-            .collect();
-        ids.into_iter().for_each(|id| self.world.cut(id));
         let good = Conditions {
             latency: ms(10),
             ..Conditions::default()
         };
-        let last = kind(&mut self.rng);
-        self.world.connect(self.rng.usize(0..2), last, good);
+        // Either the paths that are there get well, or none is left and another one comes.
+        let ids: Vec<_> = self.world.paths.iter().map(Path::id).collect();
+        let heals = self.rng.bool();
+        for id in ids {
+            match self.world.path(id).filter(|_| heals) {
+                Some(path) => path.set(good),
+                None => self.world.cut(id),
+            }
+        }
+        // Those that were found silent end within that time.
+        self.world.pass(ms(if heals { 4000 } else { 0 }));
+        if self
+            .world
+            .sides
+            .iter()
+            .any(|side| side.session.current().is_none())
+        {
+            let last = kind(&mut self.rng);
+            self.world.connect(self.rng.usize(0..2), last, good);
+        }
         let settled = self.world.run(Duration::from_secs(60), |world| {
             world
                 .sides
@@ -211,6 +222,9 @@ impl Trial {
                 "seed {seed}: from side {from}: (lane, number) {missing:?} of {} never came",
                 oracle.sent()
             );
+        }
+        for side in &self.world.sides {
+            assert_eq!(side.session.untaken(), 0, "seed {seed}: credit is kept");
         }
         assert!(
             settled,

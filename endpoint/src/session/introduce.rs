@@ -204,9 +204,11 @@ impl Session {
     /// some before, from where it stands. The receiver drops what it has.
     pub(super) fn switch_to(&mut self, id: AttachmentId) {
         let before = self.current.replace(id);
-        let Some(attachment) = self.attachments.iter().find(|a| a.id == id) else {
+        let Some(attachment) = self.attachments.iter_mut().find(|a| a.id == id) else {
             return;
         };
+        // What was told on another transport since the greeting may be lost with it.
+        attachment.due.all_positions = true;
         let is_acceptor = attachment.role == Role::Acceptor;
         let repeated = self.send.iter().zip(&attachment.cursors);
         let resent_bytes: u64 = repeated.map(|(lane, cursor)| lane.repeated(cursor)).sum();

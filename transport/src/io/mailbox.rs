@@ -6,8 +6,8 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use bytes::{Buf, BytesMut};
 use mio::net::UnixDatagram;
@@ -23,10 +23,11 @@ const HEADER_LEN: usize = 20;
 /// ones, where no address changes.
 pub(super) const LETTER_LEN_MAX: usize = 16 * 1024;
 
-/// The listener's end.
+/// The listener's end. It goes with the mailbox: a listener that nobody knocks at does not look for
+/// what has gone, and must not keep a descriptor of each connection that it ever had.
 #[derive(Debug)]
 pub(super) struct Slot {
-    socket: UnixDatagram,
+    socket: Weak<UnixDatagram>,
     waiting: Arc<AtomicUsize>,
 }
 
@@ -34,6 +35,8 @@ pub(super) struct Slot {
 #[derive(Debug)]
 pub(super) struct Mailbox {
     socket: UnixDatagram,
+    /// Of the slot, which does not own it.
+    _other: Arc<UnixDatagram>,
     /// Letters sent and not yet read, so that a transport without any need not ask the kernel. It is
     /// raised before a letter is sent and lowered after it was read: it is never too low.
     waiting: Arc<AtomicUsize>,
@@ -43,13 +46,14 @@ pub(super) struct Mailbox {
 /// bounds what waits between them.
 pub(super) fn pair() -> io::Result<(Slot, Mailbox)> {
     let (ours, theirs) = UnixDatagram::pair()?;
-    let waiting = Arc::new(AtomicUsize::new(0));
+    let (ours, waiting) = (Arc::new(ours), Arc::new(AtomicUsize::new(0)));
     let slot = Slot {
-        socket: ours,
+        socket: Arc::downgrade(&ours),
         waiting: Arc::clone(&waiting),
     };
     let mailbox = Mailbox {
         socket: theirs,
+        _other: ours,
         waiting,
     };
     Ok((slot, mailbox))
@@ -58,12 +62,15 @@ pub(super) fn pair() -> io::Result<(Slot, Mailbox)> {
 impl Slot {
     /// Hands a datagram over; `false` when the mailbox is full or gone, and the datagram is lost.
     pub(super) fn put(&self, meta: &DatagramMeta, datagram: &[u8]) -> bool {
+        let Some(socket) = self.socket.upgrade() else {
+            return false;
+        };
         if datagram.len() > LETTER_LEN_MAX {
             return false;
         }
         let letter = write_letter(meta, datagram);
         self.waiting.fetch_add(1, Ordering::AcqRel);
-        let sent = self.socket.send(&letter).is_ok();
+        let sent = socket.send(&letter).is_ok();
         if !sent {
             self.waiting.fetch_sub(1, Ordering::AcqRel);
         }

@@ -130,9 +130,37 @@ pub(crate) fn end_of(error: &rustls::Error) -> End {
 }
 
 fn unauthenticated(error: &rustls::Error) -> End {
+    let detail = error.to_string();
     End::Unauthenticated {
-        detail: error.to_string(),
+        detail: plain_words(&detail).unwrap_or(&detail).to_owned(),
     }
+}
+
+/// What the library's text means to an operator, where that is known better here. By its text,
+/// because QUIC's stack hands on nothing else.
+pub(crate) fn plain_words(text: &str) -> Option<&'static str> {
+    use rustls::PeerIncompatible as Cannot;
+    let known = [
+        (
+            rustls::Error::PeerIncompatible(Cannot::IncorrectCertificateTypeExtension),
+            "it has no raw public key (RFC 7250), only X.509 certificates or none at all",
+        ),
+        (rustls::Error::NoCertificatesPresented, "it showed no key"),
+        (
+            rustls::Error::NoApplicationProtocol,
+            "it speaks another protocol (ALPN)",
+        ),
+        (
+            rustls::Error::PeerIncompatible(Cannot::Tls12NotOfferedOrEnabled),
+            "it does not speak TLS 1.3",
+        ),
+        (
+            rustls::Error::InvalidCertificate(CertificateError::BadEncoding),
+            "its key is no Ed25519 public key",
+        ),
+    ];
+    let words = known.iter().find(|(error, _)| error.to_string() == text);
+    words.map(|(_, words)| *words)
 }
 
 /// Carries an [`End`] through the TLS library.

@@ -9,6 +9,7 @@
 mod figures;
 mod quic_connections;
 mod quic_ends;
+mod quic_forgeries;
 mod quic_networks;
 mod relay;
 mod udp;

@@ -134,7 +134,7 @@ fn a_close_in_the_handshake_ends_at_once() {
 }
 
 #[test]
-fn a_restarted_node_tells_its_old_peers_that_it_has_forgotten_them() {
+fn n14_a_restarted_node_tells_its_old_peers_that_it_has_forgotten_them() {
     let identity = Identity::generate().unwrap();
     let mut world = World::new();
     world.listen(listener(&identity, Admission::anyone()));

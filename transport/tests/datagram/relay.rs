@@ -83,6 +83,18 @@ impl Relay {
         }
     }
 
+    /// The first datagrams of the dialer.
+    pub(crate) fn kept(&self) -> &[Vec<u8>] {
+        &self.kept
+    }
+
+    /// Sends the first datagrams of the dialer again, from its address.
+    pub(crate) fn replay_in_place(&self) {
+        for bytes in &self.kept {
+            self.back.send_to(bytes, self.listener).unwrap();
+        }
+    }
+
     /// Passes on what has arrived.
     pub(crate) fn pump(&mut self) {
         let mut buffer = vec![0; 65_536];

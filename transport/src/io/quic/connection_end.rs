@@ -5,7 +5,7 @@ use std::io;
 use quinn_proto::{ConnectionError, TransportErrorCode, VarInt};
 
 use crate::End;
-use crate::io::tls::RefusalCell;
+use crate::io::tls::{self, RefusalCell};
 
 /// Application error: an orderly end, everything sent was acknowledged.
 pub(super) const CODE_CLOSED: VarInt = VarInt::from_u32(0);
@@ -56,9 +56,9 @@ pub(super) fn end_of(error: ConnectionError, refusal: &RefusalCell) -> End {
 /// The fault that our side found with what the peer sent.
 fn found_fault(error: quinn_proto::TransportError) -> End {
     if CRYPTO_ERRORS.contains(&u64::from(error.code)) || error.reason.starts_with("TLS error") {
-        return End::Unauthenticated {
-            detail: error.to_string(),
-        };
+        let detail =
+            tls::plain_words(&error.reason).map_or_else(|| error.to_string(), str::to_owned);
+        return End::Unauthenticated { detail };
     }
     let what = match error.code {
         TransportErrorCode::INTERNAL_ERROR => {

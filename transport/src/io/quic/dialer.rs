@@ -78,6 +78,7 @@ impl QuicDialer {
                 conn,
                 refusal,
                 mailbox: None,
+                allowance: None,
             },
         ))
     }

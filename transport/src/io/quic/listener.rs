@@ -12,8 +12,10 @@ use mio::{Registry, Token};
 use quinn_proto::{DatagramEvent, Endpoint, EndpointConfig, Incoming, ServerConfig};
 
 use super::SCHEME;
+use super::allowance::Allowance;
 use super::cid::{CID_LEN, CidKey, SlotCids};
 use super::config::{self, BadTls};
+use super::connection_end::end_of;
 use super::transport::{Parts, QuicTransport};
 use crate::io::datagram_socket::{DatagramMeta, DatagramSocket};
 use crate::io::door::{Door, Lease};
@@ -49,15 +51,18 @@ pub struct QuicListener {
     spare_slot: u32,
     owners: HashMap<u32, Owner>,
     /// The connection ids that clients chose for their first packets, before they learned ours.
-    first_ids: HashMap<(SocketAddr, Vec<u8>), u32>,
+    first_ids: HashMap<FirstId, u32>,
     door: Arc<Door>,
     counters: Counters,
 }
 
+/// Where a client's first packet came from, and the id that it chose for us.
+type FirstId = (SocketAddr, Vec<u8>);
+
 /// A transport, as its listener sees it.
 struct Owner {
     slot: Slot,
-    first_id: (SocketAddr, Vec<u8>),
+    first_id: FirstId,
 }
 
 /// What a listener did with what it heard.
@@ -174,6 +179,7 @@ impl QuicListener {
         accepted: &mut Vec<Box<dyn Transport>>,
     ) {
         let first_id = destination_id(&datagram).map(|id| (meta.remote, id.bytes.to_vec()));
+        let len = datagram.len();
         let ecn = meta
             .ecn
             .and_then(|ecn| quinn_proto::EcnCodepoint::from_bits(ecn as u8));
@@ -188,7 +194,7 @@ impl QuicListener {
         );
         match (event, first_id) {
             (Some(DatagramEvent::NewConnection(incoming)), Some(first_id)) => {
-                self.admit(turn, incoming, first_id, accepted);
+                self.admit(turn, incoming, (first_id, len), accepted);
             }
             (Some(DatagramEvent::Response(transmit)), _) => self.answer(&transmit, &answer),
             (Some(DatagramEvent::NewConnection(incoming)), None) => self.spare.ignore(incoming),
@@ -200,7 +206,7 @@ impl QuicListener {
         &mut self,
         turn: &mut Turn<'_>,
         incoming: Incoming,
-        first_id: (SocketAddr, Vec<u8>),
+        first: (FirstId, usize),
         accepted: &mut Vec<Box<dyn Transport>>,
     ) {
         let is_proved = incoming.remote_address_validated();
@@ -218,7 +224,7 @@ impl QuicListener {
             }
             return;
         }
-        match self.let_in(turn, incoming, first_id, accepted) {
+        match self.let_in(turn, incoming, first, accepted) {
             Ok(()) => self.counters.admitted += 1,
             Err(error) => {
                 self.counters.failed += 1;
@@ -231,9 +237,11 @@ impl QuicListener {
         &mut self,
         turn: &mut Turn<'_>,
         incoming: Incoming,
-        first_id: (SocketAddr, Vec<u8>),
+        (first_id, first_len): (FirstId, usize),
         accepted: &mut Vec<Box<dyn Transport>>,
     ) -> io::Result<()> {
+        let is_proved = incoming.remote_address_validated();
+        let allowance = (!is_proved).then(|| Allowance::new(first_id.1.clone(), first_len as u64));
         let remote = incoming.remote_address();
         let ip = incoming
             .local_ip()
@@ -268,7 +276,7 @@ impl QuicListener {
                 if let Some(transmit) = error.response {
                     self.answer(&transmit, &answer);
                 }
-                return Err(io::Error::other(error.cause));
+                return Err(io::Error::other(end_of(error.cause, &refusal)));
             }
         };
         let (endpoint, number) = self.replace_spare();
@@ -285,6 +293,7 @@ impl QuicListener {
                 conn,
                 refusal,
                 mailbox: Some((mailbox, lease)),
+                allowance,
             },
         )));
         for (meta, datagram) in misled {
@@ -408,13 +417,13 @@ fn new_endpoint(
 }
 
 /// The connection id that a packet is addressed to (RFC 8999, section 5).
-struct DestinationId<'a> {
-    bytes: &'a [u8],
+pub(super) struct DestinationId<'a> {
+    pub(super) bytes: &'a [u8],
     /// It may be one that a client chose, before it learned ours.
     is_initial: bool,
 }
 
-fn destination_id(datagram: &[u8]) -> Option<DestinationId<'_>> {
+pub(super) fn destination_id(datagram: &[u8]) -> Option<DestinationId<'_>> {
     /// First byte (1), version (4).
     const LENGTH_AT: usize = 5;
     let first = *datagram.first()?;

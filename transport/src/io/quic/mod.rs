@@ -48,7 +48,11 @@
 //! | taken and unacknowledged | 16 MiB; beyond a congestion window at most 1 MiB |
 //! | datagrams each way | 256 KiB |
 //! | a stranger's handshake | 16 KiB of TLS messages, at most 5 s, at most 1024 at once |
+//!
+//! An address that has not proved itself gets at most three times the bytes that came from it, and
+//! from 128 concurrent handshakes on a Retry instead of an answer.
 
+mod allowance;
 mod cid;
 mod config;
 mod connection_end;

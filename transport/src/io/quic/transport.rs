@@ -12,9 +12,11 @@ use quinn_proto::{
 };
 use rustls::pki_types::CertificateDer;
 
+use super::allowance::Allowance;
 use super::config::{CLOSE_MAX, HANDSHAKE_MAX};
 use super::connection_end::{CODE_CLOSED, CODE_MISBEHAVED, end_of};
 use super::inbound::Inbound;
+use super::listener::destination_id;
 use super::outbound::{Outbound, Pulled};
 use super::stats::QuicStats;
 use crate::io::datagram_socket::{DatagramMeta, DatagramSocket, Sent};
@@ -47,6 +49,8 @@ pub struct QuicTransport {
     /// Why the connection is over, while there is still something to read.
     end: Option<End>,
     refusal: RefusalCell,
+    /// Until the peer's address is proved.
+    allowance: Option<Allowance>,
     /// When the handshake, or the close, has taken too long.
     limit: Option<Instant>,
     /// The connection's own timer, asked for after each change.
@@ -72,6 +76,7 @@ pub(super) struct Parts {
     pub(super) conn: Connection,
     pub(super) refusal: RefusalCell,
     pub(super) mailbox: Option<(Mailbox, Lease)>,
+    pub(super) allowance: Option<Allowance>,
 }
 
 /// How far [`QuicTransport::flush`] came.
@@ -114,6 +119,7 @@ impl QuicTransport {
             held: None,
             end: None,
             refusal: parts.refusal,
+            allowance: parts.allowance,
             limit: Some(now + HANDSHAKE_MAX),
             is_told: false,
             forwarded: 0,
@@ -200,13 +206,21 @@ impl QuicTransport {
         let ecn = meta
             .ecn
             .and_then(|ecn| quinn_proto::EcnCodepoint::from_bits(ecn as u8));
+        let is_proof = self.allowance.as_mut().is_some_and(|allowance| {
+            destination_id(&datagram).is_some_and(|id| allowance.receive(id.bytes, datagram.len()))
+        });
         let mut response = Vec::new();
         // The local address is that of the socket, so QUIC need not know it.
         let event = self
             .endpoint
             .handle(now, meta.remote, None, ecn, datagram, &mut response);
         match event {
-            Some(DatagramEvent::ConnectionEvent(_, event)) => self.conn.handle_event(event),
+            Some(DatagramEvent::ConnectionEvent(_, event)) => {
+                if is_proof {
+                    self.allowance = None;
+                }
+                self.conn.handle_event(event);
+            }
             Some(DatagramEvent::Response(transmit)) => {
                 self.socket.send(&outgoing(&transmit, &response));
             }
@@ -305,13 +319,22 @@ impl QuicTransport {
                 break Flushed::Budget;
             }
             bytes.clear();
-            let segments = self
-                .socket
-                .segments_max(usize::from(self.conn.current_mtu()));
+            let segments = match self.allowance {
+                Some(_) => 1,
+                None => {
+                    let mtu = usize::from(self.conn.current_mtu());
+                    self.socket.segments_max(mtu)
+                }
+            };
             let Some(transmit) = self.conn.poll_transmit(now, segments, &mut bytes) else {
                 break Flushed::All;
             };
             *budget = budget.saturating_sub(transmit.size);
+            if let Some(allowance) = &mut self.allowance
+                && !allowance.take(transmit.size)
+            {
+                continue;
+            }
             if self.transmit(&transmit, &bytes) == Sent::Blocked {
                 self.held = Some(Held { bytes, transmit });
                 break Flushed::Blocked;

@@ -22,6 +22,10 @@ use crate::{Address, ListenError, Listener, Pace, Role, Transport, Turn};
 /// What one accept counts in the budget of a turn: about the time in which 4 KiB are moved.
 const ACCEPT_COST: usize = 4 * 1024;
 
+/// How many connections one turn lets in: each is driven at once, which costs a TLS handshake if its
+/// first bytes are there (about 0.3 ms), and the worker's other transports wait for the turn to end.
+const ACCEPTED_PER_TURN: usize = 32;
+
 /// How long a listener waits when the system has no descriptor or memory for another connection.
 /// It has to wait for others to end: there is no event for that, and trying at once would spin.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -126,8 +130,9 @@ impl Listener for TcpListener {
             return Ok(Pace::Idle);
         }
         self.resume = None;
+        let accepted_max = accepted.len() + ACCEPTED_PER_TURN;
         let mut left = turn.budget.max(1);
-        while left > 0 {
+        while left > 0 && accepted.len() < accepted_max {
             left = left.saturating_sub(ACCEPT_COST);
             let error = match self.accept_one(turn.now) {
                 Ok(transport) => {

@@ -1,0 +1,180 @@
+//! What strangers may cost a driver: handshakes at once, and descriptors.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+use selvedge_driver::{
+    Admission, Config, Connected, Dialers, Driver, Identity, Listening, TcpDialer, TcpListener,
+};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
+
+/// Far longer than anything here takes; only a bug waits for it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// For how long a listener without descriptors waits.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Tells the child of a test that it is one.
+const ALONE: &str = "SELVEDGE_TEST_ALONE";
+
+/// A driver that listens by `tcp://`, and who has arrived there.
+struct House {
+    driver: Driver,
+    listening: Listening,
+    arrivals: Receiver<Connected>,
+    dialers: Dialers,
+}
+
+impl House {
+    fn new(config: Config) -> Self {
+        let driver = Driver::new(config).expect("a driver");
+        let [ours, theirs] = [0, 1].map(|_| Identity::generate().expect("randomness"));
+        let address = "tcp://127.0.0.1:0".parse().expect("an address");
+        let listener = TcpListener::bind(&address, ours, Admission::anyone()).expect("a port");
+        let (accepted, arrivals) = crossbeam_channel::bounded(64);
+        let listening = driver.listen(Box::new(listener), move |connected| {
+            drop(accepted.try_send(connected));
+        });
+        Self {
+            listening: listening.expect("the driver runs"),
+            arrivals,
+            dialers: Arc::new([Arc::new(TcpDialer::new(theirs)) as _]),
+            driver,
+        }
+    }
+
+    fn address(&self) -> SocketAddr {
+        let address = self.listening.address();
+        address.as_socket().expect("it is a socket address")
+    }
+
+    /// An honest peer gets in.
+    fn expect_honest(&self) {
+        let address = self.listening.address();
+        let dialed = self.driver.dial_blocking(&self.dialers, address, None);
+        // Held until it has arrived: who goes at once has not been there.
+        let _dialed = dialed.expect("a connection");
+        self.arrivals.recv_timeout(PATIENCE).expect("an arrival");
+    }
+
+    fn stranger(&self) -> std::io::Result<TcpStream> {
+        TcpStream::connect(self.address())
+    }
+}
+
+#[test]
+fn n1_a_worker_holds_so_many_handshakes_and_no_more_and_none_for_long() {
+    let house = House::new(Config {
+        handshakes_max: 8,
+        handshake_max: Duration::from_secs(1),
+        ..Config::default()
+    });
+    let few: Vec<_> = (0..4).map(|_| house.stranger().unwrap()).collect();
+    house.expect_honest();
+    let many: Vec<_> = (0..16).map(|_| house.stranger().unwrap()).collect();
+    let begin = Instant::now();
+    let ends = few.into_iter().chain(many).map(|mut stream| {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        // Nothing is said to a stranger that says nothing.
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+        stream
+    });
+    // Kept, so that it is not their going that makes room.
+    let ended: Vec<_> = ends.collect();
+    assert_eq!(ended.len(), 20);
+    assert!(begin.elapsed() < PATIENCE);
+    house.expect_honest();
+}
+
+#[test]
+fn n16_a_driver_without_descriptors_pauses_without_spinning_and_recovers() {
+    let name = "n16_a_driver_without_descriptors_pauses_without_spinning_and_recovers";
+    if std::env::var_os(ALONE).is_none() {
+        return run_alone(name, 64);
+    }
+    let (pause, pauses) = crossbeam_channel::unbounded();
+    tracing::subscriber::set_global_default(Pauses(pause)).unwrap();
+    let house = House::new(Config::default());
+    house.expect_honest();
+    let mut stat = File::open("/proc/self/stat").unwrap();
+
+    let mut files: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    // An odd number of descriptors is left. Each stranger takes one and each accept takes one, and
+    // a stranger is there before it is accepted: in the end at least one is not.
+    files.truncate(files.len() - 11);
+    let strangers: Vec<_> = std::iter::from_fn(|| house.stranger().ok()).collect();
+    pauses.recv_timeout(PATIENCE).unwrap();
+    let (begin, used) = (Instant::now(), processor_time(&mut stat));
+    for _ in 0..5 {
+        pauses.recv_timeout(PATIENCE).unwrap();
+    }
+    let (passed, used) = (begin.elapsed(), processor_time(&mut stat) - used);
+    let tries = 5 + pauses.len() as u32;
+    assert!(PAUSE * (tries - 1) <= passed, "{tries} tries in {passed:?}");
+    assert!(used < passed / 2, "{used:?} of {passed:?} were spent");
+
+    drop((strangers, files));
+    house.expect_honest();
+}
+
+/// Runs a test of this program in a process that runs no other and may open so many descriptors.
+fn run_alone(test: &str, descriptors: usize) {
+    let output = std::process::Command::new("sh")
+        .args(["-c", "ulimit -n \"$0\" && exec \"$@\""])
+        .arg(descriptors.to_string())
+        .arg(std::env::current_exe().expect("a path"))
+        .args([test, "--exact", "--nocapture"])
+        .env(ALONE, "1")
+        .output()
+        .expect("a shell");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && said.contains("1 passed"),
+        "{test}, alone: {}\n{said}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// How much processor time this process has used (proc(5): fields 14 and 15, in ticks of 10 ms).
+fn processor_time(stat: &mut File) -> Duration {
+    let mut text = String::new();
+    stat.rewind().expect("a seek");
+    stat.read_to_string(&mut text).expect("text");
+    // The name of the program, in parentheses, may have spaces.
+    let (_, fields) = text.rsplit_once(") ").expect("a name");
+    let ticks = fields.split(' ').skip(11).take(2);
+    let ticks = ticks.map(|field| field.parse::<u32>().expect("a number"));
+    Duration::from_millis(10) * ticks.sum::<u32>()
+}
+
+/// Says when a listener pauses: each time it has tried to accept and could not, it warns.
+struct Pauses(Sender<()>);
+
+impl Subscriber for Pauses {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() == Level::WARN && metadata.target().contains("tcp::listener")
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, _: &Event<'_>) {
+        // Once the test is over, nobody listens.
+        let _ = self.0.send(());
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}

@@ -1,0 +1,221 @@
+//! A listener and the transports around it on one poll, in a time that can be put forward.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use mio::{Events, Poll, Token};
+use selvedge_transport::{
+    Admission, Dialer, End, Flow, Frame, FrameSource, Head, Identity, Listener, Pace, Phase,
+    QuicDialer, ReadBuffer, Role, Room, Target, TcpDialer, Transport, Turn, UdpDialer, bind,
+};
+
+/// How long anything here may take, in real time.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a worker gives each call.
+const BUDGET: usize = 1 << 20;
+
+const LISTENER: Token = Token(0);
+
+/// One frame that wants to be sent as soon as it may.
+#[derive(Debug, Default)]
+pub(crate) struct Greeting {
+    pub(crate) is_taken: bool,
+}
+
+impl FrameSource for Greeting {
+    fn next_frame(&mut self, _: &Room) -> Option<Frame> {
+        if std::mem::replace(&mut self.is_taken, true) {
+            return None;
+        }
+        Some(Frame {
+            flow: Flow::Control,
+            head: Head::EMPTY,
+            body: Bytes::from_static(b"hello"),
+        })
+    }
+}
+
+/// One end of a connection.
+#[derive(Debug)]
+pub(crate) struct Side {
+    /// Gone once it has ended, as a worker would do.
+    transport: Option<Box<dyn Transport>>,
+    pub(crate) role: Role,
+    pub(crate) is_open: bool,
+    pub(crate) end: Option<End>,
+    pub(crate) greeting: Greeting,
+    pub(crate) inbox: Vec<Bytes>,
+}
+
+impl Side {
+    fn drive(&mut self, turn: &mut Turn<'_>) {
+        let Some(transport) = &mut self.transport else {
+            return;
+        };
+        if transport.timeout().is_some_and(|at| at <= turn.now) {
+            transport.on_timeout(turn.now);
+        }
+        let moved = loop {
+            let received = transport.recv(turn, &mut self.inbox);
+            let sent = received.and_then(|received| {
+                let sent = transport.send(turn, &mut self.greeting)?;
+                Ok([received, sent])
+            });
+            match sent {
+                Ok([Pace::Idle, Pace::Idle]) => break Ok(()),
+                Ok(_) => {}
+                Err(end) => break Err(end),
+            }
+        };
+        self.is_open = transport.phase() == Phase::Open;
+        if let Err(end) = moved {
+            self.end = Some(end);
+            self.transport = None;
+        }
+    }
+}
+
+/// Everything on one poll.
+#[derive(Debug)]
+pub(crate) struct Scene {
+    poll: Poll,
+    pub(crate) listener: Box<dyn Listener>,
+    pub(crate) sides: Vec<Side>,
+    /// How many times the listener was asked.
+    pub(crate) asked: usize,
+    dialer: Box<dyn Dialer>,
+    has_more: bool,
+    buffer: ReadBuffer,
+    events: Events,
+    ahead: Duration,
+}
+
+impl Scene {
+    /// A listener that admits anyone.
+    pub(crate) fn new(scheme: &str) -> Self {
+        let [ours, theirs] = [(); 2].map(|()| Identity::generate().unwrap());
+        let address = format!("{scheme}://127.0.0.1:0").parse().unwrap();
+        let mut listener = bind(&address, &ours, &Admission::anyone()).unwrap();
+        let poll = Poll::new().unwrap();
+        listener.register(poll.registry(), LISTENER).unwrap();
+        let dialer: Box<dyn Dialer> = match scheme {
+            "quic" => Box::new(QuicDialer::new(theirs)),
+            "udp" | "udp+plain" => Box::new(UdpDialer::new(theirs)),
+            _ => Box::new(TcpDialer::new(theirs)),
+        };
+        Self {
+            poll,
+            listener,
+            sides: Vec::new(),
+            asked: 0,
+            dialer,
+            has_more: true,
+            buffer: ReadBuffer::default(),
+            events: Events::with_capacity(256),
+            ahead: Duration::ZERO,
+        }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.listener.local_address().as_socket().unwrap()
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        Instant::now() + self.ahead
+    }
+
+    /// Puts the clock forward.
+    pub(crate) fn advance(&mut self, by: Duration) {
+        self.ahead += by;
+    }
+
+    /// An honest peer begins to dial; returns its place in `sides`.
+    pub(crate) fn dial(&mut self) -> usize {
+        let target = Target {
+            address: self.listener.local_address(),
+            peer: None,
+        };
+        let transport = self.dialer.dial(self.now(), &target).unwrap();
+        self.add(transport);
+        self.sides.len() - 1
+    }
+
+    pub(crate) fn add(&mut self, mut transport: Box<dyn Transport>) {
+        let token = Token(1 + self.sides.len());
+        transport.register(self.poll.registry(), token).unwrap();
+        self.sides.push(Side {
+            role: transport.info().role,
+            transport: Some(transport),
+            is_open: false,
+            end: None,
+            greeting: Greeting::default(),
+            inbox: Vec::new(),
+        });
+    }
+
+    /// Those whom the listener let in.
+    pub(crate) fn accepted(&self) -> impl Iterator<Item = &Side> {
+        let mut sides = self.sides.iter();
+        std::iter::from_fn(move || sides.by_ref().find(|side| side.role == Role::Acceptor))
+    }
+
+    /// One turn of a worker's loop.
+    pub(crate) fn turn(&mut self) {
+        let wait = if self.has_more { 0 } else { 5 };
+        let wait = Some(Duration::from_millis(wait));
+        self.poll.poll(&mut self.events, wait).unwrap();
+        let now = self.now();
+        let is_heard = self.events.iter().any(|event| event.token() == LISTENER);
+        let is_due = self.listener.timeout().is_some_and(|at| at <= now);
+        // As in a driver: it is not asked without a reason.
+        if is_heard || is_due || self.has_more {
+            self.accept(now);
+        }
+        for side in &mut self.sides {
+            side.drive(&mut Turn {
+                now,
+                buffer: &mut self.buffer,
+                budget: BUDGET,
+            });
+        }
+    }
+
+    fn accept(&mut self, now: Instant) {
+        let mut accepted = Vec::new();
+        let mut turn = Turn {
+            now,
+            buffer: &mut self.buffer,
+            budget: BUDGET,
+        };
+        self.asked += 1;
+        let pace = self.listener.accept(&mut turn, &mut accepted).unwrap();
+        self.has_more = pace == Pace::More;
+        for transport in accepted {
+            self.add(transport);
+        }
+    }
+
+    /// Turns until `is_so`.
+    #[track_caller]
+    pub(crate) fn until(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
+        let patience = Instant::now() + PATIENCE;
+        while !is_so(self) {
+            assert!(Instant::now() < patience, "never: {what}\n{self:#?}");
+            self.turn();
+        }
+    }
+
+    /// Turns until nothing has arrived anywhere for a while.
+    pub(crate) fn until_quiet(&mut self) {
+        let mut quiet = 0;
+        while quiet < 4 {
+            self.turn();
+            quiet = match self.has_more || !self.events.is_empty() {
+                true => 0,
+                false => quiet + 1,
+            };
+        }
+    }
+}

@@ -370,10 +370,14 @@ impl Worker {
             Ok(pace) => self.mark_busy(slot, pace),
             Err(end) => self.slot_ended(slot, end),
         }
-        self.endpoints[index].turns += 1;
-        self.endpoints[index].exchange();
+        let entry = &mut self.endpoints[index];
+        entry.turns += 1;
+        // The user first: what an inbox has not seen is not acknowledged, and if this process dies
+        // then, the peer reports it.
+        let released = entry.hand_over();
+        entry.exchange();
         self.send_all(index);
-        self.settle(index);
+        self.settle_with(index, released);
     }
 
     fn send_all(&mut self, index: usize) {
@@ -405,10 +409,14 @@ impl Worker {
 
     /// Hands over what came out, closes what was released, and asks when to come back.
     fn settle(&mut self, index: usize) {
+        self.settle_with(index, Vec::new());
+    }
+
+    fn settle_with(&mut self, index: usize, mut released: Vec<AttachmentId>) {
         let Some(entry) = self.endpoints.get_mut(index) else {
             return;
         };
-        let mut released = entry.hand_over();
+        released.extend(entry.hand_over());
         if entry.inbox.is_some() && entry.wants_to_send() {
             // The inbox has taken messages: the peer may be waiting for the credit.
             self.send_all(index);

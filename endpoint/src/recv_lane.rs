@@ -202,6 +202,11 @@ impl RecvLane {
         self.expected != self.told.0
     }
 
+    /// Where this lane stands: the offset wanted next, and that up to which may be sent.
+    pub(crate) const fn position(&self) -> (u64, u64) {
+        (self.expected, self.limit)
+    }
+
     /// The position to tell the peer, which then counts as told.
     pub(crate) const fn tell(&mut self) -> (u64, u64) {
         self.told = (self.expected, self.limit);

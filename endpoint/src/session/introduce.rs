@@ -12,10 +12,11 @@ use crate::send_lane::SendLane;
 use crate::wire::{CloseCode, Hello, LanePosition};
 
 impl Session {
-    /// The greeting to send on an attachment now.
-    pub(super) fn hello(&mut self, epoch: u64) -> Hello {
-        let position = |(number, lane): (u8, &mut crate::recv_lane::RecvLane)| {
-            let (expected, limit) = lane.tell();
+    /// The greeting to send on an attachment now. What it says does not count as told: a greeting
+    /// that is repeated on a lossy transport is not read again.
+    pub(super) fn hello(&self, epoch: u64) -> Hello {
+        let position = |(number, lane): (u8, &crate::recv_lane::RecvLane)| {
+            let (expected, limit) = lane.position();
             Some(LanePosition {
                 lane: LaneId::new(number)?,
                 expected,
@@ -29,7 +30,7 @@ impl Session {
             epoch,
             message_max: self.config.message_max as u64,
             keeps: super::keeps(&self.config) as u8,
-            lanes: (0..).zip(&mut self.recv).filter_map(position).collect(),
+            lanes: (0..).zip(&self.recv).filter_map(position).collect(),
         }
     }
 

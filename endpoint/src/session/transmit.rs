@@ -92,7 +92,8 @@ impl Session {
 
     fn poll_control(&mut self, now: Instant, index: usize) -> Option<Frame> {
         let id = self.attachments[index].id;
-        let urgent = self.current == Some(id) && self.urgent_ack();
+        let is_current = self.current == Some(id);
+        let urgent = is_current && self.urgent_ack();
         let view = self.view;
         let attachment = &mut self.attachments[index];
         if let Some(recovery) = &mut attachment.recovery
@@ -136,7 +137,8 @@ impl Session {
             return Some(attachment.number(now, ping, Content::Once));
         }
         due.all_positions = false;
-        Some(self.ack(now, index))
+        // What is told elsewhere may be lost with it, and would count as told.
+        is_current.then(|| self.ack(now, index))
     }
 
     /// Says where every lane stands that has moved. A lane that never did costs nothing.

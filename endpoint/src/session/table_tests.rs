@@ -214,9 +214,10 @@ impl Case {
             Life::Closed => "closed, ",
         };
         let stage = self.session.attachments.first();
-        let stage = stage.map_or("detached".to_owned(), |it| {
-            format!("{:?}", it.stage).to_lowercase()
-        });
+        let stage = stage.map_or_else(
+            || "detached".to_owned(),
+            |it| format!("{:?}", it.stage).to_lowercase(),
+        );
         format!("{life}{stage} | {} | {}", told.join(", "), says.join(" "))
     }
 }
@@ -316,4 +317,54 @@ fn every_state_meets_every_event_as_the_table_says() {
         assert_eq!(found, expected);
     }
     assert_eq!(table.lines().count(), TABLE.lines().count());
+}
+
+#[test]
+fn n4_a_greeting_that_claims_another_past_is_refused() {
+    for reliable in [true, false] {
+        // Of what was never sent.
+        let mut case = Case::new(reliable);
+        case.attach(Role::Dialer);
+        let greeting = |expected, knows| {
+            let lane = LaneId::FIRST;
+            let position = LanePosition {
+                lane,
+                expected,
+                limit: 1 << 20,
+            };
+            wire::encode_hello(&Hello {
+                incarnation: 9,
+                view: 0,
+                knows,
+                epoch: 1,
+                message_max: 64 << 20,
+                keeps: 1,
+                lanes: vec![position],
+            })
+        };
+        case.frame(greeting(5, 7));
+        assert!(case.outcome().contains("acknowledged what was never sent"));
+
+        // Of another process of this node: what it says of lanes is not believed, and nothing leaks.
+        let mut case = Case::in_state("ready", reliable);
+        case.session.detach(ID, DetachReason::Local);
+        case.attach(Role::Dialer);
+        case.frame(greeting(1 << 40, 1234));
+        let outcome = case.outcome();
+        assert!(outcome.starts_with("ready | Detached"), "{outcome}");
+        assert_eq!(
+            case.session.unacknowledged(),
+            5,
+            "nothing counts as received"
+        );
+
+        // From before what was acknowledged already: the past does not come back.
+        let mut case = Case::in_state("ready", reliable);
+        case.frame(ack(5));
+        case.session.detach(ID, DetachReason::Local);
+        case.attach(Role::Dialer);
+        case.frame(greeting(0, 7));
+        assert_eq!(case.session.unacknowledged(), 0);
+        assert!(!case.outcome().contains("Data"));
+    }
 }

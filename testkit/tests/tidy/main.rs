@@ -1,6 +1,7 @@
 //! The rules of the house that no other tool checks. A failure says where, and what to do.
 
 mod code;
+mod guarantees;
 mod layers;
 mod layout;
 mod links;

@@ -41,6 +41,13 @@ pub enum HubEvent {
         /// Who.
         peer: NodeId,
     },
+    /// A second connection carries its redundant lanes too, or none does any more.
+    Redundant {
+        /// Who.
+        peer: NodeId,
+        /// Whether it is there.
+        is_there: bool,
+    },
     /// Its process is a new one. The endpoint's own event holds the messages that may be lost.
     Restarted {
         /// Who.

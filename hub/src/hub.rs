@@ -66,12 +66,13 @@ impl Hub {
             endpoints: Mutex::default(),
         });
         let (ways, shared) = (builder.peers, Arc::clone(&peers));
+        let wants_spare = peers.session.lanes.iter().any(|lane| lane.redundant);
         let dialers = dialers(&builder.identity);
         let wanted: Vec<NodeId> = ways.keys().copied().collect();
         let service = Hosted::spawn("selvedge-hub", |mail| Service {
             dialers,
             mail,
-            mesh: Mesh::default(),
+            mesh: Mesh::new(wants_spare),
             guests: Guests::new(guests_max),
             peers: shared,
             ways,

@@ -39,6 +39,20 @@ struct Peer {
     failures: u32,
     /// Dials that have not been answered, one flag a way.
     pending: Vec<bool>,
+    /// A second connection, where lanes want one.
+    spare: Spare,
+    /// The way of that one, if this side dialed it.
+    spare_way: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spare {
+    Unwanted,
+    /// It is dialed at that time, over another address if there is one.
+    Missing {
+        at: Instant,
+    },
+    There,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,10 +80,20 @@ enum State {
 /// All wanted peers.
 #[derive(Debug, Default)]
 pub(crate) struct Mesh {
+    /// Whether a second connection is kept to each peer that this side has dialed.
+    wants_spare: bool,
     peers: BTreeMap<NodeId, Peer>,
 }
 
 impl Mesh {
+    /// A mesh without peers.
+    pub(crate) fn new(wants_spare: bool) -> Self {
+        Self {
+            wants_spare,
+            ..Self::default()
+        }
+    }
+
     /// Wants a peer that has so many addresses; with none it is waited for.
     pub(crate) fn add(&mut self, now: Instant, peer: NodeId, ways: usize) {
         let state = State::Dialing { next: 0, at: now };
@@ -78,6 +102,12 @@ impl Mesh {
             state,
             failures: 0,
             pending: vec![false; ways],
+            spare: if self.wants_spare {
+                Spare::Missing { at: now }
+            } else {
+                Spare::Unwanted
+            },
+            spare_way: None,
         };
         self.peers.insert(peer, peer_state);
     }
@@ -100,6 +130,9 @@ impl Mesh {
             State::Up {
                 way: used, trying, ..
             } if used.is_some_and(better) => *trying = Some(way),
+            State::Up { trying, .. } if matches!(peer.spare, Spare::Missing { .. }) => {
+                *trying = Some(way);
+            }
             State::Greeting { .. } | State::Up { .. } => return false,
         }
         true
@@ -141,6 +174,11 @@ impl Mesh {
         peer.failures = 0;
         let way = match peer.state {
             State::Greeting { way } => Some(way),
+            // The one before becomes the second; or it has ended, and the second takes over.
+            State::Up { way, trying, .. } if peer.spare != Spare::Unwanted => {
+                let second = std::mem::replace(&mut peer.spare_way, way);
+                trying.or(second)
+            }
             State::Up { trying, .. } => trying,
             State::Dialing { .. } | State::Pausing { .. } => None,
         };
@@ -149,6 +187,20 @@ impl Mesh {
             trying: None,
             retry_at: now + UPGRADE_INTERVAL,
         };
+    }
+
+    /// A second connection to the peer is there, or not any more.
+    pub(crate) fn spare(&mut self, now: Instant, peer: NodeId, is_there: bool) {
+        if let Some(peer) = self.peers.get_mut(&peer)
+            && peer.spare != Spare::Unwanted
+        {
+            if is_there {
+                peer.spare = Spare::There;
+            } else {
+                peer.spare = Spare::Missing { at: now };
+                peer.spare_way = None;
+            }
+        }
     }
 
     /// No connection to the peer is left: dial at once.
@@ -219,11 +271,21 @@ impl Peer {
                 }
                 None
             }
+            State::Up { way: Some(way), .. } if let Spare::Missing { at } = &mut self.spare => {
+                if *at > now {
+                    return None;
+                }
+                *at = now + UPGRADE_INTERVAL;
+                let others = (1..=self.ways).map(|next| (*way + next) % self.ways);
+                let other = { others }.find(|&other| !self.pending[other])?;
+                self.pending[other] = true;
+                Some(other)
+            }
             State::Up {
                 way: Some(way),
                 retry_at,
                 ..
-            } if *way > 0 && *retry_at <= now => {
+            } if self.spare == Spare::Unwanted && *way > 0 && *retry_at <= now => {
                 *retry_at = now + UPGRADE_INTERVAL;
                 let better = (0..*way).find(|&better| !self.pending[better])?;
                 self.pending[better] = true;
@@ -238,7 +300,11 @@ impl Peer {
             State::Dialing { next, at } => (next < self.ways).then_some(at),
             State::Pausing { until } => Some(until),
             State::Greeting { .. } => None,
-            State::Up { way, retry_at, .. } => way.is_some_and(|way| way > 0).then_some(retry_at),
+            State::Up { way, retry_at, .. } => match self.spare {
+                Spare::Unwanted => way.is_some_and(|way| way > 0).then_some(retry_at),
+                Spare::Missing { at } => way.map(|_| at),
+                Spare::There => None,
+            },
         }
     }
 }
@@ -346,6 +412,26 @@ mod tests {
         assert!(mesh.answered(Dial { peer: PEER, way: 0 }));
         mesh.up(later, PEER);
         assert_eq!(mesh.poll_timeout(), None, "there is no better one");
+    }
+
+    #[test]
+    fn a_second_connection_is_dialed_over_another_address_and_kept() {
+        let (mut mesh, now) = (Mesh::new(true), Instant::now());
+        mesh.add(now, PEER, 2);
+        assert_eq!(ways(&mut mesh, now), [0]);
+        assert!(mesh.answered(Dial { peer: PEER, way: 0 }));
+        mesh.up(now, PEER);
+        assert_eq!(ways(&mut mesh, now), [1]);
+        assert!(mesh.answered(Dial { peer: PEER, way: 1 }));
+        mesh.up(now, PEER);
+        mesh.spare(now, PEER, true);
+        assert_eq!(mesh.poll_timeout(), None, "both are there");
+        // One is lost, whichever: it is dialed again, and not more often than now and then.
+        mesh.spare(now, PEER, false);
+        assert_eq!(ways(&mut mesh, now), [0]);
+        mesh.failed(now, Dial { peer: PEER, way: 0 }, 0.5);
+        assert_eq!(mesh.poll_timeout(), Some(now + UPGRADE_INTERVAL));
+        assert_eq!(ways(&mut mesh, now + UPGRADE_INTERVAL), [0]);
     }
 
     #[test]

@@ -46,6 +46,10 @@ pub(crate) fn hub_event(endpoint: &Endpoint, event: &Event) -> Option<HubEvent> 
             reason: reason.to_string(),
             endpoint: endpoint.clone(),
         },
+        Event::Redundant { attachment } => HubEvent::Redundant {
+            peer,
+            is_there: attachment.is_some(),
+        },
         Event::PeerRestarted { undelivered } => HubEvent::Restarted {
             peer,
             undelivered: undelivered.len(),
@@ -159,6 +163,7 @@ impl Service {
             }
             HubEvent::Refused { peer, .. } => self.mesh.refused(now, *peer, self.random.f64()),
             HubEvent::Left { peer, .. } => self.left(now, *peer),
+            HubEvent::Redundant { peer, is_there } => self.mesh.spare(now, *peer, *is_there),
             HubEvent::Restarted { .. } => {}
         }
         tracing::debug!(?event);

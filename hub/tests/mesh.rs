@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use selvedge_testkit::{Conditions, Proxy};
+
 use selvedge_hub::{
     Delivery, Endpoint, Event, Hub, HubEvent, Identity, Inbox, Incoming, LaneConfig, LaneId,
     session,
@@ -403,4 +405,70 @@ fn best_effort_and_reliable_lanes_go_over_udp() {
     to_b.try_send(best_effort, "fire and forget".into())
         .expect("room");
     assert_eq!(hear(&to_a), "fire and forget");
+}
+
+#[test]
+fn a_redundant_lane_has_two_ways_and_does_not_notice_the_end_of_either() {
+    let (a, b) = (identity(), identity());
+    let lane = LaneConfig {
+        redundant: true,
+        ..LaneConfig::default()
+    };
+    let config = session::Config {
+        lanes: vec![lane],
+        ..session::Config::default()
+    };
+    let hub_b = Hub::builder(b.clone())
+        .session(config.clone())
+        .listen("quic://127.0.0.1:0")
+        .expect("an address")
+        .listen("tcp://127.0.0.1:0")
+        .expect("an address")
+        .peer(a.node_id(), &[])
+        .expect("a peer");
+    let hub_b = hub_b.start().expect("a hub");
+    let targets = hub_b.addresses().iter();
+    let targets: Vec<_> = targets
+        .map(|at| at.as_socket().expect("a socket"))
+        .collect();
+    let quic = Proxy::udp(targets[0], Conditions::default(), 1).expect("a socket");
+    let tcp = Proxy::tcp(targets[1], Conditions::default()).expect("a socket");
+    let at = [
+        format!("quic://{}", quic.address()),
+        format!("tcp://{}", tcp.address()),
+    ];
+    let hub_a = Hub::builder(a.clone())
+        .session(config)
+        .peer(b.node_id(), &[&at[0], &at[1]])
+        .expect("a peer");
+    let hub_a = hub_a.start().expect("a hub");
+    let to_b = hub_a.endpoint(b.node_id()).expect("a peer");
+    let to_a = hub_b.endpoint(a.node_id()).expect("a peer");
+    let mut sent = 0;
+    let mut talk = || {
+        for _ in 0..100 {
+            say(&to_b, &sent.to_string());
+            assert_eq!(hear(&to_a), sent.to_string());
+            sent += 1;
+        }
+    };
+    let both = |wanted| {
+        wait_for(&hub_a, |event| {
+            assert!(!matches!(event, HubEvent::Down { .. }), "{event:?}");
+            matches!(event, HubEvent::Redundant { is_there, .. } if *is_there == wanted)
+        });
+    };
+    both(true);
+    talk();
+    tcp.kill();
+    talk();
+    both(false);
+    both(true);
+    quic.set(Conditions {
+        cut: true,
+        ..Conditions::default()
+    });
+    talk();
+    both(false);
+    talk();
 }

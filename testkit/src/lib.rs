@@ -5,7 +5,7 @@
 //!
 //! - [`Link`] is one direction of a path for any packets: latency, jitter, loss (also in bursts),
 //!   reordering, duplication, corruption, a rate with its queue, a largest packet, a partition. Use
-//!   it to test a protocol of your own: `examples/own_protocol.rs`.
+//!   it to test a protocol of your own: `examples/examples/own_protocol.rs`.
 //! - [`World`] runs two [`Session`](selvedge_endpoint::Session)s over any number of [`Path`]s that
 //!   come and go.
 //! - [`Proxy`] does the same to real sockets, in real time: what runs over UDP or TCP is tested as it is.

@@ -1,12 +1,10 @@
 //! Two endpoints, each on a driver with one worker.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use selvedge_driver::{
-    Admission, Config, Dialer, Driver, Endpoint, Event, Identity, Inbox, Incoming, LaneId,
-    Listening, QuicDialer, TcpDialer, UdpDialer, bind, session,
+    Admission, Config, Driver, Endpoint, Event, Identity, Inbox, Incoming, LaneId, Listening, bind,
+    dialers, session,
 };
 
 use crate::Load;
@@ -45,13 +43,7 @@ impl Pair {
             taking.attach(connected).expect("the peer is right");
         });
         let listening = listening.expect("it runs");
-        let key = || keys[0].clone();
-        let dialers: [Arc<dyn Dialer>; 3] = [
-            Arc::new(QuicDialer::new(key())),
-            Arc::new(TcpDialer::new(key())),
-            Arc::new(UdpDialer::new(key())),
-        ];
-        let dialed = drivers[0].dial_blocking(&dialers.into(), listening.address(), Some(b));
+        let dialed = drivers[0].dial_blocking(&dialers(&keys[0]), listening.address(), Some(b));
         near.attach(dialed.expect("it listens"))
             .expect("the peer is right");
         Self {

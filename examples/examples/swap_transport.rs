@@ -9,12 +9,8 @@
 )]
 
 use std::error::Error;
-use std::sync::Arc;
 
-use selvedge_driver::{
-    Admission, Config, Dialer, Dialers, Driver, Identity, LaneId, QuicDialer, TcpDialer, bind,
-    session,
-};
+use selvedge_driver::{Admission, Config, Driver, Identity, LaneId, bind, dialers, session};
 
 const MESSAGES: u64 = 200_000;
 
@@ -37,11 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         })?);
     }
-    let dialers: Dialers = [
-        Arc::new(TcpDialer::new(alice.clone())) as Arc<dyn Dialer>,
-        Arc::new(QuicDialer::new(alice)),
-    ]
-    .into();
+    let dialers = dialers(&alice);
 
     let sending = to_bob.clone();
     let sender = std::thread::spawn(move || {

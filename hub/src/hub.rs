@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 use selvedge_driver::{
-    Address, Admission, CloseReason, Config, Dialer, Driver, Endpoint, Hosted, Identity, Listening,
-    NodeId, QuicDialer, TcpDialer, UdpDialer, bind,
+    Address, Admission, CloseReason, Config, Driver, Endpoint, Hosted, Identity, Listening, NodeId,
+    bind, dialers,
 };
 
 use crate::builder::Builder;
@@ -157,11 +157,4 @@ impl Drop for Hub {
         self.service.join();
         self.peers.all().iter().for_each(Endpoint::close);
     }
-}
-
-fn dialers(identity: &Identity) -> Arc<[Arc<dyn Dialer>]> {
-    let quic: Arc<dyn Dialer> = Arc::new(QuicDialer::new(identity.clone()));
-    let tcp: Arc<dyn Dialer> = Arc::new(TcpDialer::new(identity.clone()));
-    let udp: Arc<dyn Dialer> = Arc::new(UdpDialer::new(identity.clone()));
-    [quic, tcp, udp].into()
 }

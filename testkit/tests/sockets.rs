@@ -13,7 +13,7 @@ use bytes::Bytes;
 use fastrand::Rng;
 use selvedge_driver::{
     Address, Admission, Config, Connected, Dialers, Driver, Endpoint, Identity, LaneConfig, LaneId,
-    Listening, QuicDialer, TcpDialer, UdpDialer, bind, session,
+    Listening, bind, dialers, session,
 };
 use selvedge_testkit::{Conditions, Proxy};
 
@@ -82,17 +82,11 @@ impl Two {
             proxies.push((address_of(scheme, proxy.address()), proxy));
             listening.push(at);
         }
-        let key = || keys[0].clone();
-        let dialers: Dialers = Arc::new([
-            Arc::new(QuicDialer::new(key())) as _,
-            Arc::new(TcpDialer::new(key())) as _,
-            Arc::new(UdpDialer::new(key())) as _,
-        ]);
         Self {
             near,
             far,
             drivers,
-            dialers,
+            dialers: dialers(&keys[0]),
             proxies,
             _listening: listening,
         }

@@ -198,6 +198,19 @@ fn all_instances_get_a_copy_if_they_want_that() {
 }
 
 #[test]
+fn clients_come_by_each_protocol() {
+    for scheme in ["quic", "tcp", "udp", "tcp+plain", "udp+plain"] {
+        let mut options = options("z");
+        let address = format!("{scheme}://127.0.0.1:0");
+        options.listen = vec![address.parse().expect("an address")];
+        let zipper = start(options);
+        let (source, sink) = (source(&zipper), function(&zipper, "sink", IN));
+        write(&source, IN, scheme);
+        assert_eq!(text(&read(&sink)), scheme);
+    }
+}
+
+#[test]
 fn s3_a_wrong_or_missing_token_is_refused_with_the_reason() {
     let mut options = options("z");
     options.token = Some("right".into());

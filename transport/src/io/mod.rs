@@ -18,7 +18,18 @@ pub use quic::{QuicDialer, QuicListener, QuicStats, QuicTransport};
 pub use tcp::{TcpDialer, TcpListener, TcpTransport};
 pub use udp::{UdpDialer, UdpListener, UdpTransport};
 
-use crate::{Address, ListenError, Listener};
+use std::sync::Arc;
+
+use crate::{Address, Dialer, ListenError, Listener};
+
+/// Dialers of all built-in transports, which prove `identity`.
+#[must_use]
+pub fn dialers(identity: &Identity) -> Arc<[Arc<dyn Dialer>]> {
+    let quic: Arc<dyn Dialer> = Arc::new(QuicDialer::new(identity.clone()));
+    let tcp: Arc<dyn Dialer> = Arc::new(TcpDialer::new(identity.clone()));
+    let udp: Arc<dyn Dialer> = Arc::new(UdpDialer::new(identity.clone()));
+    [quic, tcp, udp].into()
+}
 
 /// Listens on `address` with the built-in transport of its scheme.
 ///

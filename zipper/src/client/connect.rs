@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::bounded;
 use selvedge_hub::{
-    Address, DialError, Dialer, Dialers, Driver, DriverConfig, DriverError, Hub, HubError,
-    Identity, IdentityError, NodeId, ParseAddressError, QuicDialer, TcpDialer, session,
+    Address, DialError, Driver, DriverConfig, DriverError, Hub, HubError, Identity, IdentityError,
+    NodeId, ParseAddressError, dialers, session,
 };
 
 use crate::client::Options;
@@ -114,9 +114,7 @@ fn find(
         // The hub finds out which of them answers.
         return Ok((node, zippers.clone()));
     }
-    let quic: Arc<dyn Dialer> = Arc::new(QuicDialer::new(identity.clone()));
-    let tcp: Arc<dyn Dialer> = Arc::new(TcpDialer::new(identity.clone()));
-    let dialers: Dialers = [quic, tcp].into();
+    let dialers = dialers(identity);
     let (answer, answers) = bounded(zippers.len());
     for (at, address) in zippers.iter().enumerate() {
         let answer = answer.clone();

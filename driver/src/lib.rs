@@ -26,6 +26,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod bells;
 mod config;
 mod driver;
 mod endpoint;
@@ -34,6 +35,7 @@ mod inbox;
 mod machine;
 mod resolver;
 mod shared;
+mod sync;
 mod timers;
 mod worker;
 

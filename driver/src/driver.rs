@@ -1,7 +1,7 @@
 //! The pool of workers.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
@@ -13,6 +13,7 @@ use selvedge_transport::{
     Address, DialError, Dialer, End, Info, Listener, NodeId, Target, Transport,
 };
 
+use crate::bells::Bell;
 use crate::config::Config;
 use crate::endpoint::Endpoint;
 use crate::error::DriverError;
@@ -177,9 +178,7 @@ impl Driver {
             receiving: Waiting::default(),
             control: Mutex::default(),
             readable: bounded(1),
-            rung: AtomicBool::new(true),
-            home: AtomicUsize::new(home),
-            place: AtomicUsize::new(0),
+            bell: Bell::new(home),
             mailboxes: Arc::clone(&self.mailboxes),
         });
         let session = Session::new(config, local, peer, u64::from_le_bytes(incarnation));

@@ -4,7 +4,6 @@ use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::PoisonError;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -309,7 +308,7 @@ impl Endpoint {
     /// The worker on which it lives, or to which it is on its way; counted from 0.
     #[must_use]
     pub fn worker(&self) -> usize {
-        self.0.shared.home.load(Ordering::Acquire)
+        self.0.shared.bell.home()
     }
 
     /// Has an [`Inbox`](crate::Inbox) called again that left messages.

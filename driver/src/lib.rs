@@ -27,6 +27,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod bells;
 mod config;
 mod driver;
 mod endpoint;
@@ -36,6 +37,7 @@ mod machine;
 mod placement;
 mod resolver;
 mod shared;
+mod sync;
 mod timers;
 mod worker;
 

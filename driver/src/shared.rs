@@ -1,24 +1,20 @@
 //! What an endpoint's handles and its worker share: two queues, and a bell.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::task::Waker;
 
 use crossbeam_channel::{Receiver, Sender};
 use selvedge_endpoint::{CloseReason, Event, LaneId, Message, Outbox, Stats};
 use selvedge_transport::{Info, LANES_MAX, NodeId};
 
+use crate::bells::Bell;
 use crate::driver::Connected;
+pub(crate) use crate::sync::lock;
 use crate::worker::Mailbox;
 
 /// Events that wait for a user who does not ask for them; older ones about transports make room.
 const EVENTS_MAX: usize = 256;
-
-/// Locks, whoever panicked while holding it: every update of these queues is complete at each step.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// What a user asks of an endpoint, carried to wherever it lives.
 #[derive(Debug)]
@@ -43,12 +39,7 @@ pub(crate) struct Shared {
     pub(crate) receiving: Waiting,
     pub(crate) control: Mutex<VecDeque<Control>>,
     pub(crate) readable: (Sender<()>, Receiver<()>),
-    /// Whether a bell has been rung that the worker has not heard yet.
-    pub(crate) rung: AtomicBool,
-    /// The worker on which the endpoint lives, or to which it is on its way.
-    pub(crate) home: AtomicUsize,
-    /// Where it is among the endpoints of that worker, which checks it.
-    pub(crate) place: AtomicUsize,
+    pub(crate) bell: Bell,
     pub(crate) mailboxes: Arc<[Mailbox]>,
 }
 
@@ -138,8 +129,8 @@ impl Waiting {
 impl Shared {
     /// Lets the worker know that there is something to do, once until it looks.
     pub(crate) fn ring(self: &Arc<Self>) {
-        if !self.rung.swap(true, Ordering::AcqRel) {
-            self.mailboxes[self.home.load(Ordering::Acquire)].ring(Arc::clone(self));
+        if let Some(home) = self.bell.ring() {
+            self.mailboxes[home].ring(Arc::clone(self));
         }
     }
 

@@ -2,7 +2,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -12,6 +11,7 @@ use selvedge_transport::{
 };
 
 use super::{Owner, TimerKey, Worker};
+use crate::bells::Found;
 use crate::driver::Connected;
 use crate::inbox::{Inbox, Incoming, Left, Reception, Watch};
 use crate::placement::Rest;
@@ -225,7 +225,7 @@ impl Worker {
         entry.weighed = entry.work_done();
         let place = self.endpoints.vacant_entry();
         let index = place.key();
-        entry.shared.place.store(index, Ordering::Relaxed);
+        entry.shared.bell.settle(index);
         place.insert(entry);
         for (attachment, transport) in travelling {
             self.add_attached(index, attachment, transport);
@@ -258,16 +258,13 @@ impl Worker {
 
     /// Somebody rang for an endpoint: here, or where it has moved meanwhile.
     pub(super) fn answer_bell(&mut self, shared: &Arc<Shared>) {
-        let home = shared.home.load(Ordering::Acquire);
-        if home != self.number {
-            self.mailboxes[home].ring(Arc::clone(shared));
-            return;
-        }
-        let index = shared.place.load(Ordering::Relaxed);
+        let place = match shared.bell.find(self.number) {
+            Found::Here { place } => place,
+            Found::Moved { home } => return self.mailboxes[home].ring(Arc::clone(shared)),
+        };
         let is_here = |entry: &Entry| Arc::ptr_eq(&entry.shared, shared);
-        // Not there yet: it is served when it arrives, since the bell stays rung till then.
-        if self.endpoints.get(index).is_some_and(is_here) {
-            self.serve(index);
+        if self.endpoints.get(place).is_some_and(is_here) {
+            self.serve(place);
         }
     }
 
@@ -308,8 +305,7 @@ impl Worker {
         let Some(entry) = self.endpoints.get_mut(index) else {
             return;
         };
-        // Cleared before the queues are looked at: who comes later rings again.
-        entry.shared.rung.store(false, Ordering::Release);
+        entry.shared.bell.answer();
         entry.turns += 1;
         let control = std::mem::take(&mut *lock(&entry.shared.control));
         entry.exchange();
@@ -454,12 +450,10 @@ impl Worker {
             let transport = self.take_transport(slot);
             entry.travelling.push((attachment, transport));
         }
-        // From here on bells go to the new worker; they stay rung until it has served the endpoint.
-        entry.shared.rung.store(true, Ordering::Release);
-        entry.shared.home.store(worker, Ordering::Release);
+        entry.shared.bell.leave_for(worker);
         if let Err(entry) = self.mailboxes[worker].adopt(entry) {
             // That worker has stopped, and soon this one will: here it still ends in order.
-            entry.shared.home.store(self.number, Ordering::Release);
+            entry.shared.bell.leave_for(self.number);
             self.adopt(*entry);
         }
     }

@@ -1,15 +1,15 @@
 //! How other threads reach a worker: commands, bells, and a wake-up only when it sleeps.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use mio::{Registry, Token, Waker};
 
 use super::{Command, Entry};
+use crate::bells::Door;
 use crate::error::DriverError;
-use crate::shared::{Shared, lock};
+use crate::shared::Shared;
 
 /// The token of a worker's waker.
 pub(super) const WAKER: Token = Token(usize::MAX);
@@ -19,12 +19,7 @@ const COMMANDS_MAX: usize = 1024;
 
 pub(crate) struct Mailbox {
     commands: Sender<Command>,
-    /// Each endpoint is in it at most once: `Shared::rung`.
-    rung: Mutex<Vec<Arc<Shared>>>,
-    /// Endpoints on their way here; `None` once the worker has stopped. A list and not a command:
-    /// two workers that exchange endpoints must not wait for each other.
-    arrivals: Mutex<Option<Vec<Entry>>>,
-    sleeps: AtomicBool,
+    door: Door<Arc<Shared>, Entry>,
     waker: Waker,
 }
 
@@ -39,9 +34,7 @@ impl Mailbox {
         let (commands, receiver) = bounded(COMMANDS_MAX);
         let mailbox = Self {
             commands,
-            rung: Mutex::default(),
-            sleeps: AtomicBool::new(false),
-            arrivals: Mutex::new(Some(Vec::new())),
+            door: Door::new(),
             waker: Waker::new(registry, WAKER)?,
         };
         Ok((mailbox, receiver))
@@ -66,32 +59,23 @@ impl Mailbox {
 
     /// Hands an endpoint over, or back when the worker has stopped.
     pub(crate) fn adopt(&self, entry: Entry) -> Result<(), Box<Entry>> {
-        match &mut *lock(&self.arrivals) {
-            Some(arrivals) => arrivals.push(entry),
-            None => return Err(Box::new(entry)),
-        }
+        self.door.adopt(entry).map_err(Box::new)?;
         self.wake();
         Ok(())
     }
 
     pub(super) fn take_arrivals(&self) -> Vec<Entry> {
-        lock(&self.arrivals)
-            .as_mut()
-            .map(std::mem::take)
-            .unwrap_or_default()
+        self.door.take_arrivals()
     }
 
     /// Has the worker look after an endpoint.
     pub(crate) fn ring(&self, shared: Arc<Shared>) {
-        lock(&self.rung).push(shared);
+        self.door.ring(shared);
         self.wake();
     }
 
     fn wake(&self) {
-        // Pairs with the fence in `poll`: either the worker sees what was put in before, or this
-        // sees that it sleeps.
-        std::sync::atomic::fence(Ordering::SeqCst);
-        if self.sleeps.swap(false, Ordering::AcqRel)
+        if self.door.must_wake()
             && let Err(error) = self.waker.wake()
         {
             tracing::error!(%error, "cannot wake a worker");
@@ -99,7 +83,7 @@ impl Mailbox {
     }
 
     pub(super) fn take_rung(&self) -> Vec<Arc<Shared>> {
-        std::mem::take(&mut *lock(&self.rung))
+        self.door.take_rung()
     }
 
     /// Polls; does not sleep when something was put in meanwhile.
@@ -109,17 +93,18 @@ impl Mailbox {
         commands: &Receiver<Command>,
         poll: impl FnOnce(Option<Duration>) -> T,
     ) -> T {
-        self.sleeps.store(true, Ordering::Release);
-        std::sync::atomic::fence(Ordering::SeqCst);
-        let no_arrivals = || lock(&self.arrivals).as_ref().is_none_or(Vec::is_empty);
-        let idle = commands.is_empty() && lock(&self.rung).is_empty() && no_arrivals();
-        let polled = poll(if idle { timeout } else { Some(Duration::ZERO) });
-        self.sleeps.store(false, Ordering::Release);
-        polled
+        let poll = |may_sleep| {
+            poll(if may_sleep {
+                timeout
+            } else {
+                Some(Duration::ZERO)
+            })
+        };
+        self.door.sleep(|| commands.is_empty(), poll)
     }
 
     /// The worker stops: returns what has arrived, and lets nothing more in.
     pub(super) fn shut(&self) -> Vec<Entry> {
-        lock(&self.arrivals).take().unwrap_or_default()
+        self.door.shut()
     }
 }

@@ -1,0 +1,30 @@
+//! Loom's own of what `driver/src/sync.rs` takes from the standard library.
+
+use std::sync::PoisonError;
+
+pub(crate) use loom::sync::atomic::{AtomicUsize, Ordering, fence};
+pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard};
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A flag whose stores are swaps. Loom 0.7 lets a store of one thread slip in between a swap of another
+/// and the value which that has read, and then reports what no machine does; swaps it keeps in order.
+/// A release swap orders what a release store does, and nothing is read from it.
+#[derive(Debug)]
+pub(crate) struct AtomicBool(loom::sync::atomic::AtomicBool);
+
+impl AtomicBool {
+    pub(crate) fn new(value: bool) -> Self {
+        Self(loom::sync::atomic::AtomicBool::new(value))
+    }
+
+    pub(crate) fn swap(&self, value: bool, ordering: Ordering) -> bool {
+        self.0.swap(value, ordering)
+    }
+
+    pub(crate) fn store(&self, value: bool, ordering: Ordering) {
+        self.0.swap(value, ordering);
+    }
+}

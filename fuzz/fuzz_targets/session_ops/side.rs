@@ -1,0 +1,179 @@
+//! One side: its session, and the model of what it has sent and what must come.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use selvedge_endpoint::{
+    AttachmentId, Config, Delivery, DetachReason, Event, LaneConfig, LaneId, Message, Outbox,
+    Output, Session,
+};
+use selvedge_transport::NodeId;
+
+pub const LANES: usize = 3;
+
+/// The lane that may lose messages.
+const BEST_EFFORT: usize = 2;
+
+/// Limits so small that a few operations reach them.
+pub fn config(flags: u8) -> Config {
+    let lane = |number: u8| LaneConfig {
+        priority: number % 2,
+        delivery: match usize::from(number) {
+            BEST_EFFORT => Delivery::BestEffort,
+            _ => Delivery::Reliable,
+        },
+        redundant: number == 1 && flags & 1 != 0,
+    };
+    Config {
+        lanes: (0..LANES as u8).map(lane).collect(),
+        message_max: 16 << 10,
+        send_buffer: 12 << 10,
+        best_effort_buffer: 4 << 10,
+        receive_window: 3 << 10,
+        ..Config::default()
+    }
+}
+
+/// What was sent on one lane and has not come yet, in order.
+#[derive(Default)]
+struct Expected {
+    next: u32,
+    coming: VecDeque<(u32, usize)>,
+}
+
+pub struct Side {
+    pub session: Session,
+    pub outbox: Outbox,
+    /// Transports that the session wants closed.
+    pub released: Vec<AttachmentId>,
+    /// What this side sent; the other side's messages are checked against it.
+    sent: [Expected; LANES],
+    /// Messages that its user has not taken.
+    waiting: VecDeque<Message>,
+    /// Messages that its user has taken and nobody has checked.
+    pub taken: Vec<Message>,
+    next_id: u64,
+}
+
+impl Side {
+    pub fn new(number: u8, flags: u8) -> Self {
+        let config = config(flags);
+        let (own, other) = (NodeId::new([number; 32]), NodeId::new([1 - number; 32]));
+        Self {
+            outbox: Outbox::new(&config),
+            session: Session::new(config, own, other, 7 + u64::from(number)),
+            released: Vec::new(),
+            sent: Default::default(),
+            waiting: VecDeque::new(),
+            taken: Vec::new(),
+            next_id: 0,
+        }
+    }
+
+    /// As a driver numbers transports: upwards, in the order in which they are attached.
+    pub fn next_id(&mut self) -> AttachmentId {
+        self.next_id += 1;
+        AttachmentId(self.next_id)
+    }
+
+    pub fn send(&mut self, lane: u8, amount: u8) {
+        let lane = lane % LANES as u8;
+        let Some(id) = LaneId::new(lane) else { return };
+        let expected = &mut self.sent[usize::from(lane)];
+        let amount = usize::from(amount);
+        let len = match amount {
+            // Some are longer than what is copied, than the window, and than the limit.
+            240.. => 4096 + (amount - 240) * 1024,
+            128.. => amount * 16,
+            _ => amount,
+        };
+        let len = if usize::from(lane) == BEST_EFFORT {
+            4 + len % 1100
+        } else {
+            len
+        };
+        if self.outbox.push(id, payload(expected.next, len)).is_ok() {
+            expected.coming.push_back((expected.next, len));
+            expected.next += 1;
+        }
+    }
+
+    /// Takes in what the session has to tell. Two that live and keep to the protocol never end, nor
+    /// forget, nor accuse each other.
+    pub fn drain(&mut self) {
+        while let Some(output) = self.session.poll_output() {
+            match output {
+                Output::Release {
+                    reason: DetachReason::Misbehaved { what },
+                    ..
+                } => panic!("an honest peer is accused: it {what}"),
+                Output::Release { attachment, .. } => self.released.push(attachment),
+                Output::Event(event @ (Event::PeerRestarted { .. } | Event::Closed { .. })) => {
+                    panic!("both live, and yet: {event:?}")
+                }
+                Output::Event(_) => {}
+            }
+        }
+        self.waiting.extend(self.session.take_messages());
+    }
+
+    pub fn take(&mut self, count: usize) {
+        let count = count.min(self.waiting.len());
+        for message in self.waiting.drain(..count) {
+            self.session.taken(message.lane, message.cost());
+            self.taken.push(message);
+        }
+    }
+
+    pub fn take_all(&mut self) -> bool {
+        let any = !self.waiting.is_empty();
+        self.take(usize::MAX);
+        any
+    }
+
+    /// The other side's user has taken `message`.
+    pub fn check(&mut self, message: &Message) {
+        let lane = usize::from(message.lane.number());
+        let coming = &mut self.sent[lane].coming;
+        if lane == BEST_EFFORT {
+            let is_it = |&(number, len): &(u32, usize)| payload(number, len) == message.payload;
+            let at = coming.iter().position(is_it);
+            let at = at.unwrap_or_else(|| panic!("lane {lane}: it comes again, late or changed"));
+            coming.drain(..=at);
+            return;
+        }
+        let Some((number, len)) = coming.pop_front() else {
+            panic!("lane {lane}: more came than was sent");
+        };
+        let came = &message.payload;
+        assert!(
+            *came == payload(number, len),
+            "lane {lane}: not {number} of {len} bytes, but {} bytes that begin with {:?}",
+            came.len(),
+            &came[..came.len().min(8)]
+        );
+    }
+
+    /// Whether everything has arrived, been taken and been acknowledged.
+    pub fn is_complete(&self) -> bool {
+        let reliable = &self.sent[..BEST_EFFORT];
+        reliable.iter().all(|it| it.coming.is_empty()) && self.outbox.used() == 0
+    }
+
+    /// What is missing, for a report.
+    pub fn missing(&self) -> String {
+        let front = |it: &Expected| (it.coming.len(), it.coming.front().copied());
+        let lanes: Vec<_> = self.sent.iter().map(front).collect();
+        let (used, current) = (self.outbox.used(), self.session.current());
+        format!("{lanes:?} to come, {used} bytes used, current {current:?}")
+    }
+}
+
+/// A message that no other one of its lane is equal to, as long as it has four bytes.
+fn payload(number: u32, len: usize) -> Bytes {
+    let mut bytes = vec![number as u8; len];
+    if let Some(head) = bytes.first_chunk_mut() {
+        *head = number.to_be_bytes();
+    }
+    bytes.into()
+}

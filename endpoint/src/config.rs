@@ -21,7 +21,8 @@ pub struct Config {
     pub send_buffer: u64,
     /// What becomes of more than that while the peer cannot be reached. Default [`Away::Wait`].
     pub away: Away,
-    /// Bytes that wait on one best-effort lane, before its oldest message makes room. Default 256 KiB.
+    /// Bytes that wait on one best-effort lane: to be sent, before its oldest message makes room; for
+    /// the user, before new ones are dropped and counted. Default 256 KiB.
     pub best_effort_buffer: usize,
     /// Bytes of whole messages that wait on one lane for the user, before the peer must pause that
     /// lane. Default 4 MiB.

@@ -20,6 +20,7 @@ use crate::recv_lane::RecvLane;
 use crate::scheduler::Scheduler;
 use crate::send_lane::SendLane;
 use crate::stats::Stats;
+use crate::varint::VARINT_MAX;
 use crate::wire::CloseCode;
 use best_effort::{BestEffortIn, BestEffortOut};
 
@@ -166,7 +167,8 @@ impl Session {
             self.let_oldest_go();
         }
         if role == Role::Dialer {
-            self.epoch_max += 1;
+            // A peer may have said the highest number that there is.
+            self.epoch_max = (self.epoch_max + 1).min(VARINT_MAX);
         }
         let dialed_by_smaller = (role == Role::Dialer) == self.local_is_smaller;
         let rank = Rank {
@@ -307,7 +309,8 @@ impl Session {
     /// The user has taken messages that cost so many bytes ([`Message::cost`]) off a lane: the
     /// peer gets credit for them.
     pub fn taken(&mut self, lane: LaneId, bytes: u64) {
-        self.recv[lane.index()].taken(bytes);
+        let rest = self.best_effort_in[lane.index()].taken(bytes);
+        self.recv[lane.index()].taken(rest);
     }
 
     /// Ends in order: refuses new messages, sends what was accepted, waits for its

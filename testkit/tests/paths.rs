@@ -336,3 +336,33 @@ fn s7_a_leap_of_the_clock_costs_a_path_at_most_and_no_message() {
         assert!(complete, "{leap:?}");
     }
 }
+
+#[test]
+fn best_effort_messages_that_nobody_reads_cost_no_more_than_their_buffer() {
+    let lane = LaneConfig {
+        delivery: Delivery::BestEffort,
+        ..LaneConfig::default()
+    };
+    let config = Config {
+        lanes: vec![lane],
+        best_effort_buffer: 10_000,
+        ..Config::default()
+    };
+    let mut world = World::new(&config, 1);
+    world.connect(0, Kind::Datagrams, good());
+    world.pass(ms(500));
+    world.sides[1].stalled.push(LaneId::FIRST);
+    for _ in 0..1000 {
+        world.sides[0].send(0, vec![0; 998]).expect("always");
+        world.pass(ms(1));
+    }
+    world.pass(ms(500));
+    let stats = *world.sides[1].session.stats();
+    assert_eq!((stats.messages_received, stats.best_effort_lost), (10, 990));
+    world.sides[1].stalled.clear();
+    world.pass(ms(1));
+    assert_eq!(world.sides[1].received.len(), 10);
+    world.sides[0].send(0, vec![0; 998]).expect("always");
+    world.pass(ms(500));
+    assert_eq!(world.sides[1].received.len(), 11, "there is room again");
+}

@@ -29,6 +29,10 @@ use crate::wire::Seen;
 /// A packet is lost when one sent so many numbers later was seen (RFC 9002, section 6.1.1).
 const REORDERING_MAX: u64 = 3;
 
+/// How many packets may be in flight, whatever they hold: a peer that never says what it has seen
+/// costs no more than 3 MiB.
+const IN_FLIGHT_MAX: usize = 1 << 16;
+
 /// How many packets a probe sends (RFC 9002, section 6.2.4).
 const PROBES: u32 = 2;
 
@@ -134,6 +138,11 @@ impl Recovery {
         }
     }
 
+    /// Whether so much is in flight that nothing numbered may be added, not even control.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.sent.len() >= IN_FLIGHT_MAX
+    }
+
     /// Whether data may be sent now, as far as the window, not the pace, goes.
     pub(crate) const fn has_window(&self) -> bool {
         self.probes > 0 || self.in_flight < self.congestion.window()
@@ -141,6 +150,9 @@ impl Recovery {
 
     /// Whether data may be sent now.
     pub(crate) fn may_send(&mut self, now: Instant) -> bool {
+        if self.is_crowded() {
+            return false;
+        }
         if self.probes > 0 {
             return true;
         }

@@ -52,9 +52,33 @@ impl BestEffortOut {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct BestEffortIn {
     expected: u64,
+    /// Bytes that the user has not taken.
+    waiting: u64,
 }
 
 impl BestEffortIn {
+    /// Whether a message that costs so much may wait for the user. Nobody gives credit for these, so
+    /// nothing but this bound keeps a flood from piling up before a user who does not read.
+    pub(super) const fn has_room(&mut self, cost: u64, limit: usize) -> bool {
+        let has_room = self.waiting + cost <= limit as u64;
+        if has_room {
+            self.waiting += cost;
+        }
+        has_room
+    }
+
+    /// The user has taken so many bytes off the lane. Returns how many of them came another way.
+    pub(super) const fn taken(&mut self, bytes: u64) -> u64 {
+        let rest = bytes.saturating_sub(self.waiting);
+        self.waiting = self.waiting.saturating_sub(bytes);
+        rest
+    }
+
+    /// A new process sends: what waits still counts.
+    pub(super) const fn restart(&mut self) {
+        self.expected = 0;
+    }
+
     /// Whether the message with that number is new, and how many before it did not arrive. One
     /// that comes late was counted as lost already, and stays lost: the order is kept.
     pub(super) const fn accept(&mut self, sequence: u64) -> Option<u64> {

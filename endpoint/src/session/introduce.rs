@@ -149,7 +149,9 @@ impl Session {
         self.best_effort_out
             .iter_mut()
             .for_each(super::BestEffortOut::restart);
-        self.best_effort_in.fill(super::BestEffortIn::default());
+        self.best_effort_in
+            .iter_mut()
+            .for_each(super::BestEffortIn::restart);
         let others: Vec<_> = self
             .attachments
             .iter()

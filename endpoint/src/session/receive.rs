@@ -195,17 +195,18 @@ impl Session {
     }
 
     fn receive_datagram(&mut self, lane: LaneId, sequence: u64, payload: Bytes) {
-        if let Some(lost) = self.best_effort_in[lane.index()].accept(sequence) {
-            self.stats.best_effort_lost += lost;
+        let limit = self.config.best_effort_buffer;
+        let receiving = &mut self.best_effort_in[lane.index()];
+        let Some(lost) = receiving.accept(sequence) else {
+            return;
+        };
+        self.stats.best_effort_lost += lost;
+        let message = Message { lane, payload };
+        if receiving.has_room(message.cost(), limit) {
             self.stats.messages_received += 1;
-            // Nobody acknowledges these, so nothing but this bound keeps a flood from piling up
-            // before a user who does not read.
-            if self.messages.len() < BEST_EFFORT_WAITING_MAX {
-                self.messages.push_back(Message { lane, payload });
-            } else {
-                self.stats.messages_received -= 1;
-                self.stats.best_effort_lost += 1;
-            }
+            self.messages.push_back(message);
+        } else {
+            self.stats.best_effort_lost += 1;
         }
     }
 
@@ -230,6 +231,3 @@ impl Session {
         self.leave();
     }
 }
-
-/// How many messages may wait in a session before best-effort ones are dropped.
-const BEST_EFFORT_WAITING_MAX: usize = 4096;

@@ -368,3 +368,38 @@ fn n4_a_greeting_that_claims_another_past_is_refused() {
         assert!(!case.outcome().contains("Data"));
     }
 }
+
+#[test]
+fn a_peer_that_never_says_what_it_has_seen_costs_a_bounded_number_of_packets() {
+    let mut case = Case::in_state("ready", false);
+    let mut numbered = 0;
+    for _ in 0..100_000 {
+        case.frame(hello(7));
+        case.frame(bytes(wire::ready(0)));
+        numbered += case
+            .frames()
+            .iter()
+            .filter(|frame| kind(frame) == "Ready")
+            .count();
+    }
+    assert!(numbered <= 1 << 16, "{numbered}");
+}
+
+#[test]
+fn the_highest_epoch_of_a_peer_leaves_a_number_for_the_next_dial() {
+    let mut case = Case::new(true);
+    case.attach(Role::Acceptor);
+    case.frame(wire::encode_hello(&Hello {
+        incarnation: 9,
+        view: 0,
+        knows: 0,
+        epoch: crate::varint::VARINT_MAX,
+        message_max: 64 << 20,
+        keeps: 1,
+        lanes: Vec::new(),
+    }));
+    case.apply("attach");
+    let second = AttachmentId(2);
+    let hello = case.session.poll_frame(case.now, second, &ROOM);
+    assert!(hello.is_some());
+}

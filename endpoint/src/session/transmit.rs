@@ -110,13 +110,24 @@ impl Session {
             let hello = self.hello(epoch);
             return Some(control(Head::EMPTY, wire::encode_hello(&hello)));
         }
-        if std::mem::take(&mut due.ready) {
-            let ready = control(wire::ready(view), Bytes::new());
-            return Some(attachment.number(now, ready, Content::Ready));
+        if let Some(nonce) = due.pong.take() {
+            return Some(control(wire::pong(nonce), Bytes::new()));
         }
         if due.goodbye {
             self.release(id, DetachReason::Closed);
             return None;
+        }
+        // The rest is numbered.
+        if attachment
+            .recovery
+            .as_ref()
+            .is_some_and(|it| it.is_crowded())
+        {
+            return None;
+        }
+        if std::mem::take(&mut due.ready) {
+            let ready = control(wire::ready(view), Bytes::new());
+            return Some(attachment.number(now, ready, Content::Ready));
         }
         if due.close.is_some() && std::mem::take(&mut due.all_positions) {
             return Some(self.ack(now, index));
@@ -128,9 +139,6 @@ impl Session {
                 self.release(id, DetachReason::Closed);
             }
             return Some(close);
-        }
-        if let Some(nonce) = due.pong.take() {
-            return Some(control(wire::pong(nonce), Bytes::new()));
         }
         if let Some(nonce) = due.ping.take() {
             let ping = control(wire::ping(nonce), Bytes::new());

@@ -1,326 +1,317 @@
-//! The conformance suite finds faults: each transport here is TCP with one, and one check says so.
+//! The conformance suite finds faults: each transport here is TCP or UDP with one, and one check says so.
 
 #![cfg(feature = "conformance")]
-#![allow(clippy::unwrap_used, reason = "harnesses panic as tests do")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "harnesses and rows of a table panic and print as tests do"
+)]
 
-use std::collections::VecDeque;
-use std::io;
-use std::time::Instant;
+#[path = "conformance_bites/frames.rs"]
+mod frames;
+#[path = "conformance_bites/gatherer.rs"]
+mod gatherer;
+#[path = "conformance_bites/harness.rs"]
+mod harness;
+#[path = "conformance_bites/transport.rs"]
+mod transport;
 
-use bytes::{Bytes, BytesMut};
-use mio::{Registry, Token};
-use selvedge_transport::conformance::{Abilities, CHECKS, Harness, Outcome};
-use selvedge_transport::{
-    Address, Admission, DialError, Dialer, End, Frame, FrameSink, FrameSource, Identity, Info,
-    LaneSet, Listener, Pace, Phase, Room, Target, TcpDialer, TcpListener, Transport, Turn,
-};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
+use harness::{Base, Faulty};
+use selvedge_transport::conformance::{CHECKS, Check, Outcome};
+
+/// What an author of a transport may get wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     None,
+    /// Its listener takes one connection an event, though registration is edge-triggered.
+    AcceptsOneAnEvent,
+    /// Its listener forgets whom it may admit.
+    AdmitsAnyone,
+    /// It looks at whom it has let in when the connection is open, and the first frames are gone.
+    AdmitsLate,
+    /// Whatever the timer is for, a call of `on_timeout` means to it that a handshake took too long.
+    BelievesTimersInHandshake,
+    /// The same of a close.
+    BelievesTimersInClose,
+    /// It says that a connection broke which never began.
+    CallsRefusalBroken,
+    /// A close during the handshake waits until the handshake is done.
+    ClosesOnceOpen,
+    /// A budget is so many blocks of 4 KiB, and of a small one nothing is left.
+    CountsBudgetInBlocks,
+    /// It receives datagrams into one KiB.
+    CutsDatagrams,
     DamagesFrames,
     DropsFrame,
+    /// Who closes wants to hear nothing more, it believes.
+    DropsArrivalsOnClose,
     ExpectsAnyone,
     ForgetsInMove,
+    /// It reads on until it has a whole handshake, however long that is.
+    GathersRubbish,
     Hoards,
     IgnoresBudget,
     IgnoresClose,
     IgnoresFirstWakeups,
+    /// Its events come under the token of its first registration.
+    KeepsFirstToken,
+    /// Who could not prove an identity is told of in the log, and let in.
+    LetsInUnproved,
     LiesAboutEncryption,
     NeverIdle,
     OpensEarly,
+    /// It reads all there is, and says only then that its budget is used up.
+    OverrunsBudget,
     RepeatsFrame,
+    /// One failed handshake is an error of the listener.
+    RubbishEndsListener,
+    /// The second close is an abort.
+    SecondCloseAborts,
+    /// A source that had nothing is asked again only after an event.
+    StaysDry,
     SwapsFrames,
     TakesAfterClose,
+    /// To have read nothing means to it that there is nothing yet, even at the end of the stream.
+    TakesEndForNothing,
+    /// It does not read before it has written.
+    WritesFirst,
 }
 
-/// The check that must find each fault.
-const FINDERS: [(Fault, &str); 14] = [
-    (Fault::DamagesFrames, "frames_of_every_length_arrive_whole"),
-    (Fault::DropsFrame, "many_small_frames_arrive"),
-    (Fault::ExpectsAnyone, "a_wrong_peer_is_not_opened"),
-    (
+/// A fault, the check that must find it, and what the check must say: a check that fails for
+/// another reason has found nothing.
+struct Finder(Fault, &'static str, &'static str);
+
+const FINDERS: &[Finder] = &[
+    Finder(
+        Fault::AcceptsOneAnEvent,
+        "many_connections_open_at_once",
+        "never came to this: all are open and have their frames",
+    ),
+    Finder(
+        Fault::AdmitsAnyone,
+        "a_peer_that_is_not_admitted_moves_no_frame",
+        "never came to this: both have ended",
+    ),
+    Finder(
+        Fault::AdmitsLate,
+        "a_peer_that_is_not_admitted_moves_no_frame",
+        // The dialer received one, or the acceptor took one in vain.
+        " a frame",
+    ),
+    Finder(
+        Fault::BelievesTimersInHandshake,
+        "timers_may_be_asked_and_called_at_any_time",
+        "never came to this: both sides are open",
+    ),
+    Finder(
+        Fault::BelievesTimersInClose,
+        "timers_may_be_asked_and_called_at_any_time",
+        "they ended with [Some(TimedOut)",
+    ),
+    Finder(
+        Fault::CallsRefusalBroken,
+        "an_address_of_nobody_is_unreachable",
+        "it ended with Some(Broken",
+    ),
+    Finder(
+        Fault::ClosesOnceOpen,
+        "close_before_open_ends_it",
+        "a frame was taken",
+    ),
+    Finder(
+        Fault::CountsBudgetInBlocks,
+        "the_smallest_budget_moves_frames",
+        "never came to this: all frames have arrived",
+    ),
+    Finder(
+        Fault::CutsDatagrams,
+        "datagrams_arrive_where_there_are_any",
+        "is damaged",
+    ),
+    Finder(
+        Fault::DamagesFrames,
+        "frames_of_every_length_arrive_whole",
+        "arrived as another",
+    ),
+    Finder(
+        Fault::DropsFrame,
+        "many_small_frames_arrive",
+        "lost, repeated or reordered",
+    ),
+    Finder(
+        Fault::DropsArrivalsOnClose,
+        "both_sides_may_close_at_once",
+        "frames were lost",
+    ),
+    Finder(
+        Fault::ExpectsAnyone,
+        "a_wrong_peer_is_not_opened",
+        "never came to this: the dialer has ended",
+    ),
+    Finder(
         Fault::ForgetsInMove,
         "moving_to_another_poll_under_load_loses_nothing",
+        "lost, repeated or reordered",
     ),
-    (Fault::Hoards, "a_reader_that_stops_stops_the_writer"),
-    (Fault::IgnoresBudget, "the_budget_is_respected"),
-    (Fault::IgnoresClose, "close_delivers_what_was_taken"),
-    (Fault::IgnoresFirstWakeups, "many_small_frames_arrive"),
-    (Fault::LiesAboutEncryption, "info_is_truthful"),
-    (Fault::NeverIdle, "idle_is_idle"),
-    (Fault::OpensEarly, "both_sides_open_and_know_each_other"),
-    (Fault::RepeatsFrame, "flows_keep_their_order"),
-    (Fault::SwapsFrames, "flows_keep_their_order"),
-    (Fault::TakesAfterClose, "close_delivers_what_was_taken"),
+    Finder(
+        Fault::GathersRubbish,
+        "rubbish_instead_of_a_handshake_opens_nothing",
+        "bytes of rubbish were taken",
+    ),
+    Finder(
+        Fault::Hoards,
+        "a_reader_that_stops_stops_the_writer",
+        "were taken though nobody receives",
+    ),
+    Finder(
+        Fault::IgnoresBudget,
+        "the_budget_is_respected",
+        "no call said More",
+    ),
+    Finder(
+        Fault::IgnoresClose,
+        "close_delivers_what_was_taken",
+        "the phase is Open after close",
+    ),
+    Finder(
+        Fault::IgnoresFirstWakeups,
+        "many_small_frames_arrive",
+        "never came to this: all frames have arrived",
+    ),
+    Finder(
+        Fault::KeepsFirstToken,
+        "moving_to_another_poll_while_blocked_loses_nothing",
+        "never came to this: all is taken",
+    ),
+    Finder(
+        Fault::LetsInUnproved,
+        "rubbish_instead_of_a_handshake_opens_nothing",
+        "led to Open",
+    ),
+    Finder(Fault::LiesAboutEncryption, "info_is_truthful", "it claims"),
+    Finder(Fault::NeverIdle, "idle_is_idle", "never came to rest"),
+    Finder(
+        Fault::OpensEarly,
+        "both_sides_open_and_know_each_other",
+        "the phase is Open, but the peer is not known",
+    ),
+    Finder(
+        Fault::OverrunsBudget,
+        "the_budget_is_respected",
+        "one call received",
+    ),
+    Finder(
+        Fault::RepeatsFrame,
+        "flows_keep_their_order",
+        "lost, repeated or reordered",
+    ),
+    Finder(
+        Fault::RubbishEndsListener,
+        "rubbish_instead_of_a_handshake_opens_nothing",
+        "accept failed",
+    ),
+    Finder(
+        Fault::SecondCloseAborts,
+        "close_of_an_idle_connection_ends_both_sides",
+        "they ended with [Some(Broken",
+    ),
+    Finder(
+        Fault::StaysDry,
+        "a_source_that_ran_dry_is_asked_again",
+        "never came to this: the frame has arrived",
+    ),
+    Finder(
+        Fault::SwapsFrames,
+        "flows_keep_their_order",
+        "lost, repeated or reordered",
+    ),
+    Finder(
+        Fault::TakesAfterClose,
+        "close_delivers_what_was_taken",
+        "a frame was asked for though the phase was Closing",
+    ),
+    Finder(
+        Fault::TakesEndForNothing,
+        "a_vanished_peer_ends_the_other_side",
+        "never came to this: the other has ended",
+    ),
+    Finder(
+        Fault::WritesFirst,
+        "both_directions_at_full_load_do_not_block_each_other",
+        "never came to this: all frames have arrived",
+    ),
 ];
+
+impl Finder {
+    fn check(&self) -> &'static Check {
+        CHECKS.iter().find(|check| check.name == self.1).unwrap()
+    }
+
+    fn base(&self) -> Base {
+        match self.0 {
+            Fault::CutsDatagrams => Base::Udp,
+            _ => Base::Tcp,
+        }
+    }
+}
+
+/// Most of a check that finds something is waiting for what never comes, so many wait at once.
+const AT_ONCE: usize = 8;
+
+fn for_each_finder(body: impl Fn(&Finder) + Sync) {
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some(finder) = FINDERS.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    body(finder);
+                }
+            });
+        }
+    });
+}
 
 #[test]
 fn each_fault_is_found_by_the_check_that_is_about_it() {
-    for (fault, finder) in FINDERS {
-        let check = CHECKS.iter().find(|check| check.name == finder).unwrap();
-        let failure = check.run(&Faulty(fault)).unwrap_err();
-        assert_eq!(failure.check, finder, "{fault:?}");
-        println!("{fault:?}: {}", failure.detail);
-    }
+    for_each_finder(|finder| {
+        let Finder(fault, name, says) = finder;
+        let harness = Faulty {
+            base: finder.base(),
+            fault: *fault,
+        };
+        let failure = match finder.check().run(&harness) {
+            Err(failure) => failure,
+            Ok(outcome) => panic!("{fault:?} was not found by {name}: {outcome}"),
+        };
+        println!("{fault:?}: {name}: {}", failure.detail);
+        assert!(
+            failure.detail.contains(says),
+            "{fault:?} was to be found by `{says}`, not by: {}",
+            failure.detail
+        );
+    });
 }
 
 #[test]
 fn without_a_fault_the_same_checks_find_nothing() {
-    for (_, finder) in FINDERS {
-        let check = CHECKS.iter().find(|check| check.name == finder).unwrap();
-        assert_eq!(check.run(&Faulty(Fault::None)).unwrap(), Outcome::Kept);
-    }
-}
-
-/// TCP with a fault on both sides.
-struct Faulty(Fault);
-
-impl Harness for Faulty {
-    fn abilities(&self) -> Abilities {
-        Abilities {
-            scheme: "tcp+plain",
-            reliable: true,
-            encrypted: false,
-            authenticated: true,
-            datagrams: false,
-        }
-    }
-
-    fn listen(&self, identity: &Identity, admission: Admission) -> Box<dyn Listener> {
-        let address = "tcp+plain://127.0.0.1:0".parse().unwrap();
-        Box::new(FaultyListener {
-            inner: TcpListener::bind(&address, identity.clone(), admission).unwrap(),
-            fault: self.0,
-        })
-    }
-
-    fn dialer(&self, identity: &Identity) -> Box<dyn Dialer> {
-        Box::new(FaultyDialer {
-            inner: TcpDialer::new(identity.clone()),
-            fault: self.0,
-        })
-    }
-}
-
-#[derive(Debug)]
-struct FaultyListener {
-    inner: TcpListener,
-    fault: Fault,
-}
-
-impl Listener for FaultyListener {
-    fn local_address(&self) -> Address {
-        self.inner.local_address()
-    }
-
-    fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        self.inner.register(registry, token)
-    }
-
-    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.inner.deregister(registry)
-    }
-
-    fn accept(
-        &mut self,
-        turn: &mut Turn<'_>,
-        accepted: &mut Vec<Box<dyn Transport>>,
-    ) -> Result<Pace, io::Error> {
-        let mut sound = Vec::new();
-        let pace = self.inner.accept(turn, &mut sound)?;
-        accepted.extend(sound.into_iter().map(|inner| faulty(inner, self.fault)));
-        Ok(pace)
-    }
-
-    fn timeout(&self) -> Option<Instant> {
-        self.inner.timeout()
-    }
-}
-
-#[derive(Debug)]
-struct FaultyDialer {
-    inner: TcpDialer,
-    fault: Fault,
-}
-
-impl Dialer for FaultyDialer {
-    fn schemes(&self) -> &[&'static str] {
-        self.inner.schemes()
-    }
-
-    fn dial(&self, now: Instant, target: &Target) -> Result<Box<dyn Transport>, DialError> {
-        let mut target = target.clone();
-        if self.fault == Fault::ExpectsAnyone {
-            target.peer = None;
-        }
-        Ok(faulty(self.inner.dial(now, &target)?, self.fault))
-    }
-}
-
-fn faulty(inner: Box<dyn Transport>, fault: Fault) -> Box<dyn Transport> {
-    let mut info = inner.info().clone();
-    info.encrypted = fault == Fault::LiesAboutEncryption;
-    Box::new(FaultyTransport {
-        inner,
-        info,
-        fault,
-        received: 0,
-        kept: None,
-        has_moved: false,
-        wakeups: 0,
-        hoard: VecDeque::new(),
-    })
-}
-
-#[derive(Debug)]
-struct FaultyTransport {
-    inner: Box<dyn Transport>,
-    info: Info,
-    fault: Fault,
-    received: usize,
-    kept: Option<Bytes>,
-    has_moved: bool,
-    wakeups: usize,
-    hoard: VecDeque<Frame>,
-}
-
-/// Does something to the frames that arrive.
-struct FaultySink<'a> {
-    inner: &'a mut dyn FrameSink,
-    fault: Fault,
-    received: &'a mut usize,
-    kept: &'a mut Option<Bytes>,
-    has_moved: &'a mut bool,
-}
-
-impl FrameSink for FaultySink<'_> {
-    fn frame(&mut self, frame: Bytes) {
-        *self.received += 1;
-        let is_victim = *self.received == 50;
-        match self.fault {
-            Fault::DropsFrame if is_victim => {}
-            Fault::DamagesFrames if frame.len() > 10_000 => {
-                let mut frame = BytesMut::from(&frame[..]);
-                frame[9_999] ^= 0x10;
-                self.inner.frame(frame.freeze());
-            }
-            Fault::ForgetsInMove if std::mem::take(self.has_moved) => {}
-            Fault::RepeatsFrame if is_victim => {
-                self.inner.frame(frame.clone());
-                self.inner.frame(frame);
-            }
-            // The frame waits, and comes behind the next of its flow.
-            Fault::SwapsFrames if is_victim => *self.kept = Some(frame),
-            _ => {
-                let is_same_flow = self.kept.as_ref().is_some_and(|kept| kept[0] == frame[0]);
-                self.inner.frame(frame);
-                if is_same_flow && let Some(kept) = self.kept.take() {
-                    self.inner.frame(kept);
-                }
-            }
-        }
-    }
-}
-
-struct Hoard<'a>(&'a mut VecDeque<Frame>);
-
-impl FrameSource for Hoard<'_> {
-    fn next_frame(&mut self, _: &Room) -> Option<Frame> {
-        self.0.pop_front()
-    }
-}
-
-impl FaultyTransport {
-    fn look(&mut self) {
-        self.info.peer = self.inner.info().peer;
-    }
-}
-
-impl Transport for FaultyTransport {
-    fn info(&self) -> &Info {
-        &self.info
-    }
-
-    fn phase(&self) -> Phase {
-        match self.inner.phase() {
-            Phase::Handshaking if self.fault == Fault::OpensEarly => Phase::Open,
-            phase => phase,
-        }
-    }
-
-    fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        self.inner.register(registry, token)
-    }
-
-    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.has_moved = true;
-        self.inner.deregister(registry)
-    }
-
-    fn send(&mut self, turn: &mut Turn<'_>, source: &mut dyn FrameSource) -> Result<Pace, End> {
-        let room = Room {
-            frame_max: self.info.frame_max,
-            datagram_max: 0,
-            blocked: LaneSet::EMPTY,
-            control_blocked: false,
+    for_each_finder(|finder| {
+        let harness = Faulty {
+            base: finder.base(),
+            fault: Fault::None,
         };
-        let takes = match self.fault {
-            Fault::Hoards => self.inner.phase() == Phase::Open,
-            Fault::TakesAfterClose => self.inner.phase() == Phase::Closing,
-            _ => false,
-        };
-        while takes && let Some(frame) = source.next_frame(&room) {
-            self.hoard.push_back(frame);
-        }
-        let result = match self.fault {
-            Fault::Hoards => self.inner.send(turn, &mut Hoard(&mut self.hoard)),
-            _ => self.inner.send(turn, source),
-        };
-        self.look();
-        result
-    }
+        let outcome = finder.check().run(&harness).unwrap();
+        assert_eq!(outcome, Outcome::Kept, "{}", finder.1);
+    });
+}
 
-    fn recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Pace, End> {
-        self.wakeups += 1;
-        if self.fault == Fault::IgnoresFirstWakeups
-            && self.inner.phase() == Phase::Open
-            && !self.wakeups.is_multiple_of(8)
-        {
-            return Ok(Pace::Idle);
-        }
-        let mut faulty = FaultySink {
-            inner: sink,
-            fault: self.fault,
-            received: &mut self.received,
-            kept: &mut self.kept,
-            has_moved: &mut self.has_moved,
-        };
-        let pace = self.inner.recv(turn, &mut faulty);
-        if self.fault == Fault::IgnoresBudget && matches!(pace, Ok(Pace::More)) {
-            let budget = std::mem::replace(&mut turn.budget, usize::MAX);
-            let pace = self.inner.recv(turn, &mut faulty);
-            turn.budget = budget;
-            return pace;
-        }
-        self.look();
-        match pace {
-            Ok(_) if self.fault == Fault::NeverIdle => Ok(Pace::More),
-            pace => pace,
-        }
-    }
-
-    fn timeout(&self) -> Option<Instant> {
-        self.inner.timeout()
-    }
-
-    fn on_timeout(&mut self, now: Instant) {
-        self.inner.on_timeout(now);
-    }
-
-    fn close(&mut self, now: Instant) {
-        if self.fault != Fault::IgnoresClose {
-            self.inner.close(now);
-        }
-    }
+#[test]
+fn every_check_has_a_fault_that_it_finds() {
+    let names = CHECKS.iter().map(|check| check.name);
+    let idle: Vec<_> = names
+        .filter(|name| FINDERS.iter().all(|Finder(_, finder, _)| finder != name))
+        .collect();
+    assert!(idle.is_empty(), "no fault shows that these bite: {idle:?}");
 }

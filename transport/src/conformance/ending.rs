@@ -13,7 +13,7 @@ fn until_both_ended(world: &mut World<'_>) {
 }
 
 /// The side that closed says so, and the other that its peer did.
-fn assert_ends(world: &World<'_>) {
+pub(super) fn assert_ends(world: &World<'_>) {
     let ends = [&world.nodes[0].end, &world.nodes[1].end];
     let are_right = matches!(ends, [Some(End::Closed), Some(End::PeerClosed)]);
     assert!(are_right, "they ended with {ends:?}");

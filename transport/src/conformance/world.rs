@@ -118,12 +118,14 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Moves a transport to the other poll.
+    /// Moves a transport to the other poll, where it has another token.
     pub(super) fn move_node(&mut self, at: usize) {
         let node = &mut self.nodes[at];
         if node.end.is_none() {
             node.deregister(self.polls[node.poll].registry());
             node.poll = 1 - node.poll;
+            node.token = Token(self.next_token);
+            self.next_token += 1;
             node.register(self.polls[node.poll].registry());
         }
     }

@@ -1,0 +1,162 @@
+//! Where faulty transports come from, and the faults of listeners and dialers.
+
+use std::io;
+use std::net::{TcpListener as StdListener, TcpStream as StdStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use mio::{Registry, Token};
+use selvedge_transport::conformance::{Abilities, Harness};
+use selvedge_transport::{
+    Address, Admission, DialError, Dialer, Identity, Listener, Pace, Target, TcpDialer,
+    TcpListener, Transport, Turn, UdpDialer, UdpListener,
+};
+
+use super::Fault;
+use super::gatherer::Gathering;
+use super::transport::FaultyTransport;
+
+/// What a fault is put into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Base {
+    Tcp,
+    /// It has datagrams.
+    Udp,
+}
+
+/// A transport with a fault on both sides.
+pub(super) struct Faulty {
+    pub(super) base: Base,
+    pub(super) fault: Fault,
+}
+
+impl Harness for Faulty {
+    fn abilities(&self) -> Abilities {
+        let is_udp = self.base == Base::Udp;
+        Abilities {
+            scheme: if is_udp { "udp+plain" } else { "tcp+plain" },
+            reliable: !is_udp,
+            encrypted: false,
+            authenticated: true,
+            datagrams: is_udp,
+        }
+    }
+
+    fn listen(&self, identity: &Identity, admission: Admission) -> Box<dyn Listener> {
+        let address = format!("{}://127.0.0.1:0", self.abilities().scheme);
+        let address = address.parse().unwrap();
+        if self.fault == Fault::GathersRubbish {
+            return Box::new(Gathering::bind(&address));
+        }
+        let identity = identity.clone();
+        let admission = match self.fault {
+            Fault::AdmitsAnyone | Fault::AdmitsLate => Admission::anyone(),
+            _ => admission,
+        };
+        let inner: Box<dyn Listener> = match self.base {
+            Base::Tcp => Box::new(TcpListener::bind(&address, identity, admission).unwrap()),
+            Base::Udp => Box::new(UdpListener::bind(&address, identity, admission).unwrap()),
+        };
+        Box::new(FaultyListener {
+            inner,
+            fault: self.fault,
+            is_hurt: Arc::default(),
+        })
+    }
+
+    fn dialer(&self, identity: &Identity) -> Box<dyn Dialer> {
+        let inner: Box<dyn Dialer> = match self.base {
+            Base::Tcp => Box::new(TcpDialer::new(identity.clone())),
+            Base::Udp => Box::new(UdpDialer::new(identity.clone())),
+        };
+        Box::new(FaultyDialer {
+            inner,
+            fault: self.fault,
+        })
+    }
+
+    fn stranger(&self, address: &Address) -> Option<Box<dyn io::Write>> {
+        let stream = StdStream::connect(address.as_socket()?).ok()?;
+        stream.set_nonblocking(true).ok()?;
+        Some(Box::new(stream))
+    }
+
+    fn nowhere(&self) -> Option<Address> {
+        let free = StdListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?;
+        Some(Address::socket(self.abilities().scheme, free))
+    }
+}
+
+#[derive(Debug)]
+struct FaultyListener {
+    inner: Box<dyn Listener>,
+    fault: Fault,
+    /// A handshake has failed.
+    is_hurt: Arc<AtomicBool>,
+}
+
+impl Listener for FaultyListener {
+    fn local_address(&self) -> Address {
+        self.inner.local_address()
+    }
+
+    fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        self.inner.register(registry, token)
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        self.inner.deregister(registry)
+    }
+
+    fn accept(
+        &mut self,
+        turn: &mut Turn<'_>,
+        accepted: &mut Vec<Box<dyn Transport>>,
+    ) -> Result<Pace, io::Error> {
+        if self.fault == Fault::RubbishEndsListener && self.is_hurt.load(Ordering::Relaxed) {
+            return Err(io::Error::other("a handshake has failed"));
+        }
+        let budget = turn.budget;
+        if self.fault == Fault::AcceptsOneAnEvent {
+            turn.budget = 1;
+        }
+        let mut sound = Vec::new();
+        let pace = self.inner.accept(turn, &mut sound)?;
+        turn.budget = budget;
+        accepted.extend(sound.into_iter().map(|inner| {
+            let is_hurt = Arc::clone(&self.is_hurt);
+            Box::new(FaultyTransport::new(inner, self.fault, is_hurt)) as Box<dyn Transport>
+        }));
+        match self.fault {
+            Fault::AcceptsOneAnEvent => Ok(Pace::Idle),
+            _ => Ok(pace),
+        }
+    }
+
+    fn timeout(&self) -> Option<Instant> {
+        self.inner.timeout()
+    }
+}
+
+#[derive(Debug)]
+struct FaultyDialer {
+    inner: Box<dyn Dialer>,
+    fault: Fault,
+}
+
+impl Dialer for FaultyDialer {
+    fn schemes(&self) -> &[&'static str] {
+        self.inner.schemes()
+    }
+
+    fn dial(&self, now: Instant, target: &Target) -> Result<Box<dyn Transport>, DialError> {
+        let mut target = target.clone();
+        if self.fault == Fault::ExpectsAnyone {
+            target.peer = None;
+        }
+        let inner = self.inner.dial(now, &target)?;
+        let dialed = FaultyTransport::new(inner, self.fault, Arc::default());
+        Ok(Box::new(dialed))
+    }
+}

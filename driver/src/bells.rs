@@ -1,10 +1,10 @@
 //! How who rings for an endpoint finds the worker on which it lives, while it moves.
 //!
 //! ```text
-//!  producer ── puts in, then Bell::ring ──▶ Door::ring of its home ── wakes ──▶ worker
-//!                                                                              │ Bell::find
-//!                         the door of its new home ◀── it has moved meanwhile ─┤
-//!                                     Bell::answer, then looks what was put in ┘
+//!  producer ── puts in, then Bell::ring ──▶ Entrance::ring of its home ── wakes ──▶ worker
+//!                                                                                  │ Bell::find
+//!                         the entrance of its new home ◀── it has moved meanwhile ─┤
+//!                                         Bell::answer, then looks what was put in ┘
 //! ```
 //!
 //! What must hold: when something was put in, and whatever moved meanwhile, the worker that has the
@@ -84,7 +84,7 @@ impl Bell {
 
 /// Where a worker is told of bells, and where endpoints come in.
 #[derive(Debug)]
-pub(crate) struct Door<B, E> {
+pub(crate) struct Entrance<B, E> {
     /// Each endpoint is in it about once: `Bell::rung`.
     rung: Mutex<Vec<B>>,
     /// Endpoints on their way here; `None` once the worker has stopped. A list and not a command:
@@ -93,7 +93,7 @@ pub(crate) struct Door<B, E> {
     sleeps: AtomicBool,
 }
 
-impl<B, E> Door<B, E> {
+impl<B, E> Entrance<B, E> {
     pub(crate) fn new() -> Self {
         Self {
             rung: Mutex::new(Vec::new()),

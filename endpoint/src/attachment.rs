@@ -82,6 +82,8 @@ pub(crate) struct Attachment {
     pub(crate) cursors: Vec<Cursor>,
     /// On a transport that loses frames.
     pub(crate) recovery: Option<Box<Recovery>>,
+    /// When it greeted, and how often: an answer to the only greeting tells the round trip.
+    greeted: Option<(Instant, u32)>,
     last_heard: Instant,
     last_ping: Option<Instant>,
     /// When an unreliable transport repeats its introduction.
@@ -114,6 +116,7 @@ impl Attachment {
             scheduler,
             cursors: Vec::new(),
             recovery: (!reliable).then(|| Box::new(Recovery::new(now))),
+            greeted: None,
             last_heard: now,
             last_ping: None,
             repeat_at: (is_dialer && !reliable).then_some(now + REPEAT_INTERVAL),
@@ -159,6 +162,20 @@ impl Attachment {
 
     pub(crate) const fn heard(&mut self, now: Instant) {
         self.last_heard = now;
+    }
+
+    /// The greeting leaves.
+    pub(crate) fn greets(&mut self, now: Instant) {
+        self.greeted = Some(self.greeted.map_or((now, 1), |(at, count)| (at, count + 1)));
+    }
+
+    /// The greeting has been answered.
+    pub(crate) fn answered(&mut self, now: Instant) {
+        if let Some((at, 1)) = self.greeted
+            && let Some(recovery) = &mut self.recovery
+        {
+            recovery.first_round_trip(now.saturating_duration_since(at));
+        }
     }
 
     pub(crate) const fn became_ready(&mut self) {

@@ -366,3 +366,38 @@ fn best_effort_messages_that_nobody_reads_cost_no_more_than_their_buffer() {
     world.pass(ms(500));
     assert_eq!(world.sides[1].received.len(), 11, "there is room again");
 }
+
+#[test]
+fn an_orderly_close_over_a_bad_path_leaves_nothing_in_doubt() {
+    for seed in 0..300 {
+        let weather = Conditions {
+            loss: 0.2,
+            reorder: 0.2,
+            duplicate: 0.1,
+            ..good()
+        };
+        let mut world = World::new(&Config::default(), seed);
+        let path = world.connect(0, Kind::Datagrams, good());
+        world.pass(ms(300));
+        world.path(path).expect("it is there").set(weather);
+        world.sides[1].send(0, "heard").expect("room");
+        let heard = world.run(ms(5000), |world| !world.sides[0].received.is_empty());
+        assert!(heard, "seed {seed}");
+        // Before it is acknowledged.
+        let now = world.now();
+        world.sides[0].session.close(now);
+        world.pass(ms(5000));
+        for side in &world.sides {
+            let ends = side.events.iter().filter_map(|event| match event {
+                Event::Closed {
+                    reason,
+                    undelivered,
+                } => Some((*reason, undelivered.len())),
+                _ => None,
+            });
+            let ends: Vec<_> = ends.collect();
+            assert_eq!(ends.len(), 1, "seed {seed}: {ends:?}");
+            assert_eq!(ends[0].1, 0, "seed {seed}: {ends:?}");
+        }
+    }
+}

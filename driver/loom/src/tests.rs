@@ -5,7 +5,7 @@ use std::sync::Arc;
 use loom::model::Builder;
 use loom::thread;
 
-use crate::bells::{Bell, Door, Found};
+use crate::bells::{Bell, Entrance, Found};
 use crate::sync::{AtomicUsize, Condvar, Mutex, Ordering, lock};
 
 /// What producers and worker share of an endpoint.
@@ -31,7 +31,7 @@ struct Signals {
 }
 
 struct Mailbox {
-    door: Door<Arc<Shared>, Entry>,
+    entrance: Entrance<Arc<Shared>, Entry>,
     /// What stands for the channel of commands: a queue that is looked at without a lock.
     commands: AtomicUsize,
     signals: Mutex<Signals>,
@@ -41,7 +41,7 @@ struct Mailbox {
 impl Mailbox {
     fn new() -> Self {
         Self {
-            door: Door::new(),
+            entrance: Entrance::new(),
             commands: AtomicUsize::new(0),
             signals: Mutex::new(Signals::default()),
             signalled: Condvar::new(),
@@ -54,13 +54,13 @@ impl Mailbox {
     }
 
     fn wake(&self) {
-        if self.door.must_wake() {
+        if self.entrance.must_wake() {
             self.signal(|it| it.woken = true);
         }
     }
 
     fn ring(&self, shared: Arc<Shared>) {
-        self.door.ring(shared);
+        self.entrance.ring(shared);
         self.wake();
     }
 
@@ -70,7 +70,7 @@ impl Mailbox {
     }
 
     fn adopt(&self, entry: Entry) {
-        let adopted = self.door.adopt(entry);
+        let adopted = self.entrance.adopt(entry);
         assert!(adopted.is_ok(), "no worker stops before the end");
         self.wake();
     }
@@ -78,7 +78,7 @@ impl Mailbox {
     /// Sleeps if there is nothing to do. Returns whether all is over.
     fn poll(&self) -> bool {
         let is_empty = || self.commands.load(Ordering::Acquire) == 0;
-        self.door.sleep(is_empty, |may_sleep| {
+        self.entrance.sleep(is_empty, |may_sleep| {
             let mut signals = lock(&self.signals);
             while may_sleep && !signals.woken && !signals.stopped {
                 signals = self.signalled.wait(signals).expect("nobody panics with it");
@@ -100,17 +100,17 @@ impl Worker {
         let mailboxes = Arc::clone(&self.mailboxes);
         let own = &mailboxes[self.number];
         loop {
-            for entry in own.door.take_arrivals() {
+            for entry in own.entrance.take_arrivals() {
                 entry.shared.bell.settle(0);
                 self.endpoint = Some(entry);
                 self.serve();
             }
-            for shared in own.door.take_rung() {
+            for shared in own.entrance.take_rung() {
                 self.answer_bell(&shared);
             }
             if own.poll() {
                 assert!(
-                    own.door.shut().is_empty(),
+                    own.entrance.shut().is_empty(),
                     "nothing is on its way at the end"
                 );
                 return;

@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use mio::{Registry, Token, Waker};
 
 use super::{Command, Entry};
-use crate::bells::Door;
+use crate::bells::Entrance;
 use crate::error::DriverError;
 use crate::shared::Shared;
 
@@ -19,7 +19,7 @@ const COMMANDS_MAX: usize = 1024;
 
 pub(crate) struct Mailbox {
     commands: Sender<Command>,
-    door: Door<Arc<Shared>, Entry>,
+    entrance: Entrance<Arc<Shared>, Entry>,
     waker: Waker,
 }
 
@@ -34,7 +34,7 @@ impl Mailbox {
         let (commands, receiver) = bounded(COMMANDS_MAX);
         let mailbox = Self {
             commands,
-            door: Door::new(),
+            entrance: Entrance::new(),
             waker: Waker::new(registry, WAKER)?,
         };
         Ok((mailbox, receiver))
@@ -59,23 +59,23 @@ impl Mailbox {
 
     /// Hands an endpoint over, or back when the worker has stopped.
     pub(crate) fn adopt(&self, entry: Entry) -> Result<(), Box<Entry>> {
-        self.door.adopt(entry).map_err(Box::new)?;
+        self.entrance.adopt(entry).map_err(Box::new)?;
         self.wake();
         Ok(())
     }
 
     pub(super) fn take_arrivals(&self) -> Vec<Entry> {
-        self.door.take_arrivals()
+        self.entrance.take_arrivals()
     }
 
     /// Has the worker look after an endpoint.
     pub(crate) fn ring(&self, shared: Arc<Shared>) {
-        self.door.ring(shared);
+        self.entrance.ring(shared);
         self.wake();
     }
 
     fn wake(&self) {
-        if self.door.must_wake()
+        if self.entrance.must_wake()
             && let Err(error) = self.waker.wake()
         {
             tracing::error!(%error, "cannot wake a worker");
@@ -83,7 +83,7 @@ impl Mailbox {
     }
 
     pub(super) fn take_rung(&self) -> Vec<Arc<Shared>> {
-        self.door.take_rung()
+        self.entrance.take_rung()
     }
 
     /// Polls; does not sleep when something was put in meanwhile.
@@ -100,11 +100,11 @@ impl Mailbox {
                 Some(Duration::ZERO)
             })
         };
-        self.door.sleep(|| commands.is_empty(), poll)
+        self.entrance.sleep(|| commands.is_empty(), poll)
     }
 
     /// The worker stops: returns what has arrived, and lets nothing more in.
     pub(super) fn shut(&self) -> Vec<Entry> {
-        self.door.shut()
+        self.entrance.shut()
     }
 }

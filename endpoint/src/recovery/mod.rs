@@ -138,6 +138,18 @@ impl Recovery {
         }
     }
 
+    /// What the greetings took to and fro: until a packet tells more.
+    pub(crate) fn first_round_trip(&mut self, taken: Duration) {
+        if self.largest_seen.is_none() {
+            self.rtt.update(taken, Duration::ZERO);
+        }
+    }
+
+    /// Whether the fate of everything sent is known.
+    pub(crate) const fn is_quiet(&self) -> bool {
+        self.in_flight == 0
+    }
+
     /// Whether so much is in flight that nothing numbered may be added, not even control.
     pub(crate) fn is_crowded(&self) -> bool {
         self.sent.len() >= IN_FLIGHT_MAX

@@ -80,6 +80,7 @@ impl Session {
             }
             Role::Dialer => {
                 if let Some(attachment) = self.attachment(id) {
+                    attachment.answered(now);
                     attachment.due.ready = true;
                     attachment.due.all_positions = true;
                     if anew {

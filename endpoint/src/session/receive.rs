@@ -139,6 +139,9 @@ impl Session {
         };
         match (attachment.role, attachment.stage) {
             (Role::Acceptor, stage) => {
+                if stage == Stage::Answered {
+                    attachment.answered(now);
+                }
                 attachment.due.ready = true;
                 if let Some(peer) = &mut self.peer {
                     peer.view = peer.view.max(view);

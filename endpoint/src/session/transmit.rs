@@ -10,7 +10,7 @@ use crate::attachment::Attachment;
 use crate::event::{AttachmentId, DetachReason};
 use crate::lane::{Delivery, LaneId};
 use crate::recovery::Content;
-use crate::wire::{self, DATA_HEAD_LEN_MAX, PACKET_HEAD_LEN_MAX};
+use crate::wire::{self, CloseCode, DATA_HEAD_LEN_MAX, PACKET_HEAD_LEN_MAX};
 
 impl Session {
     /// The next frame for a transport that has `room`: control first, then lanes by priority.
@@ -106,6 +106,7 @@ impl Session {
         }
         let due = &mut attachment.due;
         if std::mem::take(&mut due.hello) {
+            attachment.greets(now);
             let epoch = attachment.rank.epoch;
             let hello = self.hello(epoch);
             return Some(control(Head::EMPTY, wire::encode_hello(&hello)));
@@ -132,6 +133,19 @@ impl Session {
         if due.close.is_some() && std::mem::take(&mut due.all_positions) {
             return Some(self.ack(now, index));
         }
+        if let Some(nonce) = due.ping.take() {
+            let ping = control(wire::ping(nonce), Bytes::new());
+            return Some(attachment.number(now, ping, Content::Once));
+        }
+        if due.close == Some(CloseCode::Done)
+            && attachment
+                .recovery
+                .as_ref()
+                .is_some_and(|it| !it.is_quiet())
+        {
+            // The last word must not overtake what was acknowledged before it.
+            return None;
+        }
         if let Some(code) = due.close.take() {
             let close = control(wire::close(code), Bytes::new());
             let close = attachment.number(now, close, Content::Close);
@@ -139,10 +153,6 @@ impl Session {
                 self.release(id, DetachReason::Closed);
             }
             return Some(close);
-        }
-        if let Some(nonce) = due.ping.take() {
-            let ping = control(wire::ping(nonce), Bytes::new());
-            return Some(attachment.number(now, ping, Content::Once));
         }
         due.all_positions = false;
         // What is told elsewhere may be lost with it, and would count as told.

@@ -48,3 +48,6 @@ pub use selvedge_driver::{
     LaneConfig, LaneId, ListenError, Machine, Mail, Message, Next, NodeId, ParseAddressError,
     ParseNodeIdError, RecvError, SendError, TryRecvError, dialers, session,
 };
+
+#[cfg(test)]
+mod sim;

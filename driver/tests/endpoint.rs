@@ -211,3 +211,32 @@ fn an_inbox_that_panics_closes_its_endpoint_only() {
         .unwrap();
     assert_eq!(still.b.recv().unwrap().payload, "alive");
 }
+
+#[test]
+fn n15_an_endpoint_whose_reader_has_stopped_holds_no_other() {
+    let two = Two::new(1);
+    two.connect(0);
+    let mut sent = 0;
+    let mut send = || {
+        let is_sent = two.a.try_send(LaneId::FIRST, number(sent, 10_000)).is_ok();
+        sent += u64::from(is_sent);
+        is_sent
+    };
+    // Until nothing fits in any more: here, on the way, and there.
+    loop {
+        while send() {}
+        let under_way = std::time::Duration::from_millis(100);
+        if two.a.flush(under_way).is_err() && !send() {
+            break;
+        }
+    }
+    let others: Vec<_> = (0..9).map(|_| two.another()).collect();
+    let senders: Vec<_> = others.iter().map(|(a, _)| send_numbered(a, 5000)).collect();
+    for (_, b) in &others {
+        expect_numbered(b, 5000);
+    }
+    for sender in senders {
+        sender.join().unwrap();
+    }
+    expect_numbered(&two.b, sent);
+}

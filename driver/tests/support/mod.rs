@@ -90,6 +90,20 @@ impl Two {
         self.b.attach(accepted).expect("the peer is right");
     }
 
+    /// Another two endpoints of the same nodes, on the same workers, connected.
+    pub(crate) fn another(&self) -> (Endpoint, Endpoint) {
+        let [to_b, to_a] = [self.a.peer(), self.b.peer()];
+        let make = |own, peer| {
+            let made = self.driver.endpoint(session::Config::default(), own, peer);
+            made.expect("an endpoint")
+        };
+        let (a, b) = (make(to_a, to_b), make(to_b, to_a));
+        a.attach(self.dial_to_b()).expect("the peer is right");
+        let accepted = self.arrivals.recv_timeout(PATIENCE).expect("an arrival");
+        b.attach(accepted).expect("the peer is right");
+        (a, b)
+    }
+
     /// A connection of this pair that nobody has attached.
     pub(crate) fn dial_to_b(&self) -> Connected {
         let dialed = self.driver.dial_blocking(

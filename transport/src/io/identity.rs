@@ -56,6 +56,18 @@ impl Identity {
         Self::from_pkcs8(key.secret_pkcs8_der())
     }
 
+    /// The identity whose private key is `seed`: who knows the seed is that node. For keys that come
+    /// from elsewhere, and for tests that must repeat themselves.
+    ///
+    /// # Errors
+    /// [`IdentityError::NotEd25519`]; any 32 bytes are a key (RFC 8032, section 5.1.5).
+    pub fn from_seed(seed: &[u8; 32]) -> Result<Self, IdentityError> {
+        // RFC 8410, section 7: the key in PKCS#8, which is these bytes and the seed.
+        const PKCS8: [u8; 16] =
+            *b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20";
+        Self::from_pkcs8(&[&PKCS8[..], seed].concat())
+    }
+
     fn from_pkcs8(pkcs8: &[u8]) -> Result<Self, IdentityError> {
         let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(pkcs8)
             .map_err(|_| IdentityError::NotEd25519)?;
@@ -178,6 +190,23 @@ mod tests {
     #[test]
     fn a_written_identity_reads_back() {
         let identity = Identity::generate().unwrap();
+        let read = Identity::from_pem(&identity.to_pem()).unwrap();
+        assert_eq!(read.node_id(), identity.node_id());
+    }
+
+    #[test]
+    fn a_seed_gives_the_key_of_the_rfc() {
+        // RFC 8032, section 7.1, test 1.
+        let hex = |text: &str| -> Vec<u8> {
+            let digits = text.as_bytes().chunks(2);
+            digits
+                .map(|two| u8::from_str_radix(std::str::from_utf8(two).unwrap(), 16).unwrap())
+                .collect()
+        };
+        let seed = hex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60");
+        let key = hex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a");
+        let identity = Identity::from_seed(seed[..].try_into().unwrap()).unwrap();
+        assert_eq!(identity.node_id().as_bytes()[..], key[..]);
         let read = Identity::from_pem(&identity.to_pem()).unwrap();
         assert_eq!(read.node_id(), identity.node_id());
     }

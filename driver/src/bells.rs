@@ -126,6 +126,16 @@ impl<B, E> Entrance<B, E> {
         arrivals.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
+    /// Whether anything was put in.
+    pub(crate) fn has_any(&self) -> bool {
+        let has_arrivals = || {
+            lock(&self.arrivals)
+                .as_ref()
+                .is_some_and(|it| !it.is_empty())
+        };
+        !lock(&self.rung).is_empty() || has_arrivals()
+    }
+
     /// The worker stops: returns what has arrived, and lets nothing more in.
     pub(crate) fn shut(&self) -> Vec<E> {
         lock(&self.arrivals).take().unwrap_or_default()
@@ -148,8 +158,7 @@ impl<B, E> Entrance<B, E> {
     ) -> T {
         self.sleeps.store(true, Ordering::Release);
         fence(Ordering::SeqCst);
-        let no_arrivals = || lock(&self.arrivals).as_ref().is_none_or(Vec::is_empty);
-        let may_sleep = is_empty() && lock(&self.rung).is_empty() && no_arrivals();
+        let may_sleep = is_empty() && !self.has_any();
         let slept = sleep(may_sleep);
         self.sleeps.store(false, Ordering::Release);
         slept

@@ -18,9 +18,11 @@ use crate::config::Config;
 use crate::endpoint::Endpoint;
 use crate::error::DriverError;
 use crate::inbox::{Inbox, Reception};
+use crate::machine::{Hosted, Machine, Mail};
 use crate::resolver::Resolver;
 use crate::session;
 use crate::shared::{Received, Shared, Waiting, lock};
+use crate::simulation::Machines;
 use crate::worker::{Balance, Command, Entry, Mailbox, Worker};
 
 /// The dialers to choose from by the scheme of an address.
@@ -56,6 +58,7 @@ pub struct Driver {
     threads: Vec<JoinHandle<()>>,
     resolver: Resolver,
     next: AtomicUsize,
+    simulated: Option<(u64, Arc<Machines>)>,
 }
 
 impl fmt::Debug for Driver {
@@ -105,7 +108,52 @@ impl Driver {
             threads,
             resolver,
             next: AtomicUsize::new(0),
+            simulated: None,
         })
+    }
+
+    /// A driver of one worker, which is handed out in the place of a thread.
+    pub(crate) fn simulated(
+        seed: u64,
+        machines: Arc<Machines>,
+    ) -> Result<(Self, Worker), DriverError> {
+        let system = |what| move |error| DriverError::System { what, error };
+        let poll = mio::Poll::new().map_err(system("open a poll"))?;
+        let (mailbox, commands) = Mailbox::new(poll.registry()).map_err(system("open a waker"))?;
+        let mailboxes: Arc<[Mailbox]> = [mailbox].into();
+        let shared = Arc::clone(&mailboxes);
+        let worker = Worker::new(0, poll, commands, shared, Config::default(), None);
+        let driver = Self {
+            mailboxes,
+            threads: Vec::new(),
+            resolver: Resolver::spawn().map_err(system("start the resolver"))?,
+            next: AtomicUsize::new(0),
+            simulated: Some((seed, machines)),
+        };
+        Ok((driver, worker))
+    }
+
+    /// What randomness is to be drawn from if this is the driver of a
+    /// [`Simulation`](crate::Simulation).
+    #[must_use]
+    pub fn seed(&self) -> Option<u64> {
+        self.simulated.as_ref().map(|(seed, _)| *seed)
+    }
+
+    /// Starts a thread of that name for the machine that `make` makes; it is called at once. In a
+    /// [`Simulation`](crate::Simulation) there is no thread.
+    ///
+    /// # Errors
+    /// [`DriverError::System`] when there is no thread to be had.
+    pub fn host<M: Machine>(
+        &self,
+        name: &str,
+        make: impl FnOnce(Mail<M::Mail>) -> M,
+    ) -> Result<Hosted<M::Mail>, DriverError> {
+        match &self.simulated {
+            None => Hosted::spawn(name, make),
+            Some((_, machines)) => Ok(Hosted::simulated(machines, make)),
+        }
     }
 
     /// How many workers there are.

@@ -37,6 +37,7 @@ mod machine;
 mod placement;
 mod resolver;
 mod shared;
+mod simulation;
 mod sync;
 mod timers;
 mod worker;
@@ -47,6 +48,7 @@ pub use endpoint::Endpoint;
 pub use error::{AttachError, DriverError, FlushError, RecvError, TryRecvError};
 pub use inbox::{Inbox, Incoming, Reception, Watch};
 pub use machine::{Hosted, Machine, Mail, Next};
+pub use simulation::Simulation;
 
 pub use selvedge_endpoint::{
     AttachmentId, CloseReason, Delivery, DetachReason, Event, LaneConfig, LaneId, Message,

@@ -6,6 +6,7 @@ use std::time::Instant;
 use crossbeam_channel::{RecvTimeoutError, Sender, TrySendError, bounded};
 
 use crate::error::DriverError;
+use crate::simulation::Machines;
 
 /// How much mail may wait: what sends it are connections and users, of whom there are thousands.
 const MAIL_MAX: usize = 65_536;
@@ -95,6 +96,17 @@ impl<T: Send + 'static> Hosted<T> {
             mail,
             thread: Some(thread),
         })
+    }
+
+    /// A machine without a thread.
+    pub(crate) fn simulated<M: Machine<Mail = T>>(
+        machines: &Machines,
+        make: impl FnOnce(Mail<T>) -> M,
+    ) -> Self {
+        let (sender, mails) = bounded(MAIL_MAX);
+        let mail = Mail(sender);
+        machines.add(make(mail.clone()), mails);
+        Self { mail, thread: None }
     }
 
     /// Where its mail goes.

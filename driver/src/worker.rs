@@ -117,6 +117,12 @@ const fn named(token: Token) -> Named {
     }
 }
 
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Worker({})", self.number)
+    }
+}
+
 impl Worker {
     pub(crate) fn new(
         number: usize,
@@ -203,6 +209,44 @@ impl Worker {
         for index in self.places() {
             self.abandon(index);
         }
+    }
+
+    /// One turn of a simulation, in which no event tells which transport has something: all are
+    /// asked. Returns whether more is to be done at that time.
+    pub(crate) fn step(&mut self, now: Instant) -> bool {
+        self.now = now;
+        self.hear();
+        self.do_what_is_due();
+        for index in self
+            .slots
+            .iter()
+            .map(|(index, _)| index)
+            .collect::<Vec<_>>()
+        {
+            self.drive(index);
+        }
+        for index in self
+            .listeners
+            .iter()
+            .map(|(index, _)| index)
+            .collect::<Vec<_>>()
+        {
+            self.accept(index);
+        }
+        self.carry_on();
+        !self.busy.is_empty()
+            || !self.commands.is_empty()
+            || self.mailboxes[self.number].has_any()
+            || self.next_due().is_some_and(|at| at <= now)
+    }
+
+    /// When something is due in a simulation.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        let transports = self.slots.iter();
+        let transports = transports.filter_map(|(_, slot)| slot.transport.timeout());
+        let listeners = self.listeners.iter();
+        let listeners = listeners.filter_map(|(_, slot)| slot.listener.timeout());
+        transports.chain(listeners).chain(self.timers.next()).min()
     }
 
     /// Commands first, then the endpoints whose bell was rung.

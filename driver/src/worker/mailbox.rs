@@ -82,6 +82,11 @@ impl Mailbox {
         }
     }
 
+    /// Whether anybody has rung or arrived.
+    pub(super) fn has_any(&self) -> bool {
+        self.entrance.has_any()
+    }
+
     pub(super) fn take_rung(&self) -> Vec<Arc<Shared>> {
         self.entrance.take_rung()
     }

@@ -1,0 +1,169 @@
+//! A driver without threads, for tests: whoever holds it says how time passes.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+
+use crate::driver::Driver;
+use crate::error::DriverError;
+use crate::machine::{Machine, Next};
+use crate::shared::lock;
+use crate::worker::Worker;
+
+/// How many turns one moment may take; more are a loop without an end.
+const TURNS_MAX: usize = 100_000;
+
+/// One worker, and the machines of whoever uses its driver, in virtual time.
+///
+/// [`driver`](Self::driver) is a [`Driver`] as any: hubs and endpoints are made of it. Nothing happens
+/// but in [`run`](Self::run), which leaps from one moment to the next. Calls that block
+/// ([`Endpoint::recv`](crate::Endpoint::recv), [`Driver::dial_blocking`]) would wait for ever: use those
+/// that do not. Transports must not need sockets: their [`timeout`](crate::Transport::timeout) says when
+/// something comes.
+#[derive(Debug)]
+pub struct Simulation {
+    worker: Worker,
+    machines: Arc<Machines>,
+    driver: Arc<Driver>,
+    now: Instant,
+}
+
+/// What would run on threads of its own.
+#[derive(Default)]
+pub(crate) struct Machines(Mutex<Vec<Box<dyn Stepped>>>);
+
+impl std::fmt::Debug for Machines {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Machines")
+    }
+}
+
+trait Stepped: Send {
+    /// Handles what has come and is due. Returns whether there was anything.
+    fn turn(&mut self, now: Instant) -> bool;
+
+    fn next(&self) -> Option<Instant>;
+}
+
+struct Hosting<M: Machine> {
+    machine: M,
+    mails: Receiver<M::Mail>,
+    next: Option<Next>,
+}
+
+impl<M: Machine> Stepped for Hosting<M> {
+    fn turn(&mut self, now: Instant) -> bool {
+        let mail = match self.next {
+            Some(Next::End) => return false,
+            // The first call, before anything has come.
+            None => None,
+            Some(_) => self.mails.try_recv().ok(),
+        };
+        let is_due = match self.next {
+            None => true,
+            Some(Next::At(at)) => at <= now,
+            Some(Next::Mail | Next::End) => false,
+        };
+        if mail.is_none() && !is_due {
+            return false;
+        }
+        self.next = Some(self.machine.handle(now, mail));
+        true
+    }
+
+    fn next(&self) -> Option<Instant> {
+        match self.next {
+            Some(Next::At(at)) => Some(at),
+            None | Some(Next::Mail | Next::End) => None,
+        }
+    }
+}
+
+impl Machines {
+    pub(crate) fn add<M: Machine>(&self, machine: M, mails: Receiver<M::Mail>) {
+        lock(&self.0).push(Box::new(Hosting {
+            machine,
+            mails,
+            next: None,
+        }));
+    }
+
+    fn turn(&self, now: Instant) -> bool {
+        // A machine may make another one.
+        let mut machines = std::mem::take(&mut *lock(&self.0));
+        let mut moved = false;
+        for machine in &mut machines {
+            while machine.turn(now) {
+                moved = true;
+            }
+        }
+        let mut kept = lock(&self.0);
+        machines.append(&mut kept);
+        *kept = machines;
+        moved
+    }
+
+    fn next(&self) -> Option<Instant> {
+        lock(&self.0).iter().filter_map(|it| it.next()).min()
+    }
+}
+
+impl Simulation {
+    /// A simulation whose [`Driver::seed`] is `seed`.
+    ///
+    /// # Errors
+    /// [`DriverError::System`].
+    pub fn new(seed: u64) -> Result<Self, DriverError> {
+        let machines = Arc::new(Machines::default());
+        let (driver, worker) = Driver::simulated(seed, Arc::clone(&machines))?;
+        Ok(Self {
+            worker,
+            machines,
+            driver: Arc::new(driver),
+            now: Instant::now(),
+        })
+    }
+
+    /// The driver to use.
+    #[must_use]
+    pub fn driver(&self) -> Arc<Driver> {
+        Arc::clone(&self.driver)
+    }
+
+    /// The time in it.
+    #[must_use]
+    pub const fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// Lets time pass, at most `limit`, until `done` at the end of a moment. Returns whether it is.
+    ///
+    /// # Panics
+    /// When a moment does not end: a transport or a machine asks for the present again and again.
+    pub fn run(&mut self, limit: Duration, mut done: impl FnMut() -> bool) -> bool {
+        let end = self.now + limit;
+        loop {
+            let mut turns = 0;
+            while self.worker.step(self.now) | self.machines.turn(self.now) {
+                turns += 1;
+                assert!(turns < TURNS_MAX, "a moment of the simulation does not end");
+            }
+            if done() {
+                return true;
+            }
+            let next = self
+                .worker
+                .next_due()
+                .into_iter()
+                .chain(self.machines.next());
+            match next.min().filter(|at| *at <= end) {
+                Some(next) => self.now = next.max(self.now),
+                None => {
+                    self.now = end;
+                    return false;
+                }
+            }
+        }
+    }
+}

@@ -4,17 +4,25 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use selvedge_driver::{Address, Driver, Endpoint, Identity, Inbox, NodeId, session};
+use selvedge_driver::{
+    Address, Admission, Dialer, Driver, Endpoint, Identity, Inbox, Listener, NodeId, session,
+};
 
 use crate::error::HubError;
 use crate::hub::Hub;
 use crate::peers::Receive;
+
+/// Makes a listener for those who may connect.
+pub(crate) type MakeListener = Box<dyn FnOnce(&Admission) -> Box<dyn Listener> + Send>;
 
 /// The settings of a [`Hub`]: who it is, where it listens, whom it wants.
 pub struct Builder {
     pub(crate) identity: Identity,
     pub(crate) driver: Option<Arc<Driver>>,
     pub(crate) listen: Vec<Address>,
+    /// Transports that are not built in.
+    pub(crate) dialers: Vec<Arc<dyn Dialer>>,
+    pub(crate) listeners: Vec<MakeListener>,
     pub(crate) peers: BTreeMap<NodeId, Vec<Address>>,
     pub(crate) session: session::Config,
     pub(crate) guests_max: usize,
@@ -37,6 +45,8 @@ impl Builder {
             identity,
             driver: None,
             listen: Vec::new(),
+            dialers: Vec::new(),
+            listeners: Vec::new(),
             peers: BTreeMap::new(),
             session: session::Config::default(),
             guests_max: 0,
@@ -48,6 +58,25 @@ impl Builder {
     #[must_use]
     pub fn driver(mut self, driver: Arc<Driver>) -> Self {
         self.driver = Some(driver);
+        self
+    }
+
+    /// Dials the schemes of `dialer` too: a transport of your own. One of a built-in scheme takes the
+    /// place of that.
+    #[must_use]
+    pub fn dialer(mut self, dialer: Arc<dyn Dialer>) -> Self {
+        self.dialers.push(dialer);
+        self
+    }
+
+    /// Listens also by a transport of your own. `make` gets who may connect: the peers, or anyone if
+    /// there are guests.
+    #[must_use]
+    pub fn listener(
+        mut self,
+        make: impl FnOnce(&Admission) -> Box<dyn Listener> + Send + 'static,
+    ) -> Self {
+        self.listeners.push(Box::new(make));
         self
     }
 
@@ -122,6 +151,7 @@ impl Builder {
         for address in self.listen.iter().chain(self.peers.values().flatten()) {
             match address.scheme() {
                 "quic" | "tcp" | "tcp+plain" | "udp" | "udp+plain" => {}
+                scheme if self.dialers.iter().any(|it| it.schemes().contains(&scheme)) => {}
                 _ => return Err(HubError::UnknownScheme(address.clone())),
             }
         }

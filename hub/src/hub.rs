@@ -40,7 +40,7 @@ impl Hub {
         Builder::new(identity)
     }
 
-    pub(crate) fn start(builder: Builder) -> Result<Self, HubError> {
+    pub(crate) fn start(mut builder: Builder) -> Result<Self, HubError> {
         builder.check()?;
         let driver = match builder.driver {
             Some(driver) => driver,
@@ -52,11 +52,16 @@ impl Hub {
         let admission =
             Admission::new(move |peer| guests_max > 0 || wanted.binary_search(peer).is_ok());
         // Bound before anything starts: a port in use leaves nothing behind.
-        let listeners = builder
-            .listen
-            .iter()
-            .map(|address| bind(address, &builder.identity, &admission))
-            .collect::<Result<Vec<_>, _>>()?;
+        let made = builder.listeners.drain(..).map(|make| make(&admission));
+        let mut listeners: Vec<_> = made.collect();
+        for address in &builder.listen {
+            listeners.push(bind(address, &builder.identity, &admission)?);
+        }
+        let own = builder.dialers.iter();
+        let dialers = own
+            .chain(dialers(&builder.identity).iter())
+            .cloned()
+            .collect();
         let (tell, events) = bounded(EVENTS_MAX);
         let peers = Arc::new(Peers {
             driver: Arc::clone(&driver),
@@ -67,9 +72,8 @@ impl Hub {
         });
         let (ways, shared) = (builder.peers, Arc::clone(&peers));
         let wants_spare = peers.session.lanes.iter().any(|lane| lane.redundant);
-        let dialers = dialers(&builder.identity);
         let wanted: Vec<NodeId> = ways.keys().copied().collect();
-        let service = Hosted::spawn("selvedge-hub", |mail| Service {
+        let service = driver.host("selvedge-hub", |mail| Service {
             dialers,
             mail,
             mesh: Mesh::new(wants_spare),
@@ -77,7 +81,7 @@ impl Hub {
             peers: shared,
             ways,
             events: tell,
-            random: fastrand::Rng::new(),
+            random: randomness(&driver, node_id),
             closing: false,
         })?;
         let mut hub = Self {
@@ -157,4 +161,16 @@ impl Drop for Hub {
         self.service.join();
         self.peers.all().iter().for_each(Endpoint::close);
     }
+}
+
+/// What pauses are drawn from: in a simulation from its seed, for each node other ones.
+fn randomness(driver: &Driver, node: NodeId) -> fastrand::Rng {
+    let own = |seed| {
+        node.as_bytes()
+            .iter()
+            .fold(seed, |seed, byte| seed ^ u64::from(*byte))
+    };
+    driver.seed().map_or_else(fastrand::Rng::new, |seed| {
+        fastrand::Rng::with_seed(own(seed))
+    })
 }

@@ -48,6 +48,3 @@ pub use selvedge_driver::{
     LaneConfig, LaneId, ListenError, Machine, Mail, Message, Next, NodeId, ParseAddressError,
     ParseNodeIdError, RecvError, SendError, TryRecvError, dialers, session,
 };
-
-#[cfg(test)]
-mod sim;

@@ -9,6 +9,8 @@
 //! - [`World`] runs two [`Session`](selvedge_endpoint::Session)s over any number of [`Path`]s that
 //!   come and go.
 //! - [`Proxy`] does the same to real sockets, in real time: what runs over UDP or TCP is tested as it is.
+//! - [`MemNet`] has transports within the process, `mem:///name`, so that whole hubs run in the driver's
+//!   `Simulation`.
 //! - [`Oracle`] numbers messages and knows what may and must have arrived.
 //!
 //! ```
@@ -29,12 +31,14 @@
 #![forbid(unsafe_code)]
 
 mod link;
+mod mem;
 mod oracle;
 mod proxy;
 mod side;
 mod world;
 
 pub use link::{Burst, Conditions, Counts, Link, Packet};
+pub use mem::MemNet;
 pub use oracle::Oracle;
 pub use proxy::Proxy;
 pub use side::Side;

@@ -206,6 +206,8 @@ impl Client {
         let mut bytes = data.encode()?;
         loop {
             let (number, endpoint) = self.shared.current();
+            // Before it is sent: whoever ends meanwhile must wait for it.
+            self.shared.note_data(number);
             match endpoint.send(DATA, bytes) {
                 Ok(()) => return Ok(()),
                 Err(SendError::Closed(payload)) => {

@@ -285,6 +285,29 @@ fn clients_find_a_zipper_again_that_was_started_anew() {
     assert_eq!(text(&read(&sink)), "after");
 }
 
+#[test]
+fn a_function_whose_zipper_has_gone_ends_at_once() {
+    let zipper = start(options("z"));
+    let sink = function(&zipper, "sink", IN);
+    write(&source(&zipper), IN, "the last");
+    assert_eq!(text(&read(&sink)), "the last");
+    drop(zipper);
+    // It has noticed, and would say again who it is.
+    let deadline = Instant::now() + PATIENCE;
+    while sink.scheme().is_some() {
+        assert!(Instant::now() < deadline, "it does not notice");
+        std::thread::yield_now();
+    }
+    let reading = std::thread::scope(|scope| {
+        let reading = scope.spawn(|| sink.read_timeout(PATIENCE));
+        let stopped = Instant::now();
+        sink.stop();
+        assert!(reading.join().expect("it reads").is_err());
+        stopped.elapsed()
+    });
+    assert!(reading < PATIENCE / 2, "it lingers: {reading:?}");
+}
+
 /// A zipper made by hand: it says what it likes.
 struct ByHand {
     endpoint: Endpoint,

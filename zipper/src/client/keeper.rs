@@ -31,6 +31,8 @@ struct Current {
     endpoint: Endpoint,
     /// Which one it is.
     number: u64,
+    /// Whether anything was written to it, beside who this is.
+    has_data: bool,
     /// Why there will be no other.
     ended: Option<String>,
 }
@@ -64,6 +66,7 @@ impl Shared {
             current: Mutex::new(Current {
                 endpoint,
                 number: 0,
+                has_data: false,
                 ended: None,
             }),
             changed: Condvar::new(),
@@ -112,6 +115,12 @@ impl Shared {
         (current.number, current.endpoint.clone())
     }
 
+    /// Something was written to the endpoint of that number.
+    pub(super) fn note_data(&self, number: u64) {
+        let mut current = lock(&self.current);
+        current.has_data |= current.number == number;
+    }
+
     /// Waits until there is another endpoint than the one of that number, which has ended.
     pub(super) fn wait_for_another(&self, than: u64) -> Result<(), Over> {
         let mut current = lock(&self.current);
@@ -147,7 +156,12 @@ impl Shared {
     pub(super) fn stop(&self, why: &str) {
         let mut current = lock(&self.current);
         current.ended.get_or_insert_with(|| why.to_owned());
-        current.endpoint.close();
+        if current.has_data || current.endpoint.transport().is_some() {
+            current.endpoint.close();
+        } else {
+            // Nobody is there, and all that waits is who this is: no reason to linger.
+            current.endpoint.abort();
+        }
         self.changed.notify_all();
     }
 
@@ -197,6 +211,7 @@ impl Shared {
             self.say_who(&new);
             current.endpoint = new;
             current.number += 1;
+            current.has_data = false;
             self.changed.notify_all();
         }
     }

@@ -80,7 +80,11 @@ impl Machine for Service {
                     self.mesh.add(now, *peer, addresses.len());
                 }
             }
-            Some(Told::Close) => self.closing = true,
+            Some(Told::Close) => {
+                self.closing = true;
+                // One that was made while the others were closed would stay.
+                self.peers.all().iter().for_each(Endpoint::close);
+            }
             Some(Told::Stop) => return Next::End,
             Some(Told::Accepted(connected)) => self.accept(now, connected),
             Some(Told::Dialed(dial, Ok(connected))) if self.mesh.answered(dial) => {

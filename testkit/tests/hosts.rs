@@ -140,6 +140,13 @@ impl Process {
         }
     }
 
+    /// What it says within so much time.
+    fn listen(&self, time: Duration) -> Vec<String> {
+        let until = Instant::now() + time;
+        let left = || until.saturating_duration_since(Instant::now());
+        std::iter::from_fn(|| self.lines.recv_timeout(left()).ok()).collect()
+    }
+
     fn signal(&self, signal: &str) {
         run("kill", &[signal, &self.child.id().to_string()]);
     }
@@ -305,6 +312,14 @@ fn hear(receiver: &Process, count: usize, heard: &mut Vec<u64>) {
     }
 }
 
+/// Ends the sender in order: everything that it sent has arrived, once and in order.
+fn expect_all(sender: Process, receiver: &Process, mut heard: Vec<u64>) {
+    let (sent, _, flushed) = finish(sender);
+    assert!(flushed);
+    hear(receiver, sent as usize - heard.len(), &mut heard);
+    assert!(heard.into_iter().eq(0..sent), "once and in order");
+}
+
 /// Ends the sender in order; returns how many it sent, and what it reported as perhaps lost.
 fn finish(mut sender: Process) -> (u64, BTreeSet<u64>, bool) {
     sender.stop();
@@ -335,10 +350,7 @@ fn n2_hosts_that_are_unplugged_and_plugged_in_again_lose_nothing() {
         hosts.cable("up");
         sender.wait_for("up");
     }
-    let (sent, _, flushed) = finish(sender);
-    assert!(flushed);
-    hear(&receiver, sent as usize - heard.len(), &mut heard);
-    assert!(heard.into_iter().eq(0..sent), "once and in order");
+    expect_all(sender, &receiver, heard);
 }
 
 #[test]
@@ -350,15 +362,18 @@ fn a_process_that_is_frozen_for_five_seconds_loses_nothing() {
     for frozen in [&receiver, &sender] {
         hear(&receiver, 2000, &mut heard);
         frozen.signal("-STOP");
-        // Nothing tells how long a process has been frozen.
-        std::thread::sleep(Duration::from_secs(5)); // The kernel tells by no event.
+        let other = if std::ptr::eq(frozen, &receiver) {
+            &sender
+        } else {
+            &receiver
+        };
+        let said = other.listen(Duration::from_secs(5));
+        assert!(said.iter().any(|line| line == "down"), "{said:?}");
+        heard.extend(numbers(&said, "got "));
         frozen.signal("-CONT");
         hear(&receiver, 2000, &mut heard);
     }
-    let (sent, _, flushed) = finish(sender);
-    assert!(flushed);
-    hear(&receiver, sent as usize - heard.len(), &mut heard);
-    assert!(heard.into_iter().eq(0..sent), "once and in order");
+    expect_all(sender, &receiver, heard);
 }
 
 #[test]

@@ -39,9 +39,14 @@ fn bytes(head: Head) -> Bytes {
 }
 
 fn hello(knows: u64) -> Bytes {
-    let position = |number| LanePosition {
-        lane: LaneId::new(number).unwrap(),
-        expected: 0,
+    greeting(0, knows)
+}
+
+/// A greeting of a peer that has so many bytes of the first lane, and knows that incarnation.
+fn greeting(expected: u64, knows: u64) -> Bytes {
+    let position = LanePosition {
+        lane: LaneId::FIRST,
+        expected,
         limit: 1 << 20,
     };
     wire::encode_hello(&Hello {
@@ -51,7 +56,7 @@ fn hello(knows: u64) -> Bytes {
         epoch: 1,
         message_max: 64 << 20,
         keeps: 1,
-        lanes: vec![position(0)],
+        lanes: vec![position],
     })
 }
 
@@ -325,23 +330,6 @@ fn n4_a_greeting_that_claims_another_past_is_refused() {
         // Of what was never sent.
         let mut case = Case::new(reliable);
         case.attach(Role::Dialer);
-        let greeting = |expected, knows| {
-            let lane = LaneId::FIRST;
-            let position = LanePosition {
-                lane,
-                expected,
-                limit: 1 << 20,
-            };
-            wire::encode_hello(&Hello {
-                incarnation: 9,
-                view: 0,
-                knows,
-                epoch: 1,
-                message_max: 64 << 20,
-                keeps: 1,
-                lanes: vec![position],
-            })
-        };
         case.frame(greeting(5, 7));
         assert!(case.outcome().contains("acknowledged what was never sent"));
 

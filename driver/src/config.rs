@@ -1,6 +1,6 @@
 //! How many workers there are, and how they share their time.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 /// The settings of a [`Driver`](crate::Driver).
@@ -12,6 +12,9 @@ pub struct Config {
     pub handshake_max: Duration,
     /// How many connections may be in their handshake on one worker; more are refused. Default 1024.
     pub handshakes_max: usize,
+    /// How many connections one listener lets in within a second, with a tenth of that at once; the
+    /// others wait in the kernel, or knock again. Default 5,000: a storm of 10,000 takes 2 s.
+    pub accepts_per_second: NonZeroU32,
     /// How many bytes a transport may move each way before it is another's turn. Default 1 MiB:
     /// at 5 GB/s that is 0.2 ms of waiting for its neighbours.
     pub budget: usize,
@@ -51,12 +54,16 @@ impl Default for Placement {
     }
 }
 
+/// The default of [`Config::accepts_per_second`].
+const ACCEPTS_PER_SECOND: NonZeroU32 = NonZeroU32::new(5_000).unwrap();
+
 impl Default for Config {
     fn default() -> Self {
         Self {
             workers: NonZeroUsize::MIN,
             handshake_max: Duration::from_secs(5),
             handshakes_max: 1024,
+            accepts_per_second: ACCEPTS_PER_SECOND,
             budget: 1 << 20,
             placement: Placement::default(),
         }

@@ -27,6 +27,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod accept_rate;
 mod bells;
 mod config;
 mod driver;

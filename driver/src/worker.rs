@@ -14,6 +14,7 @@ use mio::{Events, Poll, Token};
 use selvedge_transport::{DialError, Dialer, Listener, Pace, ReadBuffer, Target, Transport};
 use slab::Slab;
 
+use crate::accept_rate::AcceptRate;
 use crate::config::Config;
 use crate::driver::Connected;
 use crate::timers::{Armed, Timers};
@@ -64,6 +65,7 @@ struct ListenerSlot {
     accepted: Accepted,
     wanted: Weak<()>,
     armed: Armed,
+    rate: AcceptRate,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

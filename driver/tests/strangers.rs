@@ -92,6 +92,21 @@ fn n1_a_worker_holds_so_many_handshakes_and_no_more_and_none_for_long() {
 }
 
 #[test]
+fn n12_strangers_who_come_faster_than_the_rate_wait_and_an_honest_peer_gets_in_behind_them() {
+    let house = House::new(Config {
+        accepts_per_second: 100.try_into().unwrap(),
+        ..Config::default()
+    });
+    let begin = Instant::now();
+    let strangers: Vec<_> = (0..64).map(|_| house.stranger().unwrap()).collect();
+    house.expect_honest();
+    // 65 at 100 a second, of which ten and the last turn of 32 may have come at once.
+    let waited = begin.elapsed();
+    assert!(waited >= Duration::from_millis(200), "{waited:?}");
+    drop(strangers);
+}
+
+#[test]
 fn n16_a_driver_without_descriptors_pauses_without_spinning_and_recovers() {
     let name = "n16_a_driver_without_descriptors_pauses_without_spinning_and_recovers";
     if std::env::var_os(ALONE).is_none() {

@@ -11,6 +11,7 @@ use selvedge_transport::{
 };
 
 use super::{Accepted, Done, ListenerSlot, Slot, TimerKey, Worker, transport_token};
+use crate::accept_rate::AcceptRate;
 use crate::driver::Connected;
 use crate::timers::Armed;
 
@@ -70,6 +71,7 @@ impl Worker {
             accepted,
             wanted,
             armed: Armed::default(),
+            rate: AcceptRate::new(self.config.accepts_per_second),
         });
         self.accept(index);
     }
@@ -91,12 +93,20 @@ impl Worker {
         let Some(slot) = self.listeners.get_mut(index) else {
             return;
         };
+        if let Some(until) = slot.rate.pause(self.now) {
+            // No event comes for those who wait already.
+            if let Some(at) = slot.armed.arm(Some(until)) {
+                self.timers.push(at, TimerKey::Listener(index));
+            }
+            return;
+        }
         let mut turn = Turn {
             now: self.now,
             buffer: &mut self.buffer,
             budget: self.config.budget,
         };
         let result = slot.listener.accept(&mut turn, &mut transports);
+        slot.rate.accepted(self.now, transports.len());
         let next = match result {
             Ok(Pace::More) => Some(self.now),
             Ok(Pace::Idle) => slot.listener.timeout(),

@@ -290,7 +290,8 @@ impl Endpoint {
             let (expected, found) = (shared.peer, connected.peer());
             return Err(AttachError::WrongPeer { expected, found });
         }
-        if lock(&shared.outbox).is_closed() {
+        // One that is closing may need it to deliver what it has accepted.
+        if lock(&shared.received).closed.is_some() {
             return Err(Session::Closed.into());
         }
         shared.ask(Control::Attach(connected));

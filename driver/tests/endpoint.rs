@@ -151,6 +151,30 @@ fn an_orderly_close_delivers_what_was_accepted() {
 }
 
 #[test]
+fn an_endpoint_that_closes_before_it_is_connected_delivers_when_it_is() {
+    let two = Two::new(1);
+    send_numbered(&two.a, 1000).join().unwrap();
+    two.a.close();
+    // Until it has heard so and takes no more.
+    let mut sent = 1000;
+    loop {
+        match two.a.try_send(LaneId::FIRST, number(sent, 8)) {
+            Ok(()) => sent += 1,
+            Err(SendError::Closed(_)) => break,
+            Err(_) => std::thread::yield_now(),
+        }
+    }
+    two.connect(0);
+    let mut next = 0;
+    while let Ok(message) = two.b.recv() {
+        assert_eq!(support::number_of(&message.payload), next);
+        next += 1;
+    }
+    assert_eq!(next, sent);
+    assert_eq!(two.a.wait_closed(PATIENCE), Some(CloseReason::Local));
+}
+
+#[test]
 fn a_stopped_driver_tells_everyone_who_waits() {
     let two = Two::new(2);
     two.connect(0);

@@ -10,7 +10,7 @@
 //! | `quic://` | QUIC v1 (RFC 9000), a stream a lane | yes | yes |
 //! | `tcp://` | TLS 1.3 over TCP, raw public keys (RFC 7250) | yes | yes |
 //! | `tcp+plain://` | TCP, identities proved once by signatures, for trusted links | no | yes |
-//! | `udp://` | datagrams, a Noise handshake, ChaCha20-Poly1305 | yes | no |
+//! | `udp://` | datagrams, a Noise handshake, AES-256-GCM | yes | no |
 //! | `udp+plain://` | datagrams, identities proved once by signatures, for trusted links | no | no |
 //!
 //! To write another, implement the three traits (about 150 lines: `examples/custom_transport.rs`)

@@ -1,6 +1,6 @@
 //! UDP: a frame a datagram. Frames may be lost, repeated and reordered; the session above repairs that.
 //!
-//! `udp://` is authenticated and encrypted by a Noise handshake and ChaCha20-Poly1305. `udp+plain://` is for
+//! `udp://` is authenticated and encrypted by a Noise handshake and AES-256-GCM. `udp+plain://` is for
 //! trusted links: nothing is encrypted, identities are proved once by signatures, and after that
 //! nothing is authenticated but by a tag that those on the path can see. See [`handshake`] for how the
 //! peers prove who they are, and [`cover`] for what lies around a frame; at most 1,200 bytes go in a

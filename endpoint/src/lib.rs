@@ -18,6 +18,9 @@
 #![forbid(unsafe_code)]
 
 mod config;
+#[cfg(feature = "counting")]
+#[doc(hidden)]
+pub mod counting;
 mod error;
 mod event;
 mod lane;

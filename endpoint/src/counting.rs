@@ -1,0 +1,62 @@
+//! What the instruction counts reach: single frames, encoded and decoded. No part of the API.
+
+use bytes::Bytes;
+use selvedge_transport::{Head, LANES_MAX};
+
+use crate::lane::LaneId;
+use crate::wire::{self, Hello, LanePosition};
+
+/// Frames of all lanes, ready to be encoded.
+#[derive(Debug)]
+pub struct Frames {
+    hello: Hello,
+}
+
+impl Frames {
+    /// A greeting and positions in the middle of a long stream: offsets take four bytes.
+    #[must_use]
+    pub fn of_all_lanes() -> Self {
+        let lanes = (0..LANES_MAX as u8).filter_map(LaneId::new);
+        let position = |lane| LanePosition {
+            lane,
+            expected: 1 << 24,
+            limit: 1 << 28,
+        };
+        Self {
+            hello: Hello {
+                incarnation: 1 << 60,
+                view: 1,
+                knows: 1 << 61,
+                epoch: 1,
+                message_max: 1 << 26,
+                keeps: 1,
+                lanes: lanes.map(position).collect(),
+            },
+        }
+    }
+
+    /// A `Hello`.
+    #[must_use]
+    pub fn hello(&self) -> Bytes {
+        wire::encode_hello(&self.hello)
+    }
+
+    /// An `Ack` of the first `lanes` lanes.
+    #[must_use]
+    pub fn ack(&self, lanes: usize) -> Bytes {
+        wire::encode_ack(&self.hello.lanes[..lanes.min(LANES_MAX)])
+    }
+
+    /// The head of a `Data` frame, within a `Packet` if it has a number.
+    #[must_use]
+    pub fn data(&self, lane: LaneId, offset: u64, number: Option<u64>) -> Head {
+        let head = wire::data(lane, offset);
+        number.map_or(head, |number| wire::packet(number, &head))
+    }
+}
+
+/// Reads a frame, with its number if it has one. Returns whether it is one.
+#[must_use]
+pub fn decodes(frame: Bytes) -> bool {
+    wire::split_number(frame).is_ok_and(|(_, frame)| wire::decode(frame).is_ok())
+}

@@ -1,0 +1,165 @@
+//! Two sessions that exchange messages in virtual time, over a transport that is a queue: from the push
+//! to the acknowledgement, with one copy of each frame, as a transport makes.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use selvedge_endpoint::{AttachmentId, Config, LaneId, Outbox, Session};
+use selvedge_transport::{LaneSet, NodeId, Role, Room};
+
+use crate::counted_region;
+
+const TRANSPORT: AttachmentId = AttachmentId(1);
+
+/// How long a frame is under way: a path within one building, so that there is a round trip to measure.
+const LATENCY: Duration = Duration::from_micros(250);
+
+/// Longer than any load takes.
+const END: Duration = Duration::from_secs(10);
+
+struct Side {
+    session: Session,
+    outbox: Outbox,
+    /// Frames that it has sent and that have not arrived, with their arrivals.
+    sent: VecDeque<(Instant, Bytes)>,
+    received: usize,
+    received_bytes: usize,
+}
+
+impl Side {
+    fn new(number: u8) -> Self {
+        let config = Config::default();
+        let (own, other) = (NodeId::new([number; 32]), NodeId::new([1 - number; 32]));
+        Self {
+            session: Session::new(config.clone(), own, other, 1 + u64::from(number)),
+            outbox: Outbox::new(&config),
+            sent: VecDeque::new(),
+            received: 0,
+            received_bytes: 0,
+        }
+    }
+
+    /// What a worker does with an endpoint: takes from producers, hands to the user, sends.
+    fn turn(&mut self, now: Instant, room: &Room) {
+        self.session.exchange(&mut self.outbox);
+        while self.session.poll_output().is_some() {}
+        let mut taken = [0, 0];
+        for message in self.session.take_messages() {
+            taken[0] += 1;
+            taken[1] += message.cost();
+            self.received_bytes += message.payload.len();
+        }
+        if taken[0] > 0 {
+            self.received += taken[0] as usize;
+            self.session.taken(LaneId::FIRST, taken[1]);
+        }
+        while let Some(frame) = self.session.poll_frame(now, TRANSPORT, room) {
+            let mut bytes = BytesMut::with_capacity(frame.len());
+            frame.write_to(&mut bytes);
+            self.sent.push_back((now + LATENCY, bytes.freeze()));
+        }
+    }
+
+    fn is_settled(&self) -> bool {
+        self.outbox.used() == 0 && self.session.unacknowledged() == 0
+    }
+}
+
+struct Pair {
+    sides: [Side; 2],
+    room: Room,
+    now: Instant,
+}
+
+impl Pair {
+    /// Two sessions that have met. `reliable`: as TCP carries them; else in packets, as UDP does, of
+    /// which none is lost here.
+    fn met(reliable: bool) -> Self {
+        let frame_max = if reliable { 64 << 10 } else { 1175 };
+        let mut pair = Self {
+            sides: [0, 1].map(Side::new),
+            room: Room {
+                frame_max,
+                datagram_max: frame_max,
+                blocked: LaneSet::EMPTY,
+                control_blocked: false,
+            },
+            now: Instant::now(),
+        };
+        for (side, role) in pair.sides.iter_mut().zip([Role::Dialer, Role::Acceptor]) {
+            let attached = side.session.attach(pair.now, TRANSPORT, role, reliable);
+            attached.expect("a new session is open");
+        }
+        pair.run(|sides| sides.iter().all(|it| it.session.current().is_some()));
+        pair
+    }
+
+    /// Lets time pass until `done`.
+    fn run(&mut self, done: impl Fn(&[Side; 2]) -> bool) {
+        let end = self.now + END;
+        loop {
+            self.sides
+                .iter_mut()
+                .for_each(|side| side.turn(self.now, &self.room));
+            if done(&self.sides) {
+                return;
+            }
+            let timeouts = self.sides.iter().filter_map(|it| it.session.poll_timeout());
+            let arrivals = self.sides.iter().filter_map(|it| it.sent.front());
+            let next = timeouts.chain(arrivals.map(|(at, _)| *at)).min();
+            self.now = next.map_or(end, |next| next.max(self.now));
+            assert!(self.now < end, "the sessions stand still");
+            self.arrive();
+        }
+    }
+
+    fn arrive(&mut self) {
+        for from in 0..2 {
+            while let Some((_, frame)) = self.sides[from].sent.pop_front_if(|it| it.0 <= self.now) {
+                let to = &mut self.sides[1 - from].session;
+                to.handle_frame(self.now, TRANSPORT, frame);
+            }
+        }
+        for side in &mut self.sides {
+            if side.session.poll_timeout().is_some_and(|at| at <= self.now) {
+                side.session.handle_timeout(self.now);
+            }
+        }
+    }
+}
+
+/// Each side sends so many messages to the other, and gets all of them acknowledged.
+fn exchange(reliable: bool, count: usize, len: usize) {
+    let mut pair = Pair::met(reliable);
+    let payload = Bytes::from(vec![7; len]);
+    counted_region(|| {
+        for side in &mut pair.sides {
+            for _ in 0..count {
+                let pushed = side.outbox.push(LaneId::FIRST, payload.clone());
+                pushed.expect("within the send buffer");
+            }
+        }
+        pair.run(|sides| sides.iter().all(Side::is_settled));
+    });
+    for side in &pair.sides {
+        assert_eq!(side.received, count);
+        assert_eq!(side.received_bytes, count * len);
+    }
+}
+
+pub(crate) fn datagrams_64_b() {
+    exchange(false, 1000, 64);
+}
+
+pub(crate) fn datagrams_8_kib() {
+    exchange(false, 100, 8 << 10);
+}
+
+pub(crate) fn reliable_64_b() {
+    exchange(true, 1000, 64);
+}
+
+pub(crate) fn reliable_8_kib() {
+    exchange(true, 100, 8 << 10);
+}

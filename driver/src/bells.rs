@@ -44,7 +44,15 @@ impl Bell {
     }
 
     /// To be called when something was put in. Returns the worker to tell, once until it looks.
+    ///
+    /// Looks before it swaps: a producer in full flow finds the bell rung, and leaves the line where
+    /// it lies in both caches. No word is lost by that. What was put in lies behind a lock that the
+    /// worker takes after [`answer`](Self::answer): put in too late for this look, it came behind the
+    /// worker in that lock, and so sees that the bell was answered.
     pub(crate) fn ring(&self) -> Option<usize> {
+        if self.rung.load(Ordering::Acquire) {
+            return None;
+        }
         let is_first = !self.rung.swap(true, Ordering::AcqRel);
         is_first.then(|| self.home.load(Ordering::Acquire))
     }

@@ -20,6 +20,10 @@ impl AtomicBool {
         Self(loom::sync::atomic::AtomicBool::new(value))
     }
 
+    pub(crate) fn load(&self, ordering: Ordering) -> bool {
+        self.0.load(ordering)
+    }
+
     pub(crate) fn swap(&self, value: bool, ordering: Ordering) -> bool {
         self.0.swap(value, ordering)
     }

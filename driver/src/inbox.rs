@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use selvedge_endpoint::{Event, LaneId, Message};
+use selvedge_endpoint::{Event, LaneId, Message, Session};
 
 use crate::shared::Taken;
 
@@ -58,8 +58,17 @@ impl Left {
         &mut self.0[index]
     }
 
-    pub(crate) fn extend(&mut self, messages: impl Iterator<Item = Message>) {
-        messages.for_each(|message| self.lane_mut(message.lane).push_back(message));
+    /// Takes what has arrived: in a swap if it is all for a lane of which nothing is left.
+    pub(crate) fn take_from(&mut self, session: &mut Session) {
+        if let Some(lane) = session.messages_lane() {
+            let left = self.lane_mut(lane);
+            if left.is_empty() {
+                return session.swap_messages(left);
+            }
+        }
+        for message in session.take_messages() {
+            self.lane_mut(message.lane).push_back(message);
+        }
     }
 
     pub(crate) fn clear(&mut self) {

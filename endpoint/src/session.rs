@@ -80,6 +80,8 @@ pub struct Session {
     best_effort_in: Vec<BestEffortIn>,
     ack_at: Option<Instant>,
     messages: VecDeque<Message>,
+    /// Whether they are of more than one lane.
+    messages_mixed: bool,
     outputs: VecDeque<Output>,
     /// Bytes of each lane that were acknowledged or given up, for the outbox.
     released: Vec<u64>,
@@ -139,6 +141,7 @@ impl Session {
             best_effort_in: vec![BestEffortIn::default(); LANES_MAX],
             ack_at: None,
             messages: VecDeque::new(),
+            messages_mixed: false,
             outputs: VecDeque::new(),
             released: vec![0; lanes],
             given_up: 0,
@@ -398,7 +401,28 @@ impl Session {
 
     /// Takes the messages that have arrived, in the order of their lanes.
     pub fn take_messages(&mut self) -> std::collections::vec_deque::Drain<'_, Message> {
+        self.messages_mixed = false;
         self.messages.drain(..)
+    }
+
+    /// How many messages wait in [`take_messages`](Self::take_messages).
+    #[must_use]
+    pub fn messages_len(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// The lane of all messages that wait, if there are any and they have one in common.
+    #[must_use]
+    pub fn messages_lane(&self) -> Option<LaneId> {
+        let last = self.messages.back()?.lane;
+        (!self.messages_mixed).then_some(last)
+    }
+
+    /// Takes the messages that have arrived as they lie, and puts the empty `queue` in their place.
+    pub fn swap_messages(&mut self, queue: &mut VecDeque<Message>) {
+        debug_assert!(queue.is_empty(), "messages would arrive a second time");
+        self.messages_mixed = false;
+        std::mem::swap(&mut self.messages, queue);
     }
 
     /// Whether messages wait in [`take_messages`](Self::take_messages).

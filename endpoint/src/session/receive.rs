@@ -182,6 +182,7 @@ impl Session {
             false => Order::Lost,
         };
         self.stats.bytes_received += bytes.len() as u64;
+        self.messages_come(lane);
         let (messages, count) = (&mut self.messages, &mut self.stats.messages_received);
         let mut deliver = |payload| {
             *count += 1;
@@ -197,6 +198,11 @@ impl Session {
         Ok(received.kept)
     }
 
+    /// Messages of `lane` may join those that wait.
+    fn messages_come(&mut self, lane: LaneId) {
+        self.messages_mixed |= self.messages.back().is_some_and(|last| last.lane != lane);
+    }
+
     fn receive_datagram(&mut self, lane: LaneId, sequence: u64, payload: Bytes) {
         let limit = self.config.best_effort_buffer;
         let receiving = &mut self.best_effort_in[lane.index()];
@@ -207,6 +213,7 @@ impl Session {
         let message = Message { lane, payload };
         if receiving.has_room(message.cost(), limit) {
             self.stats.messages_received += 1;
+            self.messages_come(lane);
             self.messages.push_back(message);
         } else {
             self.stats.best_effort_lost += 1;

@@ -75,6 +75,8 @@ pub struct Session {
     /// How many transports are used at a time: what this side or the peer wants.
     keeps: usize,
     send: Vec<SendLane>,
+    /// As many as there are lanes to send on, and up to the last one on which something came: most
+    /// endpoints never use the other 30. One that is not there stands at its beginning.
     recv: Vec<RecvLane>,
     best_effort_out: Vec<BestEffortOut>,
     best_effort_in: Vec<BestEffortIn>,
@@ -136,9 +138,9 @@ impl Session {
             spare: None,
             keeps: keeps(&config),
             send: (0..lanes).map(|_| SendLane::default()).collect(),
-            recv: (0..LANES_MAX).map(|_| RecvLane::new(window)).collect(),
+            recv: (0..lanes).map(|_| RecvLane::new(window)).collect(),
             best_effort_out: (0..lanes).map(|_| BestEffortOut::default()).collect(),
-            best_effort_in: vec![BestEffortIn::default(); LANES_MAX],
+            best_effort_in: Vec::new(),
             ack_at: None,
             messages: VecDeque::new(),
             messages_mixed: false,
@@ -181,6 +183,8 @@ impl Session {
         let priorities = self.config.lanes.iter().map(|lane| lane.priority);
         let scheduler = Scheduler::new(priorities.collect());
         let attachment = Attachment::new(now, id, role, reliable, rank, scheduler);
+        // Most endpoints have one, and a list of its own choice would begin with four.
+        self.attachments.reserve_exact(1);
         self.attachments.push(attachment);
         self.stats.attachments += 1;
         Ok(())
@@ -312,8 +316,11 @@ impl Session {
     /// The user has taken messages that cost so many bytes ([`Message::cost`]) off a lane: the
     /// peer gets credit for them.
     pub fn taken(&mut self, lane: LaneId, bytes: u64) {
-        let rest = self.best_effort_in[lane.index()].taken(bytes);
-        self.recv[lane.index()].taken(rest);
+        let best_effort = self.best_effort_in.get_mut(lane.index());
+        let rest = best_effort.map_or(bytes, |it| it.taken(bytes));
+        if let Some(receiving) = self.recv.get_mut(lane.index()) {
+            receiving.taken(rest);
+        }
     }
 
     /// Ends in order: refuses new messages, sends what was accepted, waits for its

@@ -15,10 +15,15 @@ impl Session {
     /// The greeting to send on an attachment now. What it says does not count as told: a greeting
     /// that is repeated on a lossy transport is not read again.
     pub(super) fn hello(&self, epoch: u64) -> Hello {
-        let position = |(number, lane): (u8, &crate::recv_lane::RecvLane)| {
-            let (expected, limit) = lane.position();
+        let untouched = (0, self.config.receive_window);
+        let position = |number| {
+            let lane = LaneId::new(number)?;
+            let (expected, limit) = self
+                .recv
+                .get(lane.index())
+                .map_or(untouched, crate::recv_lane::RecvLane::position);
             Some(LanePosition {
-                lane: LaneId::new(number)?,
+                lane,
                 expected,
                 limit,
             })
@@ -30,7 +35,7 @@ impl Session {
             epoch,
             message_max: self.config.message_max as u64,
             keeps: super::keeps(&self.config) as u8,
-            lanes: (0..).zip(&self.recv).filter_map(position).collect(),
+            lanes: (0..).map_while(position).collect(),
         }
     }
 

@@ -5,12 +5,12 @@ use std::time::Instant;
 use bytes::Bytes;
 use selvedge_transport::Role;
 
-use super::{Life, Misbehaved, Session};
+use super::{BestEffortIn, Life, Misbehaved, Session};
 use crate::attachment::Stage;
 use crate::event::{AttachmentId, CloseReason, DetachReason};
 use crate::lane::{LaneId, Message};
 use crate::recovery::Outcome;
-use crate::recv_lane::Order;
+use crate::recv_lane::{Order, RecvLane};
 use crate::wire::{self, CloseCode, LanePosition, Received};
 
 impl Session {
@@ -188,6 +188,11 @@ impl Session {
             *count += 1;
             messages.push_back(Message { lane, payload });
         };
+        if self.recv.len() <= lane.index() {
+            let window = self.config.receive_window;
+            self.recv
+                .resize_with(lane.index() + 1, || RecvLane::new(window));
+        }
         let receiving = &mut self.recv[lane.index()];
         let message_max = self.config.message_max;
         let received = receiving.receive(offset, bytes, order, message_max, &mut deliver)?;
@@ -205,6 +210,10 @@ impl Session {
 
     fn receive_datagram(&mut self, lane: LaneId, sequence: u64, payload: Bytes) {
         let limit = self.config.best_effort_buffer;
+        if self.best_effort_in.len() <= lane.index() {
+            let default = BestEffortIn::default();
+            self.best_effort_in.resize(lane.index() + 1, default);
+        }
         let receiving = &mut self.best_effort_in[lane.index()];
         let Some(lost) = receiving.accept(sequence) else {
             return;

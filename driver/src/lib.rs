@@ -39,6 +39,7 @@ mod placement;
 mod resolver;
 mod shared;
 mod simulation;
+mod spin;
 mod sync;
 mod timers;
 mod worker;

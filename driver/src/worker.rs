@@ -7,6 +7,7 @@ mod connections;
 mod endpoints;
 mod mailbox;
 
+use std::io;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use slab::Slab;
 use crate::accept_rate::AcceptRate;
 use crate::config::Config;
 use crate::driver::Connected;
+use crate::spin::Spin;
 use crate::timers::{Armed, Timers};
 pub(crate) use balance::Balance;
 use balance::Balancer;
@@ -82,6 +84,7 @@ pub(crate) struct Worker {
     mailboxes: Arc<[Mailbox]>,
     config: Config,
     balancer: Option<Balancer>,
+    spin: Spin,
     now: Instant,
     buffer: ReadBuffer,
     timers: Timers<TimerKey>,
@@ -139,6 +142,7 @@ impl Worker {
             poll,
             commands,
             mailboxes,
+            spin: Spin::new(config.spin),
             config,
             balancer: balance.map(|common| Balancer::new(common, number)),
             now: Instant::now(),
@@ -175,20 +179,11 @@ impl Worker {
             if self.stop_at.is_none() {
                 self.balance();
             }
-            let timeout = self.timeout();
-            let mailboxes = Arc::clone(&self.mailboxes);
-            let polled = mailboxes[self.number].poll(timeout, &self.commands, |timeout| {
-                self.poll.poll(&mut events, timeout)
-            });
-            if let Err(error) = polled
-                && error.kind() != std::io::ErrorKind::Interrupted
+            if let Err(error) = self.wait(&mut events)
+                && error.kind() != io::ErrorKind::Interrupted
             {
                 tracing::error!(%error, "the poll failed; the worker stops");
                 break;
-            }
-            self.now = Instant::now();
-            if let Some(balancer) = &self.balancer {
-                balancer.wakes(self.now);
             }
             for event in &events {
                 if event.token() == mailbox::WAKER {
@@ -331,20 +326,70 @@ impl Worker {
         }
     }
 
-    /// How long the poll may take. If that is any time at all, the worker counts as asleep.
-    fn timeout(&self) -> Option<Duration> {
+    /// Waits until something has come or is due; not at all if transports have more to do.
+    fn wait(&mut self, events: &mut Events) -> io::Result<()> {
         if !self.busy.is_empty() {
-            return Some(Duration::ZERO);
+            let polled = self.poll.poll(events, Some(Duration::ZERO));
+            self.now = Instant::now();
+            return polled;
         }
+        let mailboxes = Arc::clone(&self.mailboxes);
         let next = self.timers.next().into_iter().chain(self.stop_at).min();
-        if next.is_none() && self.balancer.is_none() {
-            return None;
-        }
-        let now = Instant::now();
+        let began = Instant::now();
         if let Some(balancer) = &self.balancer {
-            balancer.sleeps(now);
+            // Polling counts as sleep: an endpoint that moves here has it at once, and a worker that
+            // only polls must not pass for a busy one.
+            balancer.sleeps(began);
         }
-        next.map(|at| at.saturating_duration_since(now))
+        let waited = self.spin(events, began, next).and_then(|found| {
+            if found {
+                return Ok(());
+            }
+            let began = self.now;
+            let timeout = next.map(|at| at.saturating_duration_since(began));
+            let polled = mailboxes[self.number].poll(timeout, &self.commands, |timeout| {
+                self.poll.poll(events, timeout)
+            });
+            self.now = Instant::now();
+            self.spin.slept(began, self.now);
+            polled
+        });
+        if let Some(balancer) = &self.balancer {
+            balancer.wakes(self.now);
+        }
+        waited
+    }
+
+    /// Polls without sleeping, as long as that pays; says whether something has come or is due.
+    /// Meanwhile it does not count as asleep, so who rings needs no system call.
+    fn spin(
+        &mut self,
+        events: &mut Events,
+        began: Instant,
+        next: Option<Instant>,
+    ) -> io::Result<bool> {
+        self.now = began;
+        let Some(window) = self.spin.window() else {
+            return Ok(false);
+        };
+        let mailbox = &self.mailboxes[self.number];
+        let ends = began + window;
+        while self.now < ends {
+            let before = self.now;
+            self.poll.poll(events, Some(Duration::ZERO))?;
+            self.now = Instant::now();
+            if !events.is_empty() || mailbox.has_any() || !self.commands.is_empty() {
+                self.spin.hit();
+                return Ok(true);
+            }
+            if next.is_some_and(|at| at <= self.now) {
+                return Ok(true);
+            }
+            if !self.spin.step(before, self.now) {
+                break;
+            }
+        }
+        Ok(false)
     }
 
     /// Endpoints end in order if their peers answer in time, the others at once. Callbacks of dials

@@ -4,10 +4,11 @@ mod support;
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
-use selvedge_driver::{Config, Endpoint, session};
+use selvedge_driver::{Config, Endpoint, LaneId, session};
 use support::{
-    PATIENCE, SCHEMES, Two, expect_numbered, number_of, send_numbered, send_numbered_while,
+    PATIENCE, SCHEMES, Two, expect_numbered, number, number_of, send_numbered, send_numbered_while,
 };
 
 #[test]
@@ -21,6 +22,28 @@ fn over_every_transport() {
         let sender = send_numbered(&two.b, 20_000);
         expect_numbered(&two.a, 20_000);
         sender.join().unwrap();
+    }
+}
+
+/// One message is under way at a time, so that the workers wait after each; a bell that a polling
+/// worker overlooks would be heard by the next message only, and there is none.
+#[test]
+fn when_workers_poll_before_they_sleep() {
+    for protocol in 0..Two::new(1).schemes() {
+        let config = Config {
+            workers: NonZeroUsize::new(2).unwrap(),
+            spin: Duration::from_micros(50),
+            ..Config::default()
+        };
+        let two = Two::on(config, session::Config::default());
+        two.connect(protocol);
+        for n in 0..5_000 {
+            for (from, to) in [(&two.a, &two.b), (&two.b, &two.a)] {
+                from.send(LaneId::FIRST, number(n, 64)).unwrap();
+                let message = to.recv_timeout(PATIENCE).expect("the message");
+                assert_eq!(number_of(&message.payload), n);
+            }
+        }
     }
 }
 

@@ -1,0 +1,101 @@
+//! Round trips by a zipper: a client here, the zipper and a function in processes of their own.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use selvedge_driver::{Address, Identity};
+use selvedge_zipper::client::{Client, Options};
+use selvedge_zipper::tag::Tag;
+use selvedge_zipper::zipper::{self, Zipper};
+
+use crate::ends::{Child, Far, Near};
+use crate::mode::Mode;
+use crate::raw;
+
+const ASK: Tag = Tag(0x10);
+const ANSWER: Tag = Tag(0x11);
+
+/// The zipper.
+pub(crate) struct Middle(Zipper);
+
+impl Middle {
+    pub(crate) fn start(mode: &Mode) -> Self {
+        let identity = Identity::generate().expect("randomness");
+        let mut options = zipper::Options::new("bench", identity);
+        let address = format!("{}://127.0.0.1:0", mode.carrier).parse();
+        options.listen = vec![address.expect("an address")];
+        Self(Zipper::start(options).expect("a zipper"))
+    }
+}
+
+impl Far for Middle {
+    fn address(&self) -> String {
+        self.0.addresses()[0].to_string()
+    }
+}
+
+fn client(_mode: &Mode, name: &str, tag: Tag, at: &str) -> Client {
+    let at: Address = at.parse().expect("an address");
+    let options = Options::function(name, vec![tag], vec![at]);
+    Client::connect(options).expect("it lets everybody in")
+}
+
+/// Who answers.
+pub(crate) struct Function(String);
+
+impl Function {
+    pub(crate) fn start(mode: &Mode, zipper: &str) -> Self {
+        let client = client(mode, "answer", ASK, zipper);
+        std::thread::spawn(move || {
+            while let Ok(data) = client.read() {
+                client.write(ANSWER, data.payload).expect("it is open");
+            }
+        });
+        Self(zipper.into())
+    }
+}
+
+impl Far for Function {
+    fn address(&self) -> String {
+        self.0.clone()
+    }
+}
+
+/// Who asks. It observes the answers, so for the zipper it is a function too.
+pub(crate) struct Asking {
+    client: Client,
+    function: Child,
+    zipper: Child,
+}
+
+impl Asking {
+    pub(crate) fn start(mode: &Mode) -> Self {
+        let name = mode.to_string();
+        let zipper = Child::start(&["far", &name, "zipper"]);
+        let client = client(mode, "ask", ANSWER, &zipper.address);
+        let function = Child::start(&["far", &name, "function", &zipper.address]);
+        Self {
+            client,
+            function,
+            zipper,
+        }
+    }
+}
+
+impl Near for Asking {
+    fn run(&mut self, count: usize) -> Vec<u64> {
+        let payload = Bytes::from_static(&[7; raw::LEN]);
+        let trip = |_| {
+            let before = Instant::now();
+            let written = self.client.write(ASK, payload.clone());
+            written.expect("it is open");
+            self.client.read().expect("it is open");
+            before.elapsed().as_nanos() as u64
+        };
+        (0..count).map(trip).collect()
+    }
+
+    fn others(&self) -> Vec<u32> {
+        vec![self.function.pid(), self.zipper.pid()]
+    }
+}

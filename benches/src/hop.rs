@@ -1,20 +1,44 @@
-//! A source, one zipper, and a function that reads: each with threads of its own.
+//! A source, one zipper, and functions that read: each with threads of its own.
 
 use bytes::Bytes;
-use selvedge_driver::Identity;
+use selvedge_driver::{Address, Identity};
 use selvedge_zipper::client::{Client, Options};
 use selvedge_zipper::tag::Tag;
 use selvedge_zipper::zipper::{self, Zipper};
 
 use crate::Load;
 
-const TAG: Tag = Tag(0x10);
+/// What the functions observe.
+pub const TAG: Tag = Tag(0x10);
 
-/// Messages from a source by a zipper to a function: one way, counted where they are read.
+/// A zipper that listens at some port.
+#[must_use]
+pub fn start_zipper(scheme: &str) -> Zipper {
+    let identity = Identity::generate().expect("randomness");
+    let mut options = zipper::Options::new("bench", identity);
+    let address = format!("{scheme}://127.0.0.1:0").parse();
+    options.listen = vec![address.expect("an address")];
+    Zipper::start(options).expect("a zipper")
+}
+
+/// Who writes to the zipper at one of these addresses.
+#[must_use]
+pub fn source(at: Vec<Address>) -> Client {
+    Client::connect(Options::source("source", at)).expect("it lets everybody in")
+}
+
+/// A function with a name of its own by this number: it gets a copy of each message.
+#[must_use]
+pub fn sink(number: usize, at: Vec<Address>) -> Client {
+    let options = Options::function(format!("sink {number}"), vec![TAG], at);
+    Client::connect(options).expect("it lets everybody in")
+}
+
+/// Messages from a source by a zipper to functions: one way, counted where they are read.
 #[derive(Debug)]
 pub struct Hop {
     source: Client,
-    sink: Client,
+    sinks: Vec<Client>,
     payload: Bytes,
     /// How many may be under way: 1 measures the time of one.
     window: u64,
@@ -23,20 +47,21 @@ pub struct Hop {
 }
 
 impl Hop {
-    /// Messages of `len` bytes, of which so many are under way at once.
+    /// Messages of `len` bytes, of which so many are under way at once (0: as many as go), to one
+    /// function.
     #[must_use]
     pub fn new(scheme: &str, len: usize, window: u64) -> Self {
-        let identity = Identity::generate().expect("randomness");
-        let mut options = zipper::Options::new("bench", identity);
-        let address = format!("{scheme}://127.0.0.1:0").parse();
-        options.listen = vec![address.expect("an address")];
-        let zipper = Zipper::start(options).expect("a zipper");
+        Self::fan_out(scheme, len, window, 1)
+    }
+
+    /// The same to so many functions, each of which gets a copy of every message.
+    #[must_use]
+    pub fn fan_out(scheme: &str, len: usize, window: u64, functions: usize) -> Self {
+        let zipper = start_zipper(scheme);
         let at = || zipper.addresses().to_vec();
-        let sink = Client::connect(Options::function("sink", vec![TAG], at()));
-        let source = Client::connect(Options::source("source", at()));
         Self {
-            source: source.expect("it lets everybody in"),
-            sink: sink.expect("it lets everybody in"),
+            sinks: (0..functions).map(|number| sink(number, at())).collect(),
+            source: source(at()),
             payload: vec![7; len].into(),
             window,
             _zipper: zipper,
@@ -48,26 +73,25 @@ impl Load for Hop {
     fn run(&mut self, count: u64) {
         let Self {
             source,
-            sink,
+            sinks,
             payload,
             window,
             ..
         } = self;
+        let read_from = |sink: &Client| drop(sink.read().expect("it is open"));
         if *window == 1 {
             for _ in 0..count {
                 source.write(TAG, payload.clone()).expect("it is open");
-                sink.read().expect("it is open");
+                sinks.iter().for_each(read_from);
             }
             return;
         }
         std::thread::scope(|scope| {
-            scope.spawn(|| {
-                for _ in 0..count {
-                    source.write(TAG, payload.clone()).expect("it is open");
-                }
-            });
+            for sink in sinks {
+                scope.spawn(|| (0..count).for_each(|_| read_from(sink)));
+            }
             for _ in 0..count {
-                sink.read().expect("it is open");
+                source.write(TAG, payload.clone()).expect("it is open");
             }
         });
     }

@@ -7,19 +7,26 @@
 //! HandshakeAck  02 | name | node 32B
 //! Rejected      03 | code 2B | text
 //! Goaway        04 | text
-//! Data          05 | tag 4B | source 32B | sequence 8B | hops left 1B | target? | n 2B
-//!                  | n × (name, home 32B)
-//!                  | trace? (n 2B, n × (name, micros 8B)) | payload ...
+//! Data          05 | flags 1B | tag 4B | hops left 1B | sequence 1 to 8B | [source 32B] | [target]
+//!                  | [n 2B, n × (name, home 32B)] | [n 2B, n × (trace: name, micros 8B)] | payload ...
 //! Interest      06 | generation 8B | n 2B | n × (name, n 2B, n × tag 4B, target?, policy 1B,
 //!                  n 2B, n × node 32B)
 //! ```
+//!
+//! Data has one form only, and what most sources write is short: 8 to 15 bytes before the payload.
+//! What is in brackets is there if the flags say so, and only if it says something:
+//!
+//! ```text
+//! flags   0 | bytes of the sequence - 1 | trace | recipients | target | source
+//! bit     7 | 6                       4 | 3     | 2          | 1      | 0
+//! ```
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes};
 
 use crate::tag::Tag;
 
 /// The version that this build speaks.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// The longest text: a name, a token, a target or a reason, in bytes.
 pub const TEXT_LEN_MAX: usize = 1024;
 /// The most tags that one function observes.
@@ -34,7 +41,17 @@ pub const PATH_MAX: usize = 16;
 pub const INTEREST_MAX: usize = 16 * 1024;
 
 /// Enough for what precedes the payload of most data.
-const HEAD_LEN: usize = 128;
+const HEAD_LEN: usize = 64;
+
+const HAS_SOURCE: u8 = 1;
+const HAS_TARGET: u8 = 1 << 1;
+const HAS_RECIPIENTS: u8 = 1 << 2;
+const HAS_TRACE: u8 = 1 << 3;
+const SEQUENCE_LEN_SHIFT: u8 = 4;
+const FLAGS_NONE: u8 = 1 << 7;
+
+/// The id of nobody: a source need not say who it is.
+pub const NOBODY: [u8; 32] = [0; 32];
 
 /// Why bytes are no message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -59,6 +76,9 @@ pub enum WireError {
     /// A text that is not UTF-8.
     #[error("a text is not UTF-8")]
     NotUtf8,
+    /// A number with leading zeros, or something that says nothing and need not be there.
+    #[error("the message is not in its shortest form")]
+    Redundant,
 }
 
 macro_rules! byte_enum {
@@ -139,7 +159,7 @@ pub struct Handshake {
 /// Who sent a message first, and which of its messages it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Origin {
-    /// The id of the source.
+    /// The id of the source; [`NOBODY`] on the way to its zipper, which knows it.
     pub source: [u8; 32],
     /// Counts the messages of the source.
     pub sequence: u64,
@@ -227,16 +247,109 @@ pub enum Message {
 impl Data {
     /// The bytes of [`Message::Data`].
     pub fn encode(&self) -> Result<Bytes, WireError> {
-        let mut out = BytesMut::with_capacity(HEAD_LEN + self.payload.len());
-        put_data(self, &mut out)?;
-        Ok(out.freeze())
+        let mut out = Vec::with_capacity(HEAD_LEN + self.payload.len());
+        self.put_head(&mut out)?;
+        out.extend_from_slice(&self.payload);
+        Ok(out.into())
     }
+
+    /// What precedes the payload.
+    pub(crate) fn put_head(&self, out: &mut Vec<u8>) -> Result<(), WireError> {
+        Head {
+            tag: self.tag,
+            origin: self.origin,
+            hops_left: self.hops_left,
+            target: self.target.as_deref(),
+            recipients: &self.recipients,
+            trace: self.trace.as_deref(),
+        }
+        .put(out)
+    }
+}
+
+/// What precedes the payload of data. See [`Data`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Head<'a> {
+    pub(crate) tag: Tag,
+    pub(crate) origin: Origin,
+    pub(crate) hops_left: u8,
+    pub(crate) target: Option<&'a str>,
+    pub(crate) recipients: &'a [Recipient],
+    pub(crate) trace: Option<&'a [(String, u64)]>,
+}
+
+impl Head<'_> {
+    pub(crate) fn put(&self, out: &mut Vec<u8>) -> Result<(), WireError> {
+        let skipped = (self.origin.sequence.leading_zeros() / 8).min(7) as usize;
+        let has = |is_there: bool, flag: u8| if is_there { flag } else { 0 };
+        let flags = ((7 - skipped) as u8) << SEQUENCE_LEN_SHIFT
+            | has(self.origin.source != NOBODY, HAS_SOURCE)
+            | has(self.target.is_some(), HAS_TARGET)
+            | has(!self.recipients.is_empty(), HAS_RECIPIENTS)
+            | has(self.trace.is_some(), HAS_TRACE);
+        let [a, b, c, d] = self.tag.0.to_be_bytes();
+        out.extend_from_slice(&[5, flags, a, b, c, d, self.hops_left]);
+        out.extend_from_slice(&self.origin.sequence.to_be_bytes()[skipped..]);
+        if self.origin.source != NOBODY {
+            out.extend_from_slice(&self.origin.source);
+        }
+        if let Some(target) = self.target {
+            put_text(target, out)?;
+        }
+        if !self.recipients.is_empty() {
+            put_len(self.recipients.len(), RECIPIENTS_MAX, out)?;
+        }
+        for recipient in self.recipients {
+            put_text(&recipient.name, out)?;
+            out.extend_from_slice(&recipient.home);
+        }
+        if let Some(trace) = self.trace {
+            put_len(trace.len(), TRACE_MAX, out)?;
+            for (name, micros) in trace {
+                put_text(name, out)?;
+                out.put_u64(*micros);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Data without anything that the flags tell of, as most sources write it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Plain {
+    pub(crate) tag: Tag,
+    pub(crate) sequence: u64,
+    /// Where the payload begins.
+    pub(crate) payload_at: usize,
+}
+
+impl Plain {
+    /// Reads it where it lies; none if it is anything else, or nothing at all.
+    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
+        let (&[5, flags, a, b, c, d, _hops_left], rest) = bytes.split_first_chunk()? else {
+            return None;
+        };
+        let len = usize::from(flags >> SEQUENCE_LEN_SHIFT) + 1;
+        let digits = rest.get(..len)?;
+        let is_plain = flags & !(7 << SEQUENCE_LEN_SHIFT) == 0 && (digits[0] > 0 || len == 1);
+        is_plain.then(|| Self {
+            tag: Tag(u32::from_be_bytes([a, b, c, d])),
+            sequence: number(digits),
+            payload_at: 7 + len,
+        })
+    }
+}
+
+fn number(digits: &[u8]) -> u64 {
+    digits
+        .iter()
+        .fold(0, |number, &digit| number << 8 | u64::from(digit))
 }
 
 impl Message {
     /// The bytes of the message. Refuses what [`Message::decode`] would refuse.
     pub fn encode(&self) -> Result<Bytes, WireError> {
-        let mut out = BytesMut::new();
+        let mut out = Vec::new();
         match self {
             Self::Handshake(shake) => {
                 out.put_slice(&[1, shake.version, shake.role as u8]);
@@ -274,7 +387,7 @@ impl Message {
                 }
             }
         }
-        Ok(out.freeze())
+        Ok(out.into())
     }
 
     /// Reads a message; the payload of data is a slice of `bytes`.
@@ -334,7 +447,7 @@ impl Message {
     }
 }
 
-fn put_len(len: usize, max: usize, out: &mut BytesMut) -> Result<(), WireError> {
+fn put_len(len: usize, max: usize, out: &mut Vec<u8>) -> Result<(), WireError> {
     if len > max {
         return Err(WireError::TooLong { len, max });
     }
@@ -342,13 +455,13 @@ fn put_len(len: usize, max: usize, out: &mut BytesMut) -> Result<(), WireError> 
     Ok(())
 }
 
-fn put_text(text: &str, out: &mut BytesMut) -> Result<(), WireError> {
+fn put_text(text: &str, out: &mut Vec<u8>) -> Result<(), WireError> {
     put_len(text.len(), TEXT_LEN_MAX, out)?;
     out.put_slice(text.as_bytes());
     Ok(())
 }
 
-fn put_option(text: Option<&str>, out: &mut BytesMut) -> Result<(), WireError> {
+fn put_option(text: Option<&str>, out: &mut Vec<u8>) -> Result<(), WireError> {
     out.put_u8(u8::from(text.is_some()));
     text.map_or(Ok(()), |text| put_text(text, out))
 }
@@ -357,7 +470,7 @@ fn put_interest(
     tags: &[Tag],
     target: Option<&str>,
     policy: Policy,
-    out: &mut BytesMut,
+    out: &mut Vec<u8>,
 ) -> Result<(), WireError> {
     put_len(tags.len(), TAGS_MAX, out)?;
     for tag in tags {
@@ -368,58 +481,58 @@ fn put_interest(
     Ok(())
 }
 
-fn put_data(data: &Data, out: &mut BytesMut) -> Result<(), WireError> {
-    out.put_u8(5);
-    out.put_u32(data.tag.0);
-    out.put_slice(&data.origin.source);
-    out.put_u64(data.origin.sequence);
-    out.put_u8(data.hops_left);
-    put_option(data.target.as_deref(), out)?;
-    put_len(data.recipients.len(), RECIPIENTS_MAX, out)?;
-    for recipient in &data.recipients {
-        put_text(&recipient.name, out)?;
-        out.put_slice(&recipient.home);
-    }
-    out.put_u8(u8::from(data.trace.is_some()));
-    if let Some(trace) = &data.trace {
-        put_len(trace.len(), TRACE_MAX, out)?;
-        for (name, micros) in trace {
-            put_text(name, out)?;
-            out.put_u64(*micros);
-        }
-    }
-    out.put_slice(&data.payload);
-    Ok(())
-}
-
 fn get_data(mut bytes: Bytes) -> Result<Data, WireError> {
     let b = &mut bytes;
-    let tag = Tag(get_u32(b)?);
-    let origin = Origin {
-        source: get_node(b)?,
-        sequence: get_u64(b)?,
+    let flags = get_u8(b)?;
+    if flags & FLAGS_NONE != 0 {
+        return Err(WireError::Unknown(flags));
+    }
+    let has = |flag: u8| flags & flag != 0;
+    let (tag, hops_left) = (Tag(get_u32(b)?), get_u8(b)?);
+    let sequence = get_sequence(b, usize::from(flags >> SEQUENCE_LEN_SHIFT) + 1)?;
+    let source = match has(HAS_SOURCE) {
+        true => get_node(b)?,
+        false => NOBODY,
     };
-    let hops_left = get_u8(b)?;
-    let target = get_option(b)?;
-    let recipients = get_list(b, RECIPIENTS_MAX, |b| {
-        Ok(Recipient {
-            name: get_text(b)?,
-            home: get_node(b)?,
-        })
-    })?;
-    let trace = match get_bool(b)? {
+    let target = match has(HAS_TARGET) {
+        true => Some(get_text(b)?),
+        false => None,
+    };
+    let recipients = match has(HAS_RECIPIENTS) {
+        true => get_list(b, RECIPIENTS_MAX, |b| {
+            Ok(Recipient {
+                name: get_text(b)?,
+                home: get_node(b)?,
+            })
+        })?,
+        false => Vec::new(),
+    };
+    let trace = match has(HAS_TRACE) {
         true => Some(get_list(b, TRACE_MAX, |b| Ok((get_text(b)?, get_u64(b)?)))?),
         false => None,
     };
+    if has(HAS_SOURCE) && source == NOBODY || has(HAS_RECIPIENTS) && recipients.is_empty() {
+        return Err(WireError::Redundant);
+    }
     Ok(Data {
         tag,
-        origin,
+        origin: Origin { source, sequence },
         hops_left,
         target,
         recipients,
         trace,
         payload: bytes,
     })
+}
+
+fn get_sequence(b: &mut Bytes, len: usize) -> Result<u64, WireError> {
+    let digits = b.get(..len).ok_or(WireError::Truncated)?;
+    if digits[0] == 0 && len > 1 {
+        return Err(WireError::Redundant);
+    }
+    let sequence = number(digits);
+    b.advance(len);
+    Ok(sequence)
 }
 
 fn get_u8(b: &mut Bytes) -> Result<u8, WireError> {

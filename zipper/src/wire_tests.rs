@@ -64,15 +64,44 @@ fn samples() -> Vec<Message> {
 
 #[test]
 fn messages_have_the_bytes_of_the_table() {
-    let handshake = b"\x01\x01\x02\0\x01f\x01\0\x01s\0\x01\0\0\0\x10\x01\0\x01t\x01";
+    let handshake = b"\x01\x02\x02\0\x01f\x01\0\x01s\0\x01\0\0\0\x10\x01\0\x01t\x01";
     assert_eq!(samples()[0].encode().unwrap(), &handshake[..]);
     assert_eq!(samples()[2].encode().unwrap(), &b"\x03\0\x05\0\x02no"[..]);
-    let mut expected = b"\x05\0\0\0\x10".to_vec();
+    let mut expected = b"\x05\x0f\0\0\0\x10\x10\x03".to_vec();
     expected.extend([7; 32]);
-    expected.extend(b"\0\0\0\0\0\0\0\x03\x10\x01\0\x01t\0\x01\0\x01f");
+    expected.extend(b"\0\x01t\0\x01\0\x01f");
     expected.extend([2; 32]);
-    expected.extend(b"\x01\0\x01\0\x01z\0\0\0\0\0\0\0\x09hi");
+    expected.extend(b"\0\x01\0\x01z\0\0\0\0\0\0\0\x09hi");
     assert_eq!(samples()[5].encode().unwrap(), expected);
+    let expected = b"\x05\x10\0\0\0\x10\x10\x01\x02hi";
+    assert_eq!(Message::Data(plain()).encode().unwrap(), &expected[..]);
+}
+
+/// Data as most sources write it.
+fn plain() -> Data {
+    Data {
+        origin: Origin {
+            source: NOBODY,
+            sequence: 0x0102,
+        },
+        target: None,
+        recipients: Vec::new(),
+        trace: None,
+        ..data()
+    }
+}
+
+#[test]
+fn data_is_refused_if_it_is_not_in_its_one_form() {
+    let read = |bytes: &[u8]| Message::decode(Bytes::copy_from_slice(bytes));
+    let redundant = Err(WireError::Redundant);
+    assert_eq!(read(b"\x05\x10\0\0\0\x10\x10\0\x02hi"), redundant);
+    let mut nobody = b"\x05\x01\0\0\0\x10\x10\x02".to_vec();
+    nobody.extend(NOBODY);
+    assert_eq!(read(&nobody), redundant);
+    assert_eq!(read(b"\x05\x04\0\0\0\x10\x10\x02\0\0"), redundant);
+    let unknown = Err(WireError::Unknown(0x80));
+    assert_eq!(read(b"\x05\x80\0\0\0\x10\x10\x02"), unknown);
 }
 
 #[test]
@@ -150,5 +179,32 @@ proptest! {
         let data = Data { tag: Tag(tag), origin, hops_left, target, recipients, trace, payload };
         let message = Message::Data(data);
         prop_assert_eq!(Message::decode(message.encode().unwrap()), Ok(message));
+    }
+
+    #[test]
+    fn what_is_read_where_it_lies_is_what_is_decoded(
+        mut bytes: Vec<u8>, flags in 0_u8.., sequence: u64, payload: Vec<u8>,
+    ) {
+        let origin = Origin { source: NOBODY, sequence };
+        let data = Data { origin, payload: payload.into(), ..plain() };
+        let written = data.encode().unwrap();
+        if let [kind, second, ..] = bytes.as_mut_slice() {
+            (*kind, *second) = (5, flags);
+        }
+        for bytes in [written.to_vec(), bytes] {
+            let is_plain = |it: &Data| {
+                let has_none = it.target.is_none() && it.trace.is_none();
+                has_none && it.recipients.is_empty() && it.origin.source == NOBODY
+            };
+            let decoded = match Message::decode(bytes.clone().into()) {
+                Ok(Message::Data(data)) => Some(data).filter(is_plain),
+                _ => None,
+            };
+            let read = Plain::read(&bytes);
+            prop_assert_eq!(read.map(|it| it.tag), decoded.as_ref().map(|it| it.tag));
+            prop_assert_eq!(read.map(|it| it.sequence), decoded.as_ref().map(|it| it.origin.sequence));
+            let rest = read.map(|it| &bytes[it.payload_at..]);
+            prop_assert_eq!(rest, decoded.as_ref().map(|it| &it.payload[..]));
+        }
     }
 }

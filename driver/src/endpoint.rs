@@ -14,6 +14,7 @@ use selvedge_transport::{Info, NodeId};
 
 use crate::driver::Connected;
 use crate::error::{AttachError, FlushError, RecvError, TryRecvError};
+use crate::sending::Sending;
 use crate::shared::{Control, Received, Shared, lock};
 
 /// A channel of messages to one peer, which outlives its transports. Cheap to clone; any number of
@@ -85,6 +86,29 @@ impl Endpoint {
                 .wait(outbox)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Sends a message that lies in pieces on `lane`; blocks the thread while the send buffer is
+    /// full. The pieces are copied one behind the other into the buffer.
+    ///
+    /// # Errors
+    /// [`SendError`], with the payload in it, put together; never [`SendError::Full`].
+    pub fn send_parts(&self, lane: LaneId, parts: &[&[u8]]) -> Result<(), SendError> {
+        let len = parts.iter().map(|part| part.len()).sum();
+        let shared = &self.0.shared;
+        let mut outbox = lock(&shared.outbox);
+        while outbox.is_full(lane, len) {
+            let waiting = shared.sending.threads.wait(outbox);
+            outbox = waiting.unwrap_or_else(PoisonError::into_inner);
+        }
+        Sending::new(outbox, shared).try_send_parts(lane, parts)
+    }
+
+    /// Holds the send buffer to send many messages: under one lock, and the worker is told once.
+    #[must_use]
+    pub fn sending(&self) -> Sending<'_> {
+        let shared = &self.0.shared;
+        Sending::new(lock(&shared.outbox), shared)
     }
 
     /// Sends on `lane`; waits while the send buffer is full. Any executor will do.

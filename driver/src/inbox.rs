@@ -30,7 +30,13 @@ impl Incoming<'_> {
     /// The first message of `lane`, left where it is.
     #[must_use]
     pub fn peek(&self, lane: LaneId) -> Option<&Message> {
-        self.left.lane(lane)?.front()
+        self.get(lane, 0)
+    }
+
+    /// The message of `lane` behind so many others, left where it is.
+    #[must_use]
+    pub fn get(&self, lane: LaneId, behind: usize) -> Option<&Message> {
+        self.left.lane(lane)?.get(behind)
     }
 
     /// Takes the first message of `lane`.

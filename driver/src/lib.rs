@@ -37,6 +37,7 @@ mod inbox;
 mod machine;
 mod placement;
 mod resolver;
+mod sending;
 mod shared;
 mod simulation;
 mod spin;
@@ -50,6 +51,7 @@ pub use endpoint::Endpoint;
 pub use error::{AttachError, DriverError, FlushError, RecvError, TryRecvError};
 pub use inbox::{Inbox, Incoming, Reception, Watch};
 pub use machine::{Hosted, Machine, Mail, Next};
+pub use sending::Sending;
 pub use simulation::Simulation;
 
 pub use selvedge_endpoint::{

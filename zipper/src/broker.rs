@@ -4,7 +4,9 @@
 //! handed on in that call. If a recipient has no room, the message stays where it is, the door asks
 //! to be woken, and the sender is held back by its window: nothing piles up here.
 
+mod batch;
 mod door;
+mod plans;
 
 pub(crate) use door::now_micros;
 
@@ -16,7 +18,8 @@ use std::time::{Duration, Instant};
 use selvedge_hub::{Endpoint, LaneId, Machine, Next};
 
 use crate::broker::door::Door;
-use crate::router::{Node, Presence, Router};
+use crate::broker::plans::{Handed, Plans, Recipient};
+use crate::router::{self, Node, Presence, Router};
 use crate::stats::Counters;
 use crate::tag::Tag;
 use crate::wire::{InterestEntry, Message, Role};
@@ -57,6 +60,8 @@ pub(crate) struct Broker {
     pub(crate) settings: Settings,
     pub(crate) counters: Counters,
     state: Mutex<State>,
+    /// Rises with each change of what plans are made of, before the lock of the change is free.
+    version: AtomicU64,
     doors: AtomicU64,
 }
 
@@ -64,6 +69,8 @@ pub(crate) struct Broker {
 struct State {
     router: Router,
     known: BTreeMap<Node, Known>,
+    /// What was planned since the last change, for all doors.
+    plans: Plans,
 }
 
 #[derive(Debug)]
@@ -89,7 +96,9 @@ impl Broker {
             state: Mutex::new(State {
                 router,
                 known: BTreeMap::new(),
+                plans: Plans::default(),
             }),
+            version: AtomicU64::new(0),
             doors: AtomicU64::new(0),
         })
     }
@@ -108,10 +117,10 @@ impl Broker {
             generation: 0,
         };
         let node = *endpoint.peer().as_bytes();
-        let mut state = self.lock();
-        state.router.remove(node);
-        state.known.insert(node, known);
-        drop(state);
+        self.change(|state| {
+            state.router.remove(node);
+            state.known.insert(node, known);
+        });
         Door::new(Arc::clone(self), endpoint.clone(), number)
     }
 
@@ -123,32 +132,66 @@ impl Broker {
         }
     }
 
+    /// Changes what plans are made of. Whoever routes after it has returned makes new plans.
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.lock();
+        let changed = change(&mut state);
+        self.forget_plans(&mut state);
+        changed
+    }
+
+    fn forget_plans(&self, state: &mut State) {
+        state.plans = Plans::default();
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Counts the changes.
+    fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
     /// Changes the routes, and tells the neighbours what changed for them.
     fn reroute(&self, change: impl FnOnce(&mut Router)) {
-        let mut state = self.lock();
-        change(&mut state.router);
-        state.tell_neighbours();
+        self.change(|state| {
+            change(&mut state.router);
+            state.tell_neighbours();
+        });
     }
 
     fn set_presence(&self, node: Node, presence: Presence) {
-        let mut state = self.lock();
-        let State { router, known } = &mut *state;
-        if let Some(known) = known.get_mut(&node) {
+        self.change(|state| {
+            let Some(known) = state.known.get_mut(&node) else {
+                return;
+            };
             known.away_since = (presence != Presence::Up).then(Instant::now);
             known.is_gone = false;
-            router.set_presence(node, presence);
+            state.router.set_presence(node, presence);
             state.tell_neighbours();
-        }
+        });
     }
 
     /// An endpoint has ended.
     fn remove(&self, node: Node, door: u64) {
-        let mut state = self.lock();
-        if state.known.get(&node).is_some_and(|it| it.door == door) {
-            state.known.remove(&node);
-            state.router.remove(node);
-            state.tell_neighbours();
-        }
+        self.change(|state| {
+            if state.known.get(&node).is_some_and(|it| it.door == door) {
+                state.known.remove(&node);
+                state.router.remove(node);
+                state.tell_neighbours();
+            }
+        });
+    }
+
+    /// Where messages of clients with that tag and target go, until the version rises.
+    fn plan(&self, tag: Tag, target: Option<&str>) -> Arc<Handed> {
+        let State {
+            router,
+            known,
+            plans,
+        } = &mut *self.lock();
+        plans.find_or_make(tag, target, || {
+            let plan = router.plan(tag, target);
+            Arc::new(Handed::new(plan, |stop| recipient(known, stop)))
+        })
     }
 
     /// The names of those who observe a tag.
@@ -156,8 +199,8 @@ impl Broker {
         self.lock().router.observers(tag)
     }
 
-    fn endpoint(&self, node: &Node) -> Option<Endpoint> {
-        self.lock().known.get(node).map(|it| it.endpoint.clone())
+    fn recipient(&self, stop: router::Stop) -> Option<Recipient> {
+        recipient(&self.lock().known, stop)
     }
 
     fn is_gone(&self, node: &Node) -> bool {
@@ -167,7 +210,7 @@ impl Broker {
     /// Gives up neighbours that stay away, and clients that do not say who they are.
     fn tick(&self, now: Instant) {
         let mut state = self.lock();
-        let State { router, known } = &mut *state;
+        let State { router, known, .. } = &mut *state;
         let mut is_any_gone = false;
         for (node, known) in known.iter_mut() {
             let away = known.away_since.is_some_and(|at| now >= at + AWAY_MAX);
@@ -185,6 +228,7 @@ impl Broker {
         // Also for those whose last table found no room.
         state.tell_neighbours();
         if is_any_gone {
+            self.forget_plans(&mut state);
             // Whoever waits for room there need not any more.
             state.known.values().for_each(|it| it.endpoint.resume());
         }
@@ -194,6 +238,20 @@ impl Broker {
         // A panic in a door closes its endpoint; each step leaves the tables whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn recipient(known: &BTreeMap<Node, Known>, stop: router::Stop) -> Option<Recipient> {
+    let (node, is_local) = match stop {
+        router::Stop::Local(node) => (node, true),
+        router::Stop::Via(node) => (node, false),
+    };
+    let Known { door, endpoint, .. } = known.get(&node)?;
+    Some(Recipient {
+        node,
+        door: *door,
+        endpoint: endpoint.clone(),
+        is_local,
+    })
 }
 
 impl State {

@@ -10,6 +10,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::tag::Tag;
 use crate::wire::{InterestEntry, Origin, PATH_MAX, Policy, Recipient};
@@ -102,6 +104,56 @@ struct Neighbour {
     presence: Presence,
 }
 
+/// How often a name was chosen; shared by all who choose.
+type Turn = Arc<AtomicUsize>;
+
+/// Where messages of one tag and target go until something changes. For who routes many of them: it
+/// chooses among instances as [`Router::route`] does, and needs no router for it.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    forks: Vec<Fork>,
+    stops: Vec<Stop>,
+}
+
+/// A name that gets the messages, or each of its instances.
+#[derive(Debug, Clone)]
+struct Fork {
+    name: String,
+    policy: Policy,
+    turn: Turn,
+    /// Of these each message goes to one, or to all of them by [`Policy::All`]. Never empty.
+    branches: Vec<Branch>,
+}
+
+/// One way that a message can take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Branch {
+    /// The client, or the zipper that it is connected to.
+    node: Node,
+    /// Where the copy is handed to, in the list of the plan.
+    stop: usize,
+}
+
+/// Whom a zipper hands a copy to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stop {
+    /// A function that is connected here.
+    Local(Node),
+    /// A neighbour, which passes it on.
+    Via(Node),
+}
+
+/// A choice that a [`Plan`] has made for one message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chosen<'a> {
+    /// Whom the copy is handed to: its place among [`Plan::stops`].
+    pub stop: usize,
+    /// The name of the function.
+    pub name: &'a str,
+    /// The function, or the zipper that it is connected to.
+    pub node: Node,
+}
+
 /// The routes of one zipper.
 #[derive(Debug)]
 pub struct Router {
@@ -111,7 +163,7 @@ pub struct Router {
     /// For each tag, those of whom some get a message. Made anew at each change.
     choices: HashMap<Tag, Vec<Choice>>,
     /// How often a name was chosen, for those that take turns.
-    turns: HashMap<String, usize>,
+    turns: HashMap<String, Turn>,
     random: fastrand::Rng,
 }
 
@@ -215,21 +267,47 @@ impl Router {
         choices.map(|choice| choice.name.clone()).collect()
     }
 
+    /// Where messages of clients with that tag and target go, until something changes here.
+    #[must_use]
+    pub fn plan(&self, tag: Tag, target: Option<&str>) -> Plan {
+        let mut plan = Plan {
+            forks: Vec::new(),
+            stops: Vec::new(),
+        };
+        let mut places = BTreeMap::new();
+        for choice in self.choices.get(&tag).into_iter().flatten() {
+            let open: Vec<&Site> = choice.sites.iter().filter(|it| it.wants(target)).collect();
+            let open = match choice.policy {
+                Policy::All => open,
+                policy => alike(policy, &open),
+            };
+            let branches = open.into_iter().map(|site| {
+                let stop = site.stop();
+                let place = *places.entry(stop).or_insert_with(|| {
+                    plan.stops.push(stop);
+                    plan.stops.len() - 1
+                });
+                let node = site.node;
+                Branch { node, stop: place }
+            });
+            let fork = Fork {
+                name: choice.name.clone(),
+                policy: choice.policy,
+                turn: self.turns.get(&choice.name).cloned().unwrap_or_default(),
+                branches: branches.collect(),
+            };
+            if !fork.branches.is_empty() {
+                plan.forks.push(fork);
+            }
+        }
+        plan
+    }
+
     /// Routes a message of a client.
     pub fn route(&mut self, key: Key<'_>) -> Routes {
-        let mut routes = Routes::default();
-        let Some(choices) = self.choices.get(&key.tag) else {
-            return routes;
-        };
-        let mut unknown = 0;
-        for choice in choices {
-            let mut open: Vec<&Site> = choice.sites.iter().filter(|it| it.wants(key)).collect();
-            if choice.policy != Policy::All {
-                let turn = self.turns.get_mut(&choice.name).unwrap_or(&mut unknown);
-                open = one_of(choice.policy, &open, key, turn, &mut self.random);
-            }
-            open.into_iter()
-                .for_each(|site| routes.add(&choice.name, site));
+        let (mut routes, plan) = (Routes::default(), self.plan(key.tag, key.target));
+        for chosen in plan.choose(&key.origin.source, &mut self.random) {
+            routes.add(chosen.name, plan.stops[chosen.stop], chosen.node);
         }
         routes
     }
@@ -250,7 +328,7 @@ impl Router {
         let Some(choice) = choices.into_iter().find(|choice| choice.name == to.name) else {
             return false;
         };
-        let sites = || choice.sites.iter().filter(|site| site.wants(key));
+        let sites = || choice.sites.iter().filter(|site| site.wants(key.target));
         let here: Vec<&Site> = sites().filter(|site| site.via.is_none()).collect();
         let beyond = || sites().filter(|site| site.via.is_some_and(|via| via != from));
         let chosen = if to.home != self.own {
@@ -264,11 +342,16 @@ impl Router {
             // It has left while the message was on its way: another instance will do.
             beyond().take(1).collect()
         } else {
-            let mut unknown = 0;
-            let turn = self.turns.get_mut(&to.name).unwrap_or(&mut unknown);
-            one_of(choice.policy, &here, key, turn, &mut self.random)
+            let open = alike(choice.policy, &here);
+            let turn = self.turns.get(&to.name).cloned().unwrap_or_default();
+            let nodes = open.iter().map(|site| site.node);
+            let source = &key.origin.source;
+            let at = one_of(choice.policy, nodes, source, &turn, &mut self.random);
+            open.get(at).copied().into_iter().collect()
         };
-        chosen.iter().for_each(|site| routes.add(&to.name, site));
+        for site in &chosen {
+            routes.add(&to.name, site.stop(), site.node);
+        }
         !chosen.is_empty()
     }
 
@@ -325,7 +408,7 @@ impl Router {
         }
         // Kept over changes, and found without a new string for each message.
         let names = choices.values().flatten().map(|it| it.name.clone());
-        let turns = names.map(|name| (self.turns.get(&name).copied().unwrap_or_default(), name));
+        let turns = names.map(|name| (self.turns.get(&name).cloned().unwrap_or_default(), name));
         self.turns = turns.map(|(turn, name)| (name, turn)).collect();
         self.choices = choices;
     }
@@ -355,31 +438,74 @@ fn offer(
 
 impl Site {
     /// A message with a target is for those who want this target; one without is for all.
-    fn wants(&self, key: Key<'_>) -> bool {
-        key.target.is_none() || key.target == self.target.as_deref()
+    fn wants(&self, target: Option<&str>) -> bool {
+        target.is_none() || target == self.target.as_deref()
+    }
+
+    fn stop(&self) -> Stop {
+        self.via.map_or(Stop::Local(self.node), Stop::Via)
     }
 }
 
 impl Routes {
-    fn add(&mut self, name: &str, site: &Site) {
-        match site.via {
-            None => self.local.push(site.node),
-            Some(via) => self.forward.entry(via).or_default().push(Recipient {
+    fn add(&mut self, name: &str, stop: Stop, node: Node) {
+        match stop {
+            Stop::Local(client) => self.local.push(client),
+            Stop::Via(via) => self.forward.entry(via).or_default().push(Recipient {
                 name: name.to_owned(),
-                home: site.node,
+                home: node,
             }),
         }
     }
 }
 
-/// One of the sites, which are sorted by nearness: of those that are up, if any is.
-fn one_of<'a>(
-    policy: Policy,
-    sites: &[&'a Site],
-    key: Key<'_>,
-    turn: &mut usize,
-    random: &mut fastrand::Rng,
-) -> Vec<&'a Site> {
+impl Plan {
+    /// All whom copies may be handed to.
+    #[must_use]
+    pub fn stops(&self) -> &[Stop] {
+        &self.stops
+    }
+
+    /// How many copies a message makes at the most.
+    #[must_use]
+    pub fn copies_max(&self) -> usize {
+        let copies = |fork: &Fork| match fork.policy {
+            Policy::All => fork.branches.len(),
+            _ => 1,
+        };
+        self.forks.iter().map(copies).sum()
+    }
+
+    /// Chooses for one message of `source`.
+    pub fn choose<'a>(
+        &'a self,
+        source: &'a Node,
+        random: &'a mut fastrand::Rng,
+    ) -> impl Iterator<Item = Chosen<'a>> {
+        self.forks.iter().flat_map(move |fork| {
+            let chosen = fork.choose(source, random);
+            chosen.iter().map(|branch| Chosen {
+                stop: branch.stop,
+                name: &fork.name,
+                node: branch.node,
+            })
+        })
+    }
+}
+
+impl Fork {
+    fn choose(&self, source: &Node, random: &mut fastrand::Rng) -> &[Branch] {
+        if self.policy == Policy::All || self.branches.len() == 1 {
+            return &self.branches;
+        }
+        let nodes = self.branches.iter().map(|branch| branch.node);
+        let at = one_of(self.policy, nodes, source, &self.turn, random);
+        std::slice::from_ref(&self.branches[at])
+    }
+}
+
+/// Of sites that are sorted by nearness those that are as good as the first.
+fn alike<'a>(policy: Policy, sites: &[&'a Site]) -> Vec<&'a Site> {
     let Some(first) = sites.first() else {
         return Vec::new();
     };
@@ -387,24 +513,33 @@ fn one_of<'a>(
         site.presence == first.presence
             && (policy != Policy::Nearest || site.distance == first.distance)
     };
-    let open: Vec<&Site> = sites.iter().filter(alike).copied().collect();
-    let chosen = match policy {
-        Policy::Random => open[random.usize(..open.len())],
+    sites.iter().filter(alike).copied().collect()
+}
+
+/// Which of the nodes, of which there is at least one.
+fn one_of(
+    policy: Policy,
+    nodes: impl ExactSizeIterator<Item = Node>,
+    source: &Node,
+    turn: &AtomicUsize,
+    random: &mut fastrand::Rng,
+) -> usize {
+    match policy {
+        Policy::Random => random.usize(..nodes.len()),
         // Rendezvous hashing: when a site goes, only its sources move.
         Policy::Hash => {
-            let weight = |site: &&Site| {
+            let weight = |(_, node): &(usize, Node)| {
                 let mut hasher = DefaultHasher::new();
-                (key.origin.source, site.node).hash(&mut hasher);
+                (source, node).hash(&mut hasher);
                 hasher.finish()
             };
-            open.iter().copied().max_by_key(weight).unwrap_or(first)
+            let best = nodes.enumerate().max_by_key(weight);
+            best.map_or(0, |(at, _)| at)
         }
         Policy::Nearest | Policy::RoundRobin | Policy::All => {
-            *turn = turn.wrapping_add(1);
-            open[*turn % open.len()]
+            turn.fetch_add(1, Ordering::Relaxed).wrapping_add(1) % nodes.len()
         }
-    };
-    vec![chosen]
+    }
 }
 
 #[cfg(test)]

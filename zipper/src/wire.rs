@@ -248,13 +248,13 @@ impl Data {
     /// The bytes of [`Message::Data`].
     pub fn encode(&self) -> Result<Bytes, WireError> {
         let mut out = Vec::with_capacity(HEAD_LEN + self.payload.len());
-        self.put_head(&mut out)?;
+        self.head().put(&mut out)?;
         out.extend_from_slice(&self.payload);
         Ok(out.into())
     }
 
     /// What precedes the payload.
-    pub(crate) fn put_head(&self, out: &mut Vec<u8>) -> Result<(), WireError> {
+    pub(crate) fn head(&self) -> Head<'_> {
         Head {
             tag: self.tag,
             origin: self.origin,
@@ -263,7 +263,6 @@ impl Data {
             recipients: &self.recipients,
             trace: self.trace.as_deref(),
         }
-        .put(out)
     }
 }
 

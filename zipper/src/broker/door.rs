@@ -2,17 +2,18 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Wake, Waker};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use selvedge_hub::{Endpoint, Event, Inbox, Incoming, SendError};
+use selvedge_hub::{Endpoint, Event, Inbox, Incoming};
 use subtle::ConstantTimeEq;
 
-use crate::broker::{Broker, CONTROL, DATA, HOPS_MAX};
-use crate::router::{Function, Key, Node, Presence, Routes};
+use crate::broker::batch::Batch;
+use crate::broker::{Broker, CONTROL, DATA};
+use crate::router::{Function, Node, Presence};
 use crate::stats::add;
-use crate::wire::{Data, Handshake, Message, Policy, Rejection, Role, TRACE_MAX, VERSION};
+use crate::wire::{Handshake, Message, Policy, Rejection, Role, VERSION};
 
 /// Calls a door again when a recipient has room.
 struct Resume(Endpoint);
@@ -21,14 +22,6 @@ impl Wake for Resume {
     fn wake(self: Arc<Self>) {
         self.0.resume();
     }
-}
-
-/// A copy on its way.
-struct Copy {
-    to: Node,
-    endpoint: Endpoint,
-    bytes: Bytes,
-    is_local: bool,
 }
 
 pub(crate) struct Door {
@@ -42,8 +35,8 @@ pub(crate) struct Door {
     is_closed: bool,
     /// Control that waits for room.
     outgoing: VecDeque<Bytes>,
-    /// What is left to do for the first message that waits.
-    copies: Option<Vec<Copy>>,
+    /// What is left to do for the first messages that wait.
+    batch: Batch,
     waker: Waker,
     /// Whether the zipper at the other end was told who this one is.
     has_introduced: bool,
@@ -57,23 +50,13 @@ impl Inbox for Door {
         }
         // Before the introduction data waits; after the end it is of no use.
         while self.role.is_some() || self.is_closed {
-            let Some(message) = incoming.peek(DATA) else {
+            if self.batch.is_done() && !self.begin(incoming) {
                 return;
-            };
-            if self.is_closed {
-                add(&self.broker.counters.malformed, 1);
-            } else {
-                let copies = match self.copies.take() {
-                    Some(copies) => copies,
-                    None => self.route(message.payload.clone()),
-                };
-                let waiting = self.hand_on(copies);
-                if !waiting.is_empty() {
-                    self.copies = Some(waiting);
-                    return;
-                }
             }
-            incoming.take(DATA);
+            let cx = Context::from_waker(&self.waker);
+            if self.batch.hand_on(&cx, incoming).is_pending() {
+                return;
+            }
         }
     }
 
@@ -122,6 +105,7 @@ impl Door {
     pub(crate) fn new(broker: Arc<Broker>, endpoint: Endpoint, number: u64) -> Self {
         let node = *endpoint.peer().as_bytes();
         let waker = Waker::from(Arc::new(Resume(endpoint.clone())));
+        let batch = Batch::new(Arc::clone(&broker), node);
         Self {
             broker,
             endpoint,
@@ -131,7 +115,7 @@ impl Door {
             name: String::new(),
             is_closed: false,
             outgoing: VecDeque::new(),
-            copies: None,
+            batch,
             waker,
             has_introduced: false,
         }
@@ -290,114 +274,22 @@ impl Door {
         self.endpoint.close();
     }
 
-    /// Where copies of a message go.
-    fn route(&mut self, payload: Bytes) -> Vec<Copy> {
-        let mut data = match Message::decode(payload) {
-            Ok(Message::Data(data)) => data,
-            Ok(_) => return self.refuse_data("only data belongs on this lane"),
-            Err(error) => return self.refuse_data(&error.to_string()),
-        };
-        let (counters, is_relayed) = (&self.broker.counters, self.role == Some(Role::Zipper));
-        if !is_relayed {
-            if data.tag.is_reserved() {
-                return self.refuse_data("the tag is kept for the system");
-            }
-            data.origin.source = self.node;
-            data.hops_left = HOPS_MAX;
+    /// Begins with the next messages that wait. Returns whether there are any.
+    fn begin(&mut self, incoming: &mut Incoming<'_>) -> bool {
+        if incoming.peek(DATA).is_none() {
+            return false;
         }
-        add(
-            if is_relayed {
-                &counters.relayed
-            } else {
-                &counters.received
-            },
-            1,
-        );
-        let recipients = std::mem::take(&mut data.recipients);
-        let key = Key {
-            tag: data.tag,
-            target: data.target.as_deref(),
-            origin: data.origin,
-        };
-        let mut state = self.broker.lock();
-        let routes = if is_relayed {
-            state.router.relay(self.node, key, recipients)
-        } else {
-            state.router.route(key)
-        };
-        drop(state);
-        add(&counters.unreachable, routes.unreachable.len());
-        if routes.is_empty() && routes.unreachable.is_empty() {
-            add(&counters.unobserved, 1);
+        if self.is_closed {
+            add(&self.broker.counters.malformed, 1);
+            incoming.take(DATA);
+            return true;
         }
-        self.copy(data, routes)
-    }
-
-    fn refuse_data(&mut self, why: &str) -> Vec<Copy> {
-        add(&self.broker.counters.malformed, 1);
-        self.reject(Rejection::Malformed, why);
-        Vec::new()
-    }
-
-    fn copy(&self, mut data: Data, routes: Routes) -> Vec<Copy> {
-        if let Some(trace) = &mut data.trace
-            && trace.len() < TRACE_MAX
-        {
-            trace.push((self.broker.settings.name.clone(), now_micros()));
+        let is_relayed = self.role == Some(Role::Zipper);
+        if let Err(refused) = self.batch.gather(incoming, is_relayed) {
+            // What came before is still handed on.
+            self.reject(Rejection::Malformed, &refused.to_string());
         }
-        let mut copies = Vec::with_capacity(routes.local.len() + routes.forward.len());
-        let mut add_copy = |to: Node, data: &Data, known: &mut Option<Bytes>, is_local| {
-            let bytes = match known {
-                Some(bytes) => bytes.clone(),
-                None => match data.encode() {
-                    Ok(bytes) => known.insert(bytes).clone(),
-                    Err(error) => return tracing::error!(%error, "a message cannot be passed on"),
-                },
-            };
-            match self.broker.endpoint(&to) {
-                Some(endpoint) => copies.push(Copy {
-                    to,
-                    endpoint,
-                    bytes,
-                    is_local,
-                }),
-                None => add(&self.broker.counters.unreachable, 1),
-            }
-        };
-        let mut known = None;
-        for to in routes.local {
-            add_copy(to, &data, &mut known, true);
-        }
-        if !routes.forward.is_empty() && data.hops_left == 0 {
-            add(&self.broker.counters.hop_limit, routes.forward.len());
-            return copies;
-        }
-        data.hops_left = data.hops_left.saturating_sub(1);
-        for (to, recipients) in routes.forward {
-            data.recipients = recipients;
-            add_copy(to, &data, &mut None, false);
-        }
-        copies
-    }
-
-    /// Hands copies on. Returns those for which there is no room yet.
-    fn hand_on(&self, copies: Vec<Copy>) -> Vec<Copy> {
-        let (mut waiting, counters) = (Vec::new(), &self.broker.counters);
-        for copy in copies {
-            let cx = Context::from_waker(&self.waker);
-            match copy.endpoint.poll_send(&cx, DATA, &copy.bytes) {
-                Poll::Ready(Ok(())) if copy.is_local => add(&counters.delivered, 1),
-                Poll::Ready(Ok(())) => add(&counters.forwarded, 1),
-                Poll::Ready(Err(SendError::Closed(_))) => add(&counters.unreachable, 1),
-                Poll::Ready(Err(error)) => {
-                    tracing::error!(%error, "a message cannot be passed on");
-                    add(&counters.unreachable, 1);
-                }
-                Poll::Pending if self.broker.is_gone(&copy.to) => add(&counters.unreachable, 1),
-                Poll::Pending => waiting.push(copy),
-            }
-        }
-        waiting
+        true
     }
 }
 

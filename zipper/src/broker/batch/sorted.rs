@@ -1,0 +1,183 @@
+//! The copies of a batch, sorted by who gets them.
+
+use std::ops::Range;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use selvedge_hub::{Incoming, SendError};
+
+use crate::broker::plans::Recipient;
+use crate::broker::{Broker, DATA};
+use crate::stats::add;
+use crate::wire::Head;
+
+/// From this length on recipients share one copy, which their send buffers keep where it lies;
+/// shorter ones are copied into each.
+const SHARED_LEN_MIN: usize = 4096 + 1;
+
+/// What goes to whom.
+#[derive(Default)]
+pub(super) struct Sorted {
+    heads: Vec<u8>,
+    pieces: Vec<Piece>,
+    lots: Vec<Lot>,
+    /// Whose turn it is, if this message goes to the same recipients as the last one: a search for
+    /// each of 64 costs more than the copy.
+    expected: usize,
+}
+
+/// A message where it waits.
+pub(super) struct Placed<'a> {
+    /// Its place in the queue.
+    pub(super) message: usize,
+    pub(super) bytes: &'a Bytes,
+    pub(super) payload_at: usize,
+    /// How many recipients may share what is made of it.
+    pub(super) copies: usize,
+}
+
+/// A message as its recipients get it.
+struct Piece {
+    /// The place of the message in the queue, and where its payload begins.
+    message: usize,
+    payload_at: usize,
+    head: Range<usize>,
+    /// Head and payload, if several recipients share them.
+    whole: Option<Bytes>,
+}
+
+/// All that one recipient gets.
+struct Lot {
+    to: Recipient,
+    pieces: Vec<usize>,
+    /// How many of them it has.
+    done: usize,
+}
+
+/// The number of a piece; none if it cannot be written, which was said.
+pub(super) type Number = Option<usize>;
+
+impl Sorted {
+    /// Makes what recipients get.
+    pub(super) fn put(&mut self, message: &Placed<'_>, head: Head<'_>) -> Number {
+        let begin = self.heads.len();
+        if let Err(error) = head.put(&mut self.heads) {
+            tracing::error!(%error, "a message cannot be passed on");
+            self.heads.truncate(begin);
+            return None;
+        }
+        let mut piece = Piece {
+            message: message.message,
+            payload_at: message.payload_at,
+            head: begin..self.heads.len(),
+            whole: None,
+        };
+        let payload = &message.bytes[message.payload_at..];
+        if message.copies > 1 && piece.head.len() + payload.len() >= SHARED_LEN_MIN {
+            piece.whole = Some([&self.heads[begin..], payload].concat().into());
+        }
+        self.pieces.push(piece);
+        Some(self.pieces.len() - 1)
+    }
+
+    pub(super) fn give(&mut self, to: &Recipient, piece: Number) {
+        let Some(piece) = piece else { return };
+        let is_it = |lot: &Lot| lot.to.door == to.door;
+        let lot = match self.lots.get(self.expected).is_some_and(is_it) {
+            true => self.expected,
+            false => self.lots.iter().position(is_it).unwrap_or_else(|| {
+                self.lots.push(Lot {
+                    to: to.clone(),
+                    pieces: Vec::new(),
+                    done: 0,
+                });
+                self.lots.len() - 1
+            }),
+        };
+        self.lots[lot].pieces.push(piece);
+        self.expected = if lot + 1 < self.lots.len() {
+            lot + 1
+        } else {
+            0
+        };
+    }
+
+    /// Ready when every copy has found room; if not, the task is woken when there may be some.
+    pub(super) fn hand_on(
+        &mut self,
+        cx: &Context<'_>,
+        broker: &Broker,
+        incoming: &Incoming<'_>,
+    ) -> Poll<()> {
+        let mut polled = Poll::Ready(());
+        for lot in &mut self.lots {
+            let made = (&self.heads[..], &self.pieces[..]);
+            while lot.push(cx, broker, made, incoming).is_pending() {
+                if !broker.is_gone(&lot.to.node) {
+                    polled = Poll::Pending;
+                    break;
+                }
+                add(&broker.counters.unreachable, 1);
+                lot.done += 1;
+            }
+        }
+        polled
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.heads.clear();
+        self.pieces.clear();
+        self.lots.clear();
+        self.expected = 0;
+    }
+}
+
+impl Lot {
+    /// Pushes as much as there is room for.
+    fn push(
+        &mut self,
+        cx: &Context<'_>,
+        broker: &Broker,
+        (heads, pieces): (&[u8], &[Piece]),
+        incoming: &Incoming<'_>,
+    ) -> Poll<()> {
+        let Some(waiting) = self.pieces.get(self.done..).filter(|it| !it.is_empty()) else {
+            return Poll::Ready(());
+        };
+        let mut sending = self.to.endpoint.sending();
+        let (mut sent, mut unreachable, mut polled) = (0, 0, Poll::Ready(()));
+        for &piece in waiting {
+            let piece = &pieces[piece];
+            let message = incoming.get(DATA, piece.message);
+            let payload = message.map_or(&[][..], |it| &it.payload[piece.payload_at..]);
+            let head = &heads[piece.head.clone()];
+            polled = sending.poll_room(cx, DATA, head.len() + payload.len());
+            if polled.is_pending() {
+                break;
+            }
+            let pushed = match &piece.whole {
+                Some(whole) => sending.try_send(DATA, whole.clone()),
+                None => sending.try_send_parts(DATA, &[head, payload]),
+            };
+            match pushed {
+                Ok(()) => sent += 1,
+                Err(SendError::Closed(_)) => unreachable += 1,
+                Err(error) => {
+                    tracing::error!(%error, "a message cannot be passed on");
+                    unreachable += 1;
+                }
+            }
+        }
+        self.done += sent + unreachable;
+        let counters = &broker.counters;
+        let passed = match self.to.is_local {
+            true => &counters.delivered,
+            false => &counters.forwarded,
+        };
+        // While the buffer is held: whoever reads a copy finds it counted.
+        add(passed, sent);
+        add(&counters.unreachable, unreachable);
+        drop(sending);
+        polled
+    }
+}

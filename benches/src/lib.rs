@@ -5,7 +5,9 @@
 
 pub mod endpoint;
 pub mod hop;
+pub mod measure;
 pub mod raw;
+pub mod wasm;
 
 /// Something that is timed.
 pub trait Load {

@@ -97,26 +97,25 @@ impl Instance {
     /// the guest emitted for this message is then discarded.
     pub fn handle(&mut self, tag: u32, payload: &[u8]) -> Result<Outputs<'_>, CallError> {
         self.stats.calls += 1;
-        match self.run(tag, payload) {
-            Ok(guest) => {
-                let guest = self.guest.insert(guest);
-                let state = guest.state_mut();
-                self.stats.handled += 1;
-                self.stats.output_messages += state.outputs.len() as u64;
-                self.stats.output_bytes += state.budget.output_bytes_used() as u64;
-                self.stats.host_calls += u64::from(state.budget.host_calls_used());
-                Ok(Outputs(state.outputs.drain(..)))
+        if let Err(error) = self.run(tag, payload) {
+            self.stats.count_failure(&error);
+            if error.recycled() {
+                self.recycle();
             }
-            Err(error) => {
-                self.stats.count_failure(&error);
-                Err(error)
-            }
+            return Err(error);
         }
+        let guest = self.guest.as_mut().expect("it has just handled a message");
+        let state = guest.state_mut();
+        self.stats.handled += 1;
+        self.stats.output_messages += state.outputs.len() as u64;
+        self.stats.output_bytes += state.budget.output_bytes_used() as u64;
+        self.stats.host_calls += u64::from(state.budget.host_calls_used());
+        Ok(Outputs(state.outputs.drain(..)))
     }
 
-    /// Gives the guest back for the caller to keep, which the outputs then borrow from; on a failure
-    /// that recycles, it is dropped here.
-    fn run(&mut self, tag: u32, payload: &[u8]) -> Result<Guest, CallError> {
+    /// Runs the guest where it lies: it is some hundred bytes, and moving it out and back took a
+    /// third of a call.
+    fn run(&mut self, tag: u32, payload: &[u8]) -> Result<(), CallError> {
         let limit = self.blueprint.limits.memory_bytes;
         if payload.len() > limit {
             return Err(CallError::InputTooLarge {
@@ -125,23 +124,16 @@ impl Instance {
             });
         }
         if self.blueprint.stop.load(Ordering::Relaxed) {
-            self.recycle();
             return Err(CallError::Stopped);
         }
-        let mut guest = match self.guest.take() {
+        let guest = match &mut self.guest {
             Some(guest) => guest,
-            None => Guest::start(&self.function, &self.blueprint).map_err(CallError::Restart)?,
-        };
-        match guest.handle(tag, payload) {
-            Ok(()) => Ok(guest),
-            Err(error) => {
-                self.guest = Some(guest);
-                if error.recycled() {
-                    self.recycle();
-                }
-                Err(error)
+            empty => {
+                let started = Guest::start(&self.function, &self.blueprint);
+                empty.insert(started.map_err(CallError::Restart)?)
             }
-        }
+        };
+        guest.handle(tag, payload)
     }
 
     fn recycle(&mut self) {

@@ -1,5 +1,6 @@
 //! What a call gives: outputs, or why there are none.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,21 +21,28 @@ pub struct Output {
 ///
 /// Borrows the instance so that the list is reused by the next call; dropping it discards the rest.
 #[derive(Debug)]
-pub struct Outputs<'a>(pub(crate) std::vec::Drain<'a, Output>);
+// Not the list's own drain: to put the list right at its end cost a tenth of a call.
+pub struct Outputs<'a>(pub(crate) &'a mut VecDeque<Output>);
 
 impl Iterator for Outputs<'_> {
     type Item = Output;
 
     fn next(&mut self) -> Option<Output> {
-        self.0.next()
+        self.0.pop_front()
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        self.0.size_hint()
+        (self.0.len(), Some(self.0.len()))
     }
 }
 
 impl ExactSizeIterator for Outputs<'_> {}
+
+impl Drop for Outputs<'_> {
+    fn drop(&mut self) {
+        self.0.clear();
+    }
+}
 
 /// Why a call gave nothing. The message was not handled: what the guest emitted for it is discarded.
 ///

@@ -110,7 +110,7 @@ impl Instance {
         self.stats.output_messages += state.outputs.len() as u64;
         self.stats.output_bytes += state.budget.output_bytes_used() as u64;
         self.stats.host_calls += u64::from(state.budget.host_calls_used());
-        Ok(Outputs(state.outputs.drain(..)))
+        Ok(Outputs(&mut state.outputs))
     }
 
     /// Runs the guest where it lies: it is some hundred bytes, and moving it out and back took a

@@ -1,6 +1,6 @@
 //! What the host keeps beside a guest's memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -18,7 +18,7 @@ use crate::log::{GuestLog, Level};
 pub(crate) struct GuestState {
     config: Arc<BTreeMap<String, String>>,
     pub(crate) budget: Budget,
-    pub(crate) outputs: Vec<Output>,
+    pub(crate) outputs: VecDeque<Output>,
     log: Arc<GuestLog>,
     space: SpaceLimit,
     /// The memory of a core guest, known once it is instantiated.
@@ -27,7 +27,7 @@ pub(crate) struct GuestState {
 
 impl GuestState {
     pub(crate) fn push_output(&mut self, tag: u32, target: Option<String>, payload: Bytes) {
-        self.outputs.push(Output {
+        self.outputs.push_back(Output {
             tag,
             target,
             payload,
@@ -87,7 +87,7 @@ impl Blueprint {
         let state = GuestState {
             config: Arc::clone(&self.config),
             budget,
-            outputs: Vec::new(),
+            outputs: VecDeque::new(),
             log: Arc::clone(&self.log),
             space: SpaceLimit {
                 limit: self.limits.memory_bytes,

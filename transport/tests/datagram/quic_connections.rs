@@ -91,6 +91,36 @@ fn a_path_with_a_large_mtu_is_found() {
 }
 
 #[test]
+fn a_dialer_that_caps_datagrams_holds_both_sides_to_it() {
+    let mut world = World::new();
+    world.listen(listener(
+        &Identity::generate().unwrap(),
+        Admission::anyone(),
+    ));
+    let dialer = QuicDialer::new(Identity::generate().unwrap()).with_mtu_max(1452);
+    let sides: [usize; 2] = world.connect(&dialer).into();
+    let room = |world: &World| sides.map(|side| world.sides[side].transport.info().datagram_max);
+    world.until("both have probed up to the cap", |world| {
+        // Something has to move for the probes to be sent.
+        for side in sides {
+            world.sides[side].put(Flow::Control, Bytes::from_static(b"x"));
+        }
+        room(world).into_iter().all(|max| max > 1350)
+    });
+    for side in sides {
+        for number in 0..100 {
+            world.sides[side].put(Flow::Lane(0), numbered(0, number, 64 * 1024));
+        }
+    }
+    world.until("all frames are there", |world| {
+        sides
+            .iter()
+            .all(|&side| numbers(&world.sides[side].inbox, 0).len() == 100)
+    });
+    assert!(room(&world).into_iter().all(|max| max < 1452));
+}
+
+#[test]
 fn a_deaf_peer_stops_the_sender_and_loses_nothing() {
     let (mut world, dialing, accepted) = connected();
     world.sides[accepted].is_deaf = true;

@@ -41,6 +41,12 @@ const DATAGRAM_BUFFER_LEN: usize = 256 << 10;
 /// The control flow and the lanes.
 pub(super) const FLOWS_MAX: usize = 1 + LANES_MAX;
 
+/// The least that a datagram may be capped to: what every path of QUIC carries (RFC 9000, 14).
+pub(super) const MTU_CAP_MIN: u16 = 1200;
+
+/// No cap, as large as UDP allows: a peer on loopback may probe for it.
+pub(super) const MTU_CAP_NONE: u16 = 65_527;
+
 /// How large a datagram the path is probed for. Larger datagrams mean fewer packets for the same
 /// bytes: 8952 moves 2.1 times what 1452 does (perf.md T2).
 ///
@@ -55,9 +61,9 @@ fn mtu_max(remote: IpAddr) -> u16 {
     if is_near { 8952 } else { 1452 }
 }
 
-fn transport_config(remote: IpAddr) -> TransportConfig {
+fn transport_config(remote: IpAddr, cap: u16) -> TransportConfig {
     let mut mtu = MtuDiscoveryConfig::default();
-    mtu.upper_bound(mtu_max(remote));
+    mtu.upper_bound(mtu_max(remote).min(cap));
     let idle = u32::try_from(IDLE_MAX.as_millis()).unwrap_or(u32::MAX);
     let flows = u32::try_from(FLOWS_MAX).unwrap_or(u32::MAX);
     let mut config = TransportConfig::default();
@@ -78,12 +84,13 @@ fn transport_config(remote: IpAddr) -> TransportConfig {
 ///
 /// The key of its stateless resets (RFC 9000, 10.3) comes from the node's: so a node that has
 /// restarted can tell its old peers at once, where a random key would let them wait 10 s.
-pub(super) fn endpoint_config(identity: &Identity) -> EndpointConfig {
+///
+/// `cap` is the largest datagram that the peer may send, in bytes.
+pub(super) fn endpoint_config(identity: &Identity, cap: u16) -> EndpointConfig {
     let secret = identity.sign(b"selvedge/1 key of QUIC stateless resets");
     let key = hmac::Key::new(hmac::HMAC_SHA256, &secret);
     let mut config = EndpointConfig::new(Arc::new(key));
-    // As large as any path: a peer on loopback may probe for it.
-    if let Err(error) = config.max_udp_payload_size(65_527) {
+    if let Err(error) = config.max_udp_payload_size(cap) {
         tracing::debug!(%error, "peers keep to the default datagram size");
     }
     config
@@ -93,12 +100,12 @@ pub(super) fn endpoint_config(identity: &Identity) -> EndpointConfig {
 pub(super) fn client_config(
     identity: &Identity,
     expected: Option<NodeId>,
-    remote: IpAddr,
+    (remote, cap): (IpAddr, u16),
     refusal: RefusalCell,
 ) -> Result<ClientConfig, BadTls> {
     let tls = tls::recording_client_config(identity, expected, refusal)?;
     let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
-    config.transport_config(Arc::new(transport_config(remote)));
+    config.transport_config(Arc::new(transport_config(remote, cap)));
     Ok(config)
 }
 
@@ -124,7 +131,7 @@ pub(super) fn server_config(
     let tls = tls::recording_server_config(identity, admission.clone(), refusal)?;
     let mut config = base.clone();
     config.crypto = Arc::new(QuicServerConfig::try_from(tls)?);
-    config.transport_config(Arc::new(transport_config(remote)));
+    config.transport_config(Arc::new(transport_config(remote, MTU_CAP_NONE)));
     Ok(config)
 }
 

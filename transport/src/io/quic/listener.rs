@@ -14,7 +14,7 @@ use quinn_proto::{DatagramEvent, Endpoint, EndpointConfig, Incoming, ServerConfi
 use super::SCHEME;
 use super::allowance::Allowance;
 use super::cid::{CID_LEN, CidKey, SlotCids};
-use super::config::{self, BadTls};
+use super::config::{self, BadTls, MTU_CAP_NONE};
 use super::connection_end::end_of;
 use super::transport::{Parts, QuicTransport};
 use crate::io::datagram_socket::{DatagramMeta, DatagramSocket};
@@ -109,7 +109,10 @@ impl QuicListener {
     fn open(address: SocketAddr, identity: Identity, admission: Admission) -> io::Result<Self> {
         let socket = DatagramSocket::listening(address)?;
         let base = config::server_base(&identity, &admission).map_err(BadTls::into_io)?;
-        let (endpoint_config, cids) = (config::endpoint_config(&identity), CidKey::generate()?);
+        let (endpoint_config, cids) = (
+            config::endpoint_config(&identity, MTU_CAP_NONE),
+            CidKey::generate()?,
+        );
         let spare = new_endpoint(&endpoint_config, &base, &socket, &cids, 0);
         Ok(Self {
             socket,

@@ -1,0 +1,113 @@
+//! NATS through its own client for Rust.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use async_nats::{Client, Subscriber};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::sync::Notify;
+
+use crate::job::Job;
+use crate::meter::Meter;
+use crate::nats_lean::{ACK, QUESTION, window};
+use crate::quic::block_on;
+
+async fn connect(job: &Job) -> Client {
+    let client = async_nats::connect(job.address()).await;
+    client.expect("the server runs")
+}
+
+/// Answers each request with itself.
+pub(crate) fn echo(job: &Job) {
+    block_on(async {
+        let client = connect(job).await;
+        let mut questions = client.subscribe(QUESTION).await.expect("a subject");
+        client.flush().await.expect("it is open");
+        job.ready("");
+        while let Some(question) = questions.next().await {
+            let reply = question.reply.expect("a request has one");
+            let answered = client.publish(reply, question.payload).await;
+            answered.expect("it is open");
+        }
+    });
+}
+
+/// Requests, one at a time.
+pub(crate) fn ask(job: &Job) {
+    block_on(async {
+        let client = connect(job).await;
+        let payload = Bytes::from(job.payload());
+        job.ready("");
+        loop {
+            let asked = Instant::now();
+            if client.request(QUESTION, payload.clone()).await.is_err() {
+                return;
+            }
+            job.meter.trip(asked.elapsed());
+        }
+    });
+}
+
+/// Counts, and tells the publisher how far it has come.
+async fn count_on(client: Client, mut messages: Subscriber, meter: Arc<Meter>, window: u64) {
+    let mut taken = 0;
+    while let Some(message) = messages.next().await {
+        meter.add_shared(1, message.payload.len());
+        taken += 1;
+        if taken % (window / 4) == 0 {
+            let told = client.publish(ACK, Bytes::new()).await;
+            told.expect("it is open");
+        }
+    }
+}
+
+/// So many subscribers on connections of their own.
+pub(crate) fn count(job: &Job, subscribers: u64) {
+    block_on(async {
+        let window = window(job.size(), subscribers);
+        let mut tasks = Vec::new();
+        for _ in 0..subscribers {
+            let client = connect(job).await;
+            let messages = client.subscribe(QUESTION).await.expect("a subject");
+            client.flush().await.expect("it is open");
+            let counting = count_on(client, messages, Arc::clone(&job.meter), window);
+            tasks.push(tokio::spawn(counting));
+        }
+        job.ready("");
+        for task in tasks {
+            task.await.expect("counting does not panic");
+        }
+    });
+}
+
+/// Publishes as fast as the subscribers take it, so that the server need not drop slow ones.
+pub(crate) fn flood(job: &Job, subscribers: u64) {
+    block_on(async {
+        let window = window(job.size(), subscribers);
+        let client = connect(job).await;
+        let mut acks = client.subscribe(ACK).await.expect("a subject");
+        client.flush().await.expect("it is open");
+        let taken = Arc::new((AtomicU64::new(0), Notify::new()));
+        let told = Arc::clone(&taken);
+        tokio::spawn(async move {
+            while acks.next().await.is_some() {
+                told.0.fetch_add(window / 4, Ordering::Relaxed);
+                told.1.notify_one();
+            }
+        });
+        let payload = Bytes::from(job.payload());
+        job.ready("");
+        let mut sent = 0_u64;
+        loop {
+            while sent * subscribers - taken.0.load(Ordering::Relaxed) >= window * subscribers {
+                taken.1.notified().await;
+            }
+            if client.publish(QUESTION, payload.clone()).await.is_err() {
+                return;
+            }
+            sent += 1;
+        }
+    });
+}

@@ -1,0 +1,258 @@
+//! NATS through a client that does no more than must be: what its server can do.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::time::Instant;
+
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token};
+
+use crate::job::Job;
+use crate::raw::WRITE_LEN;
+
+pub(crate) const QUESTION: &str = "question";
+const ANSWER: &str = "answer";
+pub(crate) const ACK: &str = "ack";
+
+/// How many messages may be under way to each subscriber: the server drops those who are slow.
+/// Taken from all of them together, it is 16 MiB, and 50,000 messages, as in perf.md.
+pub(crate) const fn window(size: usize, subscribers: u64) -> u64 {
+    let by_bytes = (16 << 20) / size as u64 / subscribers;
+    let window = if by_bytes < 50_000 { by_bytes } else { 50_000 };
+    if window < 4 { 4 } else { window }
+}
+
+/// One connection to the server.
+struct Lean {
+    stream: TcpStream,
+    input: Vec<u8>,
+    /// What of the input is parsed.
+    parsed: usize,
+    filled: usize,
+    output: Vec<u8>,
+    written: usize,
+}
+
+/// Ends the process when the server has gone: the runner ends all, one by one.
+fn or_exit<T>(result: io::Result<T>) -> T {
+    result.unwrap_or_else(|_| std::process::exit(0))
+}
+
+impl Lean {
+    fn connect(job: &Job, poll: &Poll, token: Token) -> Self {
+        let at = job.address().parse().expect("an address");
+        let mut stream = TcpStream::connect(at).expect("the server runs");
+        stream.set_nodelay(true).expect("a socket of TCP");
+        let both = Interest::READABLE | Interest::WRITABLE;
+        poll.registry()
+            .register(&mut stream, token, both)
+            .expect("a poll");
+        let mut lean = Self {
+            stream,
+            input: vec![0; 256 * 1024],
+            parsed: 0,
+            filled: 0,
+            output: Vec::with_capacity(2 * WRITE_LEN),
+            written: 0,
+        };
+        lean.put(b"CONNECT {\"verbose\":false,\"pedantic\":false,\"echo\":false}\r\n");
+        lean
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        self.output.extend_from_slice(bytes);
+    }
+
+    fn subscribe(&mut self, subject: &str) {
+        self.put(format!("SUB {subject} 1\r\n").as_bytes());
+    }
+
+    fn publish(&mut self, subject: &str, payload: &[u8]) {
+        let len = payload.len();
+        write!(self.output, "PUB {subject} {len}\r\n").expect("memory takes it");
+        self.put(payload);
+        self.put(b"\r\n");
+    }
+
+    /// Writes what the socket takes; whether that was all.
+    fn flush(&mut self) -> bool {
+        while self.written < self.output.len() {
+            match self.stream.write(&self.output[self.written..]) {
+                Ok(written) => self.written += written,
+                Err(error) if is_for_later(&error) => return false,
+                Err(error) => or_exit(Err(error)),
+            }
+        }
+        self.output.clear();
+        self.written = 0;
+        true
+    }
+
+    /// Reads once; whether there was something.
+    fn fill(&mut self) -> bool {
+        self.input.copy_within(self.parsed..self.filled, 0);
+        self.filled -= self.parsed;
+        self.parsed = 0;
+        match self.stream.read(&mut self.input[self.filled..]) {
+            Ok(0) => or_exit(Err(ErrorKind::UnexpectedEof.into())),
+            Ok(read) => {
+                self.filled += read;
+                true
+            }
+            Err(error) if is_for_later(&error) => false,
+            Err(error) => or_exit(Err(error)),
+        }
+    }
+
+    /// Hands on each message that is there in whole, and answers the server's pings.
+    fn parse(&mut self, mut message: impl FnMut(&[u8])) {
+        loop {
+            let input = &self.input[self.parsed..self.filled];
+            let Some(end) = input.iter().position(|&byte| byte == b'\n') else {
+                return;
+            };
+            let line = &input[..end];
+            if line.starts_with(b"MSG ") {
+                let digits = line.rsplit(|&byte| byte == b' ').next().unwrap_or_default();
+                let len = digits
+                    .iter()
+                    .filter(|byte| byte.is_ascii_digit())
+                    .fold(0, |len, byte| len * 10 + usize::from(byte - b'0'));
+                let Some(payload) = input.get(end + 1..end + 1 + len + 2) else {
+                    return;
+                };
+                message(&payload[..len]);
+                self.parsed += end + 1 + len + 2;
+            } else {
+                let is_error = line.starts_with(b"-ERR");
+                assert!(!is_error, "{}", String::from_utf8_lossy(line));
+                if line.starts_with(b"PING") {
+                    self.output.extend_from_slice(b"PONG\r\n");
+                }
+                self.parsed += end + 1;
+            }
+        }
+    }
+}
+
+fn is_for_later(error: &io::Error) -> bool {
+    use ErrorKind::{Interrupted, NotConnected, WouldBlock};
+    matches!(error.kind(), Interrupted | NotConnected | WouldBlock)
+}
+
+/// Has `turn` called when there may be something to read or room to write.
+fn drive(poll: &mut Poll, mut turn: impl FnMut(usize)) -> ! {
+    let mut events = Events::with_capacity(256);
+    loop {
+        match poll.poll(&mut events, None) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            other => or_exit(other),
+        }
+        for event in &events {
+            turn(event.token().0);
+        }
+    }
+}
+
+fn alone(job: &Job) -> (Poll, Lean) {
+    let poll = Poll::new().expect("a poll");
+    let lean = Lean::connect(job, &poll, Token(0));
+    (poll, lean)
+}
+
+/// Answers each message with itself.
+pub(crate) fn echo(job: &Job) {
+    let (mut poll, mut lean) = alone(job);
+    lean.subscribe(QUESTION);
+    job.ready("");
+    let mut answers = Vec::new();
+    drive(&mut poll, |_| {
+        while lean.fill() {
+            lean.parse(|question| answers.push(question.to_vec()));
+            for answer in answers.drain(..) {
+                lean.publish(ANSWER, &answer);
+            }
+            lean.flush();
+        }
+        lean.flush();
+    })
+}
+
+/// Asks, one at a time.
+pub(crate) fn ask(job: &Job) {
+    let (mut poll, mut lean) = alone(job);
+    let payload = job.payload();
+    lean.subscribe(ANSWER);
+    lean.publish(QUESTION, &payload);
+    job.ready("");
+    let mut asked = Instant::now();
+    drive(&mut poll, |_| {
+        lean.flush();
+        while lean.fill() {
+            let mut answers = 0;
+            lean.parse(|_| answers += 1);
+            for _ in 0..answers {
+                job.meter.trip(asked.elapsed());
+                asked = Instant::now();
+                lean.publish(QUESTION, &payload);
+            }
+            lean.flush();
+        }
+    })
+}
+
+/// So many subscribers on connections of their own, on one thread.
+pub(crate) fn count(job: &Job, subscribers: u64) {
+    let step = window(job.size(), subscribers) / 4;
+    let mut poll = Poll::new().expect("a poll");
+    let mut all: Vec<_> = (0..subscribers)
+        .map(|number| (Lean::connect(job, &poll, Token(number as usize)), 0_u64))
+        .collect();
+    for (lean, _) in &mut all {
+        lean.subscribe(QUESTION);
+    }
+    job.ready("");
+    drive(&mut poll, |number| {
+        let (lean, taken) = &mut all[number];
+        while lean.fill() {
+            let (before, mut bytes) = (*taken, 0);
+            lean.parse(|payload| {
+                *taken += 1;
+                bytes += payload.len();
+            });
+            job.meter.add(*taken - before, bytes);
+            for _ in before / step..*taken / step {
+                lean.publish(ACK, b"");
+            }
+            lean.flush();
+        }
+        lean.flush();
+    })
+}
+
+/// Publishes as fast as the subscribers take it.
+pub(crate) fn flood(job: &Job, subscribers: u64) {
+    let window = window(job.size(), subscribers);
+    let (mut poll, mut lean) = alone(job);
+    let payload = job.payload();
+    lean.subscribe(ACK);
+    job.ready("");
+    let (mut sent, mut taken) = (0, 0);
+    drive(&mut poll, |_| {
+        while lean.flush() {
+            while lean.fill() {
+                lean.parse(|_| taken += window / 4);
+            }
+            while lean.output.len() < WRITE_LEN && sent * subscribers < taken + window * subscribers
+            {
+                lean.publish(QUESTION, &payload);
+                sent += 1;
+            }
+            if lean.output.is_empty() {
+                return;
+            }
+        }
+        while lean.fill() {
+            lean.parse(|_| taken += window / 4);
+        }
+    })
+}

@@ -1,0 +1,140 @@
+//! A process of a program, as the runner sees it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
+
+use crate::job::free_address;
+use crate::machine::cpu_of;
+use crate::meter::Mark;
+
+/// How long a process may take to say something: a peer that finds its others takes a second.
+const ANSWER_MAX: Duration = Duration::from_secs(15);
+
+/// What the server of NATS says when it can be connected to.
+const NATS_READY: &str = "Server is ready";
+
+/// Why a process is of no use.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Broken {
+    /// It could not begin.
+    #[error("cannot start {what}: {error}")]
+    Start { what: String, error: std::io::Error },
+    /// It ended, or hangs.
+    #[error("process {number} of the program does not answer")]
+    Silent { number: usize },
+    /// Its processes are there, and nothing happens.
+    #[error("nothing was counted")]
+    Idle,
+    /// It said what it should not.
+    #[error("process {number} of the program says `{line}`")]
+    Strange { number: usize, line: String },
+}
+
+/// It ends when this is dropped.
+pub(crate) struct Process {
+    number: usize,
+    child: Child,
+    input: Option<ChildStdin>,
+    lines: Receiver<String>,
+}
+
+impl Process {
+    fn start(mut command: Command, number: usize) -> Result<Self, Broken> {
+        let what = command.get_program().to_string_lossy().into_owned();
+        let broken = |error| Broken::Start { what, error };
+        let mut child = command.stdin(Stdio::piped()).spawn().map_err(broken)?;
+        let input = child.stdin.take();
+        let output: Option<Box<dyn Read + Send>> = match child.stdout.take() {
+            Some(output) => Some(Box::new(output)),
+            None => child.stderr.take().map(|errors| Box::new(errors) as _),
+        };
+        let (line, lines) = sync_channel(256);
+        std::thread::spawn(move || {
+            for said in BufReader::new(output.expect("one of them is piped")).lines() {
+                if !said.is_ok_and(|said| line.send(said).is_ok()) {
+                    return;
+                }
+            }
+        });
+        Ok(Self {
+            number,
+            child,
+            input,
+            lines,
+        })
+    }
+
+    /// Starts a process of ours, and waits until it is ready: it, and its address if it has one.
+    pub(crate) fn start_own(
+        number: usize,
+        arguments: Vec<String>,
+    ) -> Result<(Self, Option<String>), Broken> {
+        let own = std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
+        let mut command = Command::new(own);
+        command.arg("part").args(arguments).stdout(Stdio::piped());
+        let process = Self::start(command, number)?;
+        let line = process.line()?;
+        match line.strip_prefix("ready") {
+            Some(at) => {
+                let at = Some(at.trim()).filter(|at| !at.is_empty());
+                Ok((process, at.map(str::to_owned)))
+            }
+            None => Err(Broken::Strange { number, line }),
+        }
+    }
+
+    /// Starts the server of NATS, and waits until it is ready: it, and its address.
+    pub(crate) fn start_nats(number: usize, server: &Path) -> Result<(Self, String), Broken> {
+        let at = free_address();
+        let (_, port) = at.rsplit_once(':').unwrap_or_default();
+        // It does not watch its input, and must not outlive this process.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]).arg(server);
+        command.args(["--addr", "127.0.0.1", "--port", port]);
+        let process = Self::start_reading_errors(command, number)?;
+        while !process.line()?.contains(NATS_READY) {}
+        Ok((process, at))
+    }
+
+    fn start_reading_errors(mut command: Command, number: usize) -> Result<Self, Broken> {
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        Self::start(command, number)
+    }
+
+    fn line(&self) -> Result<String, Broken> {
+        let number = self.number;
+        let line = self.lines.recv_timeout(ANSWER_MAX);
+        line.map_err(|_| Broken::Silent { number })
+    }
+
+    /// What it has counted.
+    pub(crate) fn mark(&mut self) -> Result<Mark, Broken> {
+        let number = self.number;
+        let silent = |_| Broken::Silent { number };
+        let input = self.input.as_mut().ok_or(Broken::Silent { number })?;
+        writeln!(input, "mark").map_err(silent)?;
+        let line = self.line()?;
+        serde_json::from_str(&line).map_err(|_| Broken::Strange { number, line })
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The processor time that it has used.
+    pub(crate) fn cpu(&self) -> Result<Duration, Broken> {
+        let number = self.number;
+        cpu_of(self.id()).ok_or(Broken::Silent { number })
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It fails only if it has ended already.
+        let _ended = self.child.kill();
+        let _waited = self.child.wait();
+    }
+}

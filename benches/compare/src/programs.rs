@@ -1,0 +1,376 @@
+//! Who takes part: groups of programs that do the same work, each made of processes.
+
+use Part::{NatsServer, Own};
+
+use crate::job::Job;
+use crate::ours::{self, Link};
+use crate::raw::SPIN;
+#[cfg(feature = "peers")]
+use crate::{nats_async, zenoh_peer};
+use crate::{nats_lean, quic, raw, zipper};
+use std::time::Duration;
+
+/// What one process does.
+#[derive(Clone, Copy)]
+pub(crate) enum Part {
+    Own(fn(&Job)),
+    /// The server of NATS.
+    NatsServer,
+}
+
+/// One way to do a work.
+pub(crate) struct Program {
+    /// What the tables call it.
+    pub(crate) name: &'static str,
+    /// In the order in which they start: each gets the addresses of those before it.
+    pub(crate) parts: &'static [Part],
+    /// Whether it is left out while the driver cannot spin.
+    pub(crate) needs_spin: bool,
+}
+
+/// What is counted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unit {
+    RoundTrip,
+    Message,
+    Gigabyte,
+}
+
+/// Programs that do the same work, in turn.
+pub(crate) struct Group {
+    pub(crate) name: &'static str,
+    pub(crate) title: &'static str,
+    pub(crate) unit: Unit,
+    /// The lengths of messages, in bytes.
+    pub(crate) sizes: &'static [usize],
+    pub(crate) programs: &'static [Program],
+}
+
+impl Group {
+    /// The one of that name.
+    pub(crate) fn find(name: &str) -> Option<&'static Self> {
+        GROUPS.iter().find(|group| group.name == name)
+    }
+
+    /// The one of that name.
+    pub(crate) fn program(&self, name: &str) -> Option<&'static Program> {
+        self.programs.iter().find(|program| program.name == name)
+    }
+}
+
+/// Subscribers of a fan-out.
+const SUBSCRIBERS: usize = 64;
+
+const PLAIN: Link = Link::new("tcp+plain");
+const TLS: Link = Link::new("tcp");
+const QUIC: Link = Link::new("quic");
+const QUIC_1452: Link = QUIC.mtu_max(1452);
+const PLAIN_SPIN: Link = PLAIN.spin();
+const QUIC_SPIN: Link = QUIC.spin();
+
+const fn program(name: &'static str, parts: &'static [Part]) -> Program {
+    Program {
+        name,
+        parts,
+        needs_spin: false,
+    }
+}
+
+const fn spinning(name: &'static str, parts: &'static [Part]) -> Program {
+    Program {
+        name,
+        parts,
+        needs_spin: true,
+    }
+}
+
+/// All of them. The names of programs are what rows refer to.
+pub(crate) const GROUPS: &[Group] = &[
+    Group {
+        name: "rtt",
+        title: "round trip, one outstanding",
+        unit: Unit::RoundTrip,
+        sizes: &[64],
+        programs: ROUND_TRIP,
+    },
+    Group {
+        name: "bulk",
+        title: "bulk, one way",
+        unit: Unit::Gigabyte,
+        sizes: &[64 << 10, 1 << 20],
+        programs: BULK,
+    },
+    Group {
+        name: "messages",
+        title: "messages, one way",
+        unit: Unit::Message,
+        sizes: &[64, 1 << 10, 8 << 10, 64 << 10],
+        programs: MESSAGES,
+    },
+    Group {
+        name: "hop",
+        title: "messages through one zipper, router or server",
+        unit: Unit::Message,
+        sizes: &[64, 1 << 10, 8 << 10],
+        programs: HOP,
+    },
+    Group {
+        name: "hop-rtt",
+        title: "round trip through one zipper, router or server",
+        unit: Unit::RoundTrip,
+        sizes: &[64],
+        programs: HOP_ROUND_TRIP,
+    },
+    Group {
+        name: "fan-out",
+        title: "1 to 64 subscribers through one zipper or server, deliveries",
+        unit: Unit::Message,
+        sizes: &[1 << 10],
+        programs: FAN_OUT,
+    },
+];
+
+const ROUND_TRIP: &[Program] = &[
+    program(
+        "raw tcp",
+        &[
+            Own(|job| raw::echo(job, Duration::ZERO)),
+            Own(|job| raw::ask(job, Duration::ZERO)),
+        ],
+    ),
+    program(
+        "raw tcp, spin",
+        &[
+            Own(|job| raw::echo(job, SPIN)),
+            Own(|job| raw::ask(job, SPIN)),
+        ],
+    ),
+    program("quinn", &[Own(quic::echo), Own(quic::ask)]),
+    #[cfg(feature = "peers")]
+    program(
+        "zenoh tcp",
+        &[
+            Own(|job| zenoh_peer::echo(job, "tcp")),
+            Own(|job| zenoh_peer::ask(job, "peer")),
+        ],
+    ),
+    program(
+        "ours tcp+plain, inbox",
+        &[
+            Own(|job| ours::echo_inbox(job, PLAIN)),
+            Own(|job| ours::ask_inbox(job, PLAIN)),
+        ],
+    ),
+    program(
+        "ours tcp+plain, threads",
+        &[
+            Own(|job| ours::echo_thread(job, PLAIN)),
+            Own(|job| ours::ask_thread(job, PLAIN)),
+        ],
+    ),
+    spinning(
+        "ours tcp+plain, spin",
+        &[
+            Own(|job| ours::echo_inbox(job, PLAIN_SPIN)),
+            Own(|job| ours::ask_inbox(job, PLAIN_SPIN)),
+        ],
+    ),
+    program(
+        "ours quic, inbox",
+        &[
+            Own(|job| ours::echo_inbox(job, QUIC)),
+            Own(|job| ours::ask_inbox(job, QUIC)),
+        ],
+    ),
+    program(
+        "ours quic, threads",
+        &[
+            Own(|job| ours::echo_thread(job, QUIC)),
+            Own(|job| ours::ask_thread(job, QUIC)),
+        ],
+    ),
+    spinning(
+        "ours quic, spin",
+        &[
+            Own(|job| ours::echo_inbox(job, QUIC_SPIN)),
+            Own(|job| ours::ask_inbox(job, QUIC_SPIN)),
+        ],
+    ),
+];
+
+const BULK: &[Program] = &[
+    program("raw tcp", &[Own(raw::drain), Own(raw::pour)]),
+    program("quinn", &[Own(quic::drain), Own(quic::pour)]),
+    program(
+        "ours quic, mtu 1452",
+        &[
+            Own(|job| ours::count(job, QUIC_1452)),
+            Own(|job| ours::flood(job, QUIC_1452)),
+        ],
+    ),
+    program(
+        "ours quic",
+        &[
+            Own(|job| ours::count(job, QUIC)),
+            Own(|job| ours::flood(job, QUIC)),
+        ],
+    ),
+    program(
+        "ours tcp+plain",
+        &[
+            Own(|job| ours::count(job, PLAIN)),
+            Own(|job| ours::flood(job, PLAIN)),
+        ],
+    ),
+    program(
+        "ours tcp",
+        &[
+            Own(|job| ours::count(job, TLS)),
+            Own(|job| ours::flood(job, TLS)),
+        ],
+    ),
+];
+
+const MESSAGES: &[Program] = &[
+    program("raw tcp, framed", &[Own(raw::count), Own(raw::flood)]),
+    #[cfg(feature = "peers")]
+    program(
+        "zenoh tcp",
+        &[
+            Own(|job| zenoh_peer::count(job, "tcp")),
+            Own(|job| zenoh_peer::flood(job, "peer")),
+        ],
+    ),
+    #[cfg(feature = "peers")]
+    program(
+        "zenoh quic",
+        &[
+            Own(|job| zenoh_peer::count(job, "quic")),
+            Own(|job| zenoh_peer::flood(job, "peer")),
+        ],
+    ),
+    program(
+        "ours tcp+plain",
+        &[
+            Own(|job| ours::count(job, PLAIN)),
+            Own(|job| ours::flood(job, PLAIN)),
+        ],
+    ),
+    program(
+        "ours quic",
+        &[
+            Own(|job| ours::count(job, QUIC)),
+            Own(|job| ours::flood(job, QUIC)),
+        ],
+    ),
+];
+
+const HOP: &[Program] = &[
+    #[cfg(feature = "peers")]
+    program(
+        "zenoh router",
+        &[
+            Own(|job| zenoh_peer::route(job, "tcp")),
+            Own(zenoh_peer::count_routed),
+            Own(|job| zenoh_peer::flood(job, "client")),
+        ],
+    ),
+    #[cfg(feature = "peers")]
+    program(
+        "nats, async-nats",
+        &[
+            NatsServer,
+            Own(|job| nats_async::count(job, 1)),
+            Own(|job| nats_async::flood(job, 1)),
+        ],
+    ),
+    program(
+        "nats, lean client",
+        &[
+            NatsServer,
+            Own(|job| nats_lean::count(job, 1)),
+            Own(|job| nats_lean::flood(job, 1)),
+        ],
+    ),
+    program(
+        "ours tcp+plain",
+        &[
+            Own(|job| zipper::route(job, "tcp+plain")),
+            Own(zipper::count),
+            Own(zipper::flood),
+        ],
+    ),
+    program(
+        "ours quic",
+        &[
+            Own(|job| zipper::route(job, "quic")),
+            Own(zipper::count),
+            Own(zipper::flood),
+        ],
+    ),
+];
+
+const HOP_ROUND_TRIP: &[Program] = &[
+    #[cfg(feature = "peers")]
+    program(
+        "zenoh router",
+        &[
+            Own(|job| zenoh_peer::route(job, "tcp")),
+            Own(zenoh_peer::echo_routed),
+            Own(|job| zenoh_peer::ask(job, "client")),
+        ],
+    ),
+    #[cfg(feature = "peers")]
+    program(
+        "nats, async-nats",
+        &[NatsServer, Own(nats_async::echo), Own(nats_async::ask)],
+    ),
+    program(
+        "nats, lean client",
+        &[NatsServer, Own(nats_lean::echo), Own(nats_lean::ask)],
+    ),
+    program(
+        "ours tcp+plain",
+        &[
+            Own(|job| zipper::route(job, "tcp+plain")),
+            Own(zipper::echo),
+            Own(zipper::ask),
+        ],
+    ),
+    program(
+        "ours quic",
+        &[
+            Own(|job| zipper::route(job, "quic")),
+            Own(zipper::echo),
+            Own(zipper::ask),
+        ],
+    ),
+];
+
+const FAN_OUT: &[Program] = &[
+    #[cfg(feature = "peers")]
+    program(
+        "nats, async-nats",
+        &[
+            NatsServer,
+            Own(|job| nats_async::count(job, SUBSCRIBERS as u64)),
+            Own(|job| nats_async::flood(job, SUBSCRIBERS as u64)),
+        ],
+    ),
+    program(
+        "nats, lean client",
+        &[
+            NatsServer,
+            Own(|job| nats_lean::count(job, SUBSCRIBERS as u64)),
+            Own(|job| nats_lean::flood(job, SUBSCRIBERS as u64)),
+        ],
+    ),
+    program(
+        "ours tcp+plain",
+        &[
+            Own(|job| zipper::route(job, "tcp+plain")),
+            Own(|job| zipper::count_each(job, SUBSCRIBERS)),
+            Own(zipper::flood),
+        ],
+    ),
+];

@@ -1,0 +1,107 @@
+//! quinn on tokio's threads, with its defaults: one stream.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use quinn::{ClientConfig, Connection, Endpoint, ServerConfig};
+
+use crate::certificate;
+use crate::job::Job;
+use crate::meter::Losses;
+use crate::raw::WRITE_LEN;
+
+const ANY_PORT: &str = "127.0.0.1:0";
+
+/// Runs on as many threads as there are cores.
+pub(crate) fn block_on(work: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("threads")
+        .block_on(work);
+}
+
+async fn accept(job: &Job) -> (Endpoint, Connection) {
+    let (certificates, key) = certificate::server(&job.order.folder);
+    let config =
+        ServerConfig::with_single_cert(certificates, key).expect("a certificate and its key");
+    let at = ANY_PORT.parse().expect("an address");
+    let endpoint = Endpoint::server(config, at).expect("a port");
+    job.ready(&endpoint.local_addr().expect("it is bound").to_string());
+    let incoming = endpoint.accept().await.expect("it is open");
+    let connection = incoming.await.expect("the peer wants it");
+    (endpoint, connection)
+}
+
+async fn connect(job: &Job) -> (Endpoint, Connection) {
+    let mut endpoint = Endpoint::client(ANY_PORT.parse().expect("an address")).expect("a port");
+    let roots = Arc::new(certificate::roots(&job.order.folder));
+    let config = ClientConfig::with_root_certificates(roots).expect("it is not empty");
+    endpoint.set_default_client_config(config);
+    let at = job.address().parse().expect("the other side told it");
+    let connecting = endpoint.connect(at, "localhost").expect("an address");
+    let connection = connecting.await.expect("it listens");
+    let watched = connection.clone();
+    job.meter.watch(move || {
+        let path = watched.stats().path;
+        Losses {
+            packets_lost: path.lost_packets,
+            // quinn hides them.
+            send_errors: 0,
+            mtu: path.current_mtu,
+        }
+    });
+    (endpoint, connection)
+}
+
+/// Answers each message with itself.
+pub(crate) fn echo(job: &Job) {
+    block_on(async {
+        let (_endpoint, connection) = accept(job).await;
+        let (mut send, mut recv) = connection.accept_bi().await.expect("the peer opens it");
+        let mut buffer = vec![0; job.size()];
+        while recv.read_exact(&mut buffer).await.is_ok() {
+            send.write_all(&buffer).await.expect("the peer reads");
+        }
+    });
+}
+
+/// Asks, one at a time.
+pub(crate) fn ask(job: &Job) {
+    block_on(async {
+        let (_endpoint, connection) = connect(job).await;
+        let (mut send, mut recv) = connection.open_bi().await.expect("one is allowed");
+        let (payload, mut buffer) = (job.payload(), vec![0; job.size()]);
+        job.ready("");
+        loop {
+            let asked = Instant::now();
+            send.write_all(&payload).await.expect("the peer reads");
+            if recv.read_exact(&mut buffer).await.is_err() {
+                return;
+            }
+            job.meter.trip(asked.elapsed());
+        }
+    });
+}
+
+/// Reads bytes, from where they lie.
+pub(crate) fn drain(job: &Job) {
+    block_on(async {
+        let (_endpoint, connection) = accept(job).await;
+        let mut recv = connection.accept_uni().await.expect("the peer opens it");
+        while let Ok(Some(chunk)) = recv.read_chunk(usize::MAX, true).await {
+            job.meter.add(0, chunk.bytes.len());
+        }
+    });
+}
+
+/// Writes bytes, so many at a time.
+pub(crate) fn pour(job: &Job) {
+    block_on(async {
+        let (_endpoint, connection) = connect(job).await;
+        let mut send = connection.open_uni().await.expect("one is allowed");
+        let block = vec![7; WRITE_LEN];
+        job.ready("");
+        while send.write_all(&block).await.is_ok() {}
+    });
+}

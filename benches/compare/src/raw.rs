@@ -1,0 +1,180 @@
+//! The same work on bare sockets: what the kernel alone allows.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::time::{Duration, Instant};
+
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token};
+
+use crate::job::Job;
+
+/// How long the spinning programs look at the socket before they wait (perf.md T1).
+pub(crate) const SPIN: Duration = Duration::from_micros(50);
+
+/// What is read at a time, as our transports do.
+const READ_LEN: usize = 256 * 1024;
+
+/// What small messages are put together to before they are written.
+pub(crate) const WRITE_LEN: usize = 64 * 1024;
+
+/// A stream on a poll of its own.
+struct Stream {
+    stream: TcpStream,
+    poll: Poll,
+    events: Events,
+    spin: Duration,
+}
+
+impl Stream {
+    fn new(stream: std::net::TcpStream, spin: Duration) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        let (mut stream, poll) = (TcpStream::from_std(stream), Poll::new()?);
+        let both = Interest::READABLE | Interest::WRITABLE;
+        poll.registry().register(&mut stream, Token(0), both)?;
+        Ok(Self {
+            stream,
+            poll,
+            events: Events::with_capacity(16),
+            spin,
+        })
+    }
+
+    fn accept(job: &Job, spin: Duration) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        job.ready(&listener.local_addr().expect("it is bound").to_string());
+        let (stream, _) = listener.accept().expect("a peer");
+        Self::new(stream, spin).expect("a poll")
+    }
+
+    fn connect(job: &Job, spin: Duration) -> Self {
+        let stream = std::net::TcpStream::connect(job.address()).expect("it listens");
+        Self::new(stream, spin).expect("a poll")
+    }
+
+    /// Does something until it would not block: looks again while it spins, then waits.
+    fn until_ready(
+        &mut self,
+        mut act: impl FnMut(&mut TcpStream) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let mut spins_until = None;
+        loop {
+            match act(&mut self.stream) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    let now = Instant::now();
+                    if now >= *spins_until.get_or_insert(now + self.spin) {
+                        self.poll.poll(&mut self.events, None)?;
+                        spins_until = None;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// At least one byte; the runner ends the processes one by one, so the end is no fault.
+    fn read(&mut self, buffer: &mut [u8]) -> usize {
+        match self.until_ready(|stream| stream.read(buffer)) {
+            Ok(read @ 1..) => read,
+            Ok(0) | Err(_) => std::process::exit(0),
+        }
+    }
+
+    fn write_all(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            match self.until_ready(|stream| stream.write(bytes)) {
+                Ok(written) => bytes = &bytes[written..],
+                Err(_) => std::process::exit(0),
+            }
+        }
+    }
+}
+
+/// Answers each message with itself.
+pub(crate) fn echo(job: &Job, spin: Duration) {
+    let mut stream = Stream::accept(job, spin);
+    let mut buffer = vec![0; job.size()];
+    loop {
+        let read = stream.read(&mut buffer);
+        stream.write_all(&buffer[..read]);
+    }
+}
+
+/// Asks, one at a time.
+pub(crate) fn ask(job: &Job, spin: Duration) {
+    let mut stream = Stream::connect(job, spin);
+    let (payload, mut buffer) = (job.payload(), vec![0; job.size()]);
+    job.ready("");
+    loop {
+        let began = Instant::now();
+        stream.write_all(&payload);
+        let mut got = 0;
+        while got < buffer.len() {
+            got += stream.read(&mut buffer[got..]);
+        }
+        job.meter.trip(began.elapsed());
+    }
+}
+
+/// Reads bytes.
+pub(crate) fn drain(job: &Job) {
+    let mut stream = Stream::accept(job, Duration::ZERO);
+    let mut buffer = vec![0; READ_LEN];
+    loop {
+        job.meter.add(0, stream.read(&mut buffer));
+    }
+}
+
+/// Writes bytes, so many at a time.
+pub(crate) fn pour(job: &Job) {
+    let mut stream = Stream::connect(job, Duration::ZERO);
+    let block = vec![7; WRITE_LEN];
+    job.ready("");
+    loop {
+        stream.write_all(&block);
+    }
+}
+
+/// Reads messages, each behind its length, and hands each on in memory of its own.
+pub(crate) fn count(job: &Job) {
+    let mut stream = Stream::accept(job, Duration::ZERO);
+    let mut buffer = vec![0; READ_LEN];
+    let mut filled = 0;
+    loop {
+        filled += stream.read(&mut buffer[filled..]);
+        let (mut at, mut messages, mut bytes) = (0, 0, 0);
+        while let Some(prefix) = buffer[at..filled].first_chunk::<4>() {
+            let end = at + 4 + u32::from_le_bytes(*prefix) as usize;
+            let Some(payload) = buffer.get(at + 4..end).filter(|_| end <= filled) else {
+                break;
+            };
+            std::hint::black_box(payload.to_vec());
+            messages += 1;
+            bytes += payload.len();
+            at = end;
+        }
+        buffer.copy_within(at..filled, 0);
+        filled -= at;
+        job.meter.add(messages, bytes);
+    }
+}
+
+/// Writes messages, each behind its length, put together.
+pub(crate) fn flood(job: &Job) {
+    let mut stream = Stream::connect(job, Duration::ZERO);
+    let payload = job.payload();
+    let prefix = u32::try_from(payload.len())
+        .expect("messages are short")
+        .to_le_bytes();
+    let mut batch = Vec::with_capacity(WRITE_LEN + payload.len() + prefix.len());
+    job.ready("");
+    loop {
+        batch.clear();
+        while batch.len() < WRITE_LEN {
+            batch.extend_from_slice(&prefix);
+            batch.extend_from_slice(std::hint::black_box(&payload));
+        }
+        stream.write_all(&batch);
+    }
+}

@@ -1,0 +1,115 @@
+//! The rounds: programs of a group take turns, so that what the machine does meanwhile hits all alike.
+
+use std::fs::File;
+use std::io::{self, Write};
+
+use crate::process::{Broken, Process};
+use crate::programs::{GROUPS, Group, Part, Program};
+use crate::results::{FOREIGN_CORES_MAX, KEPT_MIN};
+use crate::rows::{ROWS, Row};
+use crate::run::{Record, Stage, run};
+
+/// A group of programs with messages of one length.
+pub(crate) struct Bout {
+    pub(crate) group: &'static Group,
+    pub(crate) size: usize,
+    pub(crate) has_hog: bool,
+}
+
+impl Bout {
+    /// Those whose name contains `pattern`: that of the group, the length, or `hog`.
+    pub(crate) fn matching(pattern: &str, with_hog: bool) -> Vec<Self> {
+        let mut bouts = Vec::new();
+        for group in GROUPS {
+            for &size in group.sizes {
+                let wants_hog = |row: &Row| row.has_hog && row.group == group.name;
+                let hogs =
+                    [false, true]
+                        .into_iter()
+                        .take(if with_hog && ROWS.iter().any(wants_hog) {
+                            2
+                        } else {
+                            1
+                        });
+                bouts.extend(hogs.map(|has_hog| Self {
+                    group,
+                    size,
+                    has_hog,
+                }));
+            }
+        }
+        bouts.retain(|bout| bout.name().contains(pattern));
+        bouts
+    }
+
+    /// What `--rows` looks into.
+    pub(crate) fn name(&self) -> String {
+        let hog = if self.has_hog { " hog" } else { "" };
+        format!("{} {}{hog}", self.group.name, self.size)
+    }
+}
+
+/// Why there are no results.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failed {
+    #[error("{program} ({bout}): {broken}")]
+    Program {
+        bout: String,
+        program: &'static str,
+        broken: Broken,
+    },
+    #[error("cannot keep the results: {0}")]
+    Keep(#[from] io::Error),
+}
+
+/// Runs a bout, and writes each run into `file` when it is done.
+pub(crate) fn run_bout(
+    stage: &Stage,
+    bout: &Bout,
+    rounds: usize,
+    file: &mut File,
+) -> Result<Vec<Record>, Failed> {
+    let failed = |program, broken| Failed::Program {
+        bout: bout.name(),
+        program,
+        broken,
+    };
+    let hog = bout
+        .has_hog
+        .then(|| Process::start_own(0, vec!["--hog".to_owned()]));
+    let hog = hog
+        .transpose()
+        .map_err(|broken| failed("the hog", broken))?;
+    let hog = hog.as_ref().map(|(process, _)| process);
+    let programs = || bout.group.programs.iter().filter(|it| can_run(stage, it));
+    let mut records: Vec<Record> = Vec::new();
+    // Twice the rounds at the most: those who were disturbed in too many get another.
+    for round in 0..2 * rounds {
+        for program in programs() {
+            let kept =
+                |it: &&Record| it.program == program.name && it.foreign_cores <= FOREIGN_CORES_MAX;
+            if round >= rounds && records.iter().filter(kept).count() >= KEPT_MIN.min(rounds) {
+                continue;
+            }
+            let place = (bout.group, bout.size);
+            let record = run(stage, place, program, round, hog);
+            let record = record.map_err(|broken| failed(program.name, broken))?;
+            writeln!(
+                file,
+                "{}",
+                serde_json::to_string(&record).map_err(io::Error::from)?
+            )?;
+            records.push(record);
+        }
+    }
+    Ok(records)
+}
+
+fn can_run(stage: &Stage, program: &Program) -> bool {
+    let is_nats = program
+        .parts
+        .iter()
+        .any(|part| matches!(part, Part::NatsServer));
+    let spins = crate::ours::DRIVER_SPINS || !program.needs_spin;
+    spins && (!is_nats || stage.nats_server.is_some())
+}

@@ -1,0 +1,219 @@
+//! The goals: what of ours is held against what of a peer's, and what must come out.
+
+/// What of a program is compared.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Of {
+    /// Messages, or bytes of bulk, a second: more is better.
+    Rate,
+    /// Processor time of all processes for each unit: less is better.
+    Cpu,
+    /// The median round trip: less is better.
+    P50,
+    /// The 99th percentile of the round trips: less is better.
+    P99,
+}
+
+/// One line of the table of goals.
+pub(crate) struct Row {
+    /// What it is called.
+    pub(crate) work: &'static str,
+    pub(crate) group: &'static str,
+    pub(crate) size: usize,
+    /// With one endless loop beside it.
+    pub(crate) has_hog: bool,
+    pub(crate) ours: &'static str,
+    pub(crate) peer: &'static str,
+    pub(crate) of: Of,
+    /// What the ratio of ours to the peer's must be; none if it is only reported.
+    pub(crate) must: Option<f64>,
+    /// What we are after.
+    pub(crate) stretch: Option<f64>,
+    /// Whether it is a bar of the plot.
+    pub(crate) is_plotted: bool,
+}
+
+impl Row {
+    const fn of(self, of: Of) -> Self {
+        Self { of, ..self }
+    }
+
+    const fn hog(self) -> Self {
+        Self {
+            has_hog: true,
+            ..self
+        }
+    }
+
+    const fn plot(self) -> Self {
+        Self {
+            is_plotted: true,
+            ..self
+        }
+    }
+
+    const fn goals(self, must: f64, stretch: f64) -> Self {
+        Self {
+            must: Some(must),
+            stretch: Some(stretch),
+            ..self
+        }
+    }
+
+    const fn must(self, must: f64) -> Self {
+        Self {
+            must: Some(must),
+            ..self
+        }
+    }
+}
+
+/// A row of a group, in the way in which most rows of the group compare.
+const fn row(
+    work: &'static str,
+    (group, size, of): (&'static str, usize, Of),
+    ours: &'static str,
+    peer: &'static str,
+) -> Row {
+    Row {
+        work,
+        group,
+        size,
+        has_hog: false,
+        ours,
+        peer,
+        of,
+        must: None,
+        stretch: None,
+        is_plotted: false,
+    }
+}
+
+const KIB: usize = 1 << 10;
+
+const RTT: (&str, usize, Of) = ("rtt", 64, Of::P50);
+const HOP_RTT: (&str, usize, Of) = ("hop-rtt", 64, Of::P50);
+const BULK: (&str, usize, Of) = ("bulk", 64 * KIB, Of::Rate);
+const BULK_1M: (&str, usize, Of) = ("bulk", KIB * KIB, Of::Rate);
+const FAN_OUT: (&str, usize, Of) = ("fan-out", KIB, Of::Rate);
+
+const fn messages(size: usize) -> (&'static str, usize, Of) {
+    ("messages", size, Of::Rate)
+}
+
+const fn hop(size: usize) -> (&'static str, usize, Of) {
+    ("hop", size, Of::Rate)
+}
+
+const PLAIN_INBOX: &str = "ours tcp+plain, inbox";
+const PLAIN_THREADS: &str = "ours tcp+plain, threads";
+const PLAIN_SPIN: &str = "ours tcp+plain, spin";
+const QUIC_INBOX: &str = "ours quic, inbox";
+const QUIC_THREADS: &str = "ours quic, threads";
+const QUIC_SPIN: &str = "ours quic, spin";
+const QUIC_1452: &str = "ours quic, mtu 1452";
+const PLAIN: &str = "ours tcp+plain";
+const TLS: &str = "ours tcp";
+const QUIC: &str = "ours quic";
+const RAW: &str = "raw tcp";
+const RAW_SPIN: &str = "raw tcp, spin";
+const QUINN: &str = "quinn";
+const ZENOH: &str = "zenoh tcp";
+const ZENOH_QUIC: &str = "zenoh quic";
+const ROUTER: &str = "zenoh router";
+const NATS: &str = "nats, async-nats";
+const LEAN: &str = "nats, lean client";
+
+/// All of them, in the order of the goals.
+pub(crate) const ROWS: &[Row] = &[
+    row("round trip 64 B, inbox", RTT, PLAIN_INBOX, RAW)
+        .goals(1.25, 1.1)
+        .plot(),
+    row("round trip 64 B, threads", RTT, PLAIN_THREADS, RAW),
+    row("round trip 64 B, spin", RTT, PLAIN_SPIN, RAW_SPIN)
+        .goals(2.0, 1.3)
+        .plot(),
+    row("round trip 64 B, inbox", RTT, QUIC_INBOX, QUINN)
+        .goals(0.9, 0.8)
+        .plot(),
+    row("round trip 64 B, threads", RTT, QUIC_THREADS, QUINN).goals(0.9, 0.8),
+    row("round trip 64 B, inbox, hog", RTT, QUIC_INBOX, QUINN)
+        .hog()
+        .goals(0.6, 0.4),
+    row("round trip 64 B, threads, hog", RTT, QUIC_THREADS, QUINN)
+        .hog()
+        .goals(0.6, 0.4),
+    row("round trip 64 B, spin", RTT, QUIC_SPIN, QUINN)
+        .goals(0.25, 0.17)
+        .plot(),
+    row("p99 64 B, spin, hog", RTT, PLAIN_SPIN, PLAIN_INBOX)
+        .of(Of::P99)
+        .hog()
+        .must(2.0),
+    row("p99 64 B, spin, hog", RTT, QUIC_SPIN, QUIC_INBOX)
+        .of(Of::P99)
+        .hog()
+        .must(2.0),
+    row("round trip 64 B, threads", RTT, PLAIN_THREADS, ZENOH),
+    row("bulk 64 KiB", BULK, QUIC_1452, QUINN)
+        .goals(1.5, 1.7)
+        .plot(),
+    row("bulk 64 KiB, CPU", BULK, QUIC_1452, QUINN)
+        .of(Of::Cpu)
+        .goals(0.7, 0.6),
+    row("bulk 1 MiB", BULK_1M, QUIC_1452, QUINN).goals(1.5, 1.7),
+    row("bulk 1 MiB, CPU", BULK_1M, QUIC_1452, QUINN)
+        .of(Of::Cpu)
+        .goals(0.7, 0.6),
+    row("bulk 64 KiB", BULK, QUIC, RAW).goals(0.5, 0.65).plot(),
+    row("bulk 1 MiB", BULK_1M, QUIC, RAW).goals(0.5, 0.65),
+    row("bulk 64 KiB", BULK, PLAIN, RAW).goals(0.8, 0.95).plot(),
+    row("bulk 1 MiB", BULK_1M, PLAIN, RAW).goals(0.8, 0.95),
+    row("bulk 64 KiB", BULK, TLS, RAW),
+    row("bulk 1 MiB", BULK_1M, TLS, RAW),
+    row("messages 64 B", messages(64), PLAIN, ZENOH)
+        .goals(3.0, 8.0)
+        .plot(),
+    row("messages 64 B, CPU", messages(64), PLAIN, ZENOH)
+        .of(Of::Cpu)
+        .must(0.35),
+    row("messages 64 B", messages(64), QUIC, ZENOH_QUIC)
+        .goals(4.0, 8.0)
+        .plot(),
+    row("messages 1 KiB", messages(KIB), PLAIN, ZENOH)
+        .goals(2.0, 2.7)
+        .plot(),
+    row("messages 1 KiB", messages(KIB), QUIC, ZENOH_QUIC)
+        .goals(2.5, 4.0)
+        .plot(),
+    row("messages 8 KiB", messages(8 * KIB), PLAIN, ZENOH)
+        .goals(2.0, 2.8)
+        .plot(),
+    row("messages 8 KiB", messages(8 * KIB), QUIC, ZENOH_QUIC)
+        .goals(2.5, 4.0)
+        .plot(),
+    row("messages 64 KiB", messages(64 * KIB), PLAIN, ZENOH).goals(2.0, 2.8),
+    row("messages 64 KiB", messages(64 * KIB), QUIC, ZENOH_QUIC).goals(2.5, 4.0),
+    row("one hop 64 B", hop(64), PLAIN, ROUTER)
+        .goals(3.0, 8.0)
+        .plot(),
+    row("one hop 64 B", hop(64), PLAIN, LEAN)
+        .goals(1.5, 4.0)
+        .plot(),
+    row("one hop 1 KiB", hop(KIB), PLAIN, ROUTER)
+        .goals(2.0, 2.6)
+        .plot(),
+    row("one hop 8 KiB", hop(8 * KIB), PLAIN, ROUTER)
+        .goals(2.0, 2.5)
+        .plot(),
+    row("one hop 1 KiB", hop(KIB), PLAIN, LEAN),
+    row("one hop 8 KiB", hop(8 * KIB), PLAIN, LEAN),
+    row("round trip through one hop", HOP_RTT, PLAIN, NATS)
+        .goals(0.85, 0.5)
+        .plot(),
+    row("round trip through one hop", HOP_RTT, PLAIN, LEAN),
+    row("round trip through one hop", HOP_RTT, PLAIN, ROUTER),
+    row("fan-out 1 to 64, 1 KiB", FAN_OUT, PLAIN, LEAN)
+        .goals(1.5, 3.0)
+        .plot(),
+    row("fan-out 1 to 64, 1 KiB", FAN_OUT, PLAIN, NATS),
+];

@@ -1,0 +1,96 @@
+//! Ours, through one zipper: sources and functions are clients with their defaults.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use selvedge_driver::Identity;
+use selvedge_zipper::client::{Client, Options};
+use selvedge_zipper::tag::Tag;
+use selvedge_zipper::zipper::{self, Zipper};
+
+use crate::job::Job;
+
+const QUESTION: Tag = Tag(0x10);
+const ANSWER: Tag = Tag(0x11);
+
+/// The zipper.
+pub(crate) fn route(job: &Job, scheme: &str) {
+    let identity = Identity::generate().expect("randomness");
+    let mut options = zipper::Options::new("compare", identity);
+    let at = format!("{scheme}://127.0.0.1:0");
+    options.listen = vec![at.parse().expect("an address")];
+    let zipper = Zipper::start(options).expect("a port and threads");
+    job.ready(&zipper.addresses()[0].to_string());
+    loop {
+        std::thread::park();
+    }
+}
+
+fn connect(job: &Job, name: &str, observed: Option<Tag>) -> Client {
+    let zippers = vec![job.address().parse().expect("the zipper told it")];
+    let options = match observed {
+        Some(tag) => Options::function(name, vec![tag], zippers),
+        None => Options::source(name, zippers),
+    };
+    Client::connect(options).expect("it lets everybody in")
+}
+
+/// A function that reads.
+pub(crate) fn count(job: &Job) {
+    let client = connect(job, "sink", Some(QUESTION));
+    job.ready("");
+    while let Ok(data) = client.read() {
+        job.meter.add(1, data.payload.len());
+    }
+}
+
+/// So many functions that read, each with a name of its own: each gets every message.
+pub(crate) fn count_each(job: &Job, subscribers: usize) {
+    let clients: Vec<_> = (0..subscribers)
+        .map(|number| connect(job, &format!("sink-{number}"), Some(QUESTION)))
+        .collect();
+    job.ready("");
+    let threads = clients.into_iter().map(|client| {
+        let meter = Arc::clone(&job.meter);
+        std::thread::spawn(move || {
+            while let Ok(data) = client.read() {
+                meter.add_shared(1, data.payload.len());
+            }
+        })
+    });
+    for thread in threads.collect::<Vec<_>>() {
+        thread.join().expect("reading does not panic");
+    }
+}
+
+/// A source.
+pub(crate) fn flood(job: &Job) {
+    let client = connect(job, "source", None);
+    let payload = Bytes::from(job.payload());
+    job.ready("");
+    while client.write(QUESTION, payload.clone()).is_ok() {}
+}
+
+/// A function that answers on another tag.
+pub(crate) fn echo(job: &Job) {
+    let client = connect(job, "answerer", Some(QUESTION));
+    job.ready("");
+    while let Ok(data) = client.read() {
+        client.write(ANSWER, data.payload).expect("it is open");
+    }
+}
+
+/// Asks, one at a time.
+pub(crate) fn ask(job: &Job) {
+    let client = connect(job, "asker", Some(ANSWER));
+    let payload = Bytes::from(job.payload());
+    job.ready("");
+    loop {
+        let asked = Instant::now();
+        if client.write(QUESTION, payload.clone()).is_err() || client.read().is_err() {
+            return;
+        }
+        job.meter.trip(asked.elapsed());
+    }
+}

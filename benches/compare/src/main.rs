@@ -69,9 +69,10 @@ struct PartArgs {
 
 #[derive(Args)]
 struct Settings {
-    /// Only what contains this: "rtt", "bulk 65536", "messages", "hop 64", "hop-rtt", "fan-out".
-    #[arg(long, default_value = "")]
-    rows: String,
+    /// Only what begins with this: "rtt", "bulk 65536", "messages", "hop 64", "hop-rtt", "fan-out",
+    /// "rtt 64 hog". May be given several times.
+    #[arg(long)]
+    rows: Vec<String>,
     /// How often each program runs.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -115,7 +116,7 @@ fn compare(settings: &Settings) -> Result<(), Failed> {
     fs::create_dir_all(&settings.folder)?;
     certificate::make(&settings.folder)?;
     let stage = Stage {
-        length: Duration::from_millis(if settings.quick { 300 } else { 1000 }),
+        length: Duration::from_millis(if settings.quick { 300 } else { 800 }),
         folder: settings.folder.clone(),
         nats_server: settings.nats_server.clone(),
     };
@@ -166,9 +167,11 @@ fn part(order: Option<Order>) -> Result<(), Failed> {
         order,
         meter: Arc::clone(&meter),
     };
+    // It is there as long as the process is, so that tasks can refer to it.
+    let job = Box::leak(Box::new(job));
     std::thread::spawn(move || meter.serve());
     // On the main thread, so that the process ends with it, in whichever way.
-    work(&job);
+    work(job);
     Ok(())
 }
 

@@ -14,14 +14,14 @@ use crate::meter::Meter;
 use crate::nats_lean::{ACK, QUESTION, window};
 use crate::quic::block_on;
 
-async fn connect(job: &Job) -> Client {
+async fn connect(job: &'static Job) -> Client {
     let client = async_nats::connect(job.address()).await;
     client.expect("the server runs")
 }
 
 /// Answers each request with itself.
-pub(crate) fn echo(job: &Job) {
-    block_on(async {
+pub(crate) fn echo(job: &'static Job) {
+    block_on(async move {
         let client = connect(job).await;
         let mut questions = client.subscribe(QUESTION).await.expect("a subject");
         client.flush().await.expect("it is open");
@@ -35,8 +35,8 @@ pub(crate) fn echo(job: &Job) {
 }
 
 /// Requests, one at a time.
-pub(crate) fn ask(job: &Job) {
-    block_on(async {
+pub(crate) fn ask(job: &'static Job) {
+    block_on(async move {
         let client = connect(job).await;
         let payload = Bytes::from(job.payload());
         job.ready("");
@@ -64,8 +64,8 @@ async fn count_on(client: Client, mut messages: Subscriber, meter: Arc<Meter>, w
 }
 
 /// So many subscribers on connections of their own.
-pub(crate) fn count(job: &Job, subscribers: u64) {
-    block_on(async {
+pub(crate) fn count(job: &'static Job, subscribers: u64) {
+    block_on(async move {
         let window = window(job.size(), subscribers);
         let mut tasks = Vec::new();
         for _ in 0..subscribers {
@@ -83,8 +83,8 @@ pub(crate) fn count(job: &Job, subscribers: u64) {
 }
 
 /// Publishes as fast as the subscribers take it, so that the server need not drop slow ones.
-pub(crate) fn flood(job: &Job, subscribers: u64) {
-    block_on(async {
+pub(crate) fn flood(job: &'static Job, subscribers: u64) {
+    block_on(async move {
         let window = window(job.size(), subscribers);
         let client = connect(job).await;
         let mut acks = client.subscribe(ACK).await.expect("a subject");

@@ -13,7 +13,7 @@ use std::time::Duration;
 /// What one process does.
 #[derive(Clone, Copy)]
 pub(crate) enum Part {
-    Own(fn(&Job)),
+    Own(fn(&'static Job)),
     /// The server of NATS.
     NatsServer,
 }

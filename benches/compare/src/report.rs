@@ -20,7 +20,7 @@ pub(crate) fn report(results: &Results) -> String {
     for row in &rows {
         text.push_str(&goal(row));
     }
-    for bout in Bout::matching("", true) {
+    for bout in Bout::matching(&[], true) {
         let key = (bout.group, bout.size, bout.has_hog);
         let programs = bout.group.programs.iter();
         let ran = programs.filter_map(|it| Some((it.name, results.summary(key, it.name)?)));
@@ -38,7 +38,8 @@ fn goal(row: &Compared) -> String {
         Of::Rate => ">=",
         Of::Cpu | Of::P50 | Of::P99 => "<=",
     };
-    let bound = |goal: Option<f64>| goal.map_or("-".to_owned(), |goal| format!("{sign} {goal}"));
+    let bound =
+        |goal: Option<f64>| goal.map_or_else(|| "-".to_owned(), |goal| format!("{sign} {goal}"));
     let verdict = match row.verdict() {
         Verdict::Misses => "**missed**",
         Verdict::Must => "M",
@@ -68,6 +69,7 @@ fn value(value: f64, row: &Compared) -> String {
 
 fn rate(per_second: f64) -> String {
     match per_second {
+        0.0 => "-".to_owned(),
         1e6.. => format!("{:.2} M/s", per_second / 1e6),
         _ => format!("{:.1} k/s", per_second / 1e3),
     }

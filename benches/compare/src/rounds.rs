@@ -17,32 +17,35 @@ pub(crate) struct Bout {
 }
 
 impl Bout {
-    /// Those whose name contains `pattern`: that of the group, the length, or `hog`.
-    pub(crate) fn matching(pattern: &str, with_hog: bool) -> Vec<Self> {
+    /// Those whose name begins with one of the patterns; all, if there is none.
+    pub(crate) fn matching(patterns: &[String], with_hog: bool) -> Vec<Self> {
         let mut bouts = Vec::new();
         for group in GROUPS {
-            for &size in group.sizes {
-                let wants_hog = |row: &Row| row.has_hog && row.group == group.name;
-                let hogs =
-                    [false, true]
-                        .into_iter()
-                        .take(if with_hog && ROWS.iter().any(wants_hog) {
-                            2
-                        } else {
-                            1
-                        });
-                bouts.extend(hogs.map(|has_hog| Self {
+            let has_row = |row: &Row| row.has_hog && row.group == group.name;
+            let hogs: &[bool] = match with_hog && ROWS.iter().any(has_row) {
+                true => &[false, true],
+                false => &[false],
+            };
+            for (&size, &has_hog) in group
+                .sizes
+                .iter()
+                .flat_map(|size| hogs.iter().map(move |hog| (size, hog)))
+            {
+                bouts.push(Self {
                     group,
                     size,
                     has_hog,
-                }));
+                });
             }
         }
-        bouts.retain(|bout| bout.name().contains(pattern));
+        bouts.retain(|bout| {
+            let is_meant = |pattern: &String| bout.name().starts_with(pattern.as_str());
+            patterns.is_empty() || patterns.iter().any(is_meant)
+        });
         bouts
     }
 
-    /// What `--rows` looks into.
+    /// What `--rows` looks at.
     pub(crate) fn name(&self) -> String {
         let hog = if self.has_hog { " hog" } else { "" };
         format!("{} {}{hog}", self.group.name, self.size)

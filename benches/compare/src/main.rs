@@ -46,7 +46,7 @@ use crate::run::Stage;
 #[derive(Parser)]
 struct Cli {
     #[command(subcommand)]
-    part: Option<Command>,
+    command: Option<Command>,
     #[command(flatten)]
     settings: Settings,
 }
@@ -55,16 +55,10 @@ struct Cli {
 enum Command {
     /// One process of a program; the runner starts it.
     #[command(hide = true)]
-    Part(PartArgs),
-}
-
-#[derive(Args)]
-struct PartArgs {
-    /// Loops without end.
-    #[arg(long)]
-    hog: bool,
-    #[command(flatten)]
-    order: Option<Order>,
+    Part(Order),
+    /// A process that loops without end.
+    #[command(hide = true)]
+    Hog,
 }
 
 #[derive(Args)]
@@ -98,9 +92,9 @@ struct Settings {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = match cli.part {
-        Some(Command::Part(PartArgs { hog: true, .. })) => hog(),
-        Some(Command::Part(PartArgs { order, .. })) => part(order),
+    let done = match cli.command {
+        Some(Command::Part(order)) => part(order),
+        Some(Command::Hog) => hog(),
         None => compare(&cli.settings),
     };
     match done {
@@ -150,16 +144,13 @@ fn compare(settings: &Settings) -> Result<(), Failed> {
 }
 
 /// Does what one process of a program does.
-fn part(order: Option<Order>) -> Result<(), Failed> {
+fn part(order: Order) -> Result<(), Failed> {
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .with_writer(io::stderr)
         .init();
-    let program = order.as_ref().and_then(|order| {
-        let program = Group::find(&order.group)?.program(&order.program)?;
-        program.parts.get(order.part)
-    });
-    let (Some(order), Some(Part::Own(work))) = (order, program) else {
+    let program = Group::find(&order.group).and_then(|group| group.program(&order.program));
+    let Some(Part::Own(work)) = program.and_then(|program| program.parts.get(order.part)) else {
         return Err(io::Error::from(io::ErrorKind::InvalidInput).into());
     };
     let meter = Arc::new(Meter::new());

@@ -67,14 +67,14 @@ impl Process {
         })
     }
 
-    /// Starts a process of ours, and waits until it is ready: it, and its address if it has one.
+    /// Starts this program again, and waits until it is ready: it, and its address if it has one.
     pub(crate) fn start_own(
         number: usize,
         arguments: Vec<String>,
     ) -> Result<(Self, Option<String>), Broken> {
         let own = std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
         let mut command = Command::new(own);
-        command.arg("part").args(arguments).stdout(Stdio::piped());
+        command.args(arguments).stdout(Stdio::piped());
         let process = Self::start(command, number)?;
         let line = process.line()?;
         match line.strip_prefix("ready") {

@@ -4,9 +4,8 @@ use std::fs::File;
 use std::io::{self, Write};
 
 use crate::process::{Broken, Process};
-use crate::programs::{GROUPS, Group, Part, Program};
+use crate::programs::{GROUPS, Group, Part, Program, Unit};
 use crate::results::{FOREIGN_CORES_MAX, KEPT_MIN};
-use crate::rows::{ROWS, Row};
 use crate::run::{Record, Stage, run};
 
 /// A group of programs with messages of one length.
@@ -21,8 +20,7 @@ impl Bout {
     pub(crate) fn matching(patterns: &[String], with_hog: bool) -> Vec<Self> {
         let mut bouts = Vec::new();
         for group in GROUPS {
-            let has_row = |row: &Row| row.has_hog && row.group == group.name;
-            let hogs: &[bool] = match with_hog && ROWS.iter().any(has_row) {
+            let hogs: &[bool] = match with_hog && group.unit == Unit::RoundTrip {
                 true => &[false, true],
                 false => &[false],
             };
@@ -79,7 +77,7 @@ pub(crate) fn run_bout(
     };
     let hog = bout
         .has_hog
-        .then(|| Process::start_own(0, vec!["--hog".to_owned()]));
+        .then(|| Process::start_own(0, vec!["hog".to_owned()]));
     let hog = hog
         .transpose()
         .map_err(|broken| failed("the hog", broken))?;

@@ -69,8 +69,9 @@ impl Running {
                         ("--folder", stage.folder.display().to_string()),
                     ];
                     let options = options.map(|(name, value)| [name.to_owned(), value]);
-                    let arguments = options.into_iter().flatten().chain(addresses.clone());
-                    Process::start_own(number, arguments.collect())?
+                    let options = options.into_iter().flatten().chain(addresses.clone());
+                    let part = std::iter::once("part".to_owned());
+                    Process::start_own(number, part.chain(options).collect())?
                 }
                 (Part::NatsServer, Some(server)) => {
                     let (process, at) = Process::start_nats(number, server)?;

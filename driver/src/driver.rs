@@ -6,7 +6,6 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use crossbeam_channel::bounded;
 use ring::rand::{SecureRandom, SystemRandom};
 use selvedge_endpoint::{Outbox, Session};
 use selvedge_transport::{
@@ -21,7 +20,7 @@ use crate::inbox::{Inbox, Reception};
 use crate::machine::{Hosted, Machine, Mail};
 use crate::resolver::Resolver;
 use crate::session;
-use crate::shared::{Received, Shared, Waiting, lock};
+use crate::shared::{Readable, Received, Shared, Waiting, lock};
 use crate::simulation::Machines;
 use crate::worker::{Balance, Command, Entry, Mailbox, Worker};
 
@@ -225,7 +224,7 @@ impl Driver {
             received: Mutex::new(Received::default()),
             receiving: Waiting::default(),
             control: Mutex::default(),
-            readable: bounded(1),
+            readable: Readable::default(),
             bell: Bell::new(home),
             mailboxes: Arc::clone(&self.mailboxes),
         });

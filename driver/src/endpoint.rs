@@ -271,7 +271,7 @@ impl Endpoint {
     /// endpoints. After each signal take messages until there are none.
     #[must_use]
     pub fn readable(&self) -> &Receiver<()> {
-        &self.0.shared.readable.1
+        self.0.shared.readable.receiver()
     }
 
     /// Takes the oldest event that was not taken. Endpoints with an [`Inbox`](crate::Inbox) have
@@ -374,7 +374,7 @@ impl Endpoint {
     /// What carries the messages now: protocol, addresses. None while the peer cannot be reached.
     #[must_use]
     pub fn transport(&self) -> Option<Info> {
-        lock(&self.0.shared.received).transport.clone()
+        lock(&self.0.shared.received).transport.as_deref().cloned()
     }
 
     /// What its session counted, as of its last turn on the worker.

@@ -2,13 +2,13 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, LockResult, Mutex, MutexGuard, WaitTimeoutResult};
+use std::sync::{Arc, Condvar, LockResult, Mutex, MutexGuard, OnceLock, WaitTimeoutResult};
 use std::task::Waker;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use selvedge_endpoint::{CloseReason, Event, LaneId, Message, Outbox, Stats};
-use selvedge_transport::{Info, LANES_MAX, NodeId};
+use selvedge_transport::{Info, NodeId};
 
 use crate::bells::Bell;
 use crate::driver::Connected;
@@ -40,7 +40,7 @@ pub(crate) struct Shared {
     pub(crate) received: Mutex<Received>,
     pub(crate) receiving: Waiting,
     pub(crate) control: Mutex<VecDeque<Control>>,
-    pub(crate) readable: (Sender<()>, Receiver<()>),
+    pub(crate) readable: Readable,
     pub(crate) bell: Bell,
     pub(crate) mailboxes: Arc<[Mailbox]>,
 }
@@ -53,20 +53,25 @@ pub(crate) struct Received {
     pub(crate) taken: Taken,
     pub(crate) closed: Option<CloseReason>,
     pub(crate) stats: Stats,
-    pub(crate) transport: Option<Info>,
+    pub(crate) transport: Option<Arc<Info>>,
 }
 
 /// Bytes taken off each lane, for which the peer gets credit.
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
-    bytes: [u64; LANES_MAX],
+    /// Up to the last lane that anything was taken off.
+    bytes: Vec<u64>,
     total: u64,
 }
 
 impl Taken {
     pub(crate) fn add(&mut self, message: &Message) {
         let cost = message.cost();
-        self.bytes[usize::from(message.lane.number())] += cost;
+        let lane = usize::from(message.lane.number());
+        if self.bytes.len() <= lane {
+            self.bytes.resize(lane + 1, 0);
+        }
+        self.bytes[lane] += cost;
         self.total += cost;
     }
 
@@ -102,6 +107,32 @@ impl Received {
             }
         }
         self.events.push_back(event);
+    }
+}
+
+/// The channel of those who select over endpoints: made when it is first asked for, since it takes
+/// 640 bytes, a tenth of what an idle endpoint may.
+#[derive(Debug, Default)]
+pub(crate) struct Readable(OnceLock<(Sender<()>, Receiver<()>)>);
+
+impl Readable {
+    pub(crate) fn receiver(&self) -> &Receiver<()> {
+        let (_, receiver) = self.0.get_or_init(|| {
+            let (sender, receiver) = bounded(1);
+            // What came before it was there was not signalled.
+            let _has_room = sender.try_send(());
+            (sender, receiver)
+        });
+        receiver
+    }
+
+    /// To be called behind the lock under which messages or events were put in: who made the channel
+    /// and looked there before is seen here, and who makes it later finds the signal in it.
+    pub(crate) fn signal(&self) {
+        if let Some((sender, _)) = self.0.get() {
+            // A full channel says already what this would.
+            let _already_signalled = sender.try_send(());
+        }
     }
 }
 

@@ -90,7 +90,8 @@ pub(crate) struct Worker {
     timers: Timers<TimerKey>,
     /// Kept for its memory.
     due: Vec<TimerKey>,
-    endpoints: Slab<Entry>,
+    /// Each in memory of its own: the table may be twice as long as it has entries.
+    endpoints: Slab<Box<Entry>>,
     slots: Slab<Slot>,
     listeners: Slab<ListenerSlot>,
     generation: u32,

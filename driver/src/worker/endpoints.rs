@@ -29,7 +29,7 @@ pub(crate) struct Entry {
     resumed: bool,
     taken: Taken,
     attachments: Vec<(AttachmentId, usize)>,
-    infos: Vec<(AttachmentId, Info)>,
+    infos: Vec<(AttachmentId, Arc<Info>)>,
     next_attachment: u64,
     armed: Armed,
     /// Transports on their way with the endpoint to another worker.
@@ -167,7 +167,7 @@ impl Entry {
             Event::Attached { attachment } | Event::Moved { attachment } => {
                 let infos = self.infos.iter();
                 let current = infos.rev().find(|(known, _)| known == attachment);
-                lock(&self.shared.received).transport = current.map(|(_, info)| info.clone());
+                lock(&self.shared.received).transport = current.map(|(_, info)| Arc::clone(info));
             }
             Event::Detached { .. } | Event::Closed { .. } => {
                 lock(&self.shared.received).transport = None;
@@ -190,8 +190,7 @@ impl Entry {
         }
         received.stats = *self.session.stats();
         drop(received);
-        // A full channel says already what this would.
-        let _already_signalled = self.shared.readable.0.try_send(());
+        self.shared.readable.signal();
         self.shared.receiving.notify();
     }
 
@@ -233,7 +232,7 @@ impl Worker {
         let place = self.endpoints.vacant_entry();
         let index = place.key();
         entry.shared.bell.settle(index);
-        place.insert(entry);
+        place.insert(Box::new(entry));
         for (attachment, transport) in travelling {
             self.add_attached(index, attachment, transport);
         }
@@ -269,8 +268,8 @@ impl Worker {
             Found::Here { place } => place,
             Found::Moved { home } => return self.mailboxes[home].ring(Arc::clone(shared)),
         };
-        let is_here = |entry: &Entry| Arc::ptr_eq(&entry.shared, shared);
-        if self.endpoints.get(place).is_some_and(is_here) {
+        let entry = self.endpoints.get(place);
+        if entry.is_some_and(|entry| Arc::ptr_eq(&entry.shared, shared)) {
             self.serve(place);
         }
     }
@@ -347,7 +346,7 @@ impl Worker {
             tracing::warn!(peer = ?entry.shared.peer, %error, "a connection was not attached");
             return;
         }
-        entry.infos.push((id, info.clone()));
+        entry.infos.push((id, Arc::new(info.clone())));
         for frame in connected.early {
             entry.session.handle_frame(self.now, id, frame);
         }
@@ -458,7 +457,7 @@ impl Worker {
             entry.travelling.push((attachment, transport));
         }
         entry.shared.bell.leave_for(worker);
-        if let Err(entry) = self.mailboxes[worker].adopt(entry) {
+        if let Err(entry) = self.mailboxes[worker].adopt(*entry) {
             // That worker has stopped, and soon this one will: here it still ends in order.
             entry.shared.bell.leave_for(self.number);
             self.adopt(*entry);

@@ -77,6 +77,13 @@ impl Left {
         }
     }
 
+    /// Gives back memory that past traffic has left in empty queues.
+    pub(crate) fn shrink(&mut self) {
+        for lane in self.0.iter_mut().filter(|lane| lane.is_empty()) {
+            lane.shrink_to_fit();
+        }
+    }
+
     pub(crate) fn clear(&mut self) {
         self.0.clear();
     }

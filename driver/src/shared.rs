@@ -95,6 +95,16 @@ impl Taken {
 }
 
 impl Received {
+    /// Gives back memory that past traffic has left in empty queues.
+    pub(crate) fn shrink(&mut self) {
+        if self.messages.is_empty() {
+            self.messages.shrink_to_fit();
+        }
+        if self.events.is_empty() {
+            self.events.shrink_to_fit();
+        }
+    }
+
     /// Keeps an event for the user. Those that carry messages are never dropped.
     pub(crate) fn push_event(&mut self, event: Event) {
         if self.events.len() >= EVENTS_MAX {

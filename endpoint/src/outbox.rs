@@ -207,6 +207,18 @@ impl Outbox {
         self.closed
     }
 
+    /// Gives back memory that past traffic has left behind, up to 64 KiB a lane. The next burst begins
+    /// with small chunks again, so call it when nothing has moved for a while.
+    pub fn shrink(&mut self) {
+        for lane in self.lanes.iter_mut().filter(|lane| lane.open.is_empty()) {
+            lane.open = BytesMut::new();
+            lane.chunk_len = CHUNK_LEN_MIN;
+            if lane.segments.is_empty() {
+                lane.segments.shrink_to_fit();
+            }
+        }
+    }
+
     /// Bytes of a lane were acknowledged or given up.
     pub(crate) fn release(&mut self, lane: usize, bytes: u64) {
         if let Some(lane) = self.lanes.get_mut(lane) {
@@ -478,6 +490,27 @@ mod tests {
             outbox.push(LaneId::FIRST, Bytes::new()),
             Err(SendError::Closed(_))
         ));
+    }
+
+    #[test]
+    fn what_a_burst_has_left_behind_is_given_back_and_what_waits_is_kept() {
+        let mut outbox = Outbox::new(&Config::default());
+        let burst = |outbox: &mut Outbox| {
+            for _ in 0..100 {
+                let payload = Bytes::from_static(&[7; 1000]);
+                outbox.push(LaneId::FIRST, payload).expect("it has room");
+            }
+        };
+        burst(&mut outbox);
+        outbox.shrink();
+        assert_eq!(stream_of(&mut outbox, LaneId::FIRST).len(), 100 * 1002);
+        assert!(outbox.lanes[0].open.capacity() > 0);
+        outbox.shrink();
+        let lane = &outbox.lanes[0];
+        let held = (lane.open.capacity(), lane.segments.capacity());
+        assert_eq!((held, lane.chunk_len), ((0, 0), CHUNK_LEN_MIN));
+        burst(&mut outbox);
+        assert_eq!(stream_of(&mut outbox, LaneId::FIRST).len(), 100 * 1002);
     }
 
     #[test]

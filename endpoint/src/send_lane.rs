@@ -143,6 +143,13 @@ impl SendLane {
         Ok(freed)
     }
 
+    /// Gives back the table of segments if there are none.
+    pub(crate) fn shrink(&mut self) {
+        if self.segments.is_empty() {
+            self.segments.shrink_to_fit();
+        }
+    }
+
     /// Where a new transport begins.
     pub(crate) fn cursor(&self) -> Cursor {
         Cursor {

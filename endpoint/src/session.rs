@@ -504,6 +504,18 @@ impl Session {
         }
     }
 
+    /// Gives back memory that past traffic has left in empty queues. What comes next pays for it anew,
+    /// so call it when nothing has moved for a while.
+    pub fn shrink(&mut self) {
+        if self.messages.is_empty() {
+            self.messages.shrink_to_fit();
+        }
+        if self.outputs.is_empty() {
+            self.outputs.shrink_to_fit();
+        }
+        self.send.iter_mut().for_each(SendLane::shrink);
+    }
+
     fn attachment(&mut self, id: AttachmentId) -> Option<&mut Attachment> {
         self.attachments.iter_mut().find(|a| a.id == id)
     }

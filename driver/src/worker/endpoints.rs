@@ -37,10 +37,19 @@ pub(crate) struct Entry {
     /// Whether its user has said where it lives.
     pub(super) is_pinned: bool,
     pub(super) rest: Rest,
+    rested: Rested,
     /// How often it was looked after.
     turns: u64,
     /// How much work it had done when it was last weighed.
     pub(super) weighed: u64,
+}
+
+/// What an endpoint had moved when it was last looked at for that, in bytes, and whether it was shrunk
+/// since.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Rested {
+    moved: u64,
+    shrunk: bool,
 }
 
 /// What a turn costs before it moves a byte, in bytes moved for the same time: system calls, locks
@@ -87,6 +96,7 @@ impl Entry {
             travelling: Vec::new(),
             is_pinned: false,
             rest: Rest::default(),
+            rested: Rested::default(),
             turns: 0,
             weighed: 0,
         }
@@ -113,6 +123,29 @@ impl Entry {
     pub(super) const fn work_done(&self) -> u64 {
         let stats = self.session.stats();
         stats.bytes_sent + stats.bytes_received + self.turns * TURN_WEIGHT
+    }
+
+    /// Gives back what traffic has left behind, once nothing has moved between two of its timers: that
+    /// is up to 64 KiB for a sender and 40 bytes for each message that came at once.
+    fn shrink_at_rest(&mut self) {
+        let stats = self.session.stats();
+        let moved = stats.bytes_sent + stats.bytes_received;
+        let at_rest = Rested {
+            moved,
+            shrunk: true,
+        };
+        if self.rested.moved != moved {
+            self.rested = Rested {
+                moved,
+                shrunk: false,
+            };
+        } else if self.rested != at_rest {
+            self.rested = at_rest;
+            self.session.shrink();
+            self.left.shrink();
+            lock(&self.shared.outbox).shrink();
+            lock(&self.shared.received).shrink();
+        }
     }
 
     fn wants_to_send(&self) -> bool {
@@ -303,6 +336,9 @@ impl Worker {
             entry.armed.fired(self.now);
             entry.session.handle_timeout(self.now);
             self.serve(index);
+        }
+        if let Some(entry) = self.endpoints.get_mut(index) {
+            entry.shrink_at_rest();
         }
     }
 

@@ -86,6 +86,9 @@ pub(crate) struct Worker {
     balancer: Option<Balancer>,
     spin: Spin,
     now: Instant,
+    /// When its first endpoint came, by the clock that is in use: the heartbeats of all keep to ticks
+    /// from there.
+    began: Option<Instant>,
     buffer: ReadBuffer,
     timers: Timers<TimerKey>,
     /// Kept for its memory.
@@ -147,6 +150,7 @@ impl Worker {
             config,
             balancer: balance.map(|common| Balancer::new(common, number)),
             now: Instant::now(),
+            began: None,
             buffer: ReadBuffer::default(),
             timers: Timers::new(),
             due: Vec::new(),

@@ -183,18 +183,19 @@ impl Attachment {
         self.repeat_at = None;
     }
 
-    /// When to look again: a ping is due, the silence is too long, the introduction repeats.
-    pub(crate) fn timeout(&self, heartbeat: Duration, silence_max: Duration) -> Instant {
+    /// When a ping is due, or the silence too long.
+    pub(crate) fn heartbeat_at(&self, heartbeat: Duration, silence_max: Duration) -> Instant {
         let ping = self
             .last_ping
             .map_or(self.last_heard, |at| at.max(self.last_heard))
             + heartbeat;
-        let due = ping.min(self.last_heard + silence_max);
+        ping.min(self.last_heard + silence_max)
+    }
+
+    /// When else to look again: the introduction repeats, or what was sent may be lost.
+    pub(crate) fn timeout(&self) -> Option<Instant> {
         let recovery = self.recovery.as_ref().and_then(|it| it.timeout());
-        self.repeat_at
-            .into_iter()
-            .chain(recovery)
-            .fold(due, Instant::min)
+        self.repeat_at.into_iter().chain(recovery).min()
     }
 
     /// Time has passed. Returns whether the peer has been silent for too long.

@@ -451,6 +451,7 @@ impl Worker {
     }
 
     fn settle_with(&mut self, index: usize, mut released: Vec<AttachmentId>) {
+        let began = *self.began.get_or_insert(self.now);
         let Some(entry) = self.endpoints.get_mut(index) else {
             return;
         };
@@ -472,7 +473,7 @@ impl Worker {
             }
         }
         let entry = &mut self.endpoints[index];
-        if let Some(at) = entry.armed.arm(entry.session.poll_timeout()) {
+        if let Some(at) = entry.armed.arm(entry.session.poll_timeout_by_ticks(began)) {
             self.timers.push(at, TimerKey::Endpoint(index));
         }
         if entry.session.is_done() && entry.left.is_empty() {

@@ -1,0 +1,64 @@
+//! What an idle session does without: lanes that nobody uses, and timers of its own.
+
+mod pair;
+
+use std::time::Duration;
+
+use pair::{Pair, Side};
+use selvedge_endpoint::{Config, LaneConfig};
+
+#[test]
+fn a_peer_may_use_lanes_that_this_side_does_not_send_on() {
+    let config = Config {
+        receive_window: 4096,
+        ..Config::default()
+    };
+    let many = Config {
+        lanes: vec![LaneConfig::default(); 32],
+        ..config.clone()
+    };
+    let mut pair = Pair::new(&config, 1);
+    pair.sides[0] = Side::new(0, &many, 7);
+    pair.connect(0);
+    // More than the credit that the greeting gives, on the last lane first.
+    for lane in [31, 0, 12] {
+        for byte in 0..100 {
+            pair.sides[0].send(lane, vec![byte; 100]).unwrap();
+        }
+    }
+    pair.settle(100_000);
+    for lane in [31, 0, 12] {
+        let first: Vec<u8> = pair.sides[1]
+            .payloads(lane)
+            .iter()
+            .map(|it| it[0])
+            .collect();
+        assert_eq!(first, (0..100).collect::<Vec<u8>>(), "lane {lane}");
+    }
+}
+
+#[test]
+fn heartbeats_fall_on_ticks_and_nothing_else_does() {
+    let config = Config::default();
+    let mut pair = Pair::new(&config, 1);
+    let start = pair.now - Duration::from_millis(30);
+    pair.connect(0);
+    pair.settle(10_000);
+    for (session, passed) in [&pair.sides[0].session, &pair.sides[1].session].map(|it| {
+        let at = it.poll_timeout_by_ticks(start).unwrap();
+        (it, at - start)
+    }) {
+        let exact = session.poll_timeout().unwrap() - start;
+        assert!(passed >= exact && passed < exact + Duration::from_millis(100));
+        assert_eq!(passed.as_nanos() % 100_000_000, 0, "{passed:?}");
+    }
+    // An acknowledgement that is due keeps its time.
+    pair.sides[0].send(0, "hello").unwrap();
+    while pair.sides[1].payloads(0).is_empty() {
+        pair.step();
+    }
+    let receiver = &pair.sides[1].session;
+    let exact = receiver.poll_timeout().unwrap();
+    assert!(exact <= pair.now + config.ack_delay);
+    assert_eq!(receiver.poll_timeout_by_ticks(start), Some(exact));
+}

@@ -45,6 +45,9 @@ pub struct Options {
     pub policy: Policy,
     /// How long connecting may take.
     pub timeout: Duration,
+    /// How long its worker may poll before it sleeps, at most 50 us, while that pays; zero, the
+    /// default, is never.
+    pub spin: Duration,
 }
 
 impl Options {
@@ -62,6 +65,7 @@ impl Options {
             target: None,
             policy: Policy::Nearest,
             timeout: Duration::from_secs(10),
+            spin: Duration::ZERO,
         }
     }
 

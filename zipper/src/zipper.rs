@@ -41,6 +41,9 @@ pub struct Options {
     pub clients_max: usize,
     /// Threads that serve connections.
     pub workers: NonZeroUsize,
+    /// How long a worker may poll before it sleeps, at most 50 us, while that pays; see
+    /// [`DriverConfig::spin`].
+    pub spin: Duration,
     /// Bytes that wait for one client or zipper, before whoever sends them is held back.
     pub send_buffer: u64,
     /// The longest message, in bytes.
@@ -59,8 +62,8 @@ impl fmt::Debug for Options {
 }
 
 impl Options {
-    /// Those of a zipper of that name that listens nowhere yet: 1,024 clients, one worker, 16 MiB
-    /// for each peer, messages of up to 64 MiB.
+    /// Those of a zipper of that name that listens nowhere yet: 1,024 clients, one worker that
+    /// never polls, 16 MiB for each peer, messages of up to 64 MiB.
     #[must_use]
     pub fn new(name: impl Into<String>, identity: Identity) -> Self {
         let session = session::Config::default();
@@ -72,6 +75,7 @@ impl Options {
             mesh: Vec::new(),
             clients_max: 1024,
             workers: NonZeroUsize::MIN,
+            spin: Duration::ZERO,
             send_buffer: session.send_buffer,
             message_max: session.message_max,
         }
@@ -136,6 +140,7 @@ impl Zipper {
     pub fn start(options: Options) -> Result<Self, ZipperError> {
         let driver = Driver::new(DriverConfig {
             workers: options.workers,
+            spin: options.spin,
             ..DriverConfig::default()
         })?;
         let node = options.identity.node_id();

@@ -1,6 +1,7 @@
 //! `zipper serve`
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use selvedge_hub::Identity;
 use selvedge_zipper::config::{Auth, Config, Override, Text};
@@ -102,6 +103,7 @@ fn options(config: Config) -> Result<Options, Fault> {
         mesh: mesh.collect(),
         clients_max: config.limits.clients,
         workers: config.limits.workers,
+        spin: Duration::from_micros(config.limits.spin_us),
         send_buffer: config.limits.send_buffer_bytes,
         message_max: config.limits.message_max_bytes,
         ..Options::new(config.name, identity)

@@ -32,7 +32,7 @@ fn every_key_is_read() {
         "name: edge\nidentity: edge.key\nlisten: [quic://0.0.0.0:9000, 'tcp://[::1]:9001']\n\
          auth:\n  type: token\n  token: secret\nmesh:\n  region:\n    node: {NODE}\n    \
          addresses:\n    - quic://region.example:9000\nlimits:\n  clients: 10\n  workers: 2\n  \
-         send_buffer_bytes: 1048576\n  message_max_bytes: 65536\n"
+         spin_us: 50\n  send_buffer_bytes: 1048576\n  message_max_bytes: 65536\n"
     );
     let config = parse(&text).unwrap();
     assert_eq!(config.name, "edge");
@@ -45,7 +45,7 @@ fn every_key_is_read() {
         }
     );
     assert_eq!(config.mesh["region"].addresses.len(), 1);
-    assert_eq!(config.limits.clients, 10);
+    assert_eq!((config.limits.clients, config.limits.spin_us), (10, 50));
     assert!(!format!("{config:?}").contains("secret"));
 }
 
@@ -76,6 +76,10 @@ fn what_is_wrong_is_said_with_its_place_and_what_was_meant() {
         (
             "limits:\n  clients: 0\n",
             "zipper.yaml:2:3: `clients`: must be 1 to 65536, and is 0\n  |   clients: 0\n  |   ^",
+        ),
+        (
+            "limits:\n  spin_us: 51\n",
+            "zipper.yaml:2:3: `spin_us`: must be 0 to 50, and is 51\n  |   spin_us: 51\n  |   ^",
         ),
         (
             "listen: [tcp://0.0.0.0:1]\nport: 2\n",

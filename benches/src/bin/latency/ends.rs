@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -87,18 +87,17 @@ impl Drop for Child {
     }
 }
 
-/// The settings of a driver.
-pub(crate) fn driver(mode: &Mode) -> Driver {
-    let spin = if mode.spin {
-        raw::SPIN
-    } else {
-        std::time::Duration::ZERO
-    };
-    Driver::new(Config {
-        spin,
+/// How long a worker may poll.
+pub(crate) fn spin(mode: &Mode) -> Duration {
+    if mode.spin { raw::SPIN } else { Duration::ZERO }
+}
+
+fn driver(mode: &Mode) -> Driver {
+    let config = Config {
+        spin: spin(mode),
         ..Config::default()
-    })
-    .expect("threads")
+    };
+    Driver::new(config).expect("threads")
 }
 
 /// Answers on its worker, or from a thread that blocks.

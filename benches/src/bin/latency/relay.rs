@@ -10,7 +10,7 @@ use selvedge_zipper::zipper::{self, Zipper};
 
 use crate::ends::{Child, Far, Near};
 use crate::mode::Mode;
-use crate::raw;
+use crate::{ends, raw};
 
 const ASK: Tag = Tag(0x10);
 const ANSWER: Tag = Tag(0x11);
@@ -23,6 +23,7 @@ impl Middle {
         let identity = Identity::generate().expect("randomness");
         let mut options = zipper::Options::new("bench", identity);
         let address = format!("{}://127.0.0.1:0", mode.carrier).parse();
+        options.spin = ends::spin(mode);
         options.listen = vec![address.expect("an address")];
         Self(Zipper::start(options).expect("a zipper"))
     }
@@ -34,9 +35,10 @@ impl Far for Middle {
     }
 }
 
-fn client(_mode: &Mode, name: &str, tag: Tag, at: &str) -> Client {
+fn client(mode: &Mode, name: &str, tag: Tag, at: &str) -> Client {
     let at: Address = at.parse().expect("an address");
-    let options = Options::function(name, vec![tag], vec![at]);
+    let mut options = Options::function(name, vec![tag], vec![at]);
+    options.spin = ends::spin(mode);
     Client::connect(options).expect("it lets everybody in")
 }
 

@@ -77,6 +77,12 @@ impl Bell {
         self.place.store(place, Ordering::Relaxed);
     }
 
+    /// To be called before what puts things in on the worker itself, which then
+    /// [answers](Self::answer) and looks: until then nobody needs to tell it.
+    pub(crate) fn hold(&self) {
+        self.rung.store(true, Ordering::Release);
+    }
+
     /// To be called before what was put in is looked at: who comes later rings again.
     pub(crate) fn answer(&self) {
         self.rung.store(false, Ordering::Release);

@@ -93,6 +93,8 @@ struct Worker {
     number: usize,
     mailboxes: Arc<[Mailbox; 2]>,
     endpoint: Option<Entry>,
+    /// How often bytes will have come for the endpoint, each time a message that an inbox answers.
+    arrivals: usize,
 }
 
 impl Worker {
@@ -108,6 +110,7 @@ impl Worker {
             for shared in own.entrance.take_rung() {
                 self.answer_bell(&shared);
             }
+            self.drive();
             if own.poll() {
                 assert!(
                     own.entrance.shut().is_empty(),
@@ -115,6 +118,17 @@ impl Worker {
                 );
                 return;
             }
+        }
+    }
+
+    /// The inbox sends to its own endpoint, and rings for nobody.
+    fn drive(&mut self) {
+        if let Some(entry) = self.endpoint.as_ref().filter(|_| self.arrivals > 0) {
+            self.arrivals -= 1;
+            entry.shared.bell.hold();
+            *lock(&entry.shared.outbox) += 1;
+            assert_eq!(entry.shared.bell.ring(), None);
+            self.serve();
         }
     }
 
@@ -159,6 +173,11 @@ fn send(mailboxes: &[Mailbox; 2], shared: &Arc<Shared>) {
 /// Workers, an endpoint that begins on worker 0 and moves as `journey` says, and producers of so many
 /// messages each, of which the last is this thread.
 fn hand_off(workers: usize, journey: &[usize], producers: &[usize]) {
+    hand_off_and_answer(workers, journey, producers, 0);
+}
+
+/// The same, and so many messages of an inbox of the endpoint, on worker 0.
+fn hand_off_and_answer(workers: usize, journey: &[usize], producers: &[usize], answers: usize) {
     let mailboxes = Arc::new([Mailbox::new(), Mailbox::new()]);
     let shared = Arc::new(Shared {
         bell: Bell::new(0),
@@ -168,7 +187,7 @@ fn hand_off(workers: usize, journey: &[usize], producers: &[usize]) {
         shared: Arc::clone(&shared),
         journey: journey.iter().rev().copied().collect(),
         served: 0,
-        expected: producers.iter().sum(),
+        expected: producers.iter().sum::<usize>() + answers,
     });
     let mut threads = Vec::new();
     for number in 0..workers {
@@ -176,6 +195,7 @@ fn hand_off(workers: usize, journey: &[usize], producers: &[usize]) {
             number,
             mailboxes: Arc::clone(&mailboxes),
             endpoint: None,
+            arrivals: if number == 0 { answers } else { 0 },
         };
         threads.push(thread::spawn(move || worker.run()));
     }
@@ -213,6 +233,11 @@ fn a_message_follows_its_endpoint_however_often_threads_are_interrupted() {
 #[test]
 fn a_worker_that_falls_asleep_is_woken_for_each_message() {
     explore(None, || hand_off(1, &[], &[2]));
+}
+
+#[test]
+fn no_message_is_overlooked_while_an_inbox_holds_the_bell() {
+    explore(None, || hand_off_and_answer(1, &[], &[2], 1));
 }
 
 /// Commands are looked at without a lock: here only the fences keep order.

@@ -412,8 +412,15 @@ impl Worker {
         entry.turns += 1;
         // The user first: what an inbox has not seen is not acknowledged, and if this process dies
         // then, the peer reports it.
+        //
+        // What it sends is taken right after: ringing for it would cost another turn.
+        entry.shared.bell.hold();
         let released = entry.hand_over();
+        entry.shared.bell.answer();
         entry.exchange();
+        if !lock(&entry.shared.control).is_empty() {
+            entry.shared.ring();
+        }
         self.send_all(index);
         self.settle_with(index, released);
     }

@@ -18,7 +18,7 @@ use selvedge_hub::{Address, Hub, Identity, NodeId, SendError, TryRecvError};
 use crate::broker::{DATA, HOPS_MAX, now_micros};
 use crate::client::keeper::Shared;
 use crate::tag::Tag;
-use crate::wire::{Data, Message, Origin, Policy, Role, WireError};
+use crate::wire::{Data, Head, Message, NOBODY, Origin, Policy, Role, Start, WireError};
 
 pub use connect::{ConnectError, addresses};
 
@@ -177,7 +177,8 @@ impl Client {
     /// # Errors
     /// [`WriteError`].
     pub fn write(&self, tag: Tag, payload: Bytes) -> Result<(), WriteError> {
-        self.write_with(tag, None, None, payload)
+        let start = Start::plain(check(tag)?, HOPS_MAX, self.next_sequence());
+        self.send(&[start.bytes(), &payload])
     }
 
     /// Writes a message for those who want `target` only, if there is one, and with the route so
@@ -192,32 +193,31 @@ impl Client {
         trace: Option<Vec<(String, u64)>>,
         payload: Bytes,
     ) -> Result<(), WriteError> {
-        if tag.is_reserved() {
-            return Err(WriteError::Reserved(tag));
-        }
-        let data = Data {
-            tag,
+        let mut head = Vec::new();
+        Head {
+            tag: check(tag)?,
             origin: Origin {
-                source: [0; 32],
-                sequence: self.sequence.fetch_add(1, Ordering::Relaxed),
+                source: NOBODY,
+                sequence: self.next_sequence(),
             },
             hops_left: HOPS_MAX,
-            target,
-            recipients: Vec::new(),
-            trace,
-            payload,
-        };
-        let mut bytes = data.encode()?;
-        loop {
-            let (number, endpoint) = self.shared.current();
-            // Before it is sent: whoever ends meanwhile must wait for it.
-            self.shared.note_data(number);
-            match endpoint.send(DATA, bytes) {
-                Ok(()) => return Ok(()),
-                Err(SendError::Closed(payload)) => {
-                    self.shared.wait_for_another(number)?;
-                    bytes = payload;
-                }
+            target: target.as_deref(),
+            recipients: &[],
+            trace: trace.as_deref(),
+        }
+        .put(&mut head)?;
+        self.send(&[&head, &payload])
+    }
+
+    fn next_sequence(&self) -> u64 {
+        self.sequence.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn send(&self, parts: &[&[u8]]) -> Result<(), WriteError> {
+        while let Some((number, endpoint)) = self.shared.try_send(parts) {
+            match endpoint.send_parts(DATA, parts) {
+                Ok(()) => break,
+                Err(SendError::Closed(_)) => self.shared.wait_for_another(number)?,
                 Err(SendError::TooLarge {
                     payload,
                     message_max,
@@ -230,6 +230,7 @@ impl Client {
                 Err(error) => return Err(WriteError::Closed(error.to_string())),
             }
         }
+        Ok(())
     }
 
     /// The next message; blocks the thread until there is one.
@@ -301,6 +302,13 @@ impl Client {
         let closed = self.hub.close(timeout);
         self.shared.note_end();
         closed && self.uncertain() == 0
+    }
+}
+
+fn check(tag: Tag) -> Result<Tag, WriteError> {
+    match tag.is_reserved() {
+        true => Err(WriteError::Reserved(tag)),
+        false => Ok(tag),
     }
 }
 

@@ -279,16 +279,13 @@ pub(crate) struct Head<'a> {
 
 impl Head<'_> {
     pub(crate) fn put(&self, out: &mut Vec<u8>) -> Result<(), WireError> {
-        let skipped = (self.origin.sequence.leading_zeros() / 8).min(7) as usize;
         let has = |is_there: bool, flag: u8| if is_there { flag } else { 0 };
-        let flags = ((7 - skipped) as u8) << SEQUENCE_LEN_SHIFT
-            | has(self.origin.source != NOBODY, HAS_SOURCE)
+        let flags = has(self.origin.source != NOBODY, HAS_SOURCE)
             | has(self.target.is_some(), HAS_TARGET)
             | has(!self.recipients.is_empty(), HAS_RECIPIENTS)
             | has(self.trace.is_some(), HAS_TRACE);
-        let [a, b, c, d] = self.tag.0.to_be_bytes();
-        out.extend_from_slice(&[5, flags, a, b, c, d, self.hops_left]);
-        out.extend_from_slice(&self.origin.sequence.to_be_bytes()[skipped..]);
+        let start = Start::new(flags, self.tag, self.hops_left, self.origin.sequence);
+        out.extend_from_slice(start.bytes());
         if self.origin.source != NOBODY {
             out.extend_from_slice(&self.origin.source);
         }
@@ -310,6 +307,32 @@ impl Head<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// How data begins; all that precedes its payload if there are no flags.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Start([u8; 15], usize);
+
+impl Start {
+    /// For a source that says neither target nor trace.
+    pub(crate) fn plain(tag: Tag, hops_left: u8, sequence: u64) -> Self {
+        Self::new(0, tag, hops_left, sequence)
+    }
+
+    fn new(flags: u8, tag: Tag, hops_left: u8, sequence: u64) -> Self {
+        let skipped = (sequence.leading_zeros() / 8).min(7);
+        let mut bytes = [0; 15];
+        bytes[0] = 5;
+        bytes[1] = flags | (7 - skipped as u8) << SEQUENCE_LEN_SHIFT;
+        bytes[2..6].copy_from_slice(&tag.0.to_be_bytes());
+        bytes[6] = hops_left;
+        bytes[7..].copy_from_slice(&(sequence << (8 * skipped)).to_be_bytes());
+        Self(bytes, 15 - skipped as usize)
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0[..self.1]
     }
 }
 

@@ -115,10 +115,20 @@ impl Shared {
         (current.number, current.endpoint.clone())
     }
 
-    /// Something was written to the endpoint of that number.
-    pub(super) fn note_data(&self, number: u64) {
+    /// Writes a message in pieces. If that must wait, or fails, it returns the endpoint to try it
+    /// with, and which one it is.
+    pub(super) fn try_send(&self, parts: &[&[u8]]) -> Option<(u64, Endpoint)> {
         let mut current = lock(&self.current);
-        current.has_data |= current.number == number;
+        // Before it is sent: whoever ends meanwhile must wait for it.
+        current.has_data = true;
+        // Under the lock: a clone of the endpoint for each message costs as much as the rest of this.
+        let mut sending = current.endpoint.sending();
+        let len = parts.iter().map(|part| part.len()).sum();
+        if !sending.is_full(DATA, len) && sending.try_send_parts(DATA, parts).is_ok() {
+            return None;
+        }
+        drop(sending);
+        Some((current.number, current.endpoint.clone()))
     }
 
     /// Waits until there is another endpoint than the one of that number, which has ended.

@@ -14,6 +14,7 @@ use selvedge_transport::{Info, NodeId};
 
 use crate::driver::Connected;
 use crate::error::{AttachError, FlushError, RecvError, TryRecvError};
+use crate::reader::Reader;
 use crate::sending::Sending;
 use crate::shared::{Control, Received, Shared, lock};
 
@@ -265,6 +266,38 @@ impl Endpoint {
             }
         })
         .await
+    }
+
+    /// A reader, which takes messages many at a time.
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        Reader::new(Arc::clone(&self.0.shared))
+    }
+
+    /// Waits until messages wait or the endpoint is over; blocks the thread, at most for `timeout` if
+    /// there is one. Returns whether there is anything to [`try_recv`](Self::try_recv): somebody else
+    /// may have taken it meanwhile.
+    #[must_use]
+    pub fn wait_readable(&self, timeout: Option<Duration>) -> bool {
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        let waiting = &self.0.shared.receiving.threads;
+        let mut received = lock(&self.0.shared.received);
+        while received.messages.is_empty() && received.closed.is_none() {
+            received = match deadline {
+                None => waiting
+                    .wait(received)
+                    .unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return false;
+                    }
+                    let waited = waiting.wait_timeout(received, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+        true
     }
 
     /// Becomes readable when messages or events may have arrived: for `select!` over several

@@ -36,6 +36,7 @@ mod error;
 mod inbox;
 mod machine;
 mod placement;
+mod reader;
 mod resolver;
 mod sending;
 mod shared;
@@ -51,6 +52,7 @@ pub use endpoint::Endpoint;
 pub use error::{AttachError, DriverError, FlushError, RecvError, TryRecvError};
 pub use inbox::{Inbox, Incoming, Reception, Watch};
 pub use machine::{Hosted, Machine, Mail, Next};
+pub use reader::Reader;
 pub use sending::Sending;
 pub use simulation::Simulation;
 

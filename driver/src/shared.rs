@@ -75,6 +75,13 @@ impl Taken {
         self.total += cost;
     }
 
+    pub(crate) fn merge(&mut self, other: &mut Self) {
+        for (bytes, more) in self.bytes.iter_mut().zip(&mut other.bytes) {
+            *bytes += std::mem::take(more);
+        }
+        self.total += std::mem::take(&mut other.total);
+    }
+
     pub(crate) const fn total(&self) -> u64 {
         self.total
     }

@@ -8,15 +8,16 @@
 mod connect;
 mod keeper;
 
+use std::cell::LazyCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use selvedge_hub::{Address, Hub, Identity, NodeId, SendError, TryRecvError};
+use selvedge_hub::{Address, Hub, Identity, NodeId, SendError};
 
 use crate::broker::{DATA, HOPS_MAX, now_micros};
-use crate::client::keeper::Shared;
+use crate::client::keeper::{Inbound, Shared};
 use crate::tag::Tag;
 use crate::wire::{Data, Head, Message, NOBODY, Origin, Policy, Role, Start, WireError};
 
@@ -238,12 +239,7 @@ impl Client {
     /// # Errors
     /// [`ReadError`]; never [`ReadError::TimedOut`].
     pub fn read(&self) -> Result<Data, ReadError> {
-        loop {
-            match self.read_timeout(Duration::from_secs(3600)) {
-                Err(ReadError::TimedOut) => {}
-                other => return other,
-            }
-        }
+        self.read_until(|| None)
     }
 
     /// The next message; blocks the thread at most `timeout`.
@@ -251,15 +247,17 @@ impl Client {
     /// # Errors
     /// [`ReadError`].
     pub fn read_timeout(&self, timeout: Duration) -> Result<Data, ReadError> {
-        if let Some(data) = self.shared.take_early() {
-            return Ok(data);
-        }
-        let deadline = Instant::now() + timeout;
+        self.read_until(|| Some(Instant::now() + timeout))
+    }
+
+    /// The deadline is asked for once, if there is any need to wait: a look at the clock costs as much
+    /// as taking a message.
+    fn read_until(&self, deadline: impl FnOnce() -> Option<Instant>) -> Result<Data, ReadError> {
+        let deadline = LazyCell::new(deadline);
         loop {
-            let (number, endpoint) = self.shared.current();
-            let left = deadline.saturating_duration_since(Instant::now());
-            match endpoint.recv_timeout(left) {
-                Ok(message) => match Message::decode(message.payload) {
+            match self.shared.try_read() {
+                Inbound::Data(data) => return Ok(data),
+                Inbound::Message(message) => match Message::decode(message.payload) {
                     Ok(Message::Data(data)) => return Ok(data),
                     Ok(control) => self.shared.control(control)?,
                     Err(error) => {
@@ -267,8 +265,13 @@ impl Client {
                         return Err(ReadError::Closed(error.to_string()));
                     }
                 },
-                Err(TryRecvError::Empty) => return Err(ReadError::TimedOut),
-                Err(TryRecvError::Closed(_)) => self.shared.wait_for_another(number)?,
+                Inbound::Nothing(endpoint) => {
+                    let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+                    if !endpoint.wait_readable(left) {
+                        return Err(ReadError::TimedOut);
+                    }
+                }
+                Inbound::Over(number) => self.shared.read_from_another(number)?,
             }
         }
     }

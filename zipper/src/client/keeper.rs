@@ -7,11 +7,11 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
-use selvedge_hub::{Endpoint, Event, Hub, HubEvent, NodeId, TryRecvError};
+use selvedge_hub::{Endpoint, Event, Hub, HubEvent, Message, NodeId, Reader, TryRecvError};
 
 use crate::broker::{CONTROL, DATA};
 use crate::client::{ConnectError, ReadError, WriteError};
-use crate::wire::{Data, Message};
+use crate::wire::{self, Data};
 
 /// What those who read, write and keep a client share.
 #[derive(Debug)]
@@ -21,8 +21,7 @@ pub(super) struct Shared {
     uncertain: AtomicU64,
     current: Mutex<Current>,
     changed: Condvar,
-    /// Data that came before the zipper had said yes.
-    early: Mutex<VecDeque<Data>>,
+    reading: Mutex<Reading>,
     is_stopped: AtomicBool,
 }
 
@@ -35,6 +34,29 @@ struct Current {
     has_data: bool,
     /// Why there will be no other.
     ended: Option<String>,
+}
+
+/// What those who read take from.
+#[derive(Debug)]
+struct Reading {
+    /// Data that came before the zipper had said yes.
+    early: VecDeque<Data>,
+    /// That of the endpoint of this number, until all that it received is taken: then another may
+    /// have followed it.
+    reader: Reader,
+    endpoint: Endpoint,
+    number: u64,
+}
+
+/// What there is to read.
+#[derive(Debug)]
+pub(super) enum Inbound {
+    Data(Data),
+    Message(Message),
+    /// Nothing yet; this endpoint is to be waited for.
+    Nothing(Endpoint),
+    /// Nothing more from the endpoint of this number.
+    Over(u64),
 }
 
 /// The connection is over, and why.
@@ -59,6 +81,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Shared {
     pub(super) fn new(endpoint: Endpoint, handshake: Bytes) -> Self {
+        let reading = Reading {
+            early: VecDeque::new(),
+            reader: endpoint.reader(),
+            endpoint: endpoint.clone(),
+            number: 0,
+        };
         Self {
             node: endpoint.peer(),
             handshake,
@@ -70,7 +98,7 @@ impl Shared {
                 ended: None,
             }),
             changed: Condvar::new(),
-            early: Mutex::default(),
+            reading: Mutex::new(reading),
             is_stopped: AtomicBool::new(false),
         }
     }
@@ -88,19 +116,39 @@ impl Shared {
                     return Err(ConnectError::Unreachable(closed.to_string()));
                 }
             };
-            match Message::decode(message.payload)? {
-                Message::HandshakeAck { name, .. } => return Ok(name),
-                Message::Rejected { code, message } => {
+            match wire::Message::decode(message.payload)? {
+                wire::Message::HandshakeAck { name, .. } => return Ok(name),
+                wire::Message::Rejected { code, message } => {
                     return Err(ConnectError::Rejected { code, message });
                 }
-                Message::Data(data) => lock(&self.early).push_back(data),
+                wire::Message::Data(data) => lock(&self.reading).early.push_back(data),
                 other => tracing::debug!(?other, "not expected from a zipper"),
             }
         }
     }
 
-    pub(super) fn take_early(&self) -> Option<Data> {
-        lock(&self.early).pop_front()
+    pub(super) fn try_read(&self) -> Inbound {
+        let mut reading = lock(&self.reading);
+        if let Some(data) = reading.early.pop_front() {
+            return Inbound::Data(data);
+        }
+        match reading.reader.try_recv() {
+            Ok(message) => Inbound::Message(message),
+            Err(TryRecvError::Empty) => Inbound::Nothing(reading.endpoint.clone()),
+            Err(TryRecvError::Closed(_)) => Inbound::Over(reading.number),
+        }
+    }
+
+    /// Waits until there is another endpoint than the one of that number, and reads from that.
+    pub(super) fn read_from_another(&self, than: u64) -> Result<(), Over> {
+        self.wait_for_another(than)?;
+        let mut reading = lock(&self.reading);
+        if reading.number == than {
+            let (number, endpoint) = self.current();
+            reading.reader = endpoint.reader();
+            (reading.number, reading.endpoint) = (number, endpoint);
+        }
+        Ok(())
     }
 
     fn say_who(&self, endpoint: &Endpoint) {
@@ -149,14 +197,14 @@ impl Shared {
     }
 
     /// The zipper said something about the connection.
-    pub(super) fn control(&self, message: Message) -> Result<(), Over> {
+    pub(super) fn control(&self, message: wire::Message) -> Result<(), Over> {
         match message {
-            Message::Rejected { code, message } => {
+            wire::Message::Rejected { code, message } => {
                 let why = format!("the zipper refuses: {message} (code {code})");
                 self.stop(&why);
                 return Err(Over(why));
             }
-            Message::Goaway { message } => tracing::info!(message, "the zipper goes away"),
+            wire::Message::Goaway { message } => tracing::info!(message, "the zipper goes away"),
             other => tracing::debug!(?other, "introduced again"),
         }
         Ok(())

@@ -107,6 +107,73 @@ fn a_small_window_holds_the_peer_and_loses_nothing() {
 }
 
 #[test]
+fn a_batch_that_meets_a_full_buffer_goes_on_where_it_stopped() {
+    const COUNT: u64 = 5000;
+    let two = Two::with(
+        1,
+        session::Config {
+            receive_window: 4096,
+            send_buffer: 8192,
+            ..session::Config::default()
+        },
+    );
+    two.connect(0);
+    let sending = two.a.clone();
+    let sender = std::thread::spawn(move || {
+        let (mut next, mut waited) = (0, 0);
+        block_on(std::future::poll_fn(|cx| {
+            let mut batch = sending.sending();
+            while next < COUNT {
+                if batch.poll_room(cx, LaneId::FIRST, 16).is_pending() {
+                    waited += 1;
+                    return Poll::Pending;
+                }
+                let parts = [&next.to_be_bytes()[..], &[7; 8]];
+                batch.try_send_parts(LaneId::FIRST, &parts).unwrap();
+                next += 1;
+            }
+            Poll::Ready(())
+        }));
+        waited
+    });
+    let mut reader = two.b.reader();
+    for n in 0..COUNT {
+        let message = loop {
+            match reader.try_recv() {
+                Ok(message) => break message,
+                Err(TryRecvError::Empty) => assert!(two.b.wait_readable(Some(PATIENCE))),
+                Err(closed) => panic!("{closed}"),
+            }
+        };
+        assert_eq!(message.payload[..8], n.to_be_bytes());
+        assert_eq!(message.payload[8..], [7; 8]);
+    }
+    assert!(sender.join().unwrap() > 0, "it never was full");
+}
+
+#[test]
+fn what_a_reader_holds_goes_back_when_it_is_dropped() {
+    let two = Two::new(1);
+    two.connect(0);
+    for text in ["one", "two", "three"] {
+        two.a.send(LaneId::FIRST, Bytes::from(text)).unwrap();
+    }
+    two.a.flush(PATIENCE).unwrap();
+    // All have arrived in the peer's process; its worker hands them over at once.
+    let mut reader = two.b.reader();
+    assert!(two.b.wait_readable(Some(PATIENCE)));
+    assert_eq!(reader.try_recv().unwrap().payload, "one");
+    drop(reader);
+    assert_eq!(two.b.recv().unwrap().payload, "two");
+    assert_eq!(two.b.recv().unwrap().payload, "three");
+    let mut reader = two.b.reader();
+    assert!(matches!(reader.try_recv(), Err(TryRecvError::Empty)));
+    two.b.abort();
+    assert!(two.b.wait_readable(None));
+    assert!(matches!(reader.try_recv(), Err(TryRecvError::Closed(_))));
+}
+
+#[test]
 fn a_select_wakes_when_a_message_arrives() {
     let two = Two::new(1);
     two.connect(0);

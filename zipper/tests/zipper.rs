@@ -267,6 +267,73 @@ fn a_slow_function_holds_its_source_back_and_nothing_is_lost() {
 }
 
 #[test]
+fn a_full_function_and_one_that_keeps_up_both_get_all_in_order() {
+    let mut options = options("z");
+    options.send_buffer = 64 * 1024;
+    let zipper = start(options);
+    let (slow, fast) = (function(&zipper, "slow", IN), function(&zipper, "fast", IN));
+    let source = source(&zipper);
+    // 20 MB, of which 10 KB are copied once for both and 1 KB into the buffer of each.
+    const COUNT: u64 = 4_000;
+    let writer = std::thread::spawn(move || {
+        for n in 0..COUNT {
+            let mut payload = vec![0; if n % 2 == 0 { 1024 } else { 10 * 1024 }];
+            payload[..8].copy_from_slice(&n.to_le_bytes());
+            source.write(IN, payload.into()).unwrap();
+        }
+        assert!(source.close(PATIENCE));
+    });
+    let expect_all = |from: &Client| {
+        for n in 0..COUNT {
+            assert_eq!(read(from).payload[..8], n.to_le_bytes());
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| expect_all(&fast));
+        // It does not read before it has filled everything on its way.
+        let deadline = Instant::now() + PATIENCE;
+        while zipper.stats().received < 400 {
+            assert!(Instant::now() < deadline, "nothing comes");
+            std::thread::yield_now();
+        }
+        expect_all(&slow);
+    });
+    writer.join().unwrap();
+    assert_eq!(zipper.stats().delivered, 2 * COUNT);
+}
+
+#[test]
+fn a_function_that_leaves_within_a_burst_gets_no_more_and_all_is_counted() {
+    let zipper = start(options("z"));
+    let leaving = function(&zipper, "leaving", IN);
+    let source = source(&zipper);
+    const COUNT: u64 = 100_000;
+    let writer = std::thread::spawn(move || {
+        for _ in 0..COUNT {
+            write(&source, IN, "on its way");
+        }
+        assert!(source.close(PATIENCE));
+    });
+    for _ in 0..1000 {
+        read(&leaving);
+    }
+    drop(leaving);
+    writer.join().unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let stats = zipper.stats();
+        if stats.received == COUNT
+            && stats.delivered + stats.unobserved + stats.unreachable == COUNT
+        {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{stats:?}");
+        std::thread::yield_now();
+    }
+    assert!(zipper.observers(IN).is_empty());
+}
+
+#[test]
 fn clients_find_a_zipper_again_that_was_started_anew() {
     let first = options("z");
     let again = first.clone();

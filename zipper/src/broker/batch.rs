@@ -308,3 +308,77 @@ fn read(bytes: &Bytes) -> Result<Data, Refused> {
         _ => Err(Refused::NoData),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::broker::Settings;
+    use crate::router::Function;
+    use crate::wire::Policy;
+
+    const T: Tag = Tag(0x10);
+
+    fn function(name: &str, target: Option<&str>) -> Function {
+        Function {
+            name: name.into(),
+            tags: vec![T],
+            target: target.map(str::to_owned),
+            policy: Policy::Nearest,
+        }
+    }
+
+    fn batch() -> Batch {
+        let broker = Broker::new(Settings {
+            name: "z".into(),
+            node: [1; 32],
+            token: None,
+            mesh: BTreeSet::new(),
+        });
+        Batch::new(broker, [2; 32])
+    }
+
+    fn stops(batch: &mut Batch, target: Option<&str>) -> Vec<Stop> {
+        let kind = batch.kind(T, target);
+        batch.kinds[kind].handed.plan.stops().to_vec()
+    }
+
+    #[test]
+    fn a_function_that_leaves_between_two_messages_of_a_batch_gets_the_first_only() {
+        let mut batch = batch();
+        let broker = Arc::clone(&batch.broker);
+        assert_eq!(stops(&mut batch, None), []);
+        broker.reroute(|router| router.add_function([3; 32], function("a", None)));
+        broker.reroute(|router| router.add_function([4; 32], function("b", Some("t"))));
+        let (a, b) = (Stop::Local([3; 32]), Stop::Local([4; 32]));
+        assert_eq!(stops(&mut batch, None), [a, b]);
+        assert_eq!(stops(&mut batch, Some("t")), [b]);
+        broker.reroute(|router| router.remove([4; 32]));
+        assert_eq!(stops(&mut batch, Some("t")), []);
+        assert_eq!(stops(&mut batch, None), [a]);
+    }
+
+    #[test]
+    fn doors_share_the_turns_of_a_name_and_few_kinds_are_kept() {
+        let mut batch = batch();
+        let broker = Arc::clone(&batch.broker);
+        for client in [3, 4] {
+            broker.reroute(|router| router.add_function([client; 32], function("a", None)));
+        }
+        let mut other = Batch::new(broker, [5; 32]);
+        let mut chosen = Vec::new();
+        for _ in 0..2 {
+            for at in [&mut batch, &mut other] {
+                let kind = at.kind(T, None);
+                let plan = &at.kinds[kind].handed.plan;
+                chosen.extend(plan.choose(&at.from, &mut at.random).map(|it| it.node[0]));
+            }
+        }
+        assert_eq!(chosen, [4, 3, 4, 3]);
+        for n in 0..3 * KINDS_MAX {
+            batch.kind(T, Some(&n.to_string()));
+            assert!(batch.kinds.len() <= KINDS_MAX);
+        }
+    }
+}

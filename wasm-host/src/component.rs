@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use wasmtime::Engine;
-use wasmtime::Store;
-use wasmtime::component::{HasSelf, Linker};
+use wasmtime::component::{HasSelf, Linker, WasmList};
+use wasmtime::{Store, StoreContextMut};
 
 use crate::budget::Purpose;
 use crate::call::{CallError, StartError};
@@ -11,7 +11,7 @@ use crate::core_abi::failed;
 use crate::log::Level;
 use crate::state::{Blueprint, GuestState, begin, describe};
 
-use bindings::selvedge::function::{config, logging, output, types};
+use bindings::selvedge::function::{config, logging, types};
 pub(crate) use bindings::{StreamFunction, StreamFunctionPre};
 
 mod bindings {
@@ -37,6 +37,8 @@ mod bindings {
 
 /// Imports of other packages are not granted.
 pub(crate) const IMPORT_PACKAGE: &str = "selvedge:function/";
+/// The interface by which a guest writes.
+const OUTPUT: &str = "selvedge:function/output@0.1.0";
 /// What a guest may say about its failure, in bytes.
 const FAILURE_MESSAGE_BYTES_MAX: usize = 1024;
 
@@ -82,28 +84,37 @@ impl ComponentGuest {
 /// The interfaces that a component may import.
 pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<GuestState>> {
     let mut linker = Linker::new(engine);
-    StreamFunction::add_to_linker::<_, HasSelf<GuestState>>(&mut linker, |state| state)?;
+    types::add_to_linker::<_, HasSelf<GuestState>>(&mut linker, |state| state)?;
+    config::add_to_linker::<_, HasSelf<GuestState>>(&mut linker, |state| state)?;
+    logging::add_to_linker::<_, HasSelf<GuestState>>(&mut linker, |state| state)?;
+    // By hand, so that a payload is looked at in the guest's memory: nothing is allocated for one
+    // that is over the limit.
+    let mut output = linker.instance(OUTPUT)?;
+    output.func_wrap("emit", |store, (tag, payload)| {
+        emit(store, tag, None, &payload)
+    })?;
+    output.func_wrap("emit-to", |store, (tag, target, payload)| {
+        emit(store, tag, Some(target), &payload)
+    })?;
     Ok(linker)
 }
 
-impl types::Host for GuestState {}
-
-impl output::Host for GuestState {
-    fn emit(&mut self, tag: u32, payload: Vec<u8>) -> wasmtime::Result<()> {
-        self.budget.take_host_call()?;
-        self.budget.take_output(payload.len())?;
-        self.push_output(tag, None, Bytes::from(payload));
-        Ok(())
-    }
-
-    fn emit_to(&mut self, tag: u32, target: String, payload: Vec<u8>) -> wasmtime::Result<()> {
-        self.budget.take_host_call()?;
-        self.budget
-            .take_output(payload.len().saturating_add(target.len()))?;
-        self.push_output(tag, Some(target), Bytes::from(payload));
-        Ok(())
-    }
+fn emit(
+    mut store: StoreContextMut<'_, GuestState>,
+    tag: u32,
+    target: Option<String>,
+    payload: &WasmList<u8>,
+) -> wasmtime::Result<()> {
+    let budget = &mut store.data_mut().budget;
+    budget.take_host_call()?;
+    let target_len = target.as_ref().map_or(0, String::len);
+    budget.take_output(payload.len().saturating_add(target_len))?;
+    let payload = Bytes::copy_from_slice(payload.as_le_slice(&store));
+    store.data_mut().push_output(tag, target, payload);
+    Ok(())
 }
+
+impl types::Host for GuestState {}
 
 impl config::Host for GuestState {
     fn get(&mut self, key: String) -> wasmtime::Result<Option<String>> {

@@ -4,9 +4,12 @@
 #![forbid(unsafe_code)]
 
 pub mod endpoint;
+pub mod frames;
 pub mod hop;
+pub mod many;
 pub mod measure;
 pub mod raw;
+pub mod through;
 pub mod wasm;
 
 /// Something that is timed.

@@ -3,7 +3,12 @@
 //! `cargo run --release -p selvedge-benches --bin ratios`
 #![forbid(unsafe_code)]
 
+use std::time::Duration;
+
+use selvedge_benches::frames::FramesOneWay;
+use selvedge_benches::many::{PingStreams, RoundRobin};
 use selvedge_benches::measure::compare;
+use selvedge_benches::through::{Through, Work};
 use selvedge_benches::{Load, SCHEMES, endpoint, hop::Hop, raw, wasm};
 
 fn boxed(name: &str, load: impl Load + 'static) -> (String, Box<dyn Load>) {
@@ -62,13 +67,73 @@ fn compare_own() {
     compare("WebAssembly, core module, 1 KiB in and out", || {
         vec![
             boxed("wasmtime", wasm::BareCore::new(1024)),
+            boxed(
+                "wasmtime, by a host function",
+                wasm::EmittingCore::new(1024),
+            ),
             boxed("wasm-host", wasm::Hosted::core(1024)),
         ]
     });
     compare("WebAssembly, component, 1 KiB in and out", || {
         vec![
             boxed("wasmtime", wasm::BareComponent::new(1024)),
+            boxed(
+                "wasmtime, by a host function",
+                wasm::EmittingComponent::new(1024),
+            ),
             boxed("wasm-host", wasm::Hosted::component(1024)),
         ]
     });
+    for scheme in ["tcp+plain", "quic"] {
+        for len in [64, 8192] {
+            compare(&format!("Exactly once, {scheme}, {len} B"), || {
+                vec![
+                    boxed("frames", FramesOneWay::new(scheme, len)),
+                    boxed("endpoint", endpoint::OneWay::new(scheme, len)),
+                ]
+            });
+        }
+    }
+    for len in [64, 1024] {
+        compare(
+            &format!("A function in a zipper, tcp+plain, {len} B"),
+            || {
+                vec![
+                    boxed("native", Through::new("tcp+plain", len, Work::Native)),
+                    boxed("wasm", Through::new("tcp+plain", len, Work::Wasm)),
+                ]
+            },
+        );
+    }
+    compare_growth();
+}
+
+/// What more workers give, and more endpoints take.
+fn compare_growth() {
+    for (len, under_way) in [(64, 64), (1024, 64)] {
+        compare(&format!("Workers, 8 pairs, tcp+plain, {len} B"), || {
+            [1, 2]
+                .map(|workers| {
+                    let load = PingStreams::new("tcp+plain", workers, 8, under_way, len);
+                    boxed(&format!("workers: {workers}"), load)
+                })
+                .into()
+        });
+    }
+    for (title, heartbeat) in [
+        ("Endpoints, one message by turns", Duration::from_secs(1)),
+        (
+            "Endpoints, one message by turns, no heartbeats",
+            Duration::from_secs(3600),
+        ),
+    ] {
+        compare(title, || {
+            [1, 50, 5000]
+                .map(|pairs| {
+                    let load = RoundRobin::new("tcp+plain", pairs, heartbeat);
+                    boxed(&format!("endpoints: {}", 2 * pairs), load)
+                })
+                .into()
+        });
+    }
 }

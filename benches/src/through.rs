@@ -1,0 +1,114 @@
+//! A source, a zipper, a function that copies what it reads, and a sink: the function native or in
+//! WebAssembly.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use selvedge_driver::Identity;
+use selvedge_zipper::client::{Client, Options};
+use selvedge_zipper::runner::{Guest, Runner};
+use selvedge_zipper::tag::Tag;
+use selvedge_zipper::zipper::{self, Zipper};
+
+use crate::{Load, wasm};
+
+const IN: Tag = Tag(0x10);
+
+/// What the guest of [`wasm::CORE`] writes on.
+const OUT: Tag = Tag(0x20);
+
+/// What the function is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// A loop over the client.
+    Native,
+    /// A core module in a runner.
+    Wasm,
+}
+
+/// Messages from a source by a zipper to a function, and its answers by the zipper to a sink.
+#[derive(Debug)]
+pub struct Through {
+    source: Client,
+    sink: Client,
+    function: Arc<Client>,
+    working: Option<JoinHandle<()>>,
+    payload: Bytes,
+    // Held, not used: dropped, it ends.
+    _zipper: Zipper,
+}
+
+impl Through {
+    /// Messages of `len` bytes.
+    #[must_use]
+    pub fn new(scheme: &str, len: usize, work: Work) -> Self {
+        let identity = Identity::generate().expect("randomness");
+        let mut options = zipper::Options::new("bench", identity);
+        let address = format!("{scheme}://127.0.0.1:0").parse();
+        options.listen = vec![address.expect("an address")];
+        let zipper = Zipper::start(options).expect("a zipper");
+        let at = || zipper.addresses().to_vec();
+        let connect = |options| Client::connect(options).expect("it lets everybody in");
+        let sink = connect(Options::function("sink", vec![OUT], at()));
+        let function = Arc::new(connect(Options::function("copy", vec![IN], at())));
+        let source = connect(Options::source("source", at()));
+        let client = Arc::clone(&function);
+        Self {
+            source,
+            sink,
+            function,
+            working: Some(std::thread::spawn(move || copy(&client, work))),
+            payload: vec![7; len].into(),
+            _zipper: zipper,
+        }
+    }
+}
+
+/// Copies messages until the client is stopped.
+fn copy(client: &Client, work: Work) {
+    match work {
+        Work::Native => {
+            while let Ok(data) = client.read() {
+                let answer = Bytes::copy_from_slice(&data.payload);
+                if client.write(OUT, answer).is_err() {
+                    return;
+                }
+            }
+        }
+        Work::Wasm => {
+            let guest = Guest::Function(Box::new(wasm::instance(wasm::CORE)));
+            let _stopped = Runner::new(client, guest, "copy").run();
+        }
+    }
+}
+
+impl Load for Through {
+    fn run(&mut self, count: u64) {
+        let Self {
+            source,
+            sink,
+            payload,
+            ..
+        } = self;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..count {
+                    source.write(IN, payload.clone()).expect("it is open");
+                }
+            });
+            for _ in 0..count {
+                sink.read().expect("it is open");
+            }
+        });
+    }
+}
+
+impl Drop for Through {
+    fn drop(&mut self) {
+        self.function.stop();
+        if let Some(working) = self.working.take() {
+            working.join().expect("it does not panic");
+        }
+    }
+}

@@ -3,6 +3,7 @@
 //! Both ends live in this process, each with threads of its own, as two processes would have.
 #![forbid(unsafe_code)]
 
+pub mod cut;
 pub mod endpoint;
 pub mod frames;
 pub mod hop;

@@ -17,10 +17,11 @@ const SCALE: [f64; 7] = [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0];
 /// Colours for light pages, and for dark ones: no script, and it follows the reader's setting.
 const STYLE: &str = "
 text{font:12px system-ui,sans-serif;fill:#1f2328}
+.v{paint-order:stroke;stroke:#fff;stroke-width:4px}
 .h{font-weight:600;font-size:14px}.s{fill:#59636e}.e{text-anchor:end}.m{text-anchor:middle}
 line{stroke:#d1d9e0}.one{stroke:#59636e;stroke-width:1.5}
 .over{fill:#0b6e99}.under{fill:#c4622d}
-@media(prefers-color-scheme:dark){text{fill:#f0f6fc}.s{fill:#9198a1}
+@media(prefers-color-scheme:dark){text{fill:#f0f6fc}.v{stroke:#0d1117}.s{fill:#9198a1}
 line{stroke:#3d444d}.one{stroke:#9198a1}.over{fill:#4ba3d9}.under{fill:#e08a4f}}
 ";
 
@@ -49,7 +50,14 @@ pub(crate) fn plot(results: &Results) -> Option<String> {
 }
 
 fn draw(rows: &[Compared]) -> Result<String, std::fmt::Error> {
-    let bottom = TOP + STEP * rows.len() as f64;
+    let is_limit = |row: &&Compared| row.row.peer.starts_with("raw");
+    let (limits, peers): (Vec<&Compared>, Vec<&Compared>) = rows.iter().partition(is_limit);
+    let parts = [
+        ("beside others", peers),
+        ("beside bare sockets, the limit", limits),
+    ];
+    let heads = parts.iter().filter(|(_, rows)| !rows.is_empty()).count();
+    let bottom = TOP + STEP * (heads + rows.len()) as f64;
     let height = bottom + 30.0;
     let mut svg = String::new();
     writeln!(
@@ -59,7 +67,7 @@ fn draw(rows: &[Compared]) -> Result<String, std::fmt::Error> {
     )?;
     writeln!(
         svg,
-        "<text class=\"h\" x=\"8\" y=\"20\">Selvedge, times as good as its peer</text>\
+        "<text class=\"h\" x=\"8\" y=\"20\">Selvedge: how many times as good</text>\
          <text class=\"s\" x=\"8\" y=\"38\">messages or bytes a second, or speed of a round trip; \
          both on one machine, in turn; logarithmic</text>"
     )?;
@@ -72,8 +80,18 @@ fn draw(rows: &[Compared]) -> Result<String, std::fmt::Error> {
             bottom + 16.0
         )?;
     }
-    for (number, row) in rows.iter().enumerate() {
-        bar(&mut svg, TOP + STEP * number as f64, row)?;
+    let mut top = TOP;
+    for (head, rows) in parts.iter().filter(|(_, rows)| !rows.is_empty()) {
+        let (x, base) = (LEFT - 8.0, top + 15.0);
+        writeln!(
+            svg,
+            "<text class=\"s e\" x=\"{x}\" y=\"{base}\">{head}</text>"
+        )?;
+        for row in rows {
+            top += STEP;
+            bar(&mut svg, top, row)?;
+        }
+        top += STEP;
     }
     svg.push_str("</svg>\n");
     Ok(svg)
@@ -92,7 +110,7 @@ fn bar(svg: &mut String, top: f64, row: &Compared) -> std::fmt::Result {
         svg,
         "<text class=\"e\" x=\"{:.0}\" y=\"{base}\">{name}</text>\
          <rect class=\"{class}\" x=\"{from:.1}\" y=\"{y}\" width=\"{width:.1}\" height=\"14\" rx=\"2\"/>\
-         <text x=\"{mark:.1}\" y=\"{base}\">{:.2}</text>",
+         <text class=\"v\" x=\"{mark:.1}\" y=\"{base}\">{:.2}</text>",
         LEFT - 8.0,
         better(row)
     )

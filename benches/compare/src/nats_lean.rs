@@ -30,6 +30,8 @@ struct Lean {
     filled: usize,
     output: Vec<u8>,
     written: usize,
+    /// Whether the server has answered a ping: it knows of all that was said before.
+    is_heard: bool,
 }
 
 /// Ends the process when the server has gone: the runner ends all, one by one.
@@ -53,6 +55,7 @@ impl Lean {
             filled: 0,
             output: Vec::with_capacity(2 * WRITE_LEN),
             written: 0,
+            is_heard: false,
         };
         lean.put(b"CONNECT {\"verbose\":false,\"pedantic\":false,\"echo\":false}\r\n");
         lean
@@ -125,6 +128,7 @@ impl Lean {
             } else {
                 let is_error = line.starts_with(b"-ERR");
                 assert!(!is_error, "{}", String::from_utf8_lossy(line));
+                self.is_heard |= line.starts_with(b"PONG");
                 if line.starts_with(b"PING") {
                     self.output.extend_from_slice(b"PONG\r\n");
                 }
@@ -137,6 +141,27 @@ impl Lean {
 fn is_for_later(error: &io::Error) -> bool {
     use ErrorKind::{Interrupted, NotConnected, WouldBlock};
     matches!(error.kind(), Interrupted | NotConnected | WouldBlock)
+}
+
+/// Waits until the server knows of all subscriptions: what is published before is for nobody, and
+/// would be missing from the acknowledgements for good.
+fn settle<'a>(poll: &mut Poll, all: impl Iterator<Item = &'a mut Lean>) {
+    let mut unheard: Vec<_> = all.collect();
+    unheard.iter_mut().for_each(|lean| lean.put(b"PING\r\n"));
+    let mut events = Events::with_capacity(256);
+    while !unheard.is_empty() {
+        match poll.poll(&mut events, None) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            other => or_exit(other),
+        }
+        unheard.retain_mut(|lean| {
+            lean.flush();
+            while lean.fill() {
+                lean.parse(|_| {});
+            }
+            !lean.is_heard
+        });
+    }
 }
 
 /// Has `turn` called when there may be something to read or room to write.
@@ -153,16 +178,18 @@ fn drive(poll: &mut Poll, mut turn: impl FnMut(usize)) -> ! {
     }
 }
 
-fn alone(job: &Job) -> (Poll, Lean) {
-    let poll = Poll::new().expect("a poll");
-    let lean = Lean::connect(job, &poll, Token(0));
+/// One connection with one subscription.
+fn alone(job: &Job, subject: &str) -> (Poll, Lean) {
+    let mut poll = Poll::new().expect("a poll");
+    let mut lean = Lean::connect(job, &poll, Token(0));
+    lean.subscribe(subject);
+    settle(&mut poll, std::iter::once(&mut lean));
     (poll, lean)
 }
 
 /// Answers each message with itself.
 pub(crate) fn echo(job: &Job) {
-    let (mut poll, mut lean) = alone(job);
-    lean.subscribe(QUESTION);
+    let (mut poll, mut lean) = alone(job, QUESTION);
     job.ready("");
     let mut answers = Vec::new();
     drive(&mut poll, |_| {
@@ -179,10 +206,10 @@ pub(crate) fn echo(job: &Job) {
 
 /// Asks, one at a time.
 pub(crate) fn ask(job: &Job) {
-    let (mut poll, mut lean) = alone(job);
+    let (mut poll, mut lean) = alone(job, ANSWER);
     let payload = job.payload();
-    lean.subscribe(ANSWER);
     lean.publish(QUESTION, &payload);
+    lean.flush();
     job.ready("");
     let mut asked = Instant::now();
     drive(&mut poll, |_| {
@@ -210,6 +237,7 @@ pub(crate) fn count(job: &Job, subscribers: u64) {
     for (lean, _) in &mut all {
         lean.subscribe(QUESTION);
     }
+    settle(&mut poll, all.iter_mut().map(|(lean, _)| lean));
     job.ready("");
     drive(&mut poll, |number| {
         let (lean, taken) = &mut all[number];
@@ -232,12 +260,11 @@ pub(crate) fn count(job: &Job, subscribers: u64) {
 /// Publishes as fast as the subscribers take it.
 pub(crate) fn flood(job: &Job, subscribers: u64) {
     let window = window(job.size(), subscribers);
-    let (mut poll, mut lean) = alone(job);
+    let (mut poll, mut lean) = alone(job, ACK);
     let payload = job.payload();
-    lean.subscribe(ACK);
     job.ready("");
     let (mut sent, mut taken) = (0, 0);
-    drive(&mut poll, |_| {
+    let mut turn = |_| {
         while lean.flush() {
             while lean.fill() {
                 lean.parse(|_| taken += window / 4);
@@ -254,5 +281,8 @@ pub(crate) fn flood(job: &Job, subscribers: u64) {
         while lean.fill() {
             lean.parse(|_| taken += window / 4);
         }
-    })
+    };
+    // No event comes of itself: the socket has been writable all the time.
+    turn(0);
+    drive(&mut poll, turn)
 }

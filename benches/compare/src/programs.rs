@@ -1,5 +1,7 @@
 //! Who takes part: groups of programs that do the same work, each made of processes.
 
+use std::time::Duration;
+
 use Part::{NatsServer, Own};
 
 use crate::job::Job;
@@ -8,7 +10,6 @@ use crate::raw::SPIN;
 #[cfg(feature = "peers")]
 use crate::{nats_async, zenoh_peer};
 use crate::{nats_lean, quic, raw, zipper};
-use std::time::Duration;
 
 /// What one process does.
 #[derive(Clone, Copy)]

@@ -237,7 +237,7 @@ fn a_worker_that_falls_asleep_is_woken_for_each_message() {
 
 #[test]
 fn no_message_is_overlooked_while_an_inbox_holds_the_bell() {
-    explore(None, || hand_off_and_answer(1, &[], &[2], 1));
+    explore(Some(4), || hand_off_and_answer(1, &[], &[2], 1));
 }
 
 /// Commands are looked at without a lock: here only the fences keep order.

@@ -1,0 +1,172 @@
+//! The bytes of data: its head, written and read, and what most sources write, read where it lies.
+
+use bytes::{Buf, BufMut, Bytes};
+
+use super::{
+    Data, NOBODY, Origin, RECIPIENTS_MAX, Recipient, TRACE_MAX, WireError, get_list, get_node,
+    get_text, get_u8, get_u32, get_u64, put_len, put_text,
+};
+use crate::tag::Tag;
+
+const HAS_SOURCE: u8 = 1;
+const HAS_TARGET: u8 = 1 << 1;
+const HAS_RECIPIENTS: u8 = 1 << 2;
+const HAS_TRACE: u8 = 1 << 3;
+const SEQUENCE_LEN_SHIFT: u8 = 4;
+const FLAGS_NONE: u8 = 1 << 7;
+
+/// What precedes the payload of data. See [`Data`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Head<'a> {
+    pub(crate) tag: Tag,
+    pub(crate) origin: Origin,
+    pub(crate) hops_left: u8,
+    pub(crate) target: Option<&'a str>,
+    pub(crate) recipients: &'a [Recipient],
+    pub(crate) trace: Option<&'a [(String, u64)]>,
+}
+
+impl Head<'_> {
+    pub(crate) fn put(&self, out: &mut Vec<u8>) -> Result<(), WireError> {
+        let has = |is_there: bool, flag: u8| if is_there { flag } else { 0 };
+        let flags = has(self.origin.source != NOBODY, HAS_SOURCE)
+            | has(self.target.is_some(), HAS_TARGET)
+            | has(!self.recipients.is_empty(), HAS_RECIPIENTS)
+            | has(self.trace.is_some(), HAS_TRACE);
+        let start = Start::new(flags, self.tag, self.hops_left, self.origin.sequence);
+        out.extend_from_slice(start.bytes());
+        if self.origin.source != NOBODY {
+            out.extend_from_slice(&self.origin.source);
+        }
+        if let Some(target) = self.target {
+            put_text(target, out)?;
+        }
+        if !self.recipients.is_empty() {
+            put_len(self.recipients.len(), RECIPIENTS_MAX, out)?;
+        }
+        for recipient in self.recipients {
+            put_text(&recipient.name, out)?;
+            out.extend_from_slice(&recipient.home);
+        }
+        if let Some(trace) = self.trace {
+            put_len(trace.len(), TRACE_MAX, out)?;
+            for (name, micros) in trace {
+                put_text(name, out)?;
+                out.put_u64(*micros);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How data begins; all that precedes its payload if there are no flags.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Start([u8; 15], usize);
+
+impl Start {
+    /// For a source that says neither target nor trace.
+    pub(crate) fn plain(tag: Tag, hops_left: u8, sequence: u64) -> Self {
+        Self::new(0, tag, hops_left, sequence)
+    }
+
+    fn new(flags: u8, tag: Tag, hops_left: u8, sequence: u64) -> Self {
+        let skipped = (sequence.leading_zeros() / 8).min(7);
+        let mut bytes = [0; 15];
+        bytes[0] = 5;
+        bytes[1] = flags | (7 - skipped as u8) << SEQUENCE_LEN_SHIFT;
+        bytes[2..6].copy_from_slice(&tag.0.to_be_bytes());
+        bytes[6] = hops_left;
+        bytes[7..].copy_from_slice(&(sequence << (8 * skipped)).to_be_bytes());
+        Self(bytes, 15 - skipped as usize)
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0[..self.1]
+    }
+}
+
+/// Data without anything that the flags tell of, as most sources write it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Plain {
+    pub(crate) tag: Tag,
+    pub(crate) sequence: u64,
+    /// Where the payload begins.
+    pub(crate) payload_at: usize,
+}
+
+impl Plain {
+    /// Reads it where it lies; none if it is anything else, or nothing at all.
+    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
+        let (&[5, flags, a, b, c, d, _hops_left], rest) = bytes.split_first_chunk()? else {
+            return None;
+        };
+        let len = usize::from(flags >> SEQUENCE_LEN_SHIFT) + 1;
+        let digits = rest.get(..len)?;
+        let is_plain = flags & !(7 << SEQUENCE_LEN_SHIFT) == 0 && (digits[0] > 0 || len == 1);
+        is_plain.then(|| Self {
+            tag: Tag(u32::from_be_bytes([a, b, c, d])),
+            sequence: number(digits),
+            payload_at: 7 + len,
+        })
+    }
+}
+
+fn number(digits: &[u8]) -> u64 {
+    digits
+        .iter()
+        .fold(0, |number, &digit| number << 8 | u64::from(digit))
+}
+
+pub(super) fn get(mut bytes: Bytes) -> Result<Data, WireError> {
+    let b = &mut bytes;
+    let flags = get_u8(b)?;
+    if flags & FLAGS_NONE != 0 {
+        return Err(WireError::Unknown(flags));
+    }
+    let has = |flag: u8| flags & flag != 0;
+    let (tag, hops_left) = (Tag(get_u32(b)?), get_u8(b)?);
+    let sequence = get_sequence(b, usize::from(flags >> SEQUENCE_LEN_SHIFT) + 1)?;
+    let source = match has(HAS_SOURCE) {
+        true => get_node(b)?,
+        false => NOBODY,
+    };
+    let target = match has(HAS_TARGET) {
+        true => Some(get_text(b)?),
+        false => None,
+    };
+    let recipients = match has(HAS_RECIPIENTS) {
+        true => get_list(b, RECIPIENTS_MAX, |b| {
+            Ok(Recipient {
+                name: get_text(b)?,
+                home: get_node(b)?,
+            })
+        })?,
+        false => Vec::new(),
+    };
+    let trace = match has(HAS_TRACE) {
+        true => Some(get_list(b, TRACE_MAX, |b| Ok((get_text(b)?, get_u64(b)?)))?),
+        false => None,
+    };
+    if has(HAS_SOURCE) && source == NOBODY || has(HAS_RECIPIENTS) && recipients.is_empty() {
+        return Err(WireError::Redundant);
+    }
+    Ok(Data {
+        tag,
+        origin: Origin { source, sequence },
+        hops_left,
+        target,
+        recipients,
+        trace,
+        payload: bytes,
+    })
+}
+
+fn get_sequence(b: &mut Bytes, len: usize) -> Result<u64, WireError> {
+    let digits = b.get(..len).ok_or(WireError::Truncated)?;
+    if digits[0] == 0 && len > 1 {
+        return Err(WireError::Redundant);
+    }
+    let sequence = number(digits);
+    b.advance(len);
+    Ok(sequence)
+}

@@ -213,7 +213,8 @@ fn for_one() -> (Sender<()>, Receiver<()>) {
     bounded(4)
 }
 
-/// Two drivers: handshakes, and an endpoint with two connections, of which one is cut.
+/// Two drivers: handshakes, and an endpoint with two connections, of which one is cut, once: the far
+/// end may take the one that was cut for alive until it has been silent for long.
 #[derive(Debug)]
 pub struct SpareCut {
     near: Endpoint,
@@ -284,8 +285,7 @@ impl SpareCut {
         [dialed.expect("it listens"), accepted]
     }
 
-    /// Connects once more.
-    pub fn attach_another(&self) {
+    fn attach_another(&self) {
         let [dialed, accepted] = self.connect();
         self.near.attach(dialed).expect("the peer is right");
         self.far.attach(accepted).expect("the peer is right");
@@ -307,10 +307,12 @@ impl SpareCut {
         send_one(&self.near);
         self.arrived.recv().expect("the far end lives");
     }
+}
 
-    /// Takes the answer to what was delivered, and connects once more.
-    pub fn mend(&self) {
-        self.near.recv().expect("the far end lives");
-        self.attach_another();
+impl Drop for SpareCut {
+    fn drop(&mut self) {
+        // In order it would take a second: for the one that was cut, and does not answer.
+        self.near.abort();
+        self.far.abort();
     }
 }

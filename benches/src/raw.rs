@@ -191,6 +191,70 @@ fn end(near: &Stream, far: &mut Option<JoinHandle<()>>) {
     }
 }
 
+/// TCP: a message that goes there and back on one pair of sockets after the other, all on one thread.
+#[derive(Debug)]
+pub struct TcpRoundRobin {
+    pairs: Vec<[TcpStream; 2]>,
+    poll: Poll,
+    events: Events,
+}
+
+impl TcpRoundRobin {
+    /// So many pairs on one poll.
+    #[must_use]
+    pub fn new(pairs: usize) -> Self {
+        let poll = Poll::new().expect("a poll");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let at = listener.local_addr().expect("an address");
+        let pair = |number: usize| {
+            let near = std::net::TcpStream::connect(at).expect("it listens");
+            let (far, _) = listener.accept().expect("a stream");
+            let mut pair = [near, far].map(|stream| {
+                stream.set_nodelay(true).expect("a socket");
+                stream.set_nonblocking(true).expect("a socket");
+                TcpStream::from_std(stream)
+            });
+            for (end, stream) in pair.iter_mut().enumerate() {
+                let (token, both) = (2 * number + end, Interest::READABLE | Interest::WRITABLE);
+                let registered = poll.registry().register(stream, Token(token), both);
+                registered.expect("a socket");
+            }
+            pair
+        };
+        Self {
+            pairs: (0..pairs).map(pair).collect(),
+            poll,
+            events: Events::with_capacity(256),
+        }
+    }
+}
+
+impl Load for TcpRoundRobin {
+    fn run(&mut self, count: u64) {
+        let (mut buffer, mut done, all) = ([7; 64], 0, self.pairs.len());
+        let begin = |stream: &mut TcpStream| stream.write_all(&[7; 64]).expect("room for one");
+        begin(&mut self.pairs[0][0]);
+        while done < count {
+            let polled = self.poll.poll(&mut self.events, None);
+            polled.expect("it is not interrupted");
+            for event in &self.events {
+                let (number, end) = (event.token().0 / 2, event.token().0 % 2);
+                let stream = &mut self.pairs[number][end];
+                if stream.read(&mut buffer).is_err() {
+                    // It can be written again, and has nothing to read.
+                    continue;
+                }
+                done += end as u64 ^ 1;
+                if end == 1 {
+                    begin(stream);
+                } else if done < count {
+                    begin(&mut self.pairs[(number + 1) % all][0]);
+                }
+            }
+        }
+    }
+}
+
 /// UDP: a request and its answer.
 #[derive(Debug)]
 pub struct UdpRoundTrip {

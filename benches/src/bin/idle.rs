@@ -1,6 +1,6 @@
 //! What endpoints cost that have nothing to do: memory each, and how often the process wakes up.
 //!
-//! `cargo run --release -p selvedge-benches --bin idle [endpoints]`
+//! `cargo run --release -p selvedge-benches --bin idle [endpoints [scheme]]`
 //!
 //! Bytes are those that the allocator has handed out; what the kernel keeps for sockets is not in
 //! them. Both ends are in this process, on one worker.
@@ -69,7 +69,9 @@ fn main() {
     println!("\n**Idle, {endpoints} endpoints on one worker**\n");
     println!("| | bytes each | wake-ups a second | processor |\n|---|---|---|---|");
     sessions_alone(endpoints);
-    for scheme in ["tcp+plain", "tcp", "quic"] {
+    let only = std::env::args().nth(2);
+    let wanted = |scheme: &&str| only.as_ref().is_none_or(|only| only == scheme);
+    for scheme in ["tcp+plain", "tcp", "quic"].into_iter().filter(wanted) {
         let region = Region::new(ALLOCATOR);
         let load = PingStreams::new(scheme, 1, endpoints / 2, 1, 1);
         // What the handshakes left behind goes within moments.

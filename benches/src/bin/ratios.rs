@@ -108,6 +108,9 @@ fn compare_own() {
     compare_growth();
 }
 
+/// How many pairs take turns.
+const PAIRS: [usize; 3] = [1, 50, 5000];
+
 /// What more workers give, and more endpoints take.
 fn compare_growth() {
     for (len, under_way) in [(64, 64), (1024, 64)] {
@@ -120,15 +123,25 @@ fn compare_growth() {
                 .into()
         });
     }
+    compare("By turns, raw sockets on one poll", || {
+        PAIRS
+            .map(|pairs| {
+                boxed(
+                    &format!("sockets: {}", 2 * pairs),
+                    raw::TcpRoundRobin::new(pairs),
+                )
+            })
+            .into()
+    });
     for (title, heartbeat) in [
-        ("Endpoints, one message by turns", Duration::from_secs(1)),
+        ("By turns, endpoints", Duration::from_secs(1)),
         (
-            "Endpoints, one message by turns, no heartbeats",
+            "By turns, endpoints without heartbeats",
             Duration::from_secs(3600),
         ),
     ] {
         compare(title, || {
-            [1, 50, 5000]
+            PAIRS
                 .map(|pairs| {
                     let load = RoundRobin::new("tcp+plain", pairs, heartbeat);
                     boxed(&format!("endpoints: {}", 2 * pairs), load)

@@ -76,6 +76,8 @@ impl Taken {
     }
 
     pub(crate) fn merge(&mut self, other: &mut Self) {
+        let lanes = self.bytes.len().max(other.bytes.len());
+        self.bytes.resize(lanes, 0);
         for (bytes, more) in self.bytes.iter_mut().zip(&mut other.bytes) {
             *bytes += std::mem::take(more);
         }

@@ -1,10 +1,8 @@
 //! What an endpoint's handles and its worker share: two queues, and a bell.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, LockResult, Mutex, MutexGuard, OnceLock, WaitTimeoutResult};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::task::Waker;
-use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use selvedge_endpoint::{CloseReason, Event, LaneId, Message, Outbox, Stats};
@@ -158,43 +156,8 @@ impl Readable {
 /// Threads and tasks that wait for one condition.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
-    pub(crate) threads: Threads,
+    pub(crate) threads: Condvar,
     tasks: Mutex<Vec<Waker>>,
-}
-
-/// Threads that wait for one condition, counted: to notify nobody costs a system call otherwise.
-#[derive(Debug, Default)]
-pub(crate) struct Threads {
-    condvar: Condvar,
-    waiting: AtomicUsize,
-}
-
-impl Threads {
-    pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> LockResult<MutexGuard<'a, T>> {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        let guard = self.condvar.wait(guard);
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-        guard
-    }
-
-    pub(crate) fn wait_timeout<'a, T>(
-        &self,
-        guard: MutexGuard<'a, T>,
-        timeout: Duration,
-    ) -> LockResult<(MutexGuard<'a, T>, WaitTimeoutResult)> {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        let guard = self.condvar.wait_timeout(guard, timeout);
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-        guard
-    }
-
-    /// To be called behind a change under the lock that they wait with: who looked before that
-    /// change was counted before it let go of the lock, and who looks later sees the change.
-    fn notify(&self) {
-        if self.waiting.load(Ordering::Relaxed) > 0 {
-            self.condvar.notify_all();
-        }
-    }
 }
 
 impl Waiting {
@@ -207,7 +170,7 @@ impl Waiting {
     }
 
     pub(crate) fn notify(&self) {
-        self.threads.notify();
+        self.threads.notify_all();
         let tasks = std::mem::take(&mut *lock(&self.tasks));
         tasks.into_iter().for_each(Waker::wake);
     }

@@ -9,16 +9,13 @@ use selvedge_endpoint::{Config, LaneConfig};
 
 #[test]
 fn a_peer_may_use_lanes_that_this_side_does_not_send_on() {
-    let config = Config {
+    let with_lanes = |count| Config {
+        lanes: vec![LaneConfig::default(); count],
         receive_window: 4096,
         ..Config::default()
     };
-    let many = Config {
-        lanes: vec![LaneConfig::default(); 32],
-        ..config.clone()
-    };
-    let mut pair = Pair::new(&config, 1);
-    pair.sides[0] = Side::new(0, &many, 7);
+    let mut pair = Pair::new(&with_lanes(1), 1);
+    pair.sides[0] = Side::new(0, &with_lanes(32), 7);
     pair.connect(0);
     // More than the credit that the greeting gives, on the last lane first.
     for lane in [31, 0, 12] {

@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 #[allow(dead_code, reason = "a part of it is used")]
 mod tag;
 #[path = "../../zipper/src/wire.rs"]
-#[allow(dead_code, reason = "a part of it is used")]
+#[allow(dead_code, unused_imports, reason = "a part of it is used")]
 mod wire;
 
 fuzz_target!(|bytes: &[u8]| {

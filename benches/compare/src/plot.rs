@@ -7,7 +7,7 @@ use crate::rows::{Of, ROWS};
 
 const WIDTH: f64 = 760.0;
 /// Where the bars begin and end.
-const LEFT: f64 = 330.0;
+const LEFT: f64 = 340.0;
 const RIGHT: f64 = 700.0;
 const TOP: f64 = 58.0;
 const STEP: f64 = 21.0;

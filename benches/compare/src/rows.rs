@@ -207,11 +207,11 @@ pub(crate) const ROWS: &[Row] = &[
         .plot(),
     row("one hop 1 KiB", hop(KIB), PLAIN, LEAN),
     row("one hop 8 KiB", hop(8 * KIB), PLAIN, LEAN),
-    row("round trip through one hop", HOP_RTT, PLAIN, NATS)
+    row("round trip, one hop", HOP_RTT, PLAIN, NATS)
         .goals(0.85, 0.5)
         .plot(),
-    row("round trip through one hop", HOP_RTT, PLAIN, LEAN),
-    row("round trip through one hop", HOP_RTT, PLAIN, ROUTER),
+    row("round trip, one hop", HOP_RTT, PLAIN, LEAN),
+    row("round trip, one hop", HOP_RTT, PLAIN, ROUTER),
     row("fan-out 1 to 64, 1 KiB", FAN_OUT, PLAIN, LEAN)
         .goals(1.5, 3.0)
         .plot(),

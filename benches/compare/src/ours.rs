@@ -49,13 +49,9 @@ impl Link {
     }
 }
 
-/// Whether the driver can spin. While it cannot, the programs that want it are left out.
-pub(crate) const DRIVER_SPINS: bool = false;
-
 fn config(link: Link) -> Config {
-    debug_assert!(DRIVER_SPINS || link.spin.is_zero(), "left out until then");
     Config {
-        // With `Config::spin` here: spin: link.spin,
+        spin: link.spin,
         ..Config::default()
     }
 }

@@ -25,8 +25,6 @@ pub(crate) struct Program {
     pub(crate) name: &'static str,
     /// In the order in which they start: each gets the addresses of those before it.
     pub(crate) parts: &'static [Part],
-    /// Whether it is left out while the driver cannot spin.
-    pub(crate) needs_spin: bool,
 }
 
 /// What is counted.
@@ -70,19 +68,7 @@ const PLAIN_SPIN: Link = PLAIN.spin();
 const QUIC_SPIN: Link = QUIC.spin();
 
 const fn program(name: &'static str, parts: &'static [Part]) -> Program {
-    Program {
-        name,
-        parts,
-        needs_spin: false,
-    }
-}
-
-const fn spinning(name: &'static str, parts: &'static [Part]) -> Program {
-    Program {
-        name,
-        parts,
-        needs_spin: true,
-    }
+    Program { name, parts }
 }
 
 /// All of them. The names of programs are what rows refer to.
@@ -169,7 +155,7 @@ const ROUND_TRIP: &[Program] = &[
             Own(|job| ours::ask_thread(job, PLAIN)),
         ],
     ),
-    spinning(
+    program(
         "ours tcp+plain, spin",
         &[
             Own(|job| ours::echo_inbox(job, PLAIN_SPIN)),
@@ -190,7 +176,7 @@ const ROUND_TRIP: &[Program] = &[
             Own(|job| ours::ask_thread(job, QUIC)),
         ],
     ),
-    spinning(
+    program(
         "ours quic, spin",
         &[
             Own(|job| ours::echo_inbox(job, QUIC_SPIN)),
@@ -296,7 +282,7 @@ const HOP: &[Program] = &[
     program(
         "ours tcp+plain",
         &[
-            Own(|job| zipper::route(job, "tcp+plain")),
+            Own(|job| zipper::route(job, "tcp+plain", Duration::ZERO)),
             Own(zipper::count),
             Own(zipper::flood),
         ],
@@ -304,7 +290,7 @@ const HOP: &[Program] = &[
     program(
         "ours quic",
         &[
-            Own(|job| zipper::route(job, "quic")),
+            Own(|job| zipper::route(job, "quic", Duration::ZERO)),
             Own(zipper::count),
             Own(zipper::flood),
         ],
@@ -333,17 +319,25 @@ const HOP_ROUND_TRIP: &[Program] = &[
     program(
         "ours tcp+plain",
         &[
-            Own(|job| zipper::route(job, "tcp+plain")),
-            Own(zipper::echo),
-            Own(zipper::ask),
+            Own(|job| zipper::route(job, "tcp+plain", Duration::ZERO)),
+            Own(|job| zipper::echo(job, Duration::ZERO)),
+            Own(|job| zipper::ask(job, Duration::ZERO)),
         ],
     ),
     program(
         "ours quic",
         &[
-            Own(|job| zipper::route(job, "quic")),
-            Own(zipper::echo),
-            Own(zipper::ask),
+            Own(|job| zipper::route(job, "quic", Duration::ZERO)),
+            Own(|job| zipper::echo(job, Duration::ZERO)),
+            Own(|job| zipper::ask(job, Duration::ZERO)),
+        ],
+    ),
+    program(
+        "ours tcp+plain, spin",
+        &[
+            Own(|job| zipper::route(job, "tcp+plain", SPIN)),
+            Own(|job| zipper::echo(job, SPIN)),
+            Own(|job| zipper::ask(job, SPIN)),
         ],
     ),
 ];
@@ -369,7 +363,7 @@ const FAN_OUT: &[Program] = &[
     program(
         "ours tcp+plain",
         &[
-            Own(|job| zipper::route(job, "tcp+plain")),
+            Own(|job| zipper::route(job, "tcp+plain", Duration::ZERO)),
             Own(|job| zipper::count_each(job, SUBSCRIBERS)),
             Own(zipper::flood),
         ],

@@ -111,6 +111,5 @@ fn can_run(stage: &Stage, program: &Program) -> bool {
         .parts
         .iter()
         .any(|part| matches!(part, Part::NatsServer));
-    let spins = crate::ours::DRIVER_SPINS || !program.needs_spin;
-    spins && (!is_nats || stage.nats_server.is_some())
+    !is_nats || stage.nats_server.is_some()
 }

@@ -210,6 +210,9 @@ pub(crate) const ROWS: &[Row] = &[
     row("round trip, one hop", HOP_RTT, PLAIN, NATS)
         .goals(0.85, 0.5)
         .plot(),
+    row("round trip, one hop, spin", HOP_RTT, PLAIN_SPIN, NATS)
+        .goals(0.85, 0.5)
+        .plot(),
     row("round trip, one hop", HOP_RTT, PLAIN, LEAN),
     row("round trip, one hop", HOP_RTT, PLAIN, ROUTER),
     row("fan-out 1 to 64, 1 KiB", FAN_OUT, PLAIN, LEAN)

@@ -1,7 +1,7 @@
 //! Ours, through one zipper: sources and functions are clients with their defaults.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use selvedge_driver::Identity;
@@ -15,9 +15,10 @@ const QUESTION: Tag = Tag(0x10);
 const ANSWER: Tag = Tag(0x11);
 
 /// The zipper.
-pub(crate) fn route(job: &Job, scheme: &str) {
+pub(crate) fn route(job: &Job, scheme: &str, spin: Duration) {
     let identity = Identity::generate().expect("randomness");
     let mut options = zipper::Options::new("compare", identity);
+    options.spin = spin;
     let at = format!("{scheme}://127.0.0.1:0");
     options.listen = vec![at.parse().expect("an address")];
     let zipper = Zipper::start(options).expect("a port and threads");
@@ -27,18 +28,19 @@ pub(crate) fn route(job: &Job, scheme: &str) {
     }
 }
 
-fn connect(job: &Job, name: &str, observed: Option<Tag>) -> Client {
+fn connect(job: &Job, name: &str, observed: Option<Tag>, spin: Duration) -> Client {
     let zippers = vec![job.address().parse().expect("the zipper told it")];
-    let options = match observed {
+    let mut options = match observed {
         Some(tag) => Options::function(name, vec![tag], zippers),
         None => Options::source(name, zippers),
     };
+    options.spin = spin;
     Client::connect(options).expect("it lets everybody in")
 }
 
 /// A function that reads.
 pub(crate) fn count(job: &Job) {
-    let client = connect(job, "sink", Some(QUESTION));
+    let client = connect(job, "sink", Some(QUESTION), Duration::ZERO);
     job.ready("");
     while let Ok(data) = client.read() {
         job.meter.add(1, data.payload.len());
@@ -48,7 +50,8 @@ pub(crate) fn count(job: &Job) {
 /// So many functions that read, each with a name of its own: each gets every message.
 pub(crate) fn count_each(job: &Job, subscribers: usize) {
     let clients: Vec<_> = (0..subscribers)
-        .map(|number| connect(job, &format!("sink-{number}"), Some(QUESTION)))
+        .map(|number| format!("sink-{number}"))
+        .map(|name| connect(job, &name, Some(QUESTION), Duration::ZERO))
         .collect();
     job.ready("");
     let threads = clients.into_iter().map(|client| {
@@ -66,15 +69,15 @@ pub(crate) fn count_each(job: &Job, subscribers: usize) {
 
 /// A source.
 pub(crate) fn flood(job: &Job) {
-    let client = connect(job, "source", None);
+    let client = connect(job, "source", None, Duration::ZERO);
     let payload = Bytes::from(job.payload());
     job.ready("");
     while client.write(QUESTION, payload.clone()).is_ok() {}
 }
 
 /// A function that answers on another tag.
-pub(crate) fn echo(job: &Job) {
-    let client = connect(job, "answerer", Some(QUESTION));
+pub(crate) fn echo(job: &Job, spin: Duration) {
+    let client = connect(job, "answerer", Some(QUESTION), spin);
     job.ready("");
     while let Ok(data) = client.read() {
         client.write(ANSWER, data.payload).expect("it is open");
@@ -82,8 +85,8 @@ pub(crate) fn echo(job: &Job) {
 }
 
 /// Asks, one at a time.
-pub(crate) fn ask(job: &Job) {
-    let client = connect(job, "asker", Some(ANSWER));
+pub(crate) fn ask(job: &Job, spin: Duration) {
+    let client = connect(job, "asker", Some(ANSWER), spin);
     let payload = Bytes::from(job.payload());
     job.ready("");
     loop {

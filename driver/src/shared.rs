@@ -189,3 +189,27 @@ impl Shared {
         self.ring();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_merged_is_credit_for_lanes_that_nothing_was_taken_off_before() {
+        let take = |taken: &mut Taken, lane| {
+            taken.add(&Message {
+                lane: LaneId::new(lane).unwrap(),
+                payload: bytes::Bytes::from_static(b"1234"),
+            });
+        };
+        let (mut all, mut more) = (Taken::default(), Taken::default());
+        take(&mut all, 0);
+        take(&mut more, 0);
+        take(&mut more, 2);
+        all.merge(&mut more);
+        assert_eq!((all.total(), more.total()), (15, 0));
+        let mut credit = Vec::new();
+        all.drain(|lane, bytes| credit.push((lane.number(), bytes)));
+        assert_eq!(credit, [(0, 10), (2, 5)]);
+    }
+}

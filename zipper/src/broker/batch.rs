@@ -22,8 +22,8 @@ use crate::stats::add;
 use crate::tag::Tag;
 use crate::wire::{self, Data, Head, Message, Origin, Plain, TRACE_MAX, WireError};
 
-/// A batch ends with the message that reaches one of these. 64 messages of 64 B already share the
-/// lock and the bell so well that more gains nothing.
+/// A batch ends with the message that reaches one of these, so that a recipient's lock is held for some
+/// microseconds only, and a full one lets its siblings get no further ahead.
 const MESSAGES_MAX: usize = 256;
 const BYTES_MAX: usize = 256 * 1024;
 

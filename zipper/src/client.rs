@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use selvedge_hub::{Address, Hub, Identity, NodeId, SendError};
+use selvedge_hub::{Address, DriverConfig, Hub, Identity, NodeId, SendError};
 
 use crate::broker::{DATA, HOPS_MAX, now_micros};
 use crate::client::keeper::{Inbound, Shared};
@@ -46,8 +46,8 @@ pub struct Options {
     pub policy: Policy,
     /// How long connecting may take.
     pub timeout: Duration,
-    /// How long its worker may poll before it sleeps, at most 50 us, while that pays; zero, the
-    /// default, is never.
+    /// How long its worker may poll before it sleeps, at most 50 us, while that pays; see
+    /// [`DriverConfig::spin`].
     pub spin: Duration,
 }
 
@@ -66,7 +66,7 @@ impl Options {
             target: None,
             policy: Policy::Nearest,
             timeout: Duration::from_secs(10),
-            spin: Duration::ZERO,
+            spin: DriverConfig::default().spin,
         }
     }
 

@@ -75,7 +75,7 @@ impl Options {
             mesh: Vec::new(),
             clients_max: 1024,
             workers: NonZeroUsize::MIN,
-            spin: Duration::ZERO,
+            spin: DriverConfig::default().spin,
             send_buffer: session.send_buffer,
             message_max: session.message_max,
         }

@@ -21,8 +21,8 @@ pub(crate) struct Link {
     pub(crate) scheme: &'static str,
     /// The largest datagram, in bytes.
     pub(crate) mtu_max: Option<u16>,
-    /// How long the worker looks for more before it waits.
-    pub(crate) spin: Duration,
+    /// Whether the worker sleeps at once, and does not poll first as is the default.
+    pub(crate) blocks: bool,
 }
 
 impl Link {
@@ -30,7 +30,7 @@ impl Link {
         Self {
             scheme,
             mtu_max: None,
-            spin: Duration::ZERO,
+            blocks: false,
         }
     }
 
@@ -41,19 +41,20 @@ impl Link {
         }
     }
 
-    pub(crate) const fn spin(self) -> Self {
+    pub(crate) const fn blocking(self) -> Self {
         Self {
-            spin: crate::raw::SPIN,
+            blocks: true,
             ..self
         }
     }
 }
 
 fn config(link: Link) -> Config {
-    Config {
-        spin: link.spin,
-        ..Config::default()
+    let mut config = Config::default();
+    if link.blocks {
+        config.spin = Duration::ZERO;
     }
+    config
 }
 
 /// The key of one side: each knows the other's beforehand.

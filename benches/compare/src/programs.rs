@@ -7,9 +7,10 @@ use Part::{NatsServer, Own};
 use crate::job::Job;
 use crate::ours::{self, Link};
 use crate::raw::SPIN;
+use crate::zipper::{self, Wait};
 #[cfg(feature = "peers")]
 use crate::{nats_async, zenoh_peer};
-use crate::{nats_lean, quic, raw, zipper};
+use crate::{nats_lean, quic, raw};
 
 /// What one process does.
 #[derive(Clone, Copy)]
@@ -64,8 +65,8 @@ const PLAIN: Link = Link::new("tcp+plain");
 const TLS: Link = Link::new("tcp");
 const QUIC: Link = Link::new("quic");
 const QUIC_1452: Link = QUIC.mtu_max(1452);
-const PLAIN_SPIN: Link = PLAIN.spin();
-const QUIC_SPIN: Link = QUIC.spin();
+const PLAIN_BLOCKING: Link = PLAIN.blocking();
+const QUIC_BLOCKING: Link = QUIC.blocking();
 
 const fn program(name: &'static str, parts: &'static [Part]) -> Program {
     Program { name, parts }
@@ -144,43 +145,43 @@ const ROUND_TRIP: &[Program] = &[
     program(
         "ours tcp+plain, inbox",
         &[
-            Own(|job| ours::echo_inbox(job, PLAIN)),
-            Own(|job| ours::ask_inbox(job, PLAIN)),
+            Own(|job| ours::echo_inbox(job, PLAIN_BLOCKING)),
+            Own(|job| ours::ask_inbox(job, PLAIN_BLOCKING)),
         ],
     ),
     program(
         "ours tcp+plain, threads",
         &[
-            Own(|job| ours::echo_thread(job, PLAIN)),
-            Own(|job| ours::ask_thread(job, PLAIN)),
+            Own(|job| ours::echo_thread(job, PLAIN_BLOCKING)),
+            Own(|job| ours::ask_thread(job, PLAIN_BLOCKING)),
         ],
     ),
     program(
         "ours tcp+plain, spin",
         &[
-            Own(|job| ours::echo_inbox(job, PLAIN_SPIN)),
-            Own(|job| ours::ask_inbox(job, PLAIN_SPIN)),
+            Own(|job| ours::echo_inbox(job, PLAIN)),
+            Own(|job| ours::ask_inbox(job, PLAIN)),
         ],
     ),
     program(
         "ours quic, inbox",
         &[
-            Own(|job| ours::echo_inbox(job, QUIC)),
-            Own(|job| ours::ask_inbox(job, QUIC)),
+            Own(|job| ours::echo_inbox(job, QUIC_BLOCKING)),
+            Own(|job| ours::ask_inbox(job, QUIC_BLOCKING)),
         ],
     ),
     program(
         "ours quic, threads",
         &[
-            Own(|job| ours::echo_thread(job, QUIC)),
-            Own(|job| ours::ask_thread(job, QUIC)),
+            Own(|job| ours::echo_thread(job, QUIC_BLOCKING)),
+            Own(|job| ours::ask_thread(job, QUIC_BLOCKING)),
         ],
     ),
     program(
         "ours quic, spin",
         &[
-            Own(|job| ours::echo_inbox(job, QUIC_SPIN)),
-            Own(|job| ours::ask_inbox(job, QUIC_SPIN)),
+            Own(|job| ours::echo_inbox(job, QUIC)),
+            Own(|job| ours::ask_inbox(job, QUIC)),
         ],
     ),
 ];
@@ -282,7 +283,7 @@ const HOP: &[Program] = &[
     program(
         "ours tcp+plain",
         &[
-            Own(|job| zipper::route(job, "tcp+plain", Duration::ZERO)),
+            Own(|job| zipper::route(job, "tcp+plain", Wait::Default)),
             Own(zipper::count),
             Own(zipper::flood),
         ],
@@ -290,7 +291,7 @@ const HOP: &[Program] = &[
     program(
         "ours quic",
         &[
-            Own(|job| zipper::route(job, "quic", Duration::ZERO)),
+            Own(|job| zipper::route(job, "quic", Wait::Default)),
             Own(zipper::count),
             Own(zipper::flood),
         ],
@@ -319,25 +320,25 @@ const HOP_ROUND_TRIP: &[Program] = &[
     program(
         "ours tcp+plain",
         &[
-            Own(|job| zipper::route(job, "tcp+plain", Duration::ZERO)),
-            Own(|job| zipper::echo(job, Duration::ZERO)),
-            Own(|job| zipper::ask(job, Duration::ZERO)),
+            Own(|job| zipper::route(job, "tcp+plain", Wait::Blocking)),
+            Own(|job| zipper::echo(job, Wait::Blocking)),
+            Own(|job| zipper::ask(job, Wait::Blocking)),
         ],
     ),
     program(
         "ours quic",
         &[
-            Own(|job| zipper::route(job, "quic", Duration::ZERO)),
-            Own(|job| zipper::echo(job, Duration::ZERO)),
-            Own(|job| zipper::ask(job, Duration::ZERO)),
+            Own(|job| zipper::route(job, "quic", Wait::Blocking)),
+            Own(|job| zipper::echo(job, Wait::Blocking)),
+            Own(|job| zipper::ask(job, Wait::Blocking)),
         ],
     ),
     program(
         "ours tcp+plain, spin",
         &[
-            Own(|job| zipper::route(job, "tcp+plain", SPIN)),
-            Own(|job| zipper::echo(job, SPIN)),
-            Own(|job| zipper::ask(job, SPIN)),
+            Own(|job| zipper::route(job, "tcp+plain", Wait::Default)),
+            Own(|job| zipper::echo(job, Wait::Default)),
+            Own(|job| zipper::ask(job, Wait::Default)),
         ],
     ),
 ];
@@ -363,7 +364,7 @@ const FAN_OUT: &[Program] = &[
     program(
         "ours tcp+plain",
         &[
-            Own(|job| zipper::route(job, "tcp+plain", Duration::ZERO)),
+            Own(|job| zipper::route(job, "tcp+plain", Wait::Default)),
             Own(|job| zipper::count_each(job, SUBSCRIBERS)),
             Own(zipper::flood),
         ],

@@ -14,11 +14,29 @@ use crate::job::Job;
 const QUESTION: Tag = Tag(0x10);
 const ANSWER: Tag = Tag(0x11);
 
+/// What the workers of a zipper or client do before they sleep.
+#[derive(Clone, Copy)]
+pub(crate) enum Wait {
+    /// The default: they poll for a while, if that pays.
+    Default,
+    /// Nothing.
+    Blocking,
+}
+
+impl Wait {
+    const fn spin(self, default: Duration) -> Duration {
+        match self {
+            Self::Default => default,
+            Self::Blocking => Duration::ZERO,
+        }
+    }
+}
+
 /// The zipper.
-pub(crate) fn route(job: &Job, scheme: &str, spin: Duration) {
+pub(crate) fn route(job: &Job, scheme: &str, wait: Wait) {
     let identity = Identity::generate().expect("randomness");
     let mut options = zipper::Options::new("compare", identity);
-    options.spin = spin;
+    options.spin = wait.spin(options.spin);
     let at = format!("{scheme}://127.0.0.1:0");
     options.listen = vec![at.parse().expect("an address")];
     let zipper = Zipper::start(options).expect("a port and threads");
@@ -28,19 +46,19 @@ pub(crate) fn route(job: &Job, scheme: &str, spin: Duration) {
     }
 }
 
-fn connect(job: &Job, name: &str, observed: Option<Tag>, spin: Duration) -> Client {
+fn connect(job: &Job, name: &str, observed: Option<Tag>, wait: Wait) -> Client {
     let zippers = vec![job.address().parse().expect("the zipper told it")];
     let mut options = match observed {
         Some(tag) => Options::function(name, vec![tag], zippers),
         None => Options::source(name, zippers),
     };
-    options.spin = spin;
+    options.spin = wait.spin(options.spin);
     Client::connect(options).expect("it lets everybody in")
 }
 
 /// A function that reads.
 pub(crate) fn count(job: &Job) {
-    let client = connect(job, "sink", Some(QUESTION), Duration::ZERO);
+    let client = connect(job, "sink", Some(QUESTION), Wait::Default);
     job.ready("");
     while let Ok(data) = client.read() {
         job.meter.add(1, data.payload.len());
@@ -51,7 +69,7 @@ pub(crate) fn count(job: &Job) {
 pub(crate) fn count_each(job: &Job, subscribers: usize) {
     let clients: Vec<_> = (0..subscribers)
         .map(|number| format!("sink-{number}"))
-        .map(|name| connect(job, &name, Some(QUESTION), Duration::ZERO))
+        .map(|name| connect(job, &name, Some(QUESTION), Wait::Default))
         .collect();
     job.ready("");
     let threads = clients.into_iter().map(|client| {
@@ -69,15 +87,15 @@ pub(crate) fn count_each(job: &Job, subscribers: usize) {
 
 /// A source.
 pub(crate) fn flood(job: &Job) {
-    let client = connect(job, "source", None, Duration::ZERO);
+    let client = connect(job, "source", None, Wait::Default);
     let payload = Bytes::from(job.payload());
     job.ready("");
     while client.write(QUESTION, payload.clone()).is_ok() {}
 }
 
 /// A function that answers on another tag.
-pub(crate) fn echo(job: &Job, spin: Duration) {
-    let client = connect(job, "answerer", Some(QUESTION), spin);
+pub(crate) fn echo(job: &Job, wait: Wait) {
+    let client = connect(job, "answerer", Some(QUESTION), wait);
     job.ready("");
     while let Ok(data) = client.read() {
         client.write(ANSWER, data.payload).expect("it is open");
@@ -85,8 +103,8 @@ pub(crate) fn echo(job: &Job, spin: Duration) {
 }
 
 /// Asks, one at a time.
-pub(crate) fn ask(job: &Job, spin: Duration) {
-    let client = connect(job, "asker", Some(ANSWER), spin);
+pub(crate) fn ask(job: &Job, wait: Wait) {
+    let client = connect(job, "asker", Some(ANSWER), wait);
     let payload = Bytes::from(job.payload());
     job.ready("");
     loop {

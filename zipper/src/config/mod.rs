@@ -114,7 +114,7 @@ pub struct Limits {
     /// Threads that serve connections, 1 to 256. Default 1.
     pub workers: NonZeroUsize,
     /// How long a worker may poll before it sleeps, in microseconds, 0 to 50: shorter round trips
-    /// between idle cores, for more of a core while messages come. Only while it pays. Default 0.
+    /// between idle cores, for more of a core while messages come. Only while it pays. Default 50.
     pub spin_us: u64,
     /// Bytes that wait for one client or zipper before whoever sends them is held back, 64 KiB to
     /// 1 GiB. Default 16 MiB.
@@ -128,7 +128,7 @@ impl Default for Limits {
         Self {
             clients: 1024,
             workers: NonZeroUsize::MIN,
-            spin_us: 0,
+            spin_us: 50,
             send_buffer_bytes: 16 << 20,
             message_max_bytes: 64 << 20,
         }

@@ -32,6 +32,12 @@ const EVENTS_CAPACITY: usize = 1024;
 type Done = Box<dyn FnOnce(Result<Connected, DialError>) + Send>;
 type Accepted = Arc<dyn Fn(Connected) + Send + Sync>;
 
+/// How long a worker that polls lets bells gather after it has answered some: producers that send on
+/// and on would otherwise be served a few messages at a time, each batch with a system call (XXX).
+/// A worker that sleeps gives them as long by the time that it takes to wake. The first bell after a
+/// pause is answered at once.
+const GATHER: Duration = Duration::from_micros(20);
+
 /// How long a worker that stops waits for its endpoints to deliver what they have accepted.
 const STOP_MAX: Duration = Duration::from_secs(1);
 
@@ -85,6 +91,8 @@ pub(crate) struct Worker {
     config: Config,
     balancer: Option<Balancer>,
     spin: Spin,
+    /// When bells were answered last.
+    heard: Instant,
     now: Instant,
     /// When its first endpoint came, by the clock that is in use: the heartbeats of all keep to ticks
     /// from there.
@@ -149,6 +157,7 @@ impl Worker {
             spin: Spin::new(config.spin),
             config,
             balancer: balance.map(|common| Balancer::new(common, number)),
+            heard: Instant::now(),
             now: Instant::now(),
             began: None,
             buffer: ReadBuffer::default(),
@@ -278,7 +287,11 @@ impl Worker {
 
     fn answer_bells(&mut self) {
         let mailboxes = Arc::clone(&self.mailboxes);
-        for shared in mailboxes[self.number].take_rung() {
+        let rung = mailboxes[self.number].take_rung();
+        if !rung.is_empty() {
+            self.heard = self.now;
+        }
+        for shared in rung {
             self.answer_bell(&shared);
         }
     }
@@ -383,7 +396,8 @@ impl Worker {
             let before = self.now;
             self.poll.poll(events, Some(Duration::ZERO))?;
             self.now = Instant::now();
-            if !events.is_empty() || mailbox.has_any() || !self.commands.is_empty() {
+            let is_heard = mailbox.has_any() && self.now >= self.heard + GATHER;
+            if is_heard || !events.is_empty() || !self.commands.is_empty() {
                 self.spin.hit();
                 return Ok(true);
             }

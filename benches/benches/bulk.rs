@@ -23,6 +23,9 @@ fn bulk(c: &mut Criterion) {
                 began.elapsed()
             });
         });
+        if let Some(losses) = load.losses() {
+            eprintln!("bulk, 1 MiB/{name}: {losses}");
+        }
     };
     bench("raw tcp", &mut raw::TcpOneWay::new(LEN));
     for scheme in SCHEMES {

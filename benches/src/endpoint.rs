@@ -1,13 +1,16 @@
 //! Two endpoints, each on a driver with one worker.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use selvedge_driver::{
-    Admission, Config, Driver, Endpoint, Event, Identity, Inbox, Incoming, LaneId, Listening, bind,
-    dialers, session,
+    Admission, Config, Driver, Endpoint, Event, Identity, Inbox, Incoming, LaneId, Listening,
+    QuicDialer, bind, dialers, session,
 };
 
 use crate::Load;
+use crate::watched::{Seen, WatchedDialer, look};
 
 const LANE: LaneId = LaneId::FIRST;
 
@@ -15,6 +18,7 @@ const LANE: LaneId = LaneId::FIRST;
 #[derive(Debug)]
 struct Pair {
     near: Endpoint,
+    seen: Option<Seen>,
     // Held, not used: dropped, they close.
     _far: Endpoint,
     _listening: Listening,
@@ -43,11 +47,17 @@ impl Pair {
             taking.attach(connected).expect("the peer is right");
         });
         let listening = listening.expect("it runs");
-        let dialed = drivers[0].dial_blocking(&dialers(&keys[0]), listening.address(), Some(b));
+        let (watched, seen) = WatchedDialer::new(QuicDialer::new(keys[0].clone()));
+        let dialers = match scheme {
+            "quic" => [Arc::new(watched) as _].into(),
+            _ => dialers(&keys[0]),
+        };
+        let dialed = drivers[0].dial_blocking(&dialers, listening.address(), Some(b));
         near.attach(dialed.expect("it listens"))
             .expect("the peer is right");
         Self {
             near,
+            seen: (scheme == "quic").then_some(seen),
             _far: far,
             _listening: listening,
             _drivers: drivers,
@@ -159,5 +169,14 @@ impl Load for OneWay {
             sent.expect("it is open");
         }
         self.reached.recv().expect("the far end lives");
+    }
+
+    fn losses(&self) -> Option<String> {
+        let stats = look(self.pair.seen.as_ref()?);
+        let errors = stats.sends_oversized + stats.socket_errors;
+        Some(format!(
+            "{} packets of {} lost, {errors} errors of sends, datagrams of {} B",
+            stats.packets_lost, stats.datagrams_sent, stats.mtu
+        ))
     }
 }

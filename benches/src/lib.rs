@@ -12,11 +12,19 @@ pub mod measure;
 pub mod raw;
 pub mod through;
 pub mod wasm;
+#[path = "../compare/src/watched.rs"]
+mod watched;
 
 /// Something that is timed.
 pub trait Load {
     /// Moves so many messages (or round trips), and returns when the last one has arrived.
     fn run(&mut self, count: u64);
+
+    /// What a lossy path has cost, in words; none if the load has no such path. A bulk that is slow
+    /// because each batch is refused (EMSGSIZE) looks like any other slow one.
+    fn losses(&self) -> Option<String> {
+        None
+    }
 }
 
 /// The protocols.

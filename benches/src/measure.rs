@@ -99,6 +99,11 @@ pub fn compare(title: &str, loads: impl FnOnce() -> Vec<(String, Box<dyn Load>)>
     for (at, (name, _)) in loads.iter().enumerate() {
         row(name, &rounds, at);
     }
+    for (name, load) in &loads {
+        if let Some(losses) = load.losses() {
+            println!("\n{name}: {losses}.");
+        }
+    }
 }
 
 fn row(name: &str, rounds: &[Vec<Cost>], at: usize) {

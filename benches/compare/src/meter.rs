@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use selvedge_driver::QuicStats;
 use serde::{Deserialize, Serialize};
 
 /// So many round trips are kept between two marks: a second of the fastest, ten times over.
@@ -19,6 +20,16 @@ pub(crate) struct Losses {
     pub(crate) send_errors: u64,
     /// The largest datagram of the path, in bytes.
     pub(crate) mtu: u16,
+}
+
+impl Losses {
+    pub(crate) const fn of(stats: &QuicStats) -> Self {
+        Self {
+            packets_lost: stats.packets_lost,
+            send_errors: stats.sends_oversized + stats.socket_errors,
+            mtu: stats.mtu,
+        }
+    }
 }
 
 /// The counters at one moment.

@@ -10,8 +10,8 @@ use selvedge_driver::{
 };
 
 use crate::job::Job;
-use crate::meter::Meter;
-use crate::watched::WatchedDialer;
+use crate::meter::{Losses, Meter};
+use crate::watched::{WatchedDialer, look};
 
 const LANE: LaneId = LaneId::FIRST;
 
@@ -123,7 +123,9 @@ impl Side {
                     Some(bytes) => dialer.with_mtu_max(bytes),
                     None => dialer,
                 };
-                [Arc::new(WatchedDialer::new(dialer, &job.meter)) as _].into()
+                let (dialer, seen) = WatchedDialer::new(dialer);
+                job.meter.watch(move || Losses::of(&look(&seen)));
+                [Arc::new(dialer) as _].into()
             }
             _ => dialers(&own),
         };

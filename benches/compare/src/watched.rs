@@ -1,4 +1,4 @@
-//! A QUIC transport whose losses can be seen from outside.
+//! A QUIC transport whose counters can be seen from outside. The other benches include this file.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,29 +6,37 @@ use std::time::{Duration, Instant};
 
 use mio::{Registry, Token};
 use selvedge_driver::{
-    DialError, Dialer, End, FrameSink, FrameSource, Info, Pace, Phase, QuicDialer, QuicTransport,
-    Target, Transport, Turn,
+    DialError, Dialer, End, FrameSink, FrameSource, Info, Pace, Phase, QuicDialer, QuicStats,
+    QuicTransport, Target, Transport, Turn,
 };
 
-use crate::meter::{Losses, Meter};
+/// What the last connection has counted.
+pub(crate) type Seen = Arc<Mutex<QuicStats>>;
 
 /// How old what is seen may be. Copying all counters of a connection costs a microsecond.
 const AGE_MAX: Duration = Duration::from_millis(10);
 
-/// Dials QUIC, and has the losses told with each mark.
+/// Dials QUIC, and shows what its connections count.
 #[derive(Debug)]
 pub(crate) struct WatchedDialer {
     dialer: QuicDialer,
-    seen: Arc<Mutex<Losses>>,
+    seen: Seen,
 }
 
 impl WatchedDialer {
-    pub(crate) fn new(dialer: QuicDialer, meter: &Meter) -> Self {
-        let seen = Arc::<Mutex<Losses>>::default();
-        let looked = Arc::clone(&seen);
-        meter.watch(move || *looked.lock().unwrap_or_else(PoisonError::into_inner));
-        Self { dialer, seen }
+    pub(crate) fn new(dialer: QuicDialer) -> (Self, Seen) {
+        let seen = Seen::default();
+        let dialer = Self {
+            dialer,
+            seen: Arc::clone(&seen),
+        };
+        (dialer, seen)
     }
+}
+
+/// What was seen last.
+pub(crate) fn look(seen: &Seen) -> QuicStats {
+    *seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Dialer for WatchedDialer {
@@ -49,7 +57,7 @@ impl Dialer for WatchedDialer {
 #[derive(Debug)]
 struct Watched {
     transport: QuicTransport,
-    seen: Arc<Mutex<Losses>>,
+    seen: Seen,
     look_at: Instant,
 }
 
@@ -59,12 +67,7 @@ impl Watched {
             return;
         }
         self.look_at = now + AGE_MAX;
-        let stats = self.transport.stats();
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Losses {
-            packets_lost: stats.packets_lost,
-            send_errors: stats.sends_oversized + stats.socket_errors,
-            mtu: stats.mtu,
-        };
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = self.transport.stats();
     }
 }
 

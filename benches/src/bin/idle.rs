@@ -55,6 +55,9 @@ fn watch(name: &str, endpoints: usize, bytes: usize) {
     );
 }
 
+/// With more of them in one process a dial timed out, in each of two runs; why is not known yet.
+const QUIC_MAX: usize = 6_000;
+
 fn main() {
     let wanted = std::env::args()
         .nth(1)
@@ -72,11 +75,15 @@ fn main() {
     let only = std::env::args().nth(2);
     let wanted = |scheme: &&str| only.as_ref().is_none_or(|only| only == scheme);
     for scheme in ["tcp+plain", "tcp", "quic"].into_iter().filter(wanted) {
+        let endpoints = match scheme {
+            "quic" => endpoints.min(QUIC_MAX),
+            _ => endpoints,
+        };
         let region = Region::new(ALLOCATOR);
         let load = PingStreams::new(scheme, 1, endpoints / 2, 1, 1);
         // What the handshakes left behind goes within moments.
         std::thread::park_timeout(Duration::from_secs(2));
-        watch(scheme, endpoints, held(&region));
+        watch(&format!("{scheme}, {endpoints}"), endpoints, held(&region));
         drop(load);
     }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 
 use crate::config::{Away, Config};
 use crate::error::SendError;
@@ -336,7 +336,9 @@ impl LaneOutbox {
     /// Copies a message of `len` bytes in all.
     fn copy(&mut self, len: usize, parts: &[&[u8]]) {
         self.begin(len, len);
-        parts.iter().for_each(|part| self.open.put_slice(part));
+        parts
+            .iter()
+            .for_each(|part| self.open.extend_from_slice(part));
     }
 
     /// Accepts a message and writes its length, where there is room for so many bytes behind it.

@@ -33,9 +33,10 @@ type Done = Box<dyn FnOnce(Result<Connected, DialError>) + Send>;
 type Accepted = Arc<dyn Fn(Connected) + Send + Sync>;
 
 /// How long a worker that polls lets bells gather after it has answered some: producers that send on
-/// and on would otherwise be served a few messages at a time, each batch with a system call (XXX).
-/// A worker that sleeps gives them as long by the time that it takes to wake. The first bell after a
-/// pause is answered at once.
+/// and on would otherwise be served a few messages at a time, each batch with a system call. 64 B over
+/// `tcp+plain` between two processes: at once 9.8 M/s and 185 ns of CPU, 10 us 11.8 M/s and 143 ns,
+/// 20 us 16.3 M/s and 105 ns. A worker that sleeps gives them as long by the time that it takes to
+/// wake. The first bell after a pause is answered at once.
 const GATHER: Duration = Duration::from_micros(20);
 
 /// How long a worker that stops waits for its endpoints to deliver what they have accepted.

@@ -65,14 +65,15 @@ impl Pair {
     }
 }
 
-struct Echo(Endpoint);
+/// Answers each message with itself.
+pub(crate) struct Echo(pub(crate) Endpoint);
 
 impl Inbox for Echo {
     fn on_messages(&mut self, incoming: &mut Incoming<'_>) {
         while let Some(message) = incoming.take(LANE) {
             self.0
                 .try_send(LANE, message.payload)
-                .expect("room for one");
+                .expect("room for those under way");
         }
     }
 

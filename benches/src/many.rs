@@ -13,6 +13,7 @@ use selvedge_driver::{
 };
 
 use crate::Load;
+use crate::endpoint::Echo;
 
 const LANE: LaneId = LaneId::FIRST;
 
@@ -92,20 +93,6 @@ impl Many {
             done.recv().expect("it is told");
         }
     }
-}
-
-struct Echo(Endpoint);
-
-impl Inbox for Echo {
-    fn on_messages(&mut self, incoming: &mut Incoming<'_>) {
-        while let Some(message) = incoming.take(LANE) {
-            self.0
-                .try_send(LANE, message.payload)
-                .expect("room for those under way");
-        }
-    }
-
-    fn on_event(&mut self, _event: Event) {}
 }
 
 /// What each pair does with its answers.

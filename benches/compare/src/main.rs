@@ -73,7 +73,7 @@ struct Settings {
     /// Short runs, to see whether it works.
     #[arg(long)]
     quick: bool,
-    /// Repeats the latencies with an endless loop beside them.
+    /// Repeats everything with an endless loop beside it; rates in three rounds at the most.
     #[arg(long)]
     hog: bool,
     /// Adds to the results that are there, and reports all of them; with --rounds 0 nothing runs.
@@ -82,6 +82,9 @@ struct Settings {
     /// Where the results go.
     #[arg(long, default_value = "target/compare")]
     folder: PathBuf,
+    /// Where the table goes too.
+    #[arg(long)]
+    table: Option<PathBuf>,
     /// Where the plot goes.
     #[arg(long)]
     plot: Option<PathBuf>,
@@ -134,6 +137,9 @@ fn compare(settings: &Settings) -> Result<(), Failed> {
     let results = Results(records);
     let report = report::report(&results);
     fs::write(settings.folder.join("table.md"), &report)?;
+    if let Some(path) = &settings.table {
+        fs::write(path, &report)?;
+    }
     if let Some(path) = &settings.plot
         && let Some(plot) = plot::plot(&results)
     {

@@ -8,6 +8,9 @@ use crate::programs::{GROUPS, Group, Part, Program, Unit};
 use crate::results::{FOREIGN_CORES_MAX, KEPT_MIN};
 use crate::run::{Record, Stage, run};
 
+/// Rates beside an endless loop have no goal of their own: as few rounds as a median needs.
+const ROUNDS_BESIDE_HOG_MAX: usize = 3;
+
 /// A group of programs with messages of one length.
 pub(crate) struct Bout {
     pub(crate) group: &'static Group,
@@ -20,10 +23,7 @@ impl Bout {
     pub(crate) fn matching(patterns: &[String], with_hog: bool) -> Vec<Self> {
         let mut bouts = Vec::new();
         for group in GROUPS {
-            let hogs: &[bool] = match with_hog && group.unit == Unit::RoundTrip {
-                true => &[false, true],
-                false => &[false],
-            };
+            let hogs: &[bool] = if with_hog { &[false, true] } else { &[false] };
             for (&size, &has_hog) in group
                 .sizes
                 .iter()
@@ -83,6 +83,10 @@ pub(crate) fn run_bout(
         .map_err(|broken| failed("the hog", broken))?;
     let hog = hog.as_ref().map(|(process, _)| process);
     let programs = || bout.group.programs.iter().filter(|it| can_run(stage, it));
+    let rounds = match bout.has_hog && bout.group.unit != Unit::RoundTrip {
+        true => rounds.min(ROUNDS_BESIDE_HOG_MAX),
+        false => rounds,
+    };
     let mut records: Vec<Record> = Vec::new();
     // Twice the rounds at the most: those who were disturbed in too many get another.
     for round in 0..2 * rounds {

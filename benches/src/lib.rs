@@ -20,6 +20,11 @@ pub trait Load {
     /// Moves so many messages (or round trips), and returns when the last one has arrived.
     fn run(&mut self, count: u64);
 
+    /// How many it must move at least to be as busy as it is meant to be.
+    fn count_min(&self) -> u64 {
+        16
+    }
+
     /// What a lossy path has cost, in words; none if the load has no such path. A bulk that is slow
     /// because each batch is refused (EMSGSIZE) looks like any other slow one.
     fn losses(&self) -> Option<String> {

@@ -153,19 +153,27 @@ impl PingStreams {
 }
 
 impl Load for PingStreams {
-    /// Each pair does its part of the round trips, and those under way at the end besides.
+    /// The pairs share the round trips; at the end there are fewer under way.
     fn run(&mut self, count: u64) {
-        let each = count / self.left.len() as u64;
-        for ([near, _], left) in self.many.pairs.iter().zip(&self.left) {
-            left.store(each, Ordering::Relaxed);
-            for _ in 0..self.under_way {
+        let pairs = self.left.len() as u64;
+        let mut under_way = 0;
+        for (number, ([near, _], left)) in (0..).zip(self.many.pairs.iter().zip(&self.left)) {
+            let own = count / pairs + u64::from(number < count % pairs);
+            let at_once = own.min(self.under_way);
+            left.store(own - at_once, Ordering::Relaxed);
+            under_way += at_once;
+            for _ in 0..at_once {
                 let sent = near.send(LANE, self.payload.clone());
                 sent.expect("it is open");
             }
         }
-        for _ in 0..self.under_way * self.left.len() as u64 {
+        for _ in 0..under_way {
             self.done.recv().expect("it is told");
         }
+    }
+
+    fn count_min(&self) -> u64 {
+        4 * self.under_way * self.left.len() as u64
     }
 }
 

@@ -45,14 +45,14 @@ fn turn(load: &mut dyn Load, count: u64) -> Cost {
 
 /// How many messages fill a turn.
 fn count_for(load: &mut dyn Load) -> u64 {
-    let mut count = 16;
+    let mut count = load.count_min();
     loop {
         let began = Instant::now();
         load.run(count);
         let took = began.elapsed();
         if took > TURN / 8 {
             let fill = TURN.as_secs_f64() / took.as_secs_f64();
-            return (count as f64 * fill) as u64 + 1;
+            return load.count_min().max((count as f64 * fill) as u64 + 1);
         }
         count *= 4;
     }

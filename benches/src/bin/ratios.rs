@@ -108,8 +108,11 @@ fn compare_own() {
     compare_growth();
 }
 
-/// How many pairs take turns.
+/// How many pairs take turns, or are busy all at once.
 const PAIRS: [usize; 3] = [1, 50, 5000];
+
+/// How many messages each busy pair has on its way.
+const UNDER_WAY: u64 = 16;
 
 /// What more workers give, and more endpoints take.
 fn compare_growth() {
@@ -123,6 +126,14 @@ fn compare_growth() {
                 .into()
         });
     }
+    compare("All busy, endpoints on one worker", || {
+        PAIRS
+            .map(|pairs| {
+                let load = PingStreams::new("tcp+plain", 1, pairs, UNDER_WAY, 64);
+                boxed(&format!("endpoints: {}", 2 * pairs), load)
+            })
+            .into()
+    });
     compare("By turns, raw sockets on one poll", || {
         PAIRS
             .map(|pairs| {

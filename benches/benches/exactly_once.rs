@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use selvedge_benches::{Load, endpoint, frames::FramesOneWay};
+use selvedge_benches::{Load, endpoint, frames::FramesOneWay, sessions::SessionsOneWay};
 
 /// Messages an iteration: waking up at its end must not count.
 const COUNT: u64 = 10_000;
@@ -24,6 +24,7 @@ fn exactly_once(c: &mut Criterion) {
                 });
             };
             bench("frames", &mut FramesOneWay::new(scheme, len));
+            bench("session", &mut SessionsOneWay::new(scheme, len));
             bench("endpoint", &mut endpoint::OneWay::new(scheme, len));
         }
     }

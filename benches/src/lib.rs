@@ -3,6 +3,7 @@
 //! Both ends live in this process, each with threads of its own, as two processes would have.
 #![forbid(unsafe_code)]
 
+mod bare;
 pub mod cut;
 pub mod endpoint;
 pub mod frames;
@@ -10,6 +11,7 @@ pub mod hop;
 pub mod many;
 pub mod measure;
 pub mod raw;
+pub mod sessions;
 pub mod through;
 pub mod wasm;
 #[path = "../compare/src/watched.rs"]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use selvedge_benches::frames::FramesOneWay;
 use selvedge_benches::many::{PingStreams, RoundRobin};
 use selvedge_benches::measure::compare;
+use selvedge_benches::sessions::SessionsOneWay;
 use selvedge_benches::through::{Through, Work};
 use selvedge_benches::{Load, SCHEMES, endpoint, hop::Hop, raw, wasm};
 
@@ -89,6 +90,7 @@ fn compare_own() {
             compare(&format!("Exactly once, {scheme}, {len} B"), || {
                 vec![
                     boxed("frames", FramesOneWay::new(scheme, len)),
+                    boxed("session", SessionsOneWay::new(scheme, len)),
                     boxed("endpoint", endpoint::OneWay::new(scheme, len)),
                 ]
             });

@@ -1,0 +1,244 @@
+//! Two bare transports, each with a loop and a thread of its own: what frames, or Sessions, move over.
+
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+use mio::{Events, Poll, Token, Waker};
+use selvedge_driver::{
+    Admission, End, Frame, FrameSink, FrameSource, Identity, Listener, Pace, Phase, ReadBuffer,
+    Room, Target, Transport, Turn, bind, dialers,
+};
+
+use crate::Load;
+
+const TRANSPORT: Token = Token(0);
+const WAKER: Token = Token(1);
+
+/// As the driver has it.
+const BUDGET: usize = 1 << 20;
+
+/// What moves over a bare transport, at one of its ends.
+pub(crate) trait Carried: FrameSource + FrameSink + Send {
+    /// A turn begins.
+    fn begin(&mut self, _now: Instant) {}
+
+    /// When the next turn begins at the latest.
+    fn timeout(&self) -> Option<Instant> {
+        None
+    }
+
+    /// So many messages more are to be sent from here.
+    fn order(&mut self, _count: u64) {}
+}
+
+/// Counts what arrives, and tells when a number is reached.
+#[derive(Debug)]
+pub(crate) struct Count {
+    left: u64,
+    wanted: Receiver<u64>,
+    reached: Sender<()>,
+}
+
+impl Count {
+    pub(crate) fn one(&mut self) {
+        if self.left == 0 {
+            let wanted = self.wanted.try_recv();
+            self.left = wanted.expect("it is said before it is sent");
+        }
+        self.left -= 1;
+        if self.left == 0 {
+            self.reached.send(()).expect("somebody waits");
+        }
+    }
+}
+
+/// A transport and the loop around it.
+#[derive(Debug)]
+struct Node {
+    transport: Box<dyn Transport>,
+    poll: Poll,
+    events: Events,
+    buffer: ReadBuffer,
+}
+
+impl Node {
+    fn new(mut transport: Box<dyn Transport>) -> Self {
+        let poll = Poll::new().expect("a poll");
+        let registered = transport.register(poll.registry(), TRANSPORT);
+        registered.expect("a socket");
+        Self {
+            transport,
+            poll,
+            events: Events::with_capacity(16),
+            buffer: ReadBuffer::default(),
+        }
+    }
+
+    /// Everything that can be done now; an error is the end.
+    fn drive(&mut self, carried: &mut dyn Carried) -> Result<(), End> {
+        loop {
+            let now = Instant::now();
+            if self.transport.timeout().is_some_and(|at| at <= now) {
+                self.transport.on_timeout(now);
+            }
+            carried.begin(now);
+            let buffer = &mut self.buffer;
+            let mut turn = Turn {
+                now,
+                buffer,
+                budget: BUDGET,
+            };
+            let received = self.transport.recv(&mut turn, carried)?;
+            let sent = self.transport.send(&mut turn, carried)?;
+            if (received, sent) == (Pace::Idle, Pace::Idle) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn wait(&mut self, carried: &dyn Carried) {
+        let at = self.transport.timeout().into_iter();
+        let at = at.chain(carried.timeout()).min();
+        let timeout = at.map(|at| at.saturating_duration_since(Instant::now()));
+        let polled = self.poll.poll(&mut self.events, timeout);
+        polled.expect("it is not interrupted");
+    }
+}
+
+/// Sends nothing and expects nothing: for a handshake.
+struct Nothing;
+
+impl FrameSource for Nothing {
+    fn next_frame(&mut self, _room: &Room) -> Option<Frame> {
+        None
+    }
+}
+
+impl FrameSink for Nothing {
+    fn frame(&mut self, _frame: Bytes) {}
+}
+
+impl Carried for Nothing {}
+
+/// Two open ends, and the listener, which a QUIC connection may still need.
+fn open(scheme: &str) -> ([Node; 2], Box<dyn Listener>) {
+    let keys = [(); 2].map(|()| Identity::generate().expect("randomness"));
+    let address = format!("{scheme}://127.0.0.1:0");
+    let address = address.parse().expect("an address");
+    let mut listener = bind(&address, &keys[1], &Admission::anyone()).expect("a port");
+    let poll = Poll::new().expect("a poll");
+    let registered = listener.register(poll.registry(), TRANSPORT);
+    registered.expect("a socket");
+    let target = Target {
+        address: listener.local_address(),
+        peer: Some(keys[1].node_id()),
+    };
+    let all = dialers(&keys[0]);
+    let dialer = all.iter().find(|it| it.schemes().contains(&scheme));
+    let dialed = dialer
+        .expect("it is built in")
+        .dial(Instant::now(), &target);
+    let mut near = Node::new(dialed.expect("it listens"));
+    let (mut far, mut accepted) = (Vec::new(), Vec::new());
+    let mut buffer = ReadBuffer::default();
+    // Turn by turn: only a handshake.
+    while near.transport.phase() < Phase::Open
+        || far
+            .first()
+            .is_none_or(|it: &Node| it.transport.phase() < Phase::Open)
+    {
+        let mut turn = Turn {
+            now: Instant::now(),
+            buffer: &mut buffer,
+            budget: BUDGET,
+        };
+        let _pace = listener
+            .accept(&mut turn, &mut accepted)
+            .expect("it listens");
+        far.extend(accepted.drain(..).map(Node::new));
+        for node in far.iter_mut().chain([&mut near]) {
+            node.drive(&mut Nothing).expect("they agree");
+        }
+    }
+    ([near, far.remove(0)], listener)
+}
+
+/// Messages one way over a bare transport, counted at the far end.
+#[derive(Debug)]
+pub(crate) struct BareOneWay {
+    send: Option<Sender<u64>>,
+    waker: Waker,
+    want: Sender<u64>,
+    reached: Receiver<()>,
+    threads: Vec<JoinHandle<()>>,
+    _listener: Box<dyn Listener>,
+}
+
+impl BareOneWay {
+    /// What moves between `near` and what is made of a count.
+    pub(crate) fn new<F: Carried + 'static>(
+        scheme: &str,
+        mut near: impl Carried + 'static,
+        far: impl FnOnce(Count) -> F,
+    ) -> Self {
+        let ([near_node, far_node], listener) = open(scheme);
+        let ((want, wanted), (reach, reached)) = (bounded(1), bounded(1));
+        let mut far = far(Count {
+            left: 0,
+            wanted,
+            reached: reach,
+        });
+        let (send, orders) = bounded(1);
+        let waker = Waker::new(near_node.poll.registry(), WAKER).expect("a waker");
+        Self {
+            send: Some(send),
+            waker,
+            want,
+            reached,
+            threads: vec![
+                std::thread::spawn(move || run_near(near_node, &mut near, &orders)),
+                std::thread::spawn(move || run_far(far_node, &mut far)),
+            ],
+            _listener: listener,
+        }
+    }
+}
+
+fn run_near(mut node: Node, carried: &mut dyn Carried, orders: &Receiver<u64>) {
+    while node.drive(carried).is_ok() {
+        node.wait(carried);
+        match orders.try_recv() {
+            Ok(count) => carried.order(count),
+            Err(TryRecvError::Empty) => {}
+            Err(TryRecvError::Disconnected) => node.transport.close(Instant::now()),
+        }
+    }
+}
+
+fn run_far(mut node: Node, carried: &mut dyn Carried) {
+    while node.drive(carried).is_ok() {
+        node.wait(carried);
+    }
+}
+
+impl Load for BareOneWay {
+    fn run(&mut self, count: u64) {
+        self.want.send(count).expect("the far end lives");
+        let send = self.send.as_ref().expect("it is there until it is dropped");
+        send.send(count).expect("the near end lives");
+        self.waker.wake().expect("the near end lives");
+        self.reached.recv().expect("the far end lives");
+    }
+}
+
+impl Drop for BareOneWay {
+    fn drop(&mut self) {
+        self.send = None;
+        self.waker.wake().expect("the near end lives");
+        for thread in self.threads.drain(..) {
+            thread.join().expect("neither end panics");
+        }
+    }
+}

@@ -38,12 +38,18 @@ pub(crate) struct Segment {
 #[derive(Debug)]
 pub struct Outbox {
     lanes: Vec<LaneOutbox>,
+    limits: Limits,
+    /// How many messages were accepted and will not be acknowledged.
+    given_up: u64,
+}
+
+/// What all lanes have in common.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
     send_buffer: u64,
     away: Away,
     /// Whether the peer could be reached at the last exchange.
     is_reachable: bool,
-    /// How many messages were accepted and will not be acknowledged.
-    given_up: u64,
     best_effort_buffer: usize,
     message_max: usize,
     closed: bool,
@@ -74,13 +80,15 @@ impl Outbox {
         };
         Self {
             lanes: config.lanes.iter().map(lane).collect(),
-            send_buffer: config.send_buffer,
-            away: config.away,
-            is_reachable: false,
+            limits: Limits {
+                send_buffer: config.send_buffer,
+                away: config.away,
+                is_reachable: false,
+                best_effort_buffer: config.best_effort_buffer,
+                message_max: config.message_max,
+                closed: false,
+            },
             given_up: 0,
-            best_effort_buffer: config.best_effort_buffer,
-            message_max: config.message_max,
-            closed: false,
         }
     }
 
@@ -92,14 +100,16 @@ impl Outbox {
     /// # Errors
     /// [`SendError`]; each variant holds the payload.
     pub fn push(&mut self, lane: LaneId, payload: Bytes) -> Result<(), SendError> {
-        let admitted = self.admit(lane, payload.len());
-        match (admitted, self.lanes.get_mut(lane.index())) {
-            (Ok(Delivery::Reliable), Some(outbox)) => outbox.push(payload),
-            (Ok(Delivery::BestEffort), Some(outbox)) => {
-                outbox.push_best_effort(payload, self.best_effort_buffer);
+        let limits = self.limits;
+        let Some(outbox) = self.lanes.get_mut(lane.index()) else {
+            return Err(self.unknown_lane().with(payload));
+        };
+        match outbox.admit(&limits, payload.len()) {
+            Ok(Delivery::Reliable) => outbox.push(payload),
+            Ok(Delivery::BestEffort) => {
+                outbox.push_best_effort(payload, limits.best_effort_buffer);
             }
-            (Ok(_), None) => return Err(SendError::UnknownLane(payload)),
-            (Err(refused), _) => return Err(refused.with(payload)),
+            Err(refused) => return Err(refused.with(payload)),
         }
         Ok(())
     }
@@ -111,58 +121,32 @@ impl Outbox {
     /// [`SendError`]; each variant holds the payload, put together.
     pub fn push_parts(&mut self, lane: LaneId, parts: &[&[u8]]) -> Result<(), SendError> {
         let len = parts.iter().map(|part| part.len()).sum();
-        match (self.admit(lane, len), self.lanes.get_mut(lane.index())) {
-            (Ok(Delivery::Reliable), Some(outbox)) if len <= PARTS_LEN_MAX => {
-                outbox.copy(len, parts);
-                Ok(())
-            }
-            (Ok(_), _) => self.push(lane, parts.concat().into()),
-            (Err(refused), _) => Err(refused.with(parts.concat().into())),
+        let limits = self.limits;
+        let Some(outbox) = self.lanes.get_mut(lane.index()) else {
+            return Err(self.unknown_lane().with(parts.concat().into()));
+        };
+        match outbox.admit(&limits, len) {
+            Ok(Delivery::Reliable) if len <= PARTS_LEN_MAX => outbox.copy(len, parts),
+            Ok(_) => return self.push(lane, parts.concat().into()),
+            Err(refused) => return Err(refused.with(parts.concat().into())),
         }
+        Ok(())
     }
 
     /// Whether a message of that length would be refused as [full](SendError::Full) now.
     #[must_use]
     pub fn is_full(&self, lane: LaneId, len: usize) -> bool {
-        matches!(self.admit(lane, len), Err(Refused::Full))
+        let outbox = self.lanes.get(lane.index());
+        let admitted = outbox.map(|outbox| outbox.admit(&self.limits, len));
+        matches!(admitted, Some(Err(Refused::Full)))
     }
 
-    /// How a lane delivers, if it takes a message of that length now.
-    fn admit(&self, lane: LaneId, len: usize) -> Result<Delivery, Refused> {
-        if self.closed {
-            return Err(Refused::Closed);
-        }
-        let Some(outbox) = self.lanes.get(lane.index()) else {
-            return Err(Refused::UnknownLane);
-        };
-        let message_max = match outbox.delivery {
-            Delivery::Reliable => self.message_max,
-            Delivery::BestEffort => BEST_EFFORT_LEN_MAX,
-        };
-        if len > message_max {
-            return Err(Refused::TooLarge { message_max });
-        }
-        if outbox.delivery == Delivery::BestEffort {
-            return Ok(Delivery::BestEffort);
-        }
-        let away = if self.is_reachable {
-            Away::Wait
+    const fn unknown_lane(&self) -> Refused {
+        if self.limits.closed {
+            Refused::Closed
         } else {
-            self.away
-        };
-        let limit = match away {
-            Away::Wait | Away::Refuse => self.send_buffer,
-            // The oldest make room at the next exchange.
-            Away::DropOldest => 2 * self.send_buffer,
-        };
-        // One message may be larger than the whole buffer: alone it is let in.
-        if outbox.used() > 0 && outbox.used() + cost(len) > limit {
-            return Err(match away {
-                Away::Refuse => Refused::Away,
-                Away::Wait | Away::DropOldest => Refused::Full,
-            });
+            Refused::UnknownLane
         }
-        Ok(Delivery::Reliable)
     }
 
     /// Bytes accepted on reliable lanes and not yet acknowledged.
@@ -198,13 +182,13 @@ impl Outbox {
 
     /// Refuses every message from now on.
     pub fn close(&mut self) {
-        self.closed = true;
+        self.limits.closed = true;
     }
 
     /// Whether messages are refused for good.
     #[must_use]
     pub const fn is_closed(&self) -> bool {
-        self.closed
+        self.limits.closed
     }
 
     /// Gives back memory that past traffic has left behind, up to 64 KiB a lane. The next burst begins
@@ -237,13 +221,13 @@ impl Outbox {
 
     /// Whether the peer can be reached now.
     pub(crate) const fn set_reachable(&mut self, is_reachable: bool) {
-        self.is_reachable = is_reachable;
+        self.limits.is_reachable = is_reachable;
     }
 
     /// By how much a lane is over its limit.
     pub(crate) fn excess(&self, lane: usize) -> u64 {
         let used = self.lanes.get(lane).map_or(0, LaneOutbox::used);
-        used.saturating_sub(self.send_buffer)
+        used.saturating_sub(self.limits.send_buffer)
     }
 
     /// Calls `take` with what was handed in on each reliable lane, in order.
@@ -315,15 +299,58 @@ impl Refused {
     }
 }
 
+impl Limits {
+    /// Why a lane that would use so much, which is more than its buffer, takes nothing; `None` if it
+    /// does.
+    const fn refuse(&self, needed: u64) -> Option<Refused> {
+        if self.is_reachable {
+            return Some(Refused::Full);
+        }
+        match self.away {
+            Away::Wait => Some(Refused::Full),
+            Away::Refuse => Some(Refused::Away),
+            // The oldest make room at the next exchange.
+            Away::DropOldest if needed > 2 * self.send_buffer => Some(Refused::Full),
+            Away::DropOldest => None,
+        }
+    }
+}
+
 impl LaneOutbox {
     const fn used(&self) -> u64 {
         self.accepted - self.settled
     }
 
+    /// How it delivers, if it takes a message of that length now.
+    #[inline]
+    fn admit(&self, limits: &Limits, len: usize) -> Result<Delivery, Refused> {
+        if limits.closed {
+            return Err(Refused::Closed);
+        }
+        let message_max = match self.delivery {
+            Delivery::Reliable => limits.message_max,
+            Delivery::BestEffort => BEST_EFFORT_LEN_MAX,
+        };
+        if len > message_max {
+            return Err(Refused::TooLarge { message_max });
+        }
+        // One message may be larger than the whole buffer: alone it is let in.
+        let needed = self.used() + cost(len);
+        if self.delivery == Delivery::Reliable
+            && needed > limits.send_buffer
+            && self.used() > 0
+            && let Some(refused) = limits.refuse(needed)
+        {
+            return Err(refused);
+        }
+        Ok(self.delivery)
+    }
+
     fn push(&mut self, payload: Bytes) {
         let len = payload.len();
         if len <= COPY_LEN_MAX {
-            return self.copy(len, &[&payload]);
+            self.begin(len, len);
+            return self.open.extend_from_slice(&payload);
         }
         self.begin(len, 0);
         self.cut();
@@ -342,13 +369,14 @@ impl LaneOutbox {
     }
 
     /// Accepts a message and writes its length, where there is room for so many bytes behind it.
+    #[inline]
     fn begin(&mut self, len: usize, room: usize) {
         self.accepted += cost(len);
         let needed = varint::len(len as u64) + room;
         if self.open.capacity() - self.open.len() < needed {
             self.grow(needed);
         }
-        varint::put(len as u64, &mut self.open);
+        varint::append(len as u64, &mut self.open);
     }
 
     /// Begins a new chunk, twice as large as the last one if that was filled by one burst.

@@ -1,6 +1,6 @@
 //! Variable-length integers of RFC 9000, section 16: 1, 2, 4 or 8 bytes, up to 2^62 - 1.
 
-use bytes::{Buf, BufMut};
+use bytes::{Buf, BufMut, BytesMut};
 
 /// The largest number that can be written.
 pub(crate) const VARINT_MAX: u64 = (1 << 62) - 1;
@@ -24,6 +24,19 @@ pub(crate) fn put(value: u64, out: &mut impl BufMut) {
         2 => out.put_u16(0x4000 | value as u16),
         4 => out.put_u32(0x8000_0000 | value as u32),
         _ => out.put_u64(0xc000_0000_0000_0000 | value),
+    }
+}
+
+/// Appends `value` in its shortest form where there is room for it: each form is stored at once, by a
+/// copy of a length that is known here.
+#[inline]
+pub(crate) fn append(value: u64, out: &mut BytesMut) {
+    debug_assert!(value <= VARINT_MAX, "{value} is beyond a varint");
+    match len(value) {
+        1 => out.extend_from_slice(&[value as u8]),
+        2 => out.extend_from_slice(&(0x4000 | value as u16).to_be_bytes()),
+        4 => out.extend_from_slice(&(0x8000_0000 | value as u32).to_be_bytes()),
+        _ => out.extend_from_slice(&(0xc000_0000_0000_0000 | value).to_be_bytes()),
     }
 }
 
@@ -58,6 +71,9 @@ mod tests {
             let mut out = Vec::new();
             put(value, &mut out);
             prop_assert_eq!(out.len(), len(value));
+            let mut appended = BytesMut::new();
+            append(value, &mut appended);
+            prop_assert_eq!(&appended, &out);
             prop_assert_eq!(len_from_first(out[0]), out.len());
             prop_assert_eq!(get(&mut out.as_slice()), Some(value));
             prop_assert_eq!(get(&mut &out[..out.len() - 1]), None);

@@ -126,6 +126,10 @@ impl Budget {
         self.limits.host_calls - self.host_calls_left
     }
 
+    pub(crate) fn output_bytes_left(&self) -> usize {
+        self.output_bytes_left
+    }
+
     pub(crate) fn output_bytes_used(&self) -> usize {
         self.limits.output_bytes - self.output_bytes_left
     }

@@ -1,48 +1,6 @@
-//! What a call gives: outputs, or why there are none.
+//! Why a call gave no outputs.
 
-use std::collections::VecDeque;
 use std::time::Duration;
-
-use bytes::Bytes;
-
-/// One message that a guest wrote.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Output {
-    /// What kind of message it is.
-    pub tag: u32,
-    /// The one receiver that the guest named, or `None` for all that observe the tag. Chosen by the
-    /// guest: any string, within the bytes of [`Limits::output_bytes`](crate::Limits::output_bytes).
-    pub target: Option<String>,
-    /// The message itself.
-    pub payload: Bytes,
-}
-
-/// The outputs of one call, in the order in which the guest wrote them.
-///
-/// Borrows the instance so that the list is reused by the next call; dropping it discards the rest.
-#[derive(Debug)]
-// Not the list's own drain: to put the list right at its end cost a tenth of a call.
-pub struct Outputs<'a>(pub(crate) &'a mut VecDeque<Output>);
-
-impl Iterator for Outputs<'_> {
-    type Item = Output;
-
-    fn next(&mut self) -> Option<Output> {
-        self.0.pop_front()
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.0.len(), Some(self.0.len()))
-    }
-}
-
-impl ExactSizeIterator for Outputs<'_> {}
-
-impl Drop for Outputs<'_> {
-    fn drop(&mut self) {
-        self.0.clear();
-    }
-}
 
 /// Why a call gave nothing. The message was not handled: what the guest emitted for it is discarded.
 ///

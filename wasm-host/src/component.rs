@@ -1,6 +1,5 @@
 //! Components of the world in `wit/function.wit`.
 
-use bytes::Bytes;
 use wasmtime::Engine;
 use wasmtime::component::{HasSelf, Linker, WasmList};
 use wasmtime::{Store, StoreContextMut};
@@ -109,8 +108,11 @@ fn emit(
     budget.take_host_call()?;
     let target_len = target.as_ref().map_or(0, String::len);
     budget.take_output(payload.len().saturating_add(target_len))?;
-    let payload = Bytes::copy_from_slice(payload.as_le_slice(&store));
-    store.data_mut().push_output(tag, target, payload);
+    let bytes_left = budget.output_bytes_left();
+    // Out of the store for the while: the payload is read where it lies, which borrows the store.
+    let mut outputs = std::mem::take(&mut store.data_mut().outputs);
+    outputs.push(tag, target, payload.as_le_slice(&store), bytes_left);
+    store.data_mut().outputs = outputs;
     Ok(())
 }
 

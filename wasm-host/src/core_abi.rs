@@ -1,6 +1,5 @@
 //! Core modules: the ABI of `ABI.md`, drawn here in code.
 
-use bytes::Bytes;
 use wasmtime::{Caller, Engine, InstancePre, Linker, Memory, Store, TypedFunc};
 
 use crate::budget::{Breach, Purpose};
@@ -185,7 +184,7 @@ fn emit(
     let payload = slice(memory, pointer, len)?;
     state.budget.take_output(payload.len())?;
     // Copied: the guest may reuse its memory as soon as this returns.
-    state.push_output(tag, None, Bytes::copy_from_slice(payload));
+    state.push_output(tag, None, payload);
     Ok(ACCEPTED)
 }
 
@@ -204,7 +203,7 @@ fn emit_to(
         .budget
         .take_output(payload.len().saturating_add(target.len()))?;
     let target = str::from_utf8(target).map_err(|_| Breach::Utf8)?;
-    state.push_output(tag, Some(target.into()), Bytes::copy_from_slice(payload));
+    state.push_output(tag, Some(target.into()), payload);
     Ok(ACCEPTED)
 }
 

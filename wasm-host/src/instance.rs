@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::call::{CallError, Outputs, StartError};
+use crate::call::{CallError, StartError};
 use crate::component::ComponentGuest;
 use crate::core_abi::CoreGuest;
 use crate::function::{Code, Function};
+use crate::outputs::Outputs;
 use crate::state::{Blueprint, GuestState};
 use crate::stats::Stats;
 
@@ -59,13 +60,6 @@ impl Guest {
         }
     }
 
-    fn state_mut(&mut self) -> &mut GuestState {
-        match self {
-            Self::Component(guest) => guest.store.data_mut(),
-            Self::Core(guest) => guest.store.data_mut(),
-        }
-    }
-
     fn handle(&mut self, tag: u32, payload: &[u8]) -> Result<(), CallError> {
         match self {
             Self::Component(guest) => guest.handle(tag, payload),
@@ -104,13 +98,13 @@ impl Instance {
             }
             return Err(error);
         }
-        let guest = self.guest.as_mut().expect("it has just handled a message");
-        let state = guest.state_mut();
+        let guest = self.guest.as_ref().expect("it has just handled a message");
+        let state = guest.state();
         self.stats.handled += 1;
         self.stats.output_messages += state.outputs.len() as u64;
         self.stats.output_bytes += state.budget.output_bytes_used() as u64;
         self.stats.host_calls += u64::from(state.budget.host_calls_used());
-        Ok(Outputs(&mut state.outputs))
+        Ok(state.outputs.outputs())
     }
 
     /// Runs the guest where it lies: it is some hundred bytes, and moving it out and back took a

@@ -1,24 +1,24 @@
 //! What the host keeps beside a guest's memory.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use bytes::Bytes;
 use wasmtime::{Memory, ResourceLimiter, Store, Trap, UpdateDeadline};
 
 use crate::budget::{Breach, Budget, Purpose};
-use crate::call::{CallError, Output};
+use crate::call::CallError;
 use crate::host::Shared;
 use crate::limits::Limits;
 use crate::log::{GuestLog, Level};
+use crate::outputs::Written;
 
 /// The data of a guest's store: all that a host function may touch.
 #[derive(Debug)]
 pub(crate) struct GuestState {
     config: Arc<BTreeMap<String, String>>,
     pub(crate) budget: Budget,
-    pub(crate) outputs: VecDeque<Output>,
+    pub(crate) outputs: Written,
     log: Arc<GuestLog>,
     space: SpaceLimit,
     /// The memory of a core guest, known once it is instantiated.
@@ -26,12 +26,10 @@ pub(crate) struct GuestState {
 }
 
 impl GuestState {
-    pub(crate) fn push_output(&mut self, tag: u32, target: Option<String>, payload: Bytes) {
-        self.outputs.push_back(Output {
-            tag,
-            target,
-            payload,
-        });
+    /// Adds a message for which the budget was taken.
+    pub(crate) fn push_output(&mut self, tag: u32, target: Option<String>, payload: &[u8]) {
+        let bytes_left = self.budget.output_bytes_left();
+        self.outputs.push(tag, target, payload, bytes_left);
     }
 
     pub(crate) fn config(&self, key: &str) -> Option<&String> {
@@ -87,7 +85,7 @@ impl Blueprint {
         let state = GuestState {
             config: Arc::clone(&self.config),
             budget,
-            outputs: VecDeque::new(),
+            outputs: Written::default(),
             log: Arc::clone(&self.log),
             space: SpaceLimit {
                 limit: self.limits.memory_bytes,

@@ -136,9 +136,10 @@ impl Guest {
         match self {
             Self::Function(instance) => {
                 let outputs = instance.handle(data.tag.0, &data.payload)?;
-                let written = |output: Output| {
+                let written = |output: Output<'_>| {
                     let tag = Tag::for_user(output.tag)?;
-                    Ok((tag, output.target, output.payload))
+                    let target = output.target.map(str::to_owned);
+                    Ok((tag, target, Bytes::copy_from_slice(output.payload)))
                 };
                 outputs.map(written).collect()
             }

@@ -17,7 +17,9 @@ fn a_component_written_by_hand_loads_and_observes() {
     );
     let mut guest = function.instantiate().expect("starts");
     assert_eq!(
-        guest.handle(5, b"payload").map(Vec::<Output>::from_iter),
+        guest
+            .handle(5, b"payload")
+            .map(Vec::<Output<'_>>::from_iter),
         Ok(vec![])
     );
 }

@@ -10,17 +10,17 @@ fn outputs_keep_order_tag_target_and_payload() {
         (drop (call $emit (local.get $tag) (local.get $ptr) (local.get $len)))
         (call $emit_to (i32.const -1) (local.get $ptr) (i32.const 0) (local.get $ptr) (local.get $len))";
     let mut guest = start(&handler(echo), patient());
-    let outputs: Vec<Output> = guest.handle(7, b"hello").expect("handled").collect();
+    let outputs: Vec<Output<'_>> = guest.handle(7, b"hello").expect("handled").collect();
     let expected = [
         Output {
             tag: 7,
             target: None,
-            payload: "hello".into(),
+            payload: b"hello",
         },
         Output {
             tag: u32::MAX,
-            target: Some("hello".into()),
-            payload: "".into(),
+            target: Some("hello"),
+            payload: b"",
         },
     ];
     assert_eq!(outputs, expected);
@@ -108,14 +108,14 @@ fn an_error_code_fails_the_message_and_keeps_the_memory() {
         }
     );
     assert!(!error.recycled());
-    let outputs: Vec<Output> = guest.handle(1, b"").expect("handled").collect();
+    let outputs: Vec<Output<'_>> = guest.handle(1, b"").expect("handled").collect();
     assert_eq!(
         outputs.len(),
         1,
         "the outputs of the failed call are not mixed in"
     );
     assert_eq!(
-        outputs[0].payload[..],
+        outputs[0].payload,
         [1, 0, 0, 0],
         "the first call is remembered"
     );
@@ -147,17 +147,14 @@ fn settings_are_read_and_absent_ones_are_told() {
     settings.config.insert("key".into(), "value".into());
     let function = host().load_bytes(&module(&read), settings).expect("loads");
     let mut guest = function.instantiate().expect("starts");
-    let outputs: Vec<Output> = guest.handle(4, b"").expect("handled").collect();
+    let outputs: Vec<Output<'_>> = guest.handle(4, b"").expect("handled").collect();
     assert_eq!(
-        (outputs[0].tag, &outputs[0].payload[..]),
+        (outputs[0].tag, outputs[0].payload),
         (5, &[0; 5][..]),
         "does not fit: untouched"
     );
-    let outputs: Vec<Output> = guest.handle(5, b"").expect("handled").collect();
-    assert_eq!(
-        (outputs[0].tag, &outputs[0].payload[..]),
-        (5, &b"value"[..])
-    );
+    let outputs: Vec<Output<'_>> = guest.handle(5, b"").expect("handled").collect();
+    assert_eq!((outputs[0].tag, outputs[0].payload), (5, &b"value"[..]));
 }
 
 #[test]

@@ -44,8 +44,9 @@ pub(crate) fn core_echo_1_kib() {
     let message = [7; 1024];
     let mut echo = || {
         let outputs = instance.handle(0x10, black_box(&message));
-        outputs.expect("it never fails").next()
+        let output = outputs.expect("it never fails").next();
+        output.map(|output| output.payload.len())
     };
-    assert!(echo().is_some_and(|output| output.payload == message[..]));
+    assert_eq!(echo(), Some(message.len()));
     counted_repeats(echo);
 }

@@ -113,6 +113,9 @@ pub(crate) fn recording_server_config(
         ));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.send_tls13_tickets = 0;
+    // Nothing resumes, and the default has room for 256 sessions from the start: 31 KiB for each
+    // connection that has a configuration of its own, as QUIC's have.
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     Ok(config)
 }
 

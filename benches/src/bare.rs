@@ -89,6 +89,7 @@ impl Node {
                 now,
                 buffer,
                 budget: BUDGET,
+                registry: self.poll.registry(),
             };
             let received = self.transport.recv(&mut turn, carried)?;
             let sent = self.transport.send(&mut turn, carried)?;
@@ -153,6 +154,7 @@ fn open(scheme: &str) -> ([Node; 2], Box<dyn Listener>) {
             now: Instant::now(),
             buffer: &mut buffer,
             budget: BUDGET,
+            registry: poll.registry(),
         };
         let _pace = listener
             .accept(&mut turn, &mut accepted)

@@ -64,6 +64,8 @@ pub struct Turn<'a> {
     pub buffer: &'a mut ReadBuffer,
     /// How many bytes to move at the most before giving way to other transports.
     pub budget: usize,
+    /// Where it is registered: it may ask there for other events of its sources, under its token.
+    pub registry: &'a Registry,
 }
 
 /// Whether a call ended because there was nothing left to do, or because its budget was used up.
@@ -151,7 +153,8 @@ pub trait Transport: Send + fmt::Debug {
     /// Where in its life it is.
     fn phase(&self) -> Phase;
 
-    /// Adds its event sources to `registry`, all under `token`, for reading and writing.
+    /// Adds its event sources to `registry`, all under `token`, for what it waits for. If that
+    /// changes later, so does the registration: see [`Turn::registry`].
     ///
     /// # Errors
     /// What the operating system says.

@@ -104,6 +104,7 @@ impl Worker {
             now: self.now,
             buffer: &mut self.buffer,
             budget: self.config.budget,
+            registry: self.poll.registry(),
         };
         let result = slot.listener.accept(&mut turn, &mut transports);
         slot.rate.accepted(self.now, transports.len());
@@ -232,6 +233,7 @@ impl Worker {
             now: self.now,
             buffer: &mut self.buffer,
             budget: self.config.budget,
+            registry: self.poll.registry(),
         };
         let mut early: Vec<Bytes> = Vec::new();
         let moved = slot
@@ -277,6 +279,7 @@ impl Worker {
             now: self.now,
             buffer: &mut self.buffer,
             budget: self.config.budget,
+            registry: self.poll.registry(),
         };
         let mut late: Vec<Bytes> = Vec::new();
         let sent = slot

@@ -402,6 +402,7 @@ impl Worker {
             now: self.now,
             buffer: &mut self.buffer,
             budget: self.config.budget,
+            registry: self.poll.registry(),
         };
         let mut sink = Pushing(entry, attachment, self.now);
         match place.transport.recv(&mut turn, &mut sink) {
@@ -443,6 +444,7 @@ impl Worker {
             now: self.now,
             buffer: &mut self.buffer,
             budget: self.config.budget,
+            registry: self.poll.registry(),
         };
         let mut source = Pulling(&mut entry.session, attachment, self.now);
         match self.slots[slot].transport.send(&mut turn, &mut source) {

@@ -105,7 +105,7 @@ impl Node {
     }
 
     /// One turn of a worker's loop.
-    pub(super) fn drive(&mut self, buffer: &mut ReadBuffer, budget: usize) {
+    pub(super) fn drive(&mut self, buffer: &mut ReadBuffer, budget: usize, registry: &Registry) {
         if self.end.is_some() {
             return;
         }
@@ -118,6 +118,7 @@ impl Node {
             now,
             buffer,
             budget,
+            registry,
         };
         if self.owes.recv && !self.is_deaf {
             self.recv(&mut turn);

@@ -183,7 +183,11 @@ impl<'a> World<'a> {
             let node = &mut self.nodes[at];
             if node.is_due(now) {
                 is_busy = true;
-                node.drive(&mut self.buffer, self.budget);
+                node.drive(
+                    &mut self.buffer,
+                    self.budget,
+                    self.polls[node.poll].registry(),
+                );
                 if node.end.is_some() {
                     node.bury(self.polls[node.poll].registry());
                 }
@@ -242,6 +246,7 @@ impl<'a> World<'a> {
             now,
             buffer: &mut self.buffer,
             budget: self.budget,
+            registry: self.polls[0].registry(),
         };
         match self.listener.accept(&mut turn, &mut accepted) {
             Ok(pace) => self.accepts = pace == Pace::More,

@@ -104,6 +104,11 @@ pub(super) struct DatagramSocket {
     socket: UdpSocket,
     state: UdpSocketState,
     local: SocketAddr,
+    token: Option<Token>,
+    /// The last send found no room.
+    is_full: bool,
+    /// If it is registered for writable events: how often it had been full when that was asked for.
+    heard: Option<u64>,
     pub(super) errors: SocketErrors,
 }
 
@@ -152,6 +157,9 @@ impl DatagramSocket {
             local: socket.local_addr()?,
             socket,
             state,
+            token: None,
+            is_full: false,
+            heard: None,
             errors: SocketErrors::default(),
         })
     }
@@ -177,13 +185,17 @@ impl DatagramSocket {
 
     /// Sends a datagram, or a batch of them if it says a segment size.
     pub(super) fn send(&mut self, transmit: &quinn_udp::Transmit<'_>) -> Sent {
-        match self.try_send(transmit) {
+        let sent = match self.try_send(transmit) {
             Ok(()) => Sent::Gone,
             Err(error) => self.count(&error, transmit),
-        }
+        };
+        self.is_full = sent == Sent::Blocked;
+        sent
     }
 
     fn try_send(&self, transmit: &quinn_udp::Transmit<'_>) -> io::Result<()> {
+        #[cfg(test)]
+        fault::take()?;
         self.socket
             .try_io(|| self.state.try_send((&self.socket).into(), transmit))
     }
@@ -282,16 +294,51 @@ impl DatagramSocket {
         datagrams
     }
 
+    /// Registers it for readable events, and for writable ones only while it is full.
+    ///
+    /// A datagram that has left the buffer makes a writable event, whether there was room before or
+    /// not: a thread that waits for the answer would be woken by its own question.
     pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        registry.register(
-            &mut self.socket,
-            token,
-            Interest::READABLE | Interest::WRITABLE,
-        )
+        registry.register(&mut self.socket, token, interest(self.is_full))?;
+        (self.token, self.heard) = (Some(token), self.wanted());
+        Ok(())
+    }
+
+    const fn wanted(&self) -> Option<u64> {
+        if self.is_full {
+            Some(self.errors.blocked)
+        } else {
+            None
+        }
+    }
+
+    /// Has an event come when there is room again if the last send found none, and none any more
+    /// when it found some. Call it behind the last send of a turn.
+    ///
+    /// No event is missed: the kernel looks when it is asked (EPOLL_CTL_MOD), and finds the room that
+    /// was made since the send. It is asked each time that the socket was full.
+    pub(super) fn settle(&mut self, registry: &Registry) -> io::Result<()> {
+        if self.wanted() == self.heard {
+            return Ok(());
+        }
+        if let Some(token) = self.token {
+            registry.reregister(&mut self.socket, token, interest(self.is_full))?;
+            self.heard = self.wanted();
+        }
+        Ok(())
     }
 
     pub(super) fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        self.token = None;
         registry.deregister(&mut self.socket)
+    }
+}
+
+const fn interest(is_full: bool) -> Interest {
+    if is_full {
+        Interest::READABLE.add(Interest::WRITABLE)
+    } else {
+        Interest::READABLE
     }
 }
 
@@ -318,9 +365,103 @@ fn new_socket(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// A socket that is full now and then: UDP on loopback never is, since nothing holds datagrams back.
+#[cfg(test)]
+pub(super) mod fault {
+    use std::cell::Cell;
+    use std::io;
+
+    thread_local! {
+        static EVERY: Cell<u32> = const { Cell::new(0) };
+        static SENDS: Cell<u32> = const { Cell::new(0) };
+    }
+
+    /// From now on each `every`th send of this thread finds no room; none does with 0.
+    pub(crate) fn set(every: u32) {
+        EVERY.set(every);
+        SENDS.set(0);
+    }
+
+    pub(super) fn take() -> io::Result<()> {
+        SENDS.set(SENDS.get().wrapping_add(1));
+        match EVERY.get() {
+            0 => Ok(()),
+            every if SENDS.get().is_multiple_of(every) => Err(io::ErrorKind::WouldBlock.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use mio::{Events, Poll};
+
     use super::*;
+
+    /// Two sockets that know each other, the first registered.
+    fn pair(poll: &Poll) -> [DatagramSocket; 2] {
+        let any = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
+        let far = DatagramSocket::listening(any).unwrap();
+        let mut near = DatagramSocket::dialing(far.local_addr()).unwrap();
+        near.register(poll.registry(), Token(0)).unwrap();
+        [near, far]
+    }
+
+    fn send(near: &mut DatagramSocket, far: &DatagramSocket) -> Sent {
+        near.send(&quinn_udp::Transmit {
+            destination: far.local_addr(),
+            ecn: None,
+            contents: b"question",
+            segment_size: None,
+            src_ip: None,
+        })
+    }
+
+    /// The events so far.
+    fn events(poll: &mut Poll) -> usize {
+        let mut events = Events::with_capacity(4);
+        poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
+        events.iter().count()
+    }
+
+    #[test]
+    fn a_send_makes_no_event() {
+        let mut poll = Poll::new().unwrap();
+        let [mut near, mut far] = pair(&poll);
+        for _ in 0..10 {
+            assert_eq!(send(&mut near, &far), Sent::Gone);
+            near.settle(poll.registry()).unwrap();
+            // It has left the buffer: it is here.
+            assert!(far.recv(&mut ReadBuffer::default()).unwrap().is_some());
+            assert_eq!(events(&mut poll), 0);
+        }
+    }
+
+    #[test]
+    fn a_full_socket_makes_an_event_when_there_is_room_also_where_it_has_moved_to() {
+        let (mut poll, mut other) = (Poll::new().unwrap(), Poll::new().unwrap());
+        let [mut near, far] = pair(&poll);
+        for moves in [false, true] {
+            fault::set(1);
+            assert_eq!(send(&mut near, &far), Sent::Blocked);
+            fault::set(0);
+            if moves {
+                near.deregister(poll.registry()).unwrap();
+                std::mem::swap(&mut poll, &mut other);
+                near.register(poll.registry(), Token(1)).unwrap();
+            } else {
+                near.settle(poll.registry()).unwrap();
+            }
+            assert_eq!(events(&mut poll), 1);
+            assert_eq!(send(&mut near, &far), Sent::Gone);
+            near.settle(poll.registry()).unwrap();
+            events(&mut poll);
+            assert_eq!(send(&mut near, &far), Sent::Gone);
+            assert_eq!(events(&mut poll), 0);
+        }
+    }
 
     #[test]
     fn a_batch_never_exceeds_what_one_send_takes() {

@@ -2,6 +2,8 @@
 
 mod datagram_socket;
 mod door;
+#[cfg(all(test, feature = "conformance"))]
+mod full_sockets;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use mio::{Events, Poll, Token};
+use mio::{Events, Poll, Registry, Token};
 use selvedge_transport::{
     Address, Dialer, End, Flow, Frame, FrameSource, Head, Listener, Pace, Phase, ReadBuffer, Room,
     Target, Transport, Turn,
@@ -71,7 +71,7 @@ impl Side {
         });
     }
 
-    fn drive(&mut self, buffer: &mut ReadBuffer) {
+    fn drive(&mut self, buffer: &mut ReadBuffer, registry: &Registry) {
         self.has_more = false;
         if self.end.is_some() {
             return;
@@ -81,6 +81,7 @@ impl Side {
             now,
             buffer,
             budget: BUDGET,
+            registry,
         };
         if self.transport.timeout().is_some_and(|at| at <= now) {
             self.transport.on_timeout(now);
@@ -231,6 +232,7 @@ impl World {
                 now: Instant::now(),
                 buffer: &mut self.buffer,
                 budget: BUDGET,
+                registry: self.poll.registry(),
             };
             while listener.accept(&mut turn, &mut accepted).unwrap() == Pace::More {}
         }
@@ -238,7 +240,7 @@ impl World {
             self.add(transport);
         }
         for side in &mut self.sides {
-            side.drive(&mut self.buffer);
+            side.drive(&mut self.buffer, self.poll.registry());
         }
     }
 

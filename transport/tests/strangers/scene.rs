@@ -178,6 +178,7 @@ impl Scene {
                 now,
                 buffer: &mut self.buffer,
                 budget: BUDGET,
+                registry: self.poll.registry(),
             });
         }
     }
@@ -188,6 +189,7 @@ impl Scene {
             now,
             buffer: &mut self.buffer,
             budget: BUDGET,
+            registry: self.poll.registry(),
         };
         self.asked += 1;
         let pace = self.listener.accept(&mut turn, &mut accepted).unwrap();

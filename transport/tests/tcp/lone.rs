@@ -103,6 +103,7 @@ impl Lone {
             now,
             buffer: &mut self.buffer,
             budget: BUDGET,
+            registry: self.poll.registry(),
         };
         let mut is_idle = false;
         while !is_idle && self.end.is_none() {
@@ -128,6 +129,7 @@ impl Lone {
             now: Instant::now(),
             buffer: &mut self.buffer,
             budget: BUDGET,
+            registry: self.poll.registry(),
         };
         while self.transport.send(&mut turn, &mut self.queue).unwrap() == Pace::More {}
     }
@@ -173,6 +175,7 @@ pub(crate) fn accept(listener: &mut dyn Listener) -> Lone {
             now: Instant::now(),
             buffer: &mut buffer,
             budget: BUDGET,
+            registry: poll.registry(),
         };
         let _ = listener.accept(&mut turn, &mut accepted).unwrap();
         if accepted.is_empty() {

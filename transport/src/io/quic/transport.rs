@@ -493,8 +493,11 @@ impl Transport for QuicTransport {
         if let Some(end) = self.ended() {
             return Err(end);
         }
-        self.try_send(turn, source)
-            .map_err(|end| self.finish(turn.now, end))
+        let sent = self.try_send(turn, source).and_then(|pace| {
+            self.socket.settle(turn.registry).map_err(End::broken)?;
+            Ok(pace)
+        });
+        sent.map_err(|end| self.finish(turn.now, end))
     }
 
     fn recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Pace, End> {

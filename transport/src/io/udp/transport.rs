@@ -469,7 +469,11 @@ impl Transport for UdpTransport {
 
     fn send(&mut self, turn: &mut Turn<'_>, source: &mut dyn FrameSource) -> Result<Pace, End> {
         self.ended()?;
-        self.try_send(turn, source).map_err(|end| self.finish(end))
+        let sent = self.try_send(turn, source).and_then(|pace| {
+            self.socket.settle(turn.registry).map_err(End::broken)?;
+            Ok(pace)
+        });
+        sent.map_err(|end| self.finish(end))
     }
 
     fn recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Pace, End> {

@@ -1,0 +1,74 @@
+//! The conformance suite over sockets that are full now and then.
+
+use super::datagram_socket::fault;
+use super::{QuicDialer, QuicListener, UdpDialer, UdpListener};
+use crate::conformance::{Abilities, Harness, assert_kept};
+use crate::{Address, Admission, Dialer, Identity, Listener};
+
+struct Over(&'static str);
+
+impl Harness for Over {
+    fn abilities(&self) -> Abilities {
+        Abilities {
+            scheme: self.0,
+            reliable: self.0 == "quic",
+            encrypted: true,
+            authenticated: true,
+            datagrams: true,
+        }
+    }
+
+    fn listen(&self, identity: &Identity, admission: Admission) -> Box<dyn Listener> {
+        let at: Address = format!("{}://127.0.0.1:0", self.0)
+            .parse()
+            .expect("an address");
+        let identity = identity.clone();
+        if self.0 == "quic" {
+            Box::new(QuicListener::bind(&at, identity, admission).expect("a port"))
+        } else {
+            Box::new(UdpListener::bind(&at, identity, admission).expect("a port"))
+        }
+    }
+
+    fn dialer(&self, identity: &Identity) -> Box<dyn Dialer> {
+        let identity = identity.clone();
+        if self.0 == "quic" {
+            Box::new(QuicDialer::new(identity))
+        } else {
+            Box::new(UdpDialer::new(identity))
+        }
+    }
+}
+
+/// Those about data under way. What is said last goes once, as the contract allows it: on a socket
+/// that is full it may be lost.
+const CHECKS: &[&str] = &[
+    "both_sides_open_and_know_each_other",
+    "frames_of_every_length_arrive_whole",
+    "flows_keep_their_order",
+    "many_small_frames_arrive",
+    "both_directions_at_full_load_do_not_block_each_other",
+    "a_source_that_ran_dry_is_asked_again",
+    "idle_is_idle",
+    "moving_to_another_poll_under_load_loses_nothing",
+    "close_delivers_what_was_taken",
+];
+
+/// Of UDP's handshake a message that finds no room is lost, so each fifth at the most.
+const CASES: [(&str, u32); 5] = [
+    ("quic", 2),
+    ("quic", 3),
+    ("quic", 7),
+    ("udp", 5),
+    ("udp", 7),
+];
+
+#[test]
+fn transports_keep_the_contract_when_sends_find_no_room_now_and_then() {
+    for (scheme, every) in CASES {
+        fault::set(every);
+        for check in CHECKS {
+            assert_kept(&Over(scheme), check);
+        }
+    }
+}

@@ -361,12 +361,16 @@ impl Listener for QuicListener {
         let mut left = turn.budget;
         while left > 0 && accepted.len() < admitted_max {
             match self.socket.recv(turn.buffer) {
-                Ok(None) => return Ok(Pace::Idle),
-                Ok(Some(batch)) => {
-                    left = left.saturating_sub(batch.bytes.len().max(1));
-                    let meta = batch.meta;
-                    for datagram in batch {
-                        self.route(turn, &meta, datagram, accepted);
+                Ok(received) => {
+                    for batch in received.batches.into_iter().flatten() {
+                        left = left.saturating_sub(batch.bytes.len().max(1));
+                        let meta = batch.meta;
+                        for datagram in batch {
+                            self.route(turn, &meta, datagram, accepted);
+                        }
+                    }
+                    if received.is_all {
+                        return Ok(Pace::Idle);
                     }
                 }
                 // An unconnected socket reports hardly any, and each is about one datagram.

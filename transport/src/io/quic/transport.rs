@@ -165,12 +165,16 @@ impl QuicTransport {
         let mut errors = 0;
         while left > 0 {
             match self.socket.recv(turn.buffer) {
-                Ok(None) => return Ok(Pace::Idle),
-                Ok(Some(batch)) => {
-                    left = left.saturating_sub(batch.bytes.len().max(1));
-                    let meta = batch.meta;
-                    for datagram in batch {
-                        self.handle_datagram(turn.now, &meta, datagram);
+                Ok(received) => {
+                    for batch in received.batches.into_iter().flatten() {
+                        left = left.saturating_sub(batch.bytes.len().max(1));
+                        let meta = batch.meta;
+                        for datagram in batch {
+                            self.handle_datagram(turn.now, &meta, datagram);
+                        }
+                    }
+                    if received.is_all {
+                        return Ok(Pace::Idle);
                     }
                 }
                 Err(error) => {

@@ -192,11 +192,15 @@ impl UdpTransport {
         let mut errors = 0;
         while left > 0 {
             match self.socket.recv(turn.buffer) {
-                Ok(None) => return Ok(Pace::Idle),
-                Ok(Some(batch)) => {
-                    left = left.saturating_sub(batch.bytes.len().max(1));
-                    for datagram in batch {
-                        self.handle(turn.now, datagram, sink)?;
+                Ok(received) => {
+                    for batch in received.batches.into_iter().flatten() {
+                        left = left.saturating_sub(batch.bytes.len().max(1));
+                        for datagram in batch {
+                            self.handle(turn.now, datagram, sink)?;
+                        }
+                    }
+                    if received.is_all {
+                        return Ok(Pace::Idle);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {

@@ -57,7 +57,7 @@ pub use sending::Sending;
 pub use simulation::Simulation;
 
 pub use selvedge_endpoint::{
-    AttachmentId, CloseReason, Delivery, DetachReason, Event, LaneConfig, LaneId, Message,
+    AttachmentId, CloseReason, Delivery, DetachReason, Event, LaneConfig, LaneId, Message, Run,
     SendError, Stats,
 };
 pub use selvedge_transport::*;

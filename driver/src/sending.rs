@@ -5,7 +5,7 @@ use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use selvedge_endpoint::{LaneId, Outbox, SendError};
+use selvedge_endpoint::{LaneId, Outbox, Run, SendError};
 
 use crate::shared::Shared;
 
@@ -66,6 +66,15 @@ impl<'a> Sending<'a> {
     pub fn try_send_parts(&mut self, lane: LaneId, parts: &[&[u8]]) -> Result<(), SendError> {
         self.bell.is_due = true;
         self.outbox.push_parts(lane, parts)
+    }
+
+    /// Sends all messages of a run, if there is room for all of them now and the lane is reliable;
+    /// they are not copied. Says whether it did: if not, none was sent.
+    #[must_use]
+    pub fn try_send_run(&mut self, lane: LaneId, run: &Run) -> bool {
+        let is_sent = self.outbox.push_run(lane, run);
+        self.bell.is_due |= is_sent;
+        is_sent
     }
 
     /// Whether a message of that length would be refused as [full](SendError::Full) now.

@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use crate::config::{Away, Config};
 use crate::error::SendError;
 use crate::lane::{BEST_EFFORT_LEN_MAX, Delivery, LaneId, cost};
+use crate::run::Run;
 use crate::varint;
 
 /// Payloads up to this many bytes are copied into a chunk; longer ones are kept as they came.
@@ -131,6 +132,24 @@ impl Outbox {
             Err(refused) => return Err(refused.with(parts.concat().into())),
         }
         Ok(())
+    }
+
+    /// Accepts all messages of a run, if the lane is reliable and there is room for all of them now,
+    /// and keeps them where they lie. Says whether it did: if not, none was accepted, and
+    /// [`push`](Self::push) of each says why.
+    #[must_use]
+    pub fn push_run(&mut self, lane: LaneId, run: &Run) -> bool {
+        let limits = self.limits;
+        let Some(outbox) = self.lanes.get_mut(lane.index()) else {
+            return false;
+        };
+        let is_reliable = outbox.admit(&limits, run.longest()) == Ok(Delivery::Reliable);
+        let needed = outbox.used() + run.len() as u64;
+        let fits = is_reliable && (needed <= limits.send_buffer || limits.refuse(needed).is_none());
+        if fits {
+            outbox.push_run(run);
+        }
+        fits
     }
 
     /// Whether a message of that length would be refused as [full](SendError::Full) now.
@@ -357,6 +376,18 @@ impl LaneOutbox {
         self.segments.push(Segment {
             bytes: payload,
             is_body: true,
+        });
+    }
+
+    fn push_run(&mut self, run: &Run) {
+        if run.is_empty() {
+            return;
+        }
+        self.accepted += run.len() as u64;
+        self.cut();
+        self.segments.push(Segment {
+            bytes: run.bytes().clone(),
+            is_body: false,
         });
     }
 

@@ -280,6 +280,7 @@ mod tests {
     use crate::config::Config;
     use crate::outbox::Outbox;
     use crate::recv_lane::{Order, RecvLane};
+    use crate::run::Run;
     use proptest::prelude::*;
 
     fn lane_with(payloads: &[&[u8]]) -> SendLane {
@@ -396,15 +397,21 @@ mod tests {
     proptest! {
         #[test]
         fn a_restart_at_any_point_loses_and_repeats_no_message(
-            lens in prop::collection::vec((1..6000_usize, any::<bool>()), 1..12),
+            lens in prop::collection::vec((1..6000_usize, any::<bool>(), any::<bool>()), 1..12),
             sent in any::<prop::sample::Index>(),
             acked in any::<prop::sample::Index>(),
             at_seams in any::<bool>(),
         ) {
             let mut outbox = Outbox::new(&Config::default());
             let mut lane = SendLane { limit: u64::MAX, ..SendLane::default() };
-            for (number, &(len, drains)) in lens.iter().enumerate() {
-                outbox.push(LaneId::FIRST, vec![number as u8; len].into()).unwrap();
+            for (number, &(len, drains, is_run)) in lens.iter().enumerate() {
+                let payload = vec![number as u8; len];
+                if is_run {
+                    let run = Run::new(std::iter::once([&payload[..], &[]]));
+                    prop_assert!(outbox.push_run(LaneId::FIRST, &run));
+                } else {
+                    outbox.push(LaneId::FIRST, payload.into()).unwrap();
+                }
                 if drains {
                     outbox.drain(|_, segment| lane.push(segment));
                 }
@@ -414,7 +421,7 @@ mod tests {
             let mut places: Vec<usize> = (0..=end).collect();
             if at_seams {
                 // Between a length and its payload, and between messages.
-                let seams = lens.iter().scan(0, |at, (len, _)| {
+                let seams = lens.iter().scan(0, |at, (len, ..)| {
                     let prefix = *at + varint::len(*len as u64);
                     *at = prefix + len;
                     Some([prefix, *at])
@@ -436,7 +443,7 @@ mod tests {
             let stream = sent_all(&mut lane, &mut Cursor::default(), 999);
             let mut receiver = RecvLane::new(u64::MAX / 4);
             receiver.receive(0, stream.into(), Order::Kept, 6000, &mut |m| left.push(m)).unwrap();
-            let all = lens.iter().enumerate().map(|(n, (len, _))| Bytes::from(vec![n as u8; *len]));
+            let all = lens.iter().enumerate().map(|(n, (len, ..))| Bytes::from(vec![n as u8; *len]));
             let mut before = 0;
             let expected: Vec<_> = all
                 .filter(|payload| {

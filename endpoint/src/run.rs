@@ -1,0 +1,154 @@
+//! Messages that go to many peers, laid out once for all of them.
+
+use bytes::Bytes;
+
+use crate::lane::cost;
+use crate::varint;
+
+/// Messages one behind the other as they lie in the stream of a lane, to be pushed into any number of
+/// outboxes: [`Outbox::push_run`](crate::Outbox::push_run). All keep the same memory, each until its
+/// peer has acknowledged the last of them.
+#[derive(Debug, Clone)]
+pub struct Run {
+    bytes: Bytes,
+    longest: usize,
+}
+
+impl Run {
+    /// The longest that fits into one frame, in bytes: [`cost_of`](Self::cost_of) for each message.
+    /// A longer one works too, but keeps memory for longer.
+    pub const LEN_GOOD: usize = 64 * 1024 - 64;
+
+    /// What a message of so many bytes takes in a run.
+    #[must_use]
+    pub const fn cost_of(len: usize) -> usize {
+        cost(len) as usize
+    }
+
+    /// Copies messages, each in two parts, in memory of exactly their length.
+    #[must_use]
+    pub fn new<'a>(messages: impl Iterator<Item = [&'a [u8]; 2]> + Clone) -> Self {
+        let lens = messages.clone().map(|[head, rest]| head.len() + rest.len());
+        let (mut longest, mut whole) = (0, 0);
+        for len in lens {
+            longest = longest.max(len);
+            whole += Self::cost_of(len);
+        }
+        let mut bytes = Vec::with_capacity(whole);
+        for [head, rest] in messages {
+            varint::put((head.len() + rest.len()) as u64, &mut bytes);
+            bytes.extend_from_slice(head);
+            bytes.extend_from_slice(rest);
+        }
+        debug_assert_eq!(bytes.len(), whole, "the iterator repeats itself");
+        Self {
+            bytes: bytes.into(),
+            longest,
+        }
+    }
+
+    /// How many bytes it takes in a lane, and in a send buffer.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether there is no message in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    pub(crate) const fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The length of its longest message.
+    pub(crate) const fn longest(&self) -> usize {
+        self.longest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::lane::{Delivery, LaneConfig, LaneId};
+    use crate::outbox::Outbox;
+
+    fn segments(outbox: &mut Outbox) -> Vec<Bytes> {
+        let mut segments = Vec::new();
+        outbox.drain(|_, segment| {
+            assert!(!segment.is_body, "it begins with a length");
+            segments.push(segment.bytes);
+        });
+        segments
+    }
+
+    fn run(payloads: &[&[u8]]) -> Run {
+        Run::new(payloads.iter().map(|payload| payload.split_at(1).into()))
+    }
+
+    #[test]
+    fn a_run_lies_in_the_stream_as_its_messages_do_between_those_around_it() {
+        let payloads: [&[u8]; 3] = [b"ab", b"c", &[7; 5000]];
+        let [mut one_by_one, mut at_once] = [(); 2].map(|()| Outbox::new(&Config::default()));
+        for outbox in [&mut one_by_one, &mut at_once] {
+            outbox.push(LaneId::FIRST, "before".into()).unwrap();
+        }
+        for payload in payloads {
+            let payload = Bytes::copy_from_slice(payload);
+            one_by_one.push(LaneId::FIRST, payload).unwrap();
+        }
+        assert!(at_once.push_run(LaneId::FIRST, &run(&payloads)));
+        for outbox in [&mut one_by_one, &mut at_once] {
+            outbox.push(LaneId::FIRST, "behind".into()).unwrap();
+        }
+        assert_eq!(at_once.used(), one_by_one.used());
+        let mut stream = Vec::new();
+        one_by_one.drain(|_, segment| stream.extend_from_slice(&segment.bytes));
+        assert_eq!(segments(&mut at_once).concat(), stream);
+    }
+
+    #[test]
+    fn all_who_get_a_run_keep_the_same_memory_and_no_more_than_is_accounted() {
+        let run = run(&[b"ab", b"cde"]);
+        let kept = [(); 2].map(|()| {
+            let mut outbox = Outbox::new(&Config::default());
+            assert!(outbox.push_run(LaneId::FIRST, &run));
+            assert_eq!(outbox.used(), run.len() as u64);
+            segments(&mut outbox)[0].clone()
+        });
+        assert_eq!(kept[0], "\x02ab\x03cde");
+        assert!(kept.iter().all(|it| it.as_ptr() == run.bytes.as_ptr()));
+    }
+
+    #[test]
+    fn a_run_is_taken_whole_or_not_at_all() {
+        let config = |send_buffer, message_max, delivery| Config {
+            lanes: vec![LaneConfig {
+                delivery,
+                ..LaneConfig::default()
+            }],
+            send_buffer,
+            message_max,
+            ..Config::default()
+        };
+        let run = run(&[b"ab", b"cde"]);
+        for (send_buffer, message_max, delivery, is_taken) in [
+            (7, 3, Delivery::Reliable, true),
+            (6, 3, Delivery::Reliable, false),
+            (7, 2, Delivery::Reliable, false),
+            (7, 3, Delivery::BestEffort, false),
+        ] {
+            let mut outbox = Outbox::new(&config(send_buffer, message_max, delivery));
+            assert_eq!(outbox.push_run(LaneId::FIRST, &run), is_taken);
+            assert_eq!(outbox.used(), if is_taken { 7 } else { 0 });
+            assert!(!outbox.push_run(LaneId::FIRST, &run), "no room, or never");
+            outbox.release(0, outbox.used());
+            outbox.close();
+            assert!(!outbox.push_run(LaneId::FIRST, &run), "closed");
+            assert_eq!(segments(&mut outbox).len(), usize::from(is_taken));
+        }
+    }
+}

@@ -266,25 +266,23 @@ fn a_slow_function_holds_its_source_back_and_nothing_is_lost() {
     assert_eq!(zipper.stats().delivered, COUNT as u64);
 }
 
-#[test]
-fn a_full_function_and_one_that_keeps_up_both_get_all_in_order() {
+/// Writes so many messages to two functions, of which one begins to read late.
+fn full_and_fast_both_get_all_in_order(send_buffer: u64, count: u64, len: fn(u64) -> usize) {
     let mut options = options("z");
-    options.send_buffer = 64 * 1024;
+    options.send_buffer = send_buffer;
     let zipper = start(options);
     let (slow, fast) = (function(&zipper, "slow", IN), function(&zipper, "fast", IN));
     let source = source(&zipper);
-    // 20 MB, of which 10 KB are copied once for both and 1 KB into the buffer of each.
-    const COUNT: u64 = 4_000;
     let writer = std::thread::spawn(move || {
-        for n in 0..COUNT {
-            let mut payload = vec![0; if n % 2 == 0 { 1024 } else { 10 * 1024 }];
+        for n in 0..count {
+            let mut payload = vec![0; len(n)];
             payload[..8].copy_from_slice(&n.to_le_bytes());
-            source.write(IN, payload.into()).unwrap();
+            source.write(IN, payload.into()).expect("it is connected");
         }
         assert!(source.close(PATIENCE));
     });
     let expect_all = |from: &Client| {
-        for n in 0..COUNT {
+        for n in 0..count {
             assert_eq!(read(from).payload[..8], n.to_le_bytes());
         }
     };
@@ -298,8 +296,25 @@ fn a_full_function_and_one_that_keeps_up_both_get_all_in_order() {
         }
         expect_all(&slow);
     });
-    writer.join().unwrap();
-    assert_eq!(zipper.stats().delivered, 2 * COUNT);
+    writer.join().expect("all is written");
+    assert_eq!(zipper.stats().delivered, 2 * count);
+}
+
+#[test]
+fn a_full_function_and_one_that_keeps_up_both_get_all_in_order() {
+    // 20 MB, of which 10 KB are copied once for both and 1 KB into the buffer of each.
+    let len = |n| if n % 2 == 0 { 1024 } else { 10 * 1024 };
+    full_and_fast_both_get_all_in_order(64 * 1024, 4_000, len);
+}
+
+#[test]
+fn what_two_functions_share_reaches_both_in_order_if_it_fits_into_their_buffers_or_not() {
+    // Up to 15 messages of 1 KB are one piece of memory for both: 6 MB in all, or as much as a buffer
+    // that is shorter than those passes in a second.
+    let len = |n| if n % 16 > 0 { 1024 } else { 5 * 1024 };
+    for (send_buffer, count) in [(64 * 1024, 5_000), (12 * 1024, 500)] {
+        full_and_fast_both_get_all_in_order(send_buffer, count, len);
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! waits here are numbers and heads. A recipient that is full holds the next batch back; until then its
 //! siblings are at the most one batch ahead.
 
+mod alike;
 mod sorted;
 
 use std::collections::BTreeMap;

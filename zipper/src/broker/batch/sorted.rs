@@ -4,8 +4,9 @@ use std::ops::Range;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use selvedge_hub::{Incoming, SendError};
+use selvedge_hub::{Incoming, Run, SendError};
 
+use crate::broker::batch::alike::{self, Runs};
 use crate::broker::plans::Recipient;
 use crate::broker::{Broker, DATA};
 use crate::stats::add;
@@ -13,7 +14,7 @@ use crate::wire::Head;
 
 /// From this length on recipients share one copy, which their send buffers keep where it lies;
 /// shorter ones are copied into each.
-const SHARED_LEN_MIN: usize = 4096 + 1;
+pub(super) const SHARED_LEN_MIN: usize = 4096 + 1;
 
 /// What goes to whom.
 #[derive(Default)]
@@ -21,6 +22,8 @@ pub(super) struct Sorted {
     heads: Vec<u8>,
     pieces: Vec<Piece>,
     lots: Vec<Lot>,
+    /// What lots share that are alike, in the place of the first of them; made when all are sorted.
+    runs: Vec<Runs>,
     /// Whose turn it is, if this message goes to the same recipients as the last one: a search for
     /// each of 64 costs more than the copy.
     expected: usize,
@@ -37,7 +40,7 @@ pub(super) struct Placed<'a> {
 }
 
 /// A message as its recipients get it.
-struct Piece {
+pub(super) struct Piece {
     /// The place of the message in the queue, and where its payload begins.
     message: usize,
     payload_at: usize,
@@ -46,12 +49,41 @@ struct Piece {
     whole: Option<Bytes>,
 }
 
+impl Piece {
+    /// Whether it is laid out already.
+    pub(super) const fn is_shared(&self) -> bool {
+        self.whole.is_some()
+    }
+}
+
+/// Head and payload of a piece.
+pub(super) fn parts<'a>(
+    heads: &'a [u8],
+    piece: &Piece,
+    incoming: &'a Incoming<'_>,
+) -> [&'a [u8]; 2] {
+    let message = incoming.get(DATA, piece.message);
+    let payload = message.map_or(&[][..], |it| &it.payload[piece.payload_at..]);
+    [&heads[piece.head.clone()], payload]
+}
+
 /// All that one recipient gets.
 struct Lot {
     to: Recipient,
     pieces: Vec<usize>,
     /// How many of them it has.
     done: usize,
+    /// Whose runs it shares.
+    like: Option<usize>,
+}
+
+/// What lots are made of.
+#[derive(Clone, Copy)]
+struct Made<'a> {
+    heads: &'a [u8],
+    pieces: &'a [Piece],
+    runs: &'a [Runs],
+    incoming: &'a Incoming<'a>,
 }
 
 /// The number of a piece; none if it cannot be written, which was said.
@@ -90,6 +122,7 @@ impl Sorted {
                     to: to.clone(),
                     pieces: Vec::new(),
                     done: 0,
+                    like: None,
                 });
                 self.lots.len() - 1
             }),
@@ -109,10 +142,18 @@ impl Sorted {
         broker: &Broker,
         incoming: &Incoming<'_>,
     ) -> Poll<()> {
+        if self.runs.is_empty() {
+            self.find_alike(incoming);
+        }
+        let made = Made {
+            heads: &self.heads,
+            pieces: &self.pieces,
+            runs: &self.runs,
+            incoming,
+        };
         let mut polled = Poll::Ready(());
         for lot in &mut self.lots {
-            let made = (&self.heads[..], &self.pieces[..]);
-            while lot.push(cx, broker, made, incoming).is_pending() {
+            while lot.push(cx, broker, made).is_pending() {
                 if !broker.is_gone(&lot.to.node) {
                     polled = Poll::Pending;
                     break;
@@ -124,33 +165,54 @@ impl Sorted {
         polled
     }
 
+    /// Makes runs for recipients that get the same.
+    fn find_alike(&mut self, incoming: &Incoming<'_>) {
+        let groups = alike::groups(self.lots.iter().map(|lot| &lot.pieces[..]));
+        let made = (&self.heads[..], &self.pieces[..]);
+        for (at, group) in groups.into_iter().enumerate() {
+            let is_first = group == Some(at);
+            self.runs.push(match is_first {
+                true => alike::runs(&self.lots[at].pieces, made, incoming),
+                false => Runs::new(),
+            });
+            self.lots[at].like = group;
+        }
+    }
+
     pub(super) fn clear(&mut self) {
         self.heads.clear();
         self.pieces.clear();
         self.lots.clear();
+        self.runs.clear();
         self.expected = 0;
     }
 }
 
 impl Lot {
     /// Pushes as much as there is room for.
-    fn push(
-        &mut self,
-        cx: &Context<'_>,
-        broker: &Broker,
-        (heads, pieces): (&[u8], &[Piece]),
-        incoming: &Incoming<'_>,
-    ) -> Poll<()> {
-        let Some(waiting) = self.pieces.get(self.done..).filter(|it| !it.is_empty()) else {
+    fn push(&mut self, cx: &Context<'_>, broker: &Broker, made: Made<'_>) -> Poll<()> {
+        if self.done >= self.pieces.len() {
             return Poll::Ready(());
-        };
+        }
         let mut sending = self.to.endpoint.sending();
+        let runs = self.like.map_or(&[][..], |like| &made.runs[like]);
         let (mut sent, mut unreachable, mut polled) = (0, 0, Poll::Ready(()));
-        for &piece in waiting {
-            let piece = &pieces[piece];
-            let message = incoming.get(DATA, piece.message);
-            let payload = message.map_or(&[][..], |it| &it.payload[piece.payload_at..]);
-            let head = &heads[piece.head.clone()];
+        while let Some(&piece) = self.pieces.get(self.done) {
+            let begins = |(run, _): &&(Range<usize>, Run)| run.start == self.done;
+            if let Some((places, run)) = runs.iter().find(begins) {
+                polled = sending.poll_room(cx, DATA, run.len());
+                if polled.is_pending() {
+                    break;
+                }
+                if sending.try_send_run(DATA, run) {
+                    sent += places.len();
+                    self.done = places.end;
+                    continue;
+                }
+                // It is longer than the send buffer, or the endpoint is closed.
+            }
+            let piece = &made.pieces[piece];
+            let [head, payload] = parts(made.heads, piece, made.incoming);
             polled = sending.poll_room(cx, DATA, head.len() + payload.len());
             if polled.is_pending() {
                 break;
@@ -167,8 +229,8 @@ impl Lot {
                     unreachable += 1;
                 }
             }
+            self.done += 1;
         }
-        self.done += sent + unreachable;
         let counters = &broker.counters;
         let passed = match self.to.is_local {
             true => &counters.delivered,

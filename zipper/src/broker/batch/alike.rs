@@ -1,0 +1,86 @@
+//! What several recipients of a batch get alike, laid out once for all of them.
+
+use std::ops::Range;
+
+use selvedge_hub::{Incoming, Run};
+
+use super::sorted::{Piece, SHARED_LEN_MIN, parts};
+
+/// How many different lists of copies a batch is searched for.
+const LISTS_MAX: usize = 8;
+
+/// The runs of one list of copies, each with the places in it that it stands for.
+pub(super) type Runs = Vec<(Range<usize>, Run)>;
+
+/// Which of the lists are alike: for each the place of the first like it, if another one is.
+pub(super) fn groups<'a>(lists: impl Iterator<Item = &'a [usize]>) -> Vec<Option<usize>> {
+    let mut different: Vec<(usize, &[usize])> = Vec::new();
+    let mut groups = Vec::new();
+    for (at, list) in lists.enumerate() {
+        let first = different.iter().find(|(_, known)| *known == list);
+        let first = first.map(|(first, _)| *first);
+        if let Some(first) = first {
+            groups[first] = Some(first);
+        } else if different.len() < LISTS_MAX {
+            different.push((at, list));
+        }
+        groups.push(first);
+    }
+    groups
+}
+
+/// The runs of a list of copies: of those behind each other that are short enough for one frame,
+/// if together they are long enough to be shared.
+pub(super) fn runs(
+    list: &[usize],
+    (heads, pieces): (&[u8], &[Piece]),
+    incoming: &Incoming<'_>,
+) -> Runs {
+    let message = |&piece: &usize| parts(heads, &pieces[piece], incoming);
+    let (mut runs, mut run, mut len) = (Runs::new(), 0..0, 0);
+    let mut end = |run: Range<usize>, len: usize| {
+        if len >= SHARED_LEN_MIN {
+            let messages = list[run.clone()].iter().map(message);
+            runs.push((run, Run::new(messages)));
+        }
+    };
+    for (at, copy) in list.iter().enumerate() {
+        let [head, payload] = message(copy);
+        let cost = Run::cost_of(head.len() + payload.len());
+        let is_alone = pieces[*copy].is_shared();
+        if is_alone || len + cost > Run::LEN_GOOD {
+            end(run, len);
+            (run, len) = (at..at, 0);
+        }
+        if is_alone {
+            run = at + 1..at + 1;
+        } else {
+            (run.end, len) = (at + 1, len + cost);
+        }
+    }
+    end(run, len);
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_alike_if_they_name_the_same_copies() {
+        let lists: [&[usize]; 6] = [&[1, 2], &[1], &[1, 2], &[2], &[1], &[1, 2]];
+        let found = groups(lists.into_iter());
+        assert_eq!(found, [Some(0), Some(1), Some(0), None, Some(1), Some(0)]);
+        assert_eq!(groups([].into_iter()), []);
+    }
+
+    #[test]
+    fn few_different_lists_are_told_apart() {
+        let lists: Vec<_> = (0..LISTS_MAX + 1).map(|n| [n]).collect();
+        let twice = lists.iter().chain(&lists).map(|list| &list[..]);
+        let found = groups(twice);
+        let alike = |at: usize| (at < LISTS_MAX).then_some(at);
+        let expected = (0..=LISTS_MAX).map(alike);
+        assert_eq!(found, expected.clone().chain(expected).collect::<Vec<_>>());
+    }
+}

@@ -155,6 +155,13 @@ impl Instance {
         }
     }
 
+    /// How many [ticks](crate::HostConfig::tick) have passed since the host started: a clock that costs
+    /// one load to read.
+    #[must_use]
+    pub fn ticks(&self) -> u64 {
+        self.blueprint.shared.ticker.ticks().now()
+    }
+
     /// A handle by which another thread can stop this instance.
     #[must_use]
     pub fn stop_handle(&self) -> StopHandle {

@@ -236,6 +236,12 @@ impl NumericFunction {
         }
     }
 
+    /// The clock of its host: [`Instance::ticks`](crate::Instance::ticks).
+    #[must_use]
+    pub fn ticks(&self) -> u64 {
+        self.blueprint.shared.ticker.ticks().now()
+    }
+
     /// A handle by which another thread can stop it.
     #[must_use]
     pub fn stop_handle(&self) -> StopHandle {

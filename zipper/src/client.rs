@@ -7,6 +7,7 @@
 
 mod connect;
 mod keeper;
+mod outgoing;
 
 use std::cell::LazyCell;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use selvedge_hub::{Address, DriverConfig, Hub, Identity, NodeId, SendError};
+use selvedge_hub::{Address, DriverConfig, Endpoint, Hub, Identity, NodeId, SendError};
 
 use crate::broker::{DATA, HOPS_MAX, now_micros};
 use crate::client::keeper::{Inbound, Shared};
@@ -22,6 +23,7 @@ use crate::tag::Tag;
 use crate::wire::{Data, Head, Message, NOBODY, Origin, Policy, Role, Start, WireError};
 
 pub use connect::{ConnectError, addresses};
+pub(crate) use outgoing::Outgoing;
 
 /// What a client is, and where it finds a zipper.
 #[derive(Debug, Clone)]
@@ -195,19 +197,29 @@ impl Client {
         payload: Bytes,
     ) -> Result<(), WriteError> {
         let mut head = Vec::new();
-        Head {
+        self.put_head(tag, target.as_deref(), trace.as_deref(), &mut head)?;
+        self.send(&[&head, &payload])
+    }
+
+    fn put_head(
+        &self,
+        tag: Tag,
+        target: Option<&str>,
+        trace: Option<&[(String, u64)]>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), WriteError> {
+        let head = Head {
             tag: check(tag)?,
             origin: Origin {
                 source: NOBODY,
                 sequence: self.next_sequence(),
             },
             hops_left: HOPS_MAX,
-            target: target.as_deref(),
+            target,
             recipients: &[],
-            trace: trace.as_deref(),
-        }
-        .put(&mut head)?;
-        self.send(&[&head, &payload])
+            trace,
+        };
+        Ok(head.put(out)?)
     }
 
     fn next_sequence(&self) -> u64 {
@@ -215,23 +227,67 @@ impl Client {
     }
 
     fn send(&self, parts: &[&[u8]]) -> Result<(), WriteError> {
-        while let Some((number, endpoint)) = self.shared.try_send(parts) {
-            match endpoint.send_parts(DATA, parts) {
-                Ok(()) => break,
-                Err(SendError::Closed(_)) => self.shared.wait_for_another(number)?,
-                Err(SendError::TooLarge {
-                    payload,
-                    message_max,
-                }) => {
-                    return Err(WriteError::TooLarge {
-                        len: payload.len(),
-                        max: message_max,
-                    });
-                }
-                Err(error) => return Err(WriteError::Closed(error.to_string())),
+        while let Some(held_back) = self.shared.try_send(parts) {
+            if self.send_when_free(held_back, parts)? {
+                break;
             }
         }
         Ok(())
+    }
+
+    /// Puts a message behind those that go out together.
+    ///
+    /// # Errors
+    /// [`WriteError`], never [`WriteError::Closed`]: the message is left out.
+    pub(crate) fn put(
+        &self,
+        outgoing: &mut Outgoing,
+        tag: Tag,
+        target: Option<&str>,
+        trace: Option<&[(String, u64)]>,
+        payload: &[u8],
+    ) -> Result<(), WriteError> {
+        outgoing.push(payload, |head| self.put_head(tag, target, trace, head))
+    }
+
+    /// Writes messages in as few turns as there is room for; blocks the thread while the zipper holds
+    /// them back.
+    ///
+    /// # Errors
+    /// [`WriteError`], of the message that is the first now.
+    pub(crate) fn write_all(&self, outgoing: &mut Outgoing) -> Result<(), WriteError> {
+        while let Some(held_back) = self.shared.try_send_all(outgoing) {
+            if let Some(first) = outgoing.first()
+                && self.send_when_free(held_back, &[first])?
+            {
+                outgoing.pop();
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends to the endpoint of that number once it has room. Returns false if another endpoint has
+    /// taken its place, to which it was not sent.
+    fn send_when_free(
+        &self,
+        (number, endpoint): (u64, Endpoint),
+        parts: &[&[u8]],
+    ) -> Result<bool, WriteError> {
+        match endpoint.send_parts(DATA, parts) {
+            Ok(()) => Ok(true),
+            Err(SendError::Closed(_)) => {
+                self.shared.wait_for_another(number)?;
+                Ok(false)
+            }
+            Err(SendError::TooLarge {
+                payload,
+                message_max,
+            }) => Err(WriteError::TooLarge {
+                len: payload.len(),
+                max: message_max,
+            }),
+            Err(error) => Err(WriteError::Closed(error.to_string())),
+        }
     }
 
     /// The next message; blocks the thread until there is one.

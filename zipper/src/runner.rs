@@ -1,9 +1,13 @@
 //! Runs a WebAssembly guest as a function of a zipper.
 
-use bytes::Bytes;
-use selvedge_wasm_host::{CallError, Instance, NumericFunction, Output};
+mod writer;
 
-use crate::client::{Client, ReadError, WriteError, step};
+use std::time::Duration;
+
+use selvedge_wasm_host::{CallError, Instance, NumericFunction, Outputs};
+
+use crate::client::{Client, ReadError, WriteError};
+use crate::runner::writer::Writer;
 use crate::tag::{Tag, TagError};
 use crate::wire::Data;
 
@@ -60,7 +64,7 @@ enum HandleError {
 pub struct Runner<'a> {
     client: &'a Client,
     guest: Guest,
-    name: String,
+    writer: Writer<'a>,
     counts: Counts,
 }
 
@@ -71,7 +75,7 @@ impl<'a> Runner<'a> {
         Self {
             client,
             guest,
-            name: name.into(),
+            writer: Writer::new(client, name.into()),
             counts: Counts::default(),
         }
     }
@@ -79,77 +83,104 @@ impl<'a> Runner<'a> {
     /// What it has counted.
     #[must_use]
     pub const fn counts(&self) -> Counts {
-        self.counts
+        Counts {
+            written: self.writer.written(),
+            ..self.counts
+        }
     }
 
     /// Handles messages until the client is stopped or the zipper lets go of it.
+    ///
+    /// While messages wait for a guest that is quick, what it writes goes out some messages at a time,
+    /// at most a [tick](selvedge_wasm_host::HostConfig::tick) and a call late.
     ///
     /// # Errors
     /// [`RunError`]: there is no other end.
     pub fn run(&mut self) -> RunError {
         loop {
-            let data = match self.client.read() {
-                Ok(data) => data,
-                Err(error) => return error.into(),
-            };
-            if let Err(error) = self.handle(data) {
+            let handled = self.next().and_then(|data| self.handle(&data));
+            if let Err(error) = handled {
                 return error;
             }
         }
     }
 
-    fn handle(&mut self, data: Data) -> Result<(), RunError> {
-        let outputs = match self.guest.handle(&data) {
-            Ok(outputs) => outputs,
+    /// The next message. Nothing that was written waits while there is none.
+    fn next(&mut self) -> Result<Data, RunError> {
+        match self.client.read_timeout(Duration::ZERO) {
+            Err(ReadError::TimedOut) => {
+                self.writer.send()?;
+                Ok(self.client.read()?)
+            }
+            read => Ok(read?),
+        }
+    }
+
+    fn handle(&mut self, data: &Data) -> Result<(), RunError> {
+        let tick = self.guest.tick();
+        let answer = match self.guest.handle(data.tag, &data.payload) {
+            Ok(answer) => answer,
             Err(error) => {
-                self.counts.failed += 1;
-                // A guest that fails on everything must not fill the log.
-                if self.counts.failed.is_power_of_two() {
-                    let (name, failed) = (&self.name, self.counts.failed);
-                    tracing::warn!(name, failed, tag = %data.tag, %error, "the guest failed on a message");
-                }
-                return Ok(());
+                self.note_failure(data.tag, &error);
+                return Ok(self.writer.send_due(self.guest.tick())?);
             }
         };
         self.counts.handled += 1;
-        for (tag, target, payload) in outputs {
-            let trace = data.trace.clone().map(|mut trace| {
-                trace.push(step(self.name.clone()));
-                trace
-            });
-            match self.client.write_with(tag, target, trace, payload) {
-                Ok(()) => self.counts.written += 1,
-                Err(closed @ WriteError::Closed(_)) => return Err(closed.into()),
-                Err(error) => {
-                    tracing::error!(name = self.name, %tag, %error, "what the guest wrote is dropped");
+        let (writer, trace) = (&mut self.writer, data.trace.as_deref());
+        match answer {
+            Answer::Outputs(outputs) => {
+                for output in outputs {
+                    let message = (Tag(output.tag), output.target, output.payload);
+                    writer.put(message, trace, tick);
                 }
             }
+            Answer::Number(tag, digits) => writer.put((tag, None, digits.as_bytes()), trace, tick),
         }
-        Ok(())
+        Ok(writer.send_due(self.guest.tick())?)
+    }
+
+    fn note_failure(&mut self, tag: Tag, error: &HandleError) {
+        self.counts.failed += 1;
+        // A guest that fails on everything must not fill the log.
+        if self.counts.failed.is_power_of_two() {
+            let (name, failed) = (self.writer.name(), self.counts.failed);
+            tracing::warn!(name, failed, %tag, %error, "the guest failed on a message");
+        }
     }
 }
 
-type Written = (Tag, Option<String>, Bytes);
+/// What a guest wrote for one message.
+enum Answer<'a> {
+    Outputs(Outputs<'a>),
+    Number(Tag, String),
+}
 
 impl Guest {
-    fn handle(&mut self, data: &Data) -> Result<Vec<Written>, HandleError> {
+    fn handle(&mut self, tag: Tag, payload: &[u8]) -> Result<Answer<'_>, HandleError> {
         match self {
             Self::Function(instance) => {
-                let outputs = instance.handle(data.tag.0, &data.payload)?;
-                let written = |output: Output<'_>| {
-                    let tag = Tag::for_user(output.tag)?;
-                    let target = output.target.map(str::to_owned);
-                    Ok((tag, target, Bytes::copy_from_slice(output.payload)))
-                };
-                outputs.map(written).collect()
+                let outputs = instance.handle(tag.0, payload)?;
+                // Before any of them is sent: a message is handled wholly or not at all.
+                for output in outputs.clone() {
+                    Tag::for_user(output.tag)?;
+                }
+                Ok(Answer::Outputs(outputs))
             }
             Self::Numeric { function, emit } => {
-                let text = String::from_utf8_lossy(&data.payload);
+                let text = String::from_utf8_lossy(payload);
                 let number = text.trim().parse();
                 let number = number.map_err(|_| HandleError::NoNumber(excerpt(&text)))?;
                 let answer = function.call(number)?;
-                Ok(vec![(*emit, None, Bytes::from(answer.to_string()))])
+                Ok(Answer::Number(*emit, answer.to_string()))
             }
+        }
+    }
+
+    /// The clock of the host that it runs on.
+    fn tick(&self) -> u64 {
+        match self {
+            Self::Function(instance) => instance.ticks(),
+            Self::Numeric { function, .. } => function.ticks(),
         }
     }
 }

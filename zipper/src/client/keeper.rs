@@ -10,7 +10,7 @@ use crossbeam_channel::Receiver;
 use selvedge_hub::{Endpoint, Event, Hub, HubEvent, Message, NodeId, Reader, TryRecvError};
 
 use crate::broker::{CONTROL, DATA};
-use crate::client::{ConnectError, ReadError, WriteError};
+use crate::client::{ConnectError, Outgoing, ReadError, WriteError};
 use crate::wire::{self, Data};
 
 /// What those who read, write and keep a client share.
@@ -177,6 +177,23 @@ impl Shared {
         }
         drop(sending);
         Some((current.number, current.endpoint.clone()))
+    }
+
+    /// Writes messages, under one lock, until one must wait or fails: then it returns the endpoint to try
+    /// that with, and which one it is.
+    pub(super) fn try_send_all(&self, outgoing: &mut Outgoing) -> Option<(u64, Endpoint)> {
+        let mut current = lock(&self.current);
+        current.has_data = true;
+        let mut sending = current.endpoint.sending();
+        while let Some(first) = outgoing.first() {
+            let is_full = sending.is_full(DATA, first.len());
+            if is_full || sending.try_send_parts(DATA, &[first]).is_err() {
+                drop(sending);
+                return Some((current.number, current.endpoint.clone()));
+            }
+            outgoing.pop();
+        }
+        None
     }
 
     /// Waits until there is another endpoint than the one of that number, which has ended.

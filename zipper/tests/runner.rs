@@ -1,0 +1,103 @@
+//! A guest in a runner: what it answers arrives in order and once.
+
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use selvedge_hub::Identity;
+use selvedge_wasm_host::{FunctionConfig, Host, HostConfig};
+use selvedge_zipper::client::{Client, Options};
+use selvedge_zipper::runner::{Counts, Guest, Runner};
+use selvedge_zipper::tag::Tag;
+use selvedge_zipper::zipper::{self, Zipper};
+
+/// Far longer than anything here takes; only a bug waits for it.
+const PATIENCE: Duration = Duration::from_secs(30);
+const IN: Tag = Tag(0x10);
+const OUT: Tag = Tag(0x11);
+
+fn zipper() -> Zipper {
+    let identity = Identity::generate().expect("randomness");
+    let mut options = zipper::Options::new("zipper", identity);
+    options.listen = vec!["tcp://127.0.0.1:0".parse().expect("an address")];
+    Zipper::start(options).expect("a zipper")
+}
+
+fn connect(options: Options) -> Client {
+    Client::connect(options).expect("the zipper lets it in")
+}
+
+/// Answers a number with three times the number.
+fn triple() -> Guest {
+    let wasm = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../examples/guests/prebuilt/triple.wasm"
+    );
+    let host = Host::new(HostConfig::default()).expect("a host");
+    let function = host.load_numeric(wasm, "triple", FunctionConfig::named("triple"));
+    Guest::Numeric {
+        function: Box::new(function.expect("the guest loads")),
+        emit: OUT,
+    }
+}
+
+/// Writes what `message` says for each number, and reads that many answers of a guest that is warm.
+fn answers(
+    count: u32,
+    message: impl Fn(u32) -> String + Sync,
+    answers: usize,
+) -> (Vec<Bytes>, Counts) {
+    let zipper = zipper();
+    let at = || zipper.addresses().to_vec();
+    let sink = connect(Options::function("sink", vec![OUT], at()));
+    let function = connect(Options::function("triple", vec![IN], at()));
+    let source = connect(Options::source("source", at()));
+    thread::scope(|scope| {
+        let working = scope.spawn(|| {
+            let mut runner = Runner::new(&function, triple(), "triple");
+            let _stopped = runner.run();
+            runner.counts()
+        });
+        scope.spawn(|| {
+            for number in 0..count {
+                let message = message(number).into();
+                source.write(IN, message).expect("it is open");
+            }
+        });
+        let read = || sink.read_timeout(PATIENCE).map(|data| data.payload);
+        let read: Result<_, _> = (0..answers).map(|_| read()).collect();
+        // Before anything is looked at: the threads would wait for ever.
+        function.stop();
+        source.stop();
+        let counts = working.join().expect("it does not panic");
+        (read.expect("all answers"), counts)
+    })
+}
+
+#[test]
+fn each_message_is_answered_once_and_in_order() {
+    let count = 20_000;
+    let (answers, counts) = answers(count, |number| number.to_string(), count as usize);
+    let expected: Vec<String> = (0..count).map(|it| (3 * it).to_string()).collect();
+    assert_eq!(answers, expected);
+    let all = u64::from(count);
+    assert_eq!(
+        (counts.handled, counts.failed, counts.written),
+        (all, 0, all)
+    );
+}
+
+#[test]
+fn a_message_that_the_guest_fails_on_takes_no_other_with_it() {
+    let message = |number: u32| match number % 3 {
+        1 => "one".to_owned(),
+        _ => number.to_string(),
+    };
+    let (answers, counts) = answers(3000, message, 2000);
+    let expected: Vec<String> = (0..3000)
+        .filter(|it| it % 3 != 1)
+        .map(|it| (3 * it).to_string())
+        .collect();
+    assert_eq!(answers, expected);
+    assert_eq!((counts.handled, counts.failed), (2000, 1000));
+}

@@ -20,7 +20,7 @@ use selvedge_hub::{Address, DriverConfig, Endpoint, Hub, Identity, NodeId, SendE
 use crate::broker::{DATA, HOPS_MAX, now_micros};
 use crate::client::keeper::{Inbound, Shared};
 use crate::tag::Tag;
-use crate::wire::{Data, Head, Message, NOBODY, Origin, Policy, Role, Start, WireError};
+use crate::wire::{Data, Head, Message, NOBODY, Origin, Plain, Policy, Role, Start, WireError};
 
 pub use connect::{ConnectError, addresses};
 pub(crate) use outgoing::Outgoing;
@@ -295,7 +295,7 @@ impl Client {
     /// # Errors
     /// [`ReadError`]; never [`ReadError::TimedOut`].
     pub fn read(&self) -> Result<Data, ReadError> {
-        self.read_until(|| None)
+        self.read_until(|| None, Err)
     }
 
     /// The next message; blocks the thread at most `timeout`.
@@ -303,20 +303,41 @@ impl Client {
     /// # Errors
     /// [`ReadError`].
     pub fn read_timeout(&self, timeout: Duration) -> Result<Data, ReadError> {
-        self.read_until(|| Some(Instant::now() + timeout))
+        self.read_until(|| Some(Instant::now() + timeout), Err)
+    }
+
+    /// The next message as it came; blocks the thread until there is one.
+    ///
+    /// # Errors
+    /// [`ReadError`]; never [`ReadError::TimedOut`].
+    pub(crate) fn take(&self) -> Result<Arrived, ReadError> {
+        self.read_until(|| None, Arrived::read)
+    }
+
+    /// The next message as it came, if there is one now.
+    ///
+    /// # Errors
+    /// [`ReadError`]; [`ReadError::TimedOut`] if there is none.
+    pub(crate) fn try_take(&self) -> Result<Arrived, ReadError> {
+        self.read_until(|| Some(Instant::now()), Arrived::read)
     }
 
     /// The deadline is asked for once, if there is any need to wait: a look at the clock costs as much
-    /// as taking a message.
-    fn read_until(&self, deadline: impl FnOnce() -> Option<Instant>) -> Result<Data, ReadError> {
+    /// as taking a message. What `look` hands back is decoded.
+    fn read_until<T: From<Data>>(
+        &self,
+        deadline: impl FnOnce() -> Option<Instant>,
+        look: impl Fn(Bytes) -> Result<T, Bytes>,
+    ) -> Result<T, ReadError> {
         let deadline = LazyCell::new(deadline);
         loop {
             match self.shared.try_read() {
-                Inbound::Data(data) => return Ok(data),
-                Inbound::Message(message) => match Message::decode(message.payload) {
-                    Ok(Message::Data(data)) => return Ok(data),
-                    Ok(control) => self.shared.control(control)?,
-                    Err(error) => {
+                Inbound::Data(data) => return Ok(data.into()),
+                Inbound::Message(message) => match look(message.payload).map_err(Message::decode) {
+                    Ok(seen) => return Ok(seen),
+                    Err(Ok(Message::Data(data))) => return Ok(data.into()),
+                    Err(Ok(control)) => self.shared.control(control)?,
+                    Err(Err(error)) => {
                         tracing::error!(%error, "the zipper sent what is no message");
                         return Err(ReadError::Closed(error.to_string()));
                     }
@@ -361,6 +382,52 @@ impl Client {
         let closed = self.hub.close(timeout);
         self.shared.note_end();
         closed && self.uncertain() == 0
+    }
+}
+
+/// A message as it came.
+#[derive(Debug)]
+pub(crate) enum Arrived {
+    /// Its bytes, which say no more than who sent it. Decoding it cost as much as a call of a guest
+    /// does beside what the guest itself does.
+    Plain(Plain, Bytes),
+    Data(Data),
+}
+
+impl From<Data> for Arrived {
+    fn from(data: Data) -> Self {
+        Self::Data(data)
+    }
+}
+
+impl Arrived {
+    /// Hands back what has to be decoded.
+    fn read(bytes: Bytes) -> Result<Self, Bytes> {
+        match Plain::read_sourced(&bytes) {
+            Some(plain) => Ok(Self::Plain(plain, bytes)),
+            None => Err(bytes),
+        }
+    }
+
+    pub(crate) const fn tag(&self) -> Tag {
+        match self {
+            Self::Plain(plain, _) => plain.tag,
+            Self::Data(data) => data.tag,
+        }
+    }
+
+    pub(crate) fn payload(&self) -> &[u8] {
+        match self {
+            Self::Plain(plain, bytes) => &bytes[plain.payload_at..],
+            Self::Data(data) => &data.payload,
+        }
+    }
+
+    pub(crate) fn trace(&self) -> Option<&[(String, u64)]> {
+        match self {
+            Self::Plain(..) => None,
+            Self::Data(data) => data.trace.as_deref(),
+        }
     }
 }
 

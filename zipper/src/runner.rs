@@ -2,14 +2,11 @@
 
 mod writer;
 
-use std::time::Duration;
-
 use selvedge_wasm_host::{CallError, Instance, NumericFunction, Outputs};
 
-use crate::client::{Client, ReadError, WriteError};
+use crate::client::{Arrived, Client, ReadError, WriteError};
 use crate::runner::writer::Writer;
 use crate::tag::{Tag, TagError};
-use crate::wire::Data;
 
 /// What handles the messages.
 #[derive(Debug)]
@@ -98,7 +95,7 @@ impl<'a> Runner<'a> {
     /// [`RunError`]: there is no other end.
     pub fn run(&mut self) -> RunError {
         loop {
-            let handled = self.next().and_then(|data| self.handle(&data));
+            let handled = self.next().and_then(|arrived| self.handle(&arrived));
             if let Err(error) = handled {
                 return error;
             }
@@ -106,27 +103,27 @@ impl<'a> Runner<'a> {
     }
 
     /// The next message. Nothing that was written waits while there is none.
-    fn next(&mut self) -> Result<Data, RunError> {
-        match self.client.read_timeout(Duration::ZERO) {
+    fn next(&mut self) -> Result<Arrived, RunError> {
+        match self.client.try_take() {
             Err(ReadError::TimedOut) => {
                 self.writer.send()?;
-                Ok(self.client.read()?)
+                Ok(self.client.take()?)
             }
-            read => Ok(read?),
+            taken => Ok(taken?),
         }
     }
 
-    fn handle(&mut self, data: &Data) -> Result<(), RunError> {
+    fn handle(&mut self, arrived: &Arrived) -> Result<(), RunError> {
         let tick = self.guest.tick();
-        let answer = match self.guest.handle(data.tag, &data.payload) {
+        let answer = match self.guest.handle(arrived.tag(), arrived.payload()) {
             Ok(answer) => answer,
             Err(error) => {
-                self.note_failure(data.tag, &error);
+                self.note_failure(arrived.tag(), &error);
                 return Ok(self.writer.send_due(self.guest.tick())?);
             }
         };
         self.counts.handled += 1;
-        let (writer, trace) = (&mut self.writer, data.trace.as_deref());
+        let (writer, trace) = (&mut self.writer, arrived.trace());
         match answer {
             Answer::Outputs(outputs) => {
                 for output in outputs {

@@ -183,28 +183,31 @@ proptest! {
 
     #[test]
     fn what_is_read_where_it_lies_is_what_is_decoded(
-        mut bytes: Vec<u8>, flags in 0_u8.., sequence: u64, payload: Vec<u8>,
+        mut bytes: Vec<u8>, flags in 0_u8.., sequence: u64, payload: Vec<u8>, source: [u8; 32],
     ) {
-        let origin = Origin { source: NOBODY, sequence };
-        let data = Data { origin, payload: payload.into(), ..plain() };
-        let written = data.encode().unwrap();
+        let written = [NOBODY, source].map(|source| {
+            let origin = Origin { source, sequence };
+            let data = Data { origin, payload: payload.clone().into(), ..plain() };
+            data.encode().unwrap().to_vec()
+        });
         if let [kind, second, ..] = bytes.as_mut_slice() {
             (*kind, *second) = (5, flags);
         }
-        for bytes in [written.to_vec(), bytes] {
-            let is_plain = |it: &Data| {
-                let has_none = it.target.is_none() && it.trace.is_none();
-                has_none && it.recipients.is_empty() && it.origin.source == NOBODY
-            };
-            let decoded = match Message::decode(bytes.clone().into()) {
-                Ok(Message::Data(data)) => Some(data).filter(is_plain),
-                _ => None,
-            };
-            let read = Plain::read(&bytes);
-            prop_assert_eq!(read.map(|it| it.tag), decoded.as_ref().map(|it| it.tag));
-            prop_assert_eq!(read.map(|it| it.sequence), decoded.as_ref().map(|it| it.origin.sequence));
-            let rest = read.map(|it| &bytes[it.payload_at..]);
-            prop_assert_eq!(rest, decoded.as_ref().map(|it| &it.payload[..]));
+        for bytes in written.into_iter().chain([bytes]) {
+            for (read, has_source) in [(Plain::read(&bytes), false), (Plain::read_sourced(&bytes), true)] {
+                let is_plain = |it: &Data| {
+                    let has_none = it.target.is_none() && it.trace.is_none();
+                    has_none && it.recipients.is_empty() && (it.origin.source != NOBODY) == has_source
+                };
+                let decoded = match Message::decode(bytes.clone().into()) {
+                    Ok(Message::Data(data)) => Some(data).filter(is_plain),
+                    _ => None,
+                };
+                prop_assert_eq!(read.map(|it| it.tag), decoded.as_ref().map(|it| it.tag));
+                prop_assert_eq!(read.map(|it| it.sequence), decoded.as_ref().map(|it| it.origin.sequence));
+                let rest = read.map(|it| &bytes[it.payload_at..]);
+                prop_assert_eq!(rest, decoded.as_ref().map(|it| &it.payload[..]));
+            }
         }
     }
 }

@@ -97,12 +97,29 @@ pub(crate) struct Plain {
 impl Plain {
     /// Reads it where it lies; none if it is anything else, or nothing at all.
     pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
+        Self::read_with(bytes, 0)
+    }
+
+    /// Reads it where it lies, as it comes from a zipper: with who sent it first.
+    pub(crate) fn read_sourced(bytes: &[u8]) -> Option<Self> {
+        let plain = Self::read_with(bytes, HAS_SOURCE)?;
+        let (source, _) = bytes.get(plain.payload_at..)?.split_first_chunk()?;
+        (bytes[1] & HAS_SOURCE != 0 && *source != NOBODY).then(|| Self {
+            payload_at: plain.payload_at + source.len(),
+            ..plain
+        })
+    }
+
+    /// Reads what there is in any data, if no flags are set but the allowed ones.
+    #[inline(always)]
+    fn read_with(bytes: &[u8], allowed: u8) -> Option<Self> {
         let (&[5, flags, a, b, c, d, _hops_left], rest) = bytes.split_first_chunk()? else {
             return None;
         };
         let len = usize::from(flags >> SEQUENCE_LEN_SHIFT) + 1;
         let digits = rest.get(..len)?;
-        let is_plain = flags & !(7 << SEQUENCE_LEN_SHIFT) == 0 && (digits[0] > 0 || len == 1);
+        let others = flags & !(7 << SEQUENCE_LEN_SHIFT | allowed);
+        let is_plain = others == 0 && (digits[0] > 0 || len == 1);
         is_plain.then(|| Self {
             tag: Tag(u32::from_be_bytes([a, b, c, d])),
             sequence: number(digits),

@@ -57,8 +57,8 @@ pub use sending::Sending;
 pub use simulation::Simulation;
 
 pub use selvedge_endpoint::{
-    AttachmentId, CloseReason, Delivery, DetachReason, Event, LaneConfig, LaneId, Message, Run,
-    SendError, Stats,
+    AttachmentId, CloseReason, Delivery, DetachReason, Event, LaneConfig, LaneId, Message,
+    SendError, SharedRun, Stats,
 };
 pub use selvedge_transport::*;
 

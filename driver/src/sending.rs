@@ -5,7 +5,7 @@ use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use selvedge_endpoint::{LaneId, Outbox, Run, SendError};
+use selvedge_endpoint::{LaneId, Outbox, SendError, SharedRun};
 
 use crate::shared::Shared;
 
@@ -71,7 +71,7 @@ impl<'a> Sending<'a> {
     /// Sends all messages of a run, if there is room for all of them now and the lane is reliable;
     /// they are not copied. Says whether it did: if not, none was sent.
     #[must_use]
-    pub fn try_send_run(&mut self, lane: LaneId, run: &Run) -> bool {
+    pub fn try_send_run(&mut self, lane: LaneId, run: &SharedRun) -> bool {
         let is_sent = self.outbox.push_run(lane, run);
         self.bell.is_due |= is_sent;
         is_sent

@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use crate::config::{Away, Config};
 use crate::error::SendError;
 use crate::lane::{BEST_EFFORT_LEN_MAX, Delivery, LaneId, cost};
-use crate::run::Run;
+use crate::shared_run::SharedRun;
 use crate::varint;
 
 /// Payloads up to this many bytes are copied into a chunk; longer ones are kept as they came.
@@ -138,7 +138,7 @@ impl Outbox {
     /// and keeps them where they lie. Says whether it did: if not, none was accepted, and
     /// [`push`](Self::push) of each says why.
     #[must_use]
-    pub fn push_run(&mut self, lane: LaneId, run: &Run) -> bool {
+    pub fn push_run(&mut self, lane: LaneId, run: &SharedRun) -> bool {
         let limits = self.limits;
         let Some(outbox) = self.lanes.get_mut(lane.index()) else {
             return false;
@@ -379,7 +379,7 @@ impl LaneOutbox {
         });
     }
 
-    fn push_run(&mut self, run: &Run) {
+    fn push_run(&mut self, run: &SharedRun) {
         if run.is_empty() {
             return;
         }

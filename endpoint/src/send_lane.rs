@@ -280,7 +280,7 @@ mod tests {
     use crate::config::Config;
     use crate::outbox::Outbox;
     use crate::recv_lane::{Order, RecvLane};
-    use crate::run::Run;
+    use crate::shared_run::SharedRun;
     use proptest::prelude::*;
 
     fn lane_with(payloads: &[&[u8]]) -> SendLane {
@@ -407,7 +407,7 @@ mod tests {
             for (number, &(len, drains, is_run)) in lens.iter().enumerate() {
                 let payload = vec![number as u8; len];
                 if is_run {
-                    let run = Run::new(std::iter::once([&payload[..], &[]]));
+                    let run = SharedRun::new(std::iter::once([&payload[..], &[]]));
                     prop_assert!(outbox.push_run(LaneId::FIRST, &run));
                 } else {
                     outbox.push(LaneId::FIRST, payload.into()).unwrap();

@@ -46,5 +46,6 @@ pub use selvedge_driver::{
     Address, CloseReason, Config as DriverConfig, Connected, Delivery, DialError, Dialer, Dialers,
     Driver, DriverError, Endpoint, Event, Hosted, Identity, IdentityError, Inbox, Incoming, Info,
     LaneConfig, LaneId, ListenError, Machine, Mail, Message, Next, NodeId, ParseAddressError,
-    ParseNodeIdError, Reader, RecvError, Run, SendError, Sending, TryRecvError, dialers, session,
+    ParseNodeIdError, Reader, RecvError, SendError, Sending, SharedRun, TryRecvError, dialers,
+    session,
 };

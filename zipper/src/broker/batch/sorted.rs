@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use selvedge_hub::{Incoming, Run, SendError};
+use selvedge_hub::{Incoming, SendError, SharedRun};
 
 use crate::broker::batch::alike::{self, Runs};
 use crate::broker::plans::Recipient;
@@ -198,7 +198,7 @@ impl Lot {
         let runs = self.like.map_or(&[][..], |like| &made.runs[like]);
         let (mut sent, mut unreachable, mut polled) = (0, 0, Poll::Ready(()));
         while let Some(&piece) = self.pieces.get(self.done) {
-            let begins = |(run, _): &&(Range<usize>, Run)| run.start == self.done;
+            let begins = |(run, _): &&(Range<usize>, SharedRun)| run.start == self.done;
             if let Some((places, run)) = runs.iter().find(begins) {
                 polled = sending.poll_room(cx, DATA, run.len());
                 if polled.is_pending() {

@@ -9,12 +9,12 @@ use crate::varint;
 /// outboxes: [`Outbox::push_run`](crate::Outbox::push_run). All keep the same memory, each until its
 /// peer has acknowledged the last of them.
 #[derive(Debug, Clone)]
-pub struct Run {
+pub struct SharedRun {
     bytes: Bytes,
     longest: usize,
 }
 
-impl Run {
+impl SharedRun {
     /// The longest that fits into one frame, in bytes: [`cost_of`](Self::cost_of) for each message.
     /// A longer one works too, but keeps memory for longer.
     pub const LEN_GOOD: usize = 64 * 1024 - 64;
@@ -85,8 +85,8 @@ mod tests {
         segments
     }
 
-    fn run(payloads: &[&[u8]]) -> Run {
-        Run::new(payloads.iter().map(|payload| payload.split_at(1).into()))
+    fn run(payloads: &[&[u8]]) -> SharedRun {
+        SharedRun::new(payloads.iter().map(|payload| payload.split_at(1).into()))
     }
 
     #[test]

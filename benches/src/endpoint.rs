@@ -117,7 +117,7 @@ struct Count {
 
 impl Inbox for Count {
     fn on_messages(&mut self, incoming: &mut Incoming<'_>) {
-        while incoming.take(LANE).is_some() {
+        while incoming.take_bytes(LANE).is_some() {
             if self.left == 0 {
                 self.left = self
                     .wanted

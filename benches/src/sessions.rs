@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use selvedge_driver::{Frame, FrameSink, FrameSource, LaneId, NodeId, Role, Room};
+use selvedge_driver::{Frame, FrameSink, FrameSource, LaneId, Message, NodeId, Role, Room};
 use selvedge_endpoint::{AttachmentId, Config, Outbox, SendError, Session};
 
 use crate::Load;
@@ -75,10 +75,12 @@ impl FrameSink for Side {
     fn frame(&mut self, frame: Bytes) {
         self.session.handle_frame(self.now, TRANSPORT, frame);
         let mut taken = 0;
-        for message in self.session.take_messages() {
-            taken += message.cost();
-            if let Some(count) = &mut self.count {
-                count.one();
+        for (_, mut run) in self.session.take_runs() {
+            while let Some(bytes) = run.take_bytes() {
+                taken += Message::cost_of(bytes.len());
+                if let Some(count) = &mut self.count {
+                    count.one();
+                }
             }
         }
         self.session.taken(LANE, taken);

@@ -202,7 +202,7 @@ impl Endpoint {
                 None => TryRecvError::Empty,
             });
         };
-        received.taken.add(&message);
+        received.taken.add(message.lane, message.cost());
         if received.taken.total() >= self.0.shared.credit_step {
             self.0.shared.ring();
         }

@@ -1,8 +1,10 @@
 //! A receiver that is called on the worker which read the bytes.
 
+use std::cell::OnceCell;
 use std::collections::VecDeque;
 
-use selvedge_endpoint::{Event, LaneId, Message, Session};
+use bytes::Bytes;
+use selvedge_endpoint::{Event, LaneId, Message, Run, Session};
 
 use crate::shared::Taken;
 
@@ -36,51 +38,137 @@ impl Incoming<'_> {
     /// The message of `lane` behind so many others, left where it is.
     #[must_use]
     pub fn get(&self, lane: LaneId, behind: usize) -> Option<&Message> {
-        self.left.lane(lane)?.get(behind)
+        self.left.lane(lane)?.get(lane, behind)
     }
 
     /// Takes the first message of `lane`.
     pub fn take(&mut self, lane: LaneId) -> Option<Message> {
-        let message = self.left.lane_mut(lane).pop_front()?;
-        self.taken.add(&message);
+        let message = self.left.lane_mut(lane)?.take(lane)?;
+        self.taken.add(lane, message.cost());
         Some(message)
+    }
+
+    /// Takes the first message of `lane` where it lies: for who only reads it. That spares each small
+    /// message a reference of its own to the memory it was received into.
+    pub fn take_bytes(&mut self, lane: LaneId) -> Option<&[u8]> {
+        let bytes = self.left.lane_mut(lane)?.take_bytes()?;
+        self.taken.add(lane, Message::cost_of(bytes.len()));
+        Some(bytes)
     }
 }
 
 /// Messages that an inbox has left, by lane.
 #[derive(Debug, Default)]
-pub(crate) struct Left(Vec<VecDeque<Message>>);
+pub(crate) struct Left(Vec<LeftLane>);
+
+/// Messages become such when somebody asks for one; till then they lie in runs.
+#[derive(Debug, Default)]
+struct LeftLane {
+    messages: VecDeque<Message>,
+    /// What follows them.
+    runs: VecDeque<Run>,
+    /// The messages of the runs, if somebody has looked at one of them.
+    looked_at: OnceCell<VecDeque<Message>>,
+    /// What was lent last, if it was one of the messages.
+    lent: Bytes,
+}
+
+impl LeftLane {
+    fn get(&self, lane: LaneId, behind: usize) -> Option<&Message> {
+        let Some(behind) = behind.checked_sub(self.messages.len()) else {
+            return self.messages.get(behind);
+        };
+        if self.runs.is_empty() {
+            return None;
+        }
+        let looked_at = self.looked_at.get_or_init(|| {
+            let count = self.runs.iter().map(Run::len).sum();
+            let mut messages = VecDeque::with_capacity(count);
+            messages.extend(self.runs.iter().flat_map(|run| run.messages(lane)));
+            messages
+        });
+        looked_at.get(behind)
+    }
+
+    /// What was looked at stays messages.
+    fn keep_looked_at(&mut self) {
+        if let Some(mut looked_at) = self.looked_at.take() {
+            self.runs.clear();
+            if self.messages.is_empty() {
+                self.messages = looked_at;
+            } else {
+                self.messages.append(&mut looked_at);
+            }
+        }
+    }
+
+    /// Lets go of memory of which all messages were taken.
+    fn release(&mut self) {
+        self.lent = Bytes::new();
+        while self.runs.pop_front_if(|run| run.is_empty()).is_some() {}
+    }
+
+    fn push(&mut self, run: Run) {
+        self.keep_looked_at();
+        self.runs.push_back(run);
+    }
+
+    fn take(&mut self, lane: LaneId) -> Option<Message> {
+        self.keep_looked_at();
+        if let Some(message) = self.messages.pop_front() {
+            return Some(message);
+        }
+        self.release();
+        let payload = self.runs.front_mut()?.take()?;
+        Some(Message { lane, payload })
+    }
+
+    fn take_bytes(&mut self) -> Option<&[u8]> {
+        self.keep_looked_at();
+        if let Some(message) = self.messages.pop_front() {
+            self.lent = message.payload;
+            return Some(&self.lent);
+        }
+        if self.runs.front()?.is_empty() {
+            self.release();
+        }
+        self.runs.front_mut()?.take_bytes()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.messages.is_empty() && self.runs.iter().all(Run::is_empty)
+    }
+}
 
 impl Left {
-    fn lane(&self, lane: LaneId) -> Option<&VecDeque<Message>> {
+    fn lane(&self, lane: LaneId) -> Option<&LeftLane> {
         self.0.get(usize::from(lane.number()))
     }
 
-    fn lane_mut(&mut self, lane: LaneId) -> &mut VecDeque<Message> {
-        let index = usize::from(lane.number());
-        if self.0.len() <= index {
-            self.0.resize_with(index + 1, VecDeque::new);
-        }
-        &mut self.0[index]
+    fn lane_mut(&mut self, lane: LaneId) -> Option<&mut LeftLane> {
+        self.0.get_mut(usize::from(lane.number()))
     }
 
-    /// Takes what has arrived: in a swap if it is all for a lane of which nothing is left.
+    /// Takes what has arrived.
     pub(crate) fn take_from(&mut self, session: &mut Session) {
-        if let Some(lane) = session.messages_lane() {
-            let left = self.lane_mut(lane);
-            if left.is_empty() {
-                return session.swap_messages(left);
+        for (lane, run) in session.take_runs() {
+            let index = usize::from(lane.number());
+            if self.0.len() <= index {
+                self.0.resize_with(index + 1, LeftLane::default);
             }
+            self.0[index].push(run);
         }
-        for message in session.take_messages() {
-            self.lane_mut(message.lane).push_back(message);
-        }
+    }
+
+    /// Lets go of memory of which all messages were taken.
+    pub(crate) fn release(&mut self) {
+        self.0.iter_mut().for_each(LeftLane::release);
     }
 
     /// Gives back memory that past traffic has left in empty queues.
     pub(crate) fn shrink(&mut self) {
         for lane in self.0.iter_mut().filter(|lane| lane.is_empty()) {
-            lane.shrink_to_fit();
+            *lane = LeftLane::default();
         }
     }
 
@@ -89,7 +177,7 @@ impl Left {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.iter().all(VecDeque::is_empty)
+        self.0.iter().all(LeftLane::is_empty)
     }
 }
 
@@ -111,5 +199,44 @@ impl std::fmt::Debug for Reception {
             .field("inbox", &self.inbox.is_some())
             .field("watch", &self.watch.is_some())
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was taken, in all ways by turns, of messages that come and are left.
+    #[test]
+    fn messages_are_taken_in_order_however_they_are_looked_at_and_taken() {
+        let (lane, mut taken) = (LaneId::FIRST, Taken::default());
+        let (mut left, mut came, mut went) = (Left(vec![LeftLane::default()]), 0_u32, 0_u32);
+        for round in 0..50_u32 {
+            let fresh: Vec<_> = (came..came + round % 4).map(u32::to_be_bytes).collect();
+            let fresh: Vec<_> = fresh.iter().map(|it| &it[..]).collect();
+            left.0[0].push(Run::copied(&fresh));
+            came += round % 4;
+            let mut incoming = Incoming {
+                left: &mut left,
+                taken: &mut taken,
+            };
+            for behind in (0..came - went).filter(|_| round % 3 == 0) {
+                let looked_at = incoming.get(lane, behind as usize).unwrap();
+                assert_eq!(looked_at.payload, (went + behind).to_be_bytes()[..]);
+            }
+            for way in 0..round % 3 {
+                let bytes = match (round + way) % 2 {
+                    0 => incoming.take(lane).map(|it| it.payload.to_vec()),
+                    _ => incoming.take_bytes(lane).map(<[u8]>::to_vec),
+                };
+                let expected = (went < came).then(|| went.to_be_bytes().to_vec());
+                assert_eq!(bytes, expected);
+                went += u32::from(went < came);
+            }
+            assert!(incoming.get(lane, (came - went) as usize).is_none());
+            left.release();
+            assert_eq!(left.is_empty(), came == went);
+        }
+        assert_eq!(taken.total(), u64::from(went) * 5);
     }
 }

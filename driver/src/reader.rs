@@ -45,7 +45,7 @@ impl Reader {
     }
 
     fn count(&mut self, message: &Message) {
-        self.taken.add(message);
+        self.taken.add(message.lane, message.cost());
         if self.taken.total() >= self.shared.credit_step {
             tell(
                 &self.shared,

@@ -83,8 +83,18 @@ pub struct Message {
 impl Message {
     /// What it counts against the receive window, in bytes: its payload and its length prefix.
     #[must_use]
+    #[inline]
     pub fn cost(&self) -> u64 {
-        cost(self.payload.len())
+        Self::cost_of(self.payload.len())
+    }
+}
+
+impl Message {
+    /// The [cost](Self::cost) of a payload of `len` bytes.
+    #[must_use]
+    #[inline]
+    pub const fn cost_of(len: usize) -> u64 {
+        cost(len)
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use bytes::{Buf, Bytes, BytesMut};
 
 use crate::lane::cost;
+use crate::run::{Run, Whole};
 use crate::session::Misbehaved;
 use crate::varint;
 
@@ -98,7 +99,7 @@ impl RecvLane {
         mut bytes: Bytes,
         order: Order,
         message_max: usize,
-        deliver: &mut dyn FnMut(Bytes),
+        deliver: &mut dyn FnMut(Run),
     ) -> Result<Received, Misbehaved> {
         let len = bytes.len() as u64;
         if offset.saturating_add(len) > self.limit {
@@ -133,13 +134,21 @@ impl RecvLane {
         &mut self,
         mut bytes: Bytes,
         message_max: usize,
-        deliver: &mut dyn FnMut(Bytes),
+        deliver: &mut dyn FnMut(Run),
     ) -> Result<(), Misbehaved> {
         self.expected += bytes.len() as u64;
         while !bytes.is_empty() {
+            if matches!(self.partial, Partial::None) {
+                let whole = Whole::of(&bytes, message_max);
+                if whole.count > 0 {
+                    self.backlog += whole.cost;
+                    deliver(Run::new(bytes.split_to(whole.len), whole.count));
+                    continue;
+                }
+            }
             if let Some(payload) = self.partial.absorb(&mut bytes, message_max)? {
                 self.backlog += cost(payload.len());
-                deliver(payload);
+                deliver(Run::of_one(payload));
             }
         }
         Ok(())
@@ -290,6 +299,11 @@ mod tests {
         stream.into()
     }
 
+    fn payloads_of(run: Run) -> impl Iterator<Item = Vec<u8>> {
+        let messages = run.into_messages(crate::lane::LaneId::FIRST);
+        messages.map(|it| it.payload.to_vec())
+    }
+
     proptest! {
         #[test]
         fn f7_messages_arrive_whole_however_their_stream_is_cut_and_repeated(
@@ -299,6 +313,7 @@ mod tests {
             let stream = stream_of(&payloads);
             let mut lane = RecvLane::new(1 << 20);
             let mut delivered = Vec::new();
+            let mut deliver = |run: Run| delivered.extend(payloads_of(run));
             let mut cuts = cuts.iter().cycle();
             let mut at = 0;
             while at < stream.len() {
@@ -306,7 +321,7 @@ mod tests {
                 let (from, to) = (at.saturating_sub(back), (at + len + 1).min(stream.len()));
                 let piece = stream.slice(from..to);
                 let received = lane
-                    .receive(from as u64, piece, Order::Kept, 1000, &mut |m| delivered.push(m.to_vec()))
+                    .receive(from as u64, piece, Order::Kept, 1000, &mut deliver)
                     .unwrap();
                 prop_assert_eq!(received.repeated as usize, at - from);
                 at = to;
@@ -326,7 +341,7 @@ mod tests {
             let (mut sent, mut repeated) = (0, 0);
             let mut receive = |from: usize, to: usize| {
                 let piece = stream.slice(from..to);
-                let deliver = &mut |m: Bytes| delivered.push(m.to_vec());
+                let deliver = &mut |run: Run| delivered.extend(payloads_of(run));
                 let received = lane.receive(from as u64, piece, Order::Lost, 1000, deliver).unwrap();
                 assert!(received.kept);
                 sent += to - from;

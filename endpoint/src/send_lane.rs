@@ -280,6 +280,7 @@ mod tests {
     use crate::config::Config;
     use crate::outbox::Outbox;
     use crate::recv_lane::{Order, RecvLane};
+    use crate::run::Run;
     use crate::shared_run::SharedRun;
     use proptest::prelude::*;
 
@@ -442,7 +443,10 @@ mod tests {
             lane.limit = u64::MAX;
             let stream = sent_all(&mut lane, &mut Cursor::default(), 999);
             let mut receiver = RecvLane::new(u64::MAX / 4);
-            receiver.receive(0, stream.into(), Order::Kept, 6000, &mut |m| left.push(m)).unwrap();
+            let mut deliver = |run: Run| {
+                left.extend(run.into_messages(LaneId::FIRST).map(|it| it.payload));
+            };
+            receiver.receive(0, stream.into(), Order::Kept, 6000, &mut deliver).unwrap();
             let all = lens.iter().enumerate().map(|(n, (len, ..))| Bytes::from(vec![n as u8; *len]));
             let mut before = 0;
             let expected: Vec<_> = all

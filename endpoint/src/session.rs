@@ -17,6 +17,7 @@ use crate::event::{AttachmentId, CloseReason, DetachReason, Event, Output};
 use crate::lane::{Delivery, LaneConfig, LaneId, Message};
 use crate::outbox::Outbox;
 use crate::recv_lane::RecvLane;
+use crate::run::Run;
 use crate::scheduler::Scheduler;
 use crate::send_lane::SendLane;
 use crate::stats::Stats;
@@ -84,9 +85,9 @@ pub struct Session {
     best_effort_out: Vec<BestEffortOut>,
     best_effort_in: Vec<BestEffortIn>,
     ack_at: Option<Instant>,
-    messages: VecDeque<Message>,
-    /// Whether they are of more than one lane.
-    messages_mixed: bool,
+    /// Messages that have arrived, in their order, and how many there are.
+    runs: VecDeque<(LaneId, Run)>,
+    messages_len: usize,
     outputs: VecDeque<Output>,
     /// Bytes of each lane that were acknowledged or given up, for the outbox.
     released: Vec<u64>,
@@ -145,8 +146,8 @@ impl Session {
             best_effort_out: (0..lanes).map(|_| BestEffortOut::default()).collect(),
             best_effort_in: Vec::new(),
             ack_at: None,
-            messages: VecDeque::new(),
-            messages_mixed: false,
+            runs: VecDeque::new(),
+            messages_len: 0,
             outputs: VecDeque::new(),
             released: vec![0; lanes],
             given_up: 0,
@@ -410,35 +411,27 @@ impl Session {
     }
 
     /// Takes the messages that have arrived, in the order of their lanes.
-    pub fn take_messages(&mut self) -> std::collections::vec_deque::Drain<'_, Message> {
-        self.messages_mixed = false;
-        self.messages.drain(..)
+    pub fn take_messages(&mut self) -> impl Iterator<Item = Message> {
+        let runs = self.take_runs();
+        runs.flat_map(|(lane, run)| run.into_messages(lane))
+    }
+
+    /// Takes the messages that have arrived as they lie, in the order of their lanes.
+    pub fn take_runs(&mut self) -> std::collections::vec_deque::Drain<'_, (LaneId, Run)> {
+        self.messages_len = 0;
+        self.runs.drain(..)
     }
 
     /// How many messages wait in [`take_messages`](Self::take_messages).
     #[must_use]
-    pub fn messages_len(&self) -> usize {
-        self.messages.len()
-    }
-
-    /// The lane of all messages that wait, if there are any and they have one in common.
-    #[must_use]
-    pub fn messages_lane(&self) -> Option<LaneId> {
-        let last = self.messages.back()?.lane;
-        (!self.messages_mixed).then_some(last)
-    }
-
-    /// Takes the messages that have arrived as they lie, and puts the empty `queue` in their place.
-    pub fn swap_messages(&mut self, queue: &mut VecDeque<Message>) {
-        debug_assert!(queue.is_empty(), "messages would arrive a second time");
-        self.messages_mixed = false;
-        std::mem::swap(&mut self.messages, queue);
+    pub const fn messages_len(&self) -> usize {
+        self.messages_len
     }
 
     /// Whether messages wait in [`take_messages`](Self::take_messages).
     #[must_use]
-    pub fn has_messages(&self) -> bool {
-        !self.messages.is_empty()
+    pub const fn has_messages(&self) -> bool {
+        self.messages_len > 0
     }
 
     /// The next thing to tell or to do.
@@ -528,8 +521,8 @@ impl Session {
     /// Gives back memory that past traffic has left in empty queues. What comes next pays for it anew,
     /// so call it when nothing has moved for a while.
     pub fn shrink(&mut self) {
-        if self.messages.is_empty() {
-            self.messages.shrink_to_fit();
+        if self.runs.is_empty() {
+            self.runs.shrink_to_fit();
         }
         if self.outputs.is_empty() {
             self.outputs.shrink_to_fit();

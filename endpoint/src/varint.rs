@@ -48,16 +48,28 @@ pub(crate) const fn len_from_first(first: u8) -> usize {
 /// Reads one; `None` when the bytes end before it does. Longer forms than needed are accepted, as
 /// in QUIC.
 pub(crate) fn get(bytes: &mut impl Buf) -> Option<u64> {
-    let first = *bytes.chunk().first()?;
-    let len = len_from_first(first);
-    if bytes.remaining() < len {
-        return None;
-    }
-    let mut value = u64::from(bytes.get_u8() & 0x3f);
-    for _ in 1..len {
-        value = value << 8 | u64::from(bytes.get_u8());
-    }
+    debug_assert_eq!(bytes.chunk().len(), bytes.remaining(), "it lies in pieces");
+    let (value, len) = read(bytes.chunk())?;
+    bytes.advance(len);
     Some(value)
+}
+
+/// Reads the one at the front, and says how many bytes it takes. Each form is loaded at once.
+#[inline]
+pub(crate) fn read(bytes: &[u8]) -> Option<(u64, usize)> {
+    let first = *bytes.first()?;
+    Some(match len_from_first(first) {
+        1 => (u64::from(first), 1),
+        2 => (
+            u64::from(u16::from_be_bytes(*bytes.first_chunk()?) & 0x3fff),
+            2,
+        ),
+        4 => (
+            u64::from(u32::from_be_bytes(*bytes.first_chunk()?) & 0x3fff_ffff),
+            4,
+        ),
+        _ => (u64::from_be_bytes(*bytes.first_chunk()?) & VARINT_MAX, 8),
+    })
 }
 
 #[cfg(test)]

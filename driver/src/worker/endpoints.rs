@@ -250,6 +250,7 @@ impl Entry {
             self.left.clear();
             self.session.abort();
         }
+        self.left.release();
         let session = &mut self.session;
         self.taken.drain(|lane, bytes| session.taken(lane, bytes));
         lock(&self.shared.received).stats = *self.session.stats();

@@ -8,9 +8,10 @@ use selvedge_transport::Role;
 use super::{BestEffortIn, Life, Misbehaved, Session};
 use crate::attachment::Stage;
 use crate::event::{AttachmentId, CloseReason, DetachReason};
-use crate::lane::{LaneId, Message};
+use crate::lane::{LaneId, cost};
 use crate::recovery::Outcome;
 use crate::recv_lane::{Order, RecvLane};
+use crate::run::Run;
 use crate::wire::{self, CloseCode, LanePosition, Received};
 
 impl Session {
@@ -182,11 +183,11 @@ impl Session {
             false => Order::Lost,
         };
         self.stats.bytes_received += bytes.len() as u64;
-        self.messages_come(lane);
-        let (messages, count) = (&mut self.messages, &mut self.stats.messages_received);
-        let mut deliver = |payload| {
-            *count += 1;
-            messages.push_back(Message { lane, payload });
+        let (runs, waiting) = (&mut self.runs, &mut self.messages_len);
+        let received_before = *waiting;
+        let mut deliver = |run: Run| {
+            *waiting += run.len();
+            runs.push_back((lane, run));
         };
         if self.recv.len() <= lane.index() {
             let window = self.config.receive_window;
@@ -195,17 +196,14 @@ impl Session {
         }
         let receiving = &mut self.recv[lane.index()];
         let message_max = self.config.message_max;
-        let received = receiving.receive(offset, bytes, order, message_max, &mut deliver)?;
+        let received = receiving.receive(offset, bytes, order, message_max, &mut deliver);
+        self.stats.messages_received += (self.messages_len - received_before) as u64;
+        let received = received?;
         self.stats.bytes_repeated += received.repeated;
         if self.ack_at.is_none() && receiving.ack_is_due() {
             self.ack_at = Some(now + self.config.ack_delay);
         }
         Ok(received.kept)
-    }
-
-    /// Messages of `lane` may join those that wait.
-    fn messages_come(&mut self, lane: LaneId) {
-        self.messages_mixed |= self.messages.back().is_some_and(|last| last.lane != lane);
     }
 
     fn receive_datagram(&mut self, lane: LaneId, sequence: u64, payload: Bytes) {
@@ -219,11 +217,10 @@ impl Session {
             return;
         };
         self.stats.best_effort_lost += lost;
-        let message = Message { lane, payload };
-        if receiving.has_room(message.cost(), limit) {
+        if receiving.has_room(cost(payload.len()), limit) {
             self.stats.messages_received += 1;
-            self.messages_come(lane);
-            self.messages.push_back(message);
+            self.messages_len += 1;
+            self.runs.push_back((lane, Run::of_one(payload)));
         } else {
             self.stats.best_effort_lost += 1;
         }

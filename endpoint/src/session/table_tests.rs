@@ -120,7 +120,7 @@ impl Case {
     fn drain(&mut self) {
         self.frames();
         while self.session.poll_output().is_some() {}
-        self.session.take_messages();
+        drop(self.session.take_runs());
     }
 
     fn in_state(state: &str, reliable: bool) -> Self {

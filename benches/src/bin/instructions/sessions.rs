@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use selvedge_endpoint::{AttachmentId, Config, LaneId, Outbox, Session};
+use selvedge_endpoint::{AttachmentId, Config, LaneId, Message, Outbox, Session};
 use selvedge_transport::{LaneSet, NodeId, Role, Room};
 
 use crate::counted_region;
@@ -45,10 +45,12 @@ impl Side {
         self.session.exchange(&mut self.outbox);
         while self.session.poll_output().is_some() {}
         let mut taken = [0, 0];
-        for message in self.session.take_messages() {
-            taken[0] += 1;
-            taken[1] += message.cost();
-            self.received_bytes += message.payload.len();
+        for (_, mut run) in self.session.take_runs() {
+            while let Some(payload) = run.take_bytes() {
+                taken[0] += 1;
+                taken[1] += Message::cost_of(payload.len());
+                self.received_bytes += payload.len();
+            }
         }
         if taken[0] > 0 {
             self.received += taken[0] as usize;

@@ -1,0 +1,196 @@
+//! Messages that have arrived one behind the other, as they lie in memory.
+
+use bytes::{Buf, Bytes};
+
+use crate::lane::{LaneId, Message};
+use crate::varint;
+
+/// Messages of one lane, one behind the other in the memory into which they were received. All of
+/// them share one reference to it: a reference of its own, counted up and down by two cores, costs
+/// a message of 64 B more than reading it.
+#[derive(Debug)]
+pub struct Run {
+    /// Each message with its length before it; or one message without.
+    bytes: Bytes,
+    /// Where the next one begins.
+    at: usize,
+    /// How many are left.
+    left: usize,
+    has_lengths: bool,
+}
+
+impl Run {
+    /// `count` messages, each with its length before it.
+    pub(crate) const fn new(bytes: Bytes, count: usize) -> Self {
+        Self {
+            bytes,
+            at: 0,
+            left: count,
+            has_lengths: true,
+        }
+    }
+
+    /// One message alone.
+    pub(crate) const fn of_one(payload: Bytes) -> Self {
+        Self {
+            bytes: payload,
+            at: 0,
+            left: 1,
+            has_lengths: false,
+        }
+    }
+
+    /// These messages, copied one behind the other: for tests of who takes runs.
+    #[must_use]
+    pub fn copied(payloads: &[&[u8]]) -> Self {
+        let mut stream = Vec::new();
+        for payload in payloads {
+            varint::put(payload.len() as u64, &mut stream);
+            stream.extend_from_slice(payload);
+        }
+        Self::new(stream.into(), payloads.len())
+    }
+
+    /// How many messages are left in it.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.left
+    }
+
+    /// Whether all of its messages were taken.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.left == 0
+    }
+
+    /// Takes the next message, where it lies.
+    #[inline]
+    pub fn take_bytes(&mut self) -> Option<&[u8]> {
+        let (from, to) = self.step()?;
+        Some(&self.bytes[from..to])
+    }
+
+    /// Takes the next message, with a reference of its own to the memory.
+    pub fn take(&mut self) -> Option<Bytes> {
+        let (from, to) = self.step()?;
+        if self.left > 0 {
+            return Some(self.bytes.slice(from..to));
+        }
+        // The last one has the reference of all.
+        let mut last = std::mem::take(&mut self.bytes);
+        last.truncate(to);
+        last.advance(from);
+        Some(last)
+    }
+
+    /// The messages that are left, with the lane on which they came; each has a reference of its own
+    /// to the memory.
+    pub fn messages(&self, lane: LaneId) -> impl Iterator<Item = Message> {
+        Self {
+            bytes: self.bytes.clone(),
+            ..*self
+        }
+        .into_messages(lane)
+    }
+
+    /// As [`messages`](Self::messages), with the run's own reference for the last one.
+    pub fn into_messages(mut self, lane: LaneId) -> impl Iterator<Item = Message> {
+        std::iter::from_fn(move || self.take().map(|payload| Message { lane, payload }))
+    }
+
+    /// Where the next message lies. Its length was looked at when it arrived.
+    #[inline]
+    fn step(&mut self) -> Option<(usize, usize)> {
+        let left = self.left.checked_sub(1)?;
+        let (from, len) = if self.has_lengths {
+            let (len, digits) = varint::read(&self.bytes[self.at..])?;
+            (self.at + digits, usize::try_from(len).ok()?)
+        } else {
+            (0, self.bytes.len())
+        };
+        (self.left, self.at) = (left, from + len);
+        Some((from, self.at))
+    }
+}
+
+/// The whole messages at the front of a piece of a lane's stream.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Whole {
+    /// How many there are.
+    pub(crate) count: usize,
+    /// How many bytes of the stream they take.
+    pub(crate) len: usize,
+    /// What they count against the window: see [`Message::cost`].
+    pub(crate) cost: u64,
+}
+
+impl Whole {
+    /// Up to the first message that has not arrived whole, or is longer than `max`.
+    pub(crate) fn of(stream: &[u8], max: usize) -> Self {
+        let mut whole = Self::default();
+        while let Some((len, digits)) = varint::read(&stream[whole.len..]) {
+            let len = usize::try_from(len).unwrap_or(usize::MAX);
+            if len > max || len > stream.len() - whole.len - digits {
+                break;
+            }
+            whole.count += 1;
+            whole.len += digits + len;
+            whole.cost += crate::lane::cost(len);
+        }
+        whole
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn each_message_is_taken_once_however_it_is_taken(
+            payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 1..20),
+            by_bytes in prop::collection::vec(any::<bool>(), 20),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let slices: Vec<&[u8]> = payloads.iter().map(Vec::as_slice).collect();
+            let stream = Run::copied(&slices).bytes.slice(..stream_cut(&cut, &payloads));
+            let whole = Whole::of(&stream, 300);
+            let mut run = Run::new(stream.slice(..whole.len), whole.count);
+            let mut taken = Vec::new();
+            for by_bytes in by_bytes {
+                let all: Vec<_> = run.messages(LaneId::FIRST).map(|it| it.payload).collect();
+                prop_assert_eq!(&all[..], &payloads[taken.len()..whole.count]);
+                taken.extend(match by_bytes {
+                    true => run.take_bytes().map(<[u8]>::to_vec),
+                    false => run.take().map(|it| it.to_vec()),
+                });
+            }
+            prop_assert!(run.is_empty());
+            prop_assert_eq!(&taken[..], &payloads[..whole.count]);
+            let cost: u64 = payloads[..whole.count].iter().map(|it| crate::lane::cost(it.len())).sum();
+            prop_assert_eq!(whole.cost, cost);
+        }
+    }
+
+    /// Somewhere within the last message, or behind it.
+    fn stream_cut(cut: &prop::sample::Index, payloads: &[Vec<u8>]) -> usize {
+        let cost = |it: &Vec<u8>| crate::lane::cost(it.len()) as usize;
+        let all: usize = payloads.iter().map(cost).sum();
+        let last = payloads.last().map_or(0, cost);
+        all - cut.index(last + 1)
+    }
+
+    #[test]
+    fn what_is_longer_than_the_limit_is_not_whole() {
+        let whole = Whole::of(b"\x01a\x02bc\x03def", 2);
+        let expected = Whole {
+            count: 2,
+            len: 5,
+            cost: 5,
+        };
+        assert_eq!(whole, expected);
+        assert_eq!(Whole::of(b"", 2), Whole::default());
+        assert_eq!(Whole::of(&[0xff; 8], usize::MAX), Whole::default());
+    }
+}

@@ -20,7 +20,7 @@ use super::transport::{Parts, QuicTransport};
 use crate::io::datagram_socket::{DatagramMeta, DatagramSocket};
 use crate::io::door::{Door, Lease};
 use crate::io::identity::{Admission, Identity};
-use crate::io::mailbox::{self, Slot};
+use crate::io::mailbox::{self, Polls, Slot};
 use crate::io::tls::RefusalCell;
 use crate::{Address, ListenError, Listener, Pace, Role, Transport, Turn};
 
@@ -31,7 +31,7 @@ const RETRY_FROM: usize = 128;
 /// So many handshakes at once, and no more: at about 40 KiB each, 40 MiB. Further strangers wait.
 const HANDSHAKES_MAX: usize = 1024;
 
-/// So many connections of one listener. Each needs three descriptors.
+/// So many connections of one listener. Each needs a descriptor.
 const CONNECTIONS_MAX: usize = 1 << 18;
 
 /// How many connections one turn lets in: a handshake costs about 0.3 ms here (perf.md T1), and the
@@ -53,6 +53,7 @@ pub struct QuicListener {
     /// The connection ids that clients chose for their first packets, before they learned ours.
     first_ids: HashMap<FirstId, u32>,
     door: Arc<Door>,
+    polls: Arc<Polls>,
     counters: Counters,
 }
 
@@ -126,6 +127,7 @@ impl QuicListener {
             owners: HashMap::new(),
             first_ids: HashMap::new(),
             door: Arc::default(),
+            polls: Arc::new(Polls::new()?),
             counters: Counters::default(),
         })
     }
@@ -261,9 +263,9 @@ impl QuicListener {
                 Arc::clone(&refusal),
             )
             .map_err(BadTls::into_io)?;
-            Ok((socket, config, mailbox::pair()?))
+            Ok((socket, config))
         });
-        let (mut socket, config, (slot, mailbox)) = match prepared {
+        let (mut socket, config) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
                 self.spare.ignore(incoming);
@@ -284,6 +286,7 @@ impl QuicListener {
         };
         let (endpoint, number) = self.replace_spare();
         let lease = Lease::new(&self.door, number);
+        let (slot, mailbox) = mailbox::pair(&self.polls);
         self.first_ids.insert(first_id.clone(), number);
         self.owners.insert(number, Owner { slot, first_id });
         accepted.push(Box::new(QuicTransport::new(

@@ -47,6 +47,7 @@
 //! | received and unread, a connection | 16 MiB, 4 MiB a flow (flow control) |
 //! | taken and unacknowledged | 16 MiB; beyond a congestion window at most 1 MiB |
 //! | datagrams each way | 256 KiB |
+//! | passed on by the listener and not taken yet | 208 KiB |
 //! | a stranger's handshake | 16 KiB of TLS messages, at most 5 s, at most 1024 at once |
 //!
 //! An address that has not proved itself gets at most three times the bytes that came from it, and

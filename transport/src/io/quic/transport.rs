@@ -156,7 +156,7 @@ impl QuicTransport {
     fn receive(&mut self, turn: &mut Turn<'_>) -> Result<Pace, End> {
         let mut left = turn.budget;
         while let Some((mailbox, _)) = &self.mailbox
-            && let Some((meta, datagram)) = mailbox.take(turn.buffer)
+            && let Some((meta, datagram)) = mailbox.take()
         {
             self.forwarded += 1;
             left = left.saturating_sub(datagram.len());
@@ -479,18 +479,17 @@ impl Transport for QuicTransport {
 
     fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         self.socket.register(registry, token)?;
-        match &mut self.mailbox {
+        match &self.mailbox {
             Some((mailbox, _)) => mailbox.register(registry, token),
             None => Ok(()),
         }
     }
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.socket.deregister(registry)?;
-        match &mut self.mailbox {
-            Some((mailbox, _)) => mailbox.deregister(registry),
-            None => Ok(()),
+        if let Some((mailbox, _)) = &self.mailbox {
+            mailbox.deregister();
         }
+        self.socket.deregister(registry)
     }
 
     fn send(&mut self, turn: &mut Turn<'_>, source: &mut dyn FrameSource) -> Result<Pace, End> {

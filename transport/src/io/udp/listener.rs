@@ -15,13 +15,13 @@ use super::transport::UdpTransport;
 use crate::io::datagram_socket::{DatagramMeta, DatagramSocket};
 use crate::io::door::{Door, Lease};
 use crate::io::identity::{Admission, Identity};
-use crate::io::mailbox::{self, Slot};
+use crate::io::mailbox::{self, Polls, Slot};
 use crate::{Address, ListenError, Listener, Pace, Transport, Turn};
 
 /// So many handshakes at once, and no more; each has proved its address.
 const HANDSHAKES_MAX: usize = 1024;
 
-/// So many connections of one listener. Each needs three descriptors.
+/// So many connections of one listener. Each needs a descriptor.
 const CONNECTIONS_MAX: usize = 1 << 18;
 
 /// How many connections one turn lets in: each costs two signatures, about 0.1 ms.
@@ -40,6 +40,7 @@ pub struct UdpListener {
     places: HashMap<u32, SocketAddr>,
     next_slot: u32,
     door: Arc<Door>,
+    polls: Arc<Polls>,
 }
 
 impl UdpListener {
@@ -68,13 +69,14 @@ impl UdpListener {
         let opened = DatagramSocket::listening(socket)
             .and_then(|socket| {
                 let greeter = Greeter::new(protection)?;
-                Ok((socket, greeter, ListenKey::new(protection, identity)?))
+                let key = ListenKey::new(protection, identity)?;
+                Ok((socket, greeter, key, Polls::new()?))
             })
             .map_err(|error| ListenError::Bind {
                 address: address.clone(),
                 error,
             });
-        let (socket, greeter, key) = opened?;
+        let (socket, greeter, key, polls) = opened?;
         Ok(Self {
             socket,
             key,
@@ -85,6 +87,7 @@ impl UdpListener {
             places: HashMap::new(),
             next_slot: 0,
             door: Arc::default(),
+            polls: Arc::new(polls),
         })
     }
 
@@ -146,7 +149,7 @@ impl UdpListener {
         let local = SocketAddr::new(meta.local_ip.unwrap_or_else(|| bound.ip()), bound.port());
         let mut socket = DatagramSocket::accepted(local, meta.remote)?;
         let machine = Accepting::new(&self.key, self.admission.clone(), nonce)?;
-        let (slot, mailbox) = mailbox::pair()?;
+        let (slot, mailbox) = mailbox::pair(&self.polls);
         let misled = socket.drain(turn.buffer);
         while self.places.contains_key(&self.next_slot) {
             self.next_slot = self.next_slot.wrapping_add(1);

@@ -185,7 +185,7 @@ impl UdpTransport {
     fn receive(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Pace, End> {
         let mut left = turn.budget;
         while let Some((mailbox, _)) = &self.mailbox
-            && let Some((_, datagram)) = mailbox.take(turn.buffer)
+            && let Some((_, datagram)) = mailbox.take()
         {
             self.handle(turn.now, datagram, sink)?;
         }
@@ -457,18 +457,17 @@ impl Transport for UdpTransport {
 
     fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         self.socket.register(registry, token)?;
-        match &mut self.mailbox {
+        match &self.mailbox {
             Some((mailbox, _)) => mailbox.register(registry, token),
             None => Ok(()),
         }
     }
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.socket.deregister(registry)?;
-        match &mut self.mailbox {
-            Some((mailbox, _)) => mailbox.deregister(registry),
-            None => Ok(()),
+        if let Some((mailbox, _)) = &self.mailbox {
+            mailbox.deregister();
         }
+        self.socket.deregister(registry)
     }
 
     fn send(&mut self, turn: &mut Turn<'_>, source: &mut dyn FrameSource) -> Result<Pace, End> {

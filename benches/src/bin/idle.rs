@@ -55,10 +55,6 @@ fn watch(name: &str, endpoints: usize, bytes: usize) {
     );
 }
 
-/// A pair over QUIC takes four descriptors: two sockets, and two through which the listener passes on
-/// strays. So 10,000 endpoints need more than the 20,000 that a process often has.
-const QUIC_MAX: usize = 6_000;
-
 fn main() {
     let wanted = std::env::args()
         .nth(1)
@@ -76,10 +72,6 @@ fn main() {
     let only = std::env::args().nth(2);
     let wanted = |scheme: &&str| only.as_ref().is_none_or(|only| only == scheme);
     for scheme in ["tcp+plain", "tcp", "quic"].into_iter().filter(wanted) {
-        let endpoints = match scheme {
-            "quic" => endpoints.min(QUIC_MAX),
-            _ => endpoints,
-        };
         let region = Region::new(ALLOCATOR);
         let load = PingStreams::new(scheme, 1, endpoints / 2, 1, 1);
         // What the handshakes left behind goes within moments.

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use selvedge_hub::{Address, DriverConfig, Endpoint, Hub, Identity, NodeId, SendError};
+use selvedge_hub::{Address, Driver, DriverConfig, Endpoint, Hub, Identity, NodeId, SendError};
 
 use crate::broker::{DATA, HOPS_MAX, now_micros};
 use crate::client::keeper::{Inbound, Shared};
@@ -48,7 +48,10 @@ pub struct Options {
     pub policy: Policy,
     /// How long connecting may take.
     pub timeout: Duration,
-    /// How long its worker may poll before it sleeps, at most 50 us, while that pays; see
+    /// On whose workers it lives; without one, on a worker of its own. Many clients in one process
+    /// should share one: 64 workers are woken one by one, and one worker reads what has come for all.
+    pub driver: Option<Arc<Driver>>,
+    /// How long a worker of its own may poll before it sleeps, at most 50 us, while that pays; see
     /// [`DriverConfig::spin`].
     pub spin: Duration,
 }
@@ -68,6 +71,7 @@ impl Options {
             target: None,
             policy: Policy::Nearest,
             timeout: Duration::from_secs(10),
+            driver: None,
             spin: DriverConfig::default().spin,
         }
     }

@@ -1,9 +1,13 @@
 //! Zippers, sources and functions over real sockets.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use selvedge_hub::{Address, CloseReason, Endpoint, Hub, Identity, LaneConfig, LaneId, session};
+use selvedge_hub::{
+    Address, CloseReason, Driver, DriverConfig, Endpoint, Hub, Identity, LaneConfig, LaneId,
+    session,
+};
 use selvedge_zipper::client::{self, Client, ConnectError};
 use selvedge_zipper::tag::Tag;
 use selvedge_zipper::wire::{
@@ -314,6 +318,35 @@ fn what_two_functions_share_reaches_both_in_order_if_it_fits_into_their_buffers_
     let len = |n| if n % 16 > 0 { 1024 } else { 5 * 1024 };
     for (send_buffer, count) in [(64 * 1024, 5_000), (12 * 1024, 500)] {
         full_and_fast_both_get_all_in_order(send_buffer, count, len);
+    }
+}
+
+#[test]
+fn clients_that_share_a_driver_end_one_by_one() {
+    let zipper = start(options("z"));
+    let driver = Arc::new(Driver::new(DriverConfig::default()).unwrap());
+    let sharing = |options: client::Options| {
+        let driver = Some(Arc::clone(&driver));
+        Client::connect(client::Options { driver, ..options }).expect("the zipper lets it in")
+    };
+    let at = || zipper.addresses().to_vec();
+    let function = |name| sharing(client::Options::function(name, vec![IN], at()));
+    let (a, b) = (function("a"), function("b"));
+    let source = sharing(client::Options::source("source", at()));
+    write(&source, IN, "both");
+    assert_eq!(
+        (text(&read(&a)), text(&read(&b))),
+        ("both".into(), "both".into())
+    );
+    assert!(a.close(PATIENCE));
+    write(&source, IN, "one");
+    assert_eq!(text(&read(&b)), "one");
+    assert!(source.close(PATIENCE) && b.close(PATIENCE));
+    drop((a, b, source));
+    let deadline = Instant::now() + PATIENCE;
+    while Arc::strong_count(&driver) > 1 {
+        assert!(Instant::now() < deadline, "a client holds it");
+        std::thread::yield_now();
     }
 }
 

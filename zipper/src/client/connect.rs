@@ -88,10 +88,13 @@ pub(super) fn dial(options: &Options, deadline: Instant) -> Result<(Hub, NodeId)
         Some(identity) => identity.clone(),
         None => Identity::generate()?,
     };
-    let driver = Arc::new(Driver::new(DriverConfig {
-        spin: options.spin,
-        ..DriverConfig::default()
-    })?);
+    let driver = match &options.driver {
+        Some(driver) => Arc::clone(driver),
+        None => Arc::new(Driver::new(DriverConfig {
+            spin: options.spin,
+            ..DriverConfig::default()
+        })?),
+    };
     let (node, ways) = find(options, &identity, &driver, deadline)?;
     let defaults = session::Config::default();
     let hub = Hub::builder(identity)

@@ -1,7 +1,9 @@
 //! A source, one zipper, and functions that read: each with threads of its own.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use selvedge_driver::{Address, Identity};
+use selvedge_driver::{Address, Config, Driver, Identity};
 use selvedge_zipper::client::{Client, Options};
 use selvedge_zipper::tag::Tag;
 use selvedge_zipper::zipper::{self, Zipper};
@@ -27,11 +29,16 @@ pub fn source(at: Vec<Address>) -> Client {
     Client::connect(Options::source("source", at)).expect("it lets everybody in")
 }
 
-/// A function with a name of its own by this number: it gets a copy of each message.
+/// So many functions with a name of their own: each gets a copy of each message. They share a worker.
 #[must_use]
-pub fn sink(number: usize, at: Vec<Address>) -> Client {
-    let options = Options::function(format!("sink {number}"), vec![TAG], at);
-    Client::connect(options).expect("it lets everybody in")
+pub fn sinks(count: usize, at: &[Address]) -> Vec<Client> {
+    let driver = Arc::new(Driver::new(Config::default()).expect("a thread"));
+    let sink = |number| {
+        let mut options = Options::function(format!("sink {number}"), vec![TAG], at.to_vec());
+        options.driver = Some(Arc::clone(&driver));
+        Client::connect(options).expect("it lets everybody in")
+    };
+    (0..count).map(sink).collect()
 }
 
 /// Messages from a source by a zipper to functions: one way, counted where they are read.
@@ -58,10 +65,9 @@ impl Hop {
     #[must_use]
     pub fn fan_out(scheme: &str, len: usize, window: u64, functions: usize) -> Self {
         let zipper = start_zipper(scheme);
-        let at = || zipper.addresses().to_vec();
         Self {
-            sinks: (0..functions).map(|number| sink(number, at())).collect(),
-            source: source(at()),
+            sinks: sinks(functions, zipper.addresses()),
+            source: source(zipper.addresses().to_vec()),
             payload: vec![7; len].into(),
             window,
             _zipper: zipper,

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use selvedge_benches::hop::{TAG, sink, source, start_zipper};
+use selvedge_benches::hop::{TAG, sinks, source, start_zipper};
 use selvedge_zipper::client::Client;
 
 /// Until windows and chunks have the size that they keep.
@@ -92,8 +92,7 @@ fn read_all(sink: &Client, count: &AtomicU64) {
 fn measure(scheme: &str, len: &str, functions: usize, seconds: f64) {
     let mut zipper = Role::start("zipper", &[scheme]);
     let address = zipper.line();
-    let at = vec![address.parse().expect("an address")];
-    let sinks: Vec<Client> = (0..functions).map(|n| sink(n, at.clone())).collect();
+    let sinks = sinks(functions, &[address.parse().expect("an address")]);
     let count = AtomicU64::new(0);
     thread::scope(|scope| {
         for sink in &sinks {

@@ -133,7 +133,8 @@ const ROUND_TRIP: &[Program] = &[
             Own(|job| raw::ask(job, SPIN)),
         ],
     ),
-    program("quinn", &[Own(quic::echo), Own(quic::ask)]),
+    program("quinn, spawned", &[Own(quic::echo), Own(quic::ask)]),
+    program("quinn, outside", &[Own(quic::echo), Own(quic::ask_outside)]),
     #[cfg(feature = "peers")]
     program(
         "zenoh tcp",

@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use bytes::BytesMut;
 use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
-use quinn_udp::{RecvMeta, UdpSocketState};
-use socket2::{Domain, Protocol, Socket, Type};
+use quinn_udp::{EcnCodepoint, RecvMeta, UdpSocketState};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::ReadBuffer;
 
@@ -80,7 +80,7 @@ pub(super) struct Batch {
 pub(super) struct DatagramMeta {
     pub(super) remote: SocketAddr,
     pub(super) local_ip: Option<IpAddr>,
-    pub(super) ecn: Option<quinn_udp::EcnCodepoint>,
+    pub(super) ecn: Option<EcnCodepoint>,
 }
 
 /// What one call has received.
@@ -142,6 +142,10 @@ pub(super) struct DatagramSocket {
     socket: UdpSocket,
     state: UdpSocketState,
     local: SocketAddr,
+    /// Whom it is connected to, if marks of the socket are on what goes there.
+    remote: Option<SocketAddr>,
+    /// The congestion mark that it gives to what is sent without one of its own.
+    mark: Option<EcnCodepoint>,
     token: Option<Token>,
     /// The last send found no room.
     is_full: bool,
@@ -171,8 +175,7 @@ impl DatagramSocket {
         let socket = new_socket(local)?;
         socket.set_reuse_port(true)?;
         socket.bind(&local.into())?;
-        socket.connect(&remote.into())?;
-        Self::new(socket)
+        Self::connected(socket, remote)
     }
 
     /// A socket of a dialer, at a port that the kernel chooses, connected to `remote`.
@@ -184,8 +187,15 @@ impl DatagramSocket {
         let local = SocketAddr::new(any, 0);
         let socket = new_socket(local)?;
         socket.bind(&local.into())?;
+        Self::connected(socket, remote)
+    }
+
+    fn connected(socket: Socket, remote: SocketAddr) -> io::Result<Self> {
         socket.connect(&remote.into())?;
-        Self::new(socket)
+        Ok(Self {
+            remote: markable(remote),
+            ..Self::new(socket)?
+        })
     }
 
     fn new(socket: Socket) -> io::Result<Self> {
@@ -195,6 +205,8 @@ impl DatagramSocket {
             local: socket.local_addr()?,
             socket,
             state,
+            remote: None,
+            mark: None,
             token: None,
             is_full: false,
             heard: None,
@@ -207,8 +219,11 @@ impl DatagramSocket {
     }
 
     /// Follows the peer to a new address.
-    pub(super) fn reconnect(&self, remote: SocketAddr) -> io::Result<()> {
-        self.socket.connect(remote)
+    pub(super) fn reconnect(&mut self, remote: SocketAddr) -> io::Result<()> {
+        self.remote = None;
+        self.socket.connect(remote)?;
+        self.remote = markable(remote);
+        Ok(())
     }
 
     /// Whether the kernel might cut datagrams into IP fragments, so that the MTU cannot be probed.
@@ -231,11 +246,33 @@ impl DatagramSocket {
         sent
     }
 
-    fn try_send(&self, transmit: &quinn_udp::Transmit<'_>) -> io::Result<()> {
+    /// One datagram to the peer goes by `send`, with the mark of the socket: the kernel need not
+    /// look for the route nor read an address and an option.
+    fn try_send(&mut self, transmit: &quinn_udp::Transmit<'_>) -> io::Result<()> {
         #[cfg(test)]
         fault::take()?;
+        if transmit.segment_size.is_none()
+            && self.remote == Some(transmit.destination)
+            && self.set_mark(transmit.ecn).is_ok()
+        {
+            return self.socket.send(transmit.contents).map(drop);
+        }
         self.socket
             .try_io(|| self.state.try_send((&self.socket).into(), transmit))
+    }
+
+    fn set_mark(&mut self, mark: Option<EcnCodepoint>) -> io::Result<()> {
+        if self.mark == mark {
+            return Ok(());
+        }
+        let (socket, bits) = (SockRef::from(&self.socket), mark.map_or(0, |it| it as u32));
+        if self.local.is_ipv4() {
+            socket.set_tos_v4(bits)?;
+        } else {
+            socket.set_tclass_v6(bits)?;
+        }
+        self.mark = mark;
+        Ok(())
     }
 
     /// Decides what an error of a send means.
@@ -380,6 +417,12 @@ impl DatagramSocket {
     }
 }
 
+/// A socket of IPv6 puts its mark on packets of IPv6 only.
+fn markable(remote: SocketAddr) -> Option<SocketAddr> {
+    let is_mapped = matches!(remote.ip(), IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some());
+    (!is_mapped).then_some(remote)
+}
+
 const fn interest(is_full: bool) -> Interest {
     if is_full {
         Interest::READABLE.add(Interest::WRITABLE)
@@ -474,6 +517,34 @@ mod tests {
         let mut buffer = ReadBuffer::default();
         let datagrams = socket.drain(&mut buffer).into_iter();
         datagrams.map(|(_, bytes)| bytes.len()).collect()
+    }
+
+    #[test]
+    fn marks_arrive_by_each_way_to_send() {
+        for host in ["127.0.0.1:0", "[::1]:0"] {
+            let mut fars =
+                [(); 2].map(|()| DatagramSocket::listening(host.parse().unwrap()).unwrap());
+            let mut near = DatagramSocket::dialing(fars[0].local_addr()).unwrap();
+            let mut buffer = ReadBuffer::default();
+            for mark in [None, Some(EcnCodepoint::Ect0), Some(EcnCodepoint::Ce), None] {
+                for (at, segment_size) in [(0, None), (1, None), (0, Some(4)), (0, None)] {
+                    let socket = &mut fars[at];
+                    let sent = near.send(&quinn_udp::Transmit {
+                        destination: socket.local_addr(),
+                        ecn: mark,
+                        contents: b"question",
+                        segment_size,
+                        src_ip: None,
+                    });
+                    assert_eq!(sent, Sent::Gone);
+                    let arrived = socket.drain(&mut buffer);
+                    assert!(!arrived.is_empty(), "{host}");
+                    for (meta, _) in arrived {
+                        assert_eq!(meta.ecn, mark, "{host}");
+                    }
+                }
+            }
+        }
     }
 
     /// The events so far.

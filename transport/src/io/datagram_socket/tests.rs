@@ -1,0 +1,198 @@
+//! What batches, marks, events and full sockets come to.
+
+use std::time::Duration;
+
+use mio::{Events, Poll};
+
+use super::*;
+
+/// Two sockets that know each other, the first registered.
+fn pair(poll: &Poll) -> [DatagramSocket; 2] {
+    let any = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
+    let far = DatagramSocket::listening(any).unwrap();
+    let mut near = DatagramSocket::dialing(far.local_addr()).unwrap();
+    near.register(poll.registry(), Token(0)).unwrap();
+    [near, far]
+}
+
+fn say(near: &mut DatagramSocket, far: &DatagramSocket, contents: &[u8]) -> Sent {
+    near.send(&quinn_udp::Transmit {
+        destination: far.local_addr(),
+        ecn: None,
+        contents,
+        segment_size: None,
+        src_ip: None,
+    })
+}
+
+fn send(near: &mut DatagramSocket, far: &DatagramSocket) -> Sent {
+    say(near, far, b"question")
+}
+
+/// The lengths of all that has arrived.
+fn lens(socket: &mut DatagramSocket) -> Vec<usize> {
+    let mut buffer = ReadBuffer::default();
+    let datagrams = socket.drain(&mut buffer).into_iter();
+    datagrams.map(|(_, bytes)| bytes.len()).collect()
+}
+
+#[test]
+fn marks_arrive_by_each_way_to_send() {
+    for host in ["127.0.0.1:0", "[::1]:0"] {
+        let mut fars = [(); 2].map(|()| DatagramSocket::listening(host.parse().unwrap()).unwrap());
+        let mut near = DatagramSocket::dialing(fars[0].local_addr()).unwrap();
+        let mut buffer = ReadBuffer::default();
+        for mark in [None, Some(EcnCodepoint::Ect0), Some(EcnCodepoint::Ce), None] {
+            for (at, segment_size) in [(0, None), (1, None), (0, Some(4)), (0, None)] {
+                let socket = &mut fars[at];
+                let sent = near.send(&quinn_udp::Transmit {
+                    destination: socket.local_addr(),
+                    ecn: mark,
+                    contents: b"question",
+                    segment_size,
+                    src_ip: None,
+                });
+                assert_eq!(sent, Sent::Gone);
+                let arrived = socket.drain(&mut buffer);
+                assert!(!arrived.is_empty(), "{host}");
+                for (meta, _) in arrived {
+                    assert_eq!(meta.ecn, mark, "{host}");
+                }
+            }
+        }
+    }
+}
+
+/// The events so far.
+fn events(poll: &mut Poll) -> usize {
+    let mut events = Events::with_capacity(4);
+    poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
+    events.iter().count()
+}
+
+#[test]
+fn a_send_makes_no_event() {
+    let mut poll = Poll::new().unwrap();
+    let [mut near, mut far] = pair(&poll);
+    for _ in 0..10 {
+        assert_eq!(send(&mut near, &far), Sent::Gone);
+        near.settle(poll.registry()).unwrap();
+        // It has left the buffer: it is here.
+        assert_eq!(lens(&mut far), [8]);
+        assert_eq!(events(&mut poll), 0);
+    }
+}
+
+#[test]
+fn datagrams_of_any_length_arrive_whole_and_in_order() {
+    let poll = Poll::new().unwrap();
+    let [mut near, mut far] = pair(&poll);
+    let mut buffer = ReadBuffer::default();
+    let long = BATCH_LEN_MAX;
+    for case in [
+        &[1, 2][..],
+        &[long, 1, long],
+        &[1, long, 1],
+        &[long, long, long, long],
+        &[
+            RECEIVE_LEN / 2,
+            RECEIVE_LEN / 2,
+            RECEIVE_LEN / 2 - 1,
+            40_000,
+        ],
+    ] {
+        let sent: Vec<_> = (7..)
+            .zip(case)
+            .map(|(byte, &len)| vec![byte; len])
+            .collect();
+        for contents in &sent {
+            assert_eq!(say(&mut near, &far, contents), Sent::Gone);
+        }
+        let arrived = far.drain(&mut buffer);
+        let arrived: Vec<_> = arrived.into_iter().map(|(_, bytes)| bytes).collect();
+        assert!(arrived == sent, "{case:?}");
+    }
+}
+
+#[test]
+fn what_comes_after_all_was_received_makes_an_event() {
+    let mut poll = Poll::new().unwrap();
+    let [mut near, mut far] = pair(&poll);
+    near.deregister(poll.registry()).unwrap();
+    far.register(poll.registry(), Token(1)).unwrap();
+    let mut buffer = ReadBuffer::default();
+    for count in [1, 2, 3, 1, 4] {
+        for _ in 0..count {
+            assert_eq!(send(&mut near, &far), Sent::Gone);
+        }
+        assert_eq!(events(&mut poll), 1, "{count}");
+        let mut arrived = 0;
+        let mut is_all = false;
+        while !is_all {
+            let received = far.recv(&mut buffer).unwrap();
+            arrived += received.batches.into_iter().flatten().flatten().count();
+            is_all = received.is_all;
+        }
+        assert_eq!(arrived, count);
+        assert_eq!(events(&mut poll), 0, "{count}");
+    }
+}
+
+#[test]
+fn a_full_socket_makes_an_event_when_there_is_room_also_where_it_has_moved_to() {
+    let (mut poll, mut other) = (Poll::new().unwrap(), Poll::new().unwrap());
+    let [mut near, far] = pair(&poll);
+    for moves in [false, true] {
+        fault::set(1);
+        assert_eq!(send(&mut near, &far), Sent::Blocked);
+        fault::set(0);
+        if moves {
+            near.deregister(poll.registry()).unwrap();
+            std::mem::swap(&mut poll, &mut other);
+            near.register(poll.registry(), Token(1)).unwrap();
+        } else {
+            near.settle(poll.registry()).unwrap();
+        }
+        assert_eq!(events(&mut poll), 1);
+        assert_eq!(send(&mut near, &far), Sent::Gone);
+        near.settle(poll.registry()).unwrap();
+        events(&mut poll);
+        assert_eq!(send(&mut near, &far), Sent::Gone);
+        assert_eq!(events(&mut poll), 0);
+    }
+}
+
+#[test]
+fn a_batch_never_exceeds_what_one_send_takes() {
+    for len in 1..=65_535_usize {
+        let segments = segments_max(len, 64);
+        assert!((1..=SEGMENTS_MAX).contains(&segments), "{len}");
+        assert!(segments == 1 || segments * len <= BATCH_LEN_MAX, "{len}");
+    }
+    assert_eq!(segments_max(1452, 64), 44);
+    assert_eq!(segments_max(8952, 64), 7);
+    assert_eq!(segments_max(1452, 1), 1);
+}
+
+#[test]
+fn a_batch_is_cut_at_its_stride() {
+    let meta = DatagramMeta {
+        remote: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 1),
+        local_ip: None,
+        ecn: None,
+    };
+    let lens = |bytes: &[u8], stride| {
+        let bytes = BytesMut::from(bytes);
+        Batch {
+            bytes,
+            stride,
+            meta,
+        }
+        .map(|one| one.len())
+        .collect::<Vec<_>>()
+    };
+    assert_eq!(lens(&[0; 10], 4), [4, 4, 2]);
+    assert_eq!(lens(&[0; 10], 10), [10]);
+    assert_eq!(lens(&[0; 3], 0), [3]);
+    assert_eq!(lens(&[], 0), [0_usize; 0]);
+}

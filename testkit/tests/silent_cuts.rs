@@ -1,0 +1,106 @@
+//! Paths that end for the side that dialed, again and again, while the other hears nothing of it.
+
+use std::time::Duration;
+
+use selvedge_endpoint::{Config, DetachReason};
+use selvedge_testkit::{Conditions, Kind, Oracle, PathId, World};
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+const LATENCY: Duration = ms(20);
+
+/// From a dial to the first message: Hello, Hello, Ready, and the message or what was lost with the
+/// path before.
+const RESUMES_IN: Duration = ms(4 * 20);
+
+/// More than a side holds attachments.
+const CUTS: usize = 8;
+
+fn conditions(cut: bool) -> Conditions {
+    Conditions {
+        latency: LATENCY,
+        cut,
+        ..Conditions::default()
+    }
+}
+
+struct Scene {
+    world: World,
+    /// By who sends.
+    oracles: [Oracle; 2],
+    /// When something arrived last, by who received it.
+    last: [Duration; 2],
+    /// The longest time in which nothing arrived.
+    longest: [Duration; 2],
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self {
+            world: World::new(&Config::default(), 1),
+            oracles: [Oracle::new(1), Oracle::new(1)],
+            last: [Duration::ZERO; 2],
+            longest: [Duration::ZERO; 2],
+        }
+    }
+
+    /// Messages both ways for so long.
+    fn talk(&mut self, time: Duration) {
+        let end = self.world.elapsed() + time;
+        while self.world.elapsed() < end {
+            let before = [0, 1].map(|at| self.world.sides[at].received.len());
+            for from in 0..2 {
+                let sent = self.oracles[from].send(&mut self.world.sides[from], 0, 100);
+                sent.expect("a lane");
+            }
+            self.world.pass(ms(4));
+            let now = self.world.elapsed();
+            for (at, before) in before.into_iter().enumerate() {
+                self.longest[at] = self.longest[at].max(now - self.last[at]);
+                if self.world.sides[at].received.len() > before {
+                    self.last[at] = now;
+                }
+            }
+        }
+    }
+
+    fn connect(&mut self, kind: Kind) -> PathId {
+        self.world.connect(0, kind, conditions(false))
+    }
+
+    /// Nothing passes any more, and only the side that dialed knows.
+    fn cut_silently(&mut self, id: PathId) {
+        let path = self.world.path(id).expect("it is there");
+        path.set(conditions(true));
+        self.world.sides[0].session.detach(id, DetachReason::Local);
+    }
+}
+
+#[test]
+fn a_side_that_hears_nothing_of_the_cuts_follows_each_new_path_at_once() {
+    for kind in [Kind::Streams, Kind::Stream, Kind::Datagrams] {
+        for every in [100, 1000] {
+            let mut scene = Scene::new();
+            let mut path = scene.connect(kind);
+            scene.talk(ms(200));
+            for _ in 0..CUTS {
+                scene.cut_silently(path);
+                path = scene.connect(kind);
+                scene.talk(ms(every));
+            }
+            // The other side drops the dead ones in this time.
+            scene.talk(ms(4000));
+            for at in 0..2 {
+                let looked = scene.oracles[1 - at].look(&scene.world.sides[at]);
+                looked.expect("exactly once");
+            }
+            let longest = scene.longest;
+            assert!(
+                longest.iter().all(|it| *it <= RESUMES_IN + ms(8)),
+                "{kind:?}, a cut each {every} ms: {longest:?} without a message"
+            );
+        }
+    }
+}

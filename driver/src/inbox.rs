@@ -55,6 +55,13 @@ impl Incoming<'_> {
         self.taken.add(lane, Message::cost_of(bytes.len()));
         Some(bytes)
     }
+
+    /// Takes the first so many messages of `lane`, or all if there are fewer, and drops them.
+    pub fn drop_first(&mut self, lane: LaneId, count: usize) {
+        if let Some(left) = self.left.lane_mut(lane) {
+            self.taken.add(lane, left.drop_first(count));
+        }
+    }
 }
 
 /// Messages that an inbox has left, by lane.
@@ -133,6 +140,20 @@ impl LeftLane {
             self.release();
         }
         self.runs.front_mut()?.take_bytes()
+    }
+
+    /// What was dropped counts so many bytes.
+    fn drop_first(&mut self, count: usize) -> u64 {
+        self.keep_looked_at();
+        let messages = count.min(self.messages.len());
+        let mut cost = self.messages.drain(..messages).map(|it| it.cost()).sum();
+        for _ in messages..count {
+            let Some(bytes) = self.take_bytes() else {
+                break;
+            };
+            cost += Message::cost_of(bytes.len());
+        }
+        cost
     }
 
     fn is_empty(&self) -> bool {
@@ -238,5 +259,26 @@ mod tests {
             assert_eq!(left.is_empty(), came == went);
         }
         assert_eq!(taken.total(), u64::from(went) * 5);
+    }
+
+    #[test]
+    fn what_is_dropped_counts_as_taken_and_the_rest_stays() {
+        let (lane, mut taken) = (LaneId::FIRST, Taken::default());
+        let mut left = Left(vec![LeftLane::default()]);
+        for run in [&[&b"a"[..], b"bc"][..], &[b"def", b"g"]] {
+            left.0[0].push(Run::copied(run));
+        }
+        let mut incoming = Incoming {
+            left: &mut left,
+            taken: &mut taken,
+        };
+        incoming.drop_first(LaneId::new(1).unwrap(), 1);
+        // Over the end of a run; then of messages that were looked at.
+        incoming.drop_first(lane, 2);
+        assert_eq!(incoming.taken.total(), 2 + 3);
+        assert_eq!(incoming.get(lane, 0).unwrap().payload, "def");
+        incoming.drop_first(lane, 3);
+        assert_eq!(incoming.taken.total(), 2 + 3 + 4 + 2);
+        assert!(left.is_empty());
     }
 }

@@ -122,9 +122,7 @@ impl Batch {
         if self.sorted.hand_on(cx, &self.broker, incoming).is_pending() {
             return Poll::Pending;
         }
-        for _ in 0..std::mem::take(&mut self.messages) {
-            incoming.take(DATA);
-        }
+        incoming.drop_first(DATA, std::mem::take(&mut self.messages));
         self.sorted.clear();
         Poll::Ready(())
     }

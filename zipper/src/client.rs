@@ -20,7 +20,9 @@ use selvedge_hub::{Address, Driver, DriverConfig, Endpoint, Hub, Identity, NodeI
 use crate::broker::{DATA, HOPS_MAX, now_micros};
 use crate::client::keeper::{Inbound, Shared};
 use crate::tag::Tag;
-use crate::wire::{Data, Head, Message, NOBODY, Origin, Plain, Policy, Role, Start, WireError};
+use crate::wire::{
+    self, Data, Head, Message, NOBODY, Origin, Plain, Policy, Role, Start, WireError,
+};
 
 pub use connect::{ConnectError, addresses};
 pub(crate) use outgoing::Outgoing;
@@ -336,14 +338,15 @@ impl Client {
         let deadline = LazyCell::new(deadline);
         loop {
             match self.shared.try_read() {
-                Inbound::Data(data) => return Ok(data.into()),
-                Inbound::Message(message) => match look(message.payload).map_err(Message::decode) {
+                Inbound::Early(data) => return Ok((*data).into()),
+                Inbound::Message(message) => match look(message.payload) {
                     Ok(seen) => return Ok(seen),
-                    Err(Ok(Message::Data(data))) => return Ok(data.into()),
-                    Err(Ok(control)) => self.shared.control(control)?,
-                    Err(Err(error)) => {
-                        tracing::error!(%error, "the zipper sent what is no message");
-                        return Err(ReadError::Closed(error.to_string()));
+                    Err(bytes) if wire::is_data(&bytes) => {
+                        return Data::decode(bytes).map(T::from).map_err(no_message);
+                    }
+                    Err(bytes) => {
+                        let control = Message::decode(bytes).map_err(no_message)?;
+                        self.shared.control(control)?;
                     }
                 },
                 Inbound::Nothing(endpoint) => {
@@ -433,6 +436,11 @@ impl Arrived {
             Self::Data(data) => data.trace.as_deref(),
         }
     }
+}
+
+fn no_message(error: WireError) -> ReadError {
+    tracing::error!(%error, "the zipper sent what is no message");
+    ReadError::Closed(error.to_string())
 }
 
 fn check(tag: Tag) -> Result<Tag, WriteError> {

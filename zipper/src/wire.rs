@@ -29,7 +29,7 @@ use crate::tag::Tag;
 #[path = "wire/data.rs"]
 mod data;
 
-pub(crate) use data::{Head, Plain, Start};
+pub(crate) use data::{Head, Plain, Start, is_data};
 
 /// The version that this build speaks.
 pub const VERSION: u8 = 2;
@@ -252,6 +252,14 @@ impl Data {
         Ok(out.into())
     }
 
+    /// Reads what [`Message::decode`] would read as [`Message::Data`]; the payload is a slice of `bytes`.
+    pub(crate) fn decode(mut bytes: Bytes) -> Result<Self, WireError> {
+        match get_u8(&mut bytes)? {
+            data::KIND => data::get(bytes),
+            other => Err(WireError::Unknown(other)),
+        }
+    }
+
     /// What precedes the payload.
     pub(crate) fn head(&self) -> Head<'_> {
         Head {
@@ -339,7 +347,7 @@ impl Message {
             4 => Self::Goaway {
                 message: get_text(b)?,
             },
-            5 => return Ok(Self::Data(data::get(bytes)?)),
+            data::KIND => return Ok(Self::Data(data::get(bytes)?)),
             6 => {
                 let generation = get_u64(b)?;
                 let entries = get_list(b, INTEREST_MAX, |b| {

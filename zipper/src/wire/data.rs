@@ -4,9 +4,12 @@ use bytes::{Buf, BufMut, Bytes};
 
 use super::{
     Data, NOBODY, Origin, RECIPIENTS_MAX, Recipient, TRACE_MAX, WireError, get_list, get_node,
-    get_text, get_u8, get_u32, get_u64, put_len, put_text,
+    get_text, get_u64, put_len, put_text,
 };
 use crate::tag::Tag;
+
+/// The byte before data that tells it from other messages.
+pub(super) const KIND: u8 = 5;
 
 const HAS_SOURCE: u8 = 1;
 const HAS_TARGET: u8 = 1 << 1;
@@ -72,7 +75,7 @@ impl Start {
     fn new(flags: u8, tag: Tag, hops_left: u8, sequence: u64) -> Self {
         let skipped = (sequence.leading_zeros() / 8).min(7);
         let mut bytes = [0; 15];
-        bytes[0] = 5;
+        bytes[0] = KIND;
         bytes[1] = flags | (7 - skipped as u8) << SEQUENCE_LEN_SHIFT;
         bytes[2..6].copy_from_slice(&tag.0.to_be_bytes());
         bytes[6] = hops_left;
@@ -113,7 +116,7 @@ impl Plain {
     /// Reads what there is in any data, if no flags are set but the allowed ones.
     #[inline(always)]
     fn read_with(bytes: &[u8], allowed: u8) -> Option<Self> {
-        let (&[5, flags, a, b, c, d, _hops_left], rest) = bytes.split_first_chunk()? else {
+        let (&[KIND, flags, a, b, c, d, _hops_left], rest) = bytes.split_first_chunk()? else {
             return None;
         };
         let len = usize::from(flags >> SEQUENCE_LEN_SHIFT) + 1;
@@ -134,19 +137,34 @@ fn number(digits: &[u8]) -> u64 {
         .fold(0, |number, &digit| number << 8 | u64::from(digit))
 }
 
+/// Whether it is data, of whatever worth.
+pub(crate) fn is_data(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&KIND)
+}
+
+/// Reads data behind the byte of its kind. What all data has is read where it lies, in one step: byte
+/// by byte it took a twentieth of a hop of 64 B.
 pub(super) fn get(mut bytes: Bytes) -> Result<Data, WireError> {
-    let b = &mut bytes;
-    let flags = get_u8(b)?;
+    let flags = *bytes.first().ok_or(WireError::Truncated)?;
     if flags & FLAGS_NONE != 0 {
         return Err(WireError::Unknown(flags));
     }
     let has = |flag: u8| flags & flag != 0;
-    let (tag, hops_left) = (Tag(get_u32(b)?), get_u8(b)?);
-    let sequence = get_sequence(b, usize::from(flags >> SEQUENCE_LEN_SHIFT) + 1)?;
+    let fixed = bytes.split_first_chunk().ok_or(WireError::Truncated)?;
+    let (&[_, a, b, c, d, hops_left], rest) = fixed;
+    let tag = Tag(u32::from_be_bytes([a, b, c, d]));
+    let len = usize::from(flags >> SEQUENCE_LEN_SHIFT) + 1;
+    let (digits, rest) = rest.split_at_checked(len).ok_or(WireError::Truncated)?;
+    if digits[0] == 0 && len > 1 {
+        return Err(WireError::Redundant);
+    }
+    let sequence = number(digits);
     let source = match has(HAS_SOURCE) {
-        true => get_node(b)?,
+        true => *rest.first_chunk().ok_or(WireError::Truncated)?,
         false => NOBODY,
     };
+    bytes.advance(6 + len + if has(HAS_SOURCE) { source.len() } else { 0 });
+    let b = &mut bytes;
     let target = match has(HAS_TARGET) {
         true => Some(get_text(b)?),
         false => None,
@@ -176,14 +194,4 @@ pub(super) fn get(mut bytes: Bytes) -> Result<Data, WireError> {
         trace,
         payload: bytes,
     })
-}
-
-fn get_sequence(b: &mut Bytes, len: usize) -> Result<u64, WireError> {
-    let digits = b.get(..len).ok_or(WireError::Truncated)?;
-    if digits[0] == 0 && len > 1 {
-        return Err(WireError::Redundant);
-    }
-    let sequence = number(digits);
-    b.advance(len);
-    Ok(sequence)
 }

@@ -87,7 +87,7 @@ impl Load for Hop {
         let read_from = |sink: &Client| drop(sink.read().expect("it is open"));
         if *window == 1 {
             for _ in 0..count {
-                source.write(TAG, payload.clone()).expect("it is open");
+                source.write(TAG, &*payload).expect("it is open");
                 sinks.iter().for_each(read_from);
             }
             return;
@@ -97,7 +97,7 @@ impl Load for Hop {
                 scope.spawn(|| (0..count).for_each(|_| read_from(sink)));
             }
             for _ in 0..count {
-                source.write(TAG, payload.clone()).expect("it is open");
+                source.write(TAG, &*payload).expect("it is open");
             }
         });
     }

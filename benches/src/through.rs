@@ -94,7 +94,7 @@ impl Load for Through {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for _ in 0..count {
-                    source.write(IN, payload.clone()).expect("it is open");
+                    source.write(IN, &*payload).expect("it is open");
                 }
             });
             for _ in 0..count {

@@ -181,13 +181,13 @@ impl Client {
         self.shared.current().1.transport().map(|info| info.scheme)
     }
 
-    /// Writes a message; blocks the thread while the zipper holds it back.
+    /// Writes a message; blocks the thread while the zipper holds it back. The payload is copied.
     ///
     /// # Errors
     /// [`WriteError`].
-    pub fn write(&self, tag: Tag, payload: Bytes) -> Result<(), WriteError> {
+    pub fn write(&self, tag: Tag, payload: impl AsRef<[u8]>) -> Result<(), WriteError> {
         let start = Start::plain(check(tag)?, HOPS_MAX, self.next_sequence());
-        self.send(&[start.bytes(), &payload])
+        self.send(&[start.bytes(), payload.as_ref()])
     }
 
     /// Writes a message for those who want `target` only, if there is one, and with the route so
@@ -200,11 +200,11 @@ impl Client {
         tag: Tag,
         target: Option<String>,
         trace: Option<Vec<(String, u64)>>,
-        payload: Bytes,
+        payload: impl AsRef<[u8]>,
     ) -> Result<(), WriteError> {
         let mut head = Vec::new();
         self.put_head(tag, target.as_deref(), trace.as_deref(), &mut head)?;
-        self.send(&[&head, &payload])
+        self.send(&[&head, payload.as_ref()])
     }
 
     fn put_head(

@@ -257,7 +257,7 @@ fn a_slow_function_holds_its_source_back_and_nothing_is_lost() {
         for n in 0..COUNT {
             let mut payload = vec![0; 1024];
             payload[..8].copy_from_slice(&(n as u64).to_le_bytes());
-            source.write(IN, payload.into()).unwrap();
+            source.write(IN, payload).unwrap();
         }
         assert!(source.close(PATIENCE));
     });
@@ -281,7 +281,7 @@ fn full_and_fast_both_get_all_in_order(send_buffer: u64, count: u64, len: fn(u64
         for n in 0..count {
             let mut payload = vec![0; len(n)];
             payload[..8].copy_from_slice(&n.to_le_bytes());
-            source.write(IN, payload.into()).expect("it is connected");
+            source.write(IN, payload).expect("it is connected");
         }
         assert!(source.close(PATIENCE));
     });

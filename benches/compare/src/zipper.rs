@@ -109,7 +109,7 @@ pub(crate) fn flood(job: &Job) {
     let client = connect(job, "source", None, Wait::Default);
     let payload = Bytes::from(job.payload());
     job.ready("");
-    while client.write(QUESTION, payload.clone()).is_ok() {}
+    while client.write(QUESTION, &payload).is_ok() {}
 }
 
 /// A function that answers on another tag.
@@ -128,7 +128,7 @@ pub(crate) fn ask(job: &Job, wait: Wait) {
     job.ready("");
     loop {
         let asked = Instant::now();
-        if client.write(QUESTION, payload.clone()).is_err() || client.read().is_err() {
+        if client.write(QUESTION, &payload).is_err() || client.read().is_err() {
             return;
         }
         job.meter.trip(asked.elapsed());

@@ -73,7 +73,7 @@ fn run_source(address: &str, len: usize) {
         std::process::exit(0);
     });
     loop {
-        source.write(TAG, payload.clone()).expect("it is open");
+        source.write(TAG, &payload).expect("it is open");
     }
 }
 

@@ -144,7 +144,7 @@ sink.";
         let trace = Some(vec![step("source")]);
         self.stage
             .source
-            .write_with(READINGS, None, trace, payload.into())
+            .write_with(READINGS, None, trace, payload)
             .map_err(Fault::failed)?;
         self.tally.sent(reading.seq);
         self.show(reading, &event).map_err(Fault::output)

@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -87,8 +88,10 @@ struct Site {
 
 #[derive(Debug)]
 struct Choice {
-    name: String,
+    name: Arc<str>,
     policy: Policy,
+    turn: Turn,
+    /// The nearest first, once all are known.
     sites: Vec<Site>,
 }
 
@@ -112,17 +115,19 @@ type Turn = Arc<AtomicUsize>;
 #[derive(Debug, Clone)]
 pub struct Plan {
     forks: Vec<Fork>,
+    /// Those of all forks, one behind the other.
+    branches: Vec<Branch>,
     stops: Vec<Stop>,
 }
 
 /// A name that gets the messages, or each of its instances.
 #[derive(Debug, Clone)]
 struct Fork {
-    name: String,
+    name: Arc<str>,
     policy: Policy,
     turn: Turn,
     /// Of these each message goes to one, or to all of them by [`Policy::All`]. Never empty.
-    branches: Vec<Branch>,
+    branches: Range<usize>,
 }
 
 /// One way that a message can take.
@@ -163,7 +168,7 @@ pub struct Router {
     /// For each tag, those of whom some get a message. Made anew at each change.
     choices: HashMap<Tag, Vec<Choice>>,
     /// How often a name was chosen, for those that take turns.
-    turns: HashMap<String, Turn>,
+    turns: HashMap<Arc<str>, Turn>,
     random: fastrand::Rng,
 }
 
@@ -264,40 +269,33 @@ impl Router {
     #[must_use]
     pub fn observers(&self, tag: Tag) -> Vec<String> {
         let choices = self.choices.get(&tag).into_iter().flatten();
-        choices.map(|choice| choice.name.clone()).collect()
+        choices.map(|choice| choice.name.to_string()).collect()
     }
 
     /// Where messages of clients with that tag and target go, until something changes here.
     #[must_use]
     pub fn plan(&self, tag: Tag, target: Option<&str>) -> Plan {
+        let choices = self.choices.get(&tag).map_or(&[][..], Vec::as_slice);
         let mut plan = Plan {
-            forks: Vec::new(),
-            stops: Vec::new(),
+            forks: Vec::with_capacity(choices.len()),
+            branches: Vec::with_capacity(choices.len()),
+            stops: Vec::with_capacity(choices.len()),
         };
-        let mut places = BTreeMap::new();
-        for choice in self.choices.get(&tag).into_iter().flatten() {
-            let open: Vec<&Site> = choice.sites.iter().filter(|it| it.wants(target)).collect();
-            let open = match choice.policy {
-                Policy::All => open,
-                policy => alike(policy, &open),
-            };
-            let branches = open.into_iter().map(|site| {
-                let stop = site.stop();
-                let place = *places.entry(stop).or_insert_with(|| {
-                    plan.stops.push(stop);
-                    plan.stops.len() - 1
-                });
+        let mut ways = BTreeMap::new();
+        for choice in choices {
+            let first = plan.branches.len();
+            for site in choice.open(target) {
+                let stop = plan.stop_for(site, &mut ways);
                 let node = site.node;
-                Branch { node, stop: place }
-            });
-            let fork = Fork {
-                name: choice.name.clone(),
-                policy: choice.policy,
-                turn: self.turns.get(&choice.name).cloned().unwrap_or_default(),
-                branches: branches.collect(),
-            };
-            if !fork.branches.is_empty() {
-                plan.forks.push(fork);
+                plan.branches.push(Branch { node, stop });
+            }
+            if plan.branches.len() > first {
+                plan.forks.push(Fork {
+                    name: Arc::clone(&choice.name),
+                    policy: choice.policy,
+                    turn: Arc::clone(&choice.turn),
+                    branches: first..plan.branches.len(),
+                });
             }
         }
         plan
@@ -325,7 +323,7 @@ impl Router {
 
     fn relay_one(&mut self, from: Node, key: Key<'_>, to: &Recipient, routes: &mut Routes) -> bool {
         let choices = self.choices.get(&key.tag).into_iter().flatten();
-        let Some(choice) = choices.into_iter().find(|choice| choice.name == to.name) else {
+        let Some(choice) = choices.into_iter().find(|choice| *choice.name == *to.name) else {
             return false;
         };
         let sites = || choice.sites.iter().filter(|site| site.wants(key.target));
@@ -342,11 +340,10 @@ impl Router {
             // It has left while the message was on its way: another instance will do.
             beyond().take(1).collect()
         } else {
-            let open = alike(choice.policy, &here);
-            let turn = self.turns.get(&to.name).cloned().unwrap_or_default();
+            let open: Vec<&Site> = alike(choice.policy, here.iter().copied()).collect();
             let nodes = open.iter().map(|site| site.node);
             let source = &key.origin.source;
-            let at = one_of(choice.policy, nodes, source, &turn, &mut self.random);
+            let at = one_of(choice.policy, nodes, source, &choice.turn, &mut self.random);
             open.get(at).copied().into_iter().collect()
         };
         for site in &chosen {
@@ -375,7 +372,11 @@ impl Router {
     }
 
     fn rebuild(&mut self) {
-        let mut choices: HashMap<Tag, Vec<Choice>> = HashMap::new();
+        let mut offers = Offers {
+            known: &self.turns,
+            turns: HashMap::new(),
+            choices: HashMap::new(),
+        };
         let local = self.local.iter();
         for (&node, local) in local.filter(|(_, it)| it.presence < Presence::Gone) {
             let site = Site {
@@ -386,7 +387,7 @@ impl Router {
                 target: local.function.target.clone(),
             };
             let Function { name, tags, .. } = &local.function;
-            offer(&mut choices, name, local.function.policy, tags, &site);
+            offers.add(name, local.function.policy, tags, &site);
         }
         for (via, entry) in self.best() {
             let site = Site {
@@ -399,40 +400,66 @@ impl Router {
                 distance: entry.path.len(),
                 target: entry.target.clone(),
             };
-            offer(&mut choices, &entry.name, entry.policy, &entry.tags, &site);
+            offers.add(&entry.name, entry.policy, &entry.tags, &site);
         }
+        let Offers {
+            turns, mut choices, ..
+        } = offers;
         for choice in choices.values_mut().flatten() {
             choice
                 .sites
                 .sort_by_key(|site| (site.presence, site.distance, site.node));
         }
-        // Kept over changes, and found without a new string for each message.
-        let names = choices.values().flatten().map(|it| it.name.clone());
-        let turns = names.map(|name| (self.turns.get(&name).cloned().unwrap_or_default(), name));
-        self.turns = turns.map(|(turn, name)| (name, turn)).collect();
-        self.choices = choices;
+        (self.turns, self.choices) = (turns, choices);
     }
 }
 
-fn offer(
-    choices: &mut HashMap<Tag, Vec<Choice>>,
-    name: &str,
-    policy: Policy,
-    tags: &[Tag],
-    site: &Site,
-) {
-    for &tag in tags {
-        let choices = choices.entry(tag).or_default();
-        let at = choices.iter().position(|choice| choice.name == name);
-        let at = at.unwrap_or_else(|| {
-            choices.push(Choice {
-                name: name.to_owned(),
+/// The choices as they are made anew.
+struct Offers<'a> {
+    /// The turns so far, which last over changes.
+    known: &'a HashMap<Arc<str>, Turn>,
+    turns: HashMap<Arc<str>, Turn>,
+    choices: HashMap<Tag, Vec<Choice>>,
+}
+
+impl Offers<'_> {
+    fn add(&mut self, name: &str, policy: Policy, tags: &[Tag], site: &Site) {
+        for &tag in tags {
+            let choices = self.choices.entry(tag).or_default();
+            let known = choices.iter_mut().find(|choice| *choice.name == *name);
+            if let Some(choice) = known {
+                choice.sites.push(site.clone());
+                continue;
+            }
+            let (name, turn) = self.turn(name);
+            let choice = Choice {
+                name,
                 policy,
-                sites: Vec::new(),
-            });
-            choices.len() - 1
-        });
-        choices[at].sites.push(site.clone());
+                turn,
+                sites: vec![site.clone()],
+            };
+            self.choices.entry(tag).or_default().push(choice);
+        }
+    }
+
+    /// The turn of a name, of which there is one for all tags.
+    fn turn(&mut self, name: &str) -> (Arc<str>, Turn) {
+        let known = self.turns.get_key_value(name);
+        let known = known.or_else(|| self.known.get_key_value(name));
+        let (name, turn) = match known {
+            Some((name, turn)) => (Arc::clone(name), Arc::clone(turn)),
+            None => (name.into(), Turn::default()),
+        };
+        self.turns.insert(Arc::clone(&name), Arc::clone(&turn));
+        (name, turn)
+    }
+}
+
+impl Choice {
+    /// Of whom a message with that target goes to one, or to all of them by [`Policy::All`].
+    fn open(&self, target: Option<&str>) -> impl Iterator<Item = &Site> {
+        let sites = self.sites.iter().filter(move |it| it.wants(target));
+        alike(self.policy, sites)
     }
 }
 
@@ -460,6 +487,22 @@ impl Routes {
 }
 
 impl Plan {
+    /// The place of a stop, each of which is listed once. A function here is a site of one choice only, so
+    /// only ways to neighbours have to be looked for.
+    fn stop_for(&mut self, site: &Site, ways: &mut BTreeMap<Node, usize>) -> usize {
+        let (stop, next) = (site.stop(), self.stops.len());
+        let place = match stop {
+            Stop::Via(via) => *ways.entry(via).or_insert(next),
+            // Sites are sorted: what was offered twice is next to itself.
+            Stop::Local(_) if self.stops.last() == Some(&stop) => next - 1,
+            Stop::Local(_) => next,
+        };
+        if place == next {
+            self.stops.push(stop);
+        }
+        place
+    }
+
     /// All whom copies may be handed to.
     #[must_use]
     pub fn stops(&self) -> &[Stop] {
@@ -483,7 +526,8 @@ impl Plan {
         random: &'a mut fastrand::Rng,
     ) -> impl Iterator<Item = Chosen<'a>> {
         self.forks.iter().flat_map(move |fork| {
-            let chosen = fork.choose(source, random);
+            let branches = &self.branches[fork.branches.clone()];
+            let chosen = fork.choose(branches, source, random);
             chosen.iter().map(|branch| Chosen {
                 stop: branch.stop,
                 name: &fork.name,
@@ -494,26 +538,34 @@ impl Plan {
 }
 
 impl Fork {
-    fn choose(&self, source: &Node, random: &mut fastrand::Rng) -> &[Branch] {
-        if self.policy == Policy::All || self.branches.len() == 1 {
-            return &self.branches;
+    fn choose<'a>(
+        &self,
+        branches: &'a [Branch],
+        source: &Node,
+        random: &mut fastrand::Rng,
+    ) -> &'a [Branch] {
+        if self.policy == Policy::All || branches.len() == 1 {
+            return branches;
         }
-        let nodes = self.branches.iter().map(|branch| branch.node);
+        let nodes = branches.iter().map(|branch| branch.node);
         let at = one_of(self.policy, nodes, source, &self.turn, random);
-        std::slice::from_ref(&self.branches[at])
+        std::slice::from_ref(&branches[at])
     }
 }
 
-/// Of sites that are sorted by nearness those that are as good as the first.
-fn alike<'a>(policy: Policy, sites: &[&'a Site]) -> Vec<&'a Site> {
-    let Some(first) = sites.first() else {
-        return Vec::new();
-    };
-    let alike = |site: &&&Site| {
-        site.presence == first.presence
-            && (policy != Policy::Nearest || site.distance == first.distance)
-    };
-    sites.iter().filter(alike).copied().collect()
+/// Of sites that are sorted by nearness those that are as good as the first; by [`Policy::All`] all.
+fn alike<'a>(
+    policy: Policy,
+    sites: impl Iterator<Item = &'a Site> + Clone,
+) -> impl Iterator<Item = &'a Site> {
+    let first = sites.clone().next();
+    sites.filter(move |site| {
+        policy == Policy::All
+            || first.is_some_and(|first| {
+                site.presence == first.presence
+                    && (policy != Policy::Nearest || site.distance == first.distance)
+            })
+    })
 }
 
 /// Which of the nodes, of which there is at least one.

@@ -50,7 +50,7 @@ fn router_with(functions: &[(usize, Function)]) -> Router {
 }
 
 /// How often each client of the local ones is chosen for messages of `sources` in turn.
-fn counts(router: &mut Router, sources: std::ops::Range<usize>) -> BTreeMap<Node, usize> {
+fn counts(router: &mut Router, sources: Range<usize>) -> BTreeMap<Node, usize> {
     let mut counts = BTreeMap::new();
     for source in sources {
         for client in router.route(key(source)).local {

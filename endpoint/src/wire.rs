@@ -228,36 +228,34 @@ fn decode_hello(mut frame: Bytes) -> Result<Received, Malformed> {
 /// The lanes of a `Hello`: all from 0 on, so their numbers are not written.
 fn decode_lanes(frame: &mut Bytes) -> Result<Vec<LanePosition>, Malformed> {
     let count = get_u8(frame)?;
-    if usize::from(count) > LANES_MAX {
-        return Err(Malformed);
-    }
-    (0..count)
-        .map(|number| {
-            let lane = LaneId::new(number).ok_or(Malformed)?;
-            Ok(LanePosition {
-                lane,
-                expected: get(frame)?,
-                limit: get(frame)?,
-            })
-        })
-        .collect()
+    decode_each(frame, count, |number, _| {
+        LaneId::new(number).ok_or(Malformed)
+    })
 }
 
 fn decode_positions(frame: &mut Bytes) -> Result<Vec<LanePosition>, Malformed> {
     let count = get_u8(frame)?;
+    decode_each(frame, count, |_, frame| get_lane(frame))
+}
+
+fn decode_each(
+    frame: &mut Bytes,
+    count: u8,
+    lane: impl Fn(u8, &mut Bytes) -> Result<LaneId, Malformed>,
+) -> Result<Vec<LanePosition>, Malformed> {
     if usize::from(count) > LANES_MAX {
         return Err(Malformed);
     }
-    (0..count)
-        .map(|_| {
-            let lane = get_lane(frame)?;
-            Ok(LanePosition {
-                lane,
-                expected: get(frame)?,
-                limit: get(frame)?,
-            })
-        })
-        .collect()
+    // Room for all at once, now that the count is known to be small.
+    let mut positions = Vec::with_capacity(count.into());
+    for number in 0..count {
+        positions.push(LanePosition {
+            lane: lane(number, frame)?,
+            expected: get(frame)?,
+            limit: get(frame)?,
+        });
+    }
+    Ok(positions)
 }
 
 fn decode_seen(frame: &mut Bytes) -> Result<Seen, Malformed> {

@@ -26,6 +26,10 @@ fn exactly_once(c: &mut Criterion) {
             bench("frames", &mut FramesOneWay::new(scheme, len));
             bench("session", &mut SessionsOneWay::new(scheme, len));
             bench("endpoint", &mut endpoint::OneWay::new(scheme, len));
+            bench(
+                "endpoint, slices",
+                &mut endpoint::OneWay::copied(scheme, len),
+            );
         }
     }
 }

@@ -134,10 +134,20 @@ impl Inbox for Count {
     fn on_event(&mut self, _event: Event) {}
 }
 
+/// How a message is handed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Handed {
+    /// As `Bytes`: a reference is counted up before and down behind.
+    Over,
+    /// As a slice of the sender's own memory.
+    Copied,
+}
+
 /// Messages one way, from a thread that blocks when the buffer is full, counted on the far worker.
 #[derive(Debug)]
 pub struct OneWay {
     pair: Pair,
+    handed: Handed,
     payload: Bytes,
     want: Sender<u64>,
     reached: Receiver<()>,
@@ -155,9 +165,19 @@ impl OneWay {
         };
         Self {
             pair: Pair::new(scheme, |_| Box::new(count)),
+            handed: Handed::Over,
             payload: vec![7; len].into(),
             want,
             reached,
+        }
+    }
+
+    /// Messages of `len` bytes out of the sender's own memory.
+    #[must_use]
+    pub fn copied(scheme: &str, len: usize) -> Self {
+        Self {
+            handed: Handed::Copied,
+            ..Self::new(scheme, len)
         }
     }
 }
@@ -166,7 +186,10 @@ impl Load for OneWay {
     fn run(&mut self, count: u64) {
         self.want.send(count).expect("the far end lives");
         for _ in 0..count {
-            let sent = self.pair.near.send(LANE, self.payload.clone());
+            let sent = match self.handed {
+                Handed::Over => self.pair.near.send(LANE, self.payload.clone()),
+                Handed::Copied => self.pair.near.send_parts(LANE, &[&self.payload]),
+            };
             sent.expect("it is open");
         }
         self.reached.recv().expect("the far end lives");

@@ -92,6 +92,7 @@ fn compare_own() {
                     boxed("frames", FramesOneWay::new(scheme, len)),
                     boxed("session", SessionsOneWay::new(scheme, len)),
                     boxed("endpoint", endpoint::OneWay::new(scheme, len)),
+                    boxed("endpoint, slices", endpoint::OneWay::copied(scheme, len)),
                 ]
             });
         }

@@ -188,9 +188,9 @@ struct Count(Arc<Meter>);
 impl Inbox for Count {
     fn on_messages(&mut self, incoming: &mut Incoming<'_>) {
         let (mut messages, mut bytes) = (0, 0);
-        while let Some(message) = incoming.take(LANE) {
+        while let Some(payload) = incoming.take_bytes(LANE) {
             messages += 1;
-            bytes += message.payload.len();
+            bytes += payload.len();
         }
         self.0.add(messages, bytes);
     }

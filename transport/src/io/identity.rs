@@ -1,12 +1,13 @@
 //! The key of a node: made, stored as PEM, used to sign.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::sign::CertifiedKey;
 
 use crate::NodeId;
 
@@ -18,6 +19,8 @@ struct Keys {
     pkcs8: Vec<u8>,
     pair: Ed25519KeyPair,
     node_id: NodeId,
+    /// As the TLS library wants it, made on first use: one for all connections, not one for each.
+    certified: OnceLock<Arc<CertifiedKey>>,
 }
 
 /// Why an [`Identity`] could not be made or read.
@@ -80,6 +83,7 @@ impl Identity {
             pkcs8: pkcs8.to_vec(),
             pair,
             node_id: NodeId::new(key),
+            certified: OnceLock::new(),
         })))
     }
 
@@ -109,9 +113,20 @@ impl Identity {
         signature
     }
 
-    /// The private key for the TLS library.
-    pub(crate) fn private_key(&self) -> PrivateKeyDer<'static> {
-        PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.0.pkcs8.clone()))
+    /// The key pair for the TLS library, as `make` makes it of the private key.
+    ///
+    /// # Errors
+    /// What `make` says.
+    pub(crate) fn certified_key<E>(
+        &self,
+        make: impl FnOnce(&PrivateKeyDer<'_>) -> Result<CertifiedKey, E>,
+    ) -> Result<Arc<CertifiedKey>, E> {
+        if let Some(made) = self.0.certified.get() {
+            return Ok(Arc::clone(made));
+        }
+        let key = PrivatePkcs8KeyDer::from(self.0.pkcs8.as_slice());
+        let made = Arc::new(make(&PrivateKeyDer::Pkcs8(key))?);
+        Ok(Arc::clone(self.0.certified.get_or_init(|| made)))
     }
 }
 

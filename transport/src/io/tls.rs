@@ -3,7 +3,7 @@
 //! Both sides prove their key. The verifiers refuse a key that was not dialed or is not admitted
 //! *inside* the handshake, so that nobody else gets a byte past it.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls13_signature_with_raw_key};
@@ -26,8 +26,11 @@ const SPKI_PREFIX: [u8; 12] = [
     0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
 ];
 
+/// One for the process: every configuration keeps it, and a QUIC connection keeps its own of those.
 fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+        LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
+    Arc::clone(&PROVIDER)
 }
 
 /// The identity in a SubjectPublicKeyInfo.
@@ -44,13 +47,12 @@ pub(crate) fn peer_of(certificates: Option<&[CertificateDer<'_>]>) -> Option<Nod
 }
 
 fn certified_key(identity: &Identity) -> Result<Arc<CertifiedKey>, rustls::Error> {
-    let key = rustls::crypto::ring::sign::any_supported_type(&identity.private_key())?;
-    let mut spki = SPKI_PREFIX.to_vec();
-    spki.extend_from_slice(identity.node_id().as_bytes());
-    Ok(Arc::new(CertifiedKey::new(
-        vec![CertificateDer::from(spki)],
-        key,
-    )))
+    identity.certified_key(|private| {
+        let key = rustls::crypto::ring::sign::any_supported_type(private)?;
+        let mut spki = SPKI_PREFIX.to_vec();
+        spki.extend_from_slice(identity.node_id().as_bytes());
+        Ok(CertifiedKey::new(vec![CertificateDer::from(spki)], key))
+    })
 }
 
 /// Where a verifier leaves why it refused. For QUIC, whose stack hands on only the alert's text.

@@ -59,6 +59,7 @@ impl Many {
             accept.send(connected).expect("somebody waits");
         });
         let listening = listening.expect("it runs");
+        let dialers = dialers(&keys[0]);
         let pair = |number: usize| {
             let near = driver.endpoint_with(config.clone(), a, b, |endpoint| Reception {
                 inbox: Some(near(number, endpoint)),
@@ -72,7 +73,7 @@ impl Many {
             for end in &pair {
                 end.migrate(number % workers);
             }
-            let dialed = driver.dial_blocking(&dialers(&keys[0]), listening.address(), Some(b));
+            let dialed = driver.dial_blocking(&dialers, listening.address(), Some(b));
             let attached = pair[0].attach(dialed.expect("it listens"));
             attached.expect("the peer is right");
             let connected = accepted.recv().expect("it listens");

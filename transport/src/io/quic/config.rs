@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn_proto::{
-    ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig,
-    VarInt,
+    ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, NoneTokenStore, ServerConfig,
+    TransportConfig, VarInt,
 };
 
 use ring::hmac;
@@ -58,12 +58,39 @@ fn mtu_max(remote: IpAddr) -> u16 {
         IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
     };
-    if is_near { 8952 } else { 1452 }
+    if is_near { MTU_NEAR } else { MTU_FAR }
 }
 
-fn transport_config(remote: IpAddr, cap: u16) -> TransportConfig {
+const MTU_NEAR: u16 = 8952;
+const MTU_FAR: u16 = 1452;
+
+/// The parameters of connections to near and to far peers. A connection keeps its own for as long as
+/// it lives, so all of a listener or dialer share these.
+#[derive(Debug, Clone)]
+pub(super) struct Parameters {
+    near: Arc<TransportConfig>,
+    far: Arc<TransportConfig>,
+}
+
+impl Parameters {
+    /// `cap` is the largest datagram to send, in bytes.
+    pub(super) fn new(cap: u16) -> Self {
+        let [near, far] = [MTU_NEAR, MTU_FAR].map(|mtu| Arc::new(transport_config(mtu.min(cap))));
+        Self { near, far }
+    }
+
+    pub(super) fn of(&self, remote: IpAddr) -> Arc<TransportConfig> {
+        let parameters = match mtu_max(remote) {
+            MTU_NEAR => &self.near,
+            _ => &self.far,
+        };
+        Arc::clone(parameters)
+    }
+}
+
+fn transport_config(mtu_max: u16) -> TransportConfig {
     let mut mtu = MtuDiscoveryConfig::default();
-    mtu.upper_bound(mtu_max(remote).min(cap));
+    mtu.upper_bound(mtu_max);
     let idle = u32::try_from(IDLE_MAX.as_millis()).unwrap_or(u32::MAX);
     let flows = u32::try_from(FLOWS_MAX).unwrap_or(u32::MAX);
     let mut config = TransportConfig::default();
@@ -100,12 +127,14 @@ pub(super) fn endpoint_config(identity: &Identity, cap: u16) -> EndpointConfig {
 pub(super) fn client_config(
     identity: &Identity,
     expected: Option<NodeId>,
-    (remote, cap): (IpAddr, u16),
+    parameters: Arc<TransportConfig>,
     refusal: RefusalCell,
 ) -> Result<ClientConfig, BadTls> {
     let tls = tls::recording_client_config(identity, expected, refusal)?;
     let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
-    config.transport_config(Arc::new(transport_config(remote, cap)));
+    config.transport_config(parameters);
+    // The default remembers tokens for the next dial, which has a configuration of its own.
+    config.token_store(Arc::new(NoneTokenStore));
     Ok(config)
 }
 
@@ -125,13 +154,13 @@ pub(super) fn server_config(
     base: &ServerConfig,
     identity: &Identity,
     admission: &Admission,
-    remote: IpAddr,
+    parameters: Arc<TransportConfig>,
     refusal: RefusalCell,
 ) -> Result<ServerConfig, BadTls> {
     let tls = tls::recording_server_config(identity, admission.clone(), refusal)?;
     let mut config = base.clone();
     config.crypto = Arc::new(QuicServerConfig::try_from(tls)?);
-    config.transport_config(Arc::new(transport_config(remote, MTU_CAP_NONE)));
+    config.transport_config(parameters);
     Ok(config)
 }
 

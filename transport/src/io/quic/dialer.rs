@@ -2,12 +2,12 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use quinn_proto::{ConnectError, Endpoint};
+use quinn_proto::{ConnectError, Endpoint, EndpointConfig};
 
-use super::config::{self, BadTls, MTU_CAP_MIN, MTU_CAP_NONE};
+use super::config::{self, BadTls, MTU_CAP_MIN, MTU_CAP_NONE, Parameters};
 use super::transport::{Parts, QuicTransport};
 use super::{SCHEME, SERVER_NAME};
 use crate::io::datagram_socket::DatagramSocket;
@@ -20,6 +20,14 @@ use crate::{DialError, Dialer, End, NodeId, Role, Target, Transport};
 pub struct QuicDialer {
     identity: Identity,
     mtu_cap: u16,
+    common: OnceLock<Common>,
+}
+
+/// What all its connections have in common, made with the first.
+#[derive(Debug, Clone)]
+struct Common {
+    endpoint: Arc<EndpointConfig>,
+    parameters: Parameters,
 }
 
 impl QuicDialer {
@@ -29,6 +37,7 @@ impl QuicDialer {
         Self {
             identity,
             mtu_cap: MTU_CAP_NONE,
+            common: OnceLock::new(),
         }
     }
 
@@ -41,6 +50,7 @@ impl QuicDialer {
     #[must_use]
     pub fn with_mtu_max(mut self, bytes: u16) -> Self {
         self.mtu_cap = bytes.max(MTU_CAP_MIN);
+        self.common = OnceLock::new();
         self
     }
 
@@ -76,12 +86,15 @@ impl QuicDialer {
     ) -> io::Result<QuicTransport> {
         let socket = DatagramSocket::dialing(remote)?;
         let refusal = RefusalCell::default();
-        let path = (remote.ip(), self.mtu_cap);
-        let config = config::client_config(&self.identity, peer, path, Arc::clone(&refusal))
+        let common = self.common.get_or_init(|| Common {
+            endpoint: Arc::new(config::endpoint_config(&self.identity, self.mtu_cap)),
+            parameters: Parameters::new(self.mtu_cap),
+        });
+        let parameters = common.parameters.of(remote.ip());
+        let config = config::client_config(&self.identity, peer, parameters, Arc::clone(&refusal))
             .map_err(BadTls::into_io)?;
         let probes_mtu = !socket.may_fragment();
-        let endpoint_config = Arc::new(config::endpoint_config(&self.identity, self.mtu_cap));
-        let mut endpoint = Endpoint::new(endpoint_config, None, probes_mtu, None);
+        let mut endpoint = Endpoint::new(Arc::clone(&common.endpoint), None, probes_mtu, None);
         let (handle, conn) = endpoint
             .connect(now, config, remote, SERVER_NAME)
             .map_err(|error: ConnectError| io::Error::other(error))?;

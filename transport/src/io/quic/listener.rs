@@ -14,7 +14,7 @@ use quinn_proto::{DatagramEvent, Endpoint, EndpointConfig, Incoming, ServerConfi
 use super::SCHEME;
 use super::allowance::Allowance;
 use super::cid::{CID_LEN, CidKey, SlotCids};
-use super::config::{self, BadTls, MTU_CAP_NONE};
+use super::config::{self, BadTls, MTU_CAP_NONE, Parameters};
 use super::connection_end::end_of;
 use super::transport::{Parts, QuicTransport};
 use crate::io::datagram_socket::{DatagramMeta, DatagramSocket};
@@ -45,6 +45,7 @@ pub struct QuicListener {
     admission: Admission,
     base: ServerConfig,
     endpoint_config: EndpointConfig,
+    parameters: Parameters,
     cids: CidKey,
     /// Hears strangers, and goes with the one that is let in. Its ids name `spare_slot`.
     spare: Endpoint,
@@ -121,6 +122,7 @@ impl QuicListener {
             admission,
             base,
             endpoint_config,
+            parameters: Parameters::new(MTU_CAP_NONE),
             cids,
             spare,
             spare_slot: 0,
@@ -259,7 +261,7 @@ impl QuicListener {
                 &self.base,
                 &self.identity,
                 &self.admission,
-                remote.ip(),
+                self.parameters.of(remote.ip()),
                 Arc::clone(&refusal),
             )
             .map_err(BadTls::into_io)?;

@@ -59,8 +59,15 @@ impl Endpoint {
     /// # Errors
     /// [`SendError`], with the payload in it.
     pub fn try_send(&self, lane: LaneId, payload: Bytes) -> Result<(), SendError> {
-        lock(&self.0.shared.outbox).push(lane, payload)?;
-        self.0.shared.ring();
+        let shared = &self.0.shared;
+        let mut outbox = lock(&shared.outbox);
+        let sent = outbox.push(lane, payload);
+        if sent.is_err() {
+            shared.ring_if_awaited(&outbox);
+            return sent;
+        }
+        drop(outbox);
+        shared.ring();
         Ok(())
     }
 
@@ -81,6 +88,7 @@ impl Endpoint {
                     return other;
                 }
             }
+            shared.ring_if_awaited(&outbox);
             outbox = shared
                 .sending
                 .threads
@@ -100,6 +108,7 @@ impl Endpoint {
         let shared = &self.0.shared;
         let mut outbox = lock(&shared.outbox);
         while outbox.is_full(lane, len) {
+            shared.ring_if_awaited(&outbox);
             let waiting = shared.sending.threads.wait(outbox);
             outbox = waiting.unwrap_or_else(PoisonError::into_inner);
         }
@@ -151,9 +160,14 @@ impl Endpoint {
     /// [`FlushError`].
     pub fn flush(&self, timeout: Duration) -> Result<(), FlushError> {
         let deadline = Instant::now() + timeout;
-        let sending = &self.0.shared.sending.threads;
-        let mut outbox = lock(&self.0.shared.outbox);
+        let shared = &self.0.shared;
+        let sending = &shared.sending.threads;
+        let mut outbox = lock(&shared.outbox);
         let mark = outbox.mark();
+        if outbox.is_settled(&mark).is_none() {
+            outbox.await_settled();
+            shared.ring();
+        }
         loop {
             if let Some(settled) = outbox.is_settled(&mark) {
                 return Ok(settled?);
@@ -176,7 +190,12 @@ impl Endpoint {
     /// [`FlushError::GivenUp`].
     pub async fn flush_async(&self) -> Result<(), FlushError> {
         let shared = &self.0.shared;
-        let mark = lock(&shared.outbox).mark();
+        let mark = {
+            let outbox = lock(&shared.outbox);
+            outbox.await_settled();
+            outbox.mark()
+        };
+        shared.ring();
         poll_fn(|cx: &mut Context<'_>| {
             // Registered before the look, so that no acknowledgement falls between the two.
             shared.sending.register(cx.waker());

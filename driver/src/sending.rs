@@ -91,6 +91,7 @@ impl<'a> Sending<'a> {
         }
         // Room is made under the lock that is held here: none is made unnoticed.
         self.bell.shared.sending.register(cx.waker());
+        self.bell.shared.ring_if_awaited(&self.outbox);
         Poll::Pending
     }
 }

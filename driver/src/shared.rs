@@ -183,6 +183,14 @@ impl Shared {
         }
     }
 
+    /// Has the worker look if somebody waits for what the peer must be asked for. To be called before
+    /// waiting for room.
+    pub(crate) fn ring_if_awaited(self: &Arc<Self>, outbox: &Outbox) {
+        if outbox.is_awaited() {
+            self.ring();
+        }
+    }
+
     pub(crate) fn ask(self: &Arc<Self>, control: Control) {
         lock(&self.control).push_back(control);
         self.ring();

@@ -81,6 +81,25 @@ fn a_flush_ends_when_the_peer_has_everything() {
 }
 
 #[test]
+fn neither_a_flush_nor_a_sender_without_room_waits_for_the_delay_of_acknowledgements() {
+    let config = session::Config {
+        send_buffer: 2000,
+        ack_delay: PATIENCE * 10,
+        ..session::Config::default()
+    };
+    let two = Two::with(1, config);
+    two.connect(0);
+    for n in 0..10 {
+        two.a.send(LaneId::FIRST, number(n, 900)).unwrap();
+    }
+    block_on(two.a.send_async(LaneId::FIRST, number(10, 900))).unwrap();
+    two.a.send_parts(LaneId::FIRST, &[&[7; 900]]).unwrap();
+    two.a.flush(PATIENCE).unwrap();
+    two.a.send(LaneId::FIRST, number(11, 900)).unwrap();
+    block_on(two.a.flush_async()).unwrap();
+}
+
+#[test]
 fn a_flush_says_that_messages_were_given_up() {
     let two = Two::new(1);
     two.a.send(LaneId::FIRST, number(0, 100)).unwrap();

@@ -49,6 +49,8 @@ pub(crate) struct Due {
     pub(crate) ready: bool,
     pub(crate) ping: Option<u64>,
     pub(crate) pong: Option<u64>,
+    /// Somebody waits for an acknowledgement.
+    pub(crate) ask: bool,
     /// The positions of all lanes, changed or not.
     pub(crate) all_positions: bool,
     pub(crate) close: Option<CloseCode>,
@@ -62,6 +64,7 @@ impl Due {
             || self.ready
             || self.ping.is_some()
             || self.pong.is_some()
+            || self.ask
             || self.all_positions
             || self.close.is_some()
             || self.goodbye
@@ -218,7 +221,7 @@ impl Attachment {
         if now >= quiet_since + heartbeat {
             self.last_ping = Some(now);
             if self.is_ready() {
-                self.due.ping = Some(0);
+                self.due.ping.get_or_insert(0);
             }
         }
         false

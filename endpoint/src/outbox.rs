@@ -5,6 +5,7 @@
 //! them is one piece of memory, one frame and one acknowledgement; a large one stays where it lies.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
 
@@ -27,6 +28,9 @@ const PARTS_LEN_MAX: usize = CHUNK_LEN_MAX / 4;
 const CHUNK_LEN_MIN: usize = 1024;
 const CHUNK_LEN_MAX: usize = 64 * 1024;
 
+/// Up to so many bytes of a lane may wait long for their acknowledgement, unless it is asked for.
+pub(crate) const QUIET_LEN: u64 = 64 << 10;
+
 /// A piece of a lane's stream, retained until it is acknowledged.
 #[derive(Debug, Clone)]
 pub(crate) struct Segment {
@@ -45,7 +49,7 @@ pub struct Outbox {
 }
 
 /// What all lanes have in common.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Limits {
     send_buffer: u64,
     away: Away,
@@ -54,6 +58,8 @@ struct Limits {
     best_effort_buffer: usize,
     message_max: usize,
     closed: bool,
+    /// Whether somebody waits until what was accepted is settled, and the session was not told.
+    awaited: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -88,6 +94,7 @@ impl Outbox {
                 best_effort_buffer: config.best_effort_buffer,
                 message_max: config.message_max,
                 closed: false,
+                awaited: AtomicBool::new(false),
             },
             given_up: 0,
         }
@@ -101,11 +108,11 @@ impl Outbox {
     /// # Errors
     /// [`SendError`]; each variant holds the payload.
     pub fn push(&mut self, lane: LaneId, payload: Bytes) -> Result<(), SendError> {
-        let limits = self.limits;
-        let Some(outbox) = self.lanes.get_mut(lane.index()) else {
+        let Self { lanes, limits, .. } = self;
+        let Some(outbox) = lanes.get_mut(lane.index()) else {
             return Err(self.unknown_lane().with(payload));
         };
-        match outbox.admit(&limits, payload.len()) {
+        match outbox.admit(limits, payload.len()) {
             Ok(Delivery::Reliable) => outbox.push(payload),
             Ok(Delivery::BestEffort) => {
                 outbox.push_best_effort(payload, limits.best_effort_buffer);
@@ -122,11 +129,11 @@ impl Outbox {
     /// [`SendError`]; each variant holds the payload, put together.
     pub fn push_parts(&mut self, lane: LaneId, parts: &[&[u8]]) -> Result<(), SendError> {
         let len = parts.iter().map(|part| part.len()).sum();
-        let limits = self.limits;
-        let Some(outbox) = self.lanes.get_mut(lane.index()) else {
+        let Self { lanes, limits, .. } = self;
+        let Some(outbox) = lanes.get_mut(lane.index()) else {
             return Err(self.unknown_lane().with(parts.concat().into()));
         };
-        match outbox.admit(&limits, len) {
+        match outbox.admit(limits, len) {
             Ok(Delivery::Reliable) if len <= PARTS_LEN_MAX => outbox.copy(len, parts),
             Ok(_) => return self.push(lane, parts.concat().into()),
             Err(refused) => return Err(refused.with(parts.concat().into())),
@@ -139,11 +146,11 @@ impl Outbox {
     /// [`push`](Self::push) of each says why.
     #[must_use]
     pub fn push_run(&mut self, lane: LaneId, run: &SharedRun) -> bool {
-        let limits = self.limits;
-        let Some(outbox) = self.lanes.get_mut(lane.index()) else {
+        let Self { lanes, limits, .. } = self;
+        let Some(outbox) = lanes.get_mut(lane.index()) else {
             return false;
         };
-        let is_reliable = outbox.admit(&limits, run.longest()) == Ok(Delivery::Reliable);
+        let is_reliable = outbox.admit(limits, run.longest()) == Ok(Delivery::Reliable);
         let needed = outbox.used() + run.len() as u64;
         let fits = is_reliable && (needed <= limits.send_buffer || limits.refuse(needed).is_none());
         if fits {
@@ -199,6 +206,19 @@ impl Outbox {
             .then_some(Ok(()))
     }
 
+    /// Somebody waits until what was accepted so far is settled: with the next
+    /// [`exchange`](crate::Session::exchange) the session asks the peer for it.
+    pub fn await_settled(&self) {
+        self.limits.awaited.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody waits, for that or for room, and an [`exchange`](crate::Session::exchange) should
+    /// follow.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        self.limits.awaited.load(Ordering::Relaxed)
+    }
+
     /// Refuses every message from now on.
     pub fn close(&mut self) {
         self.limits.closed = true;
@@ -220,6 +240,11 @@ impl Outbox {
                 lane.segments.shrink_to_fit();
             }
         }
+    }
+
+    /// Whether somebody began to wait since the last call.
+    pub(crate) fn take_awaited(&mut self) -> bool {
+        std::mem::take(self.limits.awaited.get_mut())
     }
 
     /// Bytes of a lane were acknowledged or given up.
@@ -360,6 +385,10 @@ impl LaneOutbox {
             && self.used() > 0
             && let Some(refused) = limits.refuse(needed)
         {
+            if self.used() < 2 * QUIET_LEN {
+                // Who waits for room must not wait for an acknowledgement that takes its time.
+                limits.awaited.store(true, Ordering::Relaxed);
+            }
             return Err(refused);
         }
         Ok(self.delivery)

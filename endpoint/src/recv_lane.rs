@@ -50,6 +50,8 @@ pub(crate) struct RecvLane {
     window: u64,
     /// What the peer was last told.
     told: (u64, u64),
+    /// How far the peer waits to be told.
+    asked: u64,
     partial: Partial,
     /// Pieces beyond `expected`, by offset; none overlap.
     ahead: BTreeMap<u64, Bytes>,
@@ -72,6 +74,7 @@ impl RecvLane {
             limit,
             window,
             told: (0, limit),
+            asked: 0,
             partial: Partial::None,
             ahead: BTreeMap::new(),
         }
@@ -201,14 +204,26 @@ impl RecvLane {
             .max(self.expected + self.window.saturating_sub(self.backlog));
     }
 
-    /// Whether the peer should hear soon where this lane stands: it may be waiting for credit.
+    /// Whether the peer should hear now where this lane stands: it may be waiting for credit, or has
+    /// asked for what is there.
     pub(crate) const fn ack_is_urgent(&self) -> bool {
-        self.limit - self.told.1 >= self.window / 4
+        let is_there = self.is_asked() && self.expected >= self.asked;
+        is_there || self.limit - self.told.1 >= self.window / 4
     }
 
-    /// Whether the peer does not know where this lane stands.
-    pub(crate) const fn ack_is_due(&self) -> bool {
-        self.expected != self.told.0
+    /// How many bytes have arrived of which the peer was not told.
+    pub(crate) const fn untold(&self) -> u64 {
+        self.expected - self.told.0
+    }
+
+    /// The peer waits until it is told of everything before `offset`.
+    pub(crate) fn ask(&mut self, offset: u64) {
+        self.asked = self.asked.max(offset);
+    }
+
+    /// Whether the peer waits for what it was not told.
+    pub(crate) const fn is_asked(&self) -> bool {
+        self.told.0 < self.asked
     }
 
     /// Where this lane stands: the offset wanted next, and that up to which may be sent.

@@ -29,6 +29,9 @@ pub(crate) struct SendLane {
     sent_max: u64,
     end: u64,
     limit: u64,
+    /// How far somebody waits for the acknowledgement, and how far the current transport has asked.
+    wanted: u64,
+    asked: u64,
 }
 
 /// How far one transport has brought a lane. A new one begins at what is acknowledged.
@@ -76,6 +79,27 @@ impl SendLane {
     /// Whether everything handed in has been acknowledged.
     pub(crate) const fn is_drained(&self) -> bool {
         self.acked == self.end
+    }
+
+    /// Somebody waits for the acknowledgement of all that is here.
+    pub(crate) const fn want_ack(&mut self) {
+        self.wanted = self.end;
+    }
+
+    /// Whether an acknowledgement is waited for that was not asked for.
+    pub(crate) fn must_ask(&self) -> bool {
+        self.wanted > self.acked.max(self.asked)
+    }
+
+    /// How far to ask for, which then counts as asked.
+    pub(crate) const fn asks(&mut self) -> u64 {
+        self.asked = self.wanted;
+        self.asked
+    }
+
+    /// What was asked may be lost with the transport that carried it.
+    pub(crate) const fn forget_ask(&mut self) {
+        self.asked = 0;
     }
 
     pub(crate) const fn unacknowledged(&self) -> u64 {
@@ -174,7 +198,7 @@ impl SendLane {
     /// Returns with them how many bytes they had in the stream.
     pub(crate) fn restart(&mut self, lane: LaneId) -> (Vec<Message>, u64) {
         let old = std::mem::take(self);
-        let (acked, sent_max) = (old.acked, old.sent_max);
+        let (acked, sent_max, old_wanted) = (old.acked, old.sent_max, old.wanted);
         let (mut undelivered, mut released) = (Vec::new(), 0);
         let mut walk = old.walk();
         while walk.offset < sent_max || walk.is_within_message() {
@@ -188,6 +212,9 @@ impl SendLane {
         released += walk.offset.max(acked) - acked;
         for segment in walk.segments {
             self.push(segment);
+        }
+        if old_wanted > acked {
+            self.want_ack();
         }
         (undelivered, released)
     }
@@ -222,6 +249,7 @@ impl SendLane {
         }
         self.end = begin;
         walk.segments.into_iter().for_each(|it| self.push(it));
+        self.wanted = self.wanted.min(self.end);
         (messages, dropped)
     }
 

@@ -1,5 +1,6 @@
 //! The session: one machine from messages to frames and back.
 
+mod acks;
 mod best_effort;
 mod introduce;
 mod receive;
@@ -23,6 +24,7 @@ use crate::send_lane::SendLane;
 use crate::stats::Stats;
 use crate::varint::VARINT_MAX;
 use crate::wire::CloseCode;
+use acks::Acks;
 use best_effort::{BestEffortIn, BestEffortOut};
 
 /// How many transports a session holds at once: the live one, its successor, and those of a
@@ -84,7 +86,7 @@ pub struct Session {
     recv: Vec<RecvLane>,
     best_effort_out: Vec<BestEffortOut>,
     best_effort_in: Vec<BestEffortIn>,
-    ack_at: Option<Instant>,
+    acks: Acks,
     /// Messages that have arrived, in their order, and how many there are.
     runs: VecDeque<(LaneId, Run)>,
     messages_len: usize,
@@ -145,7 +147,7 @@ impl Session {
             recv: (0..lanes).map(|_| RecvLane::new(window)).collect(),
             best_effort_out: (0..lanes).map(|_| BestEffortOut::default()).collect(),
             best_effort_in: Vec::new(),
-            ack_at: None,
+            acks: Acks::default(),
             runs: VecDeque::new(),
             messages_len: 0,
             outputs: VecDeque::new(),
@@ -256,6 +258,9 @@ impl Session {
             taken = true;
             send[lane.index()].push(segment);
         });
+        if outbox.take_awaited() {
+            self.want_acks();
+        }
         for (number, out) in (0..).zip(&mut self.best_effort_out) {
             let Some(lane) = LaneId::new(number) else {
                 break;
@@ -334,6 +339,7 @@ impl Session {
             self.life = Life::Closing {
                 give_up_at: now + self.config.linger,
             };
+            self.want_acks();
             self.close_if_drained();
         }
     }
@@ -356,7 +362,7 @@ impl Session {
             return;
         }
         self.life = Life::Closed;
-        self.ack_at = None;
+        self.acks.end();
         let undelivered = self.take_undelivered();
         self.tell_dropped();
         self.push_event(Event::Closed {
@@ -449,7 +455,7 @@ impl Session {
         self.poll_timeout_with(|heartbeat_at| heartbeat_at)
     }
 
-    /// As [`poll_timeout`](Self::poll_timeout), with signs of life put off to the next of the ticks
+    /// As [`poll_timeout`](Self::poll_timeout), with what can wait put off to the next of the ticks
     /// that begin at `start`: an eighth of [`Config::heartbeat`] apart, 100 ms at the most. Who drives
     /// thousands of idle sessions then wakes once a tick and not for each of them.
     #[must_use]
@@ -476,7 +482,7 @@ impl Session {
             .iter()
             .map(|attachment| put_off(attachment.heartbeat_at(heartbeat, silence_max)))
             .chain(self.attachments.iter().filter_map(Attachment::timeout))
-            .chain(self.ack_at)
+            .chain(self.acks.timeout(&put_off))
             .chain(give_up_at)
             .min()
     }
@@ -508,13 +514,11 @@ impl Session {
         {
             self.end(CloseReason::Aborted, Some(CloseCode::Aborted));
         }
-        if self.ack_at.is_some_and(|at| now >= at) {
-            self.ack_at = None;
-            if let Some(id) = self.current
-                && let Some(attachment) = self.attachment(id)
-            {
-                attachment.due.all_positions = true;
-            }
+        if self.acks.handle_timeout(now)
+            && let Some(id) = self.current
+            && let Some(attachment) = self.attachment(id)
+        {
+            attachment.due.all_positions = true;
         }
     }
 

@@ -18,6 +18,9 @@
 //! the fate of, and `Seen` tells which numbers arrived, as in QUIC (RFC 9000, section 19.3): `length`
 //! numbers down to before a gap, `gap` missing ones less one, and so on.
 //!
+//! A `nonce` of 0 asks for a sign of life alone; another one, 32 times an `offset` and a lane, for an
+//! acknowledgement at once when that lane has come so far.
+//!
 //! The stream of a lane is its messages one behind the other, each as a length and its bytes. A
 //! `Data` frame is any piece of that stream: large messages are cut, small ones travel together.
 //! `expected` is the offset of the next byte wanted, `limit` the offset up to which may be sent.
@@ -30,7 +33,7 @@ use selvedge_transport::{Head, LANES_MAX};
 
 use crate::lane::LaneId;
 use crate::recovery::RANGES_MAX;
-use crate::varint;
+use crate::varint::{self, VARINT_MAX};
 
 /// The version in `Hello`. Another one is refused with [`CloseCode::Incompatible`].
 pub(crate) const VERSION: u8 = 1;
@@ -68,6 +71,33 @@ pub(crate) struct LanePosition {
     /// The offset up to which the sender may send.
     pub(crate) limit: u64,
 }
+
+/// How far the sender of a `Ping` waits to hear a lane acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ask {
+    pub(crate) lane: LaneId,
+    pub(crate) offset: u64,
+}
+
+impl Ask {
+    const LANE_BITS: u32 = LANES_MAX.trailing_zeros();
+
+    /// As the nonce of a `Ping`. An offset that has no room there, after 2^57 bytes, becomes the highest
+    /// that has: then acknowledgements come within their usual time.
+    pub(crate) fn nonce(self) -> u64 {
+        let offset = self.offset.min(VARINT_MAX >> Self::LANE_BITS);
+        offset << Self::LANE_BITS | u64::from(self.lane.number())
+    }
+
+    /// What a `Ping` asks for, if not for a sign of life alone.
+    pub(crate) fn from_nonce(nonce: u64) -> Option<Self> {
+        let offset = nonce >> Self::LANE_BITS;
+        let lane = LaneId::new((nonce % LANES_MAX as u64) as u8)?;
+        (offset > 0).then_some(Self { lane, offset })
+    }
+}
+
+const _: () = assert!(LANES_MAX.is_power_of_two());
 
 /// How a session introduces itself on a new transport.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -174,6 +174,15 @@ fn f8_the_golden_bytes_of_version_1_stay_as_they_are() {
 
 proptest! {
     #[test]
+    fn what_a_ping_asks_for_reads_back(lane in 0..LANES_MAX as u8, offset in 1_u64..1 << 57) {
+        let lane = LaneId::new(lane).unwrap();
+        let ask = Ask { lane, offset };
+        prop_assert_eq!(Ask::from_nonce(ask.nonce()), Some(ask));
+        let most = Ask { lane, offset: offset << 7 | 1 << 63 }.nonce();
+        prop_assert!(most <= VARINT_MAX);
+    }
+
+    #[test]
     fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = decode(bytes.into());
     }

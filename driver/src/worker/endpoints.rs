@@ -333,13 +333,27 @@ impl Worker {
     }
 
     pub(super) fn endpoint_due(&mut self, index: usize) {
-        if let Some(entry) = self.endpoints.get_mut(index) {
-            entry.armed.fired(self.now);
+        let began = *self.began.get_or_insert(self.now);
+        let Some(entry) = self.endpoints.get_mut(index) else {
+            return;
+        };
+        entry.armed.fired(self.now);
+        let next = entry.session.poll_timeout_by_ticks(began);
+        if next.is_some_and(|at| at > self.now) {
+            // Deadlines mostly move on before they come: something was heard, or was said.
+            self.arm_endpoint(index, next);
+        } else {
             entry.session.handle_timeout(self.now);
             self.serve(index);
         }
         if let Some(entry) = self.endpoints.get_mut(index) {
             entry.shrink_at_rest();
+        }
+    }
+
+    fn arm_endpoint(&mut self, index: usize, at: Option<Instant>) {
+        if let Some(at) = self.endpoints[index].armed.arm(at) {
+            self.timers.push(at, TimerKey::Endpoint(index));
         }
     }
 
@@ -483,9 +497,9 @@ impl Worker {
             }
         }
         let entry = &mut self.endpoints[index];
-        if let Some(at) = entry.armed.arm(entry.session.poll_timeout_by_ticks(began)) {
-            self.timers.push(at, TimerKey::Endpoint(index));
-        }
+        let next = entry.session.poll_timeout_by_ticks(began);
+        self.arm_endpoint(index, next);
+        let entry = &mut self.endpoints[index];
         if entry.session.is_done() && entry.left.is_empty() {
             // Producers that still wait learn that it is over.
             entry.exchange();

@@ -218,6 +218,9 @@ impl Session {
         };
         // What was told on another transport since the greeting may be lost with it.
         attachment.due.all_positions = true;
+        // And what was asked there.
+        self.send.iter_mut().for_each(SendLane::forget_ask);
+        attachment.due.ask = self.send.iter().any(SendLane::must_ask);
         let is_acceptor = attachment.role == Role::Acceptor;
         let repeated = self.send.iter().zip(&attachment.cursors);
         let resent_bytes: u64 = repeated.map(|(lane, cursor)| lane.repeated(cursor)).sum();

@@ -12,7 +12,7 @@ use crate::lane::{LaneId, cost};
 use crate::recovery::Outcome;
 use crate::recv_lane::{Order, RecvLane};
 use crate::run::Run;
-use crate::wire::{self, CloseCode, LanePosition, Received};
+use crate::wire::{self, Ask, CloseCode, LanePosition, Received};
 
 impl Session {
     /// A frame has arrived on an attached transport. A peer that breaks the protocol loses that
@@ -115,6 +115,9 @@ impl Session {
                 if let Some(attachment) = self.attachment(id) {
                     attachment.due.pong = Some(nonce);
                 }
+                if let Some(ask) = Ask::from_nonce(nonce) {
+                    self.hear_ask(now, ask);
+                }
             }
             Received::Seen(seen) => {
                 if let Some(attachment) = self.attachment(id)
@@ -163,7 +166,7 @@ impl Session {
             self.release(id, DetachReason::Closed);
         } else if let Some(attachment) = self.attachment(id) {
             if outcome.is_probe && attachment.is_ready() {
-                attachment.due.ping = Some(0);
+                attachment.due.ping.get_or_insert(0);
             }
             let repeated = attachment.again(&outcome.again);
             self.stats.bytes_resent += repeated;
@@ -183,27 +186,31 @@ impl Session {
             false => Order::Lost,
         };
         self.stats.bytes_received += bytes.len() as u64;
+        self.receiving(lane);
         let (runs, waiting) = (&mut self.runs, &mut self.messages_len);
         let received_before = *waiting;
         let mut deliver = |run: Run| {
             *waiting += run.len();
             runs.push_back((lane, run));
         };
+        let message_max = self.config.message_max;
+        let receiving = &mut self.recv[lane.index()];
+        let received = receiving.receive(offset, bytes, order, message_max, &mut deliver);
+        self.stats.messages_received += (self.messages_len - received_before) as u64;
+        let received = received?;
+        self.stats.bytes_repeated += received.repeated;
+        self.owe_ack(now, lane);
+        Ok(received.kept)
+    }
+
+    /// The receiving half of a lane, made when the peer first uses it.
+    pub(super) fn receiving(&mut self, lane: LaneId) -> &mut RecvLane {
         if self.recv.len() <= lane.index() {
             let window = self.config.receive_window;
             self.recv
                 .resize_with(lane.index() + 1, || RecvLane::new(window));
         }
-        let receiving = &mut self.recv[lane.index()];
-        let message_max = self.config.message_max;
-        let received = receiving.receive(offset, bytes, order, message_max, &mut deliver);
-        self.stats.messages_received += (self.messages_len - received_before) as u64;
-        let received = received?;
-        self.stats.bytes_repeated += received.repeated;
-        if self.ack_at.is_none() && receiving.ack_is_due() {
-            self.ack_at = Some(now + self.config.ack_delay);
-        }
-        Ok(received.kept)
+        &mut self.recv[lane.index()]
     }
 
     fn receive_datagram(&mut self, lane: LaneId, sequence: u64, payload: Bytes) {

@@ -95,6 +95,9 @@ impl Session {
         let is_current = self.current == Some(id);
         let urgent = is_current && self.urgent_ack();
         let view = self.view;
+        if is_current && self.attachments[index].due.ask {
+            self.ask_by_ping(index);
+        }
         let attachment = &mut self.attachments[index];
         if let Some(recovery) = &mut attachment.recovery
             && let Some(seen) = recovery.answer(now)
@@ -161,7 +164,7 @@ impl Session {
 
     /// Says where every lane stands that has moved. A lane that never did costs nothing.
     fn ack(&mut self, now: Instant, index: usize) -> Frame {
-        self.ack_at = None;
+        self.acks.sent(now);
         self.stats.acks_sent += 1;
         let mut positions = Vec::new();
         for (number, lane) in (0..).zip(&mut self.recv) {
@@ -229,6 +232,7 @@ impl Session {
             }
         };
         self.served(index, share, chosen, frame.len() as u64);
+        self.let_ack_ride(now, index);
         Some(frame)
     }
 

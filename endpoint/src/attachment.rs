@@ -186,12 +186,24 @@ impl Attachment {
         self.repeat_at = None;
     }
 
+    /// When a ping is due.
+    ///
+    /// One ping tells both sides that the other lives, so one side of an idle pair asks and the other
+    /// only if it does not: the acceptor waits longer, by as much as ticks and a round trip may take.
+    fn ping_at(&self, heartbeat: Duration, silence_max: Duration) -> Instant {
+        let quiet_since = self
+            .last_ping
+            .map_or(self.last_heard, |at| at.max(self.last_heard));
+        let patience = match self.role {
+            Role::Dialer => heartbeat,
+            Role::Acceptor => heartbeat + silence_max.saturating_sub(heartbeat) / 8,
+        };
+        quiet_since + patience
+    }
+
     /// When a ping is due, or the silence too long.
     pub(crate) fn heartbeat_at(&self, heartbeat: Duration, silence_max: Duration) -> Instant {
-        let ping = self
-            .last_ping
-            .map_or(self.last_heard, |at| at.max(self.last_heard))
-            + heartbeat;
+        let ping = self.ping_at(heartbeat, silence_max);
         ping.min(self.last_heard + silence_max)
     }
 
@@ -215,10 +227,7 @@ impl Attachment {
             self.due.hello = true;
             self.repeat_at = Some(now + REPEAT_INTERVAL);
         }
-        let quiet_since = self
-            .last_ping
-            .map_or(self.last_heard, |at| at.max(self.last_heard));
-        if now >= quiet_since + heartbeat {
+        if now >= self.ping_at(heartbeat, silence_max) {
             self.last_ping = Some(now);
             if self.is_ready() {
                 self.due.ping.get_or_insert(0);

@@ -27,8 +27,10 @@ pub struct Config {
     /// Bytes of whole messages that wait on one lane for the user, before the peer must pause that
     /// lane. Default 4 MiB.
     pub receive_window: u64,
-    /// When nothing has been heard for so long, the peer is asked for a sign of life. Default 1 s. A
-    /// driver may do this and the next up to an eighth of it later, for many endpoints at once.
+    /// When nothing has been heard for so long, the peer is asked for a sign of life: by the side that
+    /// dialed; the other waits longer, by an eighth of what is left to `silence_max`, and so asks only
+    /// if the first does not. Default 1 s. A driver may do this and the next up to an eighth of it
+    /// later, for many endpoints at once.
     pub heartbeat: Duration,
     /// When nothing has been heard for so long, the transport is given up. Default 3 s.
     pub silence_max: Duration,

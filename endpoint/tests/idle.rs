@@ -59,3 +59,31 @@ fn heartbeats_fall_on_ticks_and_what_somebody_may_wait_for_does_not() {
     assert!(exact <= pair.now + config.ack_delay);
     assert_eq!(receiver.poll_timeout_by_ticks(start), Some(exact));
 }
+
+#[test]
+fn of_an_idle_pair_the_dialer_asks_for_a_sign_of_life_and_the_acceptor_only_if_it_does_not() {
+    let config = Config::default();
+    let patient = Config {
+        heartbeat: Duration::from_secs(3600),
+        ..config.clone()
+    };
+    for (dialer, asks) in [(config.clone(), 0), (patient, 1)] {
+        let mut pair = Pair::new(&config, 1);
+        pair.sides[0] = Side::new(0, &dialer, 7);
+        let id = pair.connect(0);
+        pair.settle(10_000);
+        let begin = pair.now;
+        for _ in 0..10 {
+            pair.advance();
+            let wants = |side: &Side| side.session.wants_to_send(id);
+            assert!(wants(&pair.sides[asks]) && !wants(&pair.sides[1 - asks]));
+            for _ in 0..100 {
+                pair.step();
+            }
+            assert!(!wants(&pair.sides[0]) && !wants(&pair.sides[1]));
+        }
+        let interval = (pair.now - begin) / 10;
+        assert!(interval <= config.heartbeat * 5 / 4, "{interval:?}");
+        assert!(pair.sides.iter().all(|it| it.session.current().is_some()));
+    }
+}

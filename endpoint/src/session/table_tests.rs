@@ -173,6 +173,7 @@ impl Case {
             "send" => self.send("more"),
             "close" => self.session.close(self.now),
             "abort" => self.session.abort(),
+            "heartbeat" if self.reliable => self.pass(Duration::from_millis(1250)),
             "heartbeat" => self.pass(Duration::from_secs(1)),
             "silence" => self.pass(Duration::from_secs(3)),
             "linger" => self.pass(Duration::from_secs(5)),

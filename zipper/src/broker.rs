@@ -7,6 +7,7 @@
 mod batch;
 mod door;
 mod plans;
+mod unheard;
 
 pub(crate) use door::now_micros;
 
@@ -19,6 +20,7 @@ use selvedge_hub::{Endpoint, LaneId, Machine, Next};
 
 use crate::broker::door::Door;
 use crate::broker::plans::{Handed, Plans, Recipient};
+use crate::broker::unheard::Unheard;
 use crate::router::{self, Node, Presence, Router};
 use crate::stats::Counters;
 use crate::tag::Tag;
@@ -71,6 +73,7 @@ struct State {
     known: BTreeMap<Node, Known>,
     /// What was planned since the last change, for all doors.
     plans: Plans,
+    unheard: Unheard,
 }
 
 #[derive(Debug)]
@@ -97,6 +100,7 @@ impl Broker {
                 router,
                 known: BTreeMap::new(),
                 plans: Plans::default(),
+                unheard: Unheard::default(),
             }),
             version: AtomicU64::new(0),
             doors: AtomicU64::new(0),
@@ -187,9 +191,11 @@ impl Broker {
             router,
             known,
             plans,
+            unheard,
         } = &mut *self.lock();
         plans.find_or_make(tag, target, || {
             let plan = router.plan(tag, target);
+            unheard.note(tag, target, !plan.stops().is_empty());
             Arc::new(Handed::new(plan, |stop| recipient(known, stop)))
         })
     }
@@ -224,6 +230,11 @@ impl Broker {
                 tracing::warn!(peer = %known.endpoint.peer(), "it does not introduce itself: closed");
                 known.endpoint.close();
             }
+        }
+        // At most once a second, and by then a function may have come.
+        let untold = state.unheard.untold();
+        if !untold.is_empty() {
+            tracing::warn!(tags = ?untold, "nobody observes what sources write: it is dropped");
         }
         // Also for those whose last table found no room.
         state.tell_neighbours();

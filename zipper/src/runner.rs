@@ -90,6 +90,7 @@ impl<'a> Runner<'a> {
     ///
     /// While messages wait for a guest that is quick, what it writes goes out some messages at a time,
     /// at most a [tick](selvedge_wasm_host::HostConfig::tick) and a call late.
+    /// What is not out when the client is stopped is lost with the messages that wait for the guest.
     ///
     /// # Errors
     /// [`RunError`]: there is no other end.

@@ -261,7 +261,17 @@ impl Partial {
                 let len = varint::get(&mut &digits[..]).unwrap_or(u64::MAX);
                 self.begin(len, bytes, max)
             }
+            // The length of a large message goes before it in a frame of its own; the message then
+            // often comes in one piece, and stays where it lies.
+            Self::Body { missing, buffer } if buffer.is_empty() && *missing <= bytes.len() => {
+                let payload = bytes.split_to(*missing);
+                *self = Self::None;
+                Ok(Some(payload))
+            }
             Self::Body { missing, buffer } => {
+                if buffer.is_empty() {
+                    buffer.reserve((*missing).min(RESERVE_MAX));
+                }
                 let len = bytes.len().min(*missing);
                 buffer.extend_from_slice(&bytes.split_to(len));
                 *missing -= len;
@@ -289,13 +299,10 @@ impl Partial {
             *self = Self::None;
             return Ok(Some(bytes.split_to(len)));
         }
-        let mut buffer = BytesMut::with_capacity(len.min(RESERVE_MAX));
-        buffer.extend_from_slice(bytes);
         *self = Self::Body {
-            missing: len - bytes.len(),
-            buffer,
+            missing: len,
+            buffer: BytesMut::new(),
         };
-        bytes.clear();
         Ok(None)
     }
 }
@@ -432,6 +439,25 @@ mod tests {
     }
 
     #[test]
+    fn a_message_that_comes_in_one_piece_behind_its_length_is_not_copied() {
+        let mut lane = RecvLane::new(1 << 20);
+        let (length, body) = (Bytes::from_static(&[0x60, 0]), Bytes::from(vec![7; 0x2000]));
+        let mut payloads = Vec::new();
+        let mut deliver = |run: Run| {
+            payloads.extend(
+                run.into_messages(crate::lane::LaneId::FIRST)
+                    .map(|it| it.payload),
+            );
+        };
+        for (offset, piece) in [(0, length), (2, body.clone())] {
+            lane.receive(offset, piece, Order::Kept, 0x2000, &mut deliver)
+                .unwrap();
+        }
+        assert_eq!(payloads, [&body]);
+        assert_eq!(payloads[0].as_ptr(), body.as_ptr());
+    }
+
+    #[test]
     fn f2_a_declared_length_is_within_the_limit_and_alone_costs_little() {
         let max = 100;
         for (len, is_allowed) in [
@@ -451,10 +477,11 @@ mod tests {
             assert_eq!(received.is_ok(), is_allowed, "{len}");
             assert_eq!(delivered, usize::from(len == 0));
         }
-        // A length of 64 MiB reserves 1 MiB, before more has arrived.
+        // A length of 64 MiB reserves 1 MiB, when the first byte has arrived.
         let mut lane = RecvLane::new(1 << 20);
         let mut prefix = Vec::new();
         varint::put(64 << 20, &mut prefix);
+        prefix.push(7);
         lane.receive(0, prefix.into(), Order::Kept, 64 << 20, &mut |_| ())
             .unwrap();
         let Partial::Body { buffer, .. } = &lane.partial else {

@@ -60,7 +60,7 @@ fn answers(
         });
         scope.spawn(|| {
             for number in 0..count {
-                let message = message(number).into();
+                let message = message(number);
                 source.write(IN, message).expect("it is open");
             }
         });

@@ -10,6 +10,12 @@ use crate::run::{Run, Whole};
 use crate::session::Misbehaved;
 use crate::varint;
 
+/// Longer messages get memory of their own as soon as their length is known, shorter ones only if they
+/// do come in pieces. With memory taken when the body comes, that of the message before was given back
+/// first, and the profile of 64 KiB over `tcp+plain` showed page faults in the copy: 110 thousand
+/// messages a second became 28.
+const LEFT_LEN_MAX: usize = 16 * 1024;
+
 /// What is allocated at once for a message that arrives in pieces, in bytes. More follows as it
 /// arrives: a declared length alone never costs more than this.
 const RESERVE_MAX: usize = 1 << 20;
@@ -263,14 +269,14 @@ impl Partial {
             }
             // The length of a large message goes before it in a frame of its own; the message then
             // often comes in one piece, and stays where it lies.
-            Self::Body { missing, buffer } if buffer.is_empty() && *missing <= bytes.len() => {
+            Self::Body { missing, buffer } if buffer.capacity() == 0 && *missing <= bytes.len() => {
                 let payload = bytes.split_to(*missing);
                 *self = Self::None;
                 Ok(Some(payload))
             }
             Self::Body { missing, buffer } => {
-                if buffer.is_empty() {
-                    buffer.reserve((*missing).min(RESERVE_MAX));
+                if buffer.capacity() == 0 {
+                    buffer.reserve(*missing);
                 }
                 let len = bytes.len().min(*missing);
                 buffer.extend_from_slice(&bytes.split_to(len));
@@ -301,7 +307,10 @@ impl Partial {
         }
         *self = Self::Body {
             missing: len,
-            buffer: BytesMut::new(),
+            buffer: match len {
+                0..=LEFT_LEN_MAX => BytesMut::new(),
+                _ => BytesMut::with_capacity(len.min(RESERVE_MAX)),
+            },
         };
         Ok(None)
     }
@@ -477,11 +486,10 @@ mod tests {
             assert_eq!(received.is_ok(), is_allowed, "{len}");
             assert_eq!(delivered, usize::from(len == 0));
         }
-        // A length of 64 MiB reserves 1 MiB, when the first byte has arrived.
+        // A length of 64 MiB reserves 1 MiB, before more has arrived.
         let mut lane = RecvLane::new(1 << 20);
         let mut prefix = Vec::new();
         varint::put(64 << 20, &mut prefix);
-        prefix.push(7);
         lane.receive(0, prefix.into(), Order::Kept, 64 << 20, &mut |_| ())
             .unwrap();
         let Partial::Body { buffer, .. } = &lane.partial else {

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 use selvedge_driver::{
-    Address, Admission, CloseReason, Config, Driver, Endpoint, Hosted, Identity, Listening, NodeId,
-    bind, dialers,
+    Address, Admission, CloseReason, Config, Connected, Driver, Endpoint, Hosted, Identity,
+    Listening, NodeId, bind, dialers,
 };
 
 use crate::builder::Builder;
@@ -96,14 +96,27 @@ impl Hub {
             hub.peers.make(peer, hub.service.mail().clone())?;
         }
         for listener in listeners {
-            let mail = hub.service.mail().clone();
-            let accepted = move |connected| mail.send(Told::Accepted(connected));
+            let accepted = hub.acceptor();
             let listening = driver.listen(listener, accepted)?;
             hub.addresses.push(listening.address().clone());
             hub.listening.push(listening);
         }
         hub.service.mail().send(Told::Start);
         Ok(hub)
+    }
+
+    /// What becomes of the connections that a listener accepts.
+    fn acceptor(&self) -> impl Fn(Connected) + Send + Sync + use<> {
+        let mail = self.service.mail().clone();
+        // Weak: the driver holds it, and they hold the driver.
+        let peers = Arc::downgrade(&self.peers);
+        move |connected| {
+            // A peer that comes back to its endpoint wakes no other thread first.
+            let strange = peers.upgrade().and_then(|peers| peers.attach(connected));
+            if let Some(connected) = strange {
+                mail.send(Told::Accepted(connected));
+            }
+        }
     }
 
     /// Who this node is.

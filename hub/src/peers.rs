@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use selvedge_driver::{Driver, DriverError, Endpoint, Inbox, Mail, NodeId, Reception, session};
+use selvedge_driver::{
+    Connected, Driver, DriverError, Endpoint, Inbox, Mail, NodeId, Reception, session,
+};
 
 use crate::service::{Told, hub_event};
 
@@ -53,6 +56,19 @@ impl Peers {
 
     pub(crate) fn endpoint(&self, peer: NodeId) -> Option<Endpoint> {
         self.lock().get(&peer).cloned()
+    }
+
+    /// Gives a connection to the endpoint to its peer, or back if there is none that lasts.
+    pub(crate) fn attach(&self, connected: Connected) -> Option<Connected> {
+        let endpoint = self.endpoint(connected.peer());
+        let lasts = |endpoint: &Endpoint| endpoint.wait_closed(Duration::ZERO).is_none();
+        let Some(endpoint) = endpoint.filter(lasts) else {
+            return Some(connected);
+        };
+        if let Err(error) = endpoint.attach(connected) {
+            tracing::debug!(?endpoint, %error, "a connection is of no use");
+        }
+        None
     }
 
     pub(crate) fn remove(&self, peer: NodeId) -> Option<Endpoint> {

@@ -137,11 +137,8 @@ impl Service {
     }
 
     fn attach(&self, connected: Connected) {
-        let Some(endpoint) = self.peers.endpoint(connected.peer()) else {
-            return;
-        };
-        if let Err(error) = endpoint.attach(connected) {
-            tracing::debug!(?endpoint, %error, "a connection is of no use");
+        if let Some(connected) = self.peers.attach(connected) {
+            tracing::debug!(peer = %connected.peer(), "a connection comes to nobody");
         }
     }
 

@@ -1,0 +1,152 @@
+//! What an outbox accepts, refuses and lets go of.
+
+use super::*;
+use crate::lane::LaneConfig;
+
+fn stream_of(outbox: &mut Outbox, lane: LaneId) -> Vec<u8> {
+    let mut stream = Vec::new();
+    outbox.drain(|from, segment| {
+        if from == lane {
+            stream.extend_from_slice(&segment.bytes);
+        }
+    });
+    stream
+}
+
+#[test]
+fn messages_lie_in_the_stream_as_length_and_bytes() {
+    let mut outbox = Outbox::new(&Config::default());
+    let large = vec![7; COPY_LEN_MAX + 1];
+    for payload in [&b"ab"[..], b"", &large, b"c"] {
+        outbox
+            .push(LaneId::FIRST, Bytes::copy_from_slice(payload))
+            .unwrap();
+    }
+    let mut expected = b"\x02ab\x00".to_vec();
+    varint::put(large.len() as u64, &mut expected);
+    expected.extend_from_slice(&large);
+    expected.extend_from_slice(b"\x01c");
+    assert_eq!(outbox.used(), expected.len() as u64);
+    assert_eq!(stream_of(&mut outbox, LaneId::FIRST), expected);
+}
+
+#[test]
+fn parts_lie_in_the_stream_as_one_message() {
+    for len in [0, 10, PARTS_LEN_MAX, PARTS_LEN_MAX + 1] {
+        let [mut whole, mut parted] = [(); 2].map(|()| Outbox::new(&Config::default()));
+        let (head, body) = (&[1; 5][..], &vec![2; len][..]);
+        whole
+            .push(LaneId::FIRST, [head, body].concat().into())
+            .unwrap();
+        parted.push_parts(LaneId::FIRST, &[head, body]).unwrap();
+        assert_eq!(whole.used(), parted.used());
+        assert_eq!(
+            stream_of(&mut whole, LaneId::FIRST),
+            stream_of(&mut parted, LaneId::FIRST)
+        );
+    }
+}
+
+#[test]
+fn parts_are_refused_as_one_message_and_handed_back_whole() {
+    let mut outbox = Outbox::new(&Config {
+        send_buffer: 100,
+        message_max: 1000,
+        ..Config::default()
+    });
+    let push =
+        |outbox: &mut Outbox, len| outbox.push_parts(LaneId::FIRST, &[b"a", &vec![b'b'; len]]);
+    push(&mut outbox, 89).unwrap();
+    assert!(outbox.is_full(LaneId::FIRST, 9) && !outbox.is_full(LaneId::FIRST, 7));
+    let refused = push(&mut outbox, 8).unwrap_err();
+    assert_eq!(refused, SendError::Full("abbbbbbbb".into()));
+    let refused = push(&mut outbox, 1000).unwrap_err();
+    assert!(matches!(&refused, SendError::TooLarge { payload, .. } if payload.len() == 1001));
+    push(&mut outbox, 6).unwrap();
+    outbox.close();
+    let refused = push(&mut outbox, 1).unwrap_err();
+    assert_eq!(refused, SendError::Closed("ab".into()));
+    assert!(
+        !outbox.is_full(LaneId::FIRST, 9),
+        "it is not for want of room"
+    );
+}
+
+#[test]
+fn a_full_outbox_hands_the_message_back() {
+    let config = Config {
+        send_buffer: 100,
+        ..Config::default()
+    };
+    let mut outbox = Outbox::new(&config);
+    outbox
+        .push(LaneId::FIRST, Bytes::from(vec![1; 500]))
+        .unwrap();
+    let refused = outbox
+        .push(LaneId::FIRST, Bytes::from_static(b"x"))
+        .unwrap_err();
+    assert!(
+        matches!(&refused, SendError::Full(payload) if payload == "x"),
+        "{refused:?}"
+    );
+    outbox.release(0, 502);
+    outbox
+        .push(LaneId::FIRST, Bytes::from_static(b"x"))
+        .unwrap();
+    outbox.close();
+    assert!(matches!(
+        outbox.push(LaneId::FIRST, Bytes::new()),
+        Err(SendError::Closed(_))
+    ));
+}
+
+#[test]
+fn what_a_burst_has_left_behind_is_given_back_and_what_waits_is_kept() {
+    let mut outbox = Outbox::new(&Config::default());
+    let burst = |outbox: &mut Outbox| {
+        for _ in 0..100 {
+            let payload = Bytes::from_static(&[7; 1000]);
+            outbox.push(LaneId::FIRST, payload).expect("it has room");
+        }
+    };
+    burst(&mut outbox);
+    outbox.shrink();
+    assert_eq!(stream_of(&mut outbox, LaneId::FIRST).len(), 100 * 1002);
+    assert!(outbox.lanes[0].open.capacity() > 0);
+    outbox.shrink();
+    let lane = &outbox.lanes[0];
+    let held = (lane.open.capacity(), lane.segments.capacity());
+    assert_eq!((held, lane.chunk_len), ((0, 0), CHUNK_LEN_MIN));
+    burst(&mut outbox);
+    assert_eq!(stream_of(&mut outbox, LaneId::FIRST).len(), 100 * 1002);
+}
+
+#[test]
+fn a_best_effort_lane_drops_its_oldest_and_counts() {
+    let lane = LaneConfig {
+        delivery: Delivery::BestEffort,
+        ..LaneConfig::default()
+    };
+    let config = Config {
+        lanes: vec![lane],
+        best_effort_buffer: 10,
+        ..Config::default()
+    };
+    let mut outbox = Outbox::new(&config);
+    for byte in 0..5 {
+        outbox
+            .push(LaneId::FIRST, Bytes::from(vec![byte; 4]))
+            .unwrap();
+    }
+    let (kept, dropped) = outbox.drain_best_effort(LaneId::FIRST);
+    assert_eq!(kept, [vec![3; 4], vec![4; 4]]);
+    assert_eq!(dropped, 3);
+    let long = Bytes::from(vec![0; BEST_EFFORT_LEN_MAX + 1]);
+    assert!(matches!(
+        outbox.push(LaneId::FIRST, long),
+        Err(SendError::TooLarge {
+            message_max: BEST_EFFORT_LEN_MAX,
+            ..
+        })
+    ));
+}

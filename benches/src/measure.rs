@@ -16,11 +16,13 @@ const ROUNDS: usize = 7;
 /// How long one turn takes, about.
 const TURN: Duration = Duration::from_millis(300);
 
-/// What one turn has cost for each message.
+/// What one turn has cost for each message, in nanoseconds.
 #[derive(Debug, Clone, Copy)]
-struct Cost {
-    wall_ns: f64,
-    cpu_ns: f64,
+pub struct Cost {
+    /// By the clock.
+    pub wall_ns: f64,
+    /// User and system time.
+    pub cpu_ns: f64,
 }
 
 /// User and system time of this process, all threads, to the nanosecond: ticks of 10 ms, as
@@ -55,6 +57,17 @@ fn count_for(load: &mut dyn Load) -> u64 {
             return load.count_min().max((count as f64 * fill) as u64 + 1);
         }
         count *= 4;
+    }
+}
+
+/// What a load costs that has the process for itself: medians of some turns.
+pub fn alone(load: &mut dyn Load) -> Cost {
+    let count = count_for(load);
+    let turns: Vec<Cost> = (0..ROUNDS).map(|_| turn(load, count)).collect();
+    let of = |pick: fn(&Cost) -> f64| median(turns.iter().map(pick).collect()).1;
+    Cost {
+        wall_ns: of(|cost| cost.wall_ns),
+        cpu_ns: of(|cost| cost.cpu_ns),
     }
 }
 
@@ -126,7 +139,9 @@ fn row(name: &str, rounds: &[Vec<Cost>], at: usize) {
     );
 }
 
-fn time(ns: f64) -> String {
+/// A time in words.
+#[must_use]
+pub fn time(ns: f64) -> String {
     match ns {
         ..1e3 => format!("{ns:.0} ns"),
         ..1e6 => format!("{:.1} us", ns / 1e3),

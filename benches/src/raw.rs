@@ -191,18 +191,16 @@ fn end(near: &Stream, far: &mut Option<JoinHandle<()>>) {
     }
 }
 
-/// TCP: a message that goes there and back on one pair of sockets after the other, all on one thread.
+/// Pairs of TCP sockets on one poll.
 #[derive(Debug)]
-pub struct TcpRoundRobin {
-    pairs: Vec<[TcpStream; 2]>,
+struct Pairs {
+    all: Vec<[TcpStream; 2]>,
     poll: Poll,
     events: Events,
 }
 
-impl TcpRoundRobin {
-    /// So many pairs on one poll.
-    #[must_use]
-    pub fn new(pairs: usize) -> Self {
+impl Pairs {
+    fn new(pairs: usize) -> Self {
         let poll = Poll::new().expect("a poll");
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let at = listener.local_addr().expect("an address");
@@ -222,36 +220,110 @@ impl TcpRoundRobin {
             pair
         };
         Self {
-            pairs: (0..pairs).map(pair).collect(),
+            all: (0..pairs).map(pair).collect(),
             poll,
-            events: Events::with_capacity(256),
+            // As many as a worker of ours takes at a time.
+            events: Events::with_capacity(1024),
         }
+    }
+
+    /// Waits once, and calls `arrived` with what has come at which end of which pair.
+    fn turn(&mut self, mut arrived: impl FnMut(&mut [[TcpStream; 2]], usize, usize, &[u8])) {
+        let polled = self.poll.poll(&mut self.events, None);
+        polled.expect("it is not interrupted");
+        let mut buffer = [0; 4096];
+        for event in &self.events {
+            let (number, end) = (event.token().0 / 2, event.token().0 % 2);
+            // An error: it can be written again, and has nothing to read.
+            if let Ok(read) = self.all[number][end].read(&mut buffer) {
+                arrived(&mut self.all, number, end, &buffer[..read]);
+            }
+        }
+    }
+}
+
+/// TCP: a message that goes there and back on one pair of sockets after the other, all on one thread.
+#[derive(Debug)]
+pub struct TcpRoundRobin(Pairs);
+
+impl TcpRoundRobin {
+    /// So many pairs on one poll.
+    #[must_use]
+    pub fn new(pairs: usize) -> Self {
+        Self(Pairs::new(pairs))
     }
 }
 
 impl Load for TcpRoundRobin {
     fn run(&mut self, count: u64) {
-        let (mut buffer, mut done, all) = ([7; 64], 0, self.pairs.len());
+        let mut done = 0;
         let begin = |stream: &mut TcpStream| stream.write_all(&[7; 64]).expect("room for one");
-        begin(&mut self.pairs[0][0]);
+        begin(&mut self.0.all[0][0]);
         while done < count {
-            let polled = self.poll.poll(&mut self.events, None);
-            polled.expect("it is not interrupted");
-            for event in &self.events {
-                let (number, end) = (event.token().0 / 2, event.token().0 % 2);
-                let stream = &mut self.pairs[number][end];
-                if stream.read(&mut buffer).is_err() {
-                    // It can be written again, and has nothing to read.
-                    continue;
-                }
+            self.0.turn(|all, number, end, _| {
                 done += end as u64 ^ 1;
                 if end == 1 {
-                    begin(stream);
+                    begin(&mut all[number][1]);
                 } else if done < count {
-                    begin(&mut self.pairs[(number + 1) % all][0]);
+                    let next = (number + 1) % all.len();
+                    begin(&mut all[next][0]);
                 }
-            }
+            });
         }
+    }
+}
+
+/// TCP: messages to and fro on all pairs of sockets at once, those under way on one together, all on
+/// one thread.
+#[derive(Debug)]
+pub struct TcpStreams {
+    pairs: Pairs,
+    batch: Vec<u8>,
+    message_len: usize,
+}
+
+impl TcpStreams {
+    /// So many pairs on one poll, `under_way` messages of `message_len` bytes on each.
+    #[must_use]
+    pub fn new(pairs: usize, under_way: usize, message_len: usize) -> Self {
+        Self {
+            pairs: Pairs::new(pairs),
+            batch: vec![7; under_way * message_len],
+            message_len,
+        }
+    }
+}
+
+impl Load for TcpStreams {
+    /// Each pair makes as many rounds.
+    fn run(&mut self, count: u64) {
+        let pairs = self.pairs.all.len();
+        let bytes = count.div_ceil(pairs as u64) as usize * self.message_len;
+        let mut left = vec![bytes.next_multiple_of(self.batch.len()); pairs];
+        let mut going = pairs;
+        for [near, _] in &mut self.pairs.all {
+            near.write_all(&self.batch).expect("room for a batch");
+        }
+        while going > 0 {
+            self.pairs.turn(|all, number, end, bytes| {
+                let mut again = bytes;
+                if end == 0 {
+                    // As many as were under way at the beginning are the last.
+                    let more = left[number].saturating_sub(self.batch.len());
+                    again = &bytes[..more.min(bytes.len())];
+                    left[number] -= bytes.len();
+                    going -= usize::from(left[number] == 0);
+                }
+                if !again.is_empty() {
+                    all[number][end].write_all(again).expect("room for a batch");
+                }
+            });
+        }
+    }
+
+    fn count_min(&self) -> u64 {
+        let under_way = self.batch.len() / self.message_len;
+        4 * (under_way * self.pairs.all.len()) as u64
     }
 }
 

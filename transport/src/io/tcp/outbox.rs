@@ -241,9 +241,16 @@ fn prefix_of(frame: &Frame) -> Option<[u8; PREFIX_LEN]> {
 }
 
 /// One write; `None` when the stream takes nothing for now.
+///
+/// One slice, all that small frames make, goes by `send`: `writev` looks at the file behind the socket,
+/// which for one of 10,000 has left the caches.
 fn write_some(stream: &mut impl Write, slices: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
     loop {
-        match stream.write_vectored(slices) {
+        let written = match slices {
+            [one] => stream.write(one),
+            _ => stream.write_vectored(slices),
+        };
+        match written {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => return Ok(Some(written)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::PoisonError;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -89,11 +88,7 @@ impl Endpoint {
                 }
             }
             shared.ring_if_awaited(&outbox);
-            outbox = shared
-                .sending
-                .threads
-                .wait(outbox)
-                .unwrap_or_else(PoisonError::into_inner);
+            outbox = shared.sending.wait(outbox);
         }
     }
 
@@ -109,8 +104,7 @@ impl Endpoint {
         let mut outbox = lock(&shared.outbox);
         while outbox.is_full(lane, len) {
             shared.ring_if_awaited(&outbox);
-            let waiting = shared.sending.threads.wait(outbox);
-            outbox = waiting.unwrap_or_else(PoisonError::into_inner);
+            outbox = shared.sending.wait(outbox);
         }
         Sending::new(outbox, shared).try_send_parts(lane, parts)
     }
@@ -161,7 +155,6 @@ impl Endpoint {
     pub fn flush(&self, timeout: Duration) -> Result<(), FlushError> {
         let deadline = Instant::now() + timeout;
         let shared = &self.0.shared;
-        let sending = &shared.sending.threads;
         let mut outbox = lock(&shared.outbox);
         let mark = outbox.mark();
         if outbox.is_settled(&mark).is_none() {
@@ -176,10 +169,7 @@ impl Endpoint {
             if left.is_zero() {
                 return Err(FlushError::TimedOut);
             }
-            outbox = sending
-                .wait_timeout(outbox, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            outbox = shared.sending.wait_timeout(outbox, left);
         }
     }
 
@@ -241,10 +231,7 @@ impl Endpoint {
                 Err(TryRecvError::Closed(closed)) => return Err(closed),
                 Err(TryRecvError::Empty) => {}
             }
-            let waiting = &self.0.shared.receiving.threads;
-            received = waiting
-                .wait(received)
-                .unwrap_or_else(PoisonError::into_inner);
+            received = self.0.shared.receiving.wait(received);
         }
     }
 
@@ -264,11 +251,7 @@ impl Endpoint {
             if left.is_zero() {
                 return Err(TryRecvError::Empty);
             }
-            let waiting = &self.0.shared.receiving.threads;
-            received = waiting
-                .wait_timeout(received, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            received = self.0.shared.receiving.wait_timeout(received, left);
         }
     }
 
@@ -300,20 +283,17 @@ impl Endpoint {
     #[must_use]
     pub fn wait_readable(&self, timeout: Option<Duration>) -> bool {
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
-        let waiting = &self.0.shared.receiving.threads;
+        let waiting = &self.0.shared.receiving;
         let mut received = lock(&self.0.shared.received);
         while received.messages.is_empty() && received.closed.is_none() {
             received = match deadline {
-                None => waiting
-                    .wait(received)
-                    .unwrap_or_else(PoisonError::into_inner),
+                None => waiting.wait(received),
                 Some(deadline) => {
                     let left = deadline.saturating_duration_since(Instant::now());
                     if left.is_zero() {
                         return false;
                     }
-                    let waited = waiting.wait_timeout(received, left);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
+                    waiting.wait_timeout(received, left)
                 }
             };
         }
@@ -347,11 +327,7 @@ impl Endpoint {
             if left.is_zero() {
                 return None;
             }
-            let waiting = &self.0.shared.receiving.threads;
-            received = waiting
-                .wait_timeout(received, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            received = self.0.shared.receiving.wait_timeout(received, left);
         }
     }
 
@@ -410,11 +386,7 @@ impl Endpoint {
             if left.is_zero() {
                 return None;
             }
-            let waiting = &self.0.shared.receiving.threads;
-            received = waiting
-                .wait_timeout(received, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            received = self.0.shared.receiving.wait_timeout(received, left);
         }
         received.closed
     }

@@ -1,8 +1,10 @@
 //! What an endpoint's handles and its worker share: two queues, and a bell.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use selvedge_endpoint::{CloseReason, Event, LaneId, Message, Outbox, Stats};
@@ -152,26 +154,61 @@ impl Readable {
     }
 }
 
-/// Threads and tasks that wait for one condition.
+/// Threads and tasks that wait for one condition on what lies behind one lock.
+///
+/// Who waits says so before it looks, or under that lock; who notifies has held the lock since. So
+/// each sees the other, and mostly there is nobody: then [`notify`](Self::notify) makes no system
+/// call, which a bare condition variable would.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
-    pub(crate) threads: Condvar,
+    asleep: AtomicUsize,
+    has_tasks: AtomicBool,
+    threads: Condvar,
     tasks: Mutex<Vec<Waker>>,
 }
 
 impl Waiting {
-    /// Remembers a task until the next [`notify`](Self::notify).
+    /// Sleeps until the next [`notify`](Self::notify), or for no reason.
+    pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+        self.asleep.fetch_add(1, Ordering::Relaxed);
+        let waited = self.threads.wait(guard);
+        self.asleep.fetch_sub(1, Ordering::Relaxed);
+        waited.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As [`wait`](Self::wait), at most for `timeout`.
+    pub(crate) fn wait_timeout<'a, T>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        timeout: Duration,
+    ) -> MutexGuard<'a, T> {
+        self.asleep.fetch_add(1, Ordering::Relaxed);
+        let waited = self.threads.wait_timeout(guard, timeout);
+        self.asleep.fetch_sub(1, Ordering::Relaxed);
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Remembers a task until the next [`notify`](Self::notify). To be called before it looks.
     pub(crate) fn register(&self, waker: &Waker) {
         let mut tasks = lock(&self.tasks);
         if !tasks.iter().any(|known| known.will_wake(waker)) {
             tasks.push(waker.clone());
         }
+        self.has_tasks.store(true, Ordering::Relaxed);
     }
 
+    /// Wakes all. What they wait for was changed under the lock before.
     pub(crate) fn notify(&self) {
-        self.threads.notify_all();
-        let tasks = std::mem::take(&mut *lock(&self.tasks));
-        tasks.into_iter().for_each(Waker::wake);
+        if self.asleep.load(Ordering::Relaxed) > 0 {
+            self.threads.notify_all();
+        }
+        if self.has_tasks.load(Ordering::Relaxed) {
+            let mut tasks = lock(&self.tasks);
+            self.has_tasks.store(false, Ordering::Relaxed);
+            let woken = std::mem::take(&mut *tasks);
+            drop(tasks);
+            woken.into_iter().for_each(Waker::wake);
+        }
     }
 }
 
@@ -200,6 +237,44 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_change_wakes_the_thread_and_the_task_that_wait_for_it() {
+        let (turn, waiting) = (Mutex::new(0_u32), Waiting::default());
+        let (waker, woken) = counted();
+        std::thread::scope(|scope| {
+            let pass = |from: u32| {
+                let mut turn = lock(&turn);
+                while *turn % 2 != from {
+                    turn = waiting.wait(turn);
+                }
+                *turn += 1;
+                drop(turn);
+                waiting.notify();
+            };
+            scope.spawn(move || (0..2000).for_each(|_| pass(1)));
+            (0..2000).for_each(|_| pass(0));
+        });
+        assert_eq!(*lock(&turn), 4000);
+        waiting.notify();
+        waiting.register(&waker);
+        assert_eq!(woken.load(Ordering::Relaxed), 0);
+        waiting.notify();
+        waiting.notify();
+        assert_eq!(woken.load(Ordering::Relaxed), 1);
+    }
+
+    /// A waker, and how often it was used.
+    fn counted() -> (Waker, Arc<AtomicUsize>) {
+        struct Counted(Arc<AtomicUsize>);
+        impl std::task::Wake for Counted {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let woken = Arc::<AtomicUsize>::default();
+        (Arc::new(Counted(Arc::clone(&woken))).into(), woken)
+    }
 
     #[test]
     fn what_is_merged_is_credit_for_lanes_that_nothing_was_taken_off_before() {

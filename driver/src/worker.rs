@@ -206,11 +206,9 @@ impl Worker {
                 }
                 match named(event.token()) {
                     Named::Transport(index, generation) => {
-                        if self
-                            .slots
-                            .get(index)
-                            .is_some_and(|slot| slot.generation == generation)
-                        {
+                        let slot = self.slots.get_mut(index);
+                        if let Some(slot) = slot.filter(|slot| slot.generation == generation) {
+                            slot.transport.on_event(event);
                             self.drive(index);
                         }
                     }

@@ -6,6 +6,7 @@ use std::io;
 use std::time::Instant;
 
 use bytes::BytesMut;
+use mio::event::Event;
 use mio::{Registry, Token};
 
 use crate::{Address, End, FrameSink, FrameSource, NodeId, Role};
@@ -140,7 +141,8 @@ impl ReadBuffer {
 ///
 /// 1. [`register`](Self::register), then call [`recv`](Self::recv) and [`send`](Self::send) once.
 /// 2. Registration is **edge-triggered**: after an event, and after [`on_timeout`](Self::on_timeout),
-///    call `recv` until it says [`Pace::Idle`], then `send` likewise.
+///    call `recv` until it says [`Pace::Idle`], then `send` likewise. Tell it of each event by
+///    [`on_event`](Self::on_event) before that, or of none.
 /// 3. When there are new frames, call `send`.
 /// 4. After each call ask [`timeout`](Self::timeout); when that time comes call `on_timeout`.
 /// 5. An `Err` from any call is final: deregister and drop it.
@@ -179,6 +181,12 @@ pub trait Transport: Send + fmt::Debug {
     /// # Errors
     /// Why the transport has ended; frames that arrived whole before that are in `sink`.
     fn recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Pace, End>;
+
+    /// An event has come under its token. Whoever tells it spares system calls: a stream need not be
+    /// read until it would block if no event has said that it ends. Nothing by default.
+    fn on_event(&mut self, event: &Event) {
+        let _ = event;
+    }
 
     /// When [`on_timeout`](Self::on_timeout) wants to be called at the latest.
     fn timeout(&self) -> Option<Instant>;

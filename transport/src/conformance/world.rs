@@ -228,9 +228,10 @@ impl<'a> World<'a> {
                     self.accepts = true;
                 }
                 let woken = self.nodes.iter_mut();
-                woken
-                    .filter(|node| node.token == event.token() && node.poll == at)
-                    .for_each(Node::wake);
+                for node in woken.filter(|node| node.token == event.token() && node.poll == at) {
+                    node.transport.on_event(event);
+                    node.wake();
+                }
             }
         }
         has_events

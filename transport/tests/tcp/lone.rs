@@ -148,6 +148,9 @@ impl Lone {
                 limit.saturating_duration_since(now)
             };
             self.poll.poll(&mut self.events, Some(wait)).unwrap();
+            for event in &self.events {
+                self.transport.on_event(event);
+            }
             if !self.events.is_empty() || limit <= Instant::now() {
                 self.drive();
             }

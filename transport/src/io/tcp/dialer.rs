@@ -9,6 +9,7 @@ use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
 
 use super::proof::Proof;
+use super::stream::Stream;
 use super::tls_stream::TlsStream;
 use super::transport::TcpTransport;
 use super::wire::Wire;
@@ -34,7 +35,10 @@ impl TcpDialer {
     fn plain(&self, remote: SocketAddr, peer: Option<NodeId>) -> io::Result<Wire> {
         let machine = Handshake::dialer(self.identity.clone(), peer, random()?);
         let proof = Box::new(Proof::new(machine));
-        Ok(Wire::Plain(socket::connecting(remote)?, Some(proof)))
+        Ok(Wire::Plain(
+            Stream::new(socket::connecting(remote)?),
+            Some(proof),
+        ))
     }
 
     fn tls(&self, remote: SocketAddr, peer: Option<NodeId>) -> io::Result<Wire> {
@@ -42,7 +46,7 @@ impl TcpDialer {
         // The library wants a name. Keys have none; an IP address is one that is not sent.
         let name = ServerName::IpAddress(remote.ip().into());
         let conn = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
-        let socket = socket::connecting(remote)?;
+        let socket = Stream::new(socket::connecting(remote)?);
         Ok(Wire::Tls(Box::new(TlsStream::new(socket, conn.into()))))
     }
 }

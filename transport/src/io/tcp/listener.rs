@@ -10,6 +10,7 @@ use rustls::{ServerConfig, ServerConnection};
 use socket2::SockRef;
 
 use super::proof::Proof;
+use super::stream::Stream;
 use super::tls_stream::TlsStream;
 use super::transport::TcpTransport;
 use super::wire::Wire;
@@ -86,7 +87,8 @@ impl TcpListener {
         })
     }
 
-    fn wire(&self, socket: TcpStream) -> io::Result<Wire> {
+    fn wire(&self, stream: TcpStream) -> io::Result<Wire> {
+        let socket = Stream::new(stream);
         match &self.security {
             Security::Plain(identity, admission) => {
                 let machine = Handshake::acceptor(identity.clone(), admission.clone(), random()?);

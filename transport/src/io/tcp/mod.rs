@@ -45,6 +45,7 @@ mod outbox;
 mod proof;
 mod socket;
 pub(super) mod splitter;
+mod stream;
 mod tls_stream;
 mod transport;
 mod wire;

@@ -2,8 +2,7 @@
 
 use std::io::{self, Read, Write};
 
-use mio::net::TcpStream;
-
+use super::stream::Stream;
 use crate::io::plain::{Handshake, Step};
 use crate::{End, NodeId};
 
@@ -31,7 +30,7 @@ impl Proof {
     /// Carries the handshake on; says who the peer is once that is proved.
     ///
     /// It reads no further than the handshake goes: what follows are frames.
-    pub(super) fn prove(&mut self, socket: &mut TcpStream) -> Result<Option<NodeId>, End> {
+    pub(super) fn prove(&mut self, socket: &mut Stream) -> Result<Option<NodeId>, End> {
         loop {
             if !self.flush(socket)? {
                 return Ok(None);
@@ -56,7 +55,7 @@ impl Proof {
     }
 
     /// Hands on a message that is whole.
-    fn handle(&mut self, socket: &mut TcpStream) -> Result<(), End> {
+    fn handle(&mut self, socket: &mut Stream) -> Result<(), End> {
         let message = std::mem::take(&mut self.input);
         let step = self.machine.handle(&message);
         self.output = self.machine.take_output();
@@ -76,7 +75,7 @@ impl Proof {
     }
 
     /// Whether all of the output is written.
-    fn flush(&mut self, socket: &mut TcpStream) -> Result<bool, End> {
+    fn flush(&mut self, socket: &mut Stream) -> Result<bool, End> {
         while self.written < self.output.len() {
             match socket.write(&self.output[self.written..]) {
                 Ok(written) => self.written += written,

@@ -2,9 +2,9 @@
 
 use std::io::{self, IoSlice, Read, Write};
 
-use mio::net::TcpStream;
 use rustls::Connection;
 
+use super::stream::Stream;
 use crate::io::tls;
 use crate::{End, NodeId, UNAUTHENTICATED_LEN_MAX};
 
@@ -20,7 +20,7 @@ const CIPHERTEXT_LEN_MAX: usize = 256 * 1024;
 /// TLS on a socket. It reads and writes plaintext.
 #[derive(Debug)]
 pub(super) struct TlsStream {
-    socket: TcpStream,
+    socket: Stream,
     conn: Connection,
     /// How many bytes an unknown peer has sent.
     unproved_len: usize,
@@ -29,7 +29,7 @@ pub(super) struct TlsStream {
 }
 
 impl TlsStream {
-    pub(super) fn new(socket: TcpStream, mut conn: Connection) -> Self {
+    pub(super) fn new(socket: Stream, mut conn: Connection) -> Self {
         conn.set_buffer_limit(Some(CIPHERTEXT_LEN_MAX));
         Self {
             socket,
@@ -39,11 +39,11 @@ impl TlsStream {
         }
     }
 
-    pub(super) const fn socket(&self) -> &TcpStream {
+    pub(super) const fn stream(&self) -> &Stream {
         &self.socket
     }
 
-    pub(super) const fn socket_mut(&mut self) -> &mut TcpStream {
+    pub(super) const fn stream_mut(&mut self) -> &mut Stream {
         &mut self.socket
     }
 

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
+use mio::event::Event;
 use mio::{Interest, Registry, Token};
 
 use super::outbox::{Outbox, Sent};
@@ -53,7 +54,7 @@ impl TcpTransport {
             Wire::Plain(..) => SCHEME_PLAIN,
             Wire::Tls(_) => SCHEME_TLS,
         };
-        let local = wire.socket().local_addr().ok();
+        let local = wire.stream().socket().local_addr().ok();
         Self {
             info: Info {
                 scheme,
@@ -99,7 +100,7 @@ impl TcpTransport {
     }
 
     fn is_connected(&mut self) -> Result<bool, End> {
-        let socket = self.wire.socket();
+        let socket = self.wire.stream().socket();
         let refused = socket.take_error().and_then(|error| match error {
             Some(error) => Err(error),
             None => Ok(()),
@@ -239,11 +240,11 @@ impl Transport for TcpTransport {
 
     fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         let interest = Interest::READABLE | Interest::WRITABLE;
-        registry.register(self.wire.socket_mut(), token, interest)
+        registry.register(self.wire.stream_mut().socket_mut(), token, interest)
     }
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        registry.deregister(self.wire.socket_mut())
+        registry.deregister(self.wire.stream_mut().socket_mut())
     }
 
     fn send(&mut self, turn: &mut Turn<'_>, source: &mut dyn FrameSource) -> Result<Pace, End> {
@@ -253,7 +254,13 @@ impl Transport for TcpTransport {
 
     fn recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Pace, End> {
         self.ended()?;
-        self.try_recv(turn, sink).map_err(|end| self.end(end))
+        let received = self.try_recv(turn, sink);
+        self.wire.stream_mut().look_again();
+        received.map_err(|end| self.end(end))
+    }
+
+    fn on_event(&mut self, event: &Event) {
+        self.wire.stream_mut().on_event(event);
     }
 
     fn timeout(&self) -> Option<Instant> {

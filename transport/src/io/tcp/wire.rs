@@ -3,9 +3,8 @@
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::Shutdown;
 
-use mio::net::TcpStream;
-
 use super::proof::Proof;
+use super::stream::Stream;
 use super::tls_stream::TlsStream;
 use crate::{End, NodeId};
 
@@ -13,22 +12,22 @@ use crate::{End, NodeId};
 #[derive(Debug)]
 pub(super) enum Wire {
     /// The socket, and the handshake until it is done.
-    Plain(TcpStream, Option<Box<Proof>>),
+    Plain(Stream, Option<Box<Proof>>),
     Tls(Box<TlsStream>),
 }
 
 impl Wire {
-    pub(super) const fn socket(&self) -> &TcpStream {
+    pub(super) const fn stream(&self) -> &Stream {
         match self {
             Self::Plain(socket, _) => socket,
-            Self::Tls(stream) => stream.socket(),
+            Self::Tls(stream) => stream.stream(),
         }
     }
 
-    pub(super) const fn socket_mut(&mut self) -> &mut TcpStream {
+    pub(super) const fn stream_mut(&mut self) -> &mut Stream {
         match self {
             Self::Plain(socket, _) => socket,
-            Self::Tls(stream) => stream.socket_mut(),
+            Self::Tls(stream) => stream.stream_mut(),
         }
     }
 
@@ -58,7 +57,7 @@ impl Wire {
             stream.say_close();
             stream.flush()?;
         }
-        self.socket().shutdown(Shutdown::Write)
+        self.stream().socket().shutdown(Shutdown::Write)
     }
 }
 

@@ -432,6 +432,11 @@ impl LaneOutbox {
     #[inline]
     fn begin(&mut self, len: usize, room: usize) {
         self.accepted += cost(len);
+        if self.open.is_empty() {
+            // If all that went before is acknowledged, its memory is used again from the beginning: so
+            // an endpoint that speaks now and then keeps to a few cache lines.
+            let _may_be_shared = self.open.try_reclaim(self.chunk_len);
+        }
         let needed = varint::len(len as u64) + room;
         if self.open.capacity() - self.open.len() < needed {
             self.grow(needed);

@@ -49,6 +49,11 @@ pub(crate) const PACKET_HEAD_LEN_MAX: usize = 1 + 8;
 
 const _: () = assert!(PACKET_HEAD_LEN_MAX + DATA_HEAD_LEN_MAX <= Head::CAPACITY);
 
+/// What the position of a lane takes at the most.
+const POSITION_LEN_MAX: usize = 1 + 8 + 8;
+
+const _: () = assert!(2 + POSITION_LEN_MAX <= Head::CAPACITY);
+
 mod kind {
     pub(super) const HELLO: u8 = 1;
     pub(super) const READY: u8 = 2;
@@ -150,7 +155,7 @@ pub(crate) enum Received {
         offset: u64,
         bytes: Bytes,
     },
-    Ack(Vec<LanePosition>),
+    Ack(Positions),
     Datagram {
         lane: LaneId,
         sequence: u64,
@@ -175,6 +180,41 @@ impl Received {
             | Self::Close(_) => true,
             Self::Hello(_) | Self::OtherVersion(_) | Self::Pong(_) | Self::Seen(_) => false,
         }
+    }
+}
+
+/// The positions of an `Ack`, left as they lie: a list of them would be memory for each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Positions(Bytes);
+
+impl Positions {
+    fn checked(mut frame: Bytes) -> Result<Self, Malformed> {
+        let count = usize::from(get_u8(&mut frame)?);
+        let positions = Self(frame);
+        let mut rest = &positions.0[..];
+        for _ in 0..count {
+            Self::next(&mut rest).ok_or(Malformed)?;
+        }
+        match rest.is_empty() && count <= LANES_MAX {
+            true => Ok(positions),
+            false => Err(Malformed),
+        }
+    }
+
+    fn next(rest: &mut &[u8]) -> Option<LanePosition> {
+        let lane = LaneId::new(rest.try_get_u8().ok()?)?;
+        let (expected, limit) = (varint::get(rest)?, varint::get(rest)?);
+        Some(LanePosition {
+            lane,
+            expected,
+            limit,
+        })
+    }
+
+    /// Each of them.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = LanePosition> {
+        let mut rest = &self.0[..];
+        std::iter::from_fn(move || Self::next(&mut rest))
     }
 }
 
@@ -207,7 +247,7 @@ pub(crate) fn decode(mut frame: Bytes) -> Result<Received, Malformed> {
                 bytes: frame,
             });
         }
-        kind::ACK => Received::Ack(decode_positions(&mut frame)?),
+        kind::ACK => return Positions::checked(frame).map(Received::Ack),
         kind::DATAGRAM => {
             let (lane, sequence) = (get_lane(&mut frame)?, get(&mut frame)?);
             return Ok(Received::Datagram {
@@ -258,21 +298,6 @@ fn decode_hello(mut frame: Bytes) -> Result<Received, Malformed> {
 /// The lanes of a `Hello`: all from 0 on, so their numbers are not written.
 fn decode_lanes(frame: &mut Bytes) -> Result<Vec<LanePosition>, Malformed> {
     let count = get_u8(frame)?;
-    decode_each(frame, count, |number, _| {
-        LaneId::new(number).ok_or(Malformed)
-    })
-}
-
-fn decode_positions(frame: &mut Bytes) -> Result<Vec<LanePosition>, Malformed> {
-    let count = get_u8(frame)?;
-    decode_each(frame, count, |_, frame| get_lane(frame))
-}
-
-fn decode_each(
-    frame: &mut Bytes,
-    count: u8,
-    lane: impl Fn(u8, &mut Bytes) -> Result<LaneId, Malformed>,
-) -> Result<Vec<LanePosition>, Malformed> {
     if usize::from(count) > LANES_MAX {
         return Err(Malformed);
     }
@@ -280,7 +305,7 @@ fn decode_each(
     let mut positions = Vec::with_capacity(count.into());
     for number in 0..count {
         positions.push(LanePosition {
-            lane: lane(number, frame)?,
+            lane: LaneId::new(number).ok_or(Malformed)?,
             expected: get(frame)?,
             limit: get(frame)?,
         });
@@ -343,15 +368,45 @@ pub(crate) fn encode_hello(hello: &Hello) -> Bytes {
     out.into()
 }
 
-pub(crate) fn encode_ack(positions: &[LanePosition]) -> Bytes {
-    let mut out = Vec::with_capacity(2 + positions.len() * 17);
-    out.put_slice(&[kind::ACK, positions.len() as u8]);
-    for position in positions {
-        out.put_u8(position.lane.number());
-        varint::put(position.expected, &mut out);
-        varint::put(position.limit, &mut out);
+/// An `Ack` of one lane, which is nearly each, is a head alone where `head_max` allows: it needs no
+/// memory.
+pub(crate) fn ack(
+    mut positions: impl Iterator<Item = LanePosition>,
+    head_max: usize,
+) -> (Head, Bytes) {
+    let (first, second) = (positions.next(), positions.next());
+    if let (Some(first), None) = (first, second) {
+        let mut bytes = [0; Head::CAPACITY];
+        let mut rest = &mut bytes[..];
+        rest.put_slice(&[kind::ACK, 1]);
+        put_position(first, &mut rest);
+        let len = Head::CAPACITY - rest.len();
+        if len <= head_max {
+            let mut head = Head::EMPTY;
+            head.extend(&bytes[..len]);
+            return (head, Bytes::new());
+        }
     }
-    out.into()
+    let mut out = Vec::with_capacity(2 + LANES_MAX * POSITION_LEN_MAX);
+    out.put_slice(&[kind::ACK, 0]);
+    for position in first.into_iter().chain(second).chain(positions) {
+        out[1] += 1;
+        put_position(position, &mut out);
+    }
+    (Head::EMPTY, Bytes::copy_from_slice(&out))
+}
+
+/// An `Ack` as the peer receives it.
+#[cfg(any(test, feature = "counting"))]
+pub(crate) fn encode_ack(positions: &[LanePosition]) -> Bytes {
+    let (head, body) = ack(positions.iter().copied(), Head::CAPACITY);
+    [head.as_slice(), &body].concat().into()
+}
+
+fn put_position(position: LanePosition, out: &mut impl BufMut) {
+    out.put_u8(position.lane.number());
+    varint::put(position.expected, out);
+    varint::put(position.limit, out);
 }
 
 pub(crate) fn encode_seen(seen: &Seen) -> Bytes {

@@ -36,6 +36,14 @@ fn with_payload(head: Head) -> Bytes {
     [head.as_slice(), b"payload"].concat().into()
 }
 
+fn acknowledged(positions: &[LanePosition]) -> Received {
+    let mut encoded = Vec::new();
+    for position in positions {
+        put_position(*position, &mut encoded);
+    }
+    Received::Ack(Positions(encoded.into()))
+}
+
 /// One of each kind.
 fn golden() -> Vec<(Bytes, Received)> {
     let lane = LaneId::new(5).unwrap();
@@ -52,7 +60,7 @@ fn golden() -> Vec<(Bytes, Received)> {
                 bytes: payload.clone(),
             },
         ),
-        (encode_ack(&positions()), Received::Ack(positions())),
+        (encode_ack(&positions()), acknowledged(&positions())),
         (
             with_payload(datagram(lane, 4)),
             Received::Datagram {
@@ -69,6 +77,27 @@ fn golden() -> Vec<(Bytes, Received)> {
         ),
         (encode_seen(&seen()), Received::Seen(seen())),
     ]
+}
+
+#[test]
+fn an_acknowledgement_tells_each_lane_and_one_lane_needs_no_memory() {
+    for count in [1, 3] {
+        let positions = &positions()[..count];
+        let Received::Ack(read) = decode(encode_ack(positions)).unwrap() else {
+            panic!("it is an acknowledgement");
+        };
+        assert_eq!(read.iter().collect::<Vec<_>>(), positions);
+        let (head, body) = ack(positions.iter().copied(), Head::CAPACITY);
+        assert_eq!(
+            (head.as_slice().is_empty(), body.is_empty()),
+            (count > 1, count == 1)
+        );
+    }
+    let (head, body) = ack(positions().into_iter().take(1), 3);
+    assert!(
+        head.as_slice().is_empty() && !body.is_empty(),
+        "it has no room for it"
+    );
 }
 
 #[test]

@@ -105,7 +105,7 @@ impl Session {
                 payload,
             } => self.receive_datagram(lane, sequence, payload),
             Received::Ack(positions) => {
-                for position in positions {
+                for position in positions.iter() {
                     self.acknowledge(position)?;
                 }
                 self.close_if_drained();

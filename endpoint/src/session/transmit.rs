@@ -166,20 +166,26 @@ impl Session {
     fn ack(&mut self, now: Instant, index: usize) -> Frame {
         self.acks.sent(now);
         self.stats.acks_sent += 1;
-        let mut positions = Vec::new();
-        for (number, lane) in (0..).zip(&mut self.recv) {
-            let Some(id) = LaneId::new(number) else { break };
-            if lane.has_moved() || number < self.send.len() as u8 {
+        let attachment = &mut self.attachments[index];
+        let head_max = match attachment.is_reliable() {
+            true => Head::CAPACITY,
+            false => Head::CAPACITY - PACKET_HEAD_LEN_MAX,
+        };
+        let sending = self.send.len();
+        let lanes = self.recv.iter_mut().enumerate();
+        let positions = lanes.filter_map(|(number, lane)| {
+            let id = LaneId::new(number as u8)?;
+            (lane.has_moved() || number < sending).then(|| {
                 let (expected, limit) = lane.tell();
-                positions.push(wire::LanePosition {
+                wire::LanePosition {
                     lane: id,
                     expected,
                     limit,
-                });
-            }
-        }
-        let ack = control(Head::EMPTY, wire::encode_ack(&positions));
-        self.attachments[index].number(now, ack, Content::Positions)
+                }
+            })
+        });
+        let (head, body) = wire::ack(positions, head_max);
+        attachment.number(now, control(head, body), Content::Positions)
     }
 
     fn poll_lane(

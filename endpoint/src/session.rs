@@ -84,6 +84,7 @@ pub struct Session {
     /// As many as there are lanes to send on, and up to the last one on which something came: most
     /// endpoints never use the other 30. One that is not there stands at its beginning.
     recv: Vec<RecvLane>,
+    /// As many as there are lanes, or none if all of them are reliable.
     best_effort_out: Vec<BestEffortOut>,
     best_effort_in: Vec<BestEffortIn>,
     acks: Acks,
@@ -104,6 +105,10 @@ pub struct Session {
 fn keeps(config: &Config) -> usize {
     let redundant = |lane: &LaneConfig| lane.redundant && lane.delivery == Delivery::Reliable;
     1 + usize::from(config.lanes.iter().any(redundant))
+}
+
+fn is_best_effort(lane: &LaneConfig) -> bool {
+    lane.delivery == Delivery::BestEffort
 }
 
 /// What is known of the peer's session.
@@ -145,7 +150,10 @@ impl Session {
             keeps: keeps(&config),
             send: (0..lanes).map(|_| SendLane::default()).collect(),
             recv: (0..lanes).map(|_| RecvLane::new(window)).collect(),
-            best_effort_out: (0..lanes).map(|_| BestEffortOut::default()).collect(),
+            best_effort_out: match config.lanes.iter().any(is_best_effort) {
+                true => (0..lanes).map(|_| BestEffortOut::default()).collect(),
+                false => Vec::new(),
+            },
             best_effort_in: Vec::new(),
             acks: Acks::default(),
             runs: VecDeque::new(),
@@ -261,15 +269,7 @@ impl Session {
         if outbox.take_awaited() {
             self.want_acks();
         }
-        for (number, out) in (0..).zip(&mut self.best_effort_out) {
-            let Some(lane) = LaneId::new(number) else {
-                break;
-            };
-            let (queue, dropped) = outbox.drain_best_effort(lane);
-            taken |= !queue.is_empty();
-            let dropped = dropped + out.extend(queue, self.config.best_effort_buffer);
-            self.stats.best_effort_dropped += dropped;
-        }
+        taken |= self.take_best_effort(outbox);
         if taken && self.life == Life::Closed {
             let undelivered = self.take_undelivered();
             let reason = CloseReason::Aborted;
@@ -282,6 +282,21 @@ impl Session {
         outbox.set_reachable(self.current.is_some());
         if self.config.away == Away::DropOldest && self.current.is_none() {
             self.make_room(outbox);
+        }
+        taken
+    }
+
+    /// Takes what was handed in on best-effort lanes. Returns whether anything was.
+    fn take_best_effort(&mut self, outbox: &mut Outbox) -> bool {
+        let mut taken = false;
+        for (number, out) in (0..).zip(&mut self.best_effort_out) {
+            let Some(lane) = LaneId::new(number) else {
+                break;
+            };
+            let (queue, dropped) = outbox.drain_best_effort(lane);
+            taken |= !queue.is_empty();
+            let dropped = dropped + out.extend(queue, self.config.best_effort_buffer);
+            self.stats.best_effort_dropped += dropped;
         }
         taken
     }

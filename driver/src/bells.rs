@@ -131,8 +131,9 @@ impl<B, E> Entrance<B, E> {
         Ok(())
     }
 
-    pub(crate) fn take_rung(&self) -> Vec<B> {
-        std::mem::take(&mut *lock(&self.rung))
+    /// Puts those that have rung into `into`, which is empty: the next ones find its memory.
+    pub(crate) fn take_rung(&self, into: &mut Vec<B>) {
+        std::mem::swap(&mut *lock(&self.rung), into);
     }
 
     pub(crate) fn take_arrivals(&self) -> Vec<E> {

@@ -18,6 +18,7 @@ use slab::Slab;
 use crate::accept_rate::AcceptRate;
 use crate::config::Config;
 use crate::driver::Connected;
+use crate::shared::Shared;
 use crate::spin::Spin;
 use crate::timers::{Armed, Timers};
 pub(crate) use balance::Balance;
@@ -102,6 +103,8 @@ pub(crate) struct Worker {
     timers: Timers<TimerKey>,
     /// Kept for its memory.
     due: Vec<TimerKey>,
+    /// Likewise.
+    rung: Vec<Arc<Shared>>,
     /// Each in memory of its own: the table may be twice as long as it has entries.
     endpoints: Slab<Box<Entry>>,
     slots: Slab<Slot>,
@@ -164,6 +167,7 @@ impl Worker {
             buffer: ReadBuffer::default(),
             timers: Timers::new(),
             due: Vec::new(),
+            rung: Vec::new(),
             endpoints: Slab::new(),
             slots: Slab::new(),
             listeners: Slab::new(),
@@ -286,13 +290,15 @@ impl Worker {
 
     fn answer_bells(&mut self) {
         let mailboxes = Arc::clone(&self.mailboxes);
-        let rung = mailboxes[self.number].take_rung();
+        let mut rung = std::mem::take(&mut self.rung);
+        mailboxes[self.number].take_rung(&mut rung);
         if !rung.is_empty() {
             self.heard = self.now;
         }
-        for shared in rung {
+        for shared in rung.drain(..) {
             self.answer_bell(&shared);
         }
+        self.rung = rung;
     }
 
     /// Each timer once: one that is armed again for now (QUIC's pacing, when the window is so large

@@ -107,7 +107,9 @@ impl Worker {
                 self.endpoint = Some(entry);
                 self.serve();
             }
-            for shared in own.entrance.take_rung() {
+            let mut rung = Vec::new();
+            own.entrance.take_rung(&mut rung);
+            for shared in rung {
                 self.answer_bell(&shared);
             }
             self.drive();

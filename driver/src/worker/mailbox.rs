@@ -87,8 +87,9 @@ impl Mailbox {
         self.entrance.has_any()
     }
 
-    pub(super) fn take_rung(&self) -> Vec<Arc<Shared>> {
-        self.entrance.take_rung()
+    /// Puts those that have rung into `into`, which is empty.
+    pub(super) fn take_rung(&self, into: &mut Vec<Arc<Shared>>) {
+        self.entrance.take_rung(into);
     }
 
     /// Polls; does not sleep when something was put in meanwhile.

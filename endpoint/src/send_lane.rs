@@ -43,6 +43,11 @@ pub(crate) struct Cursor {
 }
 
 impl Cursor {
+    /// See [`Session::fetch`](crate::Session::fetch).
+    pub(crate) const fn fetch(&self) -> u64 {
+        self.next
+    }
+
     /// A piece got lost: it goes again first.
     pub(crate) fn lose(&mut self, offset: u64, len: usize) {
         if len > 0 {
@@ -63,6 +68,12 @@ impl Cursor {
 }
 
 impl SendLane {
+    /// See [`Session::fetch`](crate::Session::fetch).
+    pub(crate) fn fetch(&self) -> impl Sized {
+        let first = self.segments.front().map(|(start, _)| *start);
+        (self.acked, self.asked, first)
+    }
+
     pub(crate) fn push(&mut self, segment: Segment) {
         let start = self.end;
         self.end += segment.bytes.len() as u64;

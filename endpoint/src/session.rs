@@ -2,6 +2,7 @@
 
 mod acks;
 mod best_effort;
+mod fetch;
 mod introduce;
 mod receive;
 mod transmit;
@@ -282,21 +283,6 @@ impl Session {
         outbox.set_reachable(self.current.is_some());
         if self.config.away == Away::DropOldest && self.current.is_none() {
             self.make_room(outbox);
-        }
-        taken
-    }
-
-    /// Takes what was handed in on best-effort lanes. Returns whether anything was.
-    fn take_best_effort(&mut self, outbox: &mut Outbox) -> bool {
-        let mut taken = false;
-        for (number, out) in (0..).zip(&mut self.best_effort_out) {
-            let Some(lane) = LaneId::new(number) else {
-                break;
-            };
-            let (queue, dropped) = outbox.drain_best_effort(lane);
-            taken |= !queue.is_empty();
-            let dropped = dropped + out.extend(queue, self.config.best_effort_buffer);
-            self.stats.best_effort_dropped += dropped;
         }
         taken
     }

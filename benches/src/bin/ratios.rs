@@ -3,10 +3,8 @@
 //! `cargo run --release -p selvedge-benches --bin ratios`
 #![forbid(unsafe_code)]
 
-use std::time::Duration;
-
 use selvedge_benches::frames::FramesOneWay;
-use selvedge_benches::many::{PingStreams, RoundRobin};
+use selvedge_benches::many::PingStreams;
 use selvedge_benches::measure::compare;
 use selvedge_benches::sessions::SessionsOneWay;
 use selvedge_benches::through::{Through, Work};
@@ -108,57 +106,17 @@ fn compare_own() {
             },
         );
     }
-    compare_growth();
+    compare_workers();
 }
 
-/// How many pairs take turns, or are busy all at once.
-const PAIRS: [usize; 3] = [1, 50, 5000];
-
-/// How many messages each busy pair has on its way.
-const UNDER_WAY: u64 = 16;
-
-/// What more workers give, and more endpoints take.
-fn compare_growth() {
+/// What more workers give. What more endpoints take says `--bin many`.
+fn compare_workers() {
     for (len, under_way) in [(64, 64), (1024, 64)] {
         compare(&format!("Workers, 8 pairs, tcp+plain, {len} B"), || {
             [1, 2]
                 .map(|workers| {
                     let load = PingStreams::new("tcp+plain", workers, 8, under_way, len);
                     boxed(&format!("workers: {workers}"), load)
-                })
-                .into()
-        });
-    }
-    compare("All busy, endpoints on one worker", || {
-        PAIRS
-            .map(|pairs| {
-                let load = PingStreams::new("tcp+plain", 1, pairs, UNDER_WAY, 64);
-                boxed(&format!("endpoints: {}", 2 * pairs), load)
-            })
-            .into()
-    });
-    compare("By turns, raw sockets on one poll", || {
-        PAIRS
-            .map(|pairs| {
-                boxed(
-                    &format!("sockets: {}", 2 * pairs),
-                    raw::TcpRoundRobin::new(pairs),
-                )
-            })
-            .into()
-    });
-    for (title, heartbeat) in [
-        ("By turns, endpoints", Duration::from_secs(1)),
-        (
-            "By turns, endpoints without heartbeats",
-            Duration::from_secs(3600),
-        ),
-    ] {
-        compare(title, || {
-            PAIRS
-                .map(|pairs| {
-                    let load = RoundRobin::new("tcp+plain", pairs, heartbeat);
-                    boxed(&format!("endpoints: {}", 2 * pairs), load)
                 })
                 .into()
         });

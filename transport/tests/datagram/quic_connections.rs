@@ -1,9 +1,11 @@
 //! Frames move.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use selvedge_transport::{Admission, Flow, Identity, QuicDialer, QuicListener, Role};
 
-use crate::world::{World, numbered, numbers};
+use crate::world::{Side, World, numbered, numbers};
 
 pub(crate) fn listener(identity: &Identity, admission: Admission) -> QuicListener {
     let address = "quic://127.0.0.1:0".parse().unwrap();
@@ -90,6 +92,28 @@ fn a_path_with_a_large_mtu_is_found() {
     });
 }
 
+/// A sender that has one packet under way waits for an acknowledgement that its receiver delays, and
+/// that a clock that stands still never sends.
+#[test]
+fn a_first_burst_over_a_large_mtu_waits_for_no_timer() {
+    let (mut world, dialing, accepted) = connected();
+    world.until("the whole mtu is found", |world| {
+        // Something has to move for the probes to be sent.
+        world.sides[dialing].put(Flow::Control, Bytes::from_static(b"x"));
+        world.sides[dialing].transport.info().datagram_max > 8900
+    });
+    // Late enough for what is under way to be acknowledged, and for pacing to be no limit.
+    world.stands_at = Some(Instant::now() + Duration::from_secs(1));
+    world.turn(Duration::ZERO);
+    for number in 0..32 {
+        world.sides[dialing].put(Flow::Lane(0), numbered(0, number, 1024));
+    }
+    let has_all = |side: &Side| side.inbox.iter().filter(|it| it.len() > 1).count() == 32;
+    world.until("the burst is there", |world| {
+        has_all(&world.sides[accepted])
+    });
+}
+
 #[test]
 fn a_dialer_that_caps_datagrams_holds_both_sides_to_it() {
     let mut world = World::new();
@@ -129,7 +153,7 @@ fn a_deaf_peer_stops_the_sender_and_loses_nothing() {
     }
     let mut left = usize::MAX;
     for _ in 0..20 {
-        world.turn(std::time::Duration::from_millis(5));
+        world.turn(Duration::from_millis(5));
         left = world.sides[dialing].queue.frames.len();
     }
     assert!(left > 700, "{} were taken", 1000 - left);
@@ -155,15 +179,15 @@ fn moving_to_another_poll_in_mid_stream_loses_nothing() {
         }
         let place = other.adopt(moving);
         for _ in 0..1 + step % 3 {
-            world.turn(std::time::Duration::ZERO);
-            other.turn(std::time::Duration::ZERO);
+            world.turn(Duration::ZERO);
+            other.turn(Duration::ZERO);
         }
         moving = other.remove(place);
     }
     let place = other.adopt(moving);
     let all = sent as usize;
     other.until("all frames are there", |other| {
-        world.turn(std::time::Duration::ZERO);
+        world.turn(Duration::ZERO);
         world.sides[dialing].inbox.len() == all && other.sides[place].inbox.len() == all
     });
     let in_order: Vec<u32> = (0..sent).collect();

@@ -71,12 +71,11 @@ impl Side {
         });
     }
 
-    fn drive(&mut self, buffer: &mut ReadBuffer, registry: &Registry) {
+    fn drive(&mut self, now: Instant, buffer: &mut ReadBuffer, registry: &Registry) {
         self.has_more = false;
         if self.end.is_some() {
             return;
         }
-        let now = Instant::now();
         let mut turn = Turn {
             now,
             buffer,
@@ -108,6 +107,8 @@ pub(crate) struct World {
     pub(crate) listeners: Vec<Box<dyn Listener>>,
     pub(crate) sides: Vec<Side>,
     pub(crate) relays: Vec<Relay>,
+    /// The time that everything is told, if the clock stands still: then no timer helps.
+    pub(crate) stands_at: Option<Instant>,
     buffer: ReadBuffer,
     next_token: usize,
 }
@@ -119,6 +120,7 @@ impl World {
             listeners: Vec::new(),
             sides: Vec::new(),
             relays: Vec::new(),
+            stands_at: None,
             buffer: ReadBuffer::default(),
             next_token: 0,
         }
@@ -211,7 +213,7 @@ impl World {
 
     /// One turn; waits at most `wait` for an event.
     pub(crate) fn turn(&mut self, wait: Duration) {
-        let now = Instant::now();
+        let now = self.now();
         let has_more = self.sides.iter().any(|side| side.has_more);
         let wait = if has_more { Duration::ZERO } else { wait };
         let wait = self
@@ -229,7 +231,7 @@ impl World {
         let mut accepted = Vec::new();
         for listener in &mut self.listeners {
             let mut turn = Turn {
-                now: Instant::now(),
+                now: self.stands_at.unwrap_or_else(Instant::now),
                 buffer: &mut self.buffer,
                 budget: BUDGET,
                 registry: self.poll.registry(),
@@ -239,9 +241,14 @@ impl World {
         for transport in accepted {
             self.add(transport);
         }
-        for side in &mut self.sides {
-            side.drive(&mut self.buffer, self.poll.registry());
+        for at in 0..self.sides.len() {
+            let now = self.now();
+            self.sides[at].drive(now, &mut self.buffer, self.poll.registry());
         }
+    }
+
+    fn now(&self) -> Instant {
+        self.stands_at.unwrap_or_else(Instant::now)
     }
 
     fn token(&mut self) -> Token {

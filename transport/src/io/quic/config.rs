@@ -12,6 +12,7 @@ use quinn_proto::{
 
 use ring::hmac;
 
+use super::congestion::Congestion;
 use crate::io::identity::{Admission, Identity};
 use crate::io::tls::{self, RefusalCell};
 use crate::{LANES_MAX, NodeId};
@@ -103,6 +104,7 @@ fn transport_config(mtu_max: u16) -> TransportConfig {
         .send_window(SEND_WINDOW_MAX)
         .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER_LEN))
         .datagram_send_buffer_size(DATAGRAM_BUFFER_LEN)
+        .congestion_controller_factory(Arc::new(Congestion::default()))
         .mtu_discovery_config(Some(mtu));
     config
 }

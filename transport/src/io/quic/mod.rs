@@ -56,6 +56,7 @@
 mod allowance;
 mod cid;
 mod config;
+mod congestion;
 mod connection_end;
 mod dialer;
 mod inbound;

@@ -1,4 +1,5 @@
-//! Two bare transports, each with a loop and a thread of its own: what frames, or Sessions, move over.
+//! Two bare transports, each with a loop and a thread of its own, or both on the thread that asks: what
+//! frames, or Sessions, move over.
 
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -42,6 +43,17 @@ pub(crate) struct Count {
 }
 
 impl Count {
+    /// With where to say the next number, and where it is told when that is reached.
+    fn new() -> (Self, Sender<u64>, Receiver<()>) {
+        let ((want, wanted), (reach, reached)) = (bounded(1), bounded(1));
+        let count = Self {
+            left: 0,
+            wanted,
+            reached: reach,
+        };
+        (count, want, reached)
+    }
+
     pub(crate) fn one(&mut self) {
         if self.left == 0 {
             let wanted = self.wanted.try_recv();
@@ -186,12 +198,8 @@ impl BareOneWay {
         far: impl FnOnce(Count) -> F,
     ) -> Self {
         let ([near_node, far_node], listener) = open(scheme);
-        let ((want, wanted), (reach, reached)) = (bounded(1), bounded(1));
-        let mut far = far(Count {
-            left: 0,
-            wanted,
-            reached: reach,
-        });
+        let (count, want, reached) = Count::new();
+        let mut far = far(count);
         let (send, orders) = bounded(1);
         let waker = Waker::new(near_node.poll.registry(), WAKER).expect("a waker");
         Self {
@@ -204,6 +212,42 @@ impl BareOneWay {
                 std::thread::spawn(move || run_far(far_node, &mut far)),
             ],
             _listener: listener,
+        }
+    }
+}
+
+/// The same without threads: the ends take turns on the thread that asks, so no core is woken, and
+/// the processor's time is that of the work alone.
+pub(crate) struct BareByTurns<N, F> {
+    near: (Node, N),
+    far: (Node, F),
+    want: Sender<u64>,
+    reached: Receiver<()>,
+    _listener: Box<dyn Listener>,
+}
+
+impl<N: Carried, F: Carried> BareByTurns<N, F> {
+    /// What moves between `near` and what is made of a count.
+    pub(crate) fn new(scheme: &str, near: N, far: impl FnOnce(Count) -> F) -> Self {
+        let ([near_node, far_node], listener) = open(scheme);
+        let (count, want, reached) = Count::new();
+        Self {
+            near: (near_node, near),
+            far: (far_node, far(count)),
+            want,
+            reached,
+            _listener: listener,
+        }
+    }
+}
+
+impl<N: Carried, F: Carried> Load for BareByTurns<N, F> {
+    fn run(&mut self, count: u64) {
+        self.want.send(count).expect("the far end lives");
+        self.near.1.order(count);
+        while self.reached.try_recv().is_err() {
+            self.near.0.drive(&mut self.near.1).expect("it lives");
+            self.far.0.drive(&mut self.far.1).expect("it lives");
         }
     }
 }

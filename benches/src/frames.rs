@@ -4,7 +4,7 @@ use bytes::Bytes;
 use selvedge_driver::{Flow, Frame, FrameSink, FrameSource, Head, Room};
 
 use crate::Load;
-use crate::bare::{BareOneWay, Carried, Count};
+use crate::bare::{BareByTurns, BareOneWay, Carried, Count};
 
 /// The same body again and again.
 #[derive(Debug)]
@@ -67,6 +67,13 @@ impl FramesOneWay {
         let body = vec![7; len].into();
         let near = Repeat { body, left: 0 };
         Self(BareOneWay::new(scheme, near, Counted))
+    }
+
+    /// The same, both ends on the thread that asks.
+    #[must_use]
+    pub fn by_turns(scheme: &str, len: usize) -> impl Load + use<> {
+        let body = vec![7; len].into();
+        BareByTurns::new(scheme, Repeat { body, left: 0 }, Counted)
     }
 }
 

@@ -8,7 +8,7 @@ use selvedge_driver::{Frame, FrameSink, FrameSource, LaneId, Message, NodeId, Ro
 use selvedge_endpoint::{AttachmentId, Config, Outbox, SendError, Session};
 
 use crate::Load;
-use crate::bare::{BareOneWay, Carried, Count};
+use crate::bare::{BareByTurns, BareOneWay, Carried, Count};
 
 const LANE: LaneId = LaneId::FIRST;
 const TRANSPORT: AttachmentId = AttachmentId(0);
@@ -46,6 +46,14 @@ impl Side {
             count,
             now,
         }
+    }
+
+    fn near(len: usize) -> Self {
+        Self::new(Role::Dialer, vec![7; len].into(), None)
+    }
+
+    fn far(count: Count) -> Self {
+        Self::new(Role::Acceptor, Bytes::new(), Some(count))
     }
 
     /// Hands messages in while there are any and the send buffer has room; whether there were.
@@ -113,9 +121,13 @@ impl SessionsOneWay {
     /// Messages of `len` bytes.
     #[must_use]
     pub fn new(scheme: &str, len: usize) -> Self {
-        let near = Side::new(Role::Dialer, vec![7; len].into(), None);
-        let far = |count| Side::new(Role::Acceptor, Bytes::new(), Some(count));
-        Self(BareOneWay::new(scheme, near, far))
+        Self(BareOneWay::new(scheme, Side::near(len), Side::far))
+    }
+
+    /// The same, both ends on the thread that asks.
+    #[must_use]
+    pub fn by_turns(scheme: &str, len: usize) -> impl Load + use<> {
+        BareByTurns::new(scheme, Side::near(len), Side::far)
     }
 }
 

@@ -93,6 +93,15 @@ fn compare_own() {
                     boxed("endpoint, slices", endpoint::OneWay::copied(scheme, len)),
                 ]
             });
+            compare(
+                &format!("Exactly once, by turns, {scheme}, {len} B"),
+                || {
+                    vec![
+                        boxed("frames", FramesOneWay::by_turns(scheme, len)),
+                        boxed("session", SessionsOneWay::by_turns(scheme, len)),
+                    ]
+                },
+            );
         }
     }
     for len in [64, 1024] {

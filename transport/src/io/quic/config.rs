@@ -54,12 +54,31 @@ pub(super) const MTU_CAP_NONE: u16 = 65_527;
 /// A probe that is too large costs round trips, not data, yet a path that cannot carry 8952 takes
 /// about twenty of them until it has found 1452. So it is probed where large ones are likely and
 /// round trips short: on loopback and private networks.
-fn mtu_max(remote: IpAddr) -> u16 {
-    let is_near = match remote.to_canonical() {
-        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+fn reach(remote: IpAddr) -> Reach {
+    let ip = remote.to_canonical();
+    let is_near = match ip {
+        IpAddr::V4(ip) => ip.is_private() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_unicast_link_local(),
     };
-    if is_near { MTU_NEAR } else { MTU_FAR }
+    match ip.is_loopback() {
+        true => Reach::Loopback,
+        false if is_near => Reach::Near,
+        false => Reach::Far,
+    }
+}
+
+/// What a path may be expected to carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// Large datagrams from the start: its MTU is 65,536, and there is nothing to find out. Each probe
+    /// is a large datagram of padding, which the library reads byte by byte: nine of them for 60 us
+    /// each, while sessions introduce themselves. Should somebody have made it smaller, large ones are
+    /// lost, and the library goes back to 1200 and searches (RFC 8899, section 4.3).
+    Loopback,
+    /// Large ones are looked for.
+    Near,
+    /// What Ethernet carries is looked for.
+    Far,
 }
 
 const MTU_NEAR: u16 = 8952;
@@ -69,6 +88,7 @@ const MTU_FAR: u16 = 1452;
 /// it lives, so all of a listener or dialer share these.
 #[derive(Debug, Clone)]
 pub(super) struct Parameters {
+    loopback: Arc<TransportConfig>,
     near: Arc<TransportConfig>,
     far: Arc<TransportConfig>,
 }
@@ -76,14 +96,21 @@ pub(super) struct Parameters {
 impl Parameters {
     /// `cap` is the largest datagram to send, in bytes.
     pub(super) fn new(cap: u16) -> Self {
-        let [near, far] = [MTU_NEAR, MTU_FAR].map(|mtu| Arc::new(transport_config(mtu.min(cap))));
-        Self { near, far }
+        let large = MTU_NEAR.min(cap);
+        let mut loopback = transport_config(large);
+        loopback.initial_mtu(large);
+        Self {
+            loopback: Arc::new(loopback),
+            near: Arc::new(transport_config(large)),
+            far: Arc::new(transport_config(MTU_FAR.min(cap))),
+        }
     }
 
     pub(super) fn of(&self, remote: IpAddr) -> Arc<TransportConfig> {
-        let parameters = match mtu_max(remote) {
-            MTU_NEAR => &self.near,
-            _ => &self.far,
+        let parameters = match reach(remote) {
+            Reach::Loopback => &self.loopback,
+            Reach::Near => &self.near,
+            Reach::Far => &self.far,
         };
         Arc::clone(parameters)
     }
@@ -187,16 +214,16 @@ mod tests {
 
     #[test]
     fn large_datagrams_are_probed_on_near_networks_only() {
-        for (ip, mtu) in [
-            ("127.0.0.1", 8952),
-            ("::1", 8952),
-            ("::ffff:127.0.0.1", 8952),
-            ("10.1.2.3", 8952),
-            ("fd00::1", 8952),
-            ("192.0.2.1", 1452),
-            ("2001:db8::1", 1452),
+        for (ip, expected) in [
+            ("127.0.0.1", Reach::Loopback),
+            ("::1", Reach::Loopback),
+            ("::ffff:127.0.0.1", Reach::Loopback),
+            ("10.1.2.3", Reach::Near),
+            ("fd00::1", Reach::Near),
+            ("192.0.2.1", Reach::Far),
+            ("2001:db8::1", Reach::Far),
         ] {
-            assert_eq!(mtu_max(ip.parse().unwrap()), mtu, "{ip}");
+            assert_eq!(reach(ip.parse().unwrap()), expected, "{ip}");
         }
     }
 }

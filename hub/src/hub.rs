@@ -15,6 +15,7 @@ use crate::event::HubEvent;
 use crate::guests::Guests;
 use crate::mesh::Mesh;
 use crate::peers::Peers;
+use crate::redials::Redials;
 use crate::service::{Service, Told};
 
 /// Events that wait for a user who does not take them, before the newest is dropped and logged.
@@ -66,20 +67,21 @@ impl Hub {
         let peers = Arc::new(Peers {
             driver: Arc::clone(&driver),
             local: node_id,
+            dialers,
+            ways: builder.peers,
+            redials: Redials::default(),
             session: builder.session,
             receive: builder.receive,
             endpoints: Mutex::default(),
         });
-        let (ways, shared) = (builder.peers, Arc::clone(&peers));
+        let shared = Arc::clone(&peers);
         let wants_spare = peers.session.lanes.iter().any(|lane| lane.redundant);
-        let wanted: Vec<NodeId> = ways.keys().copied().collect();
+        let wanted: Vec<NodeId> = peers.ways.keys().copied().collect();
         let service = driver.host("selvedge-hub", |mail| Service {
-            dialers,
             mail,
             mesh: Mesh::new(wants_spare),
             guests: Guests::new(guests_max),
             peers: shared,
-            ways,
             events: tell,
             random: randomness(&driver, node_id),
             closing: false,

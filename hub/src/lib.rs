@@ -35,6 +35,7 @@ mod guests;
 mod hub;
 mod mesh;
 mod peers;
+mod redials;
 mod service;
 
 pub use builder::Builder;

@@ -212,6 +212,31 @@ impl Mesh {
         }
     }
 
+    /// The peer that is down is being dialed, by the way that worked. The others have their turn if
+    /// that takes long.
+    pub(crate) fn redialed(&mut self, now: Instant, dial: Dial) {
+        if let Some(peer) = self.peers.get_mut(&dial.peer)
+            && let State::Dialing { at, .. } = &mut peer.state
+        {
+            peer.pending[dial.way] = true;
+            *at = now + STAGGER;
+        }
+    }
+
+    /// The way to the peer, if it is up over one that this side has dialed.
+    pub(crate) fn way(&self, peer: &NodeId) -> Option<usize> {
+        match self.peers.get(peer)?.state {
+            State::Up { way, .. } => way,
+            State::Dialing { .. } | State::Pausing { .. } | State::Greeting { .. } => None,
+        }
+    }
+
+    /// Whether nothing has answered yet.
+    pub(crate) fn is_away(&self, peer: &NodeId) -> bool {
+        let peer = self.peers.get(peer);
+        peer.is_some_and(|peer| matches!(peer.state, State::Dialing { .. }))
+    }
+
     /// The peer said goodbye: dial after a pause, it may be on its way down.
     pub(crate) fn left(&mut self, now: Instant, peer: NodeId, random: f64) {
         if let Some(peer) = self.peers.get_mut(&peer) {
@@ -450,6 +475,35 @@ mod tests {
         assert!(mesh.answered(Dial { peer: PEER, way: 0 }));
         mesh.up(now, PEER);
         mesh.down(now, PEER);
+        assert_eq!(ways(&mut mesh, now), [0]);
+    }
+
+    #[test]
+    fn a_lost_way_that_is_dialed_already_leaves_the_others_their_turn() {
+        let (mut mesh, now) = mesh(2);
+        ways(&mut mesh, now);
+        assert!(mesh.answered(Dial { peer: PEER, way: 0 }));
+        mesh.up(now, PEER);
+        let again = Dial { peer: PEER, way: 0 };
+        mesh.down(now, PEER);
+        mesh.redialed(now, again);
+        assert_eq!(ways(&mut mesh, now), [0; 0]);
+        assert_eq!(mesh.poll_timeout(), Some(now + STAGGER));
+        assert_eq!(ways(&mut mesh, now + STAGGER), [1]);
+        mesh.failed(now + STAGGER, again, 0.0);
+        assert!(mesh.answered(Dial { peer: PEER, way: 1 }));
+    }
+
+    #[test]
+    fn a_lost_way_that_could_not_be_dialed_is_dialed_in_its_turn() {
+        let (mut mesh, now) = mesh(1);
+        ways(&mut mesh, now);
+        assert!(mesh.answered(Dial { peer: PEER, way: 0 }));
+        mesh.up(now, PEER);
+        let again = Dial { peer: PEER, way: 0 };
+        mesh.down(now, PEER);
+        mesh.redialed(now, again);
+        mesh.failed(now, again, 0.0);
         assert_eq!(ways(&mut mesh, now), [0]);
     }
 

@@ -1,13 +1,10 @@
 //! The mesh with its driver: dials what it wants, attaches what answers, tells what happens.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::{Sender, TrySendError};
-use selvedge_driver::{
-    Address, Connected, DialError, Dialers, Endpoint, Event, Machine, Mail, Next, NodeId,
-};
+use selvedge_driver::{Connected, DialError, Endpoint, Event, Machine, Mail, Next, NodeId};
 
 use crate::event::HubEvent;
 use crate::guests::Guests;
@@ -21,6 +18,12 @@ pub(crate) enum Told {
     Start,
     Accepted(Connected),
     Dialed(Dial, Result<Connected, DialError>),
+    /// A dial was answered, and its connection brought in.
+    Answered(Dial),
+    /// That the peer is lost. It is being dialed.
+    Lost(HubEvent, Dial),
+    /// A lost peer could not be dialed after all.
+    Undialed(Dial),
     Event(HubEvent),
     /// Endpoints that end are not wanted again.
     Close,
@@ -59,12 +62,10 @@ pub(crate) fn hub_event(endpoint: &Endpoint, event: &Event) -> Option<HubEvent> 
 }
 
 pub(crate) struct Service {
-    pub(crate) dialers: Dialers,
     pub(crate) mail: Mail<Told>,
     pub(crate) mesh: Mesh,
     pub(crate) guests: Guests,
     pub(crate) peers: Arc<Peers>,
-    pub(crate) ways: BTreeMap<NodeId, Vec<Address>>,
     pub(crate) events: Sender<HubEvent>,
     pub(crate) random: fastrand::Rng,
     pub(crate) closing: bool,
@@ -76,7 +77,7 @@ impl Machine for Service {
     fn handle(&mut self, now: Instant, told: Option<Told>) -> Next {
         match told {
             Some(Told::Start) => {
-                for (peer, addresses) in &self.ways {
+                for (peer, addresses) in &self.peers.ways {
                     self.mesh.add(now, *peer, addresses.len());
                 }
             }
@@ -97,6 +98,15 @@ impl Machine for Service {
                 tracing::debug!(peer = %dial.peer, way = dial.way, %error, "a dial failed");
                 self.mesh.failed(now, dial, self.random.f64());
             }
+            Some(Told::Answered(dial)) => {
+                self.peers.redials.answered(dial.peer);
+                self.mesh.answered(dial);
+            }
+            Some(Told::Lost(event, dial)) => {
+                self.tell(now, event);
+                self.mesh.redialed(now, dial);
+            }
+            Some(Told::Undialed(dial)) => self.mesh.failed(now, dial, self.random.f64()),
             Some(Told::Event(event)) => self.tell(now, event),
             None => {}
         }
@@ -118,7 +128,7 @@ impl Machine for Service {
 impl Service {
     fn accept(&mut self, now: Instant, connected: Connected) {
         let peer = connected.peer();
-        let known = self.ways.contains_key(&peer) || self.guests.is_guest(&peer);
+        let known = self.peers.ways.contains_key(&peer) || self.guests.is_guest(&peer);
         if !known && self.closing {
             return;
         }
@@ -143,19 +153,23 @@ impl Service {
     }
 
     fn dial(&self, dial: Dial) {
-        let Some(addresses) = self.ways.get(&dial.peer) else {
+        let Some(addresses) = self.peers.ways.get(&dial.peer) else {
             return;
         };
-        let mail = self.mail.clone();
-        let done = move |result| mail.send(Told::Dialed(dial, result));
+        if self.mesh.is_away(&dial.peer) {
+            self.peers.redials.await_answer(dial.peer);
+        }
+        let done = self.peers.when_dialed(dial, self.mail.clone());
         let driver = &self.peers.driver;
-        driver.dial(&self.dialers, &addresses[dial.way], Some(dial.peer), done);
+        let dialers = &self.peers.dialers;
+        driver.dial(dialers, &addresses[dial.way], Some(dial.peer), done);
     }
 
     fn tell(&mut self, now: Instant, event: HubEvent) {
         match &event {
             HubEvent::Up { peer } | HubEvent::Moved { peer } => {
                 self.mesh.up(now, *peer);
+                self.peers.redials.up(*peer, self.mesh.way(peer));
                 self.guests.up(*peer);
             }
             HubEvent::Down { peer, .. } => {
@@ -177,9 +191,10 @@ impl Service {
     }
 
     fn left(&mut self, now: Instant, peer: NodeId) {
+        self.peers.redials.forget(&peer);
         if self.closing {
             self.mesh.remove(&peer);
-        } else if self.ways.contains_key(&peer) {
+        } else if self.peers.ways.contains_key(&peer) {
             if let Err(error) = self.peers.make(peer, self.mail.clone()) {
                 tracing::error!(%peer, %error, "cannot make a new endpoint");
             }

@@ -49,6 +49,16 @@ impl Mailbox {
         Ok(())
     }
 
+    /// Hands a command over if there is room: a worker must not wait for itself. Returns whether there
+    /// was.
+    pub(crate) fn offer(&self, command: Command) -> bool {
+        let is_taken = self.commands.try_send(command).is_ok();
+        if is_taken {
+            self.wake();
+        }
+        is_taken
+    }
+
     /// Hands a command over, or drops it when the worker has stopped: whoever waits for its
     /// callback sees the callback dropped.
     pub(crate) fn send_or_drop(&self, command: Command) {

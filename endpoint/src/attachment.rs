@@ -179,6 +179,15 @@ impl Attachment {
         self.last_heard = now;
     }
 
+    pub(crate) const fn last_heard(&self) -> Instant {
+        self.last_heard
+    }
+
+    /// Whether anything has come at that time or later.
+    pub(crate) fn was_heard_since(&self, at: Instant) -> bool {
+        self.last_heard >= at
+    }
+
     /// The greeting leaves.
     pub(crate) fn greets(&mut self, now: Instant) {
         self.greeted = Some(self.greeted.map_or((now, 1), |(at, count)| (at, count + 1)));

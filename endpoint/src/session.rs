@@ -77,6 +77,8 @@ pub struct Session {
     life: Life,
     attachments: Vec<Attachment>,
     current: Option<AttachmentId>,
+    /// When something was first heard on that one, since it carries the messages.
+    current_heard: Option<Instant>,
     /// Which transport carries the redundant lanes beside the current one, as was last told.
     spare: Option<AttachmentId>,
     /// How many transports are used at a time: what this side or the peer wants.
@@ -147,6 +149,7 @@ impl Session {
             life: Life::Open,
             attachments: Vec::new(),
             current: None,
+            current_heard: None,
             spare: None,
             keeps: keeps(&config),
             send: (0..lanes).map(|_| SendLane::default()).collect(),
@@ -184,7 +187,7 @@ impl Session {
             return Err(AttachError::Closed);
         }
         if self.attachments.len() >= ATTACHMENTS_MAX {
-            self.let_oldest_go();
+            self.let_most_silent_go();
         }
         if role == Role::Dialer {
             // A peer may have said the highest number that there is.
@@ -205,11 +208,13 @@ impl Session {
         Ok(())
     }
 
-    /// Makes room: the newest connection is the likeliest to work, and nothing is lost with an old one.
-    fn let_oldest_go(&mut self) {
-        let idle = |attachment: &&Attachment| Some(attachment.id) != self.current;
-        let oldest = self.attachments.iter().filter(idle).min_by_key(|a| a.id.0);
-        if let Some(id) = oldest.map(|attachment| attachment.id) {
+    /// Makes room: a new connection is likelier to work than one that has long been silent, and nothing
+    /// is lost with that.
+    fn let_most_silent_go(&mut self) {
+        let idle = self.attachments.iter();
+        let idle = idle.filter(|attachment| Some(attachment.id) != self.current);
+        let most_silent = idle.min_by_key(|attachment| (attachment.last_heard(), attachment.id.0));
+        if let Some(id) = most_silent.map(|attachment| attachment.id) {
             self.release(id, DetachReason::Superseded);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use selvedge_endpoint::{Config, DetachReason};
+use selvedge_endpoint::{Config, DetachReason, LaneConfig};
 use selvedge_testkit::{Conditions, Kind, Oracle, PathId, World};
 
 const fn ms(ms: u64) -> Duration {
@@ -38,8 +38,12 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::with(&Config::default())
+    }
+
+    fn with(config: &Config) -> Self {
         Self {
-            world: World::new(&Config::default(), 1),
+            world: World::new(config, 1),
             oracles: [Oracle::new(1), Oracle::new(1)],
             last: [Duration::ZERO; 2],
             longest: [Duration::ZERO; 2],
@@ -101,6 +105,72 @@ fn a_side_that_hears_nothing_of_the_cuts_follows_each_new_path_at_once() {
                 longest.iter().all(|it| *it <= RESUMES_IN + ms(8)),
                 "{kind:?}, a cut each {every} ms: {longest:?} without a message"
             );
+        }
+    }
+}
+
+/// Two paths are kept at a time.
+fn redundant() -> Config {
+    let lane = LaneConfig {
+        redundant: true,
+        ..LaneConfig::default()
+    };
+    Config {
+        lanes: vec![lane],
+        ..Config::default()
+    }
+}
+
+const KINDS: [Kind; 3] = [Kind::Streams, Kind::Stream, Kind::Datagrams];
+
+#[test]
+fn a_living_spare_outlives_two_silent_cuts() {
+    for kind in KINDS {
+        // At once, and in the time in which the other side may find out which path lives.
+        for every in [100, 400, 1500] {
+            let mut scene = Scene::with(&redundant());
+            let spare = scene.connect(kind);
+            let mut path = scene.connect(kind);
+            scene.talk(ms(200));
+            for _ in 0..CUTS {
+                scene.cut_silently(path);
+                path = scene.connect(kind);
+                scene.talk(ms(every));
+            }
+            scene.cut_silently(path);
+            let sent = scene.oracles[0].send(&mut scene.world.sides[0], 0, 100);
+            sent.expect("a lane");
+            let before = scene.world.sides[1].received.len();
+            scene.world.pass(2 * LATENCY);
+            assert_eq!(scene.world.sides[0].session.current(), Some(spare));
+            assert!(
+                scene.world.sides[1].received.len() > before,
+                "{kind:?}, a cut each {every} ms: nothing comes over the first path"
+            );
+            // The other side drops the dead ones in this time, and both go on over the one that is left.
+            scene.talk(ms(4000));
+            for at in 0..2 {
+                assert_eq!(scene.world.sides[at].session.current(), Some(spare));
+                let looked = scene.oracles[1 - at].look(&scene.world.sides[at]);
+                looked.expect("exactly once");
+            }
+        }
+    }
+}
+
+#[test]
+fn of_three_paths_that_live_both_sides_come_to_keep_the_same_two() {
+    for kind in KINDS {
+        for dialers in [[0, 0, 0], [0, 1, 0], [1, 0, 0], [1, 1, 0]] {
+            let mut scene = Scene::with(&redundant());
+            let paths = dialers.map(|dialer| {
+                let path = scene.world.connect(dialer, kind, conditions(false));
+                scene.talk(ms(200));
+                path
+            });
+            scene.talk(ms(3000));
+            let left: Vec<_> = scene.world.paths.iter().map(|path| path.id()).collect();
+            assert_eq!(left, paths[1..], "{kind:?}, dialed by {dialers:?}");
         }
     }
 }

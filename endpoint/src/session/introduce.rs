@@ -213,6 +213,7 @@ impl Session {
     /// some before, from where it stands. The receiver drops what it has.
     pub(super) fn switch_to(&mut self, id: AttachmentId) {
         let before = self.current.replace(id);
+        self.current_heard = None;
         let Some(attachment) = self.attachments.iter_mut().find(|a| a.id == id) else {
             return;
         };
@@ -235,12 +236,13 @@ impl Session {
         }
         if is_acceptor {
             // The dialer switched before it said Ready: nobody sends on the others any more.
-            self.release_superseded(id);
+            self.release_superseded(None);
         }
         self.tell_spare();
     }
 
-    /// The transport that carries the redundant lanes beside the current one.
+    /// The transport that carries the redundant lanes beside the current one: of those that are known
+    /// to live the highest, or else the highest.
     pub(super) fn find_spare(&self) -> Option<AttachmentId> {
         if self.keeps < 2 || self.current.is_none() {
             return None;
@@ -248,8 +250,15 @@ impl Session {
         let others = self.attachments.iter();
         let others = others.filter(|a| a.is_ready() && Some(a.id) != self.current);
         others
-            .max_by_key(|a| a.rank)
+            .max_by_key(|a| (self.is_known_to_live(a), a.rank))
             .map(|attachment| attachment.id)
+    }
+
+    /// Whether a transport was heard for long enough after the current one was that nothing of it can
+    /// have been under way before: its end may be known to the peer alone.
+    fn is_known_to_live(&self, attachment: &Attachment) -> bool {
+        let is_later = |at| attachment.was_heard_since(at + self.config.heartbeat / 2);
+        self.current_heard.is_some_and(is_later)
     }
 
     pub(super) fn tell_spare(&mut self) {
@@ -260,15 +269,37 @@ impl Session {
         }
     }
 
-    /// Lets go of every ready transport that is not used, once both sides have left them.
-    pub(super) fn release_superseded(&mut self, current: AttachmentId) {
-        if self.attachments.len() <= self.keeps {
+    /// A frame has come on `id`.
+    pub(super) fn hear_on(&mut self, now: Instant, id: AttachmentId) {
+        let Some(current) = self.current else {
             return;
+        };
+        if id == current {
+            self.current_heard.get_or_insert(now);
         }
-        let spare = self.find_spare();
-        let used = |id: AttachmentId| id == current || Some(id) == spare;
-        let ready = self.attachments.iter().filter(|a| a.is_ready());
-        let left: Vec<_> = ready.map(|a| a.id).filter(|&id| !used(id)).collect();
+        // The dialer's turn comes when the peer has answered on the new transport: it left the old.
+        if self.current_heard.is_some() && self.attachments.len() > self.keeps {
+            self.release_superseded(Some(id));
+            self.tell_spare();
+        }
+    }
+
+    /// Lets go of every ready transport that is not used, once both sides have left them; not of
+    /// `hearing`, on which a frame has come just now.
+    ///
+    /// Where spares are kept, none goes for the sake of one that is not known to live: the peer may
+    /// have lost that long ago, and count on the other. What lives is heard within a heartbeat, and
+    /// what does not ends by its silence. Among those that live the rank decides, so both sides come to
+    /// keep the same.
+    fn release_superseded(&mut self, hearing: Option<AttachmentId>) {
+        let others = self.attachments.iter();
+        let others = others.filter(|a| a.is_ready() && Some(a.id) != self.current);
+        let is_superseded = |it: &&Attachment| {
+            let above = others.clone().filter(|a| a.rank > it.rank);
+            above.filter(|a| self.is_known_to_live(a)).count() + 1 >= self.keeps
+        };
+        let left = others.clone().filter(is_superseded).map(|a| a.id);
+        let left: Vec<_> = left.filter(|&id| Some(id) != hearing).collect();
         for id in left {
             self.release(id, DetachReason::Superseded);
         }

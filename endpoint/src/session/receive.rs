@@ -80,10 +80,7 @@ impl Session {
         if self.life == Life::Closed && !matches!(received, Received::Seen(_)) {
             return Ok(true);
         }
-        if self.current == Some(id) && self.attachments.len() > 1 {
-            // The dialer's turn: the peer has answered on the new transport, so it left the old.
-            self.release_superseded(id);
-        }
+        self.hear_on(now, id);
         self.receive_ready(now, id, received)
     }
 

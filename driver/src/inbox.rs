@@ -56,6 +56,15 @@ impl Incoming<'_> {
         Some(bytes)
     }
 
+    /// Shows the messages of `lane` in turn, where they lie, and takes each for which `takes` says so, up
+    /// to the first for which it does not. For who may have to leave a message: it spares a look before
+    /// each is taken.
+    pub fn take_bytes_while(&mut self, lane: LaneId, takes: impl FnMut(&[u8]) -> bool) {
+        if let Some(left) = self.left.lane_mut(lane) {
+            self.taken.add(lane, left.take_bytes_while(takes));
+        }
+    }
+
     /// Takes the first so many messages of `lane`, or all if there are fewer, and drops them.
     pub fn drop_first(&mut self, lane: LaneId, count: usize) {
         if let Some(left) = self.left.lane_mut(lane) {
@@ -140,6 +149,27 @@ impl LeftLane {
             self.release();
         }
         self.runs.front_mut()?.take_bytes()
+    }
+
+    /// What was taken counts so many bytes.
+    fn take_bytes_while(&mut self, mut takes: impl FnMut(&[u8]) -> bool) -> u64 {
+        self.keep_looked_at();
+        let mut cost = 0;
+        while let Some(first) = self.messages.front() {
+            if !takes(&first.payload) {
+                return cost;
+            }
+            cost += first.cost();
+            self.messages.pop_front();
+        }
+        while let Some(run) = self.runs.front_mut() {
+            cost += run.take_while(&mut takes);
+            if !run.is_empty() {
+                break;
+            }
+            self.runs.pop_front();
+        }
+        cost
     }
 
     /// What was dropped counts so many bytes.
@@ -227,6 +257,17 @@ impl std::fmt::Debug for Reception {
 mod tests {
     use super::*;
 
+    /// Looks at one message behind it too, and leaves that.
+    fn take_while_one(incoming: &mut Incoming<'_>, lane: LaneId) -> Option<Vec<u8>> {
+        let mut first = None;
+        incoming.take_bytes_while(lane, |bytes| {
+            let is_first = first.is_none();
+            first.get_or_insert_with(|| bytes.to_vec());
+            is_first
+        });
+        first
+    }
+
     /// What was taken, in all ways by turns, of messages that come and are left.
     #[test]
     fn messages_are_taken_in_order_however_they_are_looked_at_and_taken() {
@@ -246,9 +287,10 @@ mod tests {
                 assert_eq!(looked_at.payload, (went + behind).to_be_bytes()[..]);
             }
             for way in 0..round % 3 {
-                let bytes = match (round + way) % 2 {
+                let bytes = match (round + way) % 4 {
                     0 => incoming.take(lane).map(|it| it.payload.to_vec()),
-                    _ => incoming.take_bytes(lane).map(<[u8]>::to_vec),
+                    1 => incoming.take_bytes(lane).map(<[u8]>::to_vec),
+                    _ => take_while_one(&mut incoming, lane),
                 };
                 let expected = (went < came).then(|| went.to_be_bytes().to_vec());
                 assert_eq!(bytes, expected);

@@ -70,6 +70,26 @@ impl Run {
         Some(&self.bytes[from..to])
     }
 
+    /// Shows the messages in turn, where they lie, and takes each for which `takes` says so; the first
+    /// for which it does not stays, and what is behind it. Returns what the taken ones count against
+    /// the window: see [`Message::cost`].
+    #[inline]
+    pub fn take_while(&mut self, mut takes: impl FnMut(&[u8]) -> bool) -> u64 {
+        let mut cost = 0;
+        loop {
+            let before = (self.at, self.left);
+            let Some(bytes) = self.take_bytes() else {
+                return cost;
+            };
+            let len = bytes.len();
+            if !takes(bytes) {
+                (self.at, self.left) = before;
+                return cost;
+            }
+            cost += Message::cost_of(len);
+        }
+    }
+
     /// Takes the next message, with a reference of its own to the memory.
     pub fn take(&mut self) -> Option<Bytes> {
         let (from, to) = self.step()?;
@@ -150,7 +170,7 @@ mod tests {
         #[test]
         fn each_message_is_taken_once_however_it_is_taken(
             payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 1..20),
-            by_bytes in prop::collection::vec(any::<bool>(), 20),
+            ways in prop::collection::vec(0..3, 20),
             cut in any::<prop::sample::Index>(),
         ) {
             let slices: Vec<&[u8]> = payloads.iter().map(Vec::as_slice).collect();
@@ -158,13 +178,26 @@ mod tests {
             let whole = Whole::of(&stream, 300);
             let mut run = Run::new(stream.slice(..whole.len), whole.count);
             let mut taken = Vec::new();
-            for by_bytes in by_bytes {
+            for way in ways {
                 let all: Vec<_> = run.messages(LaneId::FIRST).map(|it| it.payload).collect();
                 prop_assert_eq!(&all[..], &payloads[taken.len()..whole.count]);
-                taken.extend(match by_bytes {
-                    true => run.take_bytes().map(<[u8]>::to_vec),
-                    false => run.take().map(|it| it.to_vec()),
-                });
+                match way {
+                    0 => taken.extend(run.take_bytes().map(<[u8]>::to_vec)),
+                    1 => taken.extend(run.take().map(|it| it.to_vec())),
+                    // Two, if there are, and a look at the next.
+                    _ => {
+                        let (mut seen, before) = (0, taken.len());
+                        let cost = run.take_while(|bytes| {
+                            seen += 1;
+                            if seen <= 2 {
+                                taken.push(bytes.to_vec());
+                            }
+                            seen <= 2
+                        });
+                        let costs = taken[before..].iter().map(|it| crate::lane::cost(it.len()));
+                        prop_assert_eq!(cost, costs.sum::<u64>());
+                    }
+                }
             }
             prop_assert!(run.is_empty());
             prop_assert_eq!(&taken[..], &payloads[..whole.count]);

@@ -29,7 +29,7 @@ use crate::tag::Tag;
 #[path = "wire/data.rs"]
 mod data;
 
-pub(crate) use data::{Head, Plain, Start, is_data};
+pub(crate) use data::{Head, Plain, Sourced, Start, is_data};
 
 /// The version that this build speaks.
 pub const VERSION: u8 = 2;

@@ -182,6 +182,15 @@ proptest! {
     }
 
     #[test]
+    fn a_zipper_says_who_sent_plain_data_as_any_head_does(sequence: u64, source: [u8; 32]) {
+        prop_assume!(source != NOBODY);
+        let origin = Origin { source, sequence };
+        let data = Data { origin, payload: Bytes::new(), ..plain() };
+        let sourced = Sourced::new(data.tag, data.hops_left, sequence, &source);
+        prop_assert_eq!(sourced.bytes(), &data.encode().unwrap()[..]);
+    }
+
+    #[test]
     fn what_is_read_where_it_lies_is_what_is_decoded(
         mut bytes: Vec<u8>, flags in 0_u8.., sequence: u64, payload: Vec<u8>, source: [u8; 32],
     ) {

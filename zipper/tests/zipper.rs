@@ -322,6 +322,58 @@ fn what_two_functions_share_reaches_both_in_order_if_it_fits_into_their_buffers_
 }
 
 #[test]
+fn messages_for_one_function_and_for_two_keep_the_order_of_their_source() {
+    let mut options = options("z");
+    // Less than what is under way, so that messages of both kinds find no room.
+    options.send_buffer = 16 * 1024;
+    let zipper = start(options);
+    let at = zipper.addresses().to_vec();
+    let all = client::Options::function("all", vec![IN, OUT], at);
+    let all = Client::connect(all).expect("the zipper lets it in");
+    let some = function(&zipper, "some", OUT);
+    let source = source(&zipper);
+    const COUNT: u64 = 20_000;
+    // Some go alone to `all`, some in a row, and some with a target take the long way to nobody else.
+    let tag = |n: u64| if n % 7 < 3 { OUT } else { IN };
+    let target = |n: u64| (n % 50 == 49).then(|| "nobody".to_owned());
+    let writer = std::thread::spawn(move || {
+        for n in 0..COUNT {
+            let payload = n.to_be_bytes();
+            let written = match target(n) {
+                None => source.write(tag(n), payload),
+                target => source.write_with(tag(n), target, None, payload),
+            };
+            written.expect("it is connected");
+        }
+        assert!(source.close(PATIENCE));
+    });
+    let expected = |of: &'static [Tag]| {
+        (0..COUNT).filter(move |&n| target(n).is_none() && of.contains(&tag(n)))
+    };
+    let expect = |from: &Client, of| {
+        for n in expected(of) {
+            let data = read(from);
+            let got = (data.tag, data.origin.sequence, &data.payload[..]);
+            assert_eq!(got, (tag(n), n, &n.to_be_bytes()[..]));
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| expect(&some, &[OUT]));
+        expect(&all, &[IN, OUT]);
+    });
+    writer.join().expect("all is written");
+    let (stats, delivered) = (
+        zipper.stats(),
+        expected(&[IN, OUT]).count() + expected(&[OUT]).count(),
+    );
+    assert_eq!((stats.received, stats.delivered), (COUNT, delivered as u64));
+    assert_eq!(
+        stats.unobserved,
+        COUNT - expected(&[IN, OUT]).count() as u64
+    );
+}
+
+#[test]
 fn clients_that_share_a_driver_end_one_by_one() {
     let zipper = start(options("z"));
     let driver = Arc::new(Driver::new(DriverConfig::default()).unwrap());

@@ -7,6 +7,7 @@
 
 mod alike;
 mod sorted;
+mod straight;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -50,8 +50,15 @@ impl Inbox for Door {
         }
         // Before the introduction data waits; after the end it is of no use.
         while self.role.is_some() || self.is_closed {
-            if self.batch.is_done() && !self.begin(incoming) {
-                return;
+            if self.batch.is_done() {
+                let is_client = !self.is_closed && self.role != Some(Role::Zipper);
+                let cx = Context::from_waker(&self.waker);
+                if is_client && self.batch.hand_straight(&cx, incoming).is_pending() {
+                    return;
+                }
+                if !self.begin(incoming) {
+                    return;
+                }
             }
             let cx = Context::from_waker(&self.waker);
             if self.batch.hand_on(&cx, incoming).is_pending() {

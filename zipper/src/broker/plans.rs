@@ -35,6 +35,14 @@ impl Handed {
         let recipients = plan.stops().iter().copied().map(recipient).collect();
         Self { plan, recipients }
     }
+
+    /// The function here that gets one copy of each message, if nobody else gets any.
+    pub(super) fn only(&self) -> Option<&Recipient> {
+        match (self.plan.stops(), &self.recipients[..]) {
+            ([Stop::Local(_)], [Some(to)]) if self.plan.copies_max() == 1 => Some(to),
+            _ => None,
+        }
+    }
 }
 
 /// Plans by tag and target.

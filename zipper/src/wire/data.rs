@@ -72,6 +72,7 @@ impl Start {
         Self::new(0, tag, hops_left, sequence)
     }
 
+    #[inline]
     fn new(flags: u8, tag: Tag, hops_left: u8, sequence: u64) -> Self {
         let skipped = (sequence.leading_zeros() / 8).min(7);
         let mut bytes = [0; 15];
@@ -83,6 +84,28 @@ impl Start {
         Self(bytes, 15 - skipped as usize)
     }
 
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0[..self.1]
+    }
+}
+
+/// How data begins of which its zipper says only who sent it: all that precedes its payload.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sourced([u8; 47], usize);
+
+impl Sourced {
+    /// Of `source`, which is somebody.
+    #[inline]
+    pub(crate) fn new(tag: Tag, hops_left: u8, sequence: u64, source: &[u8; 32]) -> Self {
+        debug_assert!(*source != NOBODY, "a flag says that there is one");
+        let Start(start, len) = Start::new(HAS_SOURCE, tag, hops_left, sequence);
+        let mut bytes = [0; 47];
+        bytes[..15].copy_from_slice(&start);
+        bytes[len..len + 32].copy_from_slice(source);
+        Self(bytes, len + 32)
+    }
+
+    #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.0[..self.1]
     }

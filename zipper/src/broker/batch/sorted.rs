@@ -86,6 +86,13 @@ struct Made<'a> {
     incoming: &'a Incoming<'a>,
 }
 
+/// A copy cannot be sent. That its recipient has left is no fault.
+pub(super) fn say_why_not(error: &SendError) {
+    if !matches!(error, SendError::Closed(_)) {
+        tracing::error!(%error, "a message cannot be passed on");
+    }
+}
+
 /// The number of a piece; none if it cannot be written, which was said.
 pub(super) type Number = Option<usize>;
 
@@ -223,9 +230,8 @@ impl Lot {
             };
             match pushed {
                 Ok(()) => sent += 1,
-                Err(SendError::Closed(_)) => unreachable += 1,
                 Err(error) => {
-                    tracing::error!(%error, "a message cannot be passed on");
+                    say_why_not(&error);
                     unreachable += 1;
                 }
             }

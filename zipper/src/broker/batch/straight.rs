@@ -1,0 +1,125 @@
+//! The short way: messages that only one function here gets, handed on as they are read.
+//!
+//! Most streams have one reader. Its copies are laid into its send buffer straight from where the
+//! messages lie, so no batch is sorted and no message is given a reference of its own. Through a batch
+//! one hop of 64 B took 104 ns of the zipper's processor time, this way 53.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use selvedge_hub::{Incoming, Sending};
+
+use super::{BYTES_MAX, Batch, MESSAGES_MAX, sorted};
+use crate::broker::plans::Recipient;
+use crate::broker::{Broker, DATA, HOPS_MAX};
+use crate::router::Node;
+use crate::stats::add;
+use crate::tag::Tag;
+use crate::wire::{Plain, Sourced};
+
+/// Messages of one tag on their way to one function, for as long as its send buffer is held.
+struct Stretch<'a> {
+    broker: &'a Broker,
+    /// Of which version the plan is.
+    version: u64,
+    tag: Tag,
+    source: &'a Node,
+    sending: Sending<'a>,
+    len: usize,
+    bytes: usize,
+    unreachable: usize,
+    /// Pending if the first message that is left finds no room.
+    polled: Poll<()>,
+}
+
+impl Batch {
+    /// Hands on the first messages that wait, up to one that takes the long way: ready then. Pending if
+    /// there is no room; the task is woken when there may be some.
+    pub(in crate::broker) fn hand_straight(
+        &mut self,
+        cx: &Context<'_>,
+        incoming: &mut Incoming<'_>,
+    ) -> Poll<()> {
+        debug_assert!(self.is_done(), "what is in a batch goes first");
+        loop {
+            let mut first = None;
+            incoming.take_bytes_while(DATA, |bytes| {
+                first = Plain::read(bytes);
+                false
+            });
+            let Some(tag) = first.map(|it| it.tag).filter(|it| !it.is_reserved()) else {
+                return Poll::Ready(());
+            };
+            let kind = self.kind(tag, None);
+            let handed = Arc::clone(&self.kinds[kind].handed);
+            let Some(to) = handed.only() else {
+                return Poll::Ready(());
+            };
+            let polled = self.stretch(tag, to).hand_on(cx, incoming);
+            if polled.is_pending() {
+                if !self.broker.is_gone(&to.node) {
+                    return Poll::Pending;
+                }
+                incoming.drop_first(DATA, 1);
+                add(&self.broker.counters.received, 1);
+                add(&self.broker.counters.unreachable, 1);
+            }
+        }
+    }
+
+    fn stretch<'a>(&'a self, tag: Tag, to: &'a Recipient) -> Stretch<'a> {
+        Stretch {
+            broker: &self.broker,
+            version: self.version,
+            tag,
+            source: &self.from,
+            sending: to.endpoint.sending(),
+            len: 0,
+            bytes: 0,
+            unreachable: 0,
+            polled: Poll::Ready(()),
+        }
+    }
+}
+
+impl Stretch<'_> {
+    fn hand_on(mut self, cx: &Context<'_>, incoming: &mut Incoming<'_>) -> Poll<()> {
+        incoming.take_bytes_while(DATA, |bytes| self.takes(cx, bytes));
+        let counters = &self.broker.counters;
+        // While the buffer is held: whoever reads a copy finds it counted.
+        add(&counters.received, self.len);
+        add(&counters.delivered, self.len - self.unreachable);
+        if self.unreachable > 0 {
+            add(&counters.unreachable, self.unreachable);
+        }
+        self.polled
+    }
+
+    /// Hands one on, unless it belongs to another stretch or finds no room.
+    fn takes(&mut self, cx: &Context<'_>, bytes: &[u8]) -> bool {
+        if self.len >= MESSAGES_MAX || self.bytes >= BYTES_MAX {
+            return false;
+        }
+        let Some(plain) = Plain::read(bytes).filter(|it| it.tag == self.tag) else {
+            return false;
+        };
+        if self.broker.version() != self.version {
+            return false;
+        }
+        let head = Sourced::new(plain.tag, HOPS_MAX, plain.sequence, self.source);
+        let payload = &bytes[plain.payload_at..];
+        let len = head.bytes().len() + payload.len();
+        self.polled = self.sending.poll_room(cx, DATA, len);
+        if self.polled.is_pending() {
+            return false;
+        }
+        let sent = self.sending.try_send_parts(DATA, &[head.bytes(), payload]);
+        if let Err(error) = sent {
+            sorted::say_why_not(&error);
+            self.unreachable += 1;
+        }
+        self.len += 1;
+        self.bytes += bytes.len();
+        true
+    }
+}

@@ -206,7 +206,7 @@ impl Endpoint {
     }
 
     fn take(&self, received: &mut Received) -> Result<Message, TryRecvError> {
-        let Some(message) = received.messages.pop_front() else {
+        let Some(message) = received.messages.pop() else {
             return Err(match received.closed {
                 Some(reason) => RecvError(reason).into(),
                 None => TryRecvError::Empty,

@@ -36,6 +36,7 @@ mod error;
 mod inbox;
 mod machine;
 mod placement;
+mod queue;
 mod reader;
 mod resolver;
 mod sending;

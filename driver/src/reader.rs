@@ -1,11 +1,11 @@
 //! Takes messages off an endpoint many at a time.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use selvedge_endpoint::Message;
 
 use crate::error::{RecvError, TryRecvError};
+use crate::queue::Queue;
 use crate::shared::{Received, Shared, Taken, lock};
 
 /// Takes messages off an endpoint under one lock for as many as wait: [`Endpoint::reader`]. It holds
@@ -18,7 +18,7 @@ use crate::shared::{Received, Shared, Taken, lock};
 #[derive(Debug)]
 pub struct Reader {
     shared: Arc<Shared>,
-    held: VecDeque<Message>,
+    held: Queue,
     /// What was taken from here and not told.
     taken: Taken,
 }
@@ -27,7 +27,7 @@ impl Reader {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self {
             shared,
-            held: VecDeque::new(),
+            held: Queue::default(),
             taken: Taken::default(),
         }
     }
@@ -37,7 +37,7 @@ impl Reader {
     /// # Errors
     /// [`TryRecvError`].
     pub fn try_recv(&mut self) -> Result<Message, TryRecvError> {
-        let Some(message) = self.held.pop_front() else {
+        let Some(message) = self.held.pop() else {
             return self.refill_and_take();
         };
         self.count(&message);
@@ -61,7 +61,7 @@ impl Reader {
         std::mem::swap(&mut self.held, &mut received.messages);
         let closed = received.closed;
         drop(received);
-        match (self.held.pop_front(), closed) {
+        match (self.held.pop(), closed) {
             (Some(message), _) => {
                 self.count(&message);
                 Ok(message)
@@ -80,8 +80,7 @@ impl Drop for Reader {
         if self.held.is_empty() {
             return;
         }
-        self.held.append(&mut received.messages);
-        std::mem::swap(&mut self.held, &mut received.messages);
+        received.messages.put_back(std::mem::take(&mut self.held));
         drop(received);
         shared.receiving.notify();
         shared.readable.signal();

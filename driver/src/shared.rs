@@ -7,11 +7,12 @@ use std::task::Waker;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use selvedge_endpoint::{CloseReason, Event, LaneId, Message, Outbox, Stats};
+use selvedge_endpoint::{CloseReason, Event, LaneId, Outbox, Stats};
 use selvedge_transport::{Info, NodeId};
 
 use crate::bells::Bell;
 use crate::driver::Connected;
+use crate::queue::Queue;
 pub(crate) use crate::sync::lock;
 use crate::worker::Mailbox;
 
@@ -48,7 +49,7 @@ pub(crate) struct Shared {
 /// What has arrived and was not taken, and how much was taken.
 #[derive(Debug, Default)]
 pub(crate) struct Received {
-    pub(crate) messages: VecDeque<Message>,
+    pub(crate) messages: Queue,
     pub(crate) events: VecDeque<Event>,
     pub(crate) taken: Taken,
     pub(crate) closed: Option<CloseReason>,
@@ -105,9 +106,7 @@ impl Taken {
 impl Received {
     /// Gives back memory that past traffic has left in empty queues.
     pub(crate) fn shrink(&mut self) {
-        if self.messages.is_empty() {
-            self.messages.shrink_to_fit();
-        }
+        self.messages.shrink();
         if self.events.is_empty() {
             self.events.shrink_to_fit();
         }

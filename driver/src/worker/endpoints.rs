@@ -233,7 +233,7 @@ impl Entry {
 
     fn queue(&mut self, events: Vec<Event>) {
         let mut received = lock(&self.shared.received);
-        received.messages.extend(self.session.take_messages());
+        received.messages.extend(self.session.take_runs());
         for event in events {
             if let Event::Closed { reason, .. } = &event {
                 received.closed = Some(*reason);

@@ -49,6 +49,7 @@ impl Bell {
     /// it lies in both caches. No word is lost by that. What was put in lies behind a lock that the
     /// worker takes after [`answer`](Self::answer): put in too late for this look, it came behind the
     /// worker in that lock, and so sees that the bell was answered.
+    #[inline]
     pub(crate) fn ring(&self) -> Option<usize> {
         if self.rung.load(Ordering::Acquire) {
             return None;

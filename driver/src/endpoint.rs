@@ -111,6 +111,7 @@ impl Endpoint {
 
     /// Holds the send buffer to send many messages: under one lock, and the worker is told once.
     #[must_use]
+    #[inline]
     pub fn sending(&self) -> Sending<'_> {
         let shared = &self.0.shared;
         Sending::new(lock(&shared.outbox), shared)

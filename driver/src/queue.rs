@@ -14,6 +14,7 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
+    #[inline]
     pub(crate) fn pop(&mut self) -> Option<Message> {
         let (lane, run) = self.runs.front_mut()?;
         let (lane, payload) = (*lane, run.take()?);

@@ -36,6 +36,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`TryRecvError`].
+    #[inline]
     pub fn try_recv(&mut self) -> Result<Message, TryRecvError> {
         let Some(message) = self.held.pop() else {
             return self.refill_and_take();
@@ -44,6 +45,7 @@ impl Reader {
         Ok(message)
     }
 
+    #[inline]
     fn count(&mut self, message: &Message) {
         self.taken.add(message.lane, message.cost());
         if self.taken.total() >= self.shared.credit_step {

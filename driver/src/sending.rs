@@ -27,6 +27,7 @@ struct Bell<'a> {
 }
 
 impl Drop for Bell<'_> {
+    #[inline]
     fn drop(&mut self) {
         if self.is_due {
             self.shared.ring();
@@ -41,6 +42,7 @@ impl fmt::Debug for Sending<'_> {
 }
 
 impl<'a> Sending<'a> {
+    #[inline]
     pub(crate) const fn new(outbox: MutexGuard<'a, Outbox>, shared: &'a Arc<Shared>) -> Self {
         let is_due = false;
         Self {
@@ -63,6 +65,7 @@ impl<'a> Sending<'a> {
     ///
     /// # Errors
     /// [`SendError`], with the payload in it, put together.
+    #[inline]
     pub fn try_send_parts(&mut self, lane: LaneId, parts: &[&[u8]]) -> Result<(), SendError> {
         self.bell.is_due = true;
         self.outbox.push_parts(lane, parts)
@@ -79,12 +82,14 @@ impl<'a> Sending<'a> {
 
     /// Whether a message of that length would be refused as [full](SendError::Full) now.
     #[must_use]
+    #[inline]
     pub fn is_full(&self, lane: LaneId, len: usize) -> bool {
         self.outbox.is_full(lane, len)
     }
 
     /// Ready unless a message of that length would be refused as [full](SendError::Full) now; else
     /// the task is woken when that may have changed.
+    #[inline]
     pub fn poll_room(&self, cx: &Context<'_>, lane: LaneId, len: usize) -> Poll<()> {
         if !self.is_full(lane, len) {
             return Poll::Ready(());

@@ -66,6 +66,7 @@ pub(crate) struct Taken {
 }
 
 impl Taken {
+    #[inline]
     pub(crate) fn add(&mut self, lane: LaneId, cost: u64) {
         let lane = usize::from(lane.number());
         if self.bytes.len() <= lane {
@@ -213,6 +214,7 @@ impl Waiting {
 
 impl Shared {
     /// Lets the worker know that there is something to do, once until it looks.
+    #[inline]
     pub(crate) fn ring(self: &Arc<Self>) {
         if let Some(home) = self.bell.ring() {
             self.mailboxes[home].ring(Arc::clone(self));

@@ -127,6 +127,7 @@ impl Outbox {
     ///
     /// # Errors
     /// [`SendError`]; each variant holds the payload, put together.
+    #[inline]
     pub fn push_parts(&mut self, lane: LaneId, parts: &[&[u8]]) -> Result<(), SendError> {
         let len = parts.iter().map(|part| part.len()).sum();
         let Self { lanes, limits, .. } = self;
@@ -161,6 +162,7 @@ impl Outbox {
 
     /// Whether a message of that length would be refused as [full](SendError::Full) now.
     #[must_use]
+    #[inline]
     pub fn is_full(&self, lane: LaneId, len: usize) -> bool {
         let outbox = self.lanes.get(lane.index());
         let admitted = outbox.map(|outbox| outbox.admit(&self.limits, len));
@@ -421,6 +423,7 @@ impl LaneOutbox {
     }
 
     /// Copies a message of `len` bytes in all.
+    #[inline]
     fn copy(&mut self, len: usize, parts: &[&[u8]]) {
         self.begin(len, len);
         parts

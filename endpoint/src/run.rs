@@ -91,6 +91,7 @@ impl Run {
     }
 
     /// Takes the next message, with a reference of its own to the memory.
+    #[inline]
     pub fn take(&mut self) -> Option<Bytes> {
         let (from, to) = self.step()?;
         if self.left > 0 {

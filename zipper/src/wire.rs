@@ -253,6 +253,7 @@ impl Data {
     }
 
     /// Reads what [`Message::decode`] would read as [`Message::Data`]; the payload is a slice of `bytes`.
+    #[inline]
     pub(crate) fn decode(mut bytes: Bytes) -> Result<Self, WireError> {
         match get_u8(&mut bytes)? {
             data::KIND => data::get(bytes),

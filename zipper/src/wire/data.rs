@@ -167,6 +167,7 @@ pub(crate) fn is_data(bytes: &[u8]) -> bool {
 
 /// Reads data behind the byte of its kind. What all data has is read where it lies, in one step: byte
 /// by byte it took a twentieth of a hop of 64 B.
+#[inline]
 pub(super) fn get(mut bytes: Bytes) -> Result<Data, WireError> {
     let flags = *bytes.first().ok_or(WireError::Truncated)?;
     if flags & FLAGS_NONE != 0 {

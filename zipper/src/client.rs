@@ -382,7 +382,7 @@ impl Client {
     }
 
     /// Ends in order: what was written is delivered to the zipper first, at most for `timeout`.
-    /// Returns whether all of it was.
+    /// Returns whether all of it was; what was not is [`uncertain`](Self::uncertain) then.
     #[must_use]
     pub fn close(&self, timeout: Duration) -> bool {
         self.stop();

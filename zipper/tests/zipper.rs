@@ -453,18 +453,36 @@ fn clients_find_a_zipper_again_that_was_started_anew() {
 }
 
 #[test]
+fn what_a_client_could_not_deliver_before_its_end_is_counted() {
+    let zipper = start(options("z"));
+    let source = source(&zipper);
+    drop(zipper);
+    until_gone(&source);
+    for text in ["waits", "waits too"] {
+        write(&source, IN, text);
+    }
+    assert!(!source.close(Duration::from_millis(1)));
+    assert_eq!(source.uncertain(), 2);
+}
+
+/// Waits until a client has noticed that its zipper has gone.
+fn until_gone(client: &Client) {
+    let deadline = Instant::now() + PATIENCE;
+    while client.scheme().is_some() {
+        assert!(Instant::now() < deadline, "it does not notice");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
 fn a_function_whose_zipper_has_gone_ends_at_once() {
     let zipper = start(options("z"));
     let sink = function(&zipper, "sink", IN);
     write(&source(&zipper), IN, "the last");
     assert_eq!(text(&read(&sink)), "the last");
     drop(zipper);
-    // It has noticed, and would say again who it is.
-    let deadline = Instant::now() + PATIENCE;
-    while sink.scheme().is_some() {
-        assert!(Instant::now() < deadline, "it does not notice");
-        std::thread::yield_now();
-    }
+    // It would say again who it is.
+    until_gone(&sink);
     let reading = std::thread::scope(|scope| {
         let reading = scope.spawn(|| sink.read_timeout(PATIENCE));
         let stopped = Instant::now();

@@ -78,8 +78,9 @@ pub(crate) fn source(args: Args, output: Format) -> Result<(), Fault> {
     let messages = read(input, args.format.into())?;
     let mut counts = Counts::default();
     let ended = pump(&client, &args, &messages, &interrupted, &mut counts);
-    let (zipper, uncertain) = (client.zipper().to_owned(), client.uncertain());
     let delivered = client.close(CLOSE_MAX);
+    // Not before: what the end leaves behind is uncertain too.
+    let (zipper, uncertain) = (client.zipper(), client.uncertain());
     let Counts { sent, bytes } = counts;
     match output {
         Format::Text => say(format_args!(
@@ -94,9 +95,10 @@ pub(crate) fn source(args: Args, output: Format) -> Result<(), Fault> {
     if delivered {
         Ok(())
     } else {
-        Err(Fault::failed(
-            "not everything was acknowledged by the zipper",
-        ))
+        Err(Fault::failed(format_args!(
+            "not everything was acknowledged by the zipper: {uncertain} of {sent} messages may not \
+             have been handled"
+        )))
     }
 }
 

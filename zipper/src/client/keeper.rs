@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
@@ -12,6 +12,9 @@ use selvedge_hub::{Endpoint, Event, Hub, HubEvent, Message, NodeId, Reader, TryR
 use crate::broker::{CONTROL, DATA};
 use crate::client::{ConnectError, Outgoing, ReadError, WriteError};
 use crate::wire::{self, Data};
+
+/// How long a worker may take to hand back what is given up. It has no more to do than that.
+const GIVE_UP_MAX: Duration = Duration::from_secs(5);
 
 /// What those who read, write and keep a client share.
 #[derive(Debug)]
@@ -275,9 +278,14 @@ impl Shared {
         }
     }
 
-    /// This side has ended it.
+    /// This side has ended it. What is still on its way is given up, so that it is counted.
     pub(super) fn note_end(&self) {
-        self.note_undelivered(&self.current().1);
+        let (_, endpoint) = self.current();
+        if endpoint.wait_closed(Duration::ZERO).is_none() {
+            endpoint.abort();
+            let _given_up = endpoint.wait_closed(GIVE_UP_MAX);
+        }
+        self.note_undelivered(&endpoint);
     }
 
     fn replace(&self, old: &Endpoint, new: Endpoint) {

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use selvedge_hub::{Address, Driver, DriverConfig, Endpoint, Hub, Identity, NodeId, SendError};
 
 use crate::broker::{DATA, HOPS_MAX, now_micros};
-use crate::client::keeper::{Inbound, Shared};
+use crate::client::keeper::{Inbound, STOPPED, Shared};
 use crate::tag::Tag;
 use crate::wire::{
     self, Data, Head, Message, NOBODY, Origin, Plain, Policy, Role, Start, WireError,
@@ -367,15 +367,26 @@ impl Client {
         self.shared.uncertain()
     }
 
+    /// Asks the zipper for no more messages, and has reading end behind the last one. Writing goes on:
+    /// a function can answer what it has got, and then [`close`](Self::close). It is
+    /// [stopped](Self::stop) if there is no zipper to ask now. Of several threads that read, one
+    /// learns of the end.
+    pub fn finish(&self) {
+        self.shared.note_stopped();
+        if !self.shared.say_goaway() {
+            self.stop();
+        }
+    }
+
     /// Wakes whoever reads or writes, for good.
     pub fn stop(&self) {
         self.shared.note_stopped();
         // First the hub, which would make a new endpoint in the place of the one that ends.
         self.hub.wind_down();
-        self.shared.stop("closed by this side");
+        self.shared.stop(STOPPED);
     }
 
-    /// Whether this side has ended it, by [`stop`](Self::stop).
+    /// Whether this side has ended it, by [`stop`](Self::stop) or [`finish`](Self::finish).
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.shared.is_stopped()

@@ -31,6 +31,8 @@ pub struct Counts {
     pub failed: u64,
     /// Messages that it has written.
     pub written: u64,
+    /// Those that it had written and that found the connection over.
+    pub unsent: u64,
 }
 
 /// Why a runner ended.
@@ -82,15 +84,19 @@ impl<'a> Runner<'a> {
     pub const fn counts(&self) -> Counts {
         Counts {
             written: self.writer.written(),
+            unsent: self.writer.unsent(),
             ..self.counts
         }
     }
 
-    /// Handles messages until the client is stopped or the zipper lets go of it.
+    /// Handles messages until the client [finishes](Client::finish) or is stopped, or the zipper lets go
+    /// of it.
     ///
     /// While messages wait for a guest that is quick, what it writes goes out some messages at a time,
-    /// at most a [tick](selvedge_wasm_host::HostConfig::tick) and a call late.
-    /// What is not out when the client is stopped is lost with the messages that wait for the guest.
+    /// at most a [tick](selvedge_wasm_host::HostConfig::tick) and a call late. If the client finishes,
+    /// the guest handles all that has come, and all that it wrote is out at the end. If it is stopped,
+    /// what is not out is counted as [unsent](Counts::unsent), and messages that wait for the guest
+    /// stay with the client.
     ///
     /// # Errors
     /// [`RunError`]: there is no other end.
@@ -98,7 +104,8 @@ impl<'a> Runner<'a> {
         loop {
             let handled = self.next().and_then(|arrived| self.handle(&arrived));
             if let Err(error) = handled {
-                return error;
+                // Reading is over; perhaps writing is not.
+                return self.writer.send().map_or_else(RunError::from, |()| error);
             }
         }
     }

@@ -227,7 +227,8 @@ pub enum Message {
         /// Why, for people.
         message: String,
     },
-    /// The zipper ends the connection.
+    /// Whoever says it wants no more data. To a function that said so a zipper says it too, behind the
+    /// last data.
     Goaway {
         /// Why.
         message: String,

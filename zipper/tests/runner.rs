@@ -88,6 +88,47 @@ fn each_message_is_answered_once_and_in_order() {
 }
 
 #[test]
+fn a_function_that_finishes_has_answered_all_that_was_for_it() {
+    let zipper = zipper();
+    let at = || zipper.addresses().to_vec();
+    let sink = connect(Options::function("sink", vec![OUT], at()));
+    let function = connect(Options::function("triple", vec![IN], at()));
+    let source = connect(Options::source("source", at()));
+    let counts = thread::scope(|scope| {
+        let working = scope.spawn(|| {
+            let mut runner = Runner::new(&function, triple(), "triple");
+            let _finished = runner.run();
+            assert!(function.close(PATIENCE));
+            runner.counts()
+        });
+        scope.spawn(|| {
+            let mut number = 0_u64;
+            while source.write(IN, number.to_string()).is_ok() {
+                number += 1;
+            }
+        });
+        let read = |_| sink.read_timeout(PATIENCE).map(|data| data.payload);
+        let first: Result<Vec<_>, _> = (0..1000).map(read).collect();
+        function.finish();
+        let counts = working.join();
+        // Before anything is looked at: its thread would write for ever.
+        assert!(source.close(PATIENCE));
+        let counts = counts.expect("it does not panic");
+        let rest: Result<Vec<_>, _> = (1000..counts.handled).map(read).collect();
+        let answers = [first.expect("answers"), rest.expect("all answers")].concat();
+        let expected: Vec<String> = (0..counts.handled).map(|it| (3 * it).to_string()).collect();
+        assert_eq!(answers, expected);
+        counts
+    });
+    let (handled, stats) = (counts.handled, zipper.stats());
+    assert_eq!((counts.written, counts.unsent), (handled, 0));
+    // Each answer came from the function, and went to the sink.
+    assert_eq!(stats.received, 2 * handled + stats.unobserved);
+    assert_eq!((stats.unreachable, stats.undelivered), (0, 0));
+    assert_eq!(sink.read_timeout(Duration::ZERO).ok(), None);
+}
+
+#[test]
 fn a_message_that_the_guest_fails_on_takes_no_other_with_it() {
     let message = |number: u32| match number % 3 {
         1 => "one".to_owned(),

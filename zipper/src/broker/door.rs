@@ -6,7 +6,7 @@ use std::task::{Context, Wake, Waker};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use selvedge_hub::{Endpoint, Event, Inbox, Incoming};
+use selvedge_hub::{Endpoint, Event, Inbox, Incoming, LaneId};
 use subtle::ConstantTimeEq;
 
 use crate::broker::batch::Batch;
@@ -33,8 +33,8 @@ pub(crate) struct Door {
     /// For logs: the name that it introduced itself by.
     name: String,
     is_closed: bool,
-    /// Control that waits for room.
-    outgoing: VecDeque<Bytes>,
+    /// What this zipper says and there was no room for.
+    outgoing: VecDeque<(LaneId, Bytes)>,
     /// What is left to do for the first messages that wait.
     batch: Batch,
     waker: Waker,
@@ -153,17 +153,21 @@ impl Door {
     }
 
     fn say(&mut self, message: &Message) {
+        self.say_on(CONTROL, message);
+    }
+
+    fn say_on(&mut self, lane: LaneId, message: &Message) {
         match message.encode() {
-            Ok(bytes) => self.outgoing.push_back(bytes),
+            Ok(bytes) => self.outgoing.push_back((lane, bytes)),
             Err(error) => tracing::error!(%error, "a message cannot be written"),
         }
         self.flush();
     }
 
     fn flush(&mut self) {
-        while let Some(bytes) = self.outgoing.front() {
+        while let Some((lane, bytes)) = self.outgoing.front() {
             let cx = Context::from_waker(&self.waker);
-            if self.endpoint.poll_send(&cx, CONTROL, bytes).is_pending() {
+            if self.endpoint.poll_send(&cx, *lane, bytes).is_pending() {
                 return;
             }
             self.outgoing.pop_front();
@@ -184,7 +188,15 @@ impl Door {
             Ok(Message::Rejected { code, message }) => {
                 tracing::error!(peer = %self.endpoint.peer(), code, message, "the zipper refuses this one");
             }
-            Ok(Message::Goaway { message }) => tracing::info!(name, message, "goes away"),
+            Ok(Message::Goaway { message }) => {
+                tracing::info!(name, message, "goes away");
+                if self.role == Some(Role::StreamFunction) {
+                    let node = self.node;
+                    self.broker.reroute(|router| router.remove(node));
+                    // On the lane of the data, so that it comes behind the last.
+                    self.say_on(DATA, &Message::Goaway { message });
+                }
+            }
             Ok(Message::Interest { .. } | Message::Data(_)) => {
                 self.reject(Rejection::Malformed, "that message does not belong here");
             }

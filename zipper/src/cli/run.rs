@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use selvedge_wasm_host::{FunctionConfig, Host, HostConfig, Limits};
-use selvedge_zipper::client::Options;
+use selvedge_zipper::client::{Client, Options};
 use selvedge_zipper::runner::{Guest, Runner};
 use selvedge_zipper::tag::Tag;
 use selvedge_zipper::wire;
 
 use crate::cli::connection::{CLOSE_MAX, Connection, tag};
 use crate::cli::fault::Fault;
-use crate::cli::interrupt::stop_when_interrupted;
+use crate::cli::interrupt::finish_when_interrupted;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -117,7 +117,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fault> {
         ..Options::function(name.clone(), tags.clone(), zippers)
     })?;
     let client = Arc::new(client);
-    let _interrupted = stop_when_interrupted(&client)?;
+    let reading = finish_when_interrupted(&client)?;
     let listed: Vec<String> = tags.iter().map(Tag::to_string).collect();
     tracing::info!(
         name,
@@ -127,18 +127,28 @@ pub(crate) fn run(args: Args) -> Result<(), Fault> {
     );
     let mut runner = Runner::new(&client, guest, name.clone());
     let error = runner.run();
+    drop(reading);
     let counts = runner.counts();
     tracing::info!(name, ?counts, "the function ends");
     if !client.is_stopped() {
         return Err(Fault::failed(error));
     }
-    if client.close(CLOSE_MAX) {
-        Ok(())
-    } else {
-        Err(Fault::failed(
-            "not everything that it wrote was acknowledged by the zipper",
-        ))
+    end(&client, counts.unsent)
+}
+
+/// Ends in order, or says what is lost.
+fn end(client: &Client, unsent: u64) -> Result<(), Fault> {
+    let is_delivered = client.close(CLOSE_MAX);
+    let read = || client.read_timeout(Duration::ZERO).ok();
+    let unhandled = std::iter::from_fn(read).count();
+    if is_delivered && unsent == 0 && unhandled == 0 {
+        return Ok(());
     }
+    let uncertain = client.uncertain();
+    Err(Fault::failed(format_args!(
+        "{unhandled} messages that had come were not handled, {unsent} that it wrote not sent, and \
+         {uncertain} may not have been handled"
+    )))
 }
 
 fn load(args: &Args, name: &str) -> Result<(Guest, Vec<Tag>), Fault> {

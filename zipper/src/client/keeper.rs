@@ -16,6 +16,9 @@ use crate::wire::{self, Data};
 /// How long a worker may take to hand back what is given up. It has no more to do than that.
 const GIVE_UP_MAX: Duration = Duration::from_secs(5);
 
+/// Why there is no more, if this side wants no more.
+pub(super) const STOPPED: &str = "closed by this side";
+
 /// What those who read, write and keep a client share.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -225,10 +228,24 @@ impl Shared {
                 self.stop(&why);
                 return Err(Over(why));
             }
+            wire::Message::Goaway { .. } if self.is_stopped() => return Err(Over(STOPPED.into())),
             wire::Message::Goaway { message } => tracing::info!(message, "the zipper goes away"),
             other => tracing::debug!(?other, "introduced again"),
         }
         Ok(())
+    }
+
+    /// Asks the zipper for no more data: it says so too, behind the last. Returns whether it is there to
+    /// be asked.
+    pub(super) fn say_goaway(&self) -> bool {
+        let (_, endpoint) = self.current();
+        let goaway = wire::Message::Goaway {
+            message: "finishing".into(),
+        };
+        let said = goaway
+            .encode()
+            .is_ok_and(|bytes| endpoint.try_send(CONTROL, bytes).is_ok());
+        said && endpoint.transport().is_some()
     }
 
     /// No other endpoint will come; the one in use ends in order.
@@ -316,12 +333,18 @@ impl Shared {
                 }
                 HubEvent::Restarted { undelivered, .. } => {
                     self.note_uncertain(undelivered, "the zipper has restarted");
-                    self.say_who(&self.current().1);
+                    if self.is_stopped() {
+                        // Nobody answers any more whoever finishes.
+                        self.stop(STOPPED);
+                    } else {
+                        self.say_who(&self.current().1);
+                    }
                 }
                 HubEvent::Left {
                     endpoint, reason, ..
                 } => {
                     if self.is_stopped() {
+                        self.stop(STOPPED);
                         continue;
                     }
                     tracing::warn!(reason, "the connection was closed");

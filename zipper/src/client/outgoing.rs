@@ -56,7 +56,7 @@ impl Outgoing {
     }
 
     /// How many are to be written.
-    pub(crate) fn len(&self) -> usize {
+    pub(crate) const fn len(&self) -> usize {
         self.ends.len() - self.written
     }
 

@@ -48,6 +48,11 @@ impl<'a> Writer<'a> {
         self.written
     }
 
+    /// How many wait, and cannot be sent any more once sending has failed.
+    pub(super) const fn unsent(&self) -> u64 {
+        self.outgoing.len() as u64
+    }
+
     /// Adds a message, with the route so far if it is traced. The guest's host is at that tick.
     pub(super) fn put(
         &mut self,

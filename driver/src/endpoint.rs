@@ -42,6 +42,15 @@ impl fmt::Debug for Endpoint {
     }
 }
 
+/// Two handles are the same if they are of one endpoint: another one to the same peer is not.
+impl PartialEq for Endpoint {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0.shared, &other.0.shared)
+    }
+}
+
+impl Eq for Endpoint {}
+
 impl Endpoint {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self(Arc::new(Handle { shared }))

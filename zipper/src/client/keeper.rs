@@ -308,7 +308,8 @@ impl Shared {
     fn replace(&self, old: &Endpoint, new: Endpoint) {
         self.note_undelivered(old);
         let mut current = lock(&self.current);
-        if current.ended.is_none() {
+        // One that has followed it already says what it leaves when it ends itself.
+        if current.ended.is_none() && current.endpoint == *old {
             self.say_who(&new);
             current.endpoint = new;
             current.number += 1;

@@ -12,10 +12,12 @@ mod unheard;
 pub(crate) use door::now_micros;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use selvedge_hub::{Endpoint, LaneId, Machine, Next};
 
 use crate::broker::door::Door;
@@ -65,6 +67,8 @@ pub(crate) struct Broker {
     /// Rises with each change of what plans are made of, before the lock of the change is free.
     version: AtomicU64,
     doors: AtomicU64,
+    /// Disconnected when the doors of all sources are gone, and no more are let in.
+    sources_gone: Receiver<Infallible>,
 }
 
 #[derive(Debug)]
@@ -74,6 +78,8 @@ struct State {
     /// What was planned since the last change, for all doors.
     plans: Plans,
     unheard: Unheard,
+    /// Held by the door of each source; none at the end.
+    source: Option<Sender<Infallible>>,
 }
 
 #[derive(Debug)]
@@ -93,6 +99,7 @@ struct Known {
 impl Broker {
     pub(crate) fn new(settings: Settings) -> Arc<Self> {
         let router = Router::new(settings.node, fastrand::u64(..));
+        let (source, sources_gone) = bounded(0);
         Arc::new(Self {
             settings,
             counters: Counters::default(),
@@ -101,9 +108,11 @@ impl Broker {
                 known: BTreeMap::new(),
                 plans: Plans::default(),
                 unheard: Unheard::default(),
+                source: Some(source),
             }),
             version: AtomicU64::new(0),
             doors: AtomicU64::new(0),
+            sources_gone,
         })
     }
 
@@ -124,16 +133,41 @@ impl Broker {
         self.change(|state| {
             state.router.remove(node);
             state.known.insert(node, known);
+            if state.source.is_none() {
+                // What it would send would be taken, and not be handed on.
+                endpoint.close();
+            }
         });
         Door::new(Arc::clone(self), endpoint.clone(), number)
     }
 
-    fn set_role(&self, node: Node, role: Option<Role>) {
-        if let Some(known) = self.lock().known.get_mut(&node) {
-            known.role = role;
-            known.told = None;
-            known.since = Instant::now();
+    /// Has sources close, and waits until what they have sent is handed on, while those whom it goes to
+    /// are open. Returns whether it was in that time.
+    pub(crate) fn close_sources(&self, timeout: Duration) -> bool {
+        let mut state = self.lock();
+        state.source = None;
+        let sources = state.known.values();
+        let sources = sources.filter(|it| it.role == Some(Role::Source));
+        sources.for_each(|it| it.endpoint.close());
+        drop(state);
+        self.sources_gone.recv_timeout(timeout) == Err(RecvTimeoutError::Disconnected)
+    }
+
+    /// Returns what the door of a source holds.
+    fn set_role(&self, node: Node, role: Option<Role>) -> Option<Sender<Infallible>> {
+        let mut state = self.lock();
+        let source = state.source.clone();
+        let known = state.known.get_mut(&node)?;
+        known.role = role;
+        known.told = None;
+        known.since = Instant::now();
+        if role != Some(Role::Source) {
+            return None;
         }
+        if source.is_none() {
+            known.endpoint.close();
+        }
+        source
     }
 
     /// Changes what plans are made of. Whoever routes after it has returned makes new plans.
@@ -192,6 +226,7 @@ impl Broker {
             known,
             plans,
             unheard,
+            ..
         } = &mut *self.lock();
         plans.find_or_make(tag, target, || {
             let plan = router.plan(tag, target);

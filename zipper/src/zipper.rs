@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use selvedge_hub::{
     Address, Driver, DriverConfig, DriverError, Endpoint, Hosted, Hub, HubError, Identity,
@@ -208,6 +208,10 @@ impl Zipper {
     #[must_use]
     pub fn close(self, timeout: Duration) -> bool {
         drop(self.ticking);
-        self.hub.close(timeout)
+        let deadline = Instant::now() + timeout;
+        // Half of it: what was not handed on by then leaves time to deliver the rest.
+        let is_handed_on = self.broker.close_sources(timeout / 2);
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.hub.close(left) && is_handed_on
     }
 }

@@ -465,6 +465,44 @@ fn what_a_client_could_not_deliver_before_its_end_is_counted() {
     assert_eq!(source.uncertain(), 2);
 }
 
+#[test]
+fn what_a_zipper_that_closes_has_not_delivered_its_source_counts() {
+    for _ in 0..2 {
+        let zipper = start(options("z"));
+        let (sink, source) = (function(&zipper, "sink", IN), source(&zipper));
+        let sent = std::thread::scope(|scope| {
+            let writing = scope.spawn(|| {
+                let mut sent = 0_u32;
+                while source.write(IN, sent.to_be_bytes()).is_ok() {
+                    sent += 1;
+                }
+                sent
+            });
+            let first = sink.read_timeout(PATIENCE);
+            let closed = zipper.close(PATIENCE);
+            // Before anything is looked at: its thread would write for ever.
+            let _not_delivered = source.close(Duration::ZERO);
+            first.expect("it is connected");
+            assert!(closed);
+            writing.join().expect("it does not panic")
+        });
+        let read = || sink.read_timeout(Duration::ZERO).ok();
+        let got: Vec<_> = std::iter::from_fn(read).map(|it| it.payload).collect();
+        let expected = (1..=got.len() as u32).map(|it| it.to_be_bytes().to_vec());
+        assert!(
+            got.iter().cloned().map(Vec::from).eq(expected),
+            "they are not in order"
+        );
+        let (sent, uncertain) = (u64::from(sent), source.uncertain());
+        let delivered = 1 + got.len() as u64;
+        let all = delivered..=delivered + uncertain;
+        assert!(
+            all.contains(&sent),
+            "{sent} sent, {delivered} delivered, {uncertain} uncertain"
+        );
+    }
+}
+
 /// Waits until a client has noticed that its zipper has gone.
 fn until_gone(client: &Client) {
     let deadline = Instant::now() + PATIENCE;

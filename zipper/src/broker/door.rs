@@ -1,11 +1,13 @@
 //! One connection of a zipper: lets its peer in, and hands on what it sends.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use crossbeam_channel::Sender;
 use selvedge_hub::{Endpoint, Event, Inbox, Incoming, LaneId};
 use subtle::ConstantTimeEq;
 
@@ -40,6 +42,8 @@ pub(crate) struct Door {
     waker: Waker,
     /// Whether the zipper at the other end was told who this one is.
     has_introduced: bool,
+    /// If it is that of a source: its end tells that all is handed on.
+    source: Option<Sender<Infallible>>,
 }
 
 impl Inbox for Door {
@@ -88,7 +92,7 @@ impl Inbox for Door {
                 tracing::warn!(peer = %self.endpoint.peer(), name = self.name, "it has restarted");
                 self.note_undelivered(&undelivered);
                 self.role = None;
-                self.broker.set_role(node, None);
+                self.source = self.broker.set_role(node, None);
                 self.broker.reroute(|router| router.remove(node));
                 if self.broker.settings.mesh.contains(&node) {
                     self.introduce();
@@ -125,6 +129,7 @@ impl Door {
             batch,
             waker,
             has_introduced: false,
+            source: None,
         }
     }
 
@@ -229,7 +234,7 @@ impl Door {
             self.introduce();
         }
         let node = self.node;
-        self.broker.set_role(node, Some(role));
+        self.source = self.broker.set_role(node, Some(role));
         self.broker.reroute(|router| match role {
             Role::Source => {}
             Role::StreamFunction => router.add_function(

@@ -244,6 +244,14 @@ impl Broker {
         recipient(&self.lock().known, stop)
     }
 
+    /// Who takes over what there is no room for with a function that is away: whoever sends it would
+    /// wait until it is back, or given up.
+    fn instead_of(&self, full: &Recipient) -> Option<Recipient> {
+        let state = self.lock();
+        let other = state.router.instead_of(full.node)?;
+        recipient(&state.known, router::Stop::Local(other))
+    }
+
     fn is_gone(&self, node: &Node) -> bool {
         self.lock().known.get(node).is_none_or(|it| it.is_gone)
     }

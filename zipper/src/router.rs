@@ -8,6 +8,8 @@
 //! through itself, so there are no loops in any topology. The hop limit catches what is on its way
 //! while tables change.
 
+mod instead;
+
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
@@ -585,8 +587,7 @@ fn one_of(
                 (source, node).hash(&mut hasher);
                 hasher.finish()
             };
-            let best = nodes.enumerate().max_by_key(weight);
-            best.map_or(0, |(at, _)| at)
+            nodes.enumerate().max_by_key(weight).map_or(0, |(at, _)| at)
         }
         Policy::Nearest | Policy::RoundRobin | Policy::All => {
             turn.fetch_add(1, Ordering::Relaxed).wrapping_add(1) % nodes.len()

@@ -1,41 +1,26 @@
 //! Zippers, sources and functions over real sockets.
 
+mod support;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use selvedge_hub::{
-    Address, CloseReason, Driver, DriverConfig, Endpoint, Hub, Identity, LaneConfig, LaneId,
-    session,
+    Address, CloseReason, Driver, DriverConfig, Endpoint, Hub, LaneConfig, LaneId, session,
 };
 use selvedge_zipper::client::{self, Client, ConnectError};
 use selvedge_zipper::tag::Tag;
 use selvedge_zipper::wire::{
     Data, Handshake, InterestEntry, Message, Origin, Policy, Recipient, Role, VERSION,
 };
-use selvedge_zipper::zipper::{Neighbour, Options, Zipper};
+use selvedge_zipper::zipper::{Neighbour, Zipper};
 
-/// Far longer than anything here takes; only a bug waits for it.
-const PATIENCE: Duration = Duration::from_secs(30);
-const IN: Tag = Tag(0x10);
+use crate::support::{
+    IN, PATIENCE, function, identity, options, read, source, start, text, until_known, write,
+};
+
 const OUT: Tag = Tag(0x11);
-
-fn identity() -> Identity {
-    Identity::generate().expect("randomness")
-}
-
-fn options(name: &str) -> Options {
-    let mut options = Options::new(name, identity());
-    options.listen = ["quic://127.0.0.1:0", "tcp://127.0.0.1:0"]
-        .iter()
-        .map(|text| text.parse().expect("an address"))
-        .collect();
-    options
-}
-
-fn start(options: Options) -> Zipper {
-    Zipper::start(options).expect("a zipper")
-}
 
 /// Two zippers, of which the second dials the first.
 fn pair() -> (Zipper, Zipper) {
@@ -51,41 +36,6 @@ fn pair() -> (Zipper, Zipper) {
         addresses: edge.addresses().to_vec(),
     }];
     (edge, start(region))
-}
-
-fn source(zipper: &Zipper) -> Client {
-    Client::connect(client::Options::source(
-        "source",
-        zipper.addresses().to_vec(),
-    ))
-    .expect("the zipper lets it in")
-}
-
-fn function(zipper: &Zipper, name: &str, tag: Tag) -> Client {
-    let at = zipper.addresses().to_vec();
-    Client::connect(client::Options::function(name, vec![tag], at)).expect("the zipper lets it in")
-}
-
-fn text(data: &Data) -> String {
-    String::from_utf8(data.payload.to_vec()).expect("text")
-}
-
-fn write(client: &Client, tag: Tag, text: &str) {
-    let payload = Bytes::copy_from_slice(text.as_bytes());
-    client.write(tag, payload).expect("it is connected");
-}
-
-fn read(client: &Client) -> Data {
-    client.read_timeout(PATIENCE).expect("a message")
-}
-
-/// Waits until a zipper knows that somebody observes a tag.
-fn until_known(zipper: &Zipper, tag: Tag) {
-    let deadline = Instant::now() + PATIENCE;
-    while zipper.observers(tag).is_empty() {
-        assert!(Instant::now() < deadline, "nobody observes {tag}");
-        std::thread::yield_now();
-    }
 }
 
 #[test]
@@ -450,85 +400,6 @@ fn clients_find_a_zipper_again_that_was_started_anew() {
     until_known(&zipper, IN);
     write(&source, IN, "after");
     assert_eq!(text(&read(&sink)), "after");
-}
-
-#[test]
-fn what_a_client_could_not_deliver_before_its_end_is_counted() {
-    let zipper = start(options("z"));
-    let source = source(&zipper);
-    drop(zipper);
-    until_gone(&source);
-    for text in ["waits", "waits too"] {
-        write(&source, IN, text);
-    }
-    assert!(!source.close(Duration::from_millis(1)));
-    assert_eq!(source.uncertain(), 2);
-}
-
-#[test]
-fn what_a_zipper_that_closes_has_not_delivered_its_source_counts() {
-    for _ in 0..2 {
-        let zipper = start(options("z"));
-        let (sink, source) = (function(&zipper, "sink", IN), source(&zipper));
-        let sent = std::thread::scope(|scope| {
-            let writing = scope.spawn(|| {
-                let mut sent = 0_u32;
-                while source.write(IN, sent.to_be_bytes()).is_ok() {
-                    sent += 1;
-                }
-                sent
-            });
-            let first = sink.read_timeout(PATIENCE);
-            let closed = zipper.close(PATIENCE);
-            // Before anything is looked at: its thread would write for ever.
-            let _not_delivered = source.close(Duration::ZERO);
-            first.expect("it is connected");
-            assert!(closed);
-            writing.join().expect("it does not panic")
-        });
-        let read = || sink.read_timeout(Duration::ZERO).ok();
-        let got: Vec<_> = std::iter::from_fn(read).map(|it| it.payload).collect();
-        let expected = (1..=got.len() as u32).map(|it| it.to_be_bytes().to_vec());
-        assert!(
-            got.iter().cloned().map(Vec::from).eq(expected),
-            "they are not in order"
-        );
-        let (sent, uncertain) = (u64::from(sent), source.uncertain());
-        let delivered = 1 + got.len() as u64;
-        let all = delivered..=delivered + uncertain;
-        assert!(
-            all.contains(&sent),
-            "{sent} sent, {delivered} delivered, {uncertain} uncertain"
-        );
-    }
-}
-
-/// Waits until a client has noticed that its zipper has gone.
-fn until_gone(client: &Client) {
-    let deadline = Instant::now() + PATIENCE;
-    while client.scheme().is_some() {
-        assert!(Instant::now() < deadline, "it does not notice");
-        std::thread::yield_now();
-    }
-}
-
-#[test]
-fn a_function_whose_zipper_has_gone_ends_at_once() {
-    let zipper = start(options("z"));
-    let sink = function(&zipper, "sink", IN);
-    write(&source(&zipper), IN, "the last");
-    assert_eq!(text(&read(&sink)), "the last");
-    drop(zipper);
-    // It would say again who it is.
-    until_gone(&sink);
-    let reading = std::thread::scope(|scope| {
-        let reading = scope.spawn(|| sink.read_timeout(PATIENCE));
-        let stopped = Instant::now();
-        sink.stop();
-        assert!(reading.join().expect("it reads").is_err());
-        stopped.elapsed()
-    });
-    assert!(reading < PATIENCE / 2, "it lingers: {reading:?}");
 }
 
 /// A zipper made by hand: it says what it likes.

@@ -161,6 +161,10 @@ impl Sorted {
         let mut polled = Poll::Ready(());
         for lot in &mut self.lots {
             while lot.push(cx, broker, made).is_pending() {
+                if let Some(other) = broker.instead_of(&lot.to) {
+                    lot.to = other;
+                    continue;
+                }
                 if !broker.is_gone(&lot.to.node) {
                     polled = Poll::Pending;
                     break;

@@ -1,0 +1,142 @@
+//! How zippers and clients end: nothing is lost without being told.
+
+mod support;
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use selvedge_zipper::client::Client;
+use selvedge_zipper::zipper::Zipper;
+
+use crate::support::{
+    IN, PATIENCE, function, options, read, source, start, text, until_known, write,
+};
+
+#[test]
+fn a_function_that_is_killed_while_its_buffer_is_full_holds_nobody_once_another_takes_over() {
+    let mut options = options("z");
+    options.send_buffer = 64 << 10;
+    let zipper = start(options);
+    let mut killed = sink_process(&zipper, "sink");
+    until_known(&zipper, IN);
+    let witness = function(&zipper, "witness", IN);
+    killed.kill().expect("it runs");
+    killed.wait().expect("it ends");
+    let source = source(&zipper);
+    let count = 1000;
+    for number in 0..count {
+        write(&source, IN, &format!("{number:01000}"));
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while zipper.stats().delivered < 60 {
+        assert!(Instant::now() < deadline, "its buffer does not fill");
+        std::thread::yield_now();
+    }
+    let other = function(&zipper, "sink", IN);
+    let began = Instant::now();
+    let number = |client| text(&read(client)).parse::<u64>().expect("a number");
+    let first = number(&other);
+    // So many there is room for in the buffer of the one that was killed.
+    assert!(first < 64, "{first}");
+    for expected in first + 1..count {
+        assert_eq!(number(&other), expected);
+    }
+    for expected in 0..count {
+        assert_eq!(number(&witness), expected);
+    }
+    let elapsed = began.elapsed();
+    assert!(
+        elapsed < Duration::from_secs(15),
+        "until the other was given up: {elapsed:?}"
+    );
+}
+
+/// Reads in a process of its own, which can be killed.
+fn sink_process(zipper: &Zipper, name: &str) -> Child {
+    let at = zipper.addresses()[1].to_string();
+    Command::new(env!("CARGO_BIN_EXE_zipper"))
+        .args(["sink", "-z", &at, "--observe", "0x10", "--name", name])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("it starts")
+}
+
+#[test]
+fn what_a_client_could_not_deliver_before_its_end_is_counted() {
+    let zipper = start(options("z"));
+    let source = source(&zipper);
+    drop(zipper);
+    until_gone(&source);
+    for text in ["waits", "waits too"] {
+        write(&source, IN, text);
+    }
+    assert!(!source.close(Duration::from_millis(1)));
+    assert_eq!(source.uncertain(), 2);
+}
+
+#[test]
+fn what_a_zipper_that_closes_has_not_delivered_its_source_counts() {
+    for _ in 0..2 {
+        let zipper = start(options("z"));
+        let (sink, source) = (function(&zipper, "sink", IN), source(&zipper));
+        let sent = std::thread::scope(|scope| {
+            let writing = scope.spawn(|| {
+                let mut sent = 0_u32;
+                while source.write(IN, sent.to_be_bytes()).is_ok() {
+                    sent += 1;
+                }
+                sent
+            });
+            let first = sink.read_timeout(PATIENCE);
+            let closed = zipper.close(PATIENCE);
+            // Before anything is looked at: its thread would write for ever.
+            let _not_delivered = source.close(Duration::ZERO);
+            first.expect("it is connected");
+            assert!(closed);
+            writing.join().expect("it does not panic")
+        });
+        let read = || sink.read_timeout(Duration::ZERO).ok();
+        let got: Vec<_> = std::iter::from_fn(read).map(|it| it.payload).collect();
+        let expected = (1..=got.len() as u32).map(|it| it.to_be_bytes().to_vec());
+        assert!(
+            got.iter().cloned().map(Vec::from).eq(expected),
+            "they are not in order"
+        );
+        let (sent, uncertain) = (u64::from(sent), source.uncertain());
+        let delivered = 1 + got.len() as u64;
+        let all = delivered..=delivered + uncertain;
+        assert!(
+            all.contains(&sent),
+            "{sent} sent, {delivered} delivered, {uncertain} uncertain"
+        );
+    }
+}
+
+/// Waits until a client has noticed that its zipper has gone.
+fn until_gone(client: &Client) {
+    let deadline = Instant::now() + PATIENCE;
+    while client.scheme().is_some() {
+        assert!(Instant::now() < deadline, "it does not notice");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_function_whose_zipper_has_gone_ends_at_once() {
+    let zipper = start(options("z"));
+    let sink = function(&zipper, "sink", IN);
+    write(&source(&zipper), IN, "the last");
+    assert_eq!(text(&read(&sink)), "the last");
+    drop(zipper);
+    // It would say again who it is.
+    until_gone(&sink);
+    let reading = std::thread::scope(|scope| {
+        let reading = scope.spawn(|| sink.read_timeout(PATIENCE));
+        let stopped = Instant::now();
+        sink.stop();
+        assert!(reading.join().expect("it reads").is_err());
+        stopped.elapsed()
+    });
+    assert!(reading < PATIENCE / 2, "it lingers: {reading:?}");
+}

@@ -1,0 +1,66 @@
+//! Zippers and clients for tests.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use selvedge_hub::Identity;
+use selvedge_zipper::client::{self, Client};
+use selvedge_zipper::tag::Tag;
+use selvedge_zipper::wire::Data;
+use selvedge_zipper::zipper::{Options, Zipper};
+
+/// Far longer than anything here takes; only a bug waits for it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const IN: Tag = Tag(0x10);
+
+pub(crate) fn identity() -> Identity {
+    Identity::generate().expect("randomness")
+}
+
+pub(crate) fn options(name: &str) -> Options {
+    let mut options = Options::new(name, identity());
+    options.listen = ["quic://127.0.0.1:0", "tcp://127.0.0.1:0"]
+        .iter()
+        .map(|text| text.parse().expect("an address"))
+        .collect();
+    options
+}
+
+pub(crate) fn start(options: Options) -> Zipper {
+    Zipper::start(options).expect("a zipper")
+}
+
+pub(crate) fn source(zipper: &Zipper) -> Client {
+    Client::connect(client::Options::source(
+        "source",
+        zipper.addresses().to_vec(),
+    ))
+    .expect("the zipper lets it in")
+}
+
+pub(crate) fn function(zipper: &Zipper, name: &str, tag: Tag) -> Client {
+    let at = zipper.addresses().to_vec();
+    Client::connect(client::Options::function(name, vec![tag], at)).expect("the zipper lets it in")
+}
+
+pub(crate) fn text(data: &Data) -> String {
+    String::from_utf8(data.payload.to_vec()).expect("text")
+}
+
+pub(crate) fn write(client: &Client, tag: Tag, text: &str) {
+    let payload = Bytes::copy_from_slice(text.as_bytes());
+    client.write(tag, payload).expect("it is connected");
+}
+
+pub(crate) fn read(client: &Client) -> Data {
+    client.read_timeout(PATIENCE).expect("a message")
+}
+
+/// Waits until a zipper knows that somebody observes a tag.
+pub(crate) fn until_known(zipper: &Zipper, tag: Tag) {
+    let deadline = Instant::now() + PATIENCE;
+    while zipper.observers(tag).is_empty() {
+        assert!(Instant::now() < deadline, "nobody observes {tag}");
+        std::thread::yield_now();
+    }
+}

@@ -163,7 +163,7 @@ impl Endpoint {
     /// # Errors
     /// [`FlushError`].
     pub fn flush(&self, timeout: Duration) -> Result<(), FlushError> {
-        let deadline = Instant::now() + timeout;
+        let began = Instant::now();
         let shared = &self.0.shared;
         let mut outbox = lock(&shared.outbox);
         let mark = outbox.mark();
@@ -175,7 +175,7 @@ impl Endpoint {
             if let Some(settled) = outbox.is_settled(&mark) {
                 return Ok(settled?);
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = timeout.saturating_sub(began.elapsed());
             if left.is_zero() {
                 return Err(FlushError::TimedOut);
             }
@@ -250,14 +250,14 @@ impl Endpoint {
     /// # Errors
     /// [`TryRecvError`]; [`TryRecvError::Empty`] when the time is up.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Message, TryRecvError> {
-        let deadline = Instant::now() + timeout;
+        let began = Instant::now();
         let mut received = lock(&self.0.shared.received);
         loop {
             match self.take(&mut received) {
                 Err(TryRecvError::Empty) => {}
                 other => return other,
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = timeout.saturating_sub(began.elapsed());
             if left.is_zero() {
                 return Err(TryRecvError::Empty);
             }
@@ -292,14 +292,14 @@ impl Endpoint {
     /// may have taken it meanwhile.
     #[must_use]
     pub fn wait_readable(&self, timeout: Option<Duration>) -> bool {
-        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        let began = Instant::now();
         let waiting = &self.0.shared.receiving;
         let mut received = lock(&self.0.shared.received);
         while received.messages.is_empty() && received.closed.is_none() {
-            received = match deadline {
+            received = match timeout {
                 None => waiting.wait(received),
-                Some(deadline) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
+                Some(timeout) => {
+                    let left = timeout.saturating_sub(began.elapsed());
                     if left.is_zero() {
                         return false;
                     }
@@ -327,13 +327,13 @@ impl Endpoint {
     /// Takes the oldest event that was not taken; blocks the thread at most `timeout`.
     #[must_use]
     pub fn event_timeout(&self, timeout: Duration) -> Option<Event> {
-        let deadline = Instant::now() + timeout;
+        let began = Instant::now();
         let mut received = lock(&self.0.shared.received);
         loop {
             if let Some(event) = received.events.pop_front() {
                 return Some(event);
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = timeout.saturating_sub(began.elapsed());
             if left.is_zero() {
                 return None;
             }
@@ -389,10 +389,10 @@ impl Endpoint {
     /// Waits until the endpoint is over, and says why; `None` when the time is up first.
     #[must_use]
     pub fn wait_closed(&self, timeout: Duration) -> Option<CloseReason> {
-        let deadline = Instant::now() + timeout;
+        let began = Instant::now();
         let mut received = lock(&self.0.shared.received);
         while received.closed.is_none() {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = timeout.saturating_sub(began.elapsed());
             if left.is_zero() {
                 return None;
             }

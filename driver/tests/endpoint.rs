@@ -6,6 +6,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use selvedge_driver::{
@@ -64,7 +65,7 @@ fn any_executor_can_send_and_receive() {
 fn a_flush_ends_when_the_peer_has_everything() {
     let two = Two::new(1);
     two.a.send(LaneId::FIRST, number(0, 100)).unwrap();
-    let early = two.a.flush(std::time::Duration::ZERO);
+    let early = two.a.flush(Duration::ZERO);
     assert_eq!(early, Err(FlushError::TimedOut), "nobody is there yet");
     two.connect(0);
     for n in 1..1000 {
@@ -78,6 +79,21 @@ fn a_flush_ends_when_the_peer_has_everything() {
     two.a.send(LaneId::FIRST, number(1000, 100)).unwrap();
     block_on(two.a.flush_async()).unwrap();
     two.b.try_recv().expect("it is there already");
+}
+
+#[test]
+fn who_has_all_the_time_in_the_world_waits_for_ever() {
+    let two = Two::new(1);
+    two.connect(0);
+    let for_ever = Duration::MAX;
+    two.a.send(LaneId::FIRST, number(0, 100)).unwrap();
+    two.a.flush(for_ever).unwrap();
+    assert!(two.b.wait_readable(Some(for_ever)));
+    let message = two.b.recv_timeout(for_ever).unwrap();
+    assert_eq!(support::number_of(&message.payload), 0);
+    two.a.close();
+    assert_eq!(two.a.wait_closed(for_ever), Some(CloseReason::Local));
+    assert!(two.a.event_timeout(for_ever).is_some());
 }
 
 #[test]
@@ -335,7 +351,7 @@ fn n15_an_endpoint_whose_reader_has_stopped_holds_no_other() {
     // Until nothing fits in any more: here, on the way, and there.
     loop {
         while send() {}
-        let under_way = std::time::Duration::from_millis(100);
+        let under_way = Duration::from_millis(100);
         if two.a.flush(under_way).is_err() && !send() {
             break;
         }

@@ -158,11 +158,11 @@ impl Hub {
     /// the linger time of the sessions. Returns whether all of them ended in order.
     #[must_use]
     pub fn close(&self, timeout: Duration) -> bool {
-        let deadline = Instant::now() + timeout;
+        let began = Instant::now();
         self.wind_down();
         let endpoints = self.peers.all();
         endpoints.iter().all(|endpoint| {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = timeout.saturating_sub(began.elapsed());
             // One that the peer has closed has said what it left.
             let closed = endpoint.wait_closed(left);
             matches!(closed, Some(CloseReason::Local | CloseReason::Peer))

@@ -27,6 +27,9 @@ use crate::wire::{
 pub use connect::{ConnectError, addresses};
 pub(crate) use outgoing::Outgoing;
 
+/// Longer than anybody waits, and short enough to be added to the time.
+const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// What a client is, and where it finds a zipper.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -139,7 +142,7 @@ impl Client {
     /// # Errors
     /// [`ConnectError`].
     pub fn connect(options: Options) -> Result<Self, ConnectError> {
-        let deadline = Instant::now() + options.timeout;
+        let deadline = Instant::now() + options.timeout.min(TIMEOUT_MAX);
         let (hub, node) = connect::dial(&options, deadline)?;
         let handshake = connect::handshake(&options)?;
         let endpoint = hub.endpoint(node).ok_or(ConnectError::NoAddress)?;
@@ -309,7 +312,7 @@ impl Client {
     /// # Errors
     /// [`ReadError`].
     pub fn read_timeout(&self, timeout: Duration) -> Result<Data, ReadError> {
-        self.read_until(|| Some(Instant::now() + timeout), Err)
+        self.read_until(|| Instant::now().checked_add(timeout), Err)
     }
 
     /// The next message as it came; blocks the thread until there is one.

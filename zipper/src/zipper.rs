@@ -208,10 +208,9 @@ impl Zipper {
     #[must_use]
     pub fn close(self, timeout: Duration) -> bool {
         drop(self.ticking);
-        let deadline = Instant::now() + timeout;
+        let began = Instant::now();
         // Half of it: what was not handed on by then leaves time to deliver the rest.
         let is_handed_on = self.broker.close_sources(timeout / 2);
-        let left = deadline.saturating_duration_since(Instant::now());
-        self.hub.close(left) && is_handed_on
+        self.hub.close(timeout.saturating_sub(began.elapsed())) && is_handed_on
     }
 }

@@ -175,6 +175,10 @@ fn a_zipper_that_is_not_there_is_named() {
         2,
         "nonsense",
     );
+    let for_ever = u64::MAX.to_string();
+    let mut patient = args;
+    patient[6] = &for_ever;
+    fails(&run(&patient), 3, "tcp://127.0.0.1:1");
     let reserved = ["sink", "-z", "127.0.0.1:1", "--observe", "0xf000"];
     fails(&run(&reserved), 2, "reserved");
 }

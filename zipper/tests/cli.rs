@@ -72,14 +72,11 @@ struct Serving {
 
 impl Serving {
     fn start(settings: &[&str]) -> Self {
-        let mut command = zipper();
-        command.args([
-            "serve",
-            "--log",
-            "error",
-            "--set",
-            "listen=['tcp://127.0.0.1:0']",
-        ]);
+        Self::of(zipper().arg("serve"), settings)
+    }
+
+    fn of(command: &mut Command, settings: &[&str]) -> Self {
+        command.args(["--log", "error", "--set", "listen=['tcp://127.0.0.1:0']"]);
         for setting in settings {
             command.args(["--set", setting]);
         }
@@ -132,6 +129,23 @@ fn a_configuration_with_a_typo_is_refused_with_line_key_and_what_was_meant() {
         3,
         "this build has transports for",
     );
+}
+
+#[test]
+fn a_zipper_takes_as_many_descriptors_as_it_may() {
+    let serve = format!(
+        "ulimit -S -n 64; exec {} serve",
+        env!("CARGO_BIN_EXE_zipper")
+    );
+    let serving = Serving::of(
+        Command::new("sh").args(["-c", &format!("{serve} \"$@\""), "sh"]),
+        &[],
+    );
+    let limits = format!("/proc/{}/limits", serving.child.id());
+    let limits = std::fs::read_to_string(limits).expect("Linux");
+    let line = limits.lines().find(|it| it.starts_with("Max open files"));
+    let mut words = line.expect("it is one of them").split_whitespace().skip(3);
+    assert_eq!(words.next(), words.next(), "{limits}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use selvedge_hub::Identity;
 use selvedge_zipper::config::{Auth, Config, Override, Text};
 use selvedge_zipper::zipper::{Neighbour, Options, Zipper};
@@ -47,6 +48,7 @@ pub(crate) fn serve(args: &Args, output: Format) -> Result<(), Fault> {
         };
     }
     let interrupted = interrupted()?;
+    raise_descriptors();
     let name = options.name.clone();
     let zipper = Zipper::start(options)?;
     let addresses: Vec<String> = zipper.addresses().iter().map(ToString::to_string).collect();
@@ -70,6 +72,19 @@ pub(crate) fn serve(args: &Args, output: Format) -> Result<(), Fault> {
         Ok(())
     } else {
         Err(Fault::failed("not everything was delivered before the end"))
+    }
+}
+
+/// Asks for as many descriptors as this process may have. Each client takes one, and where nobody has
+/// set another limit the default is 1,024, less than `limits.clients` needs.
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, limit = limit.current, "the limit of descriptors stays");
     }
 }
 

@@ -9,9 +9,12 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "printing is what this program does")]
 
+#[path = "../at_rest.rs"]
+mod at_rest;
+
 use std::alloc::System;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 use quinn::{
@@ -27,33 +30,10 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 /// The heartbeat of our sessions.
 const ALIVE: Duration = Duration::from_secs(1);
 
-/// How long the process is watched.
-const WATCHED: Duration = Duration::from_secs(5);
-
 const ANY_PORT: &str = "127.0.0.1:0";
 
 /// One end of a connection, and its stream.
 type End = (Connection, SendStream, RecvStream);
-
-fn held(region: &Region<'_, System>) -> usize {
-    let change = region.change();
-    change
-        .bytes_allocated
-        .saturating_sub(change.bytes_deallocated)
-}
-
-/// How often threads of this process went to sleep of their own will (proc(5)).
-fn switches() -> u64 {
-    let tasks = std::fs::read_dir("/proc/self/task").expect("Linux");
-    let counts = tasks.filter_map(|task| {
-        let path = task.ok()?.path().join("status");
-        // A thread may end while they are listed.
-        let status = std::fs::read_to_string(path).ok()?;
-        let line = status.lines().find(|it| it.starts_with("voluntary_ctxt"))?;
-        line.split_whitespace().last()?.parse::<u64>().ok()
-    });
-    counts.sum()
-}
 
 /// Processor time of this process.
 fn cpu() -> Duration {
@@ -126,17 +106,7 @@ fn main() {
         (near, far, all)
     });
     let opened = runtime.block_on(opened).expect("it does not panic");
-    // What the handshakes left behind goes within moments.
-    std::thread::park_timeout(Duration::from_secs(2));
-    let bytes = held(&region) / ends;
-    let (before, cpu_before, began) = (switches(), cpu(), Instant::now());
-    // Not a test: being idle is what is measured.
-    std::thread::park_timeout(WATCHED);
-    let seconds = began.elapsed().as_secs_f64();
-    let wakes = (switches() - before) as f64 / seconds;
-    let busy = (cpu() - cpu_before).as_secs_f64() / seconds * 100.0;
-    println!("\n**Idle, {ends} ends of connections on one thread**\n");
-    println!("| | bytes each | wake-ups a second | processor |\n|---|---|---|---|");
-    println!("| quinn, {ends} | {bytes} | {wakes:.0} | {busy:.1} % |");
+    at_rest::begin(&format!("{ends} ends of connections on one thread"));
+    at_rest::watch(&format!("quinn, {ends}"), ends, &region, cpu);
     drop(opened);
 }

@@ -234,15 +234,12 @@ impl Endpoint {
     /// # Errors
     /// [`RecvError`] when the endpoint is closed and everything that had arrived was taken.
     pub fn recv(&self) -> Result<Message, RecvError> {
-        let mut received = lock(&self.0.shared.received);
-        loop {
-            match self.take(&mut received) {
-                Ok(message) => return Ok(message),
-                Err(TryRecvError::Closed(closed)) => return Err(closed),
-                Err(TryRecvError::Empty) => {}
-            }
-            received = self.0.shared.receiving.wait(received);
-        }
+        let message = self.wait_received(None, |received| match self.take(received) {
+            Ok(message) => Some(Ok(message)),
+            Err(TryRecvError::Closed(closed)) => Some(Err(closed)),
+            Err(TryRecvError::Empty) => None,
+        });
+        message.expect("without a limit it ends with a message or the end")
     }
 
     /// Takes the next message; blocks the thread at most `timeout`.
@@ -250,19 +247,11 @@ impl Endpoint {
     /// # Errors
     /// [`TryRecvError`]; [`TryRecvError::Empty`] when the time is up.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Message, TryRecvError> {
-        let began = Instant::now();
-        let mut received = lock(&self.0.shared.received);
-        loop {
-            match self.take(&mut received) {
-                Err(TryRecvError::Empty) => {}
-                other => return other,
-            }
-            let left = timeout.saturating_sub(began.elapsed());
-            if left.is_zero() {
-                return Err(TryRecvError::Empty);
-            }
-            received = self.0.shared.receiving.wait_timeout(received, left);
-        }
+        let message = self.wait_received(Some(timeout), |received| match self.take(received) {
+            Err(TryRecvError::Empty) => None,
+            other => Some(other),
+        });
+        message.unwrap_or(Err(TryRecvError::Empty))
     }
 
     /// Takes the next message; waits until there is one. Any executor will do.
@@ -292,22 +281,35 @@ impl Endpoint {
     /// may have taken it meanwhile.
     #[must_use]
     pub fn wait_readable(&self, timeout: Option<Duration>) -> bool {
-        let began = Instant::now();
+        let is_readable = |it: &mut Received| !it.messages.is_empty() || it.closed.is_some();
+        self.wait_received(timeout, |it| is_readable(it).then_some(()))
+            .is_some()
+    }
+
+    /// Waits until `look` finds something; blocks the thread, at most for `timeout` if there is one.
+    fn wait_received<T>(
+        &self,
+        timeout: Option<Duration>,
+        look: impl Fn(&mut Received) -> Option<T>,
+    ) -> Option<T> {
+        let began = timeout.map(|timeout| (Instant::now(), timeout));
         let waiting = &self.0.shared.receiving;
         let mut received = lock(&self.0.shared.received);
-        while received.messages.is_empty() && received.closed.is_none() {
-            received = match timeout {
-                None => waiting.wait(received),
-                Some(timeout) => {
-                    let left = timeout.saturating_sub(began.elapsed());
-                    if left.is_zero() {
-                        return false;
-                    }
-                    waiting.wait_timeout(received, left)
+        loop {
+            let found = look(&mut received);
+            if found.is_some() {
+                return found;
+            }
+            received = if let Some((began, timeout)) = began {
+                let left = timeout.saturating_sub(began.elapsed());
+                if left.is_zero() {
+                    return None;
                 }
+                waiting.wait_timeout(received, left)
+            } else {
+                waiting.wait(received)
             };
         }
-        true
     }
 
     /// Becomes readable when messages or events may have arrived: for `select!` over several
@@ -327,18 +329,7 @@ impl Endpoint {
     /// Takes the oldest event that was not taken; blocks the thread at most `timeout`.
     #[must_use]
     pub fn event_timeout(&self, timeout: Duration) -> Option<Event> {
-        let began = Instant::now();
-        let mut received = lock(&self.0.shared.received);
-        loop {
-            if let Some(event) = received.events.pop_front() {
-                return Some(event);
-            }
-            let left = timeout.saturating_sub(began.elapsed());
-            if left.is_zero() {
-                return None;
-            }
-            received = self.0.shared.receiving.wait_timeout(received, left);
-        }
+        self.wait_received(Some(timeout), |received| received.events.pop_front())
     }
 
     /// Gives it a connection to use from now on. A live one drains meanwhile: nothing is lost or
@@ -389,16 +380,7 @@ impl Endpoint {
     /// Waits until the endpoint is over, and says why; `None` when the time is up first.
     #[must_use]
     pub fn wait_closed(&self, timeout: Duration) -> Option<CloseReason> {
-        let began = Instant::now();
-        let mut received = lock(&self.0.shared.received);
-        while received.closed.is_none() {
-            let left = timeout.saturating_sub(began.elapsed());
-            if left.is_zero() {
-                return None;
-            }
-            received = self.0.shared.receiving.wait_timeout(received, left);
-        }
-        received.closed
+        self.wait_received(Some(timeout), |received| received.closed)
     }
 
     /// Ends at once. What the peer has not acknowledged is handed back in [`Event::Closed`].

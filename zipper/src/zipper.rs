@@ -62,8 +62,8 @@ impl fmt::Debug for Options {
 }
 
 impl Options {
-    /// Those of a zipper of that name that listens nowhere yet: 1,024 clients, one worker that
-    /// never polls, 16 MiB for each peer, messages of up to 64 MiB.
+    /// Those of a zipper of that name that listens nowhere yet: 1,024 clients, one worker,
+    /// 16 MiB for each peer, messages of up to 64 MiB.
     #[must_use]
     pub fn new(name: impl Into<String>, identity: Identity) -> Self {
         let session = session::Config::default();

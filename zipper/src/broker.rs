@@ -67,7 +67,7 @@ pub(crate) struct Broker {
     /// Rises with each change of what plans are made of, before the lock of the change is free.
     version: AtomicU64,
     doors: AtomicU64,
-    /// Disconnected when the doors of all sources are gone, and no more are let in.
+    /// Disconnected when the doors of all sources, and of all who may become one, are gone.
     sources_gone: Receiver<Infallible>,
 }
 
@@ -78,7 +78,7 @@ struct State {
     /// What was planned since the last change, for all doors.
     plans: Plans,
     unheard: Unheard,
-    /// Held by the door of each source; none at the end.
+    /// Held by the door of each source, and of all who have not said who they are; none at the end.
     source: Option<Sender<Infallible>>,
 }
 
@@ -130,15 +130,20 @@ impl Broker {
             generation: 0,
         };
         let node = *endpoint.peer().as_bytes();
-        self.change(|state| {
+        let source = self.change(|state| {
             state.router.remove(node);
             state.known.insert(node, known);
             if state.source.is_none() {
-                // What it would send would be taken, and not be handed on.
-                endpoint.close();
+                // At once, before it is attached: what it sent would be acknowledged, and functions be
+                // closed before it is handed on.
+                endpoint.abort();
             }
+            state
+                .source
+                .clone()
+                .filter(|_| !self.settings.mesh.contains(&node))
         });
-        Door::new(Arc::clone(self), endpoint.clone(), number)
+        Door::new(Arc::clone(self), endpoint.clone(), number, source)
     }
 
     /// Has sources close, and waits until what they have sent is handed on, while those whom it goes to
@@ -146,28 +151,22 @@ impl Broker {
     pub(crate) fn close_sources(&self, timeout: Duration) -> bool {
         let mut state = self.lock();
         state.source = None;
-        let sources = state.known.values();
-        let sources = sources.filter(|it| it.role == Some(Role::Source));
-        sources.for_each(|it| it.endpoint.close());
+        for (node, it) in &state.known {
+            let may_be_one = it.role.is_none() && !self.settings.mesh.contains(node);
+            if may_be_one || it.role == Some(Role::Source) {
+                it.endpoint.close();
+            }
+        }
         drop(state);
         self.sources_gone.recv_timeout(timeout) == Err(RecvTimeoutError::Disconnected)
     }
 
-    /// Returns what the door of a source holds.
-    fn set_role(&self, node: Node, role: Option<Role>) -> Option<Sender<Infallible>> {
-        let mut state = self.lock();
-        let source = state.source.clone();
-        let known = state.known.get_mut(&node)?;
-        known.role = role;
-        known.told = None;
-        known.since = Instant::now();
-        if role != Some(Role::Source) {
-            return None;
+    fn set_role(&self, node: Node, role: Option<Role>) {
+        if let Some(known) = self.lock().known.get_mut(&node) {
+            known.role = role;
+            known.told = None;
+            known.since = Instant::now();
         }
-        if source.is_none() {
-            known.endpoint.close();
-        }
-        source
     }
 
     /// Changes what plans are made of. Whoever routes after it has returned makes new plans.

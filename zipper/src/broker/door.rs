@@ -42,7 +42,7 @@ pub(crate) struct Door {
     waker: Waker,
     /// Whether the zipper at the other end was told who this one is.
     has_introduced: bool,
-    /// If it is that of a source: its end tells that all is handed on.
+    /// If it is that of a source, or may become one: its end tells that all is handed on.
     source: Option<Sender<Infallible>>,
 }
 
@@ -92,7 +92,7 @@ impl Inbox for Door {
                 tracing::warn!(peer = %self.endpoint.peer(), name = self.name, "it has restarted");
                 self.note_undelivered(&undelivered);
                 self.role = None;
-                self.source = self.broker.set_role(node, None);
+                self.broker.set_role(node, None);
                 self.broker.reroute(|router| router.remove(node));
                 if self.broker.settings.mesh.contains(&node) {
                     self.introduce();
@@ -113,7 +113,12 @@ impl Inbox for Door {
 }
 
 impl Door {
-    pub(crate) fn new(broker: Arc<Broker>, endpoint: Endpoint, number: u64) -> Self {
+    pub(crate) fn new(
+        broker: Arc<Broker>,
+        endpoint: Endpoint,
+        number: u64,
+        source: Option<Sender<Infallible>>,
+    ) -> Self {
         let node = *endpoint.peer().as_bytes();
         let waker = Waker::from(Arc::new(Resume(endpoint.clone())));
         let batch = Batch::new(Arc::clone(&broker), node);
@@ -129,7 +134,7 @@ impl Door {
             batch,
             waker,
             has_introduced: false,
-            source: None,
+            source,
         }
     }
 
@@ -234,7 +239,10 @@ impl Door {
             self.introduce();
         }
         let node = self.node;
-        self.source = self.broker.set_role(node, Some(role));
+        self.broker.set_role(node, Some(role));
+        if role != Role::Source {
+            self.source = None;
+        }
         self.broker.reroute(|router| match role {
             Role::Source => {}
             Role::StreamFunction => router.add_function(

@@ -200,6 +200,11 @@ impl Entry {
                     released.push(attachment);
                 }
                 Output::Event(event) => {
+                    if matches!(event, Event::Closed { .. }) {
+                        // What was handed in meanwhile is told with the rest, not some time later: who
+                        // sees the end asks once what was not delivered.
+                        self.exchange();
+                    }
                     self.note(&event);
                     events.push(event);
                 }

@@ -285,8 +285,10 @@ impl Shared {
         }
     }
 
-    /// Counts what an endpoint that has ended did not deliver.
+    /// Counts what an endpoint that has ended did not deliver, or is about to end.
     fn note_undelivered(&self, old: &Endpoint) {
+        // That it ends is told before what it leaves can be asked for.
+        let _ended = old.wait_closed(GIVE_UP_MAX);
         while let Some(event) = old.try_event() {
             if let Event::Closed { undelivered, .. } = event {
                 let data = undelivered.iter().filter(|it| it.lane == DATA).count();
@@ -300,7 +302,6 @@ impl Shared {
         let (_, endpoint) = self.current();
         if endpoint.wait_closed(Duration::ZERO).is_none() {
             endpoint.abort();
-            let _given_up = endpoint.wait_closed(GIVE_UP_MAX);
         }
         self.note_undelivered(&endpoint);
     }

@@ -166,8 +166,7 @@ impl PingStreams {
 
 impl Load for PingStreams {
     /// The pairs share the round trips; at the end there are fewer under way. Each begins with one
-    /// bell and ends with one word: with one for each message the thread that waits took half as much
-    /// time as 5,000 pairs.
+    /// bell and ends with one word, as the raw sockets do.
     fn run(&mut self, count: u64) {
         let pairs = self.left.len() as u64;
         let mut going = 0;

@@ -253,6 +253,33 @@ fn an_orderly_close_delivers_what_was_accepted() {
 }
 
 #[test]
+fn who_sees_the_end_is_told_at_once_of_all_that_was_not_delivered() {
+    for _ in 0..20 {
+        let two = Two::new(1);
+        two.connect(0);
+        let sender = two.a.clone();
+        let sending = std::thread::spawn(move || {
+            let accepted = |n: &u64| sender.send(LaneId::FIRST, number(*n, 100)).is_ok();
+            (0..).take_while(accepted).count()
+        });
+        two.b.recv().unwrap();
+        two.b.abort();
+        assert_eq!(two.a.wait_closed(PATIENCE), Some(CloseReason::PeerAborted));
+        let undelivered = std::iter::from_fn(|| two.a.try_event()).map(|event| match event {
+            Event::Closed { undelivered, .. } => undelivered.len(),
+            _ => 0,
+        });
+        let undelivered: usize = undelivered.sum();
+        let arrived = 1 + std::iter::from_fn(|| two.b.try_recv().ok()).count();
+        let sent = sending.join().unwrap();
+        assert!(
+            arrived + undelivered >= sent,
+            "{sent} sent, {arrived} arrived, {undelivered} undelivered"
+        );
+    }
+}
+
+#[test]
 fn an_endpoint_that_closes_before_it_is_connected_delivers_when_it_is() {
     let two = Two::new(1);
     send_numbered(&two.a, 1000).join().unwrap();

@@ -63,7 +63,9 @@ pub enum Event {
     Closed {
         /// Who ended it, and why.
         reason: CloseReason,
-        /// Messages that were accepted here and not acknowledged by the peer.
+        /// Messages that were accepted here and not acknowledged by the peer. From a driver all of them;
+        /// who drives a session without one and did not [exchange](crate::Session::exchange) before it
+        /// took this event gets those that came meanwhile by another one.
         undelivered: Vec<Message>,
     },
 }

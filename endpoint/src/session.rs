@@ -277,12 +277,8 @@ impl Session {
         }
         taken |= self.take_best_effort(outbox);
         if taken && self.life == Life::Closed {
-            let undelivered = self.take_undelivered();
-            let reason = CloseReason::Aborted;
-            self.push_event(Event::Closed {
-                reason,
-                undelivered,
-            });
+            let more = self.take_undelivered();
+            self.tell_undelivered(more);
             self.settle(outbox);
         }
         outbox.set_reachable(self.current.is_some());
@@ -290,6 +286,21 @@ impl Session {
             self.make_room(outbox);
         }
         taken
+    }
+
+    /// What was accepted while the session ended: it belongs to its end, if that was not polled yet.
+    fn tell_undelivered(&mut self, more: Vec<Message>) {
+        let untold = self.outputs.iter_mut().find_map(|output| match output {
+            Output::Event(Event::Closed { undelivered, .. }) => Some(undelivered),
+            _ => None,
+        });
+        match untold {
+            Some(undelivered) => undelivered.extend(more),
+            None => self.push_event(Event::Closed {
+                reason: CloseReason::Aborted,
+                undelivered: more,
+            }),
+        }
     }
 
     /// Gives back the room of what is acknowledged or given up.

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pair::{Pair, Side};
-use selvedge_endpoint::{AttachmentId, CloseReason, Config, DetachReason, Event, SendError};
+use selvedge_endpoint::{
+    AttachmentId, CloseReason, Config, DetachReason, Event, LaneId, Output, SendError,
+};
 use selvedge_transport::Role;
 
 fn closed(side: &Side) -> (CloseReason, usize) {
@@ -42,6 +44,27 @@ fn an_orderly_close_delivers_everything_first() {
         pair.sides[0].send(0, "late"),
         Err(SendError::Closed(_))
     ));
+}
+
+#[test]
+fn what_is_accepted_while_a_session_ends_belongs_to_its_end() {
+    let mut pair = Pair::new(&Config::default(), 1);
+    let side = &mut pair.sides[0];
+    side.outbox.push(LaneId::FIRST, "taken".into()).unwrap();
+    side.session.exchange(&mut side.outbox);
+    side.outbox.push(LaneId::FIRST, "not yet".into()).unwrap();
+    side.session.abort();
+    side.session.exchange(&mut side.outbox);
+    let outputs = std::iter::from_fn(|| side.session.poll_output());
+    let undelivered: Vec<Vec<_>> = outputs
+        .filter_map(|output| match output {
+            Output::Event(Event::Closed { undelivered, .. }) => Some(undelivered),
+            _ => None,
+        })
+        .map(|messages| messages.into_iter().map(|it| it.payload).collect())
+        .collect();
+    assert_eq!(undelivered, [["taken", "not yet"]]);
+    assert_eq!(side.outbox.used(), 0);
 }
 
 #[test]

@@ -193,6 +193,11 @@ impl Entry {
     /// Hands messages and events to the user. Returns the transports to close.
     fn hand_over(&mut self) -> Vec<AttachmentId> {
         let (mut released, mut events) = (Vec::new(), Vec::new());
+        if self.session.is_closed() {
+            // What was handed in while it ended is told with its end, and not some time later as another
+            // one: who sees it asks once what was not delivered, and a hub makes one new endpoint.
+            self.exchange();
+        }
         while let Some(output) = self.session.poll_output() {
             match output {
                 Output::Release { attachment, reason } => {
@@ -200,11 +205,6 @@ impl Entry {
                     released.push(attachment);
                 }
                 Output::Event(event) => {
-                    if matches!(event, Event::Closed { .. }) {
-                        // What was handed in meanwhile is told with the rest, not some time later: who
-                        // sees the end asks once what was not delivered.
-                        self.exchange();
-                    }
                     self.note(&event);
                     events.push(event);
                 }

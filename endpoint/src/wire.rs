@@ -33,6 +33,7 @@ use selvedge_transport::{Head, LANES_MAX};
 
 use crate::lane::LaneId;
 use crate::recovery::RANGES_MAX;
+use crate::send_lane::PREFIX_LEN_MAX;
 use crate::varint::{self, VARINT_MAX};
 
 /// The version in `Hello`. Another one is refused with [`CloseCode::Incompatible`].
@@ -47,7 +48,7 @@ pub(crate) const DATA_HEAD_LEN_MAX: usize = 1 + 1 + 8;
 /// What a number costs at the most before the frame that it numbers.
 pub(crate) const PACKET_HEAD_LEN_MAX: usize = 1 + 8;
 
-const _: () = assert!(PACKET_HEAD_LEN_MAX + DATA_HEAD_LEN_MAX <= Head::CAPACITY);
+const _: () = assert!(PACKET_HEAD_LEN_MAX + DATA_HEAD_LEN_MAX + PREFIX_LEN_MAX <= Head::CAPACITY);
 
 /// What the position of a lane takes at the most.
 const POSITION_LEN_MAX: usize = 1 + 8 + 8;

@@ -216,13 +216,15 @@ impl Session {
         let frame = match self.config.lanes[chosen].delivery {
             Delivery::Reliable => {
                 let cursor = attachment.cursors.get_mut(chosen)?;
-                let (offset, body) = self.send[chosen].next_piece(cursor, len_max)?;
-                let len = body.len();
+                let piece = self.send[chosen].next_piece(cursor, len_max)?;
+                let (offset, len) = (piece.offset, piece.len());
                 self.stats.bytes_sent += len as u64;
+                let mut head = wire::data(lane, offset);
+                head.extend(piece.prefix.bytes());
                 let frame = Frame {
                     flow: Flow::Lane(lane.number()),
-                    head: wire::data(lane, offset),
-                    body,
+                    head,
+                    body: piece.body,
                 };
                 attachment.number(now, frame, Content::Data { lane, offset, len })
             }

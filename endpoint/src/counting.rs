@@ -41,10 +41,11 @@ impl Frames {
         wire::encode_hello(&self.hello)
     }
 
-    /// An `Ack` of the first `lanes` lanes.
+    /// Head and body of an `Ack` of the first `lanes` lanes.
     #[must_use]
-    pub fn ack(&self, lanes: usize) -> Bytes {
-        wire::encode_ack(&self.hello.lanes[..lanes.min(LANES_MAX)])
+    pub fn ack(&self, lanes: usize) -> (Head, Bytes) {
+        let lanes = &self.hello.lanes[..lanes.min(LANES_MAX)];
+        wire::ack(lanes.iter().copied(), Head::CAPACITY)
     }
 
     /// The head of a `Data` frame, within a `Packet` if it has a number.

@@ -394,11 +394,11 @@ pub(crate) fn ack(
         out[1] += 1;
         put_position(position, &mut out);
     }
-    (Head::EMPTY, Bytes::copy_from_slice(&out))
+    (Head::EMPTY, out.into())
 }
 
 /// An `Ack` as the peer receives it.
-#[cfg(any(test, feature = "counting"))]
+#[cfg(test)]
 pub(crate) fn encode_ack(positions: &[LanePosition]) -> Bytes {
     let (head, body) = ack(positions.iter().copied(), Head::CAPACITY);
     [head.as_slice(), &body].concat().into()

@@ -27,7 +27,8 @@ fn decode(frame: &Bytes) {
 }
 
 pub(crate) fn ack_decode() {
-    decode(&Frames::of_all_lanes().ack(ACKED_LANES));
+    let (head, body) = Frames::of_all_lanes().ack(ACKED_LANES);
+    decode(&[head.as_slice(), &body].concat().into());
 }
 
 pub(crate) fn ack_encode() {

@@ -14,7 +14,7 @@ use crate::varint;
 /// do come in pieces. With memory taken when the body comes, that of the message before was given back
 /// first, and the profile of 64 KiB over `tcp+plain` showed page faults in the copy: 110 thousand
 /// messages a second became 28.
-const LEFT_LEN_MAX: usize = 16 * 1024;
+pub(crate) const LEFT_LEN_MAX: usize = 16 * 1024;
 
 /// What is allocated at once for a message that arrives in pieces, in bytes. More follows as it
 /// arrives: a declared length alone never costs more than this.

@@ -7,6 +7,7 @@ use rangemap::RangeSet;
 
 use crate::lane::{LaneId, Message};
 use crate::outbox::Segment;
+use crate::recv_lane::LEFT_LEN_MAX;
 use crate::session::Misbehaved;
 use crate::varint;
 
@@ -190,9 +191,10 @@ impl SendLane {
     }
 
     /// At most `len_max` bytes from `offset` on. Where a segment ends with so little there, as it does
-    /// with the length of a large message, the next one goes with it.
+    /// with the length of a large message, the next one goes with it. Not so a part of a message for
+    /// which the receiver takes memory at once: it had better know the length first.
     fn piece_with_prefix(&self, offset: u64, len_max: usize) -> Option<Piece> {
-        let body = self.piece(offset, len_max)?;
+        let (body, _) = self.piece(offset, len_max)?;
         let len = body.len();
         let alone = Piece {
             offset,
@@ -203,23 +205,25 @@ impl SendLane {
             return Some(alone);
         }
         Some(match self.piece(offset + len as u64, len_max - len) {
-            Some(body) => Piece {
+            Some((body, rest)) if rest == 0 || body.len() + rest <= LEFT_LEN_MAX => Piece {
                 offset,
                 prefix: Prefix::of(&alone.body),
                 body,
             },
-            None => alone,
+            _ => alone,
         })
     }
 
-    /// At most `len_max` bytes from `offset` on, out of one segment. A search for each piece costs
-    /// some 10 ns at 256 segments, the most that the default send buffer makes of full chunks.
-    fn piece(&self, offset: u64, len_max: usize) -> Option<Bytes> {
+    /// At most `len_max` bytes from `offset` on, out of one segment, and how many of that follow. A search
+    /// for each piece costs some 10 ns at 256 segments, the most that the default send buffer makes of
+    /// full chunks.
+    fn piece(&self, offset: u64, len_max: usize) -> Option<(Bytes, usize)> {
         let behind = self.segments.partition_point(|(start, _)| *start <= offset);
         let (start, segment) = self.segments.get(behind.checked_sub(1)?)?;
         let within = (offset - start) as usize;
-        let len = segment.bytes.len().checked_sub(within)?.min(len_max);
-        (len > 0).then(|| segment.bytes.slice(within..within + len))
+        let left = segment.bytes.len().checked_sub(within)?;
+        let len = left.min(len_max);
+        (len > 0).then(|| (segment.bytes.slice(within..within + len), left - len))
     }
 
     /// The peer has everything before `expected` and takes bytes up to `limit`. Returns how many
@@ -427,22 +431,23 @@ mod tests {
     }
 
     #[test]
-    fn the_length_of_a_large_message_goes_with_its_body() {
-        let large = vec![9; 10_000];
-        let mut lane = lane_with(&[&large, &large]);
+    fn the_length_of_a_large_message_goes_with_its_body_unless_memory_is_taken_for_it() {
+        let (large, larger) = (vec![9; 10_000], vec![9; LEFT_LEN_MAX + 1]);
+        let mut lane = lane_with(&[&large, &larger]);
         let mut cursor = lane.cursor();
-        let pieces = std::iter::from_fn(|| lane.next_piece(&mut cursor, 8000));
-        let pieces: Vec<_> = pieces
-            .map(|it| (it.offset, it.prefix.bytes().len(), it.body.len()))
-            .collect();
-        // Each length is two bytes.
-        let expected = [
-            (0, 2, 7998),
-            (8000, 0, 2002),
-            (10_002, 2, 7998),
-            (18_002, 0, 2002),
-        ];
-        assert_eq!(pieces, expected);
+        let mut piece = |len_max| {
+            let piece = lane.next_piece(&mut cursor, len_max)?;
+            Some((piece.prefix.bytes().len(), piece.body.len()))
+        };
+        assert_eq!(piece(8000), Some((2, 7998)));
+        assert_eq!(piece(8000), Some((0, 2002)));
+        assert_eq!(piece(8000), Some((0, 4)));
+        assert_eq!(piece(LEFT_LEN_MAX), Some((0, LEFT_LEN_MAX)));
+        assert_eq!(piece(8000), Some((0, 1)));
+        let mut lane = lane_with(&[&larger]);
+        let piece = lane.next_piece(&mut Cursor::default(), LEFT_LEN_MAX + 5);
+        let piece = piece.map(|it| (it.prefix.bytes().len(), it.body.len()));
+        assert_eq!(piece, Some((4, LEFT_LEN_MAX + 1)));
     }
 
     #[test]

@@ -468,24 +468,26 @@ mod tests {
         assert!(!mesh.answered(Dial { peer: PEER, way: 1 }));
     }
 
-    #[test]
-    fn a_lost_way_is_dialed_again_at_once() {
-        let (mut mesh, now) = mesh(1);
+    /// A mesh whose peer was up over the first of so many ways, and is down.
+    fn lost(ways_len: usize) -> (Mesh, Instant) {
+        let (mut mesh, now) = mesh(ways_len);
         ways(&mut mesh, now);
         assert!(mesh.answered(Dial { peer: PEER, way: 0 }));
         mesh.up(now, PEER);
         mesh.down(now, PEER);
+        (mesh, now)
+    }
+
+    #[test]
+    fn a_lost_way_is_dialed_again_at_once() {
+        let (mut mesh, now) = lost(1);
         assert_eq!(ways(&mut mesh, now), [0]);
     }
 
     #[test]
     fn a_lost_way_that_is_dialed_already_leaves_the_others_their_turn() {
-        let (mut mesh, now) = mesh(2);
-        ways(&mut mesh, now);
-        assert!(mesh.answered(Dial { peer: PEER, way: 0 }));
-        mesh.up(now, PEER);
+        let (mut mesh, now) = lost(2);
         let again = Dial { peer: PEER, way: 0 };
-        mesh.down(now, PEER);
         mesh.redialed(now, again);
         assert_eq!(ways(&mut mesh, now), [0; 0]);
         assert_eq!(mesh.poll_timeout(), Some(now + STAGGER));
@@ -496,12 +498,8 @@ mod tests {
 
     #[test]
     fn a_lost_way_that_could_not_be_dialed_is_dialed_in_its_turn() {
-        let (mut mesh, now) = mesh(1);
-        ways(&mut mesh, now);
-        assert!(mesh.answered(Dial { peer: PEER, way: 0 }));
-        mesh.up(now, PEER);
+        let (mut mesh, now) = lost(1);
         let again = Dial { peer: PEER, way: 0 };
-        mesh.down(now, PEER);
         mesh.redialed(now, again);
         mesh.failed(now, again, 0.0);
         assert_eq!(ways(&mut mesh, now), [0]);

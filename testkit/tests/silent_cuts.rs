@@ -80,20 +80,28 @@ impl Scene {
         path.set(conditions(true));
         self.world.sides[0].session.detach(id, DetachReason::Local);
     }
+
+    /// A path is cut each so often, and followed by a new one: returns the last.
+    fn cut_again_and_again(&mut self, kind: Kind, every: Duration) -> PathId {
+        let mut path = self.connect(kind);
+        self.talk(ms(200));
+        for _ in 0..CUTS {
+            self.cut_silently(path);
+            path = self.connect(kind);
+            self.talk(every);
+        }
+        path
+    }
 }
+
+const KINDS: [Kind; 3] = [Kind::Streams, Kind::Stream, Kind::Datagrams];
 
 #[test]
 fn a_side_that_hears_nothing_of_the_cuts_follows_each_new_path_at_once() {
-    for kind in [Kind::Streams, Kind::Stream, Kind::Datagrams] {
+    for kind in KINDS {
         for every in [100, 1000] {
             let mut scene = Scene::new();
-            let mut path = scene.connect(kind);
-            scene.talk(ms(200));
-            for _ in 0..CUTS {
-                scene.cut_silently(path);
-                path = scene.connect(kind);
-                scene.talk(ms(every));
-            }
+            scene.cut_again_and_again(kind, ms(every));
             // The other side drops the dead ones in this time.
             scene.talk(ms(4000));
             for at in 0..2 {
@@ -121,8 +129,6 @@ fn redundant() -> Config {
     }
 }
 
-const KINDS: [Kind; 3] = [Kind::Streams, Kind::Stream, Kind::Datagrams];
-
 #[test]
 fn a_living_spare_outlives_two_silent_cuts() {
     for kind in KINDS {
@@ -130,13 +136,7 @@ fn a_living_spare_outlives_two_silent_cuts() {
         for every in [100, 400, 1500] {
             let mut scene = Scene::with(&redundant());
             let spare = scene.connect(kind);
-            let mut path = scene.connect(kind);
-            scene.talk(ms(200));
-            for _ in 0..CUTS {
-                scene.cut_silently(path);
-                path = scene.connect(kind);
-                scene.talk(ms(every));
-            }
+            let path = scene.cut_again_and_again(kind, ms(every));
             scene.cut_silently(path);
             let sent = scene.oracles[0].send(&mut scene.world.sides[0], 0, 100);
             sent.expect("a lane");

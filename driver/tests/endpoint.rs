@@ -253,6 +253,29 @@ fn an_orderly_close_delivers_what_was_accepted() {
 }
 
 #[test]
+fn an_orderly_close_delivers_what_other_threads_sent_meanwhile() {
+    for _ in 0..100 {
+        let two = Two::new(2);
+        two.connect(1);
+        let sender = two.a.clone();
+        let sending = std::thread::spawn(move || {
+            let accepted = |n: &u64| {
+                // Slowly: now and then everything is acknowledged.
+                (0..500).for_each(|_| std::hint::spin_loop());
+                sender.send(LaneId::FIRST, number(*n, 100)).is_ok()
+            };
+            (0..).take_while(accepted).count()
+        });
+        let first = two.b.recv().unwrap();
+        two.a.close();
+        let rest = std::iter::from_fn(|| two.b.recv().ok());
+        let arrived: Vec<_> = std::iter::once(first).chain(rest).collect();
+        assert_eq!(two.a.wait_closed(PATIENCE), Some(CloseReason::Local));
+        assert_eq!(arrived.len(), sending.join().unwrap());
+    }
+}
+
+#[test]
 fn who_sees_the_end_is_told_at_once_of_all_that_was_not_delivered() {
     for _ in 0..20 {
         let two = Two::new(1);

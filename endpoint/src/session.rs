@@ -349,9 +349,12 @@ impl Session {
         }
     }
 
-    /// Ends in order: refuses new messages, sends what was accepted, waits for its
+    /// Ends in order: closes the outbox, sends what it has accepted, waits for its
     /// acknowledgement at most [`Config::linger`], then tells the peer.
-    pub fn close(&mut self, now: Instant) {
+    pub fn close(&mut self, now: Instant, outbox: &mut Outbox) {
+        // In one call: what is accepted between two would come too late to be sent.
+        outbox.close();
+        self.exchange(outbox);
         if self.life == Life::Open {
             self.life = Life::Closing {
                 give_up_at: now + self.config.linger,

@@ -155,7 +155,8 @@ fn a_close_asks_for_the_acknowledgement_that_it_waits_for() {
     pair.sides[0].send(0, "last words").unwrap();
     work(&mut pair);
     let now = pair.now;
-    pair.sides[0].session.close(now);
+    let side = &mut pair.sides[0];
+    side.session.close(now, &mut side.outbox);
     work(&mut pair);
     assert!(pair.sides[0].session.is_done());
     assert_eq!(pair.sides[1].payloads(0), ["last words"]);

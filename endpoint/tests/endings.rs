@@ -33,8 +33,8 @@ fn an_orderly_close_delivers_everything_first() {
         pair.sides[0].send(0, vec![byte; 1000]).unwrap();
     }
     let side = &mut pair.sides[0];
-    side.session.exchange(&mut side.outbox);
-    side.session.close(pair.now);
+    // The session has seen none of it yet.
+    side.session.close(pair.now, &mut side.outbox);
     pair.settle(10_000);
     assert_eq!(pair.sides[1].payloads(0).len(), 100);
     assert_eq!(closed(&pair.sides[0]), (CloseReason::Local, 0));
@@ -76,7 +76,8 @@ fn whoever_closes_acknowledges_first_what_has_arrived() {
     while pair.sides[1].payloads(0).is_empty() {
         pair.step();
     }
-    pair.sides[1].session.close(pair.now);
+    let side = &mut pair.sides[1];
+    side.session.close(pair.now, &mut side.outbox);
     pair.settle(10_000);
     assert_eq!(closed(&pair.sides[1]), (CloseReason::Local, 0));
     assert_eq!(closed(&pair.sides[0]), (CloseReason::Peer, 0));
@@ -87,8 +88,7 @@ fn a_close_without_a_peer_gives_up_after_the_linger_and_hands_back() {
     let mut pair = Pair::new(&Config::default(), 1);
     pair.sides[0].send(0, "never sent").unwrap();
     let side = &mut pair.sides[0];
-    side.session.exchange(&mut side.outbox);
-    side.session.close(pair.now);
+    side.session.close(pair.now, &mut side.outbox);
     pair.now += Duration::from_secs(4);
     pair.sides[0].session.handle_timeout(pair.now);
     assert!(!pair.sides[0].session.is_closed());

@@ -6,7 +6,10 @@ use selvedge_transport::{Address, NodeId};
 
 fuzz_target!(|text: &str| {
     if let Ok(address) = text.parse::<Address>() {
-        assert_eq!(address.to_string().parse::<Address>().as_ref(), Ok(&address));
+        assert_eq!(
+            address.to_string().parse::<Address>().as_ref(),
+            Ok(&address)
+        );
     }
     if let Ok(node) = text.parse::<NodeId>() {
         assert_eq!(node.to_string().parse::<NodeId>(), Ok(node));

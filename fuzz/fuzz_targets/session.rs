@@ -30,7 +30,7 @@ fn apply(subject: &mut Subject, what: u8, bytes: &[u8]) {
         3 => subject.take_all(),
         // Ends are rare, so that what comes before them is looked at, too.
         4 => match which {
-            31 => subject.session.close(subject.now),
+            31 => subject.session.close(subject.now, &mut subject.outbox),
             30 => subject.session.abort(),
             _ => subject.detach(which),
         },

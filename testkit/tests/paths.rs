@@ -385,7 +385,8 @@ fn an_orderly_close_over_a_bad_path_leaves_nothing_in_doubt() {
         assert!(heard, "seed {seed}");
         // Before it is acknowledged.
         let now = world.now();
-        world.sides[0].session.close(now);
+        let side = &mut world.sides[0];
+        side.session.close(now, &mut side.outbox);
         world.pass(ms(5000));
         for side in &world.sides {
             let ends = side.events.iter().filter_map(|event| match event {

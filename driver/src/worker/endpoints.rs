@@ -190,6 +190,13 @@ impl Entry {
         self.taken.drain(|lane, bytes| session.taken(lane, bytes));
     }
 
+    /// Ends it in order.
+    fn close(&mut self, now: Instant) {
+        self.session.close(now, &mut lock(&self.shared.outbox));
+        // Whoever waits for room is refused.
+        self.shared.sending.notify();
+    }
+
     /// Hands messages and events to the user. Returns the transports to close.
     fn hand_over(&mut self) -> Vec<AttachmentId> {
         let (mut released, mut events) = (Vec::new(), Vec::new());
@@ -342,8 +349,7 @@ impl Worker {
     pub(super) fn wind_up(&mut self, index: usize) {
         match self.endpoints.get_mut(index) {
             Some(entry) if entry.session.current().is_some() => {
-                entry.exchange();
-                entry.session.close(self.now);
+                entry.close(self.now);
                 self.send_all(index);
                 self.settle(index);
             }
@@ -401,7 +407,7 @@ impl Worker {
         for control in control {
             match control {
                 Control::Attach(connected) => self.attach(index, connected),
-                Control::Close => self.endpoints[index].session.close(self.now),
+                Control::Close => self.endpoints[index].close(self.now),
                 Control::Abort => self.endpoints[index].session.abort(),
                 Control::Migrate(worker) => {
                     self.endpoints[index].is_pinned = true;

@@ -113,6 +113,10 @@ impl Case {
         self.session.exchange(&mut self.outbox);
     }
 
+    fn close(&mut self) {
+        self.session.close(self.now, &mut self.outbox);
+    }
+
     fn frames(&mut self) -> Vec<Frame> {
         std::iter::from_fn(|| self.session.poll_frame(self.now, ID, &ROOM)).collect()
     }
@@ -151,7 +155,7 @@ impl Case {
             }
             "closing" => {
                 case = Self::in_state("ready", reliable);
-                case.session.close(case.now);
+                case.close();
             }
             "closed" => {
                 case = Self::in_state("ready", reliable);
@@ -171,7 +175,7 @@ impl Case {
             }
             "detach" => self.session.detach(ID, DetachReason::Local),
             "send" => self.send("more"),
-            "close" => self.session.close(self.now),
+            "close" => self.close(),
             "abort" => self.session.abort(),
             "heartbeat" if self.reliable => self.pass(Duration::from_millis(1250)),
             "heartbeat" => self.pass(Duration::from_secs(1)),

@@ -35,7 +35,7 @@ const NUMBER_MAX: [u64; 2] = [1 << 6, 1 << 14];
 
 pub struct Subject {
     pub session: Session,
-    outbox: Outbox,
+    pub outbox: Outbox,
     pub now: Instant,
     /// What is attached, and whether it is reliable.
     pub attached: Vec<(AttachmentId, bool)>,

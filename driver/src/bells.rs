@@ -100,8 +100,9 @@ impl Bell {
 /// Where a worker is told of bells, and where endpoints come in.
 #[derive(Debug)]
 pub(crate) struct Entrance<B, E> {
-    /// Each endpoint is in it about once: `Bell::rung`.
-    rung: Mutex<Vec<B>>,
+    /// Each endpoint is in it about once: `Bell::rung`. `None` once nobody listens: bells that hang at
+    /// what holds this entrance would keep each other for good.
+    rung: Mutex<Option<Vec<B>>>,
     /// Endpoints on their way here; `None` once the worker has stopped. A list and not a command:
     /// two workers that exchange endpoints must not wait for each other.
     arrivals: Mutex<Option<Vec<E>>>,
@@ -111,7 +112,7 @@ pub(crate) struct Entrance<B, E> {
 impl<B, E> Entrance<B, E> {
     pub(crate) fn new() -> Self {
         Self {
-            rung: Mutex::new(Vec::new()),
+            rung: Mutex::new(Some(Vec::new())),
             arrivals: Mutex::new(Some(Vec::new())),
             sleeps: AtomicBool::new(false),
         }
@@ -119,7 +120,9 @@ impl<B, E> Entrance<B, E> {
 
     /// Tells of a bell. [`must_wake`](Self::must_wake) is to be asked next.
     pub(crate) fn ring(&self, bell: B) {
-        lock(&self.rung).push(bell);
+        if let Some(rung) = &mut *lock(&self.rung) {
+            rung.push(bell);
+        }
     }
 
     /// Hands an endpoint over, or back when the worker has stopped. [`must_wake`](Self::must_wake) is
@@ -134,7 +137,9 @@ impl<B, E> Entrance<B, E> {
 
     /// Puts those that have rung into `into`, which is empty: the next ones find its memory.
     pub(crate) fn take_rung(&self, into: &mut Vec<B>) {
-        std::mem::swap(&mut *lock(&self.rung), into);
+        if let Some(rung) = &mut *lock(&self.rung) {
+            std::mem::swap(rung, into);
+        }
     }
 
     pub(crate) fn take_arrivals(&self) -> Vec<E> {
@@ -144,17 +149,23 @@ impl<B, E> Entrance<B, E> {
 
     /// Whether anything was put in.
     pub(crate) fn has_any(&self) -> bool {
+        let has_rung = lock(&self.rung).as_ref().is_some_and(|it| !it.is_empty());
         let has_arrivals = || {
             lock(&self.arrivals)
                 .as_ref()
                 .is_some_and(|it| !it.is_empty())
         };
-        !lock(&self.rung).is_empty() || has_arrivals()
+        has_rung || has_arrivals()
     }
 
     /// The worker stops: returns what has arrived, and lets nothing more in.
     pub(crate) fn shut(&self) -> Vec<E> {
         lock(&self.arrivals).take().unwrap_or_default()
+    }
+
+    /// The worker is gone: bells are not kept any more.
+    pub(crate) fn abandon(&self) {
+        let _unheard = lock(&self.rung).take();
     }
 
     /// Whether the worker sleeps and must be woken, by the caller. Something was put in before.

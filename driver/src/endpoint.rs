@@ -400,3 +400,21 @@ impl Endpoint {
         lock(&self.0.shared.received).stats
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Config, Driver, session};
+
+    #[test]
+    fn an_endpoint_that_outlives_its_driver_leaves_nothing_behind() {
+        let driver = Driver::new(Config::default()).unwrap();
+        let [local, peer] = [1, 2].map(|byte| NodeId::new([byte; 32]));
+        let made = driver.endpoint(session::Config::default(), local, peer);
+        let endpoint = made.unwrap();
+        drop(driver);
+        let shared = Arc::downgrade(&endpoint.0.shared);
+        drop(endpoint);
+        assert!(shared.upgrade().is_none(), "somebody holds it still");
+    }
+}

@@ -440,3 +440,9 @@ impl Worker {
         self.endpoints.is_empty() && !owners.any(|owner| matches!(owner, Owner::Closing { .. }))
     }
 }
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.mailboxes[self.number].abandon();
+    }
+}

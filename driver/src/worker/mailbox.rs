@@ -123,4 +123,9 @@ impl Mailbox {
     pub(super) fn shut(&self) -> Vec<Entry> {
         self.entrance.shut()
     }
+
+    /// The worker is gone.
+    pub(super) fn abandon(&self) {
+        self.entrance.abandon();
+    }
 }

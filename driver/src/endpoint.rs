@@ -320,7 +320,7 @@ impl Endpoint {
     }
 
     /// Takes the oldest event that was not taken. Endpoints with an [`Inbox`](crate::Inbox) have
-    /// none here.
+    /// none here, but those that come after a panic of it.
     #[must_use]
     pub fn try_event(&self) -> Option<Event> {
         lock(&self.0.shared.received).events.pop_front()

@@ -388,6 +388,70 @@ fn an_inbox_that_panics_closes_its_endpoint_only() {
     assert_eq!(still.b.recv().unwrap().payload, "alive");
 }
 
+/// Panics when it is called for messages, of which none come, or told of messages that were dropped.
+struct Fragile(crossbeam_channel::Sender<Event>);
+
+impl Inbox for Fragile {
+    fn on_messages(&mut self, _incoming: &mut Incoming<'_>) {
+        panic!("asked to");
+    }
+
+    fn on_event(&mut self, event: Event) {
+        assert!(!matches!(event, Event::Dropped { .. }), "asked to");
+        self.0.send(event).expect("the test listens");
+    }
+}
+
+#[test]
+fn what_an_inbox_that_panics_was_not_told_is_told_to_the_user() {
+    let two = Two::new(1);
+    let config = session::Config {
+        away: selvedge_endpoint::Away::DropOldest,
+        send_buffer: 1000,
+        ..session::Config::default()
+    };
+    let (seen, _events) = crossbeam_channel::bounded(10);
+    let (own, peer) = (two.b.peer(), two.a.peer());
+    let inbox = Box::new(Fragile(seen));
+    let made = two.driver.endpoint_with_inbox(config, own, peer, inbox);
+    let endpoint = made.unwrap();
+    for n in 0..100 {
+        endpoint.send(LaneId::FIRST, number(n, 100)).unwrap();
+    }
+    // The inbox is told of those that were dropped before.
+    endpoint.abort();
+    let undelivered = wait_for(&endpoint, |event| match event {
+        Event::Closed { undelivered, .. } => Some(undelivered),
+        _ => None,
+    });
+    let last = undelivered.last().map(|it| support::number_of(&it.payload));
+    assert_eq!(last, Some(99));
+}
+
+#[test]
+fn a_peer_hears_at_once_that_an_inbox_has_panicked() {
+    let config = session::Config {
+        heartbeat: 2 * PATIENCE,
+        silence_max: 4 * PATIENCE,
+        ..session::Config::default()
+    };
+    let mut two = Two::with(1, config.clone());
+    let (seen, events) = crossbeam_channel::bounded(10);
+    let (own, peer) = (two.a.peer(), two.b.peer());
+    let inbox = Box::new(Fragile(seen));
+    let made = two.driver.endpoint_with_inbox(config, own, peer, inbox);
+    two.b = made.unwrap();
+    two.connect(0);
+    let attached = events.recv_timeout(PATIENCE).unwrap();
+    assert!(matches!(attached, Event::Attached { .. }), "{attached:?}");
+    two.b.resume();
+    let closed = two.a.recv_timeout(PATIENCE).unwrap_err();
+    assert!(
+        matches!(&closed, TryRecvError::Closed(closed) if closed.0 == CloseReason::PeerAborted),
+        "{closed:?}"
+    );
+}
+
 #[test]
 fn n15_an_endpoint_whose_reader_has_stopped_holds_no_other() {
     let two = Two::new(1);

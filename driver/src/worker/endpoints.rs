@@ -268,18 +268,22 @@ impl Entry {
             }
         }
         let (left, taken) = (&mut self.left, &mut self.taken);
-        let resumed = std::mem::take(&mut self.resumed);
+        let (resumed, mut events) = (std::mem::take(&mut self.resumed), events.into_iter());
         let called = catch_unwind(AssertUnwindSafe(|| {
             if resumed || !left.is_empty() {
                 inbox.on_messages(&mut Incoming { left, taken });
             }
-            events.into_iter().for_each(|event| inbox.on_event(event));
+            events.by_ref().for_each(|event| inbox.on_event(event));
         }));
         if called.is_err() {
             tracing::error!(peer = ?self.shared.peer, "an inbox panicked; its endpoint is closed");
             self.inbox = None;
             self.left.clear();
             self.session.abort();
+            // What it has not seen may say what was not delivered; and nothing else may bring a turn in
+            // which the end is told.
+            self.queue(events.collect());
+            self.shared.ring();
         }
         self.left.release();
         let session = &mut self.session;

@@ -4,7 +4,7 @@
 //!            ┌──────────────────── way lost ───────────────────┐
 //!            ▼                                                 │
 //!         Dialing ── an address answered ──▶ Greeting ── up ──▶ Up ⟲ a better address is tried
-//!          │    ▲  ◀──────── refused ───────────┘              ▲     at intervals
+//!          │    ▲  ◀─ refused, or not heard of ─┘              ▲     at intervals
 //!   all failed  │ pause over                                   │
 //!          ▼    │                                              │
 //!         Pausing ───────────── they dialed ───────────────────┘
@@ -23,6 +23,11 @@ pub(crate) const STAGGER: Duration = Duration::from_millis(250);
 
 /// How often a better address than the one in use is tried.
 pub(crate) const UPGRADE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long a way may be open before anything is heard of the peer's session. A session ends in a tenth
+/// of that (3 s of silence by default) what leads nowhere; but it hears nothing of a connection that
+/// came to an endpoint in the moment in which that ended.
+const GREETING_MAX: Duration = Duration::from_secs(30);
 
 /// An address of a peer to dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +73,7 @@ enum State {
     /// The way is open; whether the peer wants to talk is not known yet.
     Greeting {
         way: usize,
+        until: Instant,
     },
     /// Reachable. `way` is the one that this side dialed, if it did; `trying` a better one.
     Up {
@@ -118,15 +124,18 @@ impl Mesh {
     }
 
     /// An address answered. Returns whether the connection is of use.
-    pub(crate) fn answered(&mut self, dial: Dial) -> bool {
+    pub(crate) fn answered(&mut self, now: Instant, dial: Dial) -> bool {
         let Some(peer) = self.peers.get_mut(&dial.peer) else {
             return false;
         };
         peer.pending[dial.way] = false;
         let (way, better) = (dial.way, |way| way > dial.way);
         match &mut peer.state {
-            State::Dialing { .. } | State::Pausing { .. } => peer.state = State::Greeting { way },
-            State::Greeting { way: worse } if better(*worse) => *worse = way,
+            State::Dialing { .. } | State::Pausing { .. } => {
+                let until = now + GREETING_MAX;
+                peer.state = State::Greeting { way, until };
+            }
+            State::Greeting { way: worse, .. } if better(*worse) => *worse = way,
             State::Up {
                 way: used, trying, ..
             } if used.is_some_and(better) => *trying = Some(way),
@@ -141,7 +150,7 @@ impl Mesh {
     /// The peer let go of a way before it had said a word.
     pub(crate) fn refused(&mut self, now: Instant, peer: NodeId, random: f64) {
         if let Some(peer) = self.peers.get_mut(&peer)
-            && let State::Greeting { way } = peer.state
+            && let State::Greeting { way, .. } = peer.state
         {
             let next = way + 1;
             peer.state = State::Dialing { next, at: now };
@@ -173,7 +182,7 @@ impl Mesh {
         };
         peer.failures = 0;
         let way = match peer.state {
-            State::Greeting { way } => Some(way),
+            State::Greeting { way, .. } => Some(way),
             // The one before becomes the second; or it has ended, and the second takes over.
             State::Up { way, trying, .. } if peer.spare != Spare::Unwanted => {
                 let second = std::mem::replace(&mut peer.spare_way, way);
@@ -279,7 +288,7 @@ impl Peer {
     }
 
     fn poll_way(&mut self, now: Instant) -> Option<usize> {
-        if let State::Pausing { until } = self.state
+        if let State::Pausing { until } | State::Greeting { until, .. } = self.state
             && until <= now
         {
             self.state = State::Dialing { next: 0, at: now };
@@ -323,8 +332,7 @@ impl Peer {
     fn timeout(&self) -> Option<Instant> {
         match self.state {
             State::Dialing { next, at } => (next < self.ways).then_some(at),
-            State::Pausing { until } => Some(until),
-            State::Greeting { .. } => None,
+            State::Pausing { until } | State::Greeting { until, .. } => Some(until),
             State::Up { way, retry_at, .. } => match self.spare {
                 Spare::Unwanted => way.is_some_and(|way| way > 0).then_some(retry_at),
                 Spare::Missing { at } => way.map(|_| at),
@@ -388,7 +396,7 @@ mod tests {
                 dials += 1;
                 if now >= begin + AWAY && greeted < GREETED_MAX {
                     greeted += 1;
-                    client.answered(dial);
+                    client.answered(now, dial);
                     client.up(now, PEER);
                 } else {
                     client.failed(now, dial, rng.f64());
@@ -429,12 +437,12 @@ mod tests {
         ways(&mut mesh, now);
         mesh.failed(now, Dial { peer: PEER, way: 0 }, 0.0);
         ways(&mut mesh, now);
-        assert!(mesh.answered(Dial { peer: PEER, way: 1 }));
+        assert!(mesh.answered(now, Dial { peer: PEER, way: 1 }));
         mesh.up(now, PEER);
         let later = now + UPGRADE_INTERVAL;
         assert_eq!(mesh.poll_timeout(), Some(later));
         assert_eq!(ways(&mut mesh, later), [0]);
-        assert!(mesh.answered(Dial { peer: PEER, way: 0 }));
+        assert!(mesh.answered(now, Dial { peer: PEER, way: 0 }));
         mesh.up(later, PEER);
         assert_eq!(mesh.poll_timeout(), None, "there is no better one");
     }
@@ -444,10 +452,10 @@ mod tests {
         let (mut mesh, now) = (Mesh::new(true), Instant::now());
         mesh.add(now, PEER, 2);
         assert_eq!(ways(&mut mesh, now), [0]);
-        assert!(mesh.answered(Dial { peer: PEER, way: 0 }));
+        assert!(mesh.answered(now, Dial { peer: PEER, way: 0 }));
         mesh.up(now, PEER);
         assert_eq!(ways(&mut mesh, now), [1]);
-        assert!(mesh.answered(Dial { peer: PEER, way: 1 }));
+        assert!(mesh.answered(now, Dial { peer: PEER, way: 1 }));
         mesh.up(now, PEER);
         mesh.spare(now, PEER, true);
         assert_eq!(mesh.poll_timeout(), None, "both are there");
@@ -464,15 +472,15 @@ mod tests {
         let (mut mesh, now) = mesh(2);
         ways(&mut mesh, now);
         ways(&mut mesh, now + STAGGER);
-        assert!(mesh.answered(Dial { peer: PEER, way: 0 }));
-        assert!(!mesh.answered(Dial { peer: PEER, way: 1 }));
+        assert!(mesh.answered(now, Dial { peer: PEER, way: 0 }));
+        assert!(!mesh.answered(now, Dial { peer: PEER, way: 1 }));
     }
 
     /// A mesh whose peer was up over the first of so many ways, and is down.
     fn lost(ways_len: usize) -> (Mesh, Instant) {
         let (mut mesh, now) = mesh(ways_len);
         ways(&mut mesh, now);
-        assert!(mesh.answered(Dial { peer: PEER, way: 0 }));
+        assert!(mesh.answered(now, Dial { peer: PEER, way: 0 }));
         mesh.up(now, PEER);
         mesh.down(now, PEER);
         (mesh, now)
@@ -493,7 +501,7 @@ mod tests {
         assert_eq!(mesh.poll_timeout(), Some(now + STAGGER));
         assert_eq!(ways(&mut mesh, now + STAGGER), [1]);
         mesh.failed(now + STAGGER, again, 0.0);
-        assert!(mesh.answered(Dial { peer: PEER, way: 1 }));
+        assert!(mesh.answered(now, Dial { peer: PEER, way: 1 }));
     }
 
     #[test]
@@ -506,12 +514,22 @@ mod tests {
     }
 
     #[test]
+    fn a_way_that_was_answered_and_of_which_nothing_is_heard_is_dialed_again() {
+        let (mut mesh, now) = mesh(1);
+        assert_eq!(ways(&mut mesh, now), [0]);
+        assert!(mesh.answered(now, Dial { peer: PEER, way: 0 }));
+        let later = mesh.poll_timeout().unwrap();
+        assert_eq!(ways(&mut mesh, later - STAGGER), [0; 0]);
+        assert_eq!(ways(&mut mesh, later), [0]);
+    }
+
+    #[test]
     fn a_peer_that_answers_and_then_refuses_is_not_dialed_in_a_circle() {
         let (mut mesh, mut now) = mesh(1);
         let mut pauses = Vec::new();
         for _ in 0..4 {
             assert_eq!(ways(&mut mesh, now), [0]);
-            assert!(mesh.answered(Dial { peer: PEER, way: 0 }));
+            assert!(mesh.answered(now, Dial { peer: PEER, way: 0 }));
             mesh.refused(now, PEER, 1.0);
             let until = mesh.poll_timeout().unwrap();
             pauses.push((until - now).as_millis());

@@ -88,7 +88,7 @@ impl Machine for Service {
             }
             Some(Told::Stop) => return Next::End,
             Some(Told::Accepted(connected)) => self.accept(now, connected),
-            Some(Told::Dialed(dial, Ok(connected))) if self.mesh.answered(dial) => {
+            Some(Told::Dialed(dial, Ok(connected))) if self.mesh.answered(now, dial) => {
                 self.attach(connected);
             }
             Some(Told::Dialed(dial, Ok(_))) => {
@@ -100,7 +100,7 @@ impl Machine for Service {
             }
             Some(Told::Answered(dial)) => {
                 self.peers.redials.answered(dial.peer);
-                self.mesh.answered(dial);
+                self.mesh.answered(now, dial);
             }
             Some(Told::Lost(event, dial)) => {
                 self.tell(now, event);

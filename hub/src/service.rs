@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::{Sender, TrySendError};
-use selvedge_driver::{Connected, DialError, Endpoint, Event, Machine, Mail, Next, NodeId};
+use selvedge_driver::{Connected, DialError, Endpoint, Event, Machine, Mail, Next};
 
 use crate::event::HubEvent;
 use crate::guests::Guests;
@@ -177,7 +177,7 @@ impl Service {
                 self.guests.down(now, *peer);
             }
             HubEvent::Refused { peer, .. } => self.mesh.refused(now, *peer, self.random.f64()),
-            HubEvent::Left { peer, .. } => self.left(now, *peer),
+            HubEvent::Left { endpoint, .. } => self.left(now, endpoint),
             HubEvent::Redundant { peer, is_there } => self.mesh.spare(now, *peer, *is_there),
             HubEvent::Restarted { .. } => {}
         }
@@ -190,7 +190,12 @@ impl Service {
         }
     }
 
-    fn left(&mut self, now: Instant, peer: NodeId) {
+    fn left(&mut self, now: Instant, endpoint: &Endpoint) {
+        let peer = endpoint.peer();
+        if self.peers.endpoint(peer).is_some_and(|it| it != *endpoint) {
+            // A guest that was forgotten is back already, with another one.
+            return;
+        }
         self.peers.redials.forget(&peer);
         if self.closing {
             self.mesh.remove(&peer);
@@ -203,5 +208,83 @@ impl Service {
             self.guests.remove(&peer);
             self.peers.remove(peer);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use selvedge_driver::{Driver, NodeId, Simulation, session};
+
+    use super::*;
+    use crate::redials::Redials;
+
+    const GUEST: NodeId = NodeId::new([7; 32]);
+
+    /// Only lends its mail.
+    struct Nobody;
+
+    impl Machine for Nobody {
+        type Mail = Told;
+
+        fn handle(&mut self, _now: Instant, _told: Option<Told>) -> Next {
+            Next::Mail
+        }
+    }
+
+    /// The service of a hub that lets guests in and wants no peer.
+    fn service(driver: Arc<Driver>) -> Service {
+        let mut mail = None;
+        let hosted = driver.host("test", |it| {
+            mail = Some(it);
+            Nobody
+        });
+        hosted.expect("a simulation needs no thread");
+        let peers = Peers {
+            driver,
+            local: NodeId::new([1; 32]),
+            dialers: Arc::new([]),
+            ways: std::collections::BTreeMap::new(),
+            redials: Redials::default(),
+            session: session::Config::default(),
+            receive: None,
+            endpoints: Mutex::default(),
+        };
+        Service {
+            mail: mail.expect("it was made"),
+            mesh: Mesh::new(false),
+            guests: Guests::new(10),
+            peers: Arc::new(peers),
+            events: crossbeam_channel::bounded(10).0,
+            random: fastrand::Rng::with_seed(1),
+            closing: false,
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_forgotten_endpoint_leaves_the_one_with_which_a_guest_is_back() {
+        let simulation = Simulation::new(1).unwrap();
+        let (mut service, now) = (service(simulation.driver()), simulation.now());
+        let mail = service.mail.clone();
+        let come = |service: &mut Service| {
+            assert!(service.guests.let_in(now, GUEST));
+            service.peers.make(GUEST, mail.clone()).unwrap()
+        };
+        let old = come(&mut service);
+        service.guests.remove(&GUEST);
+        service.peers.remove(GUEST);
+        let new = come(&mut service);
+        let left = |endpoint| HubEvent::Left {
+            peer: GUEST,
+            reason: "test".into(),
+            endpoint,
+        };
+        service.handle(now, Some(Told::Event(left(old))));
+        assert_eq!(service.peers.endpoint(GUEST), Some(new.clone()));
+        assert!(service.guests.is_guest(&GUEST));
+        service.handle(now, Some(Told::Event(left(new))));
+        assert_eq!(service.peers.endpoint(GUEST), None);
+        assert!(!service.guests.is_guest(&GUEST));
     }
 }

@@ -82,6 +82,18 @@ fn a_flush_ends_when_the_peer_has_everything() {
 }
 
 #[test]
+fn who_only_sends_sees_what_was_sent() {
+    let two = Two::new(1);
+    two.connect(0);
+    for round in 1..=10 {
+        send_numbered(&two.a, 10).join().unwrap();
+        two.a.flush(PATIENCE).unwrap();
+        let sent = two.a.stats().bytes_sent;
+        assert!(sent >= round * 10 * 64, "{sent} bytes after {round} rounds");
+    }
+}
+
+#[test]
 fn who_has_all_the_time_in_the_world_waits_for_ever() {
     let two = Two::new(1);
     two.connect(0);

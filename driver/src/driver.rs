@@ -9,7 +9,7 @@ use bytes::Bytes;
 use ring::rand::{SecureRandom, SystemRandom};
 use selvedge_endpoint::{Outbox, Session};
 use selvedge_transport::{
-    Address, DialError, Dialer, End, Info, Listener, NodeId, Place, Target, Transport,
+    Address, DialError, Dialer, End, Info, Listener, NodeId, Target, Transport,
 };
 
 use crate::bells::Bell;
@@ -280,34 +280,6 @@ impl Driver {
         self.resolver.resolve(address, Box::new(answer));
     }
 
-    /// Dials the peer of `endpoint` again, on the worker where that lives: asked for there, in a
-    /// [watch](Reception::watch), it wakes no thread. Never blocks. Returns whether it dials; it does
-    /// not where `address` is a name, which takes time to resolve, or the worker has too much to do.
-    pub fn redial(
-        &self,
-        dialers: &Dialers,
-        address: &Address,
-        endpoint: &Endpoint,
-        done: impl FnOnce(Result<Connected, DialError>) + Send + 'static,
-    ) -> bool {
-        let Some(dialer) = dialer_for(dialers, address) else {
-            return false;
-        };
-        if matches!(address.place(), Place::Name { .. }) {
-            return false;
-        }
-        let target = Target {
-            address: address.clone(),
-            peer: Some(endpoint.peer()),
-        };
-        let command = Command::Dial {
-            dialer,
-            target,
-            done: Box::new(done),
-        };
-        self.mailboxes[endpoint.worker() % self.mailboxes.len()].offer(command)
-    }
-
     /// Dials `address` and blocks the thread until the connection is open or has failed.
     ///
     /// # Errors
@@ -369,7 +341,7 @@ impl Driver {
     }
 }
 
-fn dialer_for(dialers: &Dialers, address: &Address) -> Option<Arc<dyn Dialer>> {
+pub(crate) fn dialer_for(dialers: &Dialers, address: &Address) -> Option<Arc<dyn Dialer>> {
     let mut all = dialers.iter();
     let chosen = all.find(|dialer| dialer.schemes().contains(&address.scheme()));
     chosen.cloned()

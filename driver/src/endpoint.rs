@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
 use selvedge_endpoint::{CloseReason, Event, LaneId, Message, SendError, Stats};
-use selvedge_transport::{Info, NodeId};
+use selvedge_transport::{Address, DialError, Info, NodeId, Place, Target};
 
-use crate::driver::Connected;
+use crate::driver::{Connected, Dialers, dialer_for};
 use crate::error::{AttachError, FlushError, RecvError, TryRecvError};
 use crate::reader::Reader;
 use crate::sending::Sending;
 use crate::shared::{Control, Received, Shared, lock};
+use crate::worker::Command;
 
 /// A channel of messages to one peer, which outlives its transports. Cheap to clone; any number of
 /// threads may send and receive. When the last clone is dropped, it closes in order.
@@ -350,6 +351,35 @@ impl Endpoint {
         }
         shared.ask(Control::Attach(connected));
         Ok(())
+    }
+
+    /// Dials its peer again, on the worker where it lives: asked for there, in a
+    /// [watch](crate::Reception::watch), it wakes no thread. Never blocks. Returns whether it dials; it
+    /// does not where `address` is a name, which takes time to resolve, or the worker has too much to do.
+    ///
+    /// It needs no [`Driver`](crate::Driver): a worker that held one might be the last to let go of it.
+    pub fn redial(
+        &self,
+        dialers: &Dialers,
+        address: &Address,
+        done: impl FnOnce(Result<Connected, DialError>) + Send + 'static,
+    ) -> bool {
+        let Some(dialer) = dialer_for(dialers, address) else {
+            return false;
+        };
+        if matches!(address.place(), Place::Name { .. }) {
+            return false;
+        }
+        let target = Target {
+            address: address.clone(),
+            peer: Some(self.peer()),
+        };
+        let command = Command::Dial {
+            dialer,
+            target,
+            done: Box::new(done),
+        };
+        self.0.shared.mailboxes[self.worker()].offer(command)
     }
 
     /// Moves the endpoint with its transports to another worker (counted from 0, modulo their

@@ -30,8 +30,9 @@ pub struct Hub {
     events: Receiver<HubEvent>,
     listening: Vec<Listening>,
     service: Hosted<Told>,
-    // The last field: it may hold the last of the driver, which then waits for its workers.
     peers: Arc<Peers>,
+    // The last field: it may be the last of the driver, which then waits for its workers.
+    driver: Arc<Driver>,
 }
 
 impl Hub {
@@ -65,7 +66,6 @@ impl Hub {
             .collect();
         let (tell, events) = bounded(EVENTS_MAX);
         let peers = Arc::new(Peers {
-            driver: Arc::clone(&driver),
             local: node_id,
             dialers,
             ways: builder.peers,
@@ -78,6 +78,7 @@ impl Hub {
         let wants_spare = peers.session.lanes.iter().any(|lane| lane.redundant);
         let wanted: Vec<NodeId> = peers.ways.keys().copied().collect();
         let service = driver.host("selvedge-hub", |mail| Service {
+            driver: Arc::clone(&driver),
             mail,
             mesh: Mesh::new(wants_spare),
             guests: Guests::new(guests_max),
@@ -93,13 +94,15 @@ impl Hub {
             listening: Vec::new(),
             service,
             peers,
+            driver,
         };
         for peer in wanted {
-            hub.peers.make(peer, hub.service.mail().clone())?;
+            let mail = hub.service.mail().clone();
+            hub.peers.make(&hub.driver, peer, mail)?;
         }
         for listener in listeners {
             let accepted = hub.acceptor();
-            let listening = driver.listen(listener, accepted)?;
+            let listening = hub.driver.listen(listener, accepted)?;
             hub.addresses.push(listening.address().clone());
             hub.listening.push(listening);
         }
@@ -110,7 +113,7 @@ impl Hub {
     /// What becomes of the connections that a listener accepts.
     fn acceptor(&self) -> impl Fn(Connected) + Send + Sync + use<> {
         let mail = self.service.mail().clone();
-        // Weak: the driver holds it, and they hold the driver.
+        // Weak: a worker holds it, and they hold endpoints on it.
         let peers = Arc::downgrade(&self.peers);
         move |connected| {
             // A peer that comes back to its endpoint wakes no other thread first.

@@ -18,8 +18,9 @@ use crate::service::{Told, hub_event};
 /// Makes the inbox of an endpoint.
 pub(crate) type Receive = Arc<dyn Fn(&Endpoint) -> Box<dyn Inbox> + Send + Sync>;
 
+/// Workers hold it for a moment now and then, so the driver is not in it: who drops that waits for the
+/// workers, and on one of them cannot.
 pub(crate) struct Peers {
-    pub(crate) driver: Arc<Driver>,
     pub(crate) local: NodeId,
     pub(crate) dialers: Dialers,
     pub(crate) ways: BTreeMap<NodeId, Vec<Address>>,
@@ -42,10 +43,11 @@ impl Peers {
     /// Makes an endpoint to `peer` that reports to `mail`, in the place of any before.
     pub(crate) fn make(
         self: &Arc<Self>,
+        driver: &Driver,
         peer: NodeId,
         mail: Mail<Told>,
     ) -> Result<Endpoint, DriverError> {
-        // Weak: the driver holds it, and they hold the driver.
+        // Weak: the endpoint's worker holds it, and they hold the endpoint.
         let peers = Arc::downgrade(self);
         let reception = |endpoint: &Endpoint| {
             let watched = endpoint.clone();
@@ -66,9 +68,7 @@ impl Peers {
             }
         };
         let session = self.session.clone();
-        let made = self
-            .driver
-            .endpoint_with(session, self.local, peer, reception)?;
+        let made = driver.endpoint_with(session, self.local, peer, reception)?;
         self.lock().insert(peer, made.clone());
         Ok(made)
     }
@@ -104,7 +104,7 @@ impl Peers {
             .and_then(|addresses| addresses.get(dial.way))
             .is_some_and(|address| {
                 let done = self.when_dialed(dial, mail.clone());
-                self.driver.redial(&self.dialers, address, endpoint, done)
+                endpoint.redial(&self.dialers, address, done)
             });
         if !is_dialed {
             mail.send(Told::Undialed(dial));

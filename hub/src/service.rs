@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::{Sender, TrySendError};
-use selvedge_driver::{Connected, DialError, Endpoint, Event, Machine, Mail, Next};
+use selvedge_driver::{Connected, DialError, Driver, Endpoint, Event, Machine, Mail, Next};
 
 use crate::event::HubEvent;
 use crate::guests::Guests;
@@ -62,6 +62,7 @@ pub(crate) fn hub_event(endpoint: &Endpoint, event: &Event) -> Option<HubEvent> 
 }
 
 pub(crate) struct Service {
+    pub(crate) driver: Arc<Driver>,
     pub(crate) mail: Mail<Told>,
     pub(crate) mesh: Mesh,
     pub(crate) guests: Guests,
@@ -137,7 +138,7 @@ impl Service {
                 tracing::warn!(%peer, "no room for another guest: refused");
                 return;
             }
-            if let Err(error) = self.peers.make(peer, self.mail.clone()) {
+            if let Err(error) = self.peers.make(&self.driver, peer, self.mail.clone()) {
                 tracing::error!(%peer, %error, "cannot make an endpoint");
                 self.guests.remove(&peer);
                 return;
@@ -160,9 +161,8 @@ impl Service {
             self.peers.redials.await_answer(dial.peer);
         }
         let done = self.peers.when_dialed(dial, self.mail.clone());
-        let driver = &self.peers.driver;
-        let dialers = &self.peers.dialers;
-        driver.dial(dialers, &addresses[dial.way], Some(dial.peer), done);
+        let (dialers, address) = (&self.peers.dialers, &addresses[dial.way]);
+        self.driver.dial(dialers, address, Some(dial.peer), done);
     }
 
     fn tell(&mut self, now: Instant, event: HubEvent) {
@@ -200,7 +200,7 @@ impl Service {
         if self.closing {
             self.mesh.remove(&peer);
         } else if self.peers.ways.contains_key(&peer) {
-            if let Err(error) = self.peers.make(peer, self.mail.clone()) {
+            if let Err(error) = self.peers.make(&self.driver, peer, self.mail.clone()) {
                 tracing::error!(%peer, %error, "cannot make a new endpoint");
             }
             self.mesh.left(now, peer, self.random.f64());
@@ -215,7 +215,7 @@ impl Service {
 mod tests {
     use std::sync::Mutex;
 
-    use selvedge_driver::{Driver, NodeId, Simulation, session};
+    use selvedge_driver::{NodeId, Simulation, session};
 
     use super::*;
     use crate::redials::Redials;
@@ -242,7 +242,6 @@ mod tests {
         });
         hosted.expect("a simulation needs no thread");
         let peers = Peers {
-            driver,
             local: NodeId::new([1; 32]),
             dialers: Arc::new([]),
             ways: std::collections::BTreeMap::new(),
@@ -252,6 +251,7 @@ mod tests {
             endpoints: Mutex::default(),
         };
         Service {
+            driver,
             mail: mail.expect("it was made"),
             mesh: Mesh::new(false),
             guests: Guests::new(10),
@@ -269,7 +269,10 @@ mod tests {
         let mail = service.mail.clone();
         let come = |service: &mut Service| {
             assert!(service.guests.let_in(now, GUEST));
-            service.peers.make(GUEST, mail.clone()).unwrap()
+            service
+                .peers
+                .make(&service.driver, GUEST, mail.clone())
+                .unwrap()
         };
         let old = come(&mut service);
         service.guests.remove(&GUEST);

@@ -3,8 +3,10 @@
 use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, Sender, bounded};
+use selvedge_driver::{DialError, Dialer, Target, TcpDialer, Transport};
 use selvedge_testkit::{Conditions, Proxy};
 
 use selvedge_hub::{
@@ -471,4 +473,62 @@ fn a_redundant_lane_has_two_ways_and_does_not_notice_the_end_of_either() {
     talk();
     both(false);
     talk();
+}
+
+/// Holds the worker that asks for its schemes, from the moment on when it is armed.
+#[derive(Debug)]
+struct Holding {
+    inner: TcpDialer,
+    is_armed: AtomicBool,
+    held: Sender<()>,
+    gate: Receiver<()>,
+}
+
+impl Dialer for Holding {
+    fn schemes(&self) -> &[&'static str] {
+        let name = std::thread::current().name().map(str::to_owned);
+        let is_worker = name.is_some_and(|name| name.starts_with("selvedge-worker"));
+        if is_worker && self.is_armed.swap(false, Ordering::Relaxed) {
+            self.held.send(()).expect("the test waits");
+            self.gate.recv().expect("the test opens it");
+        }
+        self.inner.schemes()
+    }
+
+    fn dial(&self, now: Instant, target: &Target) -> Result<Box<dyn Transport>, DialError> {
+        self.inner.dial(now, target)
+    }
+}
+
+#[test]
+fn whoever_drops_a_hub_waits_for_its_workers_even_if_one_dials_again() {
+    let (a, b) = (identity(), identity());
+    let (hub_b, at) = listening(&b, &a, &["tcp"]);
+    let target = hub_b.addresses()[0].as_socket().unwrap();
+    let proxy = Proxy::tcp(target, Conditions::default()).unwrap();
+    let (held, is_held) = bounded(1);
+    let (open, gate) = bounded(1);
+    let dialer = Arc::new(Holding {
+        inner: TcpDialer::new(a.clone()),
+        is_armed: AtomicBool::new(false),
+        held,
+        gate,
+    });
+    let through = at[0].replace(&target.to_string(), &proxy.address().to_string());
+    let builder = Hub::builder(a).dialer(Arc::clone(&dialer) as _);
+    let builder = builder.peer(b.node_id(), &[&through]).unwrap();
+    let hub_a = builder.start().unwrap();
+    wait_for(&hub_a, |event| matches!(event, HubEvent::Up { .. }));
+    dialer.is_armed.store(true, Ordering::Relaxed);
+    proxy.kill();
+    is_held.recv_timeout(PATIENCE).unwrap();
+    let dropping = std::thread::spawn(move || drop(hub_a));
+    // It has time to end, and must not.
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_millis(100) {
+        assert!(!dropping.is_finished(), "a worker is at work still");
+        std::thread::yield_now();
+    }
+    open.send(()).unwrap();
+    dropping.join().unwrap();
 }

@@ -58,6 +58,43 @@ fn n9_a_peer_whose_nat_forgets_it_is_followed() {
 }
 
 #[test]
+fn a_peer_that_is_followed_to_where_nothing_arrives_is_found_again() {
+    let (mut world, dialing, accepted) = through_a_relay(1);
+    let remote = |world: &World| {
+        let remote = world.sides[accepted].transport.info().remote.clone();
+        remote.and_then(|remote| remote.as_socket())
+    };
+    let pass = |world: &mut World, time| {
+        let end = Instant::now() + time;
+        world.until("time has passed", |_| Instant::now() >= end);
+    };
+    // Until nothing is under way.
+    pass(&mut world, Duration::from_millis(200));
+    let before = remote(&world);
+    let registry = world.poll.registry().try_clone().unwrap();
+    world.relays[0].rebind(&registry);
+    world.relays[0].is_one_way = true;
+    for number in 0..3 {
+        world.sides[dialing].put(Flow::Lane(0), numbered(0, number, 3000));
+    }
+    world.until("the listener's side has followed", |world| {
+        world.sides[accepted].inbox.len() == 3 && remote(world) != before
+    });
+    world.relays[0].loss = 100;
+    // So that it is given up after the new path is, and not in the same moment.
+    pass(&mut world, Duration::from_millis(10));
+    world.sides[accepted].put(Flow::Lane(0), numbered(0, 0, 100));
+    world.until("it has come back", |world| remote(world) == before);
+    // What it had sent there was to be looked after in this time.
+    pass(&mut world, Duration::from_secs(1));
+    (world.relays[0].loss, world.relays[0].is_one_way) = (0, false);
+    world.sides[dialing].put(Flow::Lane(0), numbered(0, 3, 100));
+    world.until("all frames are there", |world| {
+        world.sides[accepted].inbox.len() == 4 && world.sides[dialing].inbox.len() == 1
+    });
+}
+
+#[test]
 fn what_a_lossy_network_drops_is_sent_again() {
     for seed in 0..3 {
         println!("seed {seed}");

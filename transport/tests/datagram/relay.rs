@@ -18,6 +18,8 @@ pub(crate) struct Relay {
     rng: Rng,
     /// How many of a hundred datagrams are lost.
     pub(crate) loss: u8,
+    /// Whether nothing of what the listener sends arrives.
+    pub(crate) is_one_way: bool,
     /// The next datagram from the dialer with a length in this range is lost.
     pub(crate) lose_one: std::ops::Range<usize>,
     /// Whether it remembers what the dialer sends, for [`Relay::replay`].
@@ -41,6 +43,7 @@ impl Relay {
             listener,
             rng: Rng::with_seed(seed),
             loss: 0,
+            is_one_way: false,
             lose_one: 0..0,
             keeps: false,
             kept: Vec::new(),
@@ -113,7 +116,8 @@ impl Relay {
         loop {
             match self.back.recv_from(&mut buffer) {
                 Ok((len, _)) => {
-                    if let (Some(dialer), false) = (self.dialer, self.is_lost()) {
+                    let is_lost = self.is_lost() || self.is_one_way;
+                    if let (Some(dialer), false) = (self.dialer, is_lost) {
                         let _ = self.front.send_to(&buffer[..len], dialer);
                     }
                 }

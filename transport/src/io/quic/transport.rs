@@ -519,7 +519,15 @@ impl Transport for QuicTransport {
         if self.phase == Phase::Ended {
             return;
         }
+        let remote = self.conn.remote_address();
         self.conn.handle_timeout(now);
+        if self.conn.remote_address() != remote {
+            // Nothing arrives at the address to which a peer was followed, so it is the one before
+            // again. The library leaves the timer of what was under way there, and panics (in a debug
+            // build) when that is due and nothing is under way here: so something is. (Mended behind
+            // quinn-proto 0.11.19: quinn-rs/quinn#2660.)
+            self.conn.ping();
+        }
         if self.limit.is_some_and(|limit| now >= limit) {
             match self.phase {
                 Phase::Handshaking => self.end = Some(End::TimedOut),

@@ -33,6 +33,7 @@ mod recovery;
 mod recv_lane;
 mod run;
 mod scheduler;
+mod segment;
 mod send_lane;
 mod session;
 mod shared_run;

@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use crate::config::{Away, Config};
 use crate::error::SendError;
 use crate::lane::{BEST_EFFORT_LEN_MAX, Delivery, LaneId, cost};
+use crate::segment::Segment;
 use crate::shared_run::SharedRun;
 use crate::varint;
 
@@ -30,14 +31,6 @@ const CHUNK_LEN_MAX: usize = 64 * 1024;
 
 /// Up to so many bytes of a lane may wait long for their acknowledgement, unless it is asked for.
 pub(crate) const QUIET_LEN: u64 = 64 << 10;
-
-/// A piece of a lane's stream, retained until it is acknowledged.
-#[derive(Debug, Clone)]
-pub(crate) struct Segment {
-    pub(crate) bytes: Bytes,
-    /// Whether this is the payload of one large message, whose length ends the segment before.
-    pub(crate) is_body: bool,
-}
 
 /// What producers handed in and the session has not taken yet.
 #[derive(Debug)]
@@ -399,10 +392,9 @@ impl LaneOutbox {
     fn push(&mut self, payload: Bytes) {
         let len = payload.len();
         if len <= COPY_LEN_MAX {
-            self.begin(len, len);
-            return self.open.extend_from_slice(&payload);
+            return self.copy(len, &[&payload]);
         }
-        self.begin(len, 0);
+        self.accepted += cost(len);
         self.cut();
         self.segments.push(Segment {
             bytes: payload,
@@ -425,22 +417,22 @@ impl LaneOutbox {
     /// Copies a message of `len` bytes in all.
     #[inline]
     fn copy(&mut self, len: usize, parts: &[&[u8]]) {
-        self.begin(len, len);
+        self.begin(len);
         parts
             .iter()
             .for_each(|part| self.open.extend_from_slice(part));
     }
 
-    /// Accepts a message and writes its length, where there is room for so many bytes behind it.
+    /// Accepts a message of `len` bytes and writes its length, where there is room for it behind that.
     #[inline]
-    fn begin(&mut self, len: usize, room: usize) {
+    fn begin(&mut self, len: usize) {
         self.accepted += cost(len);
         if self.open.is_empty() {
             // If all that went before is acknowledged, its memory is used again from the beginning: so
             // an endpoint that speaks now and then keeps to a few cache lines.
             let _may_be_shared = self.open.try_reclaim(self.chunk_len);
         }
-        let needed = varint::len(len as u64) + room;
+        let needed = varint::len(len as u64) + len;
         if self.open.capacity() - self.open.len() < needed {
             self.grow(needed);
         }

@@ -7,7 +7,7 @@ fn stream_of(outbox: &mut Outbox, lane: LaneId) -> Vec<u8> {
     let mut stream = Vec::new();
     outbox.drain(|from, segment| {
         if from == lane {
-            stream.extend_from_slice(&segment.bytes);
+            stream.extend(segment.stream());
         }
     });
     stream

@@ -6,49 +6,22 @@ use bytes::Bytes;
 use rangemap::RangeSet;
 
 use crate::lane::{LaneId, Message};
-use crate::outbox::Segment;
-use crate::recv_lane::LEFT_LEN_MAX;
+use crate::segment::{Prefix, Segment};
 use crate::session::Misbehaved;
 use crate::varint;
-
-/// How many bytes of a lane may go in the head of a frame: the length of a message below 1 GiB.
-pub(crate) const PREFIX_LEN_MAX: usize = 4;
 
 /// A piece of a lane's stream, for one frame.
 #[derive(Debug)]
 pub(crate) struct Piece {
     pub(crate) offset: u64,
-    /// The first bytes, if they lie elsewhere than the rest. A frame of their own for the length of
-    /// each message of 8 KiB would make twice as many frames and half as many bytes a system call.
+    /// The first bytes, if they are a length, and the rest.
     pub(crate) prefix: Prefix,
     pub(crate) body: Bytes,
 }
 
 impl Piece {
     pub(crate) fn len(&self) -> usize {
-        self.prefix.bytes().len() + self.body.len()
-    }
-}
-
-/// A few bytes.
-#[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Prefix {
-    bytes: [u8; PREFIX_LEN_MAX],
-    len: usize,
-}
-
-impl Prefix {
-    fn of(bytes: &[u8]) -> Self {
-        let mut prefix = Self {
-            len: bytes.len(),
-            ..Self::default()
-        };
-        prefix.bytes[..bytes.len()].copy_from_slice(bytes);
-        prefix
-    }
-
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.len]
+        self.prefix.as_slice().len() + self.body.len()
     }
 }
 
@@ -118,7 +91,7 @@ impl SendLane {
 
     pub(crate) fn push(&mut self, segment: Segment) {
         let start = self.end;
-        self.end += segment.bytes.len() as u64;
+        self.end += segment.len();
         self.segments.push_back((start, segment));
     }
 
@@ -178,8 +151,7 @@ impl SendLane {
             .clone()
             .unwrap_or_else(|| cursor.next..self.end.min(self.limit));
         let allowed = usize::try_from(wanted.end.saturating_sub(wanted.start));
-        let piece =
-            self.piece_with_prefix(wanted.start, allowed.unwrap_or(usize::MAX).min(len_max))?;
+        let piece = self.piece(wanted.start, allowed.unwrap_or(usize::MAX).min(len_max))?;
         let sent = wanted.start..wanted.start + piece.len() as u64;
         self.sent_max = self.sent_max.max(sent.end);
         if lost.is_some() {
@@ -190,40 +162,17 @@ impl SendLane {
         Some(piece)
     }
 
-    /// At most `len_max` bytes from `offset` on. Where a segment ends with so little there, as it does
-    /// with the length of a large message, the next one goes with it. Not so a part of a message for
-    /// which the receiver takes memory at once: it had better know the length first.
-    fn piece_with_prefix(&self, offset: u64, len_max: usize) -> Option<Piece> {
-        let (body, _) = self.piece(offset, len_max)?;
-        let len = body.len();
-        let alone = Piece {
-            offset,
-            prefix: Prefix::default(),
-            body,
-        };
-        if len > PREFIX_LEN_MAX {
-            return Some(alone);
-        }
-        Some(match self.piece(offset + len as u64, len_max - len) {
-            Some((body, rest)) if rest == 0 || body.len() + rest <= LEFT_LEN_MAX => Piece {
-                offset,
-                prefix: Prefix::of(&alone.body),
-                body,
-            },
-            _ => alone,
-        })
-    }
-
-    /// At most `len_max` bytes from `offset` on, out of one segment, and how many of that follow. A search
-    /// for each piece costs some 10 ns at 256 segments, the most that the default send buffer makes of
-    /// full chunks.
-    fn piece(&self, offset: u64, len_max: usize) -> Option<(Bytes, usize)> {
+    /// At most `len_max` bytes from `offset` on, out of one segment. A search for each piece costs some
+    /// 10 ns at 256 segments, the most that the default send buffer makes of full chunks.
+    fn piece(&self, offset: u64, len_max: usize) -> Option<Piece> {
         let behind = self.segments.partition_point(|(start, _)| *start <= offset);
         let (start, segment) = self.segments.get(behind.checked_sub(1)?)?;
-        let within = (offset - start) as usize;
-        let left = segment.bytes.len().checked_sub(within)?;
-        let len = left.min(len_max);
-        (len > 0).then(|| (segment.bytes.slice(within..within + len), left - len))
+        let (prefix, body) = segment.piece((offset - start) as usize, len_max)?;
+        Some(Piece {
+            offset,
+            prefix,
+            body,
+        })
     }
 
     /// The peer has everything before `expected` and takes bytes up to `limit`. Returns how many
@@ -236,7 +185,7 @@ impl SendLane {
         let freed = expected.saturating_sub(self.acked);
         self.acked += freed;
         while let Some((start, first)) = self.segments.front()
-            && start + first.bytes.len() as u64 <= self.acked
+            && start + first.len() <= self.acked
         {
             self.segments.pop_front();
         }
@@ -277,7 +226,7 @@ impl SendLane {
         let (acked, sent_max, old_wanted) = (old.acked, old.sent_max, old.wanted);
         let (mut undelivered, mut released) = (Vec::new(), 0);
         let mut walk = old.walk();
-        while walk.offset < sent_max || walk.is_within_message() {
+        while walk.offset < sent_max {
             let Some((payload, end)) = walk.next_message() else {
                 break;
             };
@@ -306,7 +255,7 @@ impl SendLane {
                 .map(|(_, segment)| segment.clone())
                 .collect(),
         };
-        while walk.offset < self.sent_max || walk.is_within_message() {
+        while walk.offset < self.sent_max {
             if walk.next_message().is_none() {
                 return (0, 0);
             }
@@ -350,31 +299,21 @@ struct Walk {
 }
 
 impl Walk {
-    /// Whether the length of the next message is gone already: it was acknowledged.
-    fn is_within_message(&self) -> bool {
-        self.segments.front().is_some_and(|first| first.is_body)
-    }
-
-    /// The next message and the offset behind it. A segment begins with a message's length, except
-    /// that a body is one payload whose length ended the segment before it.
+    /// The next message and the offset behind it.
     fn next_message(&mut self) -> Option<(Bytes, u64)> {
         let mut segment = self.segments.pop_front()?;
-        let before = segment.bytes.len();
-        if !segment.is_body {
-            let len = varint::get(&mut segment.bytes)?;
-            if segment.bytes.is_empty() && len > 0 {
-                self.offset += before as u64;
-                return self.next_message();
-            }
-            let payload = segment.bytes.split_to(usize::try_from(len).ok()?);
-            self.offset += (before - segment.bytes.len()) as u64;
-            if !segment.bytes.is_empty() {
-                self.segments.push_front(segment);
-            }
-            return Some((payload, self.offset));
+        let before = segment.len();
+        if segment.is_body {
+            self.offset += before;
+            return Some((segment.bytes, self.offset));
         }
-        self.offset += before as u64;
-        Some((segment.bytes, self.offset))
+        let len = varint::get(&mut segment.bytes)?;
+        let payload = segment.bytes.split_to(usize::try_from(len).ok()?);
+        self.offset += before - segment.len();
+        if !segment.bytes.is_empty() {
+            self.segments.push_front(segment);
+        }
+        Some((payload, self.offset))
     }
 }
 
@@ -406,7 +345,7 @@ mod tests {
     fn sent_all(lane: &mut SendLane, cursor: &mut Cursor, len_max: usize) -> Vec<u8> {
         let mut stream = Vec::new();
         while let Some(piece) = lane.next_piece(cursor, len_max) {
-            stream.extend_from_slice(piece.prefix.bytes());
+            stream.extend_from_slice(piece.prefix.as_slice());
             stream.extend_from_slice(&piece.body);
         }
         stream
@@ -428,26 +367,6 @@ mod tests {
             );
         }
         assert!(lane.is_drained() && lane.segments.is_empty());
-    }
-
-    #[test]
-    fn the_length_of_a_large_message_goes_with_its_body_unless_memory_is_taken_for_it() {
-        let (large, larger) = (vec![9; 10_000], vec![9; LEFT_LEN_MAX + 1]);
-        let mut lane = lane_with(&[&large, &larger]);
-        let mut cursor = lane.cursor();
-        let mut piece = |len_max| {
-            let piece = lane.next_piece(&mut cursor, len_max)?;
-            Some((piece.prefix.bytes().len(), piece.body.len()))
-        };
-        assert_eq!(piece(8000), Some((2, 7998)));
-        assert_eq!(piece(8000), Some((0, 2002)));
-        assert_eq!(piece(8000), Some((0, 4)));
-        assert_eq!(piece(LEFT_LEN_MAX), Some((0, LEFT_LEN_MAX)));
-        assert_eq!(piece(8000), Some((0, 1)));
-        let mut lane = lane_with(&[&larger]);
-        let piece = lane.next_piece(&mut Cursor::default(), LEFT_LEN_MAX + 5);
-        let piece = piece.map(|it| (it.prefix.bytes().len(), it.body.len()));
-        assert_eq!(piece, Some((4, LEFT_LEN_MAX + 1)));
     }
 
     #[test]

@@ -106,7 +106,7 @@ mod tests {
         }
         assert_eq!(at_once.used(), one_by_one.used());
         let mut stream = Vec::new();
-        one_by_one.drain(|_, segment| stream.extend_from_slice(&segment.bytes));
+        one_by_one.drain(|_, segment| stream.extend(segment.stream()));
         assert_eq!(segments(&mut at_once).concat(), stream);
     }
 

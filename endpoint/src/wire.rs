@@ -33,7 +33,7 @@ use selvedge_transport::{Head, LANES_MAX};
 
 use crate::lane::LaneId;
 use crate::recovery::RANGES_MAX;
-use crate::send_lane::PREFIX_LEN_MAX;
+use crate::segment::PREFIX_LEN_MAX;
 use crate::varint::{self, VARINT_MAX};
 
 /// The version in `Hello`. Another one is refused with [`CloseCode::Incompatible`].

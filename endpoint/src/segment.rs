@@ -1,0 +1,151 @@
+//! What a lane retains in one piece of memory: small messages with their lengths, or one large message.
+
+use bytes::Bytes;
+
+use crate::recv_lane::LEFT_LEN_MAX;
+use crate::varint;
+
+/// How many bytes of a lane may go in the head of a frame: the length of a message below 1 GiB.
+pub(crate) const PREFIX_LEN_MAX: usize = 4;
+
+/// A piece of a lane's stream, retained until it is acknowledged.
+#[derive(Debug, Clone)]
+pub(crate) struct Segment {
+    pub(crate) bytes: Bytes,
+    /// Whether this is the payload of one large message, which has its length before it in the stream
+    /// only. Else the lengths lie in `bytes`.
+    pub(crate) is_body: bool,
+}
+
+/// The length of a large message, or a part of it.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Prefix {
+    bytes: [u8; PREFIX_LEN_MAX],
+    len: usize,
+}
+
+impl Prefix {
+    /// As much of `bytes` as it holds.
+    fn of(bytes: &[u8]) -> Self {
+        let len = bytes.len().min(PREFIX_LEN_MAX);
+        let mut prefix = Self {
+            len,
+            ..Self::default()
+        };
+        prefix.bytes[..len].copy_from_slice(&bytes[..len]);
+        prefix
+    }
+
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+impl Segment {
+    /// How many bytes it has in the stream.
+    #[inline]
+    pub(crate) const fn len(&self) -> u64 {
+        let len = self.bytes.len() as u64;
+        match self.is_body {
+            true => varint::len(len) as u64 + len,
+            false => len,
+        }
+    }
+
+    /// What goes in one frame of at most `len_max` bytes, from the byte `within` on; `None` behind its
+    /// end.
+    ///
+    /// The length of a large message goes with its body: a frame of its own for each of 8 KiB would make
+    /// twice as many frames and half as many bytes a system call. Not so with a part of a message for
+    /// which the receiver takes memory at once: it had better know the length first.
+    pub(crate) fn piece(&self, within: usize, len_max: usize) -> Option<(Prefix, Bytes)> {
+        let (digits, digits_len) = match self.is_body {
+            true => varint::encoded(self.bytes.len() as u64),
+            false => Default::default(),
+        };
+        let from = within.saturating_sub(digits_len);
+        let left = self.bytes.len().checked_sub(from)?;
+        if within >= digits_len {
+            let len = left.min(len_max);
+            let body = || (Prefix::default(), self.bytes.slice(from..from + len));
+            return (len > 0).then(body);
+        }
+        let prefix = Prefix::of(&digits[within..digits_len.min(within + len_max)]);
+        let is_whole = within + prefix.len == digits_len;
+        let room = len_max - prefix.len;
+        let len = match left {
+            _ if !is_whole => 0,
+            ..=LEFT_LEN_MAX => left.min(room),
+            _ if left <= room => left,
+            _ => 0,
+        };
+        (prefix.len > 0).then(|| (prefix, self.bytes.slice(..len)))
+    }
+
+    /// All of it as it is in the stream.
+    #[cfg(test)]
+    pub(crate) fn stream(&self) -> Vec<u8> {
+        let mut stream = Vec::new();
+        if self.is_body {
+            varint::put(self.bytes.len() as u64, &mut stream);
+        }
+        stream.extend_from_slice(&self.bytes);
+        stream
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn large(len: usize) -> Segment {
+        Segment {
+            bytes: vec![9; len].into(),
+            is_body: true,
+        }
+    }
+
+    fn lens(segment: &Segment, within: usize, len_max: usize) -> Option<(usize, usize)> {
+        let (prefix, body) = segment.piece(within, len_max)?;
+        Some((prefix.as_slice().len(), body.len()))
+    }
+
+    #[test]
+    fn the_length_of_a_large_message_goes_with_its_body_unless_memory_is_taken_for_it() {
+        let segment = large(10_000);
+        assert_eq!(lens(&segment, 0, 8000), Some((2, 7998)));
+        assert_eq!(lens(&segment, 8000, 8000), Some((0, 2002)));
+        assert_eq!(lens(&segment, 10_002, 8000), None);
+        let larger = large(LEFT_LEN_MAX + 1);
+        assert_eq!(lens(&larger, 0, 8000), Some((4, 0)));
+        assert_eq!(lens(&larger, 4, LEFT_LEN_MAX), Some((0, LEFT_LEN_MAX)));
+        assert_eq!(lens(&larger, 4 + LEFT_LEN_MAX, 8000), Some((0, 1)));
+        let whole = lens(&larger, 0, LEFT_LEN_MAX + 5);
+        assert_eq!(whole, Some((4, LEFT_LEN_MAX + 1)));
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_make_up_the_stream_wherever_they_are_cut(
+            len in 1..40_000_usize,
+            is_body: bool,
+            len_maxs in prop::collection::vec(1..20_000_usize, 1..8),
+        ) {
+            let bytes = Bytes::from_iter((0..len).map(|at| at as u8));
+            let segment = Segment { bytes, is_body };
+            let expected = segment.stream();
+            prop_assert_eq!(segment.len(), expected.len() as u64);
+            let (mut stream, mut len_maxs) = (Vec::new(), len_maxs.into_iter().cycle());
+            while let Some(len_max) = len_maxs.next()
+                && let Some((prefix, body)) = segment.piece(stream.len(), len_max)
+            {
+                let piece_len = prefix.as_slice().len() + body.len();
+                prop_assert!((1..=len_max).contains(&piece_len));
+                stream.extend_from_slice(prefix.as_slice());
+                stream.extend_from_slice(&body);
+            }
+            prop_assert_eq!(stream, expected);
+        }
+    }
+}

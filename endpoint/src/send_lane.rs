@@ -39,6 +39,8 @@ impl Piece {
 pub(crate) struct SendLane {
     /// Each with the offset where it begins.
     segments: VecDeque<(u64, Segment)>,
+    /// How many segments went before these.
+    gone: usize,
     acked: u64,
     /// The furthest that was ever sent: what a peer may acknowledge.
     sent_max: u64,
@@ -53,6 +55,8 @@ pub(crate) struct SendLane {
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Cursor {
     next: u64,
+    /// The number of the segment in which `next` lies, counted with those that are gone. Only a hint.
+    segment: usize,
     /// What was sent and got lost.
     lost: RangeSet<u64>,
 }
@@ -151,28 +155,39 @@ impl SendLane {
             .clone()
             .unwrap_or_else(|| cursor.next..self.end.min(self.limit));
         let allowed = usize::try_from(wanted.end.saturating_sub(wanted.start));
-        let piece = self.piece(wanted.start, allowed.unwrap_or(usize::MAX).min(len_max))?;
+        let len_max = allowed.unwrap_or(usize::MAX).min(len_max);
+        let at = self.find(wanted.start, cursor.segment)?;
+        let (start, segment) = &self.segments[at];
+        let (prefix, body) = segment.piece((wanted.start - start) as usize, len_max)?;
+        let piece = Piece {
+            offset: wanted.start,
+            prefix,
+            body,
+        };
         let sent = wanted.start..wanted.start + piece.len() as u64;
         self.sent_max = self.sent_max.max(sent.end);
         if lost.is_some() {
             cursor.lost.remove(sent);
         } else {
+            let is_done = sent.end == start + segment.len();
+            cursor.segment = self.gone + at + usize::from(is_done);
             cursor.next = sent.end;
         }
         Some(piece)
     }
 
-    /// At most `len_max` bytes from `offset` on, out of one segment. A search for each piece costs some
-    /// 10 ns at 256 segments, the most that the default send buffer makes of full chunks.
-    fn piece(&self, offset: u64, len_max: usize) -> Option<Piece> {
+    /// Where the segment is in which `offset` lies: mostly where the hint says. To search for it among
+    /// the 2,000 that the default send buffer makes of messages of 8 KiB took 45 ns for each.
+    fn find(&self, offset: u64, hint: usize) -> Option<usize> {
+        let holds = |&(start, ref segment): &(u64, Segment)| {
+            (start..start + segment.len()).contains(&offset)
+        };
+        let hinted = hint.wrapping_sub(self.gone);
+        if self.segments.get(hinted).is_some_and(holds) {
+            return Some(hinted);
+        }
         let behind = self.segments.partition_point(|(start, _)| *start <= offset);
-        let (start, segment) = self.segments.get(behind.checked_sub(1)?)?;
-        let (prefix, body) = segment.piece((offset - start) as usize, len_max)?;
-        Some(Piece {
-            offset,
-            prefix,
-            body,
-        })
+        behind.checked_sub(1)
     }
 
     /// The peer has everything before `expected` and takes bytes up to `limit`. Returns how many
@@ -188,6 +203,7 @@ impl SendLane {
             && start + first.len() <= self.acked
         {
             self.segments.pop_front();
+            self.gone += 1;
         }
         Ok(freed)
     }

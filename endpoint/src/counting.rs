@@ -58,6 +58,6 @@ impl Frames {
 
 /// Reads a frame, with its number if it has one. Returns whether it is one.
 #[must_use]
-pub fn decodes(frame: Bytes) -> bool {
-    wire::split_number(frame).is_ok_and(|(_, frame)| wire::decode(frame).is_ok())
+pub fn decodes(mut frame: Bytes) -> bool {
+    wire::take_number(&mut frame).is_ok_and(|_| wire::decode(&mut frame).is_ok())
 }

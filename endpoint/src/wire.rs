@@ -144,24 +144,15 @@ pub(crate) enum CloseCode {
     Protocol = 3,
 }
 
+/// What a frame says. A payload stays in the frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Received {
-    Hello(Hello),
+    Hello(Box<Hello>),
     OtherVersion(u8),
-    Ready {
-        view: u64,
-    },
-    Data {
-        lane: LaneId,
-        offset: u64,
-        bytes: Bytes,
-    },
+    Ready { view: u64 },
+    Data { lane: LaneId, offset: u64 },
     Ack(Positions),
-    Datagram {
-        lane: LaneId,
-        sequence: u64,
-        payload: Bytes,
-    },
+    Datagram { lane: LaneId, sequence: u64 },
     Ping(u64),
     Pong(u64),
     Close(CloseCode),
@@ -223,40 +214,49 @@ impl Positions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
-/// Splits the number off a numbered frame.
-pub(crate) fn split_number(mut frame: Bytes) -> Result<(Option<u64>, Bytes), Malformed> {
+/// Takes the number off a numbered frame.
+#[inline]
+pub(crate) fn take_number(frame: &mut Bytes) -> Result<Option<u64>, Malformed> {
     if frame.first() != Some(&kind::PACKET) {
-        return Ok((None, frame));
+        return Ok(None);
     }
     frame.advance(1);
-    let number = get(&mut frame)?;
-    Ok((Some(number), frame))
+    get(frame).map(Some)
 }
 
-/// Reads a frame without its number.
-pub(crate) fn decode(mut frame: Bytes) -> Result<Received, Malformed> {
+/// Takes a frame without its number apart, and leaves its payload in it, if it may have one.
+///
+/// Numbers of what carries data, which is nearly each frame, are read where they lie: taken off one by
+/// one, and handed on with the payload in one large value, they took 23 ns more of each.
+#[inline]
+pub(crate) fn decode(frame: &mut Bytes) -> Result<Received, Malformed> {
+    let [kind @ (kind::DATA | kind::DATAGRAM), lane, rest @ ..] = &frame[..] else {
+        return decode_control(std::mem::take(frame));
+    };
+    let lane = LaneId::new(*lane).ok_or(Malformed)?;
+    let (number, len) = varint::read(rest).ok_or(Malformed)?;
+    let received = match *kind {
+        kind::DATA => Received::Data {
+            lane,
+            offset: number,
+        },
+        _ => Received::Datagram {
+            lane,
+            sequence: number,
+        },
+    };
+    frame.advance(2 + len);
+    Ok(received)
+}
+
+/// A frame that has no payload.
+fn decode_control(mut frame: Bytes) -> Result<Received, Malformed> {
     let received = match get_u8(&mut frame)? {
         kind::HELLO => return decode_hello(frame),
         kind::READY => Received::Ready {
             view: get(&mut frame)?,
         },
-        kind::DATA => {
-            let (lane, offset) = (get_lane(&mut frame)?, get(&mut frame)?);
-            return Ok(Received::Data {
-                lane,
-                offset,
-                bytes: frame,
-            });
-        }
         kind::ACK => return Positions::checked(frame).map(Received::Ack),
-        kind::DATAGRAM => {
-            let (lane, sequence) = (get_lane(&mut frame)?, get(&mut frame)?);
-            return Ok(Received::Datagram {
-                lane,
-                sequence,
-                payload: frame,
-            });
-        }
         kind::PING => Received::Ping(get(&mut frame)?),
         kind::PONG => Received::Pong(get(&mut frame)?),
         kind::CLOSE => Received::Close(match get(&mut frame)? {
@@ -293,7 +293,7 @@ fn decode_hello(mut frame: Bytes) -> Result<Received, Malformed> {
     if hello.incarnation == 0 || !frame.is_empty() {
         return Err(Malformed);
     }
-    Ok(Received::Hello(hello))
+    Ok(Received::Hello(Box::new(hello)))
 }
 
 /// The lanes of a `Hello`: all from 0 on, so their numbers are not written.
@@ -346,10 +346,6 @@ fn get_u8(frame: &mut Bytes) -> Result<u8, Malformed> {
 
 fn get_u64(frame: &mut Bytes) -> Result<u64, Malformed> {
     frame.try_get_u64().map_err(|_| Malformed)
-}
-
-fn get_lane(frame: &mut Bytes) -> Result<LaneId, Malformed> {
-    LaneId::new(get_u8(frame)?).ok_or(Malformed)
 }
 
 pub(crate) fn encode_hello(hello: &Hello) -> Bytes {

@@ -23,22 +23,27 @@ impl Session {
         }
     }
 
-    fn receive(&mut self, now: Instant, id: AttachmentId, frame: Bytes) -> Result<(), Misbehaved> {
+    fn receive(
+        &mut self,
+        now: Instant,
+        id: AttachmentId,
+        mut frame: Bytes,
+    ) -> Result<(), Misbehaved> {
         let Some(attachment) = self.attachment(id) else {
             return Ok(());
         };
         attachment.heard(now);
         let is_reliable = attachment.is_reliable();
         let malformed = |_| Misbehaved("sent a malformed frame");
-        let (number, frame) = wire::split_number(frame).map_err(malformed)?;
-        let received = wire::decode(frame).map_err(malformed)?;
+        let number = wire::take_number(&mut frame).map_err(malformed)?;
+        let received = wire::decode(&mut frame).map_err(malformed)?;
         if is_reliable && (number.is_some() || matches!(received, Received::Seen(_))) {
             return Err(Misbehaved("counted packets on a transport that loses none"));
         }
         if !is_reliable && number.is_none() && received.needs_number() {
             return Err(Misbehaved("sent what may get lost without a number"));
         }
-        let kept = self.receive_any(now, id, received)?;
+        let kept = self.receive_any(now, id, received, frame)?;
         if let Some(number) = number.filter(|_| kept)
             && let Some(attachment) = self.attachment(id)
             && let Some(recovery) = &mut attachment.recovery
@@ -57,6 +62,7 @@ impl Session {
         now: Instant,
         id: AttachmentId,
         received: Received,
+        payload: Bytes,
     ) -> Result<bool, Misbehaved> {
         let Some(attachment) = self.attachment(id) else {
             return Ok(false);
@@ -81,7 +87,7 @@ impl Session {
             return Ok(true);
         }
         self.hear_on(now, id);
-        self.receive_ready(now, id, received)
+        self.receive_ready(now, id, received, payload)
     }
 
     fn receive_ready(
@@ -89,18 +95,15 @@ impl Session {
         now: Instant,
         id: AttachmentId,
         received: Received,
+        payload: Bytes,
     ) -> Result<bool, Misbehaved> {
         match received {
-            Received::Data {
-                lane,
-                offset,
-                bytes,
-            } => return self.receive_data(now, id, lane, offset, bytes),
-            Received::Datagram {
-                lane,
-                sequence,
-                payload,
-            } => self.receive_datagram(lane, sequence, payload),
+            Received::Data { lane, offset } => {
+                return self.receive_data(now, id, lane, offset, payload);
+            }
+            Received::Datagram { lane, sequence } => {
+                self.receive_datagram(lane, sequence, payload);
+            }
             Received::Ack(positions) => {
                 for position in positions.iter() {
                     self.acknowledge(position)?;

@@ -235,7 +235,8 @@ impl Case {
 fn kind(frame: &Frame) -> &'static str {
     let mut whole = bytes::BytesMut::new();
     frame.write_to(&mut whole);
-    let (_, inner) = wire::split_number(whole.freeze()).unwrap();
+    let mut inner = whole.freeze();
+    wire::take_number(&mut inner).unwrap();
     match inner[0] {
         1 => "Hello",
         2 => "Ready",

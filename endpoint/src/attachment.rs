@@ -147,6 +147,7 @@ impl Attachment {
     }
 
     /// Numbers a frame that may get lost, so that its fate becomes known.
+    #[inline]
     pub(crate) fn number(&mut self, now: Instant, mut frame: Frame, content: Content) -> Frame {
         if let Some(recovery) = &mut self.recovery {
             frame.head = wire::packet(recovery.next_number(), &frame.head);

@@ -1,6 +1,7 @@
 //! What a lane retains in one piece of memory: small messages with their lengths, or one large message.
 
 use bytes::Bytes;
+use selvedge_transport::Head;
 
 use crate::recv_lane::LEFT_LEN_MAX;
 use crate::varint;
@@ -20,24 +21,20 @@ pub(crate) struct Segment {
 /// The length of a large message, or a part of it.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Prefix {
-    bytes: [u8; PREFIX_LEN_MAX],
+    bytes: [u8; 8],
+    /// At most [`PREFIX_LEN_MAX`].
     len: usize,
 }
 
 impl Prefix {
-    /// As much of `bytes` as it holds.
-    fn of(bytes: &[u8]) -> Self {
-        let len = bytes.len().min(PREFIX_LEN_MAX);
-        let mut prefix = Self {
-            len,
-            ..Self::default()
-        };
-        prefix.bytes[..len].copy_from_slice(&bytes[..len]);
-        prefix
+    pub(crate) const fn len(&self) -> usize {
+        self.len
     }
 
-    pub(crate) fn as_slice(&self) -> &[u8] {
-        &self.bytes[..self.len]
+    /// Appends it to a head that has room for [`PREFIX_LEN_MAX`] more.
+    #[inline]
+    pub(crate) fn write_to(&self, head: &mut Head) {
+        head.extend_by(self.bytes, self.len);
     }
 }
 
@@ -58,6 +55,7 @@ impl Segment {
     /// The length of a large message goes with its body: a frame of its own for each of 8 KiB would make
     /// twice as many frames and half as many bytes a system call. Not so with a part of a message for
     /// which the receiver takes memory at once: it had better know the length first.
+    #[inline]
     pub(crate) fn piece(&self, within: usize, len_max: usize) -> Option<(Prefix, Bytes)> {
         let (digits, digits_len) = match self.is_body {
             true => varint::encoded(self.bytes.len() as u64),
@@ -70,7 +68,10 @@ impl Segment {
             let body = || (Prefix::default(), self.bytes.slice(from..from + len));
             return (len > 0).then(body);
         }
-        let prefix = Prefix::of(&digits[within..digits_len.min(within + len_max)]);
+        let prefix = Prefix {
+            bytes: (u64::from_be_bytes(digits) << (8 * within)).to_be_bytes(),
+            len: (digits_len - within).min(PREFIX_LEN_MAX).min(len_max),
+        };
         let is_whole = within + prefix.len == digits_len;
         let room = len_max - prefix.len;
         let len = match left {
@@ -108,7 +109,7 @@ mod tests {
 
     fn lens(segment: &Segment, within: usize, len_max: usize) -> Option<(usize, usize)> {
         let (prefix, body) = segment.piece(within, len_max)?;
-        Some((prefix.as_slice().len(), body.len()))
+        Some((prefix.len(), body.len()))
     }
 
     #[test]
@@ -140,9 +141,12 @@ mod tests {
             while let Some(len_max) = len_maxs.next()
                 && let Some((prefix, body)) = segment.piece(stream.len(), len_max)
             {
-                let piece_len = prefix.as_slice().len() + body.len();
+                let mut head = Head::EMPTY;
+                prefix.write_to(&mut head);
+                prop_assert!(head.as_slice().len() <= PREFIX_LEN_MAX);
+                let piece_len = head.as_slice().len() + body.len();
                 prop_assert!((1..=len_max).contains(&piece_len));
-                stream.extend_from_slice(prefix.as_slice());
+                stream.extend_from_slice(head.as_slice());
                 stream.extend_from_slice(&body);
             }
             prop_assert_eq!(stream, expected);

@@ -21,7 +21,7 @@ pub(crate) struct Piece {
 
 impl Piece {
     pub(crate) fn len(&self) -> usize {
-        self.prefix.as_slice().len() + self.body.len()
+        self.prefix.len() + self.body.len()
     }
 }
 
@@ -148,6 +148,7 @@ impl SendLane {
 
     /// The next piece to send by the transport with that cursor, at most `len_max` bytes: what it lost
     /// first.
+    #[inline]
     pub(crate) fn next_piece(&mut self, cursor: &mut Cursor, len_max: usize) -> Option<Piece> {
         cursor.skip(self.acked);
         let lost = cursor.lost.first().cloned();
@@ -342,6 +343,7 @@ mod tests {
     use crate::run::Run;
     use crate::shared_run::SharedRun;
     use proptest::prelude::*;
+    use selvedge_transport::Head;
 
     fn lane_with(payloads: &[&[u8]]) -> SendLane {
         let mut outbox = Outbox::new(&Config::default());
@@ -361,7 +363,9 @@ mod tests {
     fn sent_all(lane: &mut SendLane, cursor: &mut Cursor, len_max: usize) -> Vec<u8> {
         let mut stream = Vec::new();
         while let Some(piece) = lane.next_piece(cursor, len_max) {
-            stream.extend_from_slice(piece.prefix.as_slice());
+            let mut head = Head::EMPTY;
+            piece.prefix.write_to(&mut head);
+            stream.extend_from_slice(head.as_slice());
             stream.extend_from_slice(&piece.body);
         }
         stream

@@ -431,13 +431,12 @@ pub(crate) fn packet(number: u64, inner: &Head) -> Head {
     outer
 }
 
+#[inline]
 fn head(first: &[u8], number: u64) -> Head {
-    let mut bytes = [0; 8];
-    let mut rest = &mut bytes[..];
-    varint::put(number, &mut rest);
     let mut head = Head::EMPTY;
     head.extend(first);
-    head.extend(&bytes[..varint::len(number)]);
+    let (bytes, len) = varint::encoded(number);
+    head.extend_by(bytes, len);
     head
 }
 
@@ -445,6 +444,7 @@ pub(crate) fn ready(view: u64) -> Head {
     head(&[kind::READY], view)
 }
 
+#[inline]
 pub(crate) fn data(lane: LaneId, offset: u64) -> Head {
     head(&[kind::DATA, lane.number()], offset)
 }

@@ -39,18 +39,45 @@ impl Head {
 
     /// The bytes written so far.
     #[must_use]
+    #[inline]
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
+    }
+
+    /// All bytes that it has room for. Those behind [`as_slice`](Self::as_slice) mean nothing: they are
+    /// there for who copies heads, since a copy of a known length needs no call.
+    #[must_use]
+    #[inline]
+    pub const fn padded(&self) -> &[u8; Self::CAPACITY] {
+        &self.bytes
     }
 
     /// Appends `bytes`.
     ///
     /// # Panics
     /// When more than [`Head::CAPACITY`] bytes come together: the writer of the layout counts them.
+    #[inline]
     pub fn extend(&mut self, bytes: &[u8]) {
         let from = usize::from(self.len);
         self.bytes[from..from + bytes.len()].copy_from_slice(bytes);
         self.len += u8::try_from(bytes.len()).expect("the copy above fitted into 23 bytes");
+    }
+
+    /// Appends the first `len` of `bytes`: as [`extend`](Self::extend), but all are stored where there is
+    /// room, which needs no call.
+    ///
+    /// # Panics
+    /// As `extend`, and when `len` is greater than 8.
+    #[inline]
+    pub fn extend_by(&mut self, bytes: [u8; 8], len: usize) {
+        let from = usize::from(self.len);
+        match self.bytes[from..].first_chunk_mut() {
+            Some(space) if len <= 8 => {
+                *space = bytes;
+                self.len += len as u8;
+            }
+            _ => self.extend(&bytes[..len]),
+        }
     }
 }
 
@@ -155,6 +182,19 @@ mod tests {
         set.insert(200);
         let held: Vec<u8> = (0..=255).filter(|&lane| set.contains(lane)).collect();
         assert_eq!(held, [0, 31]);
+    }
+
+    #[test]
+    fn a_head_holds_what_was_appended_in_either_way_up_to_its_end() {
+        let digits = [1, 2, 3, 4, 5, 6, 7, 8];
+        let (mut head, mut expected) = (Head::EMPTY, Vec::new());
+        for len in [0, 8, 1, 4, 2, 7, 1] {
+            head.extend_by(digits, len);
+            expected.extend_from_slice(&digits[..len]);
+            assert_eq!(head.as_slice(), expected);
+            assert_eq!(head.padded()[..expected.len()], expected);
+        }
+        assert_eq!(expected.len(), Head::CAPACITY, "it is full");
     }
 
     #[test]

@@ -220,7 +220,7 @@ impl Session {
                 let (offset, len) = (piece.offset, piece.len());
                 self.stats.bytes_sent += len as u64;
                 let mut head = wire::data(lane, offset);
-                head.extend(piece.prefix.as_slice());
+                piece.prefix.write_to(&mut head);
                 let frame = Frame {
                     flow: Flow::Lane(lane.number()),
                     head,

@@ -153,15 +153,14 @@ impl Outbox {
                     "the source gave a frame that is empty or too long",
                 ));
             };
-            let mut copy = |bytes: &[u8]| {
-                memory[batch.copied..][..bytes.len()].copy_from_slice(bytes);
-                batch.copied += bytes.len();
-            };
-            copy(&prefix);
-            copy(frame.head.as_slice());
+            let space = &mut memory[batch.copied..];
+            space[..PREFIX_LEN].copy_from_slice(&prefix);
+            space[PREFIX_LEN..][..Head::CAPACITY].copy_from_slice(frame.head.padded());
+            batch.copied += PREFIX_LEN + frame.head.as_slice().len();
             batch.len += PREFIX_LEN + frame.len();
             if frame.len() <= COPIED_FRAME_MAX {
-                copy(&frame.body);
+                memory[batch.copied..][..frame.body.len()].copy_from_slice(&frame.body);
+                batch.copied += frame.body.len();
             } else {
                 self.bodies.push((batch.copied, frame.body));
             }

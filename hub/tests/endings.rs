@@ -1,0 +1,54 @@
+//! What a hub does at the end of an endpoint, and at its own.
+
+use std::time::Duration;
+
+use selvedge_hub::{CloseReason, Hub, Identity, LaneId};
+
+/// Far longer than anything here takes; only a bug waits for it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn identity() -> Identity {
+    Identity::generate().expect("randomness")
+}
+
+fn dialing(own: &Identity, peer: &Identity, at: &str) -> Hub {
+    let builder = Hub::builder(own.clone()).peer(peer.node_id(), &[at]);
+    builder.expect("a peer").start().expect("a hub")
+}
+
+#[test]
+fn a_peer_that_breaks_off_does_not_keep_a_closing_hub_from_delivering_to_others() {
+    let own = identity();
+    let mut peers = [identity(), identity()];
+    // The one that is looked at first is the one that ends badly.
+    peers.sort_by_key(|it| *it.node_id().as_bytes());
+    let mut builder = Hub::builder(own.clone())
+        .listen("tcp://127.0.0.1:0")
+        .expect("an address");
+    for peer in &peers {
+        builder = builder.peer(peer.node_id(), &[]).expect("a peer");
+    }
+    let hub = builder.start().expect("a hub");
+    let at = hub.addresses()[0].to_string();
+    let [bad, good] = peers.each_ref().map(|it| hub.endpoint(it.node_id()));
+    let (bad, good) = (bad.expect("a peer"), good.expect("a peer"));
+    for n in 0..10_u8 {
+        let sent = good.send(LaneId::FIRST, vec![n; 1 << 20].into());
+        sent.expect("there is room");
+    }
+    bad.send(LaneId::FIRST, "never heard".into()).unwrap();
+    hub.wind_down();
+    bad.abort();
+    assert_eq!(bad.wait_closed(PATIENCE), Some(CloseReason::Aborted));
+    let (peer, node) = (peers[1].clone(), own.node_id());
+    let reading = std::thread::spawn(move || {
+        let reader = dialing(&peer, &own, &at);
+        let from = reader.endpoint(node).expect("a peer");
+        let read = |_| from.recv_timeout(PATIENCE).map(|it| it.payload.len());
+        let lens = (0..10).map(read).collect::<Result<Vec<_>, _>>();
+        assert_eq!(lens, Ok(vec![1 << 20; 10]));
+    });
+    assert!(!hub.close(PATIENCE), "one was aborted");
+    assert_eq!(good.wait_closed(Duration::ZERO), Some(CloseReason::Local));
+    reading.join().expect("all arrived");
+}

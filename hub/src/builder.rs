@@ -27,6 +27,7 @@ pub struct Builder {
     pub(crate) session: session::Config,
     pub(crate) guests_max: usize,
     pub(crate) receive: Option<Receive>,
+    pub(crate) tells_events: bool,
 }
 
 impl fmt::Debug for Builder {
@@ -51,6 +52,7 @@ impl Builder {
             session: session::Config::default(),
             guests_max: 0,
             receive: None,
+            tells_events: true,
         }
     }
 
@@ -103,6 +105,14 @@ impl Builder {
         receive: impl Fn(&Endpoint) -> Box<dyn Inbox> + Send + Sync + 'static,
     ) -> Self {
         self.receive = Some(Arc::new(receive));
+        self
+    }
+
+    /// For who does not take [`Hub::events`]: none is kept. Left there, they would keep endpoints that
+    /// have ended in memory, and each one more than there is room for would be logged.
+    #[must_use]
+    pub const fn without_events(mut self) -> Self {
+        self.tells_events = false;
         self
     }
 

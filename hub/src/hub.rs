@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, bounded, never};
 use selvedge_driver::{
     Address, Admission, CloseReason, Config, Connected, Driver, Endpoint, Hosted, Identity,
     Listening, NodeId, bind, dialers,
@@ -64,7 +64,10 @@ impl Hub {
             .chain(dialers(&builder.identity).iter())
             .cloned()
             .collect();
-        let (tell, events) = bounded(EVENTS_MAX);
+        let (tell, mut events) = bounded(EVENTS_MAX);
+        if !builder.tells_events {
+            events = never();
+        }
         let peers = Arc::new(Peers {
             local: node_id,
             dialers,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use selvedge_hub::{CloseReason, Hub, Identity, LaneId};
+use selvedge_hub::{CloseReason, Endpoint, Event, Hub, Identity, Inbox, Incoming, LaneId};
 
 /// Far longer than anything here takes; only a bug waits for it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -51,4 +51,43 @@ fn a_peer_that_breaks_off_does_not_keep_a_closing_hub_from_delivering_to_others(
     assert!(!hub.close(PATIENCE), "one was aborted");
     assert_eq!(good.wait_closed(Duration::ZERO), Some(CloseReason::Local));
     reading.join().expect("all arrived");
+}
+
+/// Answers each message with the same.
+struct Echo(Endpoint);
+
+impl Inbox for Echo {
+    fn on_messages(&mut self, incoming: &mut Incoming<'_>) {
+        while let Some(message) = incoming.take(LaneId::FIRST) {
+            let answered = self.0.try_send(message.lane, message.payload);
+            answered.expect("there is room for one");
+        }
+    }
+
+    fn on_event(&mut self, _event: Event) {}
+}
+
+#[test]
+fn a_hub_whose_events_nobody_takes_keeps_none() {
+    let host = identity();
+    let hub = Hub::builder(host.clone())
+        .guests(1)
+        .without_events()
+        .receive(|endpoint| Box::new(Echo(endpoint.clone())))
+        .listen("tcp://127.0.0.1:0")
+        .expect("an address");
+    let hub = hub.start().expect("a hub");
+    let at = hub.addresses()[0].to_string();
+    // The second is let in when the end of the first has been told.
+    for text in ["first", "second"] {
+        let guest = dialing(&identity(), &host, &at);
+        let to_host = guest.endpoint(host.node_id()).expect("a peer");
+        to_host
+            .send(LaneId::FIRST, text.into())
+            .expect("it is open");
+        let heard = to_host.recv_timeout(PATIENCE).expect("the echo");
+        assert_eq!(heard.payload, text);
+        assert!(guest.close(PATIENCE), "the echo acknowledges");
+    }
+    assert!(hub.events().is_empty());
 }

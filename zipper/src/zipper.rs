@@ -156,6 +156,8 @@ impl Zipper {
             .driver(Arc::new(driver))
             .session(session_config(options.send_buffer, options.message_max))
             .guests(options.clients_max)
+            // Doors hear of all that happens.
+            .without_events()
             .receive(move |endpoint: &Endpoint| Box::new(doors.open_door(endpoint)));
         for address in options.listen {
             builder = builder.listen_on(address);
@@ -212,5 +214,29 @@ impl Zipper {
         // Half of it: what was not handed on by then leaves time to deliver the rest.
         let is_handed_on = self.broker.close_sources(timeout / 2);
         self.hub.close(timeout.saturating_sub(began.elapsed())) && is_handed_on
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::{self, Client};
+
+    #[test]
+    fn clients_that_have_left_leave_nothing_behind() {
+        let identity = || Identity::generate().expect("randomness");
+        let zipper = Zipper::start(Options {
+            listen: vec!["tcp://127.0.0.1:0".parse().expect("an address")],
+            clients_max: 1,
+            ..Options::new("z", identity())
+        });
+        let zipper = zipper.expect("a zipper");
+        // The second is let in when the end of the first has been told.
+        for _ in 0..2 {
+            let options = client::Options::source("source", zipper.addresses().to_vec());
+            let client = Client::connect(options).expect("the zipper lets it in");
+            assert!(client.close(Duration::from_secs(30)));
+        }
+        assert!(zipper.hub.events().is_empty());
     }
 }

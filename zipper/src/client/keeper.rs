@@ -25,6 +25,8 @@ pub(super) struct Shared {
     pub(super) node: NodeId,
     handshake: Bytes,
     uncertain: AtomicU64,
+    /// Held by who counts what is uncertain.
+    counting: Mutex<()>,
     current: Mutex<Current>,
     changed: Condvar,
     reading: Mutex<Reading>,
@@ -98,6 +100,7 @@ impl Shared {
             node: endpoint.peer(),
             handshake,
             uncertain: AtomicU64::new(0),
+            counting: Mutex::new(()),
             current: Mutex::new(Current {
                 endpoint,
                 number: 0,
@@ -274,7 +277,8 @@ impl Shared {
         self.uncertain.load(Ordering::Relaxed)
     }
 
-    fn note_uncertain(&self, count: usize, why: &str) {
+    fn note_uncertain(&self, undelivered: &[Message], why: &str) {
+        let count = undelivered.iter().filter(|it| it.lane == DATA).count();
         if count > 0 {
             tracing::warn!(
                 count,
@@ -285,16 +289,29 @@ impl Shared {
         }
     }
 
-    /// Counts what an endpoint that has ended did not deliver, or is about to end.
-    fn note_undelivered(&self, old: &Endpoint) {
-        // That it ends is told before what it leaves can be asked for.
-        let _ended = old.wait_closed(GIVE_UP_MAX);
-        while let Some(event) = old.try_event() {
-            if let Event::Closed { undelivered, .. } = event {
-                let data = undelivered.iter().filter(|it| it.lane == DATA).count();
-                self.note_uncertain(data, "the connection was closed");
+    /// Counts what an endpoint has said that it may not have delivered. Events are taken, or all that
+    /// was on its way to a zipper that restarted would stay in memory.
+    fn note_undelivered(&self, endpoint: &Endpoint) {
+        // Of two that look at a time one takes the event; the other finds it counted.
+        let _counting = lock(&self.counting);
+        while let Some(event) = endpoint.try_event() {
+            match event {
+                Event::Closed { undelivered, .. } => {
+                    self.note_uncertain(&undelivered, "the connection was closed");
+                }
+                Event::PeerRestarted { undelivered } => {
+                    self.note_uncertain(&undelivered, "the zipper has restarted");
+                }
+                _ => {}
             }
         }
+    }
+
+    /// Counts what an endpoint that has ended, or is about to, did not deliver.
+    fn note_last(&self, endpoint: &Endpoint) {
+        // That it ends is told before what it leaves can be asked for.
+        let _ended = endpoint.wait_closed(GIVE_UP_MAX);
+        self.note_undelivered(endpoint);
     }
 
     /// This side has ended it. What is still on its way is given up, so that it is counted.
@@ -303,11 +320,11 @@ impl Shared {
         if endpoint.wait_closed(Duration::ZERO).is_none() {
             endpoint.abort();
         }
-        self.note_undelivered(&endpoint);
+        self.note_last(&endpoint);
     }
 
     fn replace(&self, old: &Endpoint, new: Endpoint) {
-        self.note_undelivered(old);
+        self.note_last(old);
         let mut current = lock(&self.current);
         // One that has followed it already says what it leaves when it ends itself.
         if current.ended.is_none() && current.endpoint == *old {
@@ -324,7 +341,10 @@ impl Shared {
         for event in events {
             match event {
                 HubEvent::Up { .. } | HubEvent::Moved { .. } => {
-                    let over = self.current().1.transport().map(|info| info.scheme);
+                    let endpoint = self.current().1;
+                    // The hub hears of a restart a moment before the endpoint says what it cost.
+                    self.note_undelivered(&endpoint);
+                    let over = endpoint.transport().map(|info| info.scheme);
                     tracing::info!(over, "connected");
                 }
                 HubEvent::Down { reason, .. } => {
@@ -333,8 +353,8 @@ impl Shared {
                 HubEvent::Refused { reason, .. } => {
                     tracing::warn!(reason, "the zipper lets nobody in; dialing again");
                 }
-                HubEvent::Restarted { undelivered, .. } => {
-                    self.note_uncertain(undelivered, "the zipper has restarted");
+                HubEvent::Restarted { .. } => {
+                    tracing::warn!("the zipper has restarted");
                     if self.is_stopped() {
                         // Nobody answers any more whoever finishes.
                         self.stop(STOPPED);

@@ -41,6 +41,12 @@ impl Incoming<'_> {
         self.left.lane(lane)?.get(lane, behind)
     }
 
+    /// How many messages of `lane` wait.
+    #[must_use]
+    pub fn len(&self, lane: LaneId) -> usize {
+        self.left.lane(lane).map_or(0, LeftLane::len)
+    }
+
     /// Takes the first message of `lane`.
     pub fn take(&mut self, lane: LaneId) -> Option<Message> {
         let message = self.left.lane_mut(lane)?.take(lane)?;
@@ -184,6 +190,11 @@ impl LeftLane {
             cost += Message::cost_of(bytes.len());
         }
         cost
+    }
+
+    /// What was looked at is in the runs too.
+    fn len(&self) -> usize {
+        self.messages.len() + self.runs.iter().map(Run::len).sum::<usize>()
     }
 
     fn is_empty(&self) -> bool {

@@ -13,7 +13,7 @@ pub(crate) use door::now_micros;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -67,6 +67,8 @@ pub(crate) struct Broker {
     /// Rises with each change of what plans are made of, before the lock of the change is free.
     version: AtomicU64,
     doors: AtomicU64,
+    /// Whether nothing is handed on any more.
+    is_aborted: AtomicBool,
     /// Disconnected when the doors of all sources, and of all who may become one, are gone.
     sources_gone: Receiver<Infallible>,
 }
@@ -88,6 +90,8 @@ struct Known {
     door: u64,
     endpoint: Endpoint,
     role: Option<Role>,
+    /// What it calls itself; empty until it has said so.
+    name: String,
     since: Instant,
     away_since: Option<Instant>,
     is_gone: bool,
@@ -112,6 +116,7 @@ impl Broker {
             }),
             version: AtomicU64::new(0),
             doors: AtomicU64::new(0),
+            is_aborted: AtomicBool::new(false),
             sources_gone,
         })
     }
@@ -123,6 +128,7 @@ impl Broker {
             door: number,
             endpoint: endpoint.clone(),
             role: None,
+            name: String::new(),
             since: Instant::now(),
             away_since: None,
             is_gone: false,
@@ -161,9 +167,36 @@ impl Broker {
         self.sources_gone.recv_timeout(timeout) == Err(RecvTimeoutError::Disconnected)
     }
 
-    fn set_role(&self, node: Node, role: Option<Role>) {
+    /// Who is there, or waited for; those first who are away.
+    pub(crate) fn connections(&self) -> Vec<String> {
+        let state = self.lock();
+        let mut known: Vec<_> = state.known.values().collect();
+        known.sort_by_key(|it| it.away_since.is_none());
+        let shown = known.into_iter().map(|it| {
+            let (name, peer) = (&it.name, it.endpoint.peer());
+            let away = it.away_since.map_or("", |_| ", away");
+            format!("{name} ({peer:#}{away})")
+        });
+        shown.collect()
+    }
+
+    /// Ends all connections without waiting. What waits is not for others then: it is counted.
+    pub(crate) fn abort(&self) {
+        self.is_aborted.store(true, Ordering::Release);
+        self.lock()
+            .known
+            .values()
+            .for_each(|it| it.endpoint.abort());
+    }
+
+    fn is_aborted(&self) -> bool {
+        self.is_aborted.load(Ordering::Acquire)
+    }
+
+    fn set_role(&self, node: Node, role: Option<Role>, name: &str) {
         if let Some(known) = self.lock().known.get_mut(&node) {
             known.role = role;
+            name.clone_into(&mut known.name);
             known.told = None;
             known.since = Instant::now();
         }

@@ -37,7 +37,8 @@ counters! {
     hop_limit,
     /// Dropped: no message, or not allowed to whoever sent it.
     malformed,
-    /// Accepted for a client or zipper that ended before it acknowledged them.
+    /// Accepted for a client or zipper that ended before it acknowledged them, or from one and not
+    /// handed on when this zipper ended.
     undelivered,
 }
 

@@ -205,15 +205,55 @@ impl Zipper {
         self.broker.counters.stats()
     }
 
+    /// To look at it while it ends, and after.
+    #[must_use]
+    pub fn watch(&self) -> Watch {
+        Watch(Arc::clone(&self.broker))
+    }
+
     /// Ends in order: delivers what it has accepted, at most for `timeout`. Returns whether all of
     /// it was delivered.
     #[must_use]
     pub fn close(self, timeout: Duration) -> bool {
-        drop(self.ticking);
-        let began = Instant::now();
+        let Self {
+            hub,
+            broker,
+            ticking,
+        } = self;
+        drop(ticking);
+        let undelivered = || broker.counters.stats().undelivered;
+        let (began, before) = (Instant::now(), undelivered());
         // Half of it: what was not handed on by then leaves time to deliver the rest.
-        let is_handed_on = self.broker.close_sources(timeout / 2);
-        self.hub.close(timeout.saturating_sub(began.elapsed())) && is_handed_on
+        let is_handed_on = broker.close_sources(timeout / 2);
+        let is_closed = hub.close(timeout.saturating_sub(began.elapsed()));
+        // With it end the doors, which count what they leave.
+        drop(hub);
+        // One that was given up, or left, may be known to nobody any more.
+        is_handed_on && is_closed && undelivered() == before
+    }
+}
+
+/// What is left of a [`Zipper`] that ends.
+#[derive(Debug, Clone)]
+pub struct Watch(Arc<Broker>);
+
+impl Watch {
+    /// What it has counted.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.0.counters.stats()
+    }
+
+    /// Names and keys of the clients and zippers that it is connected to, or waits for: those that
+    /// are away first.
+    #[must_use]
+    pub fn connections(&self) -> Vec<String> {
+        self.0.connections()
+    }
+
+    /// Gives up all that is not delivered, and counts it: who waits for the end waits no longer.
+    pub fn abort(&self) {
+        self.0.abort();
     }
 }
 

@@ -123,9 +123,15 @@ impl Batch {
         if self.sorted.hand_on(cx, &self.broker, incoming).is_pending() {
             return Poll::Pending;
         }
-        incoming.drop_first(DATA, std::mem::take(&mut self.messages));
-        self.sorted.clear();
+        incoming.drop_first(DATA, self.messages);
+        self.clear();
         Poll::Ready(())
+    }
+
+    /// Hands no more on of what was gathered.
+    pub(super) fn clear(&mut self) {
+        self.messages = 0;
+        self.sorted.clear();
     }
 
     /// Routes a message of a client.

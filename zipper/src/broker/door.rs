@@ -39,6 +39,8 @@ pub(crate) struct Door {
     outgoing: VecDeque<(LaneId, Bytes)>,
     /// What is left to do for the first messages that wait.
     batch: Batch,
+    /// How many messages wait. Their sender was told that they are here.
+    left: usize,
     waker: Waker,
     /// Whether the zipper at the other end was told who this one is.
     has_introduced: bool,
@@ -48,26 +50,14 @@ pub(crate) struct Door {
 
 impl Inbox for Door {
     fn on_messages(&mut self, incoming: &mut Incoming<'_>) {
-        self.flush();
-        while let Some(message) = incoming.take(CONTROL) {
-            self.control(message.payload);
+        if !self.broker.is_aborted() {
+            self.hand_on(incoming);
         }
-        // Before the introduction data waits; after the end it is of no use.
-        while self.role.is_some() || self.is_closed {
-            if self.batch.is_done() {
-                let is_client = !self.is_closed && self.role != Some(Role::Zipper);
-                let cx = Context::from_waker(&self.waker);
-                if is_client && self.batch.hand_straight(&cx, incoming).is_pending() {
-                    return;
-                }
-                if !self.begin(incoming) {
-                    return;
-                }
-            }
-            let cx = Context::from_waker(&self.waker);
-            if self.batch.hand_on(&cx, incoming).is_pending() {
-                return;
-            }
+        self.left = incoming.len(DATA);
+        if self.broker.is_aborted() {
+            self.batch.clear();
+            incoming.drop_first(DATA, self.left);
+            self.note_left();
         }
     }
 
@@ -92,7 +82,7 @@ impl Inbox for Door {
                 tracing::warn!(peer = %self.endpoint.peer(), name = self.name, "it has restarted");
                 self.note_undelivered(&undelivered);
                 self.role = None;
-                self.broker.set_role(node, None);
+                self.broker.set_role(node, None, &self.name);
                 self.broker.reroute(|router| router.remove(node));
                 if self.broker.settings.mesh.contains(&node) {
                     self.introduce();
@@ -109,6 +99,12 @@ impl Inbox for Door {
             }
             _ => {}
         }
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.note_left();
     }
 }
 
@@ -132,10 +128,45 @@ impl Door {
             is_closed: false,
             outgoing: VecDeque::new(),
             batch,
+            left: 0,
             waker,
             has_introduced: false,
             source,
         }
+    }
+
+    fn hand_on(&mut self, incoming: &mut Incoming<'_>) {
+        self.flush();
+        while let Some(message) = incoming.take(CONTROL) {
+            self.control(message.payload);
+        }
+        // Before the introduction data waits; after the end it is of no use.
+        while self.role.is_some() || self.is_closed {
+            if self.batch.is_done() {
+                let is_client = !self.is_closed && self.role != Some(Role::Zipper);
+                let cx = Context::from_waker(&self.waker);
+                if is_client && self.batch.hand_straight(&cx, incoming).is_pending() {
+                    return;
+                }
+                if !self.begin(incoming) {
+                    return;
+                }
+            }
+            let cx = Context::from_waker(&self.waker);
+            if self.batch.hand_on(&cx, incoming).is_pending() {
+                return;
+            }
+        }
+    }
+
+    /// What waits is given up.
+    fn note_left(&mut self) {
+        let (peer, name, count) = (self.endpoint.peer(), &self.name, self.left);
+        if count > 0 {
+            tracing::warn!(%peer, name, count, "messages from it were not handed on before the end");
+            add(&self.broker.counters.undelivered, count);
+        }
+        self.left = 0;
     }
 
     fn note_undelivered(&self, undelivered: &[selvedge_hub::Message]) {
@@ -239,7 +270,7 @@ impl Door {
             self.introduce();
         }
         let node = self.node;
-        self.broker.set_role(node, Some(role));
+        self.broker.set_role(node, Some(role), &name);
         if role != Role::Source {
             self.source = None;
         }

@@ -45,8 +45,8 @@ pub use hub::Hub;
 
 pub use selvedge_driver::{
     Address, CloseReason, Config as DriverConfig, Connected, Delivery, DialError, Dialer, Dialers,
-    Driver, DriverError, Endpoint, Event, Hosted, Identity, IdentityError, Inbox, Incoming, Info,
-    LaneConfig, LaneId, ListenError, Machine, Mail, Message, Next, NodeId, ParseAddressError,
-    ParseNodeIdError, Reader, RecvError, SendError, Sending, SharedRun, TryRecvError, dialers,
-    session,
+    Driver, DriverError, Endpoint, Event, FlushError, Hosted, Identity, IdentityError, Inbox,
+    Incoming, Info, LaneConfig, LaneId, ListenError, Machine, Mail, Message, Next, NodeId,
+    ParseAddressError, ParseNodeIdError, Reader, RecvError, SendError, Sending, SharedRun,
+    TryRecvError, dialers, session,
 };

@@ -15,7 +15,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use selvedge_hub::{Address, Driver, DriverConfig, Endpoint, Hub, Identity, NodeId, SendError};
+use selvedge_hub::{
+    Address, Driver, DriverConfig, Endpoint, FlushError, Hub, Identity, NodeId, SendError,
+};
 
 use crate::broker::{DATA, HOPS_MAX, now_micros};
 use crate::client::keeper::{Inbound, STOPPED, Shared};
@@ -379,6 +381,14 @@ impl Client {
         if !self.shared.say_goaway() {
             self.stop();
         }
+    }
+
+    /// Waits until all that was written is settled, at most for `timeout`: the zipper has acknowledged
+    /// it, or it is [`uncertain`](Self::uncertain). Returns whether it is.
+    #[must_use]
+    pub fn flush(&self, timeout: Duration) -> bool {
+        let (_, endpoint) = self.shared.current();
+        !matches!(endpoint.flush(timeout), Err(FlushError::TimedOut))
     }
 
     /// Wakes whoever reads or writes, for good.

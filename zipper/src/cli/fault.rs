@@ -30,6 +30,14 @@ impl Fault {
         Self::new(5, message)
     }
 
+    /// Something is lost at the end, which was waited for or given up.
+    pub(crate) fn lost(is_given_up: bool, message: impl Display) -> Self {
+        match is_given_up {
+            true => Self::new(130, message),
+            false => Self::failed(message),
+        }
+    }
+
     /// Whoever read the output has gone: no fault of anybody, and nobody to tell.
     pub(crate) fn output(error: io::Error) -> Self {
         match error.kind() {

@@ -1,9 +1,10 @@
-//! Ctrl-C and SIGTERM: the first ends in order, the second at once.
+//! Ctrl-C and SIGTERM: the first ends in order, the second gives up what that waits for.
 
+use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 use selvedge_zipper::client::Client;
 
 use crate::cli::fault::Fault;
@@ -14,52 +15,98 @@ use crate::cli::fault::Fault;
 /// [`CLOSE_MAX`]: crate::cli::connection::CLOSE_MAX
 const FINISH_MAX: Duration = Duration::from_secs(15);
 
-/// Nothing comes out of it; it is disconnected when somebody wishes to end.
-pub(crate) fn interrupted() -> Result<Receiver<()>, Fault> {
-    let (tell, told) = bounded(0);
-    let mut tell = Some(tell);
+/// How long the process may take after the second signal, to say what is lost.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(2);
+
+/// Nothing comes out of either; each is disconnected by its signal.
+#[derive(Debug, Clone)]
+pub(crate) struct Interrupts {
+    pub(crate) first: Receiver<Infallible>,
+    pub(crate) second: Receiver<Infallible>,
+}
+
+impl Interrupts {
+    /// Whether there was a second signal.
+    pub(crate) fn is_given_up(&self) -> bool {
+        is_over(&self.second)
+    }
+
+    /// Whether there was a signal.
+    pub(crate) fn is_ending(&self) -> bool {
+        is_over(&self.first)
+    }
+}
+
+fn is_over(signal: &Receiver<Infallible>) -> bool {
+    signal
+        .try_recv()
+        .is_err_and(|error| error.is_disconnected())
+}
+
+/// Listens to signals, for as long as the process lives.
+pub(crate) fn interrupted() -> Result<Interrupts, Fault> {
+    let ((tell_first, first), (tell_second, second)) = (bounded(0), bounded(0));
+    let mut tell = vec![tell_second, tell_first];
     let handler = move || {
-        if tell.take().is_none() {
-            std::process::exit(130);
+        drop(tell.pop());
+        if tell.is_empty() {
+            exit_soon();
         }
     };
     ctrlc::set_handler(handler)
         .map_err(|error| Fault::failed(format!("cannot listen to signals: {error}")))?;
-    Ok(told)
+    Ok(Interrupts { first, second })
+}
+
+/// Whatever the rest of the process waits for: a guest, or who reads its output.
+fn exit_soon() -> ! {
+    let end = Instant::now() + LAST_WORDS_MAX;
+    while let left = end.saturating_duration_since(Instant::now())
+        && !left.is_zero()
+    {
+        std::thread::park_timeout(left);
+    }
+    std::process::exit(130)
 }
 
 /// Has reads and writes of a client fail when somebody wishes to end, and tells it.
-pub(crate) fn stop_when_interrupted(client: &Arc<Client>) -> Result<Receiver<()>, Fault> {
-    when_interrupted(client, Client::stop)
+pub(crate) fn stop_when_interrupted(client: &Arc<Client>) -> Result<Interrupts, Fault> {
+    when_interrupted(client, |client, _| client.stop())
 }
 
 /// Has a client finish when somebody wishes to end, and stop if what is returned is still there
-/// [`FINISH_MAX`] later.
-pub(crate) fn finish_when_interrupted(client: &Arc<Client>) -> Result<Sender<()>, Fault> {
+/// [`FINISH_MAX`] later, or at the second signal.
+pub(crate) fn finish_when_interrupted(
+    client: &Arc<Client>,
+) -> Result<(Interrupts, Sender<Infallible>), Fault> {
     let (reading, has_read) = bounded(0);
-    when_interrupted(client, move |client| {
+    let interrupts = when_interrupted(client, move |client, second| {
         client.finish();
-        let _disconnected_or_late = has_read.recv_timeout(FINISH_MAX);
+        select! {
+            recv(has_read) -> _disconnected => {}
+            recv(second) -> _disconnected => {}
+            default(FINISH_MAX) => {}
+        }
         client.stop();
     })?;
-    Ok(reading)
+    Ok((interrupts, reading))
 }
 
 fn when_interrupted(
     client: &Arc<Client>,
-    end: impl FnOnce(&Client) + Send + 'static,
-) -> Result<Receiver<()>, Fault> {
-    let interrupted = interrupted()?;
-    let (told, client) = (interrupted.clone(), Arc::downgrade(client));
+    end: impl FnOnce(&Client, &Receiver<Infallible>) + Send + 'static,
+) -> Result<Interrupts, Fault> {
+    let interrupts = interrupted()?;
+    let (told, client) = (interrupts.clone(), Arc::downgrade(client));
     let wait = move || {
-        let _disconnected = told.recv();
+        let _disconnected = told.first.recv();
         if let Some(client) = client.upgrade() {
-            end(&client);
+            end(&client, &told.second);
         }
     };
     std::thread::Builder::new()
         .name("zipper-signals".into())
         .spawn(wait)
         .map_err(|error| Fault::failed(format!("cannot start a thread: {error}")))?;
-    Ok(interrupted)
+    Ok(interrupts)
 }

@@ -1,6 +1,7 @@
 //! The commands, and what they have in common.
 
 mod connection;
+mod end;
 pub(crate) mod fault;
 pub(crate) mod interrupt;
 mod keygen;
@@ -22,7 +23,8 @@ use crate::demo;
 /// Routes tagged data from sources to stream functions, over a mesh of zippers.
 ///
 /// Exit codes: 0 done; 1 failed on the way; 2 wrong usage or configuration; 3 cannot connect or
-/// listen; 4 not let in; 5 the WebAssembly function cannot be used.
+/// listen; 4 not let in; 5 the WebAssembly function cannot be used; 130 given up at a second Ctrl-C
+/// or SIGTERM, where the first ends in order.
 #[derive(Debug, Parser)]
 #[command(name = "zipper", version, max_term_width = 100)]
 pub(crate) struct Args {

@@ -12,9 +12,10 @@ use selvedge_zipper::runner::{Guest, Runner};
 use selvedge_zipper::tag::Tag;
 use selvedge_zipper::wire;
 
-use crate::cli::connection::{CLOSE_MAX, Connection, tag};
+use crate::cli::connection::{Connection, tag};
+use crate::cli::end;
 use crate::cli::fault::Fault;
-use crate::cli::interrupt::finish_when_interrupted;
+use crate::cli::interrupt::{Interrupts, finish_when_interrupted};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -117,7 +118,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fault> {
         ..Options::function(name.clone(), tags.clone(), zippers)
     })?;
     let client = Arc::new(client);
-    let reading = finish_when_interrupted(&client)?;
+    let (interrupts, reading) = finish_when_interrupted(&client)?;
     let listed: Vec<String> = tags.iter().map(Tag::to_string).collect();
     tracing::info!(
         name,
@@ -133,23 +134,24 @@ pub(crate) fn run(args: Args) -> Result<(), Fault> {
     if !client.is_stopped() {
         return Err(Fault::failed(error));
     }
-    end(&client, counts.unsent)
+    end(&client, &interrupts, counts.unsent)
 }
 
 /// Ends in order, or says what is lost.
-fn end(client: &Client, unsent: u64) -> Result<(), Fault> {
+fn end(client: &Client, interrupts: &Interrupts, unsent: u64) -> Result<(), Fault> {
     // Not whether it closed in order: with no zipper there and nothing to deliver it cannot, and need not.
-    let _in_order = client.close(CLOSE_MAX);
+    let _in_order = end::close(client, interrupts);
     let read = || client.read_timeout(Duration::ZERO).ok();
     let unhandled = std::iter::from_fn(read).count();
     let uncertain = client.uncertain();
     if uncertain == 0 && unsent == 0 && unhandled == 0 {
         return Ok(());
     }
-    Err(Fault::failed(format_args!(
+    let lost = format_args!(
         "{unhandled} messages that had come were not handled, {unsent} that it wrote not sent, and \
          {uncertain} may not have been handled"
-    )))
+    );
+    Err(Fault::lost(interrupts.is_given_up(), lost))
 }
 
 fn load(args: &Args, name: &str) -> Result<(Guest, Vec<Tag>), Fault> {

@@ -3,16 +3,22 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crossbeam_channel::{bounded, never, select};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use selvedge_hub::Identity;
+use selvedge_zipper::Stats;
 use selvedge_zipper::config::{Auth, Config, Override, Text};
 use selvedge_zipper::zipper::{Neighbour, Options, Zipper};
 use serde_json::json;
 
 use crate::cli::connection::{CLOSE_MAX, read_identity};
 use crate::cli::fault::Fault;
-use crate::cli::interrupt::interrupted;
+use crate::cli::interrupt::{Interrupts, interrupted};
 use crate::cli::{Format, say};
+
+/// How often it is said what the end waits for, and how many of those are named.
+const SAY_AFTER: Duration = Duration::from_secs(3);
+const NAMED_MAX: usize = 8;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -60,19 +66,54 @@ pub(crate) fn serve(args: &Args, output: Format) -> Result<(), Fault> {
         ))?,
         Format::Json => say(json!({"name": name, "node": node, "addresses": addresses}))?,
     }
-    let _disconnected = interrupted.recv();
+    let _disconnected = interrupted.first.recv();
     tracing::info!("ending in order; a second signal ends at once");
-    let delivered = {
-        let stats = zipper.stats();
-        let delivered = zipper.close(CLOSE_MAX);
-        tracing::info!(?stats, delivered, "ended");
-        delivered
+    end(zipper, &interrupted)
+}
+
+/// Ends in order, says what that waits for, and what is lost.
+fn end(zipper: Zipper, interrupts: &Interrupts) -> Result<(), Fault> {
+    let (watch, before) = (zipper.watch(), zipper.stats());
+    let (tell, ended) = bounded(1);
+    let close = move || tell.send(zipper.close(CLOSE_MAX));
+    std::thread::Builder::new()
+        .name("zipper-end".into())
+        .spawn(close)
+        .map_err(|error| Fault::failed(format!("cannot start a thread: {error}")))?;
+    let mut second = interrupts.second.clone();
+    let delivered = loop {
+        select! {
+            recv(ended) -> delivered => break delivered.unwrap_or(false),
+            recv(second) -> _disconnected => {
+                watch.abort();
+                second = never();
+            }
+            default(SAY_AFTER) => say_who_holds_it(&watch.connections()),
+        }
     };
+    let stats = watch.stats();
+    tracing::info!(?stats, delivered, "ended");
     if delivered {
-        Ok(())
-    } else {
-        Err(Fault::failed("not everything was delivered before the end"))
+        return Ok(());
     }
+    let lost = |stats: &Stats| stats.undelivered + stats.unreachable;
+    let message = format_args!(
+        "not everything was delivered before the end: {} messages may be lost; sources count those \
+         that were not taken from them",
+        lost(&stats) - lost(&before)
+    );
+    Err(Fault::lost(interrupts.is_given_up(), message))
+}
+
+fn say_who_holds_it(connections: &[String]) {
+    let (count, first) = (connections.len(), connections.iter().take(NAMED_MAX));
+    let named = first.map(String::as_str).collect::<Vec<_>>().join(", ");
+    tracing::warn!(
+        count,
+        named,
+        "waiting at most {} s for those who have not taken what is for them; a second signal ends this",
+        CLOSE_MAX.as_secs()
+    );
 }
 
 /// Asks for as many descriptors as this process may have. Each client takes one, and where nobody has

@@ -13,9 +13,10 @@ use selvedge_zipper::records::{Framing, Reader, RecordError};
 use selvedge_zipper::tag::Tag;
 use serde_json::json;
 
-use crate::cli::connection::{CLOSE_MAX, Connection, tag};
+use crate::cli::connection::{Connection, tag};
+use crate::cli::end;
 use crate::cli::fault::Fault;
-use crate::cli::interrupt::stop_when_interrupted;
+use crate::cli::interrupt::{Interrupts, stop_when_interrupted};
 use crate::cli::{Format, say};
 
 /// The longest message, in bytes: what a zipper takes by default, less room for its head.
@@ -78,7 +79,7 @@ pub(crate) fn source(args: Args, output: Format) -> Result<(), Fault> {
     let messages = read(input, args.format.into())?;
     let mut counts = Counts::default();
     let ended = pump(&client, &args, &messages, &interrupted, &mut counts);
-    let delivered = client.close(CLOSE_MAX);
+    let delivered = end::close(&client, &interrupted);
     // Not before: what the end leaves behind is uncertain too.
     let (zipper, uncertain) = (client.zipper(), client.uncertain());
     let Counts { sent, bytes } = counts;
@@ -95,10 +96,11 @@ pub(crate) fn source(args: Args, output: Format) -> Result<(), Fault> {
     if delivered {
         Ok(())
     } else {
-        Err(Fault::failed(format_args!(
+        let lost = format_args!(
             "not everything was acknowledged by the zipper: {uncertain} of {sent} messages may not \
              have been handled"
-        )))
+        );
+        Err(Fault::lost(interrupted.is_given_up(), lost))
     }
 }
 
@@ -150,13 +152,13 @@ fn pump(
     client: &Client,
     args: &Args,
     messages: &Receiver<Incoming>,
-    interrupted: &Receiver<()>,
+    interrupted: &Interrupts,
     counts: &mut Counts,
 ) -> Result<(), Fault> {
     loop {
         let message = select! {
             recv(messages) -> message => message,
-            recv(interrupted) -> _ => return Ok(()),
+            recv(interrupted.first) -> _ => return Ok(()),
         };
         let Ok(message) = message else { break };
         let message = message.map_err(Fault::failed)?;

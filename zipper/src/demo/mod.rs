@@ -20,5 +20,5 @@ pub(crate) struct Args {
 
 pub(crate) fn demo(args: &Args, output: Format) -> Result<(), Fault> {
     let interrupted = crate::cli::interrupt::interrupted()?;
-    Story::begin(args.seconds, output == Format::Json)?.tell(&interrupted)
+    Story::begin(args.seconds, output == Format::Json)?.tell(&interrupted.first)
 }

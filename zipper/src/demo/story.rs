@@ -1,5 +1,6 @@
 //! What happens in the demonstration, in order.
 
+use std::convert::Infallible;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -83,7 +84,7 @@ sink.";
     }
 
     /// Tells it from the first reading to the count.
-    pub(crate) fn tell(mut self, interrupted: &Receiver<()>) -> Result<(), Fault> {
+    pub(crate) fn tell(mut self, interrupted: &Receiver<Infallible>) -> Result<(), Fault> {
         self.say_who_is_there()?;
         let began = Instant::now();
         let end = began + Duration::from_secs(self.seconds);

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use selvedge_hub::{
-    Address, Driver, DriverConfig, Endpoint, FlushError, Hub, Identity, NodeId, SendError,
+    Address, Driver, DriverConfig, Endpoint, FlushError, Hub, Identity, NodeId, SendError, session,
 };
 
 use crate::broker::{DATA, HOPS_MAX, now_micros};
@@ -55,6 +55,8 @@ pub struct Options {
     pub policy: Policy,
     /// How long connecting may take.
     pub timeout: Duration,
+    /// The longest message, in bytes: the same as that of the zipper, or neither lets the other in.
+    pub message_max: usize,
     /// On whose workers it lives; without one, on a worker of its own. Many clients in one process
     /// should share one: 64 workers are woken one by one, and one worker reads what has come for all.
     pub driver: Option<Arc<Driver>>,
@@ -78,6 +80,7 @@ impl Options {
             target: None,
             policy: Policy::Nearest,
             timeout: Duration::from_secs(10),
+            message_max: session::Config::default().message_max,
             driver: None,
             spin: DriverConfig::default().spin,
         }

@@ -173,6 +173,37 @@ fn who_is_not_let_in_learns_why() {
 }
 
 #[test]
+fn a_zipper_of_shorter_messages_lets_in_who_has_its_limit() {
+    let serving = Serving::start(&["limits.message_max_bytes=65536"]);
+    let at = serving.address.as_str();
+    let source = ["source", "-z", at, "--tag", "0x10"];
+    fails(&run_with(&source, b"x\n"), 3, "shorter messages");
+    let limit = ["--message-max", "65536"];
+    let sink = ["sink", "-z", at, "--observe", "0x10", "--count", "1"];
+    let sink = zipper()
+        .args(sink)
+        .args(limit)
+        .args(["--log", "info"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut sink = Reaped(sink);
+    until_said(&mut sink.0, "reading");
+    // The longest that is read is let through by the zipper, too.
+    let (longest, source) = ((65536 - 1024).to_string(), [&source[..], &limit].concat());
+    let line = "x".repeat(65536 - 1024);
+    let sent = run_with(&source, line.as_bytes());
+    assert!(sent.status.success(), "{sent:?}");
+    let mut printed = String::new();
+    let stdout = sink.0.stdout.as_mut().expect("it is piped");
+    std::io::Read::read_to_string(stdout, &mut printed).expect("text");
+    assert_eq!(printed, line.clone() + "\n");
+    let says = format!("than the {longest} that are allowed");
+    fails(&run_with(&source, (line + "xxx").as_bytes()), 1, &says);
+}
+
+#[test]
 fn a_zipper_that_is_not_there_is_named() {
     let args = [
         "sink",

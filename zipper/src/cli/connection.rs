@@ -40,12 +40,21 @@ pub(crate) struct Connection {
     /// A key made by `zipper keygen`. Without it, a new one each time.
     #[arg(long, value_name = "FILE")]
     identity: Option<PathBuf>,
+    /// The longest message, in bytes: as `limits.message_max_bytes` of the zipper says.
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20, value_parser = clap::value_parser!(u64).range(1024..=1 << 30))]
+    message_max: u64,
     /// How long connecting may take, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     timeout: u64,
 }
 
 impl Connection {
+    /// The longest payload: a zipper takes some bytes of a message for its head.
+    pub(crate) fn payload_max(&self) -> usize {
+        let max = self.message_max as usize;
+        max - (max / 64).clamp(256, 64 << 10)
+    }
+
     /// Connects as what `make` says, given the addresses.
     pub(crate) fn connect(
         &self,
@@ -62,6 +71,7 @@ impl Connection {
             token: self.token.clone(),
             identity: self.identity.as_deref().map(read_identity).transpose()?,
             timeout: Duration::from_secs(self.timeout),
+            message_max: self.message_max as usize,
             ..make(zippers)
         };
         Ok(Client::connect(options)?)

@@ -19,9 +19,6 @@ use crate::cli::fault::Fault;
 use crate::cli::interrupt::{Interrupts, stop_when_interrupted};
 use crate::cli::{Format, say};
 
-/// The longest message, in bytes: what a zipper takes by default, less room for its head.
-const LEN_MAX: usize = (64 << 20) - (64 << 10);
-
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -76,7 +73,7 @@ pub(crate) fn source(args: Args, output: Format) -> Result<(), Fault> {
         .connect(|zippers| Options::source(name, zippers))?;
     let client = Arc::new(client);
     let interrupted = stop_when_interrupted(&client)?;
-    let messages = read(input, args.format.into())?;
+    let messages = read(input, args.format.into(), args.connection.payload_max())?;
     let mut counts = Counts::default();
     let ended = pump(&client, &args, &messages, &interrupted, &mut counts);
     let delivered = end::close(&client, &interrupted);
@@ -130,10 +127,14 @@ fn open(file: Option<&Path>) -> Result<Box<dyn Read + Send>, Fault> {
 type Incoming = Result<Bytes, RecordError>;
 
 /// Reads on a thread of its own: a read of a terminal or pipe cannot be interrupted.
-fn read(input: Box<dyn Read + Send>, framing: Framing) -> Result<Receiver<Incoming>, Fault> {
+fn read(
+    input: Box<dyn Read + Send>,
+    framing: Framing,
+    len_max: usize,
+) -> Result<Receiver<Incoming>, Fault> {
     let (give, messages) = bounded(64);
     let run = move || {
-        let mut reader = Reader::new(BufReader::new(input), framing, LEN_MAX);
+        let mut reader = Reader::new(BufReader::new(input), framing, len_max);
         while let Some(message) = reader.read().transpose() {
             let is_last = message.is_err();
             if give.send(message).is_err() || is_last {

@@ -96,10 +96,10 @@ pub(super) fn dial(options: &Options, deadline: Instant) -> Result<(Hub, NodeId)
         })?),
     };
     let (node, ways) = find(options, &identity, &driver, deadline)?;
-    let defaults = session::Config::default();
+    let send_buffer = session::Config::default().send_buffer;
     let hub = Hub::builder(identity)
         .driver(driver)
-        .session(session_config(defaults.send_buffer, defaults.message_max))
+        .session(session_config(send_buffer, options.message_max))
         .peer_at(node, ways)?
         .start()?;
     Ok((hub, node))

@@ -15,7 +15,7 @@ use crate::broker::batch::Batch;
 use crate::broker::{Broker, CONTROL, DATA};
 use crate::router::{Function, Node, Presence};
 use crate::stats::add;
-use crate::wire::{Handshake, Message, Policy, Rejection, Role, VERSION};
+use crate::wire::{self, Handshake, Message, Policy, Rejection, Role, VERSION};
 
 /// Calls a door again when a recipient has room.
 struct Resume(Endpoint);
@@ -170,7 +170,9 @@ impl Door {
     }
 
     fn note_undelivered(&self, undelivered: &[selvedge_hub::Message]) {
-        let count = undelivered.iter().filter(|it| it.lane == DATA).count();
+        // The word that ends the data of a function that finishes is on this lane, too.
+        let is_data = |it: &&selvedge_hub::Message| it.lane == DATA && wire::is_data(&it.payload);
+        let count = undelivered.iter().filter(is_data).count();
         if count > 0 {
             tracing::warn!(peer = %self.endpoint.peer(), name = self.name, count, "messages for it may be lost");
             add(&self.broker.counters.undelivered, count);

@@ -13,11 +13,10 @@ use serde_json::json;
 
 use crate::cli::connection::{CLOSE_MAX, read_identity};
 use crate::cli::fault::Fault;
-use crate::cli::interrupt::{Interrupts, interrupted};
+use crate::cli::interrupt::{Interrupts, SAY_AFTER, interrupted};
 use crate::cli::{Format, say};
 
-/// How often it is said what the end waits for, and how many of those are named.
-const SAY_AFTER: Duration = Duration::from_secs(3);
+/// How many of those whom the end waits for are named.
 const NAMED_MAX: usize = 8;
 
 #[derive(Debug, clap::Args)]
@@ -142,6 +141,11 @@ fn options(config: Config) -> Result<Options, Fault> {
             Identity::generate().map_err(Fault::failed)?
         }
     };
+    let own = identity.node_id();
+    if let Some((name, _)) = config.mesh.iter().find(|(_, it)| it.node.0 == own) {
+        let why = format_args!("`mesh`: `{name}` has the key of this zipper itself");
+        return Err(Fault::usage(why));
+    }
     let mesh = config.mesh.into_values().map(|neighbour| Neighbour {
         node: neighbour.node.0,
         addresses: neighbour

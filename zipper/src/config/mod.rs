@@ -7,7 +7,7 @@
 mod error;
 mod overrides;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -216,7 +216,20 @@ impl Config {
             let why = "`host` and `port` are short for `listen`: give one or the other";
             return Err(("listen", why.into()));
         }
-        self.addresses().map(drop).map_err(|why| ("host", why))
+        let mut known = BTreeMap::new();
+        for (name, neighbour) in &self.mesh {
+            if let Some(other) = known.insert(neighbour.node.0.to_string(), name) {
+                return Err(("mesh", format!("`{other}` and `{name}` have the same key")));
+            }
+        }
+        let addresses = self.addresses().map_err(|why| ("host", why))?;
+        let mut known = BTreeSet::new();
+        let mut fixed = addresses.iter().map(ToString::to_string);
+        // A port of 0 is a free one.
+        match fixed.find(|it| !it.ends_with(":0") && !known.insert(it.clone())) {
+            Some(twice) => Err(("listen", format!("`{twice}` is there twice"))),
+            None => Ok(()),
+        }
     }
 
     /// Where it listens.

@@ -92,6 +92,20 @@ fn what_is_wrong_is_said_with_its_place_and_what_was_meant() {
 }
 
 #[test]
+fn what_is_there_twice_is_named() {
+    let mesh = format!("mesh:\n  a: {{node: {NODE}}}\n  b: {{node: {NODE}}}\n");
+    let why = parse(&mesh).unwrap_err();
+    assert!(why.contains("`a` and `b` have the same key"), "{why}");
+    let listen = |address| parse(&format!("listen: ['{address}', '{address}']\n"));
+    let why = listen("tcp://127.0.0.1:9000").unwrap_err();
+    assert!(
+        why.contains("`tcp://127.0.0.1:9000` is there twice"),
+        "{why}"
+    );
+    assert!(listen("tcp://127.0.0.1:0").is_ok());
+}
+
+#[test]
 fn wrong_types_and_texts_are_said_with_their_line() {
     for (text, place, what) in [
         ("port: many\n", "zipper.yaml:1:7", "many"),

@@ -16,7 +16,7 @@ use crate::guests::Guests;
 use crate::mesh::Mesh;
 use crate::peers::Peers;
 use crate::redials::Redials;
-use crate::service::{Service, Told};
+use crate::service::{Complaints, Service, Told};
 
 /// Events that wait for a user who does not take them, before the newest is dropped and logged.
 const EVENTS_MAX: usize = 4096;
@@ -89,6 +89,7 @@ impl Hub {
             events: tell,
             random: randomness(&driver, node_id),
             closing: false,
+            complaints: Complaints::default(),
         })?;
         let mut hub = Self {
             node_id,

@@ -1,10 +1,11 @@
 //! The mesh with its driver: dials what it wants, attaches what answers, tells what happens.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::{Sender, TrySendError};
-use selvedge_driver::{Connected, DialError, Driver, Endpoint, Event, Machine, Mail, Next};
+use selvedge_driver::{Connected, DialError, Driver, Endpoint, Event, Machine, Mail, Next, NodeId};
 
 use crate::event::HubEvent;
 use crate::guests::Guests;
@@ -70,6 +71,29 @@ pub(crate) struct Service {
     pub(crate) events: Sender<HubEvent>,
     pub(crate) random: fastrand::Rng,
     pub(crate) closing: bool,
+    pub(crate) complaints: Complaints,
+}
+
+/// Why peers cannot be reached, by their ways, as it was logged last: whoever looks for the reason is to
+/// find it, and not once for each try.
+#[derive(Debug, Default)]
+pub(crate) struct Complaints(BTreeMap<(NodeId, usize), String>);
+
+impl Complaints {
+    /// Whether it was not said before.
+    fn is_new(&mut self, dial: Dial, why: &str) -> bool {
+        let said = self.0.entry((dial.peer, dial.way)).or_default();
+        let is_new = said != why;
+        if is_new {
+            why.clone_into(said);
+        }
+        is_new
+    }
+
+    /// The peer is there.
+    fn forget(&mut self, peer: NodeId) {
+        self.0.retain(|(of, _), _| *of != peer);
+    }
 }
 
 impl Machine for Service {
@@ -96,7 +120,7 @@ impl Machine for Service {
                 tracing::debug!(peer = %dial.peer, way = dial.way, "a connection comes too late");
             }
             Some(Told::Dialed(dial, Err(error))) => {
-                tracing::debug!(peer = %dial.peer, way = dial.way, %error, "a dial failed");
+                self.complain(dial, &error);
                 self.mesh.failed(now, dial, self.random.f64());
             }
             Some(Told::Answered(dial)) => {
@@ -147,6 +171,19 @@ impl Service {
         self.attach(connected);
     }
 
+    fn complain(&mut self, dial: Dial, error: &DialError) {
+        let peer = dial.peer;
+        let ways = self.peers.ways.get(&peer);
+        let Some(address) = ways.and_then(|ways| ways.get(dial.way)) else {
+            return;
+        };
+        if !self.closing && self.complaints.is_new(dial, &error.to_string()) {
+            tracing::warn!(%peer, %address, %error, "cannot be reached; it is dialed again");
+        } else {
+            tracing::debug!(%peer, %address, %error, "a dial failed");
+        }
+    }
+
     fn attach(&self, connected: Connected) {
         if let Some(connected) = self.peers.attach(connected) {
             tracing::debug!(peer = %connected.peer(), "a connection comes to nobody");
@@ -168,6 +205,7 @@ impl Service {
     fn tell(&mut self, now: Instant, event: HubEvent) {
         match &event {
             HubEvent::Up { peer } | HubEvent::Moved { peer } => {
+                self.complaints.forget(*peer);
                 self.mesh.up(now, *peer);
                 self.peers.redials.up(*peer, self.mesh.way(peer));
                 self.guests.up(*peer);
@@ -215,7 +253,7 @@ impl Service {
 mod tests {
     use std::sync::Mutex;
 
-    use selvedge_driver::{NodeId, Simulation, session};
+    use selvedge_driver::{Simulation, session};
 
     use super::*;
     use crate::redials::Redials;
@@ -244,7 +282,7 @@ mod tests {
         let peers = Peers {
             local: NodeId::new([1; 32]),
             dialers: Arc::new([]),
-            ways: std::collections::BTreeMap::new(),
+            ways: BTreeMap::new(),
             redials: Redials::default(),
             session: session::Config::default(),
             receive: None,
@@ -259,6 +297,7 @@ mod tests {
             events: crossbeam_channel::bounded(10).0,
             random: fastrand::Rng::with_seed(1),
             closing: false,
+            complaints: Complaints::default(),
         }
     }
 
@@ -289,5 +328,28 @@ mod tests {
         service.handle(now, Some(Told::Event(left(new))));
         assert_eq!(service.peers.endpoint(GUEST), None);
         assert!(!service.guests.is_guest(&GUEST));
+    }
+
+    #[test]
+    fn each_reason_is_said_once_until_the_peer_was_there() {
+        let peer = |number| NodeId::new([number; 32]);
+        let dial = |number, way| Dial {
+            peer: peer(number),
+            way,
+        };
+        let mut complaints = Complaints::default();
+        for (number, way, why, is_new) in [
+            (1, 0, "refused", true),
+            (1, 0, "refused", false),
+            (1, 1, "refused", true),
+            (2, 0, "refused", true),
+            (1, 0, "another key", true),
+            (1, 0, "another key", false),
+        ] {
+            assert_eq!(complaints.is_new(dial(number, way), why), is_new);
+        }
+        complaints.forget(peer(1));
+        assert!(complaints.is_new(dial(1, 1), "refused"));
+        assert!(!complaints.is_new(dial(2, 0), "refused"));
     }
 }

@@ -156,6 +156,37 @@ fn a_port_in_use_is_named() {
 }
 
 #[test]
+fn a_neighbour_or_zipper_with_another_key_than_expected_is_named() {
+    let serving = Serving::start(&[]);
+    let (at, key) = (serving.address.as_str(), "ab".repeat(32));
+    let mesh = format!("mesh={{other: {{node: {key}, addresses: ['{at}']}}}}");
+    let serve = zipper()
+        .args(["serve", "--set", "listen=['tcp://127.0.0.1:0']"])
+        .args(["--set", &mesh])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let says = format!("cannot be reached; it is dialed again peer={key} address={at}");
+    until_said(&mut Reaped(serve).0, &says);
+    let source = ["source", "-z", at, "--tag", "0x10", "--node", &key];
+    let output = run(&[&source[..], &["--timeout", "1"]].concat());
+    fails(&output, 3, &format!("nobody with the key {key}"));
+    fails(&output, 3, &says);
+}
+
+#[test]
+fn a_zipper_is_not_its_own_neighbour() {
+    let folder = Folder::new();
+    let file = folder.0.join("node.key").display().to_string();
+    let key = String::from_utf8(run(&["keygen", &file]).stdout).expect("text");
+    let config = format!("identity: {file}\nmesh: {{me: {{node: {}}}}}\n", key.trim());
+    let config = folder.file("zipper.yaml", config.as_bytes());
+    let says = "`me` has the key of this zipper itself";
+    fails(&run(&["serve", "-t", "-c", &config]), 2, says);
+}
+
+#[test]
 fn who_is_not_let_in_learns_why() {
     let serving = Serving::start(&["auth={type: token, token: right}"]);
     let source = |token: &[&str]| {

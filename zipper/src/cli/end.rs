@@ -5,13 +5,10 @@ use std::time::{Duration, Instant};
 use selvedge_zipper::client::Client;
 
 use crate::cli::connection::CLOSE_MAX;
-use crate::cli::interrupt::Interrupts;
+use crate::cli::interrupt::{Interrupts, SAY_AFTER};
 
 /// How soon a signal is noticed.
 const STEP: Duration = Duration::from_millis(100);
-
-/// Who waits longer than this hears of it, and again after twice the time.
-const SAY_AFTER: Duration = Duration::from_secs(3);
 
 /// Ends in order. A zipper that is there is waited for as long as it takes: it holds a client back
 /// while functions are slower. It is waited for at most [`CLOSE_MAX`] if it is away, or if somebody
@@ -41,7 +38,8 @@ fn wait(client: &Client, interrupts: &Interrupts) -> Duration {
         if now >= say_at || (is_ending && !was_ending) {
             was_ending = is_ending;
             say(is_connected, is_ending);
-            say_at = now + (now - began);
+            // Ever more rarely.
+            say_at = now + (now - began).max(SAY_AFTER);
         }
     }
 }

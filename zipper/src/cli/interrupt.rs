@@ -15,6 +15,9 @@ use crate::cli::fault::Fault;
 /// [`CLOSE_MAX`]: crate::cli::connection::CLOSE_MAX
 const FINISH_MAX: Duration = Duration::from_secs(15);
 
+/// Who waits longer than this hears of it.
+pub(crate) const SAY_AFTER: Duration = Duration::from_secs(3);
+
 /// How long the process may take after the second signal, to say what is lost.
 const LAST_WORDS_MAX: Duration = Duration::from_secs(2);
 
@@ -66,6 +69,7 @@ fn exit_soon() -> ! {
     {
         std::thread::park_timeout(left);
     }
+    tracing::error!("something does not end, and what it holds is lost");
     std::process::exit(130)
 }
 
@@ -82,10 +86,19 @@ pub(crate) fn finish_when_interrupted(
     let (reading, has_read) = bounded(0);
     let interrupts = when_interrupted(client, move |client, second| {
         client.finish();
-        select! {
-            recv(has_read) -> _disconnected => {}
-            recv(second) -> _disconnected => {}
-            default(FINISH_MAX) => {}
+        let is_over = |patience| {
+            select! {
+                recv(has_read) -> _disconnected => true,
+                recv(second) -> _disconnected => true,
+                default(patience) => false,
+            }
+        };
+        if !is_over(SAY_AFTER) {
+            tracing::warn!(
+                "the guest has {} s for what has come; a second signal ends this",
+                FINISH_MAX.as_secs()
+            );
+            is_over(FINISH_MAX - SAY_AFTER);
         }
         client.stop();
     })?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use selvedge_wasm_host::{FunctionConfig, Host, HostConfig, Limits};
 use selvedge_zipper::client::{Client, Options};
-use selvedge_zipper::runner::{Guest, Runner};
+use selvedge_zipper::runner::{Counts, Guest, Runner};
 use selvedge_zipper::tag::Tag;
 use selvedge_zipper::wire;
 
@@ -131,6 +131,17 @@ pub(crate) fn run(args: Args) -> Result<(), Fault> {
     drop(reading);
     let counts = runner.counts();
     tracing::info!(name, ?counts, "the function ends");
+    if counts.failed > 0 {
+        let Counts {
+            failed, handled, ..
+        } = counts;
+        tracing::warn!(
+            name,
+            failed,
+            handled,
+            "the guest failed on messages: they were dropped"
+        );
+    }
     if !client.is_stopped() {
         return Err(Fault::failed(error));
     }

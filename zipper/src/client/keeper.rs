@@ -121,6 +121,10 @@ impl Shared {
             let left = deadline.saturating_duration_since(Instant::now());
             let message = match endpoint.recv_timeout(left) {
                 Ok(message) => message,
+                Err(TryRecvError::Empty) if endpoint.transport().is_none() => {
+                    let why = format!("nobody with the key {} could be reached", self.node);
+                    return Err(ConnectError::Unreachable(why));
+                }
                 Err(TryRecvError::Empty) => return Err(ConnectError::Silent(self.node)),
                 Err(TryRecvError::Closed(closed)) => {
                     return Err(ConnectError::Unreachable(closed.to_string()));

@@ -150,3 +150,17 @@ fn a_function_whose_zipper_has_gone_ends_at_once() {
     });
     assert!(reading < PATIENCE / 2, "it lingers: {reading:?}");
 }
+
+#[test]
+fn a_function_that_finishes_leaves_nothing_that_is_counted_as_lost() {
+    let zipper = start(options("z"));
+    for _ in 0..20 {
+        let function = function(&zipper, "function", IN);
+        function.finish();
+        assert!(function.read_timeout(PATIENCE).is_err());
+        assert!(function.close(PATIENCE));
+    }
+    let watch = zipper.watch();
+    assert!(zipper.close(PATIENCE));
+    assert_eq!(watch.stats().undelivered, 0);
+}

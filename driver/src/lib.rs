@@ -39,6 +39,7 @@ mod placement;
 mod queue;
 mod reader;
 mod resolver;
+mod seldom;
 mod sending;
 mod shared;
 mod simulation;

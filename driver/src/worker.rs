@@ -18,6 +18,7 @@ use slab::Slab;
 use crate::accept_rate::AcceptRate;
 use crate::config::Config;
 use crate::driver::Connected;
+use crate::seldom::Seldom;
 use crate::shared::Shared;
 use crate::spin::Spin;
 use crate::timers::{Armed, Timers};
@@ -111,6 +112,8 @@ pub(crate) struct Worker {
     listeners: Slab<ListenerSlot>,
     generation: u32,
     handshakes: usize,
+    /// Strangers for whom there was no room.
+    refused: Seldom,
     /// Transports that had more to do than their budget allowed.
     busy: Vec<usize>,
     /// Once the driver is dropped: until when transports may still say goodbye.
@@ -173,6 +176,7 @@ impl Worker {
             listeners: Slab::new(),
             generation: 0,
             handshakes: 0,
+            refused: Seldom::default(),
             busy: Vec::new(),
             stop_at: None,
         }

@@ -131,10 +131,14 @@ impl Worker {
     fn begin_handshake(&mut self, transport: Box<dyn Transport>, arrival: Arrival) {
         if self.handshakes >= self.config.handshakes_max && matches!(arrival, Arrival::Accepted(_))
         {
-            tracing::warn!(
-                max = self.config.handshakes_max,
-                "too many handshakes: one refused"
-            );
+            if let Some(refused) = self.refused.note(self.now) {
+                let max = self.config.handshakes_max;
+                tracing::warn!(
+                    max,
+                    refused,
+                    "too many handshakes at once: connections are refused"
+                );
+            }
             return;
         }
         self.handshakes += 1;

@@ -29,6 +29,10 @@ use crate::wire::{
 pub use connect::{ConnectError, addresses};
 pub(crate) use outgoing::Outgoing;
 
+/// Who reads looks up so often whether it is to stop. The endpoint does not tell: while its zipper is
+/// away it lingers for what was written.
+const LOOK_UP: Duration = Duration::from_secs(1);
+
 /// Longer than anybody waits, and short enough to be added to the time.
 const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -359,8 +363,13 @@ impl Client {
                 },
                 Inbound::Nothing(endpoint) => {
                     let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-                    if !endpoint.wait_readable(left) {
-                        return Err(ReadError::TimedOut);
+                    let is_last = left.is_some_and(|left| left <= LOOK_UP);
+                    let wait = left.map_or(LOOK_UP, |left| left.min(LOOK_UP));
+                    if !endpoint.wait_readable(Some(wait)) {
+                        self.shared.check_stopped()?;
+                        if is_last {
+                            return Err(ReadError::TimedOut);
+                        }
                     }
                 }
                 Inbound::Over(number) => self.shared.read_from_another(number)?,

@@ -134,6 +134,15 @@ fn until_gone(client: &Client) {
 
 #[test]
 fn a_function_whose_zipper_has_gone_ends_at_once() {
+    ends_at_once(false);
+}
+
+#[test]
+fn a_function_whose_zipper_has_gone_reads_no_more_although_what_it_wrote_waits() {
+    ends_at_once(true);
+}
+
+fn ends_at_once(has_written: bool) {
     let zipper = start(options("z"));
     let sink = function(&zipper, "sink", IN);
     write(&source(&zipper), IN, "the last");
@@ -141,6 +150,9 @@ fn a_function_whose_zipper_has_gone_ends_at_once() {
     drop(zipper);
     // It would say again who it is.
     until_gone(&sink);
+    if has_written {
+        write(&sink, IN, "waits");
+    }
     let reading = std::thread::scope(|scope| {
         let reading = scope.spawn(|| sink.read_timeout(PATIENCE));
         let stopped = Instant::now();

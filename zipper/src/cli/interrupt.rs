@@ -31,16 +31,16 @@ pub(crate) struct Interrupts {
 impl Interrupts {
     /// Whether there was a second signal.
     pub(crate) fn is_given_up(&self) -> bool {
-        is_over(&self.second)
+        is_disconnected(&self.second)
     }
 
     /// Whether there was a signal.
     pub(crate) fn is_ending(&self) -> bool {
-        is_over(&self.first)
+        is_disconnected(&self.first)
     }
 }
 
-fn is_over(signal: &Receiver<Infallible>) -> bool {
+fn is_disconnected(signal: &Receiver<Infallible>) -> bool {
     signal
         .try_recv()
         .is_err_and(|error| error.is_disconnected())
@@ -99,6 +99,10 @@ pub(crate) fn finish_when_interrupted(
                 FINISH_MAX.as_secs()
             );
             is_over(FINISH_MAX - SAY_AFTER);
+        }
+        if is_disconnected(second) {
+            // Whoever writes need not wait for the zipper, either.
+            let _uncertain = client.close(Duration::ZERO);
         }
         client.stop();
     })?;

@@ -79,7 +79,7 @@ fn end(zipper: Zipper, interrupts: &Interrupts) -> Result<(), Fault> {
         .name("zipper-end".into())
         .spawn(close)
         .map_err(|error| Fault::failed(format!("cannot start a thread: {error}")))?;
-    let mut second = interrupts.second.clone();
+    let (mut second, mut pause) = (interrupts.second.clone(), SAY_AFTER);
     let delivered = loop {
         select! {
             recv(ended) -> delivered => break delivered.unwrap_or(false),
@@ -87,7 +87,11 @@ fn end(zipper: Zipper, interrupts: &Interrupts) -> Result<(), Fault> {
                 watch.abort();
                 second = never();
             }
-            default(SAY_AFTER) => say_who_holds_it(&watch.connections()),
+            default(pause) => {
+                say_who_holds_it(&watch.connections());
+                // Ever more rarely.
+                pause *= 2;
+            }
         }
     };
     let stats = watch.stats();

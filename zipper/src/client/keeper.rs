@@ -153,6 +153,13 @@ impl Shared {
         }
     }
 
+    /// Whether there will be nothing more to read, if there is nothing now.
+    pub(super) fn check_stopped(&self) -> Result<(), Over> {
+        let current = lock(&self.current);
+        let ended = current.ended.as_ref();
+        ended.map_or(Ok(()), |why| Err(Over(why.clone())))
+    }
+
     /// Waits until there is another endpoint than the one of that number, and reads from that.
     pub(super) fn read_from_another(&self, than: u64) -> Result<(), Over> {
         self.wait_for_another(than)?;

@@ -67,6 +67,9 @@ pub(crate) struct Broker {
     /// Rises with each change of what plans are made of, before the lock of the change is free.
     version: AtomicU64,
     doors: AtomicU64,
+    /// Sources with messages for which there is no room, to be looked at again when the version rises: who
+    /// gets them then may have some. Their connections may have ended.
+    waiting: Mutex<Vec<Endpoint>>,
     /// Whether nothing is handed on any more.
     is_aborted: AtomicBool,
     /// Disconnected when the doors of all sources, and of all who may become one, are gone.
@@ -116,6 +119,7 @@ impl Broker {
             }),
             version: AtomicU64::new(0),
             doors: AtomicU64::new(0),
+            waiting: Mutex::default(),
             is_aborted: AtomicBool::new(false),
             sources_gone,
         })
@@ -213,6 +217,19 @@ impl Broker {
     fn forget_plans(&self, state: &mut State) {
         state.plans = Plans::default();
         self.version.fetch_add(1, Ordering::Release);
+        let waiting = std::mem::take(&mut *lock(&self.waiting));
+        waiting.iter().for_each(Endpoint::resume);
+    }
+
+    /// Has a door looked at again when the version is another one than that.
+    fn resume_when_changed(&self, version: u64, door: &Endpoint) {
+        let mut waiting = lock(&self.waiting);
+        // Under the lock: who raises it finds the door here, or it is seen.
+        if self.version() == version {
+            waiting.push(door.clone());
+        } else {
+            door.resume();
+        }
     }
 
     /// Counts the changes.
@@ -314,16 +331,19 @@ impl Broker {
         // Also for those whose last table found no room.
         state.tell_neighbours();
         if is_any_gone {
-            self.forget_plans(&mut state);
             // Whoever waits for room there need not any more.
-            state.known.values().for_each(|it| it.endpoint.resume());
+            self.forget_plans(&mut state);
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic in a door closes its endpoint; each step leaves the tables whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic in a door closes its endpoint; each step leaves the tables whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn recipient(known: &BTreeMap<Node, Known>, stop: router::Stop) -> Option<Recipient> {

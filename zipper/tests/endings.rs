@@ -22,6 +22,34 @@ fn another_takes_over_from_a_killed_function_that_was_the_only_one() {
     another_takes_over(false);
 }
 
+#[test]
+fn another_takes_over_what_waits_although_its_source_has_left() {
+    let mut options = options("z");
+    options.send_buffer = 64 << 10;
+    let zipper = start(options);
+    let mut killed = sink_process(&zipper, "sink");
+    until_known(&zipper, IN);
+    killed.kill().expect("it runs");
+    killed.wait().expect("it ends");
+    let (source, count) = (source(&zipper), 300);
+    for number in 0..count {
+        write(&source, IN, &format!("{number:01000}"));
+    }
+    assert!(source.close(PATIENCE), "the zipper has them");
+    let (began, other) = (Instant::now(), function(&zipper, "sink", IN));
+    let number = |client| text(&read(client)).parse::<u64>().expect("a number");
+    let first = number(&other);
+    assert!(first < 66, "{first}");
+    for expected in first + 1..count {
+        assert_eq!(number(&other), expected);
+    }
+    let elapsed = began.elapsed();
+    assert!(
+        elapsed < PATIENCE / 2,
+        "as long as one is away: {elapsed:?}"
+    );
+}
+
 /// Messages go to a function that is killed, and to a witness or not; then another one comes.
 fn another_takes_over(has_witness: bool) {
     let mut options = options("z");

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::task::{Context, Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -41,6 +41,8 @@ pub(crate) struct Door {
     batch: Batch,
     /// How many messages wait. Their sender was told that they are here.
     left: usize,
+    /// Since which version of the plans it has been waiting for the next.
+    waits_since: Option<u64>,
     waker: Waker,
     /// Whether the zipper at the other end was told who this one is.
     has_introduced: bool,
@@ -50,8 +52,14 @@ pub(crate) struct Door {
 
 impl Inbox for Door {
     fn on_messages(&mut self, incoming: &mut Incoming<'_>) {
+        let version = self.broker.version();
+        let mut polled = Poll::Ready(());
         if !self.broker.is_aborted() {
-            self.hand_on(incoming);
+            polled = self.hand_on(incoming);
+        }
+        if polled.is_pending() && self.waits_since != Some(version) {
+            self.waits_since = Some(version);
+            self.broker.resume_when_changed(version, &self.endpoint);
         }
         self.left = incoming.len(DATA);
         if self.broker.is_aborted() {
@@ -129,13 +137,15 @@ impl Door {
             outgoing: VecDeque::new(),
             batch,
             left: 0,
+            waits_since: None,
             waker,
             has_introduced: false,
             source,
         }
     }
 
-    fn hand_on(&mut self, incoming: &mut Incoming<'_>) {
+    /// Pending if there is no room; the door is called again when there may be some.
+    fn hand_on(&mut self, incoming: &mut Incoming<'_>) -> Poll<()> {
         self.flush();
         while let Some(message) = incoming.take(CONTROL) {
             self.control(message.payload);
@@ -146,17 +156,18 @@ impl Door {
                 let is_client = !self.is_closed && self.role != Some(Role::Zipper);
                 let cx = Context::from_waker(&self.waker);
                 if is_client && self.batch.hand_straight(&cx, incoming).is_pending() {
-                    return;
+                    return Poll::Pending;
                 }
                 if !self.begin(incoming) {
-                    return;
+                    return Poll::Ready(());
                 }
             }
             let cx = Context::from_waker(&self.waker);
             if self.batch.hand_on(&cx, incoming).is_pending() {
-                return;
+                return Poll::Pending;
             }
         }
+        Poll::Ready(())
     }
 
     /// What waits is given up.

@@ -2,6 +2,7 @@
 //!
 //! The tick: hear commands and bells, do what is due, carry on with busy transports, then poll.
 
+mod ahead;
 mod balance;
 mod connections;
 mod endpoints;
@@ -11,6 +12,7 @@ use std::io;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use mio::event::Event;
 use mio::{Events, Poll, Token};
 use selvedge_transport::{DialError, Dialer, Listener, Pace, ReadBuffer, Target, Transport};
 use slab::Slab;
@@ -22,6 +24,7 @@ use crate::seldom::Seldom;
 use crate::shared::Shared;
 use crate::spin::Spin;
 use crate::timers::{Armed, Timers};
+use ahead::AHEAD;
 pub(crate) use balance::Balance;
 use balance::Balancer;
 pub(crate) use connections::Owner;
@@ -208,24 +211,37 @@ impl Worker {
                 tracing::error!(%error, "the poll failed; the worker stops");
                 break;
             }
-            for event in &events {
-                if event.token() == mailbox::WAKER {
-                    continue;
-                }
-                match named(event.token()) {
-                    Named::Transport(index, generation) => {
-                        let slot = self.slots.get_mut(index);
-                        if let Some(slot) = slot.filter(|slot| slot.generation == generation) {
-                            slot.transport.on_event(event);
-                            self.drive(index);
-                        }
-                    }
-                    Named::Listener(index) => self.accept(index),
-                }
-            }
+            self.answer_events(&events);
         }
         for index in self.places() {
             self.abandon(index);
+        }
+    }
+
+    /// Each in its order; a few at a time, so that what they need comes out of memory together.
+    fn answer_events(&mut self, events: &Events) {
+        let mut coming = events.iter();
+        while coming.clone().next().is_some() {
+            self.look_ahead(coming.clone().take(AHEAD));
+            for event in coming.by_ref().take(AHEAD) {
+                self.answer_event(event);
+            }
+        }
+    }
+
+    fn answer_event(&mut self, event: &Event) {
+        if event.token() == mailbox::WAKER {
+            return;
+        }
+        match named(event.token()) {
+            Named::Transport(index, generation) => {
+                let slot = self.slots.get_mut(index);
+                if let Some(slot) = slot.filter(|slot| slot.generation == generation) {
+                    slot.transport.on_event(event);
+                    self.drive(index);
+                }
+            }
+            Named::Listener(index) => self.accept(index),
         }
     }
 

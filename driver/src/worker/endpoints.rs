@@ -106,10 +106,25 @@ impl Entry {
         }
     }
 
+    /// Reads a little of each part of itself.
+    pub(super) fn fetch_own(&self) {
+        black_box((
+            Arc::as_ptr(&self.shared),
+            self.inbox.is_some(),
+            self.resumed,
+            self.turns,
+            self.armed,
+            self.taken.total(),
+            self.attachments.len(),
+            self.weighed,
+        ));
+        self.session.fetch_own();
+    }
+
     /// Reads a little of everything that a turn needs, so that it comes out of memory at the same time
     /// and not one after the other: of thousands of endpoints the one that has its turn has left the
     /// caches.
-    fn fetch(&self) {
+    pub(super) fn fetch(&self) {
         let shared = &*self.shared;
         black_box((
             shared.bell.home(),

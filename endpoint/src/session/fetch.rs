@@ -8,9 +8,9 @@ use crate::recv_lane::RecvLane;
 use crate::send_lane::SendLane;
 
 impl Session {
-    /// Reads a little of everything that the calls of a turn need, so that it comes out of memory at the
-    /// same time: of thousands of sessions the one that has its turn has left the caches.
-    pub fn fetch(&self) {
+    /// Reads a little of each part of itself: the first step of [`fetch`](Self::fetch), which many sessions
+    /// may take together.
+    pub fn fetch_own(&self) {
         let (acks, stats) = (&self.acks, &self.stats);
         black_box((
             self.config.lanes.len(),
@@ -22,11 +22,22 @@ impl Session {
             acks.is_due(),
             (stats.bytes_sent, stats.messages_received),
         ));
+    }
+
+    /// Reads a little of everything that the calls of a turn need, so that it comes out of memory at the
+    /// same time: of thousands of sessions the one that has its turn has left the caches.
+    pub fn fetch(&self) {
+        self.fetch_own();
         black_box(self.attachments.first().map(Attachment::fetch));
         black_box(self.send.first().map(SendLane::fetch));
         black_box(self.recv.first().map(RecvLane::fetch));
         black_box(self.config.lanes.first().map(|lane| lane.priority));
         black_box(self.released.first().copied());
         black_box(self.runs.front().map(|(lane, _)| *lane));
+    }
+
+    /// Reads a little of what was sent and is not acknowledged: the step behind [`fetch`](Self::fetch).
+    pub fn fetch_retained(&self) {
+        black_box(self.send.first().map(SendLane::fetch_retained));
     }
 }

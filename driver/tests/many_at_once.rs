@@ -1,0 +1,134 @@
+//! Endpoints that become ready while their worker is busy: each has its turn.
+
+mod support;
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use selvedge_driver::{
+    Admission, Connected, Driver, Endpoint, Event, Identity, Inbox, Incoming, LaneId, Listening,
+    bind, dialers, session,
+};
+use support::{PATIENCE, number, number_of};
+
+/// More than a worker looks at together.
+const PAIRS: u64 = 50;
+
+/// Tells what comes; before the first message, waits until it may go on.
+struct Told {
+    own: u64,
+    gate: Option<Receiver<()>>,
+    tell: Sender<(u64, Bytes)>,
+}
+
+impl Inbox for Told {
+    fn on_messages(&mut self, incoming: &mut Incoming<'_>) {
+        while let Some(message) = incoming.take(LaneId::FIRST) {
+            let told = self.tell.send((self.own, message.payload));
+            told.expect("the test listens");
+            if let Some(gate) = self.gate.take() {
+                gate.recv_timeout(PATIENCE).expect("the test lets it go on");
+            }
+        }
+    }
+
+    fn on_event(&mut self, _event: Event) {}
+}
+
+/// A driver with one worker for each end, and who connects them.
+struct Ends {
+    near: Driver,
+    far: Driver,
+    keys: [Identity; 2],
+    listening: Listening,
+    accepted: Receiver<Connected>,
+}
+
+impl Ends {
+    fn new() -> Self {
+        let [near, far] = [0, 1].map(|_| {
+            let config = selvedge_driver::Config {
+                workers: std::num::NonZeroUsize::MIN,
+                ..selvedge_driver::Config::default()
+            };
+            Driver::new(config).expect("a driver")
+        });
+        let keys = [0, 1].map(|_| Identity::generate().expect("randomness"));
+        let address = "tcp+plain://127.0.0.1:0".parse().expect("an address");
+        let listener = bind(&address, &keys[1], &Admission::anyone()).expect("a free port");
+        let (accept, accepted) = bounded(1);
+        let listening = far.listen(listener, move |connected| {
+            accept.send(connected).expect("the test listens");
+        });
+        Self {
+            near,
+            far,
+            keys,
+            listening: listening.expect("the driver runs"),
+            accepted,
+        }
+    }
+
+    fn pair(&self, near: Told, far: Told) -> [Endpoint; 2] {
+        let [a, b] = [0, 1].map(|end: usize| self.keys[end].node_id());
+        let config = session::Config::default;
+        let near = self
+            .near
+            .endpoint_with_inbox(config(), a, b, Box::new(near));
+        let far = self.far.endpoint_with_inbox(config(), b, a, Box::new(far));
+        let pair = [near.expect("it runs"), far.expect("it runs")];
+        let to = self.listening.address();
+        let dialed = self
+            .near
+            .dial_blocking(&dialers(&self.keys[0]), to, Some(b));
+        let attached = pair[0].attach(dialed.expect("a connection"));
+        attached.expect("the peer is right");
+        let accepted = self.accepted.recv_timeout(PATIENCE).expect("an arrival");
+        pair[1].attach(accepted).expect("the peer is right");
+        pair
+    }
+}
+
+#[test]
+fn of_many_that_are_ready_at_once_each_has_its_turn() {
+    let ends = Ends::new();
+    let (tell, told) = bounded(PAIRS as usize);
+    let (open, gate) = bounded(1);
+    let inbox = |own, gate| Told {
+        own,
+        gate,
+        tell: tell.clone(),
+    };
+    let pair = |own: u64| {
+        let gate = (own == 0).then(|| gate.clone());
+        ends.pair(inbox(own, None), inbox(own, gate))
+    };
+    let pairs: Vec<_> = (0..PAIRS).map(pair).collect();
+    let heard = || {
+        let (own, payload) = told.recv_timeout(PATIENCE).expect("it comes");
+        (own, number_of(&payload))
+    };
+    for [_, far] in &pairs[1..] {
+        far.send(LaneId::FIRST, number(7, 64)).expect("it is open");
+        assert_eq!(heard().1, 7);
+    }
+    pairs[0][0]
+        .send(LaneId::FIRST, number(0, 64))
+        .expect("open");
+    assert_eq!(heard(), (0, 0), "its worker is held up from here on");
+    let deadline = Instant::now() + PATIENCE;
+    for (own, [near, _]) in (0..).zip(&pairs).skip(1) {
+        near.send(LaneId::FIRST, number(own, 64)).expect("open");
+        while near.stats().bytes_sent == 0 {
+            assert!(Instant::now() < deadline, "it was not sent");
+            std::thread::yield_now();
+        }
+    }
+    assert!(told.is_empty());
+    open.send(()).expect("the inbox waits");
+    let mut arrived: Vec<_> = (1..PAIRS).map(|_| heard()).collect();
+    arrived.sort_unstable();
+    let expected: Vec<_> = (1..PAIRS).map(|own| (own, own)).collect();
+    assert_eq!(arrived, expected);
+}

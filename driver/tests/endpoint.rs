@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use selvedge_driver::{
-    AttachError, CloseReason, Event, FlushError, Inbox, Incoming, LaneId, SendError, TryRecvError,
-    session,
+    AttachError, CloseReason, Endpoint, Event, FlushError, Inbox, Incoming, LaneId, SendError,
+    TryRecvError, session,
 };
 use support::{PATIENCE, Two, expect_numbered, number, send_numbered, wait_for};
 
@@ -264,20 +264,28 @@ fn an_orderly_close_delivers_what_was_accepted() {
     }
 }
 
+/// A thread that sends until the endpoint ends, and says how many messages were accepted.
+fn send_until_refused(
+    sender: &Endpoint,
+    before_each: impl Fn() + Send + 'static,
+) -> std::thread::JoinHandle<usize> {
+    let sender = sender.clone();
+    std::thread::spawn(move || {
+        let accepted = |n: &u64| {
+            before_each();
+            sender.send(LaneId::FIRST, number(*n, 100)).is_ok()
+        };
+        (0..).take_while(accepted).count()
+    })
+}
+
 #[test]
 fn an_orderly_close_delivers_what_other_threads_sent_meanwhile() {
     for _ in 0..100 {
         let two = Two::new(2);
         two.connect(1);
-        let sender = two.a.clone();
-        let sending = std::thread::spawn(move || {
-            let accepted = |n: &u64| {
-                // Slowly: now and then everything is acknowledged.
-                (0..500).for_each(|_| std::hint::spin_loop());
-                sender.send(LaneId::FIRST, number(*n, 100)).is_ok()
-            };
-            (0..).take_while(accepted).count()
-        });
+        // Slowly: now and then everything is acknowledged.
+        let sending = send_until_refused(&two.a, || (0..500).for_each(|_| std::hint::spin_loop()));
         let first = two.b.recv().unwrap();
         two.a.close();
         let rest = std::iter::from_fn(|| two.b.recv().ok());
@@ -292,11 +300,7 @@ fn who_sees_the_end_is_told_at_once_of_all_that_was_not_delivered() {
     for _ in 0..20 {
         let two = Two::new(1);
         two.connect(0);
-        let sender = two.a.clone();
-        let sending = std::thread::spawn(move || {
-            let accepted = |n: &u64| sender.send(LaneId::FIRST, number(*n, 100)).is_ok();
-            (0..).take_while(accepted).count()
-        });
+        let sending = send_until_refused(&two.a, || {});
         two.b.recv().unwrap();
         two.b.abort();
         assert_eq!(two.a.wait_closed(PATIENCE), Some(CloseReason::PeerAborted));

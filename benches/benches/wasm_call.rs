@@ -20,9 +20,12 @@ fn wasm_call(c: &mut Criterion) {
         });
     };
     bench("core, wasmtime", &mut wasm::BareCore::new(LEN));
-    bench("core, wasm-host", &mut wasm::Hosted::core(LEN));
+    bench("core, wasm-host", &mut wasm::ActorHandle::core(LEN));
     bench("component, wasmtime", &mut wasm::BareComponent::new(LEN));
-    bench("component, wasm-host", &mut wasm::Hosted::component(LEN));
+    bench(
+        "component, wasm-host",
+        &mut wasm::ActorHandle::component(LEN),
+    );
 }
 
 criterion_group!(benches, wasm_call);

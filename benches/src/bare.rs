@@ -8,8 +8,8 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use mio::{Events, Poll, Token, Waker};
 use selvedge_driver::{
-    Admission, End, Frame, FrameSink, FrameSource, Identity, Listener, Pace, Phase, ReadBuffer,
-    Room, Target, Transport, Turn, bind, dialers,
+    Admission, DialTarget, End, Frame, FrameSink, FrameSource, Identity, Listener, Pace, Phase,
+    ReadBuffer, Room, Transport, Turn, bind, dialers,
 };
 
 use crate::Load;
@@ -144,7 +144,7 @@ fn open(scheme: &str) -> ([Node; 2], Box<dyn Listener>) {
     let poll = Poll::new().expect("a poll");
     let registered = listener.register(poll.registry(), TRANSPORT);
     registered.expect("a socket");
-    let target = Target {
+    let target = DialTarget {
         address: listener.local_address(),
         peer: Some(keys[1].node_id()),
     };

@@ -9,9 +9,9 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use mio::{Registry, Token};
 use selvedge_driver::{
-    Address, Admission, Config, Connected, DialError, Dialer, Dialers, Driver, End, Endpoint,
-    Event, FrameSink, FrameSource, Identity, Inbox, Incoming, Info, LaneConfig, LaneId, Listening,
-    Pace, Phase, Reception, Target, Transport, Turn, bind, dialers, session,
+    Address, Admission, Connected, DialError, DialTarget, Dialer, Dialers, Driver, DriverConfig,
+    End, Endpoint, Event, FrameSink, FrameSource, Identity, Inbox, Incoming, Info, LaneConfig,
+    LaneId, Listening, Pace, Phase, Reception, SessionConfig, Transport, Turn, bind, dialers,
 };
 use selvedge_hub::{Hub, HubEvent};
 
@@ -53,7 +53,7 @@ impl Dialer for FragileDialer {
         self.inner.schemes()
     }
 
-    fn dial(&self, now: Instant, target: &Target) -> Result<Box<dyn Transport>, DialError> {
+    fn dial(&self, now: Instant, target: &DialTarget) -> Result<Box<dyn Transport>, DialError> {
         Ok(Box::new(Fragile {
             inner: self.inner.dial(now, target)?,
             is_cut: self.knife.add(),
@@ -233,14 +233,14 @@ impl SpareCut {
     pub fn new(scheme: &str) -> Self {
         let keys = [(); 2].map(|()| Identity::generate().expect("randomness"));
         let [a, b] = keys.each_ref().map(Identity::node_id);
-        let drivers = [(); 2].map(|()| Driver::new(Config::default()).expect("threads"));
+        let drivers = [(); 2].map(|()| Driver::new(DriverConfig::default()).expect("threads"));
         let redundant = LaneConfig {
             redundant: true,
             ..LaneConfig::default()
         };
-        let config = session::Config {
+        let config = SessionConfig {
             lanes: vec![redundant],
-            ..session::Config::default()
+            ..SessionConfig::default()
         };
         let (tell, arrived) = for_one();
         let near = drivers[0].endpoint(config.clone(), a, b);

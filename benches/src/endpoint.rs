@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use selvedge_driver::{
-    Admission, Config, Driver, Endpoint, Event, Identity, Inbox, Incoming, LaneId, Listening,
-    QuicDialer, bind, dialers, session,
+    Admission, Driver, DriverConfig, Endpoint, Event, Identity, Inbox, Incoming, LaneId, Listening,
+    QuicDialer, SessionConfig, bind, dialers,
 };
 
 use crate::Load;
@@ -29,8 +29,8 @@ impl Pair {
     /// `inbox` receives at the far end.
     fn new(scheme: &str, inbox: impl FnOnce(&Endpoint) -> Box<dyn Inbox>) -> Self {
         let keys = [(); 2].map(|()| Identity::generate().expect("randomness"));
-        let drivers = [(); 2].map(|()| Driver::new(Config::default()).expect("threads"));
-        let config = session::Config::default();
+        let drivers = [(); 2].map(|()| Driver::new(DriverConfig::default()).expect("threads"));
+        let config = SessionConfig::default();
         let (a, b) = (keys[0].node_id(), keys[1].node_id());
         let near = drivers[0].endpoint(config.clone(), a, b).expect("it runs");
         let far = drivers[1].endpoint_with(config, b, a, |endpoint| selvedge_driver::Reception {

@@ -1,7 +1,7 @@
 //! Messages one way over a bare transport, one a frame: what a Session stands on.
 
 use bytes::Bytes;
-use selvedge_driver::{Flow, Frame, FrameSink, FrameSource, Head, Room};
+use selvedge_driver::{Frame, FrameHeader, FrameOrder, FrameSink, FrameSource, Room};
 
 use crate::Load;
 use crate::bare::{BareByTurns, BareOneWay, Carried, Count};
@@ -21,8 +21,8 @@ impl FrameSource for Repeat {
         }
         self.left -= 1;
         Some(Frame {
-            flow: Flow::Lane(0),
-            head: Head::EMPTY,
+            flow: FrameOrder::Lane(0),
+            head: FrameHeader::EMPTY,
             body: self.body.clone(),
         })
     }

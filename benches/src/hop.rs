@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use selvedge_driver::{Address, Config, Driver, Identity};
-use selvedge_zipper::client::{Client, Options};
-use selvedge_zipper::tag::Tag;
+use selvedge_client::tag::Tag;
+use selvedge_client::{Client, ClientOptions};
+use selvedge_driver::{Address, Driver, DriverConfig, Identity};
 use selvedge_zipper::zipper::{self, Zipper};
 
 use crate::Load;
@@ -17,7 +17,7 @@ pub const TAG: Tag = Tag(0x10);
 #[must_use]
 pub fn start_zipper(scheme: &str) -> Zipper {
     let identity = Identity::generate().expect("randomness");
-    let mut options = zipper::Options::new("bench", identity);
+    let mut options = zipper::ZipperOptions::new("bench", identity);
     let address = format!("{scheme}://127.0.0.1:0").parse();
     options.listen = vec![address.expect("an address")];
     Zipper::start(options).expect("a zipper")
@@ -26,15 +26,15 @@ pub fn start_zipper(scheme: &str) -> Zipper {
 /// Who writes to the zipper at one of these addresses.
 #[must_use]
 pub fn source(at: Vec<Address>) -> Client {
-    Client::connect(Options::source("source", at)).expect("it lets everybody in")
+    Client::connect(ClientOptions::source("source", at)).expect("it lets everybody in")
 }
 
 /// So many functions with a name of their own: each gets a copy of each message. They share a worker.
 #[must_use]
 pub fn sinks(count: usize, at: &[Address]) -> Vec<Client> {
-    let driver = Arc::new(Driver::new(Config::default()).expect("a thread"));
+    let driver = Arc::new(Driver::new(DriverConfig::default()).expect("a thread"));
     let sink = |number| {
-        let mut options = Options::function(format!("sink {number}"), vec![TAG], at.to_vec());
+        let mut options = ClientOptions::function(format!("sink {number}"), vec![TAG], at.to_vec());
         options.driver = Some(Arc::clone(&driver));
         Client::connect(options).expect("it lets everybody in")
     };

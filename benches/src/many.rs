@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use selvedge_driver::{
-    Admission, Config, Driver, Endpoint, Event, Identity, Inbox, Incoming, LaneId, Listening,
-    Placement, Reception, bind, dialers, session,
+    Admission, Driver, DriverConfig, Endpoint, Event, Identity, Inbox, Incoming, LaneId, Listening,
+    Placement, Reception, SessionConfig, bind, dialers,
 };
 
 use crate::Load;
@@ -36,14 +36,14 @@ impl Many {
         scheme: &str,
         workers: usize,
         pairs: usize,
-        config: &session::Config,
+        config: &SessionConfig,
         near: impl Fn(usize, &Endpoint) -> Box<dyn Inbox>,
     ) -> Self {
-        let driver = Driver::new(Config {
+        let driver = Driver::new(DriverConfig {
             workers: NonZeroUsize::new(workers).expect("at least one"),
             placement: Placement::Fixed,
             accepts_per_second: NonZeroU32::MAX,
-            ..Config::default()
+            ..DriverConfig::default()
         });
         let driver = driver.expect("threads");
         let keys = [(); 2].map(|()| Identity::generate().expect("randomness"));
@@ -142,7 +142,7 @@ impl PingStreams {
     pub fn new(scheme: &str, workers: usize, pairs: usize, under_way: u64, len: usize) -> Self {
         let left: Vec<Arc<Left>> = (0..pairs).map(|_| Arc::default()).collect();
         let (tell, done) = bounded(pairs);
-        let config = session::Config::default();
+        let config = SessionConfig::default();
         let many = Many::new(scheme, workers, pairs, &config, |number, endpoint| {
             Box::new(Stream {
                 own: endpoint.clone(),
@@ -234,10 +234,10 @@ impl RoundRobin {
         let all: Arc<OnceLock<Vec<Endpoint>>> = Arc::default();
         let left = Arc::<AtomicU64>::default();
         let (tell, done) = bounded(1);
-        let config = session::Config {
+        let config = SessionConfig {
             heartbeat,
             silence_max: heartbeat * 3,
-            ..session::Config::default()
+            ..SessionConfig::default()
         };
         let many = Many::new(scheme, 1, pairs, &config, |number, _| {
             Box::new(Baton {

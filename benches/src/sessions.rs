@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use selvedge_driver::{Frame, FrameSink, FrameSource, LaneId, Message, NodeId, Role, Room};
-use selvedge_endpoint::{AttachmentId, Config, Outbox, SendError, Session};
+use selvedge_endpoint::{AttachmentId, SendBuffer, SendError, Session, SessionConfig};
 
 use crate::Load;
 use crate::bare::{BareByTurns, BareOneWay, Carried, Count};
@@ -20,7 +20,7 @@ const AT_ONCE: u64 = 512;
 /// One end: a session and what it is given, or a count of what it delivers.
 struct Side {
     session: Session,
-    outbox: Outbox,
+    outbox: SendBuffer,
     body: Bytes,
     left: u64,
     count: Option<Count>,
@@ -34,13 +34,13 @@ impl Side {
             Role::Dialer => (ids[0], ids[1]),
             Role::Acceptor => (ids[1], ids[0]),
         };
-        let (config, now) = (Config::default(), Instant::now());
+        let (config, now) = (SessionConfig::default(), Instant::now());
         let mut session = Session::new(config.clone(), local, peer, 1);
         let attached = session.attach(now, TRANSPORT, role, true);
         attached.expect("a new session is open");
         Self {
             session,
-            outbox: Outbox::new(&config),
+            outbox: SendBuffer::new(&config),
             body,
             left: 0,
             count,

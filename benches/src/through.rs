@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
+use selvedge_client::tag::Tag;
+use selvedge_client::{Client, ClientOptions};
 use selvedge_driver::Identity;
-use selvedge_zipper::client::{Client, Options};
 use selvedge_zipper::runner::{Guest, Runner};
-use selvedge_zipper::tag::Tag;
 use selvedge_zipper::zipper::{self, Zipper};
 
 use crate::{Load, wasm};
@@ -44,15 +44,15 @@ impl Through {
     #[must_use]
     pub fn new(scheme: &str, len: usize, work: Work) -> Self {
         let identity = Identity::generate().expect("randomness");
-        let mut options = zipper::Options::new("bench", identity);
+        let mut options = zipper::ZipperOptions::new("bench", identity);
         let address = format!("{scheme}://127.0.0.1:0").parse();
         options.listen = vec![address.expect("an address")];
         let zipper = Zipper::start(options).expect("a zipper");
         let at = || zipper.addresses().to_vec();
         let connect = |options| Client::connect(options).expect("it lets everybody in");
-        let sink = connect(Options::function("sink", vec![OUT], at()));
-        let function = Arc::new(connect(Options::function("copy", vec![IN], at())));
-        let source = connect(Options::source("source", at()));
+        let sink = connect(ClientOptions::function("sink", vec![OUT], at()));
+        let function = Arc::new(connect(ClientOptions::function("copy", vec![IN], at())));
+        let source = connect(ClientOptions::source("source", at()));
         let client = Arc::clone(&function);
         Self {
             source,

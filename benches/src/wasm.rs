@@ -21,12 +21,12 @@ const COMPONENT: &str = include_str!("wasm/component.wat");
 
 /// An instance under wasm-host, as a zipper's runner uses it: what it wrote is taken, and dropped.
 #[derive(Debug)]
-pub struct Hosted {
+pub struct ActorHandle {
     instance: Instance,
     payload: Bytes,
 }
 
-impl Hosted {
+impl ActorHandle {
     /// A core module, called with `len` bytes.
     #[must_use]
     pub fn core(len: usize) -> Self {
@@ -57,7 +57,7 @@ pub fn instance(text: &str) -> Instance {
     instance.expect("a guest that starts")
 }
 
-impl Load for Hosted {
+impl Load for ActorHandle {
     fn run(&mut self, count: u64) {
         for _ in 0..count {
             let outputs = self.instance.handle(TAG, &self.payload);

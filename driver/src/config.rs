@@ -7,7 +7,7 @@ use crate::spin::SPIN_MAX;
 
 /// The settings of a [`Driver`](crate::Driver).
 #[derive(Debug, Clone)]
-pub struct Config {
+pub struct DriverConfig {
     /// How many threads, each with one event loop. Default 1: it carries thousands of endpoints.
     pub workers: NonZeroUsize,
     /// How long a connection may take to prove who it is. Default 5 s.
@@ -65,10 +65,10 @@ impl Default for Placement {
     }
 }
 
-/// The default of [`Config::accepts_per_second`].
+/// The default of [`DriverConfig::accepts_per_second`].
 const ACCEPTS_PER_SECOND: NonZeroU32 = NonZeroU32::new(5_000).unwrap();
 
-impl Default for Config {
+impl Default for DriverConfig {
     fn default() -> Self {
         Self {
             workers: NonZeroUsize::MIN,

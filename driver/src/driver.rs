@@ -7,19 +7,19 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use ring::rand::{SecureRandom, SystemRandom};
-use selvedge_endpoint::{Outbox, Session};
+use selvedge_endpoint::{SendBuffer, Session};
 use selvedge_transport::{
-    Address, DialError, Dialer, End, Info, Listener, NodeId, Target, Transport,
+    Address, DialError, DialTarget, Dialer, End, Info, Listener, NodeId, Transport,
 };
 
+use crate::SessionConfig;
+use crate::actor::{Actor, ActorHandle, MailboxSender};
 use crate::bells::Bell;
-use crate::config::Config;
+use crate::config::DriverConfig;
 use crate::endpoint::Endpoint;
 use crate::error::DriverError;
 use crate::inbox::{Inbox, Reception};
-use crate::machine::{Hosted, Machine, Mail};
 use crate::resolver::Resolver;
-use crate::session;
 use crate::shared::{Readable, Received, Shared, Waiting, lock};
 use crate::simulation::Machines;
 use crate::worker::{Balance, Command, Entry, Mailbox, Worker};
@@ -71,7 +71,7 @@ impl Driver {
     ///
     /// # Errors
     /// [`DriverError::System`] when the operating system gives no poll or thread.
-    pub fn new(config: Config) -> Result<Self, DriverError> {
+    pub fn new(config: DriverConfig) -> Result<Self, DriverError> {
         let system = |what| move |error| DriverError::System { what, error };
         let count = config.workers.get();
         let mut polls = Vec::with_capacity(count);
@@ -121,7 +121,7 @@ impl Driver {
         let (mailbox, commands) = Mailbox::new(poll.registry()).map_err(system("open a waker"))?;
         let mailboxes: Arc<[Mailbox]> = [mailbox].into();
         let shared = Arc::clone(&mailboxes);
-        let worker = Worker::new(0, poll, commands, shared, Config::default(), None);
+        let worker = Worker::new(0, poll, commands, shared, DriverConfig::default(), None);
         let driver = Self {
             mailboxes,
             threads: Vec::new(),
@@ -144,14 +144,14 @@ impl Driver {
     ///
     /// # Errors
     /// [`DriverError::System`] when there is no thread to be had.
-    pub fn host<M: Machine>(
+    pub fn host<M: Actor>(
         &self,
         name: &str,
-        make: impl FnOnce(Mail<M::Mail>) -> M,
-    ) -> Result<Hosted<M::Mail>, DriverError> {
+        make: impl FnOnce(MailboxSender<M::Command>) -> M,
+    ) -> Result<ActorHandle<M::Command>, DriverError> {
         match &self.simulated {
-            None => Hosted::spawn(name, make),
-            Some((_, machines)) => Ok(Hosted::simulated(machines, make)),
+            None => ActorHandle::spawn(name, make),
+            Some((_, machines)) => Ok(ActorHandle::simulated(machines, make)),
         }
     }
 
@@ -173,7 +173,7 @@ impl Driver {
     /// [`DriverError`].
     pub fn endpoint(
         &self,
-        config: session::Config,
+        config: SessionConfig,
         local: NodeId,
         peer: NodeId,
     ) -> Result<Endpoint, DriverError> {
@@ -186,7 +186,7 @@ impl Driver {
     /// [`DriverError`].
     pub fn endpoint_with_inbox(
         &self,
-        config: session::Config,
+        config: SessionConfig,
         local: NodeId,
         peer: NodeId,
         inbox: Box<dyn Inbox>,
@@ -202,7 +202,7 @@ impl Driver {
     /// [`DriverError`].
     pub fn endpoint_with(
         &self,
-        config: session::Config,
+        config: SessionConfig,
         local: NodeId,
         peer: NodeId,
         reception: impl FnOnce(&Endpoint) -> Reception,
@@ -219,7 +219,7 @@ impl Driver {
             local,
             peer,
             credit_step: config.receive_window / 8,
-            outbox: Mutex::new(Outbox::new(&config)),
+            outbox: Mutex::new(SendBuffer::new(&config)),
             sending: Waiting::default(),
             received: Mutex::new(Received::default()),
             receiving: Waiting::default(),
@@ -264,7 +264,7 @@ impl Driver {
         let mailboxes = Arc::clone(&self.mailboxes);
         let answer = move |resolved: Result<Address, DialError>| match resolved {
             Ok(address) => {
-                let target = Target {
+                let target = DialTarget {
                     address,
                     peer: expected,
                 };

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
-use selvedge_endpoint::{CloseReason, Event, LaneId, Message, SendError, Stats};
-use selvedge_transport::{Address, DialError, Info, NodeId, Place, Target};
+use selvedge_endpoint::{CloseReason, EndpointStats, Event, LaneId, Message, SendError};
+use selvedge_transport::{Address, DialError, DialTarget, Info, NodeId, Place};
 
 use crate::driver::{Connected, Dialers, dialer_for};
 use crate::error::{AttachError, FlushError, RecvError, TryRecvError};
@@ -339,7 +339,7 @@ impl Endpoint {
     /// # Errors
     /// [`AttachError`]; the connection is closed.
     pub fn attach(&self, connected: Connected) -> Result<(), AttachError> {
-        use selvedge_endpoint::AttachError as Session;
+        use selvedge_endpoint::SessionAttachError as Session;
         let shared = &self.0.shared;
         if connected.peer() != shared.peer {
             let (expected, found) = (shared.peer, connected.peer());
@@ -370,7 +370,7 @@ impl Endpoint {
         if matches!(address.place(), Place::Name { .. }) {
             return false;
         }
-        let target = Target {
+        let target = DialTarget {
             address: address.clone(),
             peer: Some(self.peer()),
         };
@@ -426,7 +426,7 @@ impl Endpoint {
 
     /// What its session counted, as of its last turn on the worker.
     #[must_use]
-    pub fn stats(&self) -> Stats {
+    pub fn stats(&self) -> EndpointStats {
         lock(&self.0.shared.received).stats
     }
 }
@@ -434,13 +434,13 @@ impl Endpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Config, Driver, session};
+    use crate::{Driver, DriverConfig, SessionConfig};
 
     #[test]
     fn an_endpoint_that_outlives_its_driver_leaves_nothing_behind() {
-        let driver = Driver::new(Config::default()).unwrap();
+        let driver = Driver::new(DriverConfig::default()).unwrap();
         let [local, peer] = [1, 2].map(|byte| NodeId::new([byte; 32]));
-        let made = driver.endpoint(session::Config::default(), local, peer);
+        let made = driver.endpoint(SessionConfig::default(), local, peer);
         let endpoint = made.unwrap();
         drop(driver);
         let shared = Arc::downgrade(&endpoint.0.shared);

@@ -36,7 +36,7 @@ pub enum AttachError {
     },
     /// The endpoint is closed.
     #[error(transparent)]
-    Session(#[from] selvedge_endpoint::AttachError),
+    Session(#[from] selvedge_endpoint::SessionAttachError),
 }
 
 /// Why a flush did not end well.

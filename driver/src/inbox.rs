@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use selvedge_endpoint::{Event, LaneId, Message, Run, Session};
+use selvedge_endpoint::{Event, LaneId, Message, MessageBatch, Session};
 
 use crate::shared::Taken;
 
@@ -88,7 +88,7 @@ pub(crate) struct Left(Vec<LeftLane>);
 struct LeftLane {
     messages: VecDeque<Message>,
     /// What follows them.
-    runs: VecDeque<Run>,
+    runs: VecDeque<MessageBatch>,
     /// The messages of the runs, if somebody has looked at one of them.
     looked_at: OnceCell<VecDeque<Message>>,
     /// What was lent last, if it was one of the messages.
@@ -104,7 +104,7 @@ impl LeftLane {
             return None;
         }
         let looked_at = self.looked_at.get_or_init(|| {
-            let count = self.runs.iter().map(Run::len).sum();
+            let count = self.runs.iter().map(MessageBatch::len).sum();
             let mut messages = VecDeque::with_capacity(count);
             messages.extend(self.runs.iter().flat_map(|run| run.messages(lane)));
             messages
@@ -130,7 +130,7 @@ impl LeftLane {
         while self.runs.pop_front_if(|run| run.is_empty()).is_some() {}
     }
 
-    fn push(&mut self, run: Run) {
+    fn push(&mut self, run: MessageBatch) {
         self.keep_looked_at();
         self.runs.push_back(run);
     }
@@ -194,11 +194,11 @@ impl LeftLane {
 
     /// What was looked at is in the runs too.
     fn len(&self) -> usize {
-        self.messages.len() + self.runs.iter().map(Run::len).sum::<usize>()
+        self.messages.len() + self.runs.iter().map(MessageBatch::len).sum::<usize>()
     }
 
     fn is_empty(&self) -> bool {
-        self.messages.is_empty() && self.runs.iter().all(Run::is_empty)
+        self.messages.is_empty() && self.runs.iter().all(MessageBatch::is_empty)
     }
 }
 
@@ -287,7 +287,7 @@ mod tests {
         for round in 0..50_u32 {
             let fresh: Vec<_> = (came..came + round % 4).map(u32::to_be_bytes).collect();
             let fresh: Vec<_> = fresh.iter().map(|it| &it[..]).collect();
-            left.0[0].push(Run::copied(&fresh));
+            left.0[0].push(MessageBatch::copied(&fresh));
             came += round % 4;
             let mut incoming = Incoming {
                 left: &mut left,
@@ -319,7 +319,7 @@ mod tests {
         let (lane, mut taken) = (LaneId::FIRST, Taken::default());
         let mut left = Left(vec![LeftLane::default()]);
         for run in [&[&b"a"[..], b"bc"][..], &[b"def", b"g"]] {
-            left.0[0].push(Run::copied(run));
+            left.0[0].push(MessageBatch::copied(run));
         }
         let mut incoming = Incoming {
             left: &mut left,

@@ -16,8 +16,8 @@
 //! let at = driver.listen(Box::new(listener), move |connected| drop(accepted.try_send(connected)))?;
 //! let dialer: Dialers = [std::sync::Arc::new(TcpDialer::new(alice.clone())) as _].into();
 //! let dialed = driver.dial_blocking(&dialer, at.address(), Some(bob.node_id()))?;
-//! let to_bob = driver.endpoint(session::Config::default(), alice.node_id(), bob.node_id())?;
-//! let to_alice = driver.endpoint(session::Config::default(), bob.node_id(), alice.node_id())?;
+//! let to_bob = driver.endpoint(SessionConfig::default(), alice.node_id(), bob.node_id())?;
+//! let to_alice = driver.endpoint(SessionConfig::default(), bob.node_id(), alice.node_id())?;
 //! to_bob.attach(dialed)?;
 //! to_alice.attach(arrivals.recv()?)?;
 //! to_bob.send(LaneId::FIRST, "hello".into())?;
@@ -28,13 +28,13 @@
 #![forbid(unsafe_code)]
 
 mod accept_rate;
+mod actor;
 mod bells;
 mod config;
 mod driver;
 mod endpoint;
 mod error;
 mod inbox;
-mod machine;
 mod placement;
 mod queue;
 mod reader;
@@ -48,23 +48,18 @@ mod sync;
 mod timers;
 mod worker;
 
-pub use config::{Config, Placement};
+pub use actor::{Actor, ActorHandle, MailboxSender, Next};
+pub use config::{DriverConfig, Placement};
 pub use driver::{Connected, Dialers, Driver, Listening};
 pub use endpoint::Endpoint;
 pub use error::{AttachError, DriverError, FlushError, RecvError, TryRecvError};
 pub use inbox::{Inbox, Incoming, Reception, Watch};
-pub use machine::{Hosted, Machine, Mail, Next};
 pub use reader::Reader;
 pub use sending::Sending;
 pub use simulation::Simulation;
 
 pub use selvedge_endpoint::{
-    AttachmentId, CloseReason, Delivery, DetachReason, Event, LaneConfig, LaneId, Message,
-    SendError, SharedRun, Stats,
+    AttachmentId, CloseReason, Delivery, DetachReason, EncodedBatch, EndpointStats, Event,
+    LaneConfig, LaneId, Message, SendError, SessionConfig,
 };
 pub use selvedge_transport::*;
-
-/// The limits and times of one endpoint's session.
-pub mod session {
-    pub use selvedge_endpoint::Config;
-}

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use selvedge_endpoint::{LaneId, Message, Run};
+use selvedge_endpoint::{LaneId, Message, MessageBatch};
 
 /// Messages in the order in which they came. They lie in runs until they are taken: a reference for each,
 /// counted up by the worker and down by the reader, and a place in this queue would cost more than
@@ -10,7 +10,7 @@ use selvedge_endpoint::{LaneId, Message, Run};
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     /// None of them is empty.
-    runs: VecDeque<(LaneId, Run)>,
+    runs: VecDeque<(LaneId, MessageBatch)>,
 }
 
 impl Queue {
@@ -28,7 +28,7 @@ impl Queue {
         self.runs.is_empty()
     }
 
-    pub(crate) fn extend(&mut self, runs: impl Iterator<Item = (LaneId, Run)>) {
+    pub(crate) fn extend(&mut self, runs: impl Iterator<Item = (LaneId, MessageBatch)>) {
         self.runs.extend(runs.filter(|(_, run)| !run.is_empty()));
     }
 
@@ -52,7 +52,10 @@ mod tests {
 
     fn queue(runs: &[&[&[u8]]]) -> Queue {
         let mut queue = Queue::default();
-        queue.extend(runs.iter().map(|run| (LaneId::FIRST, Run::copied(run))));
+        queue.extend(
+            runs.iter()
+                .map(|run| (LaneId::FIRST, MessageBatch::copied(run))),
+        );
         queue
     }
 

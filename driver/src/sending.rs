@@ -5,7 +5,7 @@ use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use selvedge_endpoint::{LaneId, Outbox, SendError, SharedRun};
+use selvedge_endpoint::{EncodedBatch, LaneId, SendBuffer, SendError};
 
 use crate::shared::Shared;
 
@@ -16,7 +16,7 @@ use crate::shared::Shared;
 /// [`Endpoint::sending`]: crate::Endpoint::sending
 pub struct Sending<'a> {
     // Dropped in this order: who hears the bell finds the buffer free.
-    outbox: MutexGuard<'a, Outbox>,
+    outbox: MutexGuard<'a, SendBuffer>,
     bell: Bell<'a>,
 }
 
@@ -43,7 +43,7 @@ impl fmt::Debug for Sending<'_> {
 
 impl<'a> Sending<'a> {
     #[inline]
-    pub(crate) const fn new(outbox: MutexGuard<'a, Outbox>, shared: &'a Arc<Shared>) -> Self {
+    pub(crate) const fn new(outbox: MutexGuard<'a, SendBuffer>, shared: &'a Arc<Shared>) -> Self {
         let is_due = false;
         Self {
             outbox,
@@ -74,7 +74,7 @@ impl<'a> Sending<'a> {
     /// Sends all messages of a run, if there is room for all of them now and the lane is reliable;
     /// they are not copied. Says whether it did: if not, none was sent.
     #[must_use]
-    pub fn try_send_run(&mut self, lane: LaneId, run: &SharedRun) -> bool {
+    pub fn try_send_run(&mut self, lane: LaneId, run: &EncodedBatch) -> bool {
         let is_sent = self.outbox.push_run(lane, run);
         self.bell.is_due |= is_sent;
         is_sent

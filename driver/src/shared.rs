@@ -7,7 +7,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use selvedge_endpoint::{CloseReason, Event, LaneId, Outbox, Stats};
+use selvedge_endpoint::{CloseReason, EndpointStats, Event, LaneId, SendBuffer};
 use selvedge_transport::{Info, NodeId};
 
 use crate::bells::Bell;
@@ -36,7 +36,7 @@ pub(crate) struct Shared {
     /// Credit is passed on when a reader has taken this much: an eighth of the window, so that
     /// wake-ups are few and the peer never runs dry.
     pub(crate) credit_step: u64,
-    pub(crate) outbox: Mutex<Outbox>,
+    pub(crate) outbox: Mutex<SendBuffer>,
     pub(crate) sending: Waiting,
     pub(crate) received: Mutex<Received>,
     pub(crate) receiving: Waiting,
@@ -53,7 +53,7 @@ pub(crate) struct Received {
     pub(crate) events: VecDeque<Event>,
     pub(crate) taken: Taken,
     pub(crate) closed: Option<CloseReason>,
-    pub(crate) stats: Stats,
+    pub(crate) stats: EndpointStats,
     pub(crate) transport: Option<Arc<Info>>,
 }
 
@@ -223,7 +223,7 @@ impl Shared {
 
     /// Has the worker look if somebody waits for what the peer must be asked for. To be called before
     /// waiting for room.
-    pub(crate) fn ring_if_awaited(self: &Arc<Self>, outbox: &Outbox) {
+    pub(crate) fn ring_if_awaited(self: &Arc<Self>, outbox: &SendBuffer) {
         if outbox.is_awaited() {
             self.ring();
         }

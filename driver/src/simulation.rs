@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
+use crate::actor::{Actor, Next};
 use crate::driver::Driver;
 use crate::error::DriverError;
-use crate::machine::{Machine, Next};
 use crate::shared::lock;
 use crate::worker::Worker;
 
@@ -46,13 +46,13 @@ trait Stepped: Send {
     fn next(&self) -> Option<Instant>;
 }
 
-struct Hosting<M: Machine> {
+struct Hosting<M: Actor> {
     machine: M,
-    mails: Receiver<M::Mail>,
+    mails: Receiver<M::Command>,
     next: Option<Next>,
 }
 
-impl<M: Machine> Stepped for Hosting<M> {
+impl<M: Actor> Stepped for Hosting<M> {
     fn turn(&mut self, now: Instant) -> bool {
         let mail = match self.next {
             Some(Next::End) => return false,
@@ -63,7 +63,7 @@ impl<M: Machine> Stepped for Hosting<M> {
         let is_due = match self.next {
             None => true,
             Some(Next::At(at)) => at <= now,
-            Some(Next::Mail | Next::End) => false,
+            Some(Next::Command | Next::End) => false,
         };
         if mail.is_none() && !is_due {
             return false;
@@ -75,13 +75,13 @@ impl<M: Machine> Stepped for Hosting<M> {
     fn next(&self) -> Option<Instant> {
         match self.next {
             Some(Next::At(at)) => Some(at),
-            None | Some(Next::Mail | Next::End) => None,
+            None | Some(Next::Command | Next::End) => None,
         }
     }
 }
 
 impl Machines {
-    pub(crate) fn add<M: Machine>(&self, machine: M, mails: Receiver<M::Mail>) {
+    pub(crate) fn add<M: Actor>(&self, machine: M, mails: Receiver<M::Command>) {
         lock(&self.0).push(Box::new(Hosting {
             machine,
             mails,

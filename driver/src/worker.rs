@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 
 use mio::event::Event;
 use mio::{Events, Poll, Token};
-use selvedge_transport::{DialError, Dialer, Listener, Pace, ReadBuffer, Target, Transport};
+use selvedge_transport::{DialError, DialTarget, Dialer, Listener, Pace, ReadBuffer, Transport};
 use slab::Slab;
 
 use crate::accept_rate::AcceptRate;
-use crate::config::Config;
+use crate::config::DriverConfig;
 use crate::driver::Connected;
 use crate::seldom::Seldom;
 use crate::shared::Shared;
@@ -52,7 +52,7 @@ const STOP_MAX: Duration = Duration::from_secs(1);
 pub(crate) enum Command {
     Dial {
         dialer: Arc<dyn Dialer>,
-        target: Target,
+        target: DialTarget,
         done: Done,
     },
     Listen {
@@ -95,7 +95,7 @@ pub(crate) struct Worker {
     poll: Poll,
     commands: crossbeam_channel::Receiver<Command>,
     mailboxes: Arc<[Mailbox]>,
-    config: Config,
+    config: DriverConfig,
     balancer: Option<Balancer>,
     spin: Spin,
     /// When bells were answered last.
@@ -157,7 +157,7 @@ impl Worker {
         poll: Poll,
         commands: crossbeam_channel::Receiver<Command>,
         mailboxes: Arc<[Mailbox]>,
-        config: Config,
+        config: DriverConfig,
         balance: Option<Arc<Balance>>,
     ) -> Self {
         Self {

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use mio::{Registry, Token};
 use selvedge_driver::{
-    Address, DialError, Dialer, Dialers, End, FrameSink, FrameSource, Info, LaneId, NodeId, Pace,
-    Phase, Role, Target, Transport, Turn, session,
+    Address, DialError, DialTarget, Dialer, Dialers, End, FrameSink, FrameSource, Info, LaneId,
+    NodeId, Pace, Phase, Role, SessionConfig, Transport, Turn,
 };
 
 use crate::support::{PATIENCE, Two};
@@ -60,7 +60,7 @@ impl Dialer for AlwaysDueDialer {
         &["due"]
     }
 
-    fn dial(&self, now: Instant, _: &Target) -> Result<Box<dyn Transport>, DialError> {
+    fn dial(&self, now: Instant, _: &DialTarget) -> Result<Box<dyn Transport>, DialError> {
         let info = Info {
             scheme: "due",
             role: Role::Dialer,
@@ -84,9 +84,7 @@ fn a_transport_that_is_always_due_starves_nobody() {
     let dialers: Dialers = Arc::new([Arc::new(AlwaysDueDialer(nobody)) as _]);
     let address: Address = "due://127.0.0.1:1".parse().unwrap();
     let due = two.driver.dial_blocking(&dialers, &address, Some(nobody));
-    let endpoint = two
-        .driver
-        .endpoint(session::Config::default(), local, nobody);
+    let endpoint = two.driver.endpoint(SessionConfig::default(), local, nobody);
     let endpoint = endpoint.unwrap();
     endpoint.attach(due.unwrap()).unwrap();
     endpoint

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use selvedge_driver::{
     AttachError, CloseReason, Endpoint, Event, FlushError, Inbox, Incoming, LaneId, SendError,
-    TryRecvError, session,
+    SessionConfig, TryRecvError,
 };
 use support::{PATIENCE, Two, expect_numbered, number, send_numbered, wait_for};
 
@@ -35,9 +35,9 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 #[test]
 fn any_executor_can_send_and_receive() {
-    let config = session::Config {
+    let config = SessionConfig {
         send_buffer: 2000,
-        ..session::Config::default()
+        ..SessionConfig::default()
     };
     let two = Two::with(1, config);
     two.connect(1);
@@ -110,10 +110,10 @@ fn who_has_all_the_time_in_the_world_waits_for_ever() {
 
 #[test]
 fn neither_a_flush_nor_a_sender_without_room_waits_for_the_delay_of_acknowledgements() {
-    let config = session::Config {
+    let config = SessionConfig {
         send_buffer: 2000,
         ack_delay: PATIENCE * 10,
-        ..session::Config::default()
+        ..SessionConfig::default()
     };
     let two = Two::with(1, config);
     two.connect(0);
@@ -141,10 +141,10 @@ fn a_flush_says_that_messages_were_given_up() {
 
 #[test]
 fn a_small_window_holds_the_peer_and_loses_nothing() {
-    let config = session::Config {
+    let config = SessionConfig {
         receive_window: 4096,
         send_buffer: 8192,
-        ..session::Config::default()
+        ..SessionConfig::default()
     };
     let two = Two::with(1, config);
     two.connect(0);
@@ -158,10 +158,10 @@ fn a_batch_that_meets_a_full_buffer_goes_on_where_it_stopped() {
     const COUNT: u64 = 5000;
     let two = Two::with(
         1,
-        session::Config {
+        SessionConfig {
             receive_window: 4096,
             send_buffer: 8192,
-            ..session::Config::default()
+            ..SessionConfig::default()
         },
     );
     two.connect(0);
@@ -421,10 +421,10 @@ impl Inbox for Fragile {
 #[test]
 fn what_an_inbox_that_panics_was_not_told_is_told_to_the_user() {
     let two = Two::new(1);
-    let config = session::Config {
+    let config = SessionConfig {
         away: selvedge_endpoint::Away::DropOldest,
         send_buffer: 1000,
-        ..session::Config::default()
+        ..SessionConfig::default()
     };
     let (seen, _events) = crossbeam_channel::bounded(10);
     let (own, peer) = (two.b.peer(), two.a.peer());
@@ -446,10 +446,10 @@ fn what_an_inbox_that_panics_was_not_told_is_told_to_the_user() {
 
 #[test]
 fn a_peer_hears_at_once_that_an_inbox_has_panicked() {
-    let config = session::Config {
+    let config = SessionConfig {
         heartbeat: 2 * PATIENCE,
         silence_max: 4 * PATIENCE,
-        ..session::Config::default()
+        ..SessionConfig::default()
     };
     let mut two = Two::with(1, config.clone());
     let (seen, events) = crossbeam_channel::bounded(10);

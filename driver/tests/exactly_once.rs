@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use selvedge_driver::{Config, Endpoint, LaneId, session};
+use selvedge_driver::{DriverConfig, Endpoint, LaneId, SessionConfig};
 use support::{
     PATIENCE, SCHEMES, Two, expect_numbered, number, number_of, send_numbered, send_numbered_while,
 };
@@ -30,12 +30,12 @@ fn over_every_transport() {
 #[test]
 fn when_workers_poll_before_they_sleep() {
     for protocol in 0..Two::new(1).schemes() {
-        let config = Config {
+        let config = DriverConfig {
             workers: NonZeroUsize::new(2).unwrap(),
             spin: Duration::from_micros(50),
-            ..Config::default()
+            ..DriverConfig::default()
         };
-        let two = Two::on(config, session::Config::default());
+        let two = Two::on(config, SessionConfig::default());
         two.connect(protocol);
         for n in 0..5_000 {
             for (from, to) in [(&two.a, &two.b), (&two.b, &two.a)] {
@@ -138,12 +138,12 @@ fn expect_numbered_and_migrate(at: &Endpoint, unmoved: &AtomicUsize) -> (u64, us
 fn migration_under_full_load_loses_and_repeats_nothing_over_each_transport() {
     for (protocol, scheme) in SCHEMES.iter().enumerate() {
         // Short turns: an endpoint moves between two of them.
-        let driver = Config {
+        let driver = DriverConfig {
             workers: NonZeroUsize::new(2).unwrap(),
             budget: 16 << 10,
-            ..Config::default()
+            ..DriverConfig::default()
         };
-        let two = Two::on(driver, session::Config::default());
+        let two = Two::on(driver, SessionConfig::default());
         two.connect(protocol);
         let unmoved = AtomicUsize::new(2);
         let (ends, unmoved) = ([&two.a, &two.b], &unmoved);

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use selvedge_driver::{
     Admission, Connected, Driver, Endpoint, Event, Identity, Inbox, Incoming, LaneId, Listening,
-    bind, dialers, session,
+    SessionConfig, bind, dialers,
 };
 use support::{PATIENCE, number, number_of};
 
@@ -48,9 +48,9 @@ struct Ends {
 impl Ends {
     fn new() -> Self {
         let [near, far] = [0, 1].map(|_| {
-            let config = selvedge_driver::Config {
+            let config = selvedge_driver::DriverConfig {
                 workers: std::num::NonZeroUsize::MIN,
-                ..selvedge_driver::Config::default()
+                ..selvedge_driver::DriverConfig::default()
             };
             Driver::new(config).expect("a driver")
         });
@@ -72,7 +72,7 @@ impl Ends {
 
     fn pair(&self, near: Told, far: Told) -> [Endpoint; 2] {
         let [a, b] = [0, 1].map(|end: usize| self.keys[end].node_id());
-        let config = session::Config::default;
+        let config = SessionConfig::default;
         let near = self
             .near
             .endpoint_with_inbox(config(), a, b, Box::new(near));

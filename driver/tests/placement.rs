@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
 use selvedge_driver::{
-    Admission, Config, Connected, Dialers, Driver, Endpoint, Event, Identity, Inbox, Incoming,
-    LaneId, NodeId, Placement, Reception, TcpDialer, bind, session,
+    Admission, Connected, Dialers, Driver, DriverConfig, Endpoint, Event, Identity, Inbox,
+    Incoming, LaneId, NodeId, Placement, Reception, SessionConfig, TcpDialer, bind,
 };
 use support::{PATIENCE, number};
 
@@ -56,7 +56,7 @@ fn relay(
             })),
             watch: None,
         };
-        let config = session::Config::default();
+        let config = SessionConfig::default();
         let made = driver.endpoint_with(config, pair[0], pair[1], reception);
         let made = made.expect("an endpoint");
         if made.worker() == 0 {
@@ -73,12 +73,12 @@ fn homes(endpoints: &[Endpoint]) -> [usize; 2] {
 
 #[test]
 fn busy_endpoints_that_begin_on_one_worker_spread_and_quiet_ones_stay() {
-    let driver = Driver::new(Config {
+    let driver = Driver::new(DriverConfig {
         workers: NonZeroUsize::new(2).unwrap(),
         placement: Placement::Balanced {
             interval: Duration::from_millis(50),
         },
-        ..Config::default()
+        ..DriverConfig::default()
     })
     .unwrap();
     let [a, b] = [0, 1].map(|_| Identity::generate().unwrap());

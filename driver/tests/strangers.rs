@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 use selvedge_driver::{
-    Admission, Config, Connected, Dialers, Driver, Identity, Listening, TcpDialer, TcpListener,
+    Admission, Connected, Dialers, Driver, DriverConfig, Identity, Listening, TcpDialer,
+    TcpListener,
 };
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -31,7 +32,7 @@ struct House {
 }
 
 impl House {
-    fn new(config: Config) -> Self {
+    fn new(config: DriverConfig) -> Self {
         let driver = Driver::new(config).expect("a driver");
         let [ours, theirs] = [0, 1].map(|_| Identity::generate().expect("randomness"));
         let address = "tcp://127.0.0.1:0".parse().expect("an address");
@@ -69,10 +70,10 @@ impl House {
 
 #[test]
 fn n1_a_worker_holds_so_many_handshakes_and_no_more_and_none_for_long() {
-    let house = House::new(Config {
+    let house = House::new(DriverConfig {
         handshakes_max: 8,
         handshake_max: Duration::from_secs(1),
-        ..Config::default()
+        ..DriverConfig::default()
     });
     let few: Vec<_> = (0..4).map(|_| house.stranger().unwrap()).collect();
     house.expect_honest();
@@ -93,9 +94,9 @@ fn n1_a_worker_holds_so_many_handshakes_and_no_more_and_none_for_long() {
 
 #[test]
 fn n12_strangers_who_come_faster_than_the_rate_wait_and_an_honest_peer_gets_in_behind_them() {
-    let house = House::new(Config {
+    let house = House::new(DriverConfig {
         accepts_per_second: 100.try_into().unwrap(),
-        ..Config::default()
+        ..DriverConfig::default()
     });
     let begin = Instant::now();
     let strangers: Vec<_> = (0..64).map(|_| house.stranger().unwrap()).collect();
@@ -114,7 +115,7 @@ fn n16_a_driver_without_descriptors_pauses_without_spinning_and_recovers() {
     }
     let (pause, pauses) = crossbeam_channel::unbounded();
     tracing::subscriber::set_global_default(Pauses(pause)).unwrap();
-    let house = House::new(Config::default());
+    let house = House::new(DriverConfig::default());
     house.expect_honest();
     let mut stat = File::open("/proc/self/stat").unwrap();
 

@@ -10,7 +10,7 @@ use crate::lane::LaneConfig;
 /// holds a lane at most `send_buffer` for its peer (and, if the oldest are dropped, up to twice that
 /// between two turns of its driver), and for its user `receive_window + message_max`.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub struct SessionConfig {
     /// The lanes on which this side sends; the index is the lane's number. At least one, at most
     /// [`LANES_MAX`](selvedge_transport::LANES_MAX). Default: one reliable lane.
     pub lanes: Vec<LaneConfig>,
@@ -57,7 +57,7 @@ pub enum Away {
     DropOldest,
 }
 
-impl Default for Config {
+impl Default for SessionConfig {
     fn default() -> Self {
         Self {
             lanes: vec![LaneConfig::default()],

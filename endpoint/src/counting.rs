@@ -1,7 +1,7 @@
 //! What the instruction counts reach: single frames, encoded and decoded. No part of the API.
 
 use bytes::Bytes;
-use selvedge_transport::{Head, LANES_MAX};
+use selvedge_transport::{FrameHeader, LANES_MAX};
 
 use crate::lane::LaneId;
 use crate::wire::{self, Hello, LanePosition};
@@ -43,14 +43,14 @@ impl Frames {
 
     /// Head and body of an `Ack` of the first `lanes` lanes.
     #[must_use]
-    pub fn ack(&self, lanes: usize) -> (Head, Bytes) {
+    pub fn ack(&self, lanes: usize) -> (FrameHeader, Bytes) {
         let lanes = &self.hello.lanes[..lanes.min(LANES_MAX)];
-        wire::ack(lanes.iter().copied(), Head::CAPACITY)
+        wire::ack(lanes.iter().copied(), FrameHeader::CAPACITY)
     }
 
     /// The head of a `Data` frame, within a `Packet` if it has a number.
     #[must_use]
-    pub fn data(&self, lane: LaneId, offset: u64, number: Option<u64>) -> Head {
+    pub fn data(&self, lane: LaneId, offset: u64, number: Option<u64>) -> FrameHeader {
         let head = wire::data(lane, offset);
         number.map_or(head, |number| wire::packet(number, &head))
     }

@@ -52,7 +52,7 @@ impl SendError {
 /// Why a transport could not be attached. The transport is handed back by the driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum AttachError {
+pub enum SessionAttachError {
     /// The session is closed for good.
     #[error("the endpoint is closed")]
     Closed,

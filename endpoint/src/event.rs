@@ -77,7 +77,7 @@ pub enum DetachReason {
     /// The transport ended.
     #[error(transparent)]
     Ended(End),
-    /// Nothing was heard of the peer for [`Config::silence_max`](crate::Config::silence_max).
+    /// Nothing was heard of the peer for [`SessionConfig::silence_max`](crate::Config::silence_max).
     #[error("the peer has been silent for too long")]
     Silent,
     /// Another transport took its place.
@@ -123,7 +123,7 @@ pub enum CloseReason {
 
 /// What a session wants from whoever drives it.
 #[derive(Debug)]
-pub enum Output {
+pub enum SessionOutput {
     /// Tell the user.
     Event(Event),
     /// The session is done with that transport: close it in order.

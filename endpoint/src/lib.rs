@@ -12,7 +12,7 @@
 //!  user ◀── messages, events ──────── └─────────┘ ◀─handle_frame─ transports bring frames
 //! ```
 //!
-//! What is promised: a message that [`Outbox::push`] accepted on a reliable lane is delivered once,
+//! What is promised: a message that [`SendBuffer::push`] accepted on a reliable lane is delivered once,
 //! in the order of its lane, while both processes live; or its loss is reported in
 //! [`Event::PeerRestarted`] or [`Event::Closed`]. Never silently.
 #![forbid(unsafe_code)]
@@ -28,24 +28,24 @@ mod varint;
 mod wire;
 
 mod attachment;
-mod outbox;
+mod encoded_batch;
+mod message_batch;
 mod recovery;
 mod recv_lane;
-mod run;
 mod scheduler;
 mod segment;
+mod send_buffer;
 mod send_lane;
 mod session;
-mod shared_run;
 mod stats;
 
-pub use config::{Away, Config};
-pub use error::{AttachError, SendError};
-pub use event::{AttachmentId, CloseReason, DetachReason, Event, Output};
+pub use config::{Away, SessionConfig};
+pub use encoded_batch::EncodedBatch;
+pub use error::{SendError, SessionAttachError};
+pub use event::{AttachmentId, CloseReason, DetachReason, Event, SessionOutput};
 pub use lane::{BEST_EFFORT_LEN_MAX, Delivery, LaneConfig, LaneId, Message};
-pub use outbox::{GivenUp, Mark, Outbox};
-pub use run::Run;
+pub use message_batch::MessageBatch;
 pub use scheduler::STARVATION_GUARD;
+pub use send_buffer::{GivenUp, Mark, SendBuffer};
 pub use session::{ATTACHMENTS_MAX, Session};
-pub use shared_run::SharedRun;
-pub use stats::Stats;
+pub use stats::EndpointStats;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bytes::{Buf, Bytes, BytesMut};
 
 use crate::lane::cost;
-use crate::run::{Run, Whole};
+use crate::message_batch::{MessageBatch, Whole};
 use crate::session::Misbehaved;
 use crate::varint;
 
@@ -113,7 +113,7 @@ impl RecvLane {
         mut bytes: Bytes,
         order: Order,
         message_max: usize,
-        deliver: &mut dyn FnMut(Run),
+        deliver: &mut dyn FnMut(MessageBatch),
     ) -> Result<Received, Misbehaved> {
         let len = bytes.len() as u64;
         if offset.saturating_add(len) > self.limit {
@@ -148,7 +148,7 @@ impl RecvLane {
         &mut self,
         mut bytes: Bytes,
         message_max: usize,
-        deliver: &mut dyn FnMut(Run),
+        deliver: &mut dyn FnMut(MessageBatch),
     ) -> Result<(), Misbehaved> {
         self.expected += bytes.len() as u64;
         while !bytes.is_empty() {
@@ -156,13 +156,13 @@ impl RecvLane {
                 let whole = Whole::of(&bytes, message_max);
                 if whole.count > 0 {
                     self.backlog += whole.cost;
-                    deliver(Run::new(bytes.split_to(whole.len), whole.count));
+                    deliver(MessageBatch::new(bytes.split_to(whole.len), whole.count));
                     continue;
                 }
             }
             if let Some(payload) = self.partial.absorb(&mut bytes, message_max)? {
                 self.backlog += cost(payload.len());
-                deliver(Run::of_one(payload));
+                deliver(MessageBatch::of_one(payload));
             }
         }
         Ok(())
@@ -335,7 +335,7 @@ mod tests {
         stream.into()
     }
 
-    fn payloads_of(run: Run) -> impl Iterator<Item = Vec<u8>> {
+    fn payloads_of(run: MessageBatch) -> impl Iterator<Item = Vec<u8>> {
         let messages = run.into_messages(crate::lane::LaneId::FIRST);
         messages.map(|it| it.payload.to_vec())
     }
@@ -349,7 +349,7 @@ mod tests {
             let stream = stream_of(&payloads);
             let mut lane = RecvLane::new(1 << 20);
             let mut delivered = Vec::new();
-            let mut deliver = |run: Run| delivered.extend(payloads_of(run));
+            let mut deliver = |run: MessageBatch| delivered.extend(payloads_of(run));
             let mut cuts = cuts.iter().cycle();
             let mut at = 0;
             while at < stream.len() {
@@ -377,7 +377,7 @@ mod tests {
             let (mut sent, mut repeated) = (0, 0);
             let mut receive = |from: usize, to: usize| {
                 let piece = stream.slice(from..to);
-                let deliver = &mut |run: Run| delivered.extend(payloads_of(run));
+                let deliver = &mut |run: MessageBatch| delivered.extend(payloads_of(run));
                 let received = lane.receive(from as u64, piece, Order::Lost, 1000, deliver).unwrap();
                 assert!(received.kept);
                 sent += to - from;
@@ -457,7 +457,7 @@ mod tests {
         let mut lane = RecvLane::new(1 << 20);
         let (length, body) = (Bytes::from_static(&[0x60, 0]), Bytes::from(vec![7; 0x2000]));
         let mut payloads = Vec::new();
-        let mut deliver = |run: Run| {
+        let mut deliver = |run: MessageBatch| {
             payloads.extend(
                 run.into_messages(crate::lane::LaneId::FIRST)
                     .map(|it| it.payload),

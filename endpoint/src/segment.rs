@@ -1,7 +1,7 @@
 //! What a lane retains in one piece of memory: small messages with their lengths, or one large message.
 
 use bytes::Bytes;
-use selvedge_transport::Head;
+use selvedge_transport::FrameHeader;
 
 use crate::recv_lane::LEFT_LEN_MAX;
 use crate::varint;
@@ -33,7 +33,7 @@ impl Prefix {
 
     /// Appends it to a head that has room for [`PREFIX_LEN_MAX`] more.
     #[inline]
-    pub(crate) fn write_to(&self, head: &mut Head) {
+    pub(crate) fn write_to(&self, head: &mut FrameHeader) {
         head.extend_by(self.bytes, self.len);
     }
 }
@@ -141,7 +141,7 @@ mod tests {
             while let Some(len_max) = len_maxs.next()
                 && let Some((prefix, body)) = segment.piece(stream.len(), len_max)
             {
-                let mut head = Head::EMPTY;
+                let mut head = FrameHeader::EMPTY;
                 prefix.write_to(&mut head);
                 prop_assert!(head.as_slice().len() <= PREFIX_LEN_MAX);
                 let piece_len = head.as_slice().len() + body.len();

@@ -353,16 +353,16 @@ impl Walk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
-    use crate::outbox::Outbox;
+    use crate::config::SessionConfig;
+    use crate::encoded_batch::EncodedBatch;
+    use crate::message_batch::MessageBatch;
     use crate::recv_lane::{Order, RecvLane};
-    use crate::run::Run;
-    use crate::shared_run::SharedRun;
+    use crate::send_buffer::SendBuffer;
     use proptest::prelude::*;
-    use selvedge_transport::Head;
+    use selvedge_transport::FrameHeader;
 
     fn lane_with(payloads: &[&[u8]]) -> SendLane {
-        let mut outbox = Outbox::new(&Config::default());
+        let mut outbox = SendBuffer::new(&SessionConfig::default());
         let mut lane = SendLane {
             limit: u64::MAX,
             ..SendLane::default()
@@ -379,7 +379,7 @@ mod tests {
     fn sent_all(lane: &mut SendLane, cursor: &mut Cursor, len_max: usize) -> Vec<u8> {
         let mut stream = Vec::new();
         while let Some(piece) = lane.next_piece(cursor, len_max) {
-            let mut head = Head::EMPTY;
+            let mut head = FrameHeader::EMPTY;
             piece.prefix.write_to(&mut head);
             stream.extend_from_slice(head.as_slice());
             stream.extend_from_slice(&piece.body);
@@ -484,12 +484,12 @@ mod tests {
             acked in any::<prop::sample::Index>(),
             at_seams in any::<bool>(),
         ) {
-            let mut outbox = Outbox::new(&Config::default());
+            let mut outbox = SendBuffer::new(&SessionConfig::default());
             let mut lane = SendLane { limit: u64::MAX, ..SendLane::default() };
             for (number, &(len, drains, is_run)) in lens.iter().enumerate() {
                 let payload = vec![number as u8; len];
                 if is_run {
-                    let run = SharedRun::new(std::iter::once([&payload[..], &[]]));
+                    let run = EncodedBatch::new(std::iter::once([&payload[..], &[]]));
                     prop_assert!(outbox.push_run(LaneId::FIRST, &run));
                 } else {
                     outbox.push(LaneId::FIRST, payload.into()).unwrap();
@@ -524,7 +524,7 @@ mod tests {
             lane.limit = u64::MAX;
             let stream = sent_all(&mut lane, &mut Cursor::default(), 999);
             let mut receiver = RecvLane::new(u64::MAX / 4);
-            let mut deliver = |run: Run| {
+            let mut deliver = |run: MessageBatch| {
                 left.extend(run.into_messages(LaneId::FIRST).map(|it| it.payload));
             };
             receiver.receive(0, stream.into(), Order::Kept, 6000, &mut deliver).unwrap();

@@ -13,16 +13,16 @@ use std::time::{Duration, Instant};
 use selvedge_transport::{LANES_MAX, NodeId, Role};
 
 use crate::attachment::{Attachment, Due, Rank};
-use crate::config::{Away, Config};
-use crate::error::AttachError;
-use crate::event::{AttachmentId, CloseReason, DetachReason, Event, Output};
+use crate::config::{Away, SessionConfig};
+use crate::error::SessionAttachError;
+use crate::event::{AttachmentId, CloseReason, DetachReason, Event, SessionOutput};
 use crate::lane::{Delivery, LaneConfig, LaneId, Message};
-use crate::outbox::Outbox;
+use crate::message_batch::MessageBatch;
 use crate::recv_lane::RecvLane;
-use crate::run::Run;
 use crate::scheduler::Scheduler;
+use crate::send_buffer::SendBuffer;
 use crate::send_lane::SendLane;
-use crate::stats::Stats;
+use crate::stats::EndpointStats;
 use crate::varint::VARINT_MAX;
 use crate::wire::CloseCode;
 use acks::Acks;
@@ -65,7 +65,7 @@ pub(crate) struct Misbehaved(pub(crate) &'static str);
 /// timeout. `now` must not go backwards.
 #[derive(Debug)]
 pub struct Session {
-    config: Config,
+    config: SessionConfig,
     local_is_smaller: bool,
     /// Never 0. Drawn by whoever made the session.
     incarnation: u64,
@@ -92,20 +92,20 @@ pub struct Session {
     best_effort_in: Vec<BestEffortIn>,
     acks: Acks,
     /// Messages that have arrived, in their order, and how many there are.
-    runs: VecDeque<(LaneId, Run)>,
+    runs: VecDeque<(LaneId, MessageBatch)>,
     messages_len: usize,
-    outputs: VecDeque<Output>,
+    outputs: VecDeque<SessionOutput>,
     /// Bytes of each lane that were acknowledged or given up, for the outbox.
     released: Vec<u64>,
     /// Messages given up, for the outbox.
     given_up: u64,
     /// Messages of each lane that made room, not told yet.
     dropped: Vec<u64>,
-    stats: Stats,
+    stats: EndpointStats,
 }
 
 /// How many transports a side wants to use at a time.
-fn keeps(config: &Config) -> usize {
+fn keeps(config: &SessionConfig) -> usize {
     let redundant = |lane: &LaneConfig| lane.redundant && lane.delivery == Delivery::Reliable;
     1 + usize::from(config.lanes.iter().any(redundant))
 }
@@ -135,7 +135,7 @@ impl Session {
     /// A session of `local` with `peer`. `incarnation` must be random: it tells this session from
     /// the ones that an earlier process of the same node had (0 is taken as 1).
     #[must_use]
-    pub fn new(mut config: Config, local: NodeId, peer: NodeId, incarnation: u64) -> Self {
+    pub fn new(mut config: SessionConfig, local: NodeId, peer: NodeId, incarnation: u64) -> Self {
         config.lanes.truncate(LANES_MAX);
         let window = config.receive_window;
         let lanes = config.lanes.len();
@@ -166,7 +166,7 @@ impl Session {
             released: vec![0; lanes],
             given_up: 0,
             dropped: vec![0; lanes],
-            stats: Stats::default(),
+            stats: EndpointStats::default(),
             config,
         }
     }
@@ -175,16 +175,16 @@ impl Session {
     /// when the peer has done so too, goes on where it stood.
     ///
     /// # Errors
-    /// [`AttachError`]; the session is unchanged.
+    /// [`SessionAttachError`]; the session is unchanged.
     pub fn attach(
         &mut self,
         now: Instant,
         id: AttachmentId,
         role: Role,
         reliable: bool,
-    ) -> Result<(), AttachError> {
+    ) -> Result<(), SessionAttachError> {
         if self.life == Life::Closed {
-            return Err(AttachError::Closed);
+            return Err(SessionAttachError::Closed);
         }
         if self.attachments.len() >= ATTACHMENTS_MAX {
             self.let_most_silent_go();
@@ -252,7 +252,7 @@ impl Session {
 
     /// Lets go of a transport and asks the driver to close it.
     fn release(&mut self, id: AttachmentId, reason: DetachReason) {
-        self.outputs.push_back(Output::Release {
+        self.outputs.push_back(SessionOutput::Release {
             attachment: id,
             reason: reason.clone(),
         });
@@ -261,7 +261,7 @@ impl Session {
 
     /// Takes what producers handed in, and gives back the room of what was acknowledged.
     /// Returns whether anything was taken.
-    pub fn exchange(&mut self, outbox: &mut Outbox) -> bool {
+    pub fn exchange(&mut self, outbox: &mut SendBuffer) -> bool {
         self.settle(outbox);
         if self.life != Life::Open {
             outbox.close();
@@ -291,7 +291,7 @@ impl Session {
     /// What was accepted while the session ended: it belongs to its end, if that was not polled yet.
     fn tell_undelivered(&mut self, more: Vec<Message>) {
         let untold = self.outputs.iter_mut().find_map(|output| match output {
-            Output::Event(Event::Closed { undelivered, .. }) => Some(undelivered),
+            SessionOutput::Event(Event::Closed { undelivered, .. }) => Some(undelivered),
             _ => None,
         });
         match untold {
@@ -304,7 +304,7 @@ impl Session {
     }
 
     /// Gives back the room of what is acknowledged or given up.
-    fn settle(&mut self, outbox: &mut Outbox) {
+    fn settle(&mut self, outbox: &mut SendBuffer) {
         for (lane, released) in self.released.iter_mut().enumerate() {
             outbox.release(lane, std::mem::take(released));
         }
@@ -312,7 +312,7 @@ impl Session {
     }
 
     /// Nobody is there to take what waits: the oldest goes.
-    fn make_room(&mut self, outbox: &mut Outbox) {
+    fn make_room(&mut self, outbox: &mut SendBuffer) {
         for (number, lane) in self.send.iter_mut().enumerate() {
             let excess = outbox.excess(number);
             if excess == 0 {
@@ -350,8 +350,8 @@ impl Session {
     }
 
     /// Ends in order: closes the outbox, sends what it has accepted, waits for its
-    /// acknowledgement at most [`Config::linger`], then tells the peer.
-    pub fn close(&mut self, now: Instant, outbox: &mut Outbox) {
+    /// acknowledgement at most [`SessionConfig::linger`], then tells the peer.
+    pub fn close(&mut self, now: Instant, outbox: &mut SendBuffer) {
         // In one call: what is accepted between two would come too late to be sent.
         outbox.close();
         self.exchange(outbox);
@@ -443,7 +443,7 @@ impl Session {
     }
 
     /// Takes the messages that have arrived as they lie, in the order of their lanes.
-    pub fn take_runs(&mut self) -> std::collections::vec_deque::Drain<'_, (LaneId, Run)> {
+    pub fn take_runs(&mut self) -> std::collections::vec_deque::Drain<'_, (LaneId, MessageBatch)> {
         self.messages_len = 0;
         self.runs.drain(..)
     }
@@ -461,12 +461,12 @@ impl Session {
     }
 
     /// The next thing to tell or to do.
-    pub fn poll_output(&mut self) -> Option<Output> {
+    pub fn poll_output(&mut self) -> Option<SessionOutput> {
         self.outputs.pop_front()
     }
 
     fn push_event(&mut self, event: Event) {
-        self.outputs.push_back(Output::Event(event));
+        self.outputs.push_back(SessionOutput::Event(event));
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
@@ -476,7 +476,7 @@ impl Session {
     }
 
     /// As [`poll_timeout`](Self::poll_timeout), with what can wait put off to the next of the ticks
-    /// that begin at `start`: an eighth of [`Config::heartbeat`] apart, 100 ms at the most. Who drives
+    /// that begin at `start`: an eighth of [`SessionConfig::heartbeat`] apart, 100 ms at the most. Who drives
     /// thousands of idle sessions then wakes once a tick and not for each of them.
     #[must_use]
     pub fn poll_timeout_by_ticks(&self, start: Instant) -> Option<Instant> {
@@ -489,7 +489,7 @@ impl Session {
     }
 
     fn poll_timeout_with(&self, put_off: impl Fn(Instant) -> Instant) -> Option<Instant> {
-        let Config {
+        let SessionConfig {
             heartbeat,
             silence_max,
             ..
@@ -509,7 +509,7 @@ impl Session {
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let Config {
+        let SessionConfig {
             heartbeat,
             silence_max,
             ..
@@ -591,7 +591,7 @@ impl Session {
 
     /// What was counted so far.
     #[must_use]
-    pub const fn stats(&self) -> &Stats {
+    pub const fn stats(&self) -> &EndpointStats {
         &self.stats
     }
 }

@@ -3,7 +3,7 @@
 /// Counters of one session since it was made. Messages and bytes are of lanes, not of the wire.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Stats {
+pub struct EndpointStats {
     /// Bytes of lanes put into frames, repeated ones included.
     pub bytes_sent: u64,
     /// Bytes of lanes sent once more: a packet or a transport was lost, or swapped.

@@ -29,7 +29,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
-use selvedge_transport::{Head, LANES_MAX};
+use selvedge_transport::{FrameHeader, LANES_MAX};
 
 use crate::lane::LaneId;
 use crate::recovery::RANGES_MAX;
@@ -48,12 +48,13 @@ pub(crate) const DATA_HEAD_LEN_MAX: usize = 1 + 1 + 8;
 /// What a number costs at the most before the frame that it numbers.
 pub(crate) const PACKET_HEAD_LEN_MAX: usize = 1 + 8;
 
-const _: () = assert!(PACKET_HEAD_LEN_MAX + DATA_HEAD_LEN_MAX + PREFIX_LEN_MAX <= Head::CAPACITY);
+const _: () =
+    assert!(PACKET_HEAD_LEN_MAX + DATA_HEAD_LEN_MAX + PREFIX_LEN_MAX <= FrameHeader::CAPACITY);
 
 /// What the position of a lane takes at the most.
 const POSITION_LEN_MAX: usize = 1 + 8 + 8;
 
-const _: () = assert!(2 + POSITION_LEN_MAX <= Head::CAPACITY);
+const _: () = assert!(2 + POSITION_LEN_MAX <= FrameHeader::CAPACITY);
 
 mod kind {
     pub(super) const HELLO: u8 = 1;
@@ -370,16 +371,16 @@ pub(crate) fn encode_hello(hello: &Hello) -> Bytes {
 pub(crate) fn ack(
     mut positions: impl Iterator<Item = LanePosition>,
     head_max: usize,
-) -> (Head, Bytes) {
+) -> (FrameHeader, Bytes) {
     let (first, second) = (positions.next(), positions.next());
     if let (Some(first), None) = (first, second) {
-        let mut bytes = [0; Head::CAPACITY];
+        let mut bytes = [0; FrameHeader::CAPACITY];
         let mut rest = &mut bytes[..];
         rest.put_slice(&[kind::ACK, 1]);
         put_position(first, &mut rest);
-        let len = Head::CAPACITY - rest.len();
+        let len = FrameHeader::CAPACITY - rest.len();
         if len <= head_max {
-            let mut head = Head::EMPTY;
+            let mut head = FrameHeader::EMPTY;
             head.extend(&bytes[..len]);
             return (head, Bytes::new());
         }
@@ -390,13 +391,13 @@ pub(crate) fn ack(
         out[1] += 1;
         put_position(position, &mut out);
     }
-    (Head::EMPTY, out.into())
+    (FrameHeader::EMPTY, out.into())
 }
 
 /// An `Ack` as the peer receives it.
 #[cfg(test)]
 pub(crate) fn encode_ack(positions: &[LanePosition]) -> Bytes {
-    let (head, body) = ack(positions.iter().copied(), Head::CAPACITY);
+    let (head, body) = ack(positions.iter().copied(), FrameHeader::CAPACITY);
     [head.as_slice(), &body].concat().into()
 }
 
@@ -425,43 +426,43 @@ pub(crate) fn encode_seen(seen: &Seen) -> Bytes {
 }
 
 /// Numbers a frame: `head` is the head that it has without.
-pub(crate) fn packet(number: u64, inner: &Head) -> Head {
+pub(crate) fn packet(number: u64, inner: &FrameHeader) -> FrameHeader {
     let mut outer = head(&[kind::PACKET], number);
     outer.extend(inner.as_slice());
     outer
 }
 
 #[inline]
-fn head(first: &[u8], number: u64) -> Head {
-    let mut head = Head::EMPTY;
+fn head(first: &[u8], number: u64) -> FrameHeader {
+    let mut head = FrameHeader::EMPTY;
     head.extend(first);
     let (bytes, len) = varint::encoded(number);
     head.extend_by(bytes, len);
     head
 }
 
-pub(crate) fn ready(view: u64) -> Head {
+pub(crate) fn ready(view: u64) -> FrameHeader {
     head(&[kind::READY], view)
 }
 
 #[inline]
-pub(crate) fn data(lane: LaneId, offset: u64) -> Head {
+pub(crate) fn data(lane: LaneId, offset: u64) -> FrameHeader {
     head(&[kind::DATA, lane.number()], offset)
 }
 
-pub(crate) fn datagram(lane: LaneId, sequence: u64) -> Head {
+pub(crate) fn datagram(lane: LaneId, sequence: u64) -> FrameHeader {
     head(&[kind::DATAGRAM, lane.number()], sequence)
 }
 
-pub(crate) fn ping(nonce: u64) -> Head {
+pub(crate) fn ping(nonce: u64) -> FrameHeader {
     head(&[kind::PING], nonce)
 }
 
-pub(crate) fn pong(nonce: u64) -> Head {
+pub(crate) fn pong(nonce: u64) -> FrameHeader {
     head(&[kind::PONG], nonce)
 }
 
-pub(crate) fn close(code: CloseCode) -> Head {
+pub(crate) fn close(code: CloseCode) -> FrameHeader {
     head(&[kind::CLOSE], code as u64)
 }
 

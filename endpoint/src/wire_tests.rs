@@ -32,7 +32,7 @@ fn seen() -> Seen {
     }
 }
 
-fn with_payload(head: Head) -> Bytes {
+fn with_payload(head: FrameHeader) -> Bytes {
     [head.as_slice(), b"payload"].concat().into()
 }
 
@@ -62,7 +62,7 @@ fn golden() -> Vec<(Bytes, (Received, Bytes))> {
 
 fn golden_frames() -> Vec<(Bytes, Received)> {
     let lane = LaneId::new(5).unwrap();
-    let bytes = |head: Head| Bytes::copy_from_slice(head.as_slice());
+    let bytes = |head: FrameHeader| Bytes::copy_from_slice(head.as_slice());
     vec![
         (encode_hello(&hello()), Received::Hello(Box::new(hello()))),
         (bytes(ready(70)), Received::Ready { view: 70 }),
@@ -96,7 +96,7 @@ fn an_acknowledgement_tells_each_lane_and_one_lane_needs_no_memory() {
             panic!("it is an acknowledgement");
         };
         assert_eq!(read.iter().collect::<Vec<_>>(), positions);
-        let (head, body) = ack(positions.iter().copied(), Head::CAPACITY);
+        let (head, body) = ack(positions.iter().copied(), FrameHeader::CAPACITY);
         assert_eq!(
             (head.as_slice().is_empty(), body.is_empty()),
             (count > 1, count == 1)

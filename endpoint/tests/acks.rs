@@ -5,12 +5,12 @@ mod pair;
 use std::time::{Duration, Instant};
 
 use pair::Pair;
-use selvedge_endpoint::{Config, LaneConfig};
+use selvedge_endpoint::{LaneConfig, SessionConfig};
 
 /// How long an acknowledgement waits that frees little and that nobody has asked for.
 const QUIET: Duration = Duration::from_millis(200);
 
-fn attached(config: &Config, seed: u64) -> Pair {
+fn attached(config: &SessionConfig, seed: u64) -> Pair {
     let mut pair = Pair::new(config, seed);
     pair.connect(0);
     pair.settle(100_000);
@@ -34,7 +34,7 @@ fn acks_sent(pair: &Pair) -> u64 {
 
 #[test]
 fn an_acknowledgement_that_waits_goes_with_the_answer() {
-    let mut pair = attached(&Config::default(), 1);
+    let mut pair = attached(&SessionConfig::default(), 1);
     pair.now += Duration::from_millis(100);
     pair.sides[0].send(0, "question").unwrap();
     work(&mut pair);
@@ -47,7 +47,7 @@ fn an_acknowledgement_that_waits_goes_with_the_answer() {
 
 #[test]
 fn of_many_answers_not_each_brings_an_acknowledgement() {
-    let mut pair = attached(&Config::default(), 2);
+    let mut pair = attached(&SessionConfig::default(), 2);
     let before = acks_sent(&pair);
     for _ in 0..100 {
         pair.sides[0].send(0, "question").unwrap();
@@ -63,7 +63,7 @@ fn of_many_answers_not_each_brings_an_acknowledgement() {
 
 #[test]
 fn what_frees_little_waits_for_a_while_and_what_frees_much_does_not() {
-    let config = Config::default();
+    let config = SessionConfig::default();
     for (len, delay) in [(100, QUIET), (60_000, QUIET), (70_000, config.ack_delay)] {
         let mut pair = attached(&config, 3);
         pair.now += Duration::from_millis(100);
@@ -81,7 +81,7 @@ fn what_frees_little_waits_for_a_while_and_what_frees_much_does_not() {
 
 #[test]
 fn one_that_frees_little_falls_on_a_tick() {
-    let mut pair = attached(&Config::default(), 4);
+    let mut pair = attached(&SessionConfig::default(), 4);
     let start: Instant = pair.now - Duration::from_millis(30);
     pair.sides[0].send(0, "hello").unwrap();
     work(&mut pair);
@@ -91,9 +91,9 @@ fn one_that_frees_little_falls_on_a_tick() {
 
 #[test]
 fn what_is_waited_for_is_acknowledged_at_once_on_each_lane_whatever_overtakes_what() {
-    let config = Config {
+    let config = SessionConfig {
         lanes: vec![LaneConfig::default(); 3],
-        ..Config::default()
+        ..SessionConfig::default()
     };
     for seed in 0..200 {
         let mut pair = attached(&config, seed);
@@ -116,7 +116,7 @@ fn what_is_waited_for_is_acknowledged_at_once_on_each_lane_whatever_overtakes_wh
 #[test]
 fn who_waits_when_the_transport_is_cut_is_answered_on_the_next() {
     for seed in 0..200 {
-        let config = Config::default();
+        let config = SessionConfig::default();
         let mut pair = Pair::new(&config, seed);
         let first = pair.connect(0);
         pair.settle(100_000);
@@ -134,9 +134,9 @@ fn who_waits_when_the_transport_is_cut_is_answered_on_the_next() {
 
 #[test]
 fn a_refusal_of_a_small_buffer_asks_for_room() {
-    let config = Config {
+    let config = SessionConfig {
         send_buffer: 2000,
-        ..Config::default()
+        ..SessionConfig::default()
     };
     let mut pair = attached(&config, 5);
     for _ in 0..100 {
@@ -151,7 +151,7 @@ fn a_refusal_of_a_small_buffer_asks_for_room() {
 
 #[test]
 fn a_close_asks_for_the_acknowledgement_that_it_waits_for() {
-    let mut pair = attached(&Config::default(), 6);
+    let mut pair = attached(&SessionConfig::default(), 6);
     pair.sides[0].send(0, "last words").unwrap();
     work(&mut pair);
     let now = pair.now;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use pair::{Pair, Side};
 use selvedge_endpoint::{
-    AttachmentId, CloseReason, Config, DetachReason, Event, LaneId, Output, SendError,
+    AttachmentId, CloseReason, DetachReason, Event, LaneId, SendError, SessionConfig, SessionOutput,
 };
 use selvedge_transport::Role;
 
@@ -27,7 +27,7 @@ fn closed(side: &Side) -> (CloseReason, usize) {
 
 #[test]
 fn an_orderly_close_delivers_everything_first() {
-    let mut pair = Pair::new(&Config::default(), 1);
+    let mut pair = Pair::new(&SessionConfig::default(), 1);
     pair.connect(0);
     for byte in 0..100 {
         pair.sides[0].send(0, vec![byte; 1000]).unwrap();
@@ -48,7 +48,7 @@ fn an_orderly_close_delivers_everything_first() {
 
 #[test]
 fn what_is_accepted_while_a_session_ends_belongs_to_its_end() {
-    let mut pair = Pair::new(&Config::default(), 1);
+    let mut pair = Pair::new(&SessionConfig::default(), 1);
     let side = &mut pair.sides[0];
     side.outbox.push(LaneId::FIRST, "taken".into()).unwrap();
     side.session.exchange(&mut side.outbox);
@@ -58,7 +58,7 @@ fn what_is_accepted_while_a_session_ends_belongs_to_its_end() {
     let outputs = std::iter::from_fn(|| side.session.poll_output());
     let undelivered: Vec<Vec<_>> = outputs
         .filter_map(|output| match output {
-            Output::Event(Event::Closed { undelivered, .. }) => Some(undelivered),
+            SessionOutput::Event(Event::Closed { undelivered, .. }) => Some(undelivered),
             _ => None,
         })
         .map(|messages| messages.into_iter().map(|it| it.payload).collect())
@@ -69,7 +69,7 @@ fn what_is_accepted_while_a_session_ends_belongs_to_its_end() {
 
 #[test]
 fn whoever_closes_acknowledges_first_what_has_arrived() {
-    let mut pair = Pair::new(&Config::default(), 1);
+    let mut pair = Pair::new(&SessionConfig::default(), 1);
     pair.connect(0);
     pair.sides[0].send(0, "heard").unwrap();
     // Until it has arrived, but not so long that it is acknowledged on its own.
@@ -85,7 +85,7 @@ fn whoever_closes_acknowledges_first_what_has_arrived() {
 
 #[test]
 fn a_close_without_a_peer_gives_up_after_the_linger_and_hands_back() {
-    let mut pair = Pair::new(&Config::default(), 1);
+    let mut pair = Pair::new(&SessionConfig::default(), 1);
     pair.sides[0].send(0, "never sent").unwrap();
     let side = &mut pair.sides[0];
     side.session.close(pair.now, &mut side.outbox);
@@ -100,7 +100,7 @@ fn a_close_without_a_peer_gives_up_after_the_linger_and_hands_back() {
 
 #[test]
 fn a_peer_that_restarted_is_reported_with_what_was_undelivered() {
-    let mut pair = Pair::new(&Config::default(), 1);
+    let mut pair = Pair::new(&SessionConfig::default(), 1);
     let first = pair.connect(0);
     pair.sides[0].send(0, "delivered").unwrap();
     pair.settle(1000);
@@ -120,7 +120,7 @@ fn a_peer_that_restarted_is_reported_with_what_was_undelivered() {
         .expect("the first piece");
     side.send(0, "kept").unwrap();
     pair.cut(first);
-    pair.sides[1] = Side::new(1, &Config::default(), 999);
+    pair.sides[1] = Side::new(1, &SessionConfig::default(), 999);
     pair.connect(0);
     pair.settle(1000);
     let reported = pair.sides[0].events.iter().find_map(|event| match event {
@@ -146,14 +146,14 @@ fn a_peer_that_restarted_is_reported_with_what_was_undelivered() {
 #[test]
 fn a_restarted_peer_that_dials_is_recognised_too() {
     for dialer in 0..2 {
-        let mut pair = Pair::new(&Config::default(), 3);
+        let mut pair = Pair::new(&SessionConfig::default(), 3);
         let first = pair.connect(0);
         for side in &mut pair.sides {
             side.send(0, "one").unwrap();
         }
         pair.settle(1000);
         pair.cut(first);
-        pair.sides[1] = Side::new(1, &Config::default(), 999);
+        pair.sides[1] = Side::new(1, &SessionConfig::default(), 999);
         pair.connect(dialer);
         pair.settle(1000);
         for side in &mut pair.sides {
@@ -171,7 +171,7 @@ fn a_restarted_peer_that_dials_is_recognised_too() {
 
 #[test]
 fn a_silent_transport_is_given_up_after_three_seconds() {
-    let mut pair = Pair::new(&Config::default(), 1);
+    let mut pair = Pair::new(&SessionConfig::default(), 1);
     pair.connect(0);
     pair.settle(1000);
     pair.pipes.clear();
@@ -203,7 +203,7 @@ fn a_silent_transport_is_given_up_after_three_seconds() {
 #[test]
 fn two_transports_dialed_at_once_leave_one() {
     for seed in 0..200 {
-        let mut pair = Pair::new(&Config::default(), seed);
+        let mut pair = Pair::new(&SessionConfig::default(), seed);
         pair.connect(0);
         pair.connect(1);
         pair.sides[0].send(0, "a").unwrap();
@@ -228,7 +228,7 @@ fn rubbish_costs_the_peer_its_transport_and_nothing_else() {
         &[0; 2000],
     ];
     for bytes in rubbish {
-        let mut pair = Pair::new(&Config::default(), 1);
+        let mut pair = Pair::new(&SessionConfig::default(), 1);
         let id = AttachmentId(77);
         pair.sides[0]
             .session
@@ -251,10 +251,10 @@ fn rubbish_costs_the_peer_its_transport_and_nothing_else() {
 
 #[test]
 fn a_peer_that_takes_shorter_messages_only_is_incompatible() {
-    let mut pair = Pair::new(&Config::default(), 1);
-    let config = Config {
+    let mut pair = Pair::new(&SessionConfig::default(), 1);
+    let config = SessionConfig {
         message_max: 1000,
-        ..Config::default()
+        ..SessionConfig::default()
     };
     pair.sides[1] = Side::new(1, &config, 9);
     pair.connect(0);

@@ -4,7 +4,7 @@ mod pair;
 
 use bytes::Bytes;
 use pair::Pair;
-use selvedge_endpoint::{Config, LaneConfig, SendError};
+use selvedge_endpoint::{LaneConfig, SendError, SessionConfig};
 
 /// A message that says who sent it, on which lane, and as which: filled up to `len`.
 fn numbered(lane: u8, number: u32, len: usize) -> Bytes {
@@ -17,17 +17,17 @@ fn number_of(payload: &[u8]) -> u32 {
     u32::from_le_bytes(payload[1..5].try_into().expect("four bytes"))
 }
 
-fn config(lanes: usize) -> Config {
+fn config(lanes: usize) -> SessionConfig {
     let lane = |number| LaneConfig {
         priority: number as u8 / 2,
         ..LaneConfig::default()
     };
-    Config {
+    SessionConfig {
         lanes: (0..lanes).map(lane).collect(),
         message_max: 20_000,
         send_buffer: 30_000,
         receive_window: 4_000,
-        ..Config::default()
+        ..SessionConfig::default()
     }
 }
 

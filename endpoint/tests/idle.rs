@@ -5,14 +5,14 @@ mod pair;
 use std::time::Duration;
 
 use pair::{Pair, Side};
-use selvedge_endpoint::{Config, LaneConfig};
+use selvedge_endpoint::{LaneConfig, SessionConfig};
 
 #[test]
 fn a_peer_may_use_lanes_that_this_side_does_not_send_on() {
-    let with_lanes = |count| Config {
+    let with_lanes = |count| SessionConfig {
         lanes: vec![LaneConfig::default(); count],
         receive_window: 4096,
-        ..Config::default()
+        ..SessionConfig::default()
     };
     let mut pair = Pair::new(&with_lanes(1), 1);
     pair.sides[0] = Side::new(0, &with_lanes(32), 7);
@@ -36,7 +36,7 @@ fn a_peer_may_use_lanes_that_this_side_does_not_send_on() {
 
 #[test]
 fn heartbeats_fall_on_ticks_and_what_somebody_may_wait_for_does_not() {
-    let config = Config::default();
+    let config = SessionConfig::default();
     let mut pair = Pair::new(&config, 1);
     let start = pair.now - Duration::from_millis(30);
     pair.connect(0);
@@ -62,8 +62,8 @@ fn heartbeats_fall_on_ticks_and_what_somebody_may_wait_for_does_not() {
 
 #[test]
 fn of_an_idle_pair_the_dialer_asks_for_a_sign_of_life_and_the_acceptor_only_if_it_does_not() {
-    let config = Config::default();
-    let patient = Config {
+    let config = SessionConfig::default();
+    let patient = SessionConfig {
         heartbeat: Duration::from_secs(3600),
         ..config.clone()
     };

@@ -223,7 +223,7 @@ impl Dialer for UnixDialer {
         &[SCHEME]
     }
 
-    fn dial(&self, now: Instant, target: &Target) -> Result<Box<dyn Transport>, DialError> {
+    fn dial(&self, now: Instant, target: &DialTarget) -> Result<Box<dyn Transport>, DialError> {
         let Place::Path(path) = target.address.place() else {
             let address = target.address.clone();
             return Err(DialError::BadPlace { address });

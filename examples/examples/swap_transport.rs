@@ -10,14 +10,16 @@
 
 use std::error::Error;
 
-use selvedge_driver::{Admission, Config, Driver, Identity, LaneId, bind, dialers, session};
+use selvedge_driver::{
+    Admission, Driver, DriverConfig, Identity, LaneId, SessionConfig, bind, dialers,
+};
 
 const MESSAGES: u64 = 200_000;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let (alice, bob) = (Identity::generate()?, Identity::generate()?);
-    let driver = Driver::new(Config::default())?;
-    let config = session::Config::default();
+    let driver = Driver::new(DriverConfig::default())?;
+    let config = SessionConfig::default();
     let to_bob = driver.endpoint(config.clone(), alice.node_id(), bob.node_id())?;
     let to_alice = driver.endpoint(config, bob.node_id(), alice.node_id())?;
 

@@ -12,7 +12,7 @@ mod wire {
 }
 
 fuzz_target!(|text: &str| {
-    if let Err(error) = config::Config::parse(text, "fuzz.yaml", &[]) {
+    if let Err(error) = config::ZipperConfig::parse(text, "fuzz.yaml", &[]) {
         assert!(error.to_string().starts_with("fuzz.yaml"), "{error}");
     }
 });

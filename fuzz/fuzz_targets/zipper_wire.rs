@@ -12,7 +12,7 @@ mod tag;
 mod wire;
 
 fuzz_target!(|bytes: &[u8]| {
-    if let Ok(message) = wire::Message::decode(Bytes::copy_from_slice(bytes)) {
+    if let Ok(message) = wire::WireMessage::decode(Bytes::copy_from_slice(bytes)) {
         assert_eq!(message.encode().expect("what decodes encodes"), bytes);
     }
 });

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use selvedge_driver::{
-    Address, Admission, Dialer, Driver, Endpoint, Identity, Inbox, Listener, NodeId, session,
+    Address, Admission, Dialer, Driver, Endpoint, Identity, Inbox, Listener, NodeId, SessionConfig,
 };
 
 use crate::error::HubError;
@@ -16,7 +16,7 @@ use crate::peers::Receive;
 pub(crate) type MakeListener = Box<dyn FnOnce(&Admission) -> Box<dyn Listener> + Send>;
 
 /// The settings of a [`Hub`]: who it is, where it listens, whom it wants.
-pub struct Builder {
+pub struct HubBuilder {
     pub(crate) identity: Identity,
     pub(crate) driver: Option<Arc<Driver>>,
     pub(crate) listen: Vec<Address>,
@@ -24,13 +24,13 @@ pub struct Builder {
     pub(crate) dialers: Vec<Arc<dyn Dialer>>,
     pub(crate) listeners: Vec<MakeListener>,
     pub(crate) peers: BTreeMap<NodeId, Vec<Address>>,
-    pub(crate) session: session::Config,
+    pub(crate) session: SessionConfig,
     pub(crate) guests_max: usize,
     pub(crate) receive: Option<Receive>,
     pub(crate) tells_events: bool,
 }
 
-impl fmt::Debug for Builder {
+impl fmt::Debug for HubBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
             .field("node_id", &self.identity.node_id())
@@ -40,7 +40,7 @@ impl fmt::Debug for Builder {
     }
 }
 
-impl Builder {
+impl HubBuilder {
     pub(crate) fn new(identity: Identity) -> Self {
         Self {
             identity,
@@ -49,7 +49,7 @@ impl Builder {
             dialers: Vec::new(),
             listeners: Vec::new(),
             peers: BTreeMap::new(),
-            session: session::Config::default(),
+            session: SessionConfig::default(),
             guests_max: 0,
             receive: None,
             tells_events: true,
@@ -84,7 +84,7 @@ impl Builder {
 
     /// The limits and lanes of every endpoint.
     #[must_use]
-    pub fn session(mut self, config: session::Config) -> Self {
+    pub fn session(mut self, config: SessionConfig) -> Self {
         self.session = config;
         self
     }

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded, never};
 use selvedge_driver::{
-    Address, Admission, CloseReason, Config, Connected, Driver, Endpoint, Hosted, Identity,
-    Listening, NodeId, bind, dialers,
+    ActorHandle, Address, Admission, CloseReason, Connected, Driver, DriverConfig, Endpoint,
+    Identity, Listening, NodeId, bind, dialers,
 };
 
-use crate::builder::Builder;
+use crate::builder::HubBuilder;
 use crate::error::HubError;
 use crate::event::HubEvent;
 use crate::guests::Guests;
@@ -29,7 +29,7 @@ pub struct Hub {
     addresses: Vec<Address>,
     events: Receiver<HubEvent>,
     listening: Vec<Listening>,
-    service: Hosted<Told>,
+    service: ActorHandle<Told>,
     peers: Arc<Peers>,
     // The last field: it may be the last of the driver, which then waits for its workers.
     driver: Arc<Driver>,
@@ -38,15 +38,15 @@ pub struct Hub {
 impl Hub {
     /// Begins to describe a hub.
     #[must_use]
-    pub fn builder(identity: Identity) -> Builder {
-        Builder::new(identity)
+    pub fn builder(identity: Identity) -> HubBuilder {
+        HubBuilder::new(identity)
     }
 
-    pub(crate) fn start(mut builder: Builder) -> Result<Self, HubError> {
+    pub(crate) fn start(mut builder: HubBuilder) -> Result<Self, HubError> {
         builder.check()?;
         let driver = match builder.driver {
             Some(driver) => driver,
-            None => Arc::new(Driver::new(Config::default())?),
+            None => Arc::new(Driver::new(DriverConfig::default())?),
         };
         let node_id = builder.identity.node_id();
         let wanted: Vec<NodeId> = builder.peers.keys().copied().collect();

@@ -38,15 +38,15 @@ mod peers;
 mod redials;
 mod service;
 
-pub use builder::Builder;
+pub use builder::HubBuilder;
 pub use error::HubError;
 pub use event::HubEvent;
 pub use hub::Hub;
 
 pub use selvedge_driver::{
-    Address, CloseReason, Config as DriverConfig, Connected, Delivery, DialError, Dialer, Dialers,
-    Driver, DriverError, Endpoint, Event, FlushError, Hosted, Identity, IdentityError, Inbox,
-    Incoming, Info, LaneConfig, LaneId, ListenError, Machine, Mail, Message, Next, NodeId,
-    ParseAddressError, ParseNodeIdError, Reader, RecvError, SendError, Sending, SharedRun,
-    TryRecvError, dialers, session,
+    Actor, ActorHandle, Address, CloseReason, Connected, Delivery, DialError, Dialer, Dialers,
+    Driver, DriverConfig, DriverError, EncodedBatch, Endpoint, Event, FlushError, Identity,
+    IdentityError, Inbox, Incoming, Info, LaneConfig, LaneId, ListenError, MailboxSender, Message,
+    Next, NodeId, ParseAddressError, ParseNodeIdError, Reader, RecvError, SendError, Sending,
+    SessionConfig, TryRecvError, dialers,
 };

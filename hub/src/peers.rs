@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use selvedge_driver::{
-    Address, Connected, DialError, Dialers, Driver, DriverError, Endpoint, Event, Inbox, Mail,
-    NodeId, Reception, session,
+    Address, Connected, DialError, Dialers, Driver, DriverError, Endpoint, Event, Inbox,
+    MailboxSender, NodeId, Reception, SessionConfig,
 };
 
 use crate::event::HubEvent;
@@ -25,7 +25,7 @@ pub(crate) struct Peers {
     pub(crate) dialers: Dialers,
     pub(crate) ways: BTreeMap<NodeId, Vec<Address>>,
     pub(crate) redials: Redials,
-    pub(crate) session: session::Config,
+    pub(crate) session: SessionConfig,
     pub(crate) receive: Option<Receive>,
     pub(crate) endpoints: Mutex<BTreeMap<NodeId, Endpoint>>,
 }
@@ -45,7 +45,7 @@ impl Peers {
         self: &Arc<Self>,
         driver: &Driver,
         peer: NodeId,
-        mail: Mail<Told>,
+        mail: MailboxSender<Told>,
     ) -> Result<Endpoint, DriverError> {
         // Weak: the endpoint's worker holds it, and they hold the endpoint.
         let peers = Arc::downgrade(self);
@@ -92,7 +92,7 @@ impl Peers {
 
     /// On the worker on which the last connection to a peer has ended: dials it again there, by the way
     /// that worked. Waking the mesh's thread, and then the worker again, takes 70 us.
-    fn lost(self: &Arc<Self>, endpoint: &Endpoint, event: HubEvent, mail: &Mail<Told>) {
+    fn lost(self: &Arc<Self>, endpoint: &Endpoint, event: HubEvent, mail: &MailboxSender<Told>) {
         let peer = endpoint.peer();
         let Some(dial) = self.redials.lost(peer) else {
             return mail.send(Told::Event(event));
@@ -116,7 +116,7 @@ impl Peers {
     pub(crate) fn when_dialed(
         self: &Arc<Self>,
         dial: Dial,
-        mail: Mail<Told>,
+        mail: MailboxSender<Told>,
     ) -> impl FnOnce(Result<Connected, DialError>) + Send + use<> {
         let peers = Arc::downgrade(self);
         move |result| match (result, peers.upgrade()) {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::{Sender, TrySendError};
-use selvedge_driver::{Connected, DialError, Driver, Endpoint, Event, Machine, Mail, Next, NodeId};
+use selvedge_driver::{
+    Actor, Connected, DialError, Driver, Endpoint, Event, MailboxSender, Next, NodeId,
+};
 
 use crate::event::HubEvent;
 use crate::guests::Guests;
@@ -64,7 +66,7 @@ pub(crate) fn hub_event(endpoint: &Endpoint, event: &Event) -> Option<HubEvent> 
 
 pub(crate) struct Service {
     pub(crate) driver: Arc<Driver>,
-    pub(crate) mail: Mail<Told>,
+    pub(crate) mail: MailboxSender<Told>,
     pub(crate) mesh: Mesh,
     pub(crate) guests: Guests,
     pub(crate) peers: Arc<Peers>,
@@ -96,8 +98,8 @@ impl Complaints {
     }
 }
 
-impl Machine for Service {
-    type Mail = Told;
+impl Actor for Service {
+    type Command = Told;
 
     fn handle(&mut self, now: Instant, told: Option<Told>) -> Next {
         match told {
@@ -146,7 +148,7 @@ impl Machine for Service {
         }
         let dials = self.mesh.poll_timeout().into_iter();
         let next = dials.chain(self.guests.poll_timeout()).min();
-        next.map_or(Next::Mail, Next::At)
+        next.map_or(Next::Command, Next::At)
     }
 }
 
@@ -253,7 +255,7 @@ impl Service {
 mod tests {
     use std::sync::Mutex;
 
-    use selvedge_driver::{Simulation, session};
+    use selvedge_driver::{SessionConfig, Simulation};
 
     use super::*;
     use crate::redials::Redials;
@@ -263,11 +265,11 @@ mod tests {
     /// Only lends its mail.
     struct Nobody;
 
-    impl Machine for Nobody {
-        type Mail = Told;
+    impl Actor for Nobody {
+        type Command = Told;
 
         fn handle(&mut self, _now: Instant, _told: Option<Told>) -> Next {
-            Next::Mail
+            Next::Command
         }
     }
 
@@ -284,7 +286,7 @@ mod tests {
             dialers: Arc::new([]),
             ways: BTreeMap::new(),
             redials: Redials::default(),
-            session: session::Config::default(),
+            session: SessionConfig::default(),
             receive: None,
             endpoints: Mutex::default(),
         };

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use selvedge_driver::{DialError, Dialer, Target, TcpDialer, Transport};
+use selvedge_driver::{DialError, DialTarget, Dialer, TcpDialer, Transport};
 use selvedge_testkit::{Conditions, Proxy};
 
 use selvedge_hub::{
     Delivery, Endpoint, Event, Hub, HubEvent, Identity, Inbox, Incoming, LaneConfig, LaneId,
-    session,
+    SessionConfig,
 };
 
 /// Far longer than anything here takes; only a bug waits for it.
@@ -381,9 +381,9 @@ fn best_effort_and_reliable_lanes_go_over_udp() {
         delivery,
         ..LaneConfig::default()
     };
-    let config = session::Config {
+    let config = SessionConfig {
         lanes: vec![lane(Delivery::Reliable), lane(Delivery::BestEffort)],
-        ..session::Config::default()
+        ..SessionConfig::default()
     };
     let hub_b = Hub::builder(b.clone())
         .session(config.clone())
@@ -416,9 +416,9 @@ fn a_redundant_lane_has_two_ways_and_does_not_notice_the_end_of_either() {
         redundant: true,
         ..LaneConfig::default()
     };
-    let config = session::Config {
+    let config = SessionConfig {
         lanes: vec![lane],
-        ..session::Config::default()
+        ..SessionConfig::default()
     };
     let hub_b = Hub::builder(b.clone())
         .session(config.clone())
@@ -495,7 +495,7 @@ impl Dialer for Holding {
         self.inner.schemes()
     }
 
-    fn dial(&self, now: Instant, target: &Target) -> Result<Box<dyn Transport>, DialError> {
+    fn dial(&self, now: Instant, target: &DialTarget) -> Result<Box<dyn Transport>, DialError> {
         self.inner.dial(now, target)
     }
 }

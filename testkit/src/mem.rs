@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use mio::{Registry, Token};
 use selvedge_transport::{
-    Address, Admission, DialError, Dialer, End, FrameSink, FrameSource, Info, LaneSet, Listener,
-    NodeId, Pace, Phase, Place, Role, Room, Target, Transport, Turn,
+    Address, Admission, DialError, DialTarget, Dialer, End, FrameSink, FrameSource, Info, LaneSet,
+    Listener, NodeId, Pace, Phase, Place, Role, Room, Transport, Turn,
 };
 
 const SCHEME: &str = "mem";
@@ -149,7 +149,7 @@ impl Dialer for MemDialer {
         &[SCHEME]
     }
 
-    fn dial(&self, now: Instant, target: &Target) -> Result<Box<dyn Transport>, DialError> {
+    fn dial(&self, now: Instant, target: &DialTarget) -> Result<Box<dyn Transport>, DialError> {
         let bad = || DialError::BadPlace {
             address: target.address.clone(),
         };

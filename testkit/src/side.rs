@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use selvedge_endpoint::{
-    AttachmentId, Config, Event, LaneId, Message, Outbox, Output, SendError, Session,
+    AttachmentId, Event, LaneId, Message, SendBuffer, SendError, Session, SessionConfig,
+    SessionOutput,
 };
 use selvedge_transport::NodeId;
 
@@ -12,7 +13,7 @@ pub struct Side {
     /// The machine.
     pub session: Session,
     /// What was handed in and not taken.
-    pub outbox: Outbox,
+    pub outbox: SendBuffer,
     /// What arrived, in order.
     pub received: Vec<Message>,
     /// What was told, in order.
@@ -26,11 +27,11 @@ pub struct Side {
 impl Side {
     /// Side 0 or 1, as a process that has just begun.
     #[must_use]
-    pub fn new(number: u8, config: &Config, incarnation: u64) -> Self {
+    pub fn new(number: u8, config: &SessionConfig, incarnation: u64) -> Self {
         let (own, other) = (NodeId::new([number; 32]), NodeId::new([1 - number; 32]));
         Self {
             session: Session::new(config.clone(), own, other, incarnation),
-            outbox: Outbox::new(config),
+            outbox: SendBuffer::new(config),
             received: Vec::new(),
             events: Vec::new(),
             stalled: Vec::new(),
@@ -42,7 +43,7 @@ impl Side {
     /// Hands in a message.
     ///
     /// # Errors
-    /// As [`Outbox::push`]; [`SendError::UnknownLane`] too for a number that no lane can have.
+    /// As [`SendBuffer::push`]; [`SendError::UnknownLane`] too for a number that no lane can have.
     pub fn send(&mut self, lane: u8, payload: impl Into<Bytes>) -> Result<(), SendError> {
         let payload = payload.into();
         match LaneId::new(lane) {
@@ -68,8 +69,8 @@ impl Side {
         while let Some(output) = self.session.poll_output() {
             moved = true;
             match output {
-                Output::Event(event) => self.events.push(event),
-                Output::Release { attachment, .. } => self.released.push(attachment),
+                SessionOutput::Event(event) => self.events.push(event),
+                SessionOutput::Release { attachment, .. } => self.released.push(attachment),
             }
         }
         self.waiting.extend(self.session.take_messages());

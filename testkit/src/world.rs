@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use fastrand::Rng;
-use selvedge_endpoint::{AttachmentId, Config, DetachReason};
-use selvedge_transport::{Flow, LaneSet, Role, Room};
+use selvedge_endpoint::{AttachmentId, DetachReason, SessionConfig};
+use selvedge_transport::{FrameOrder, LaneSet, Role, Room};
 
 use crate::link::{Conditions, Link};
 use crate::side::Side;
@@ -35,7 +35,7 @@ pub struct Path {
     /// From side 0 and from side 1.
     pub links: [Link; 2],
     /// Reliable kinds: what is under way, as one queue a flow, with arrivals.
-    streams: [Vec<(Flow, Instant, Bytes)>; 2],
+    streams: [Vec<(FrameOrder, Instant, Bytes)>; 2],
     /// Which sides still have it.
     held: [bool; 2],
     frame_max: usize,
@@ -56,13 +56,13 @@ pub struct World {
     now: Instant,
     begin: Instant,
     next_path: u64,
-    config: Config,
+    config: SessionConfig,
 }
 
 impl World {
     /// Two sides that have not met, and no path between them.
     #[must_use]
-    pub fn new(config: &Config, seed: u64) -> Self {
+    pub fn new(config: &SessionConfig, seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let begin = Instant::now();
         Self {
@@ -306,11 +306,11 @@ impl Path {
         now: Instant,
         rng: &mut Rng,
         from: usize,
-        flow: Flow,
+        flow: FrameOrder,
         bytes: Bytes,
     ) {
         let conditions = self.links[from].conditions();
-        let is_before = |other: Flow| self.kind == Kind::Stream || other == flow;
+        let is_before = |other: FrameOrder| self.kind == Kind::Stream || other == flow;
         let before = self.streams[from].iter().rev();
         let before = before.clone().find(|(other, _, _)| is_before(*other));
         let mut arrives = now + conditions.latency + conditions.jitter.mul_f64(rng.f64());

@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use selvedge_endpoint::{Away, Config, Event, LaneConfig, SendError};
+use selvedge_endpoint::{Away, Event, LaneConfig, SendError, SessionConfig};
 use selvedge_testkit::{Conditions, Kind, World};
 
 const BUFFER: u64 = 10_000;
 
 fn world(away: Away) -> World {
-    let config = Config {
+    let config = SessionConfig {
         lanes: vec![LaneConfig::default(); 2],
         send_buffer: BUFFER,
         away,
-        ..Config::default()
+        ..SessionConfig::default()
     };
     World::new(&config, 1)
 }

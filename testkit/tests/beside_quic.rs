@@ -12,7 +12,7 @@ use quinn_proto::{
     ClientConfig, Connection, ConnectionHandle, DatagramEvent, Dir, Endpoint, EndpointConfig,
     Event, ServerConfig, StreamEvent, TransportConfig, VarInt,
 };
-use selvedge_endpoint::Config;
+use selvedge_endpoint::SessionConfig;
 use selvedge_testkit::{Conditions, Kind, Link, World};
 
 /// What is moved.
@@ -33,10 +33,10 @@ fn conditions(loss: f64) -> Conditions {
 }
 
 fn by_session(loss: f64, seed: u64) -> Duration {
-    let config = Config {
+    let config = SessionConfig {
         send_buffer: 64 << 20,
         receive_window: 16 << 20,
-        ..Config::default()
+        ..SessionConfig::default()
     };
     let mut world = World::new(&config, seed);
     world.connect(0, Kind::Datagrams, conditions(loss));

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use selvedge_driver::{
-    Address, Admission, Config, Dialers, Driver, Endpoint, Event, Identity, LaneId, Listening,
-    TcpDialer, bind, session,
+    Address, Admission, Dialers, Driver, DriverConfig, Endpoint, Event, Identity, LaneId,
+    Listening, SessionConfig, TcpDialer, bind,
 };
 use selvedge_testkit::{Conditions, Proxy};
 
@@ -30,7 +30,7 @@ struct Stage {
 impl Stage {
     fn new() -> Self {
         let keys = [0, 1].map(|_| Identity::generate().expect("randomness"));
-        let driver = Driver::new(Config::default()).expect("a thread");
+        let driver = Driver::new(DriverConfig::default()).expect("a thread");
         let address = "tcp+plain://127.0.0.1:0".parse().expect("an address");
         let listener = bind(&address, &keys[1], &Admission::anyone()).expect("a port");
         let acceptor = Arc::<Mutex<Option<Endpoint>>>::default();
@@ -58,9 +58,9 @@ impl Stage {
     fn endpoints(&self) -> [Endpoint; 2] {
         let [a, b] = [0, 1].map(|at: usize| self.keys[at].node_id());
         [(a, b), (b, a)].map(|(own, peer)| {
-            let config = session::Config {
+            let config = SessionConfig {
                 ack_delay: Duration::from_millis(1),
-                ..session::Config::default()
+                ..SessionConfig::default()
             };
             self.driver.endpoint(config, own, peer).expect("it runs")
         })

@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use selvedge_hub::{
-    Endpoint, Event, Hub, HubEvent, Identity, Inbox, Incoming, LaneId, NodeId, session,
+    Endpoint, Event, Hub, HubEvent, Identity, Inbox, Incoming, LaneId, NodeId, SessionConfig,
 };
 
 /// Far longer than anything here takes; only a bug waits for it.
@@ -61,7 +61,7 @@ fn child() {
     let reach = env("REACH");
     let reach: Vec<&str> = reach.split(',').filter(|it| !it.is_empty()).collect();
     let mut builder = Hub::builder(Identity::from_pem(&key).expect("a key"))
-        .session(session::Config::default())
+        .session(SessionConfig::default())
         .peer(peer, &reach)
         .expect("a peer");
     for address in env("LISTEN").split(',').filter(|it| !it.is_empty()) {

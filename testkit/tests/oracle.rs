@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use fastrand::Rng;
-use selvedge_endpoint::{Config, Delivery, LaneConfig, LaneId};
+use selvedge_endpoint::{Delivery, LaneConfig, LaneId, SessionConfig};
 use selvedge_testkit::{Burst, Conditions, Kind, Oracle, Path, PathId, World};
 
 const fn ms(ms: u64) -> Duration {
@@ -14,19 +14,19 @@ const fn ms(ms: u64) -> Duration {
 }
 
 /// Lanes of a seed: of any priority, some redundant.
-fn config(rng: &mut Rng) -> Config {
+fn config(rng: &mut Rng) -> SessionConfig {
     let lanes = rng.u8(1..=4);
     let lane = |_| LaneConfig {
         priority: rng.u8(0..3),
         delivery: Delivery::Reliable,
         redundant: rng.u8(0..4) == 0,
     };
-    Config {
+    SessionConfig {
         lanes: (0..lanes).map(lane).collect(),
         message_max: 64 << 10,
         send_buffer: 1 << rng.u32(14..20),
         receive_window: 1 << rng.u32(12..18),
-        ..Config::default()
+        ..SessionConfig::default()
     }
 }
 

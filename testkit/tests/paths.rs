@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use selvedge_endpoint::{Config, Delivery, Event, LaneConfig, LaneId};
+use selvedge_endpoint::{Delivery, Event, LaneConfig, LaneId, SessionConfig};
 use selvedge_testkit::{Burst, Conditions, Kind, Oracle, World};
 
 const fn ms(ms: u64) -> Duration {
@@ -40,7 +40,7 @@ fn n8_a_planned_swap_pauses_for_less_than_a_round_trip_and_delivers_nothing_twic
     let kinds = [Kind::Streams, Kind::Stream, Kind::Datagrams];
     for from in kinds {
         for to in kinds {
-            let mut world = World::new(&Config::default(), 1);
+            let mut world = World::new(&SessionConfig::default(), 1);
             let mut oracle = Oracle::new(1);
             world.connect(0, from, good());
             longest_pause(&mut world, &mut oracle, ms(200));
@@ -59,14 +59,14 @@ fn n8_a_planned_swap_pauses_for_less_than_a_round_trip_and_delivers_nothing_twic
     }
 }
 
-fn redundant() -> Config {
+fn redundant() -> SessionConfig {
     let lane = |redundant| LaneConfig {
         redundant,
         ..LaneConfig::default()
     };
-    Config {
+    SessionConfig {
         lanes: vec![lane(true), lane(false)],
-        ..Config::default()
+        ..SessionConfig::default()
     }
 }
 
@@ -130,9 +130,9 @@ fn a_lane_that_is_not_redundant_goes_over_one_path_only() {
 #[test]
 fn a_loss_on_one_lane_does_not_hold_another_over_datagrams() {
     // Lane 0 is lost now and then; the other lane's messages in the same flight are not late by it.
-    let config = Config {
+    let config = SessionConfig {
         lanes: vec![LaneConfig::default(); 2],
-        ..Config::default()
+        ..SessionConfig::default()
     };
     let mut world = World::new(&config, 3);
     let path = world.connect(0, Kind::Datagrams, good());
@@ -164,9 +164,9 @@ fn a_loss_on_one_lane_does_not_hold_another_over_datagrams() {
 #[test]
 fn n15_a_stalled_reader_on_one_lane_does_not_slow_the_others() {
     let moved = |stalled: bool, kind| {
-        let config = Config {
+        let config = SessionConfig {
             lanes: vec![LaneConfig::default(); 3],
-            ..Config::default()
+            ..SessionConfig::default()
         };
         let mut world = World::new(&config, 1);
         let conditions = Conditions {
@@ -200,9 +200,9 @@ fn n11_best_effort_messages_are_counted_exactly_whatever_the_weather() {
         delivery: Delivery::BestEffort,
         ..LaneConfig::default()
     };
-    let config = Config {
+    let config = SessionConfig {
         lanes: vec![lane],
-        ..Config::default()
+        ..SessionConfig::default()
     };
     for seed in 0..50 {
         let mut world = World::new(&config, seed);
@@ -262,7 +262,7 @@ fn n11_best_effort_messages_are_counted_exactly_whatever_the_weather() {
 #[test]
 fn n10_when_the_path_swallows_large_datagrams_there_is_progress_within_three_seconds() {
     for mtu in [1280, 600] {
-        let mut world = World::new(&Config::default(), 1);
+        let mut world = World::new(&SessionConfig::default(), 1);
         let mut oracle = Oracle::new(1);
         let path = world.connect(0, Kind::Datagrams, good());
         longest_pause(&mut world, &mut oracle, ms(300));
@@ -290,7 +290,7 @@ fn n11_a_blackout_of_five_seconds_and_a_slow_satellite_lose_nothing() {
             latency: ms(375),
             ..good()
         };
-        let mut world = World::new(&Config::default(), 1);
+        let mut world = World::new(&SessionConfig::default(), 1);
         let mut oracle = Oracle::new(1);
         let path = world.connect(0, kind, far);
         for _ in 0..200 {
@@ -320,7 +320,7 @@ fn s7_a_leap_of_the_clock_costs_a_path_at_most_and_no_message() {
         Duration::from_secs(86_400),
         Duration::from_secs(365 * 86_400),
     ] {
-        let mut world = World::new(&Config::default(), 1);
+        let mut world = World::new(&SessionConfig::default(), 1);
         let mut oracle = Oracle::new(1);
         world.connect(0, Kind::Datagrams, good());
         longest_pause(&mut world, &mut oracle, ms(200));
@@ -343,10 +343,10 @@ fn best_effort_messages_that_nobody_reads_cost_no_more_than_their_buffer() {
         delivery: Delivery::BestEffort,
         ..LaneConfig::default()
     };
-    let config = Config {
+    let config = SessionConfig {
         lanes: vec![lane],
         best_effort_buffer: 10_000,
-        ..Config::default()
+        ..SessionConfig::default()
     };
     let mut world = World::new(&config, 1);
     world.connect(0, Kind::Datagrams, good());
@@ -376,7 +376,7 @@ fn an_orderly_close_over_a_bad_path_leaves_nothing_in_doubt() {
             duplicate: 0.1,
             ..good()
         };
-        let mut world = World::new(&Config::default(), seed);
+        let mut world = World::new(&SessionConfig::default(), seed);
         let path = world.connect(0, Kind::Datagrams, good());
         world.pass(ms(300));
         world.path(path).expect("it is there").set(weather);

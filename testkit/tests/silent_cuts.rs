@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use selvedge_endpoint::{Config, DetachReason, LaneConfig};
+use selvedge_endpoint::{DetachReason, LaneConfig, SessionConfig};
 use selvedge_testkit::{Conditions, Kind, Oracle, PathId, World};
 
 const fn ms(ms: u64) -> Duration {
@@ -38,10 +38,10 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        Self::with(&Config::default())
+        Self::with(&SessionConfig::default())
     }
 
-    fn with(config: &Config) -> Self {
+    fn with(config: &SessionConfig) -> Self {
         Self {
             world: World::new(config, 1),
             oracles: [Oracle::new(1), Oracle::new(1)],
@@ -118,14 +118,14 @@ fn a_side_that_hears_nothing_of_the_cuts_follows_each_new_path_at_once() {
 }
 
 /// Two paths are kept at a time.
-fn redundant() -> Config {
+fn redundant() -> SessionConfig {
     let lane = LaneConfig {
         redundant: true,
         ..LaneConfig::default()
     };
-    Config {
+    SessionConfig {
         lanes: vec![lane],
-        ..Config::default()
+        ..SessionConfig::default()
     }
 }
 

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fastrand::Rng;
 use selvedge_driver::{
-    Address, Admission, Config, Connected, Dialers, Driver, Endpoint, Identity, LaneConfig, LaneId,
-    Listening, bind, dialers, session,
+    Address, Admission, Connected, Dialers, Driver, DriverConfig, Endpoint, Identity, LaneConfig,
+    LaneId, Listening, SessionConfig, bind, dialers,
 };
 use selvedge_testkit::{Conditions, Proxy};
 
@@ -24,14 +24,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 const LANES: u8 = 3;
 
-fn config() -> session::Config {
+fn config() -> SessionConfig {
     let lane = |number| LaneConfig {
         priority: number,
         ..LaneConfig::default()
     };
-    session::Config {
+    SessionConfig {
         lanes: (0..LANES).map(lane).collect(),
-        ..session::Config::default()
+        ..SessionConfig::default()
     }
 }
 
@@ -50,9 +50,9 @@ impl Two {
         let keys = [0, 1].map(|_| Identity::generate().expect("randomness"));
         let workers = NonZeroUsize::new(2).expect("two");
         let drivers = [0, 1].map(|_| {
-            let config = Config {
+            let config = DriverConfig {
                 workers,
-                ..Config::default()
+                ..DriverConfig::default()
             };
             Driver::new(config).expect("threads")
         });

@@ -11,7 +11,7 @@ pub const LANES_MAX: usize = 32;
 /// them. Different flows are independent: a transport that can (QUIC: a stream a flow) does not let
 /// a loss on one hold another, so no order holds between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Flow {
+pub enum FrameOrder {
     /// The session's own words: Hello, Ack, Ping, Close.
     Control,
     /// Data of one lane, below [`LANES_MAX`].
@@ -22,12 +22,12 @@ pub enum Flow {
 
 /// The first bytes of a frame, kept in place: no allocation for what is written anew each time.
 #[derive(Debug, Clone, Copy)]
-pub struct Head {
+pub struct FrameHeader {
     bytes: [u8; Self::CAPACITY],
     len: u8,
 }
 
-impl Head {
+impl FrameHeader {
     /// The longest head: a type, a lane and two 8-byte varints fit.
     pub const CAPACITY: usize = 23;
 
@@ -55,7 +55,7 @@ impl Head {
     /// Appends `bytes`.
     ///
     /// # Panics
-    /// When more than [`Head::CAPACITY`] bytes come together: the writer of the layout counts them.
+    /// When more than [`FrameHeader::CAPACITY`] bytes come together: the writer of the layout counts them.
     #[inline]
     pub fn extend(&mut self, bytes: &[u8]) {
         let from = usize::from(self.len);
@@ -87,9 +87,9 @@ impl Head {
 #[derive(Debug, Clone)]
 pub struct Frame {
     /// The order that it keeps.
-    pub flow: Flow,
+    pub flow: FrameOrder,
     /// The first bytes.
-    pub head: Head,
+    pub head: FrameHeader,
     /// The rest.
     pub body: Bytes,
 }
@@ -141,7 +141,7 @@ impl LaneSet {
 pub struct Room {
     /// The longest frame, head and body together, in bytes.
     pub frame_max: usize,
-    /// The longest frame of [`Flow::Datagram`]; 0 when none can be taken.
+    /// The longest frame of [`FrameOrder::Datagram`]; 0 when none can be taken.
     pub datagram_max: usize,
     /// Lanes of which no frame can be taken now (their QUIC stream is blocked, say).
     pub blocked: LaneSet,
@@ -187,22 +187,22 @@ mod tests {
     #[test]
     fn a_head_holds_what_was_appended_in_either_way_up_to_its_end() {
         let digits = [1, 2, 3, 4, 5, 6, 7, 8];
-        let (mut head, mut expected) = (Head::EMPTY, Vec::new());
+        let (mut head, mut expected) = (FrameHeader::EMPTY, Vec::new());
         for len in [0, 8, 1, 4, 2, 7, 1] {
             head.extend_by(digits, len);
             expected.extend_from_slice(&digits[..len]);
             assert_eq!(head.as_slice(), expected);
             assert_eq!(head.padded()[..expected.len()], expected);
         }
-        assert_eq!(expected.len(), Head::CAPACITY, "it is full");
+        assert_eq!(expected.len(), FrameHeader::CAPACITY, "it is full");
     }
 
     #[test]
     fn a_frame_is_its_head_and_its_body() {
-        let mut head = Head::EMPTY;
+        let mut head = FrameHeader::EMPTY;
         head.extend(b"ab");
         let frame = Frame {
-            flow: Flow::Control,
+            flow: FrameOrder::Control,
             head,
             body: Bytes::from_static(b"cd"),
         };

@@ -28,7 +28,7 @@ mod role;
 
 pub use address::{ADDRESS_LEN_MAX, Address, ParseAddressError, Place};
 pub use end::{End, Fault};
-pub use frame::{Flow, Frame, FrameSink, FrameSource, Head, LANES_MAX, LaneSet, Room};
+pub use frame::{Frame, FrameHeader, FrameOrder, FrameSink, FrameSource, LANES_MAX, LaneSet, Room};
 pub use node_id::{NodeId, ParseNodeIdError};
 pub use role::Role;
 
@@ -43,6 +43,6 @@ mod transport;
 pub use io::*;
 #[cfg(feature = "io")]
 pub use transport::{
-    DialError, Dialer, FRAME_LEN_MAX, Info, ListenError, Listener, Pace, Phase, ReadBuffer, Target,
-    Transport, Turn, UNAUTHENTICATED_LEN_MAX,
+    DialError, DialTarget, Dialer, FRAME_LEN_MAX, Info, ListenError, Listener, Pace, Phase,
+    ReadBuffer, Transport, Turn, UNAUTHENTICATED_LEN_MAX,
 };

@@ -33,13 +33,13 @@ pub struct Info {
     pub remote: Option<Address>,
     /// Who the peer is; always there once the phase is [`Phase::Open`].
     pub peer: Option<NodeId>,
-    /// Whether frames of one flow (not [`Flow::Datagram`](crate::Flow::Datagram)) all arrive, in order.
+    /// Whether frames of one flow (not [`FrameOrder::Datagram`](crate::Flow::Datagram)) all arrive, in order.
     pub reliable: bool,
     /// Whether what it carries is encrypted on the way.
     pub encrypted: bool,
     /// The longest frame, in bytes; at most [`FRAME_LEN_MAX`].
     pub frame_max: usize,
-    /// The longest frame of [`Flow::Datagram`](crate::Flow::Datagram), in bytes; 0 where there are none.
+    /// The longest frame of [`FrameOrder::Datagram`](crate::Flow::Datagram), in bytes; 0 where there are none.
     pub datagram_max: usize,
 }
 
@@ -201,7 +201,7 @@ pub trait Transport: Send + fmt::Debug {
 
 /// What to dial.
 #[derive(Debug, Clone)]
-pub struct Target {
+pub struct DialTarget {
     /// Where. A DNS name has been resolved already: the place is a socket address or a path.
     pub address: Address,
     /// Who must answer; `None` takes anyone who proves an identity.
@@ -217,7 +217,7 @@ pub trait Dialer: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// What fails at once.
-    fn dial(&self, now: Instant, target: &Target) -> Result<Box<dyn Transport>, DialError>;
+    fn dial(&self, now: Instant, target: &DialTarget) -> Result<Box<dyn Transport>, DialError>;
 }
 
 /// Why a dial failed before it began.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::call::CallError;
-use crate::limits::Limits;
+use crate::limits::GuestLimits;
 use crate::ticker::Ticks;
 
 /// The counters of the call under way, set anew by [`Budget::begin`].
@@ -12,7 +12,7 @@ use crate::ticker::Ticks;
 pub(crate) struct Budget {
     ticks: Arc<Ticks>,
     ticks_per_call: u64,
-    limits: Limits,
+    limits: GuestLimits,
     stop: Arc<AtomicBool>,
     ends_at: u64,
     host_calls_left: u32,
@@ -40,7 +40,7 @@ pub(crate) enum Breach {
     #[error("too many host calls")]
     HostCalls,
     #[error("too much output")]
-    Output,
+    GuestOutput,
     #[error("a pointer handed to the host lies outside the guest's memory")]
     Pointer,
     #[error("stopped")]
@@ -53,7 +53,7 @@ impl Budget {
     pub(crate) fn new(
         ticks: Arc<Ticks>,
         ticks_per_call: u64,
-        limits: Limits,
+        limits: GuestLimits,
         stop: Arc<AtomicBool>,
     ) -> Self {
         Self {
@@ -106,11 +106,11 @@ impl Budget {
         self.output_messages_left = self
             .output_messages_left
             .checked_sub(1)
-            .ok_or(Breach::Output)?;
+            .ok_or(Breach::GuestOutput)?;
         self.output_bytes_left = self
             .output_bytes_left
             .checked_sub(bytes)
-            .ok_or(Breach::Output)?;
+            .ok_or(Breach::GuestOutput)?;
         Ok(())
     }
 
@@ -118,7 +118,7 @@ impl Budget {
         &self.ticks
     }
 
-    pub(crate) fn limits(&self) -> &Limits {
+    pub(crate) fn limits(&self) -> &GuestLimits {
         &self.limits
     }
 
@@ -142,7 +142,7 @@ impl Budget {
             Breach::HostCalls => CallError::HostCallLimit {
                 limit: self.limits.host_calls,
             },
-            Breach::Output => CallError::OutputLimit {
+            Breach::GuestOutput => CallError::OutputLimit {
                 limit_messages: self.limits.output_messages,
                 limit_bytes: self.limits.output_bytes,
             },

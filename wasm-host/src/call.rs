@@ -9,7 +9,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError {
-    /// The guest ran longer than [`Limits::deadline`](crate::Limits::deadline). Its own fault, or the
+    /// The guest ran longer than [`GuestLimits::deadline`](crate::Limits::deadline). Its own fault, or the
     /// machine is overloaded: a retry may help.
     #[error("the guest did not finish within {deadline:?}")]
     DeadlineExceeded {
@@ -26,7 +26,7 @@ pub enum CallError {
         message: String,
     },
     /// The guest called the host more often than
-    /// [`Limits::host_calls`](crate::Limits::host_calls). The guest's fault.
+    /// [`GuestLimits::host_calls`](crate::Limits::host_calls). The guest's fault.
     #[error("the guest called the host more than {limit} times")]
     HostCallLimit {
         /// The limit.
@@ -38,13 +38,13 @@ pub enum CallError {
     InputTooLarge {
         /// The payload's length.
         bytes: usize,
-        /// [`Limits::memory_bytes`](crate::Limits::memory_bytes).
+        /// [`GuestLimits::memory_bytes`](crate::Limits::memory_bytes).
         limit: usize,
     },
     /// The guest was refused memory and trapped. Its fault, or the limit is too low for the message.
     #[error("the guest needed more than {limit} bytes of memory")]
     MemoryLimit {
-        /// [`Limits::memory_bytes`](crate::Limits::memory_bytes).
+        /// [`GuestLimits::memory_bytes`](crate::Limits::memory_bytes).
         limit: usize,
     },
     /// The number cannot be given to the guest's function, whose parameter is an integer. The
@@ -56,8 +56,8 @@ pub enum CallError {
         /// The type of the guest's parameter.
         wanted: crate::NumericType,
     },
-    /// The guest emitted more bytes than [`Limits::output_bytes`](crate::Limits::output_bytes) or more
-    /// messages than [`Limits::output_messages`](crate::Limits::output_messages). The guest's fault.
+    /// The guest emitted more bytes than [`GuestLimits::output_bytes`](crate::Limits::output_bytes) or more
+    /// messages than [`GuestLimits::output_messages`](crate::Limits::output_messages). The guest's fault.
     #[error("the guest emitted more than {limit_messages} messages or {limit_bytes} bytes")]
     OutputLimit {
         /// The limit of messages.

@@ -10,7 +10,7 @@ use crate::component::{ComponentGuest, StreamFunctionPre};
 use crate::core_abi::CoreGuest;
 use crate::host::Shared;
 use crate::instance::Instance;
-use crate::limits::Limits;
+use crate::limits::GuestLimits;
 use crate::load::{self, Header, LoadError};
 use crate::state::{Blueprint, GuestState};
 
@@ -23,7 +23,7 @@ pub struct FunctionConfig {
     /// Its name, in logs and errors.
     pub name: String,
     /// How much of the host it may use.
-    pub limits: Limits,
+    pub limits: GuestLimits,
     /// Settings that the guest may read.
     pub config: BTreeMap<String, String>,
 }
@@ -51,7 +51,7 @@ pub enum FunctionKind {
 
 /// A loaded stream function. Cheap to clone: clones share the code.
 #[derive(Debug, Clone)]
-pub struct Function {
+pub struct WasmFunction {
     loaded: Arc<Loaded>,
 }
 
@@ -59,7 +59,7 @@ pub struct Function {
 struct Loaded {
     shared: Arc<Shared>,
     name: Arc<str>,
-    limits: Limits,
+    limits: GuestLimits,
     config: Arc<BTreeMap<String, String>>,
     code: Code,
     was_cached: bool,
@@ -81,7 +81,7 @@ impl std::fmt::Debug for Code {
     }
 }
 
-impl Function {
+impl WasmFunction {
     pub(crate) fn load(
         shared: &Arc<Shared>,
         wasm: &[u8],
@@ -144,7 +144,7 @@ impl Function {
 
     /// The limits that it is held to.
     #[must_use]
-    pub fn limits(&self) -> &Limits {
+    pub fn limits(&self) -> &GuestLimits {
         &self.loaded.limits
     }
 

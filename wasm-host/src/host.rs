@@ -7,7 +7,7 @@ use std::time::Duration;
 use wasmtime::{Config, Engine};
 
 use crate::cache::{CacheDirError, CodeCache};
-use crate::function::{Function, FunctionConfig};
+use crate::function::{FunctionConfig, WasmFunction};
 use crate::load::{self, LoadError};
 use crate::numeric::NumericFunction;
 use crate::ticker::Ticker;
@@ -130,18 +130,22 @@ impl Host {
         &self,
         path: impl AsRef<Path>,
         config: FunctionConfig,
-    ) -> Result<Function, LoadError> {
+    ) -> Result<WasmFunction, LoadError> {
         let wasm = load::read(path.as_ref(), config.limits.module_bytes)?;
-        Function::load(&self.shared, &wasm, config)
+        WasmFunction::load(&self.shared, &wasm, config)
     }
 
     /// Loads a stream function from memory, as [`load`](Self::load) does from a file.
     ///
     /// # Errors
     /// [`LoadError`] says what is wrong with the bytes.
-    pub fn load_bytes(&self, wasm: &[u8], config: FunctionConfig) -> Result<Function, LoadError> {
+    pub fn load_bytes(
+        &self,
+        wasm: &[u8],
+        config: FunctionConfig,
+    ) -> Result<WasmFunction, LoadError> {
         load::check_size(wasm.len() as u64, config.limits.module_bytes)?;
-        Function::load(&self.shared, wasm, config)
+        WasmFunction::load(&self.shared, wasm, config)
     }
 
     /// Loads a core module that exports a function of one number, such as `triple(f64) -> f64`.

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::call::{CallError, StartError};
 use crate::component::ComponentGuest;
 use crate::core_abi::CoreGuest;
-use crate::function::{Code, Function};
+use crate::function::{Code, WasmFunction};
 use crate::outputs::Outputs;
 use crate::state::{Blueprint, GuestState};
-use crate::stats::Stats;
+use crate::stats::FunctionStats;
 
 /// A running guest: warm, with memory that lasts from message to message.
 ///
@@ -28,10 +28,10 @@ use crate::stats::Stats;
 /// One call at a time, on the thread of the caller; instances are independent of each other.
 #[derive(Debug)]
 pub struct Instance {
-    function: Function,
+    function: WasmFunction,
     blueprint: Blueprint,
     guest: Option<Guest>,
-    stats: Stats,
+    stats: FunctionStats,
 }
 
 enum Guest {
@@ -46,7 +46,7 @@ impl std::fmt::Debug for Guest {
 }
 
 impl Guest {
-    fn start(function: &Function, blueprint: &Blueprint) -> Result<Self, StartError> {
+    fn start(function: &WasmFunction, blueprint: &Blueprint) -> Result<Self, StartError> {
         Ok(match function.code() {
             Code::Component(pre) => Self::Component(ComponentGuest::start(pre, blueprint)?),
             Code::Core(pre) => Self::Core(CoreGuest::start(pre, blueprint)?),
@@ -69,21 +69,21 @@ impl Guest {
 }
 
 impl Instance {
-    pub(crate) fn start(function: Function) -> Result<Self, StartError> {
+    pub(crate) fn start(function: WasmFunction) -> Result<Self, StartError> {
         let blueprint = function.blueprint();
         let guest = Guest::start(&function, &blueprint)?;
         Ok(Self {
             function,
             blueprint,
             guest: Some(guest),
-            stats: Stats::default(),
+            stats: FunctionStats::default(),
         })
     }
 
     /// Hands the guest one message and gives what it wrote for it.
     ///
     /// The payload is copied once, into the guest's memory. Blocks until the guest is done, at most
-    /// [`Limits::deadline`](crate::Limits::deadline) and two ticks; after a recycling, a restart takes
+    /// [`GuestLimits::deadline`](crate::Limits::deadline) and two ticks; after a recycling, a restart takes
     /// up to as much again.
     ///
     /// # Errors
@@ -138,14 +138,14 @@ impl Instance {
 
     /// The function that this is an instance of.
     #[must_use]
-    pub fn function(&self) -> &Function {
+    pub fn function(&self) -> &WasmFunction {
         &self.function
     }
 
     /// What this instance has done so far.
     #[must_use]
-    pub fn stats(&self) -> Stats {
-        Stats {
+    pub fn stats(&self) -> FunctionStats {
+        FunctionStats {
             log_lines_dropped: self.blueprint.log.dropped(),
             memory_bytes: self
                 .guest

@@ -23,17 +23,17 @@
 //!
 //! # What a guest cannot do
 //! Stop its host (every call has a deadline), crash it or read it (memory is isolated, every pointer
-//! is checked), fill it ([`Limits`] bound memory, outputs, host calls, logs and module size), or
+//! is checked), fill it ([`GuestLimits`] bound memory, outputs, host calls, logs and module size), or
 //! reach anything: there is no file, network, environment, clock or randomness to import.
 //!
 //! # Failures
 //! A message is handled wholly or not at all: if a call fails, what it emitted is discarded. After a
 //! trap or a breach of a limit the instance is *recycled*: its memory is dropped, the next call gets a
-//! fresh one. [`CallError::recycled`] tells, [`Stats`] counts.
+//! fresh one. [`CallError::recycled`] tells, [`FunctionStats`] counts.
 //!
 //! # Threads and memory
 //! One thread per [`Host`] advances the clock of the deadlines and ends with the last [`Host`],
-//! [`Function`] or [`Instance`] of it. Calls run on the caller's thread, which needs 512 KiB of stack for
+//! [`WasmFunction`] or [`Instance`] of it. Calls run on the caller's thread, which needs 512 KiB of stack for
 //! the guest. Instances allocate on demand: an instance reserves 4 GiB of address space (so a limit on that,
 //! `ulimit -v`, is a limit on instances, and 47 bits hold some 30 000) but holds only pages that it has
 //! touched: measured, a host with four small guests holds 20 MB and each further instance 8 KiB, 35 KiB
@@ -59,11 +59,11 @@ mod ticker;
 
 pub use cache::CacheDirError;
 pub use call::{CallError, StartError};
-pub use function::{Function, FunctionConfig, FunctionKind};
+pub use function::{FunctionConfig, FunctionKind, WasmFunction};
 pub use host::{Host, HostConfig, HostError};
 pub use instance::{Instance, StopHandle};
-pub use limits::Limits;
+pub use limits::GuestLimits;
 pub use load::LoadError;
 pub use numeric::{NumericFunction, NumericType};
-pub use outputs::{Output, Outputs};
-pub use stats::Stats;
+pub use outputs::{GuestOutput, Outputs};
+pub use stats::FunctionStats;

@@ -8,7 +8,7 @@ use std::time::Duration;
 /// said otherwise. The defaults fit a function that handles messages of up to 1 MiB within
 /// milliseconds; a host with N instances of it holds at most N x (`memory_bytes` + `output_bytes`).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
+pub struct GuestLimits {
     /// Bytes of all linear memories and tables of an instance together. 64 MiB.
     ///
     /// A guest that asks for more is told so by `memory.grow` (-1), as the WebAssembly standard
@@ -34,11 +34,11 @@ pub struct Limits {
     /// busy for minutes, so load what a stranger gives with lower limits, and off the hot threads.
     pub function_bytes: u32,
     /// Bytes of log lines per second, with a burst of as much. More is dropped and counted in
-    /// [`Stats::log_lines_dropped`](crate::Stats::log_lines_dropped); the call goes on. 64 KiB.
+    /// [`FunctionStats::log_lines_dropped`](crate::Stats::log_lines_dropped); the call goes on. 64 KiB.
     pub log_bytes_per_second: u32,
 }
 
-impl Default for Limits {
+impl Default for GuestLimits {
     fn default() -> Self {
         Self {
             memory_bytes: 64 << 20,

@@ -11,7 +11,7 @@ use crate::call::StartError;
 use crate::component::{self, StreamFunctionPre};
 use crate::core_abi;
 use crate::host::Shared;
-use crate::limits::Limits;
+use crate::limits::GuestLimits;
 use crate::numeric;
 use crate::state::GuestState;
 
@@ -75,7 +75,7 @@ pub enum LoadError {
     /// The guest loaded but could not be started on trial.
     #[error(transparent)]
     Start(StartError),
-    /// The file is larger than [`Limits::module_bytes`](crate::Limits::module_bytes).
+    /// The file is larger than [`GuestLimits::module_bytes`](crate::Limits::module_bytes).
     #[error("{bytes} bytes are more than the limit of {limit}")]
     TooLarge {
         /// Its size.
@@ -84,8 +84,8 @@ pub enum LoadError {
         limit: u64,
     },
     /// Compiling the guest would take too long: it has more functions than
-    /// [`Limits::module_functions`](crate::Limits::module_functions), or a larger one than
-    /// [`Limits::function_bytes`](crate::Limits::function_bytes).
+    /// [`GuestLimits::module_functions`](crate::Limits::module_functions), or a larger one than
+    /// [`GuestLimits::function_bytes`](crate::Limits::function_bytes).
     #[error("too much to compile: {what} is {size}, the limit is {limit}")]
     TooComplex {
         /// What there is too much of.
@@ -189,7 +189,7 @@ pub(crate) fn header(wasm: &[u8]) -> Result<Header, LoadError> {
 }
 
 /// Refuses what would take too long to compile, by counting and without compiling.
-pub(crate) fn check_complexity(wasm: &[u8], limits: &Limits) -> Result<(), LoadError> {
+pub(crate) fn check_complexity(wasm: &[u8], limits: &GuestLimits) -> Result<(), LoadError> {
     let mut functions = 0_u32;
     for payload in wasmparser::Parser::new(0).parse_all(wasm) {
         let payload = payload.map_err(|error| LoadError::Invalid {

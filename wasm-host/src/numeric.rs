@@ -13,7 +13,7 @@ use crate::host::Shared;
 use crate::instance::StopHandle;
 use crate::load::{self, Header, LoadError};
 use crate::state::{Blueprint, GuestState, begin, describe};
-use crate::stats::Stats;
+use crate::stats::FunctionStats;
 
 /// A type of number that a guest's function takes or returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +75,7 @@ pub struct NumericFunction {
     code: Code,
     blueprint: Blueprint,
     guest: Option<Guest>,
-    stats: Stats,
+    stats: FunctionStats,
 }
 
 #[derive(Clone)]
@@ -145,7 +145,7 @@ impl NumericFunction {
             code,
             blueprint,
             guest: Some(guest),
-            stats: Stats::default(),
+            stats: FunctionStats::default(),
         })
     }
 
@@ -213,7 +213,7 @@ impl NumericFunction {
             code,
             blueprint,
             guest: Some(guest),
-            stats: Stats::default(),
+            stats: FunctionStats::default(),
         })
     }
 
@@ -225,12 +225,12 @@ impl NumericFunction {
 
     /// What it has done so far. Outputs, host calls and log lines are always 0.
     #[must_use]
-    pub fn stats(&self) -> Stats {
+    pub fn stats(&self) -> FunctionStats {
         let memory_bytes = self
             .guest
             .as_ref()
             .map_or(0, |guest| guest.store.data().memory_bytes());
-        Stats {
+        FunctionStats {
             memory_bytes,
             ..self.stats
         }

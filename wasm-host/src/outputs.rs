@@ -5,11 +5,11 @@ const KEPT_BYTES: usize = 64 << 10;
 
 /// One message that a guest wrote. It lies in memory of its instance, until the next call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Output<'a> {
+pub struct GuestOutput<'a> {
     /// What kind of message it is.
     pub tag: u32,
     /// The one receiver that the guest named, or `None` for all that observe the tag. Chosen by the
-    /// guest: any string, within the bytes of [`Limits::output_bytes`](crate::Limits::output_bytes).
+    /// guest: any string, within the bytes of [`GuestLimits::output_bytes`](crate::Limits::output_bytes).
     pub target: Option<&'a str>,
     /// The message itself.
     pub payload: &'a [u8],
@@ -23,13 +23,13 @@ pub struct Outputs<'a> {
 }
 
 impl<'a> Iterator for Outputs<'a> {
-    type Item = Output<'a>;
+    type Item = GuestOutput<'a>;
 
-    fn next(&mut self) -> Option<Output<'a>> {
+    fn next(&mut self) -> Option<GuestOutput<'a>> {
         let entry = self.entries.next()?;
         let (payload, rest) = self.payloads.split_at(entry.payload_len);
         self.payloads = rest;
-        Some(Output {
+        Some(GuestOutput {
             tag: entry.tag,
             target: entry.target.as_deref(),
             payload,

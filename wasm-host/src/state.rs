@@ -9,7 +9,7 @@ use wasmtime::{Memory, ResourceLimiter, Store, Trap, UpdateDeadline};
 use crate::budget::{Breach, Budget, Purpose};
 use crate::call::CallError;
 use crate::host::Shared;
-use crate::limits::Limits;
+use crate::limits::GuestLimits;
 use crate::log::{GuestLog, Level};
 use crate::outputs::Written;
 
@@ -51,7 +51,7 @@ impl GuestState {
 pub(crate) struct Blueprint {
     pub(crate) shared: Arc<Shared>,
     pub(crate) config: Arc<BTreeMap<String, String>>,
-    pub(crate) limits: Limits,
+    pub(crate) limits: GuestLimits,
     pub(crate) stop: Arc<AtomicBool>,
     pub(crate) log: Arc<GuestLog>,
 }
@@ -61,7 +61,7 @@ impl Blueprint {
         shared: Arc<Shared>,
         name: Arc<str>,
         config: Arc<BTreeMap<String, String>>,
-        limits: Limits,
+        limits: GuestLimits,
     ) -> Self {
         let log = GuestLog::new(name, limits.log_bytes_per_second, shared.ticker.tick());
         Self {

@@ -8,7 +8,7 @@ use crate::call::CallError;
 /// Every call is counted once: `calls` = `handled` + the failures by reason.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Stats {
+pub struct FunctionStats {
     /// Calls made.
     pub calls: u64,
     /// Calls that succeeded.
@@ -39,13 +39,13 @@ pub struct Stats {
     pub output_bytes: u64,
     /// Host functions that successful calls called.
     pub host_calls: u64,
-    /// Log lines over [`Limits::log_bytes_per_second`](crate::Limits::log_bytes_per_second).
+    /// Log lines over [`GuestLimits::log_bytes_per_second`](crate::Limits::log_bytes_per_second).
     pub log_lines_dropped: u64,
     /// Bytes of memories and tables that the guest holds now; 0 while it is being made anew.
     pub memory_bytes: usize,
 }
 
-impl Stats {
+impl FunctionStats {
     pub(crate) fn count_failure(&mut self, error: &CallError) {
         let counter = match error {
             CallError::DeadlineExceeded { .. } => &mut self.deadline_exceeded,

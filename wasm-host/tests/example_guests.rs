@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 use selvedge_wasm_host::{
-    CallError, Function, FunctionConfig, FunctionKind, Host, HostConfig, Instance, LoadError,
-    NumericType,
+    CallError, FunctionConfig, FunctionKind, Host, HostConfig, Instance, LoadError, NumericType,
+    WasmFunction,
 };
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ fn guest(name: &str) -> PathBuf {
     dir.join(name).with_extension("wasm")
 }
 
-fn load(name: &str, settings: &[(&str, &str)]) -> Function {
+fn load(name: &str, settings: &[(&str, &str)]) -> WasmFunction {
     let host = Host::new(HostConfig::default()).expect("a host");
     let mut config = FunctionConfig::named(name);
     config.config = settings

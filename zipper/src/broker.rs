@@ -9,8 +9,6 @@ mod door;
 mod plans;
 mod unheard;
 
-pub(crate) use door::now_micros;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,27 +16,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use selvedge_hub::{Endpoint, LaneId, Machine, Next};
+use selvedge_client::lanes::CONTROL;
+use selvedge_hub::{Actor, Endpoint, Next};
 
 use crate::broker::door::Door;
 use crate::broker::plans::{Handed, Plans, Recipient};
 use crate::broker::unheard::Unheard;
 use crate::router::{self, Node, Presence, Router};
 use crate::stats::Counters;
-use crate::tag::Tag;
-use crate::wire::{InterestEntry, Message, Role};
-
-/// Introductions and tables: they pass data that waits.
-pub(crate) const CONTROL: LaneId = LaneId::FIRST;
-
-/// Messages of sources and functions.
-pub(crate) const DATA: LaneId = match LaneId::new(1) {
-    Some(lane) => lane,
-    None => LaneId::FIRST,
-};
-
-/// How many zippers a message may pass.
-pub(crate) const HOPS_MAX: u8 = 16;
+use selvedge_client::tag::Tag;
+use selvedge_client::wire::{InterestEntry, Role, WireMessage};
 
 /// How long a neighbour may be away before nothing is sent to it any more, as for guests of a hub.
 const AWAY_MAX: Duration = Duration::from_secs(30);
@@ -371,7 +358,7 @@ impl State {
                 continue;
             }
             known.generation += 1;
-            let table = Message::Interest {
+            let table = WireMessage::Interest {
                 generation: known.generation,
                 entries: entries.clone(),
             };
@@ -395,8 +382,8 @@ pub(crate) struct Ticker(pub(crate) Arc<Broker>);
 #[derive(Debug)]
 pub(crate) struct Stop;
 
-impl Machine for Ticker {
-    type Mail = Stop;
+impl Actor for Ticker {
+    type Command = Stop;
 
     fn handle(&mut self, now: Instant, mail: Option<Stop>) -> Next {
         if mail.is_some() {

@@ -16,8 +16,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::tag::Tag;
-use crate::wire::{InterestEntry, Origin, PATH_MAX, Policy, Recipient};
+use selvedge_client::tag::Tag;
+use selvedge_client::wire::{InterestEntry, Origin, PATH_MAX, Policy, Recipient};
 
 /// The id of a client or zipper: its public key.
 pub type Node = [u8; 32];

@@ -4,9 +4,9 @@ mod writer;
 
 use selvedge_wasm_host::{CallError, Instance, NumericFunction, Outputs};
 
-use crate::client::{Arrived, Client, ReadError, WriteError};
 use crate::runner::writer::Writer;
-use crate::tag::{Tag, TagError};
+use selvedge_client::tag::{Tag, TagError};
+use selvedge_client::{Arrived, Client, ReadError, WriteError};
 
 /// What handles the messages.
 #[derive(Debug)]

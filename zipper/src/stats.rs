@@ -7,14 +7,14 @@ macro_rules! counters {
         /// What a zipper has counted since it started, in messages.
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
         #[non_exhaustive]
-        pub struct Stats { $($(#[$doc])* pub $name: u64,)* }
+        pub struct ZipperStats { $($(#[$doc])* pub $name: u64,)* }
 
         #[derive(Debug, Default)]
         pub(crate) struct Counters { $(pub(crate) $name: AtomicU64,)* }
 
         impl Counters {
-            pub(crate) fn stats(&self) -> Stats {
-                Stats { $($name: self.$name.load(Ordering::Relaxed),)* }
+            pub(crate) fn stats(&self) -> ZipperStats {
+                ZipperStats { $($name: self.$name.load(Ordering::Relaxed),)* }
             }
         }
     };

@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use selvedge_hub::{
-    Address, Driver, DriverConfig, DriverError, Endpoint, Hosted, Hub, HubError, Identity,
-    LaneConfig, NodeId, session,
+    ActorHandle, Address, Driver, DriverConfig, DriverError, Endpoint, Hub, HubError, Identity,
+    NodeId, SessionConfig,
 };
 
+use selvedge_client::lanes::session_config;
+
 use crate::broker::{Broker, Settings, Stop, Ticker};
-use crate::stats::Stats;
-use crate::tag::Tag;
+use crate::stats::ZipperStats;
+use selvedge_client::tag::Tag;
 
 /// A zipper that this one keeps connected.
 #[derive(Debug, Clone)]
@@ -26,7 +28,7 @@ pub struct Neighbour {
 
 /// What a zipper is made of.
 #[derive(Clone)]
-pub struct Options {
+pub struct ZipperOptions {
     /// What people call it.
     pub name: String,
     /// Who it is.
@@ -50,7 +52,7 @@ pub struct Options {
     pub message_max: usize,
 }
 
-impl fmt::Debug for Options {
+impl fmt::Debug for ZipperOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options")
             .field("name", &self.name)
@@ -61,12 +63,12 @@ impl fmt::Debug for Options {
     }
 }
 
-impl Options {
+impl ZipperOptions {
     /// Those of a zipper of that name that listens nowhere yet: 1,024 clients, one worker,
     /// 16 MiB for each peer, messages of up to 64 MiB.
     #[must_use]
     pub fn new(name: impl Into<String>, identity: Identity) -> Self {
-        let session = session::Config::default();
+        let session = SessionConfig::default();
         Self {
             name: name.into(),
             identity,
@@ -104,7 +106,7 @@ pub struct Zipper {
 }
 
 #[derive(Debug)]
-struct Ticking(Hosted<Stop>);
+struct Ticking(ActorHandle<Stop>);
 
 impl Drop for Ticking {
     fn drop(&mut self) {
@@ -113,31 +115,12 @@ impl Drop for Ticking {
     }
 }
 
-/// How long an orderly end may wait for the other side: whoever closes gives a limit of its own,
-/// and a peer that reads slowly is no reason to drop what it was sent.
-const LINGER: Duration = Duration::from_secs(60);
-
-/// The lanes of all who speak with zippers: control passes data that waits.
-pub(crate) fn session_config(send_buffer: u64, message_max: usize) -> session::Config {
-    let lane = |priority| LaneConfig {
-        priority,
-        ..LaneConfig::default()
-    };
-    session::Config {
-        lanes: vec![lane(0), lane(1)],
-        send_buffer,
-        message_max,
-        linger: LINGER,
-        ..session::Config::default()
-    }
-}
-
 impl Zipper {
     /// Starts it.
     ///
     /// # Errors
     /// [`ZipperError`].
-    pub fn start(options: Options) -> Result<Self, ZipperError> {
+    pub fn start(options: ZipperOptions) -> Result<Self, ZipperError> {
         let driver = Driver::new(DriverConfig {
             workers: options.workers,
             spin: options.spin,
@@ -167,7 +150,7 @@ impl Zipper {
         }
         let hub = builder.start()?;
         let ticked = Arc::clone(&broker);
-        let ticking = Ticking(Hosted::spawn("zipper-ticker", |_| Ticker(ticked))?);
+        let ticking = Ticking(ActorHandle::spawn("zipper-ticker", |_| Ticker(ticked))?);
         Ok(Self {
             hub,
             broker,
@@ -201,7 +184,7 @@ impl Zipper {
 
     /// What it has counted.
     #[must_use]
-    pub fn stats(&self) -> Stats {
+    pub fn stats(&self) -> ZipperStats {
         self.broker.counters.stats()
     }
 
@@ -240,7 +223,7 @@ pub struct Watch(Arc<Broker>);
 impl Watch {
     /// What it has counted.
     #[must_use]
-    pub fn stats(&self) -> Stats {
+    pub fn stats(&self) -> ZipperStats {
         self.0.counters.stats()
     }
 
@@ -260,20 +243,20 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::{self, Client};
+    use selvedge_client::{Client, ClientOptions};
 
     #[test]
     fn clients_that_have_left_leave_nothing_behind() {
         let identity = || Identity::generate().expect("randomness");
-        let zipper = Zipper::start(Options {
+        let zipper = Zipper::start(ZipperOptions {
             listen: vec!["tcp://127.0.0.1:0".parse().expect("an address")],
             clients_max: 1,
-            ..Options::new("z", identity())
+            ..ZipperOptions::new("z", identity())
         });
         let zipper = zipper.expect("a zipper");
         // The second is let in when the end of the first has been told.
         for _ in 0..2 {
-            let options = client::Options::source("source", zipper.addresses().to_vec());
+            let options = ClientOptions::source("source", zipper.addresses().to_vec());
             let client = Client::connect(options).expect("the zipper lets it in");
             assert!(client.close(Duration::from_secs(30)));
         }

@@ -5,7 +5,7 @@ mod support;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use selvedge_zipper::client::Client;
+use selvedge_client::Client;
 use selvedge_zipper::zipper::Zipper;
 
 use crate::support::{

@@ -4,11 +4,11 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
+use selvedge_client::tag::Tag;
+use selvedge_client::{Client, ClientOptions};
 use selvedge_hub::Identity;
 use selvedge_wasm_host::{FunctionConfig, Host, HostConfig};
-use selvedge_zipper::client::{Client, Options};
 use selvedge_zipper::runner::{Counts, Guest, Runner};
-use selvedge_zipper::tag::Tag;
 use selvedge_zipper::zipper::{self, Zipper};
 
 /// Far longer than anything here takes; only a bug waits for it.
@@ -18,12 +18,12 @@ const OUT: Tag = Tag(0x11);
 
 fn zipper() -> Zipper {
     let identity = Identity::generate().expect("randomness");
-    let mut options = zipper::Options::new("zipper", identity);
+    let mut options = zipper::ZipperOptions::new("zipper", identity);
     options.listen = vec!["tcp://127.0.0.1:0".parse().expect("an address")];
     Zipper::start(options).expect("a zipper")
 }
 
-fn connect(options: Options) -> Client {
+fn connect(options: ClientOptions) -> Client {
     Client::connect(options).expect("the zipper lets it in")
 }
 
@@ -49,9 +49,9 @@ fn answers(
 ) -> (Vec<Bytes>, Counts) {
     let zipper = zipper();
     let at = || zipper.addresses().to_vec();
-    let sink = connect(Options::function("sink", vec![OUT], at()));
-    let function = connect(Options::function("triple", vec![IN], at()));
-    let source = connect(Options::source("source", at()));
+    let sink = connect(ClientOptions::function("sink", vec![OUT], at()));
+    let function = connect(ClientOptions::function("triple", vec![IN], at()));
+    let source = connect(ClientOptions::source("source", at()));
     thread::scope(|scope| {
         let working = scope.spawn(|| {
             let mut runner = Runner::new(&function, triple(), "triple");
@@ -91,9 +91,9 @@ fn each_message_is_answered_once_and_in_order() {
 fn a_function_that_finishes_has_answered_all_that_was_for_it() {
     let zipper = zipper();
     let at = || zipper.addresses().to_vec();
-    let sink = connect(Options::function("sink", vec![OUT], at()));
-    let function = connect(Options::function("triple", vec![IN], at()));
-    let source = connect(Options::source("source", at()));
+    let sink = connect(ClientOptions::function("sink", vec![OUT], at()));
+    let function = connect(ClientOptions::function("triple", vec![IN], at()));
+    let source = connect(ClientOptions::source("source", at()));
     let counts = thread::scope(|scope| {
         let working = scope.spawn(|| {
             let mut runner = Runner::new(&function, triple(), "triple");

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use selvedge_hub::{
-    Address, CloseReason, Driver, DriverConfig, Endpoint, Hub, LaneConfig, LaneId, session,
+use selvedge_client::tag::Tag;
+use selvedge_client::wire::{
+    Data, Handshake, InterestEntry, Origin, Policy, Recipient, Role, VERSION, WireMessage,
 };
-use selvedge_zipper::client::{self, Client, ConnectError};
-use selvedge_zipper::tag::Tag;
-use selvedge_zipper::wire::{
-    Data, Handshake, InterestEntry, Message, Origin, Policy, Recipient, Role, VERSION,
+use selvedge_client::{self as client, Client, ClientOptions, ConnectError};
+use selvedge_hub::{
+    Address, CloseReason, Driver, DriverConfig, Endpoint, Hub, LaneConfig, LaneId, SessionConfig,
 };
 use selvedge_zipper::zipper::{Neighbour, Zipper};
 
@@ -118,7 +118,7 @@ fn a_target_chooses_among_functions() {
     let zipper = start(options("z"));
     let at = zipper.addresses().to_vec();
     let wanting = |target: &str| {
-        let mut options = client::Options::function(target, vec![IN], at.clone());
+        let mut options = ClientOptions::function(target, vec![IN], at.clone());
         options.target = Some(target.into());
         Client::connect(options).unwrap()
     };
@@ -140,7 +140,7 @@ fn a_target_chooses_among_functions() {
 fn all_instances_get_a_copy_if_they_want_that() {
     let zipper = start(options("z"));
     let at = zipper.addresses().to_vec();
-    let mut options = client::Options::function("all", vec![IN], at);
+    let mut options = ClientOptions::function("all", vec![IN], at);
     options.policy = Policy::All;
     let (one, two) = (
         Client::connect(options.clone()).unwrap(),
@@ -170,7 +170,7 @@ fn s3_a_wrong_or_missing_token_is_refused_with_the_reason() {
     options.token = Some("right".into());
     let zipper = start(options);
     let connect = |token: Option<&str>| {
-        let mut options = client::Options::source("s", zipper.addresses().to_vec());
+        let mut options = ClientOptions::source("s", zipper.addresses().to_vec());
         options.token = token.map(str::to_owned);
         Client::connect(options)
     };
@@ -189,7 +189,7 @@ fn s3_a_wrong_or_missing_token_is_refused_with_the_reason() {
 #[test]
 fn nobody_at_an_address_is_said_in_words() {
     let at: Vec<Address> = client::addresses("127.0.0.1:1").unwrap();
-    let mut options = client::Options::source("s", at);
+    let mut options = ClientOptions::source("s", at);
     options.timeout = Duration::from_secs(2);
     let error = Client::connect(options).unwrap_err().to_string();
     assert!(error.contains("tcp://127.0.0.1:1"), "{error}");
@@ -278,7 +278,7 @@ fn messages_for_one_function_and_for_two_keep_the_order_of_their_source() {
     options.send_buffer = 16 * 1024;
     let zipper = start(options);
     let at = zipper.addresses().to_vec();
-    let all = client::Options::function("all", vec![IN, OUT], at);
+    let all = ClientOptions::function("all", vec![IN, OUT], at);
     let all = Client::connect(all).expect("the zipper lets it in");
     let some = function(&zipper, "some", OUT);
     let source = source(&zipper);
@@ -327,14 +327,14 @@ fn messages_for_one_function_and_for_two_keep_the_order_of_their_source() {
 fn clients_that_share_a_driver_end_one_by_one() {
     let zipper = start(options("z"));
     let driver = Arc::new(Driver::new(DriverConfig::default()).unwrap());
-    let sharing = |options: client::Options| {
+    let sharing = |options: ClientOptions| {
         let driver = Some(Arc::clone(&driver));
-        Client::connect(client::Options { driver, ..options }).expect("the zipper lets it in")
+        Client::connect(ClientOptions { driver, ..options }).expect("the zipper lets it in")
     };
     let at = || zipper.addresses().to_vec();
-    let function = |name| sharing(client::Options::function(name, vec![IN], at()));
+    let function = |name| sharing(ClientOptions::function(name, vec![IN], at()));
     let (a, b) = (function("a"), function("b"));
-    let source = sharing(client::Options::source("source", at()));
+    let source = sharing(ClientOptions::source("source", at()));
     write(&source, IN, "both");
     assert_eq!(
         (text(&read(&a)), text(&read(&b))),
@@ -411,9 +411,9 @@ struct ByHand {
 
 impl ByHand {
     fn new(zipper: &Zipper) -> Self {
-        let config = session::Config {
+        let config = SessionConfig {
             lanes: vec![LaneConfig::default(); 2],
-            ..session::Config::default()
+            ..SessionConfig::default()
         };
         let hub = Hub::builder(identity())
             .session(config)
@@ -427,7 +427,7 @@ impl ByHand {
         };
         by_hand.say(
             0,
-            &Message::Handshake(Handshake {
+            &WireMessage::Handshake(Handshake {
                 version: VERSION,
                 role: Role::Zipper,
                 name: "by hand".into(),
@@ -440,7 +440,7 @@ impl ByHand {
         by_hand
     }
 
-    fn say(&self, lane: u8, message: &Message) {
+    fn say(&self, lane: u8, message: &WireMessage) {
         let lane = LaneId::new(lane).expect("a lane");
         let bytes = message.encode().expect("it is short");
         self.endpoint.send(lane, bytes).expect("it is open");
@@ -449,7 +449,7 @@ impl ByHand {
     fn hear_data(&self) -> Data {
         loop {
             let message = self.endpoint.recv_timeout(PATIENCE).expect("a message");
-            if let Ok(Message::Data(data)) = Message::decode(message.payload) {
+            if let Ok(WireMessage::Data(data)) = WireMessage::decode(message.payload) {
                 return data;
             }
         }
@@ -469,7 +469,7 @@ fn a_message_that_was_passed_on_too_often_is_dropped_and_counted() {
     };
     far.say(
         0,
-        &Message::Interest {
+        &WireMessage::Interest {
             generation: 1,
             entries: vec![entry],
         },
@@ -491,7 +491,7 @@ fn a_message_that_was_passed_on_too_often_is_dropped_and_counted() {
             trace: None,
             payload: Bytes::from_static(b"on its way"),
         };
-        near.say(1, &Message::Data(data));
+        near.say(1, &WireMessage::Data(data));
     }
     let passed_on = far.hear_data();
     assert_eq!((passed_on.origin.sequence, passed_on.hops_left), (1, 0));

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use selvedge_driver::{
-    Address, Admission, Config, Dialers, Driver, Endpoint, Event, Identity, Inbox, Incoming,
-    LaneId, Listening, NodeId, QuicDialer, Reception, bind, dialers, session,
+    Address, Admission, DriverConfig, Dialers, Driver, Endpoint, Event, Identity, Inbox, Incoming,
+    LaneId, Listening, NodeId, QuicDialer, Reception, bind, dialers, SessionConfig,
 };
 
 use crate::job::Job;
@@ -49,8 +49,8 @@ impl Link {
     }
 }
 
-fn config(link: Link) -> Config {
-    let mut config = Config::default();
+fn config(link: Link) -> DriverConfig {
+    let mut config = DriverConfig::default();
     if link.blocks {
         config.spin = Duration::ZERO;
     }
@@ -85,7 +85,7 @@ impl Side {
             watch: None,
         };
         let (a, b) = (own.node_id(), peer.node_id());
-        let endpoint = driver.endpoint_with(session::Config::default(), a, b, reception);
+        let endpoint = driver.endpoint_with(SessionConfig::default(), a, b, reception);
         let side = Self {
             endpoint: endpoint.expect("the driver runs"),
             driver,

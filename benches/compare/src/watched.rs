@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use mio::{Registry, Token};
 use selvedge_driver::{
-    DialError, Dialer, End, FrameSink, FrameSource, Info, Pace, Phase, QuicDialer, QuicStats,
-    QuicTransport, Target, Transport, Turn,
+    DialError, DialTarget, Dialer, End, FrameSink, FrameSource, Info, Pace, Phase, QuicDialer,
+    QuicStats, QuicTransport, Transport, Turn,
 };
 
 /// What the last connection has counted.
@@ -44,7 +44,7 @@ impl Dialer for WatchedDialer {
         self.dialer.schemes()
     }
 
-    fn dial(&self, now: Instant, target: &Target) -> Result<Box<dyn Transport>, DialError> {
+    fn dial(&self, now: Instant, target: &DialTarget) -> Result<Box<dyn Transport>, DialError> {
         Ok(Box::new(Watched {
             transport: self.dialer.connect(now, target)?,
             seen: Arc::clone(&self.seen),

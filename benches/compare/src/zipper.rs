@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use selvedge_driver::{Config, Driver, Identity};
-use selvedge_zipper::client::{Client, Options};
-use selvedge_zipper::tag::Tag;
+use selvedge_driver::{DriverConfig, Driver, Identity};
+use selvedge_client::{Client, ClientOptions};
+use selvedge_client::tag::Tag;
 use selvedge_zipper::zipper::{self, Zipper};
 
 use crate::job::Job;
@@ -39,7 +39,7 @@ impl Wait {
 /// The zipper.
 pub(crate) fn route(job: &Job, scheme: &str, wait: Wait) {
     let identity = Identity::generate().expect("randomness");
-    let mut options = zipper::Options::new("compare", identity);
+    let mut options = zipper::ZipperOptions::new("compare", identity);
     options.spin = wait.spin(options.spin);
     let at = format!("{scheme}://127.0.0.1:0");
     options.listen = vec![at.parse().expect("an address")];
@@ -50,11 +50,11 @@ pub(crate) fn route(job: &Job, scheme: &str, wait: Wait) {
     }
 }
 
-fn options(job: &Job, name: &str, observed: Option<Tag>) -> Options {
+fn options(job: &Job, name: &str, observed: Option<Tag>) -> ClientOptions {
     let zippers = vec![job.address().parse().expect("the zipper told it")];
     match observed {
-        Some(tag) => Options::function(name, vec![tag], zippers),
-        None => Options::source(name, zippers),
+        Some(tag) => ClientOptions::function(name, vec![tag], zippers),
+        None => ClientOptions::source(name, zippers),
     }
 }
 
@@ -76,7 +76,7 @@ pub(crate) fn count(job: &Job) {
 /// So many functions that read, each with a name of its own: each gets every message. They share one
 /// worker, as a process with many would have it, and as the subscribers of the peers do.
 pub(crate) fn count_each(job: &Job, subscribers: usize) {
-    let driver = Arc::new(Driver::new(Config::default()).expect("a thread"));
+    let driver = Arc::new(Driver::new(DriverConfig::default()).expect("a thread"));
     let clients: Vec<_> = (0..subscribers)
         .map(|number| {
             let mut options = options(job, &format!("sink-{number}"), Some(QUESTION));

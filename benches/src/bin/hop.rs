@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use selvedge_benches::hop::{TAG, sinks, source, start_zipper};
-use selvedge_zipper::client::Client;
+use selvedge_client::Client;
 
 /// Until windows and chunks have the size that they keep.
 const WARM_UP: Duration = Duration::from_millis(400);

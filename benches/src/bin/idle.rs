@@ -15,7 +15,7 @@ use std::alloc::System;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use selvedge_benches::many::PingStreams;
 use selvedge_benches::measure::cpu;
-use selvedge_driver::{Config, Driver, Identity, session};
+use selvedge_driver::{Driver, DriverConfig, Identity, SessionConfig};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -45,10 +45,10 @@ fn main() {
 }
 
 fn sessions_alone(endpoints: usize) {
-    let driver = Driver::new(Config::default()).expect("threads");
+    let driver = Driver::new(DriverConfig::default()).expect("threads");
     let [a, b] = [(); 2].map(|()| Identity::generate().expect("randomness").node_id());
     let region = Region::new(ALLOCATOR);
-    let config = session::Config::default();
+    let config = SessionConfig::default();
     let made: Result<Vec<_>, _> = (0..endpoints)
         .map(|_| driver.endpoint(config.clone(), a, b))
         .collect();

@@ -70,7 +70,7 @@ fn compare_own() {
                 "wasmtime, by a host function",
                 wasm::EmittingCore::new(1024),
             ),
-            boxed("wasm-host", wasm::Hosted::core(1024)),
+            boxed("wasm-host", wasm::ActorHandle::core(1024)),
         ]
     });
     compare("WebAssembly, component, 1 KiB in and out", || {
@@ -80,7 +80,7 @@ fn compare_own() {
                 "wasmtime, by a host function",
                 wasm::EmittingComponent::new(1024),
             ),
-            boxed("wasm-host", wasm::Hosted::component(1024)),
+            boxed("wasm-host", wasm::ActorHandle::component(1024)),
         ]
     });
     for scheme in ["tcp+plain", "quic"] {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use selvedge_endpoint::{AttachmentId, DetachReason};
 use selvedge_transport::{
-    DialError, Dialer, End, Frame, FrameSource, Listener, Pace, Phase, Room, Target, Transport,
+    DialError, DialTarget, Dialer, End, Frame, FrameSource, Listener, Pace, Phase, Room, Transport,
     Turn,
 };
 
@@ -46,7 +46,7 @@ impl FrameSource for Nothing {
 }
 
 impl Worker {
-    pub(super) fn dial(&mut self, dialer: &dyn Dialer, target: &Target, done: Done) {
+    pub(super) fn dial(&mut self, dialer: &dyn Dialer, target: &DialTarget, done: Done) {
         match dialer.dial(self.now, target) {
             Ok(transport) => self.begin_handshake(transport, Arrival::Dialed(done)),
             Err(error) => done(Err(error)),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use selvedge_endpoint::{AttachmentId, Event, Output, Session};
+use selvedge_endpoint::{AttachmentId, Event, Session, SessionOutput};
 use selvedge_transport::{
     End, Frame, FrameSink, FrameSource, Info, NodeId, Pace, Room, Transport, Turn,
 };
@@ -234,11 +234,11 @@ impl Entry {
         }
         while let Some(output) = self.session.poll_output() {
             match output {
-                Output::Release { attachment, reason } => {
+                SessionOutput::Release { attachment, reason } => {
                     tracing::debug!(peer = ?self.shared.peer, %reason, "a transport is released");
                     released.push(attachment);
                 }
-                Output::Event(event) => {
+                SessionOutput::Event(event) => {
                     self.note(&event);
                     events.push(event);
                 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
 use selvedge_driver::{
-    Admission, Config, Connected, Dialers, Driver, Endpoint, Event, Identity, LaneId, Listening,
-    QuicDialer, TcpDialer, UdpDialer, bind, session,
+    Admission, Connected, Dialers, Driver, DriverConfig, Endpoint, Event, Identity, LaneId,
+    Listening, QuicDialer, SessionConfig, TcpDialer, UdpDialer, bind,
 };
 
 /// Far longer than anything here takes; only a bug waits for it.
@@ -30,18 +30,18 @@ pub(crate) struct Two {
 
 impl Two {
     pub(crate) fn new(workers: usize) -> Self {
-        Self::with(workers, session::Config::default())
+        Self::with(workers, SessionConfig::default())
     }
 
-    pub(crate) fn with(workers: usize, config: session::Config) -> Self {
-        let driver = Config {
+    pub(crate) fn with(workers: usize, config: SessionConfig) -> Self {
+        let driver = DriverConfig {
             workers: NonZeroUsize::new(workers).expect("at least one"),
-            ..Config::default()
+            ..DriverConfig::default()
         };
         Self::on(driver, config)
     }
 
-    pub(crate) fn on(driver: Config, config: session::Config) -> Self {
+    pub(crate) fn on(driver: DriverConfig, config: SessionConfig) -> Self {
         let driver = Driver::new(driver).expect("a driver");
         let [a, b] = [0, 1].map(|_| Identity::generate().expect("randomness"));
         let endpoint = |from: &Identity, to: &Identity| {
@@ -94,7 +94,7 @@ impl Two {
     pub(crate) fn another(&self) -> (Endpoint, Endpoint) {
         let [to_b, to_a] = [self.a.peer(), self.b.peer()];
         let make = |own, peer| {
-            let made = self.driver.endpoint(session::Config::default(), own, peer);
+            let made = self.driver.endpoint(SessionConfig::default(), own, peer);
             made.expect("an endpoint")
         };
         let (a, b) = (make(to_a, to_b), make(to_b, to_a));
@@ -119,7 +119,7 @@ impl Two {
         let (b, a) = (self.a.peer(), self.b.peer());
         let made = self
             .driver
-            .endpoint_with_inbox(session::Config::default(), b, a, inbox);
+            .endpoint_with_inbox(SessionConfig::default(), b, a, inbox);
         made.expect("an endpoint")
     }
 

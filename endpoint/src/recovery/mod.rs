@@ -5,7 +5,7 @@
 //! answer always tells which sending it means, and the round trip is measured without doubt.
 //!
 //! Left out of RFC 9002: persistent congestion (7.6), because a transport that is silent for
-//! [`Config::silence_max`](crate::Config::silence_max) is given up; packet number spaces, because
+//! [`SessionConfig::silence_max`](crate::Config::silence_max) is given up; packet number spaces, because
 //! whoever is at the other end has been authenticated before.
 
 mod arrivals;

@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 
 use super::Session;
 use crate::lane::LaneId;
-use crate::outbox::QUIET_LEN;
+use crate::send_buffer::QUIET_LEN;
 use crate::send_lane::SendLane;
 use crate::wire::Ask;
 
-/// How many times as long as [`Config::ack_delay`](crate::Config::ack_delay) an acknowledgement waits
+/// How many times as long as [`SessionConfig::ack_delay`](crate::Config::ack_delay) an acknowledgement waits
 /// that frees little: 200 ms by default. In that time 5,000 pairs that speak by turns come round, so
 /// that theirs go with the next message: 35.3 us of CPU a round trip became 21.0.
 const QUIET_FACTOR: u32 = 10;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::Session;
 use crate::lane::LaneId;
-use crate::outbox::Outbox;
+use crate::send_buffer::SendBuffer;
 
 /// Messages that wait for a frame, the oldest first out when there are too many.
 #[derive(Debug, Default)]
@@ -97,7 +97,7 @@ impl BestEffortIn {
 
 impl Session {
     /// Takes what was handed in on best-effort lanes. Returns whether anything was.
-    pub(super) fn take_best_effort(&mut self, outbox: &mut Outbox) -> bool {
+    pub(super) fn take_best_effort(&mut self, outbox: &mut SendBuffer) -> bool {
         let mut taken = false;
         for (number, out) in (0..).zip(&mut self.best_effort_out) {
             let Some(lane) = LaneId::new(number) else {

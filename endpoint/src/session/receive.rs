@@ -9,9 +9,9 @@ use super::{BestEffortIn, Life, Misbehaved, Session};
 use crate::attachment::Stage;
 use crate::event::{AttachmentId, CloseReason, DetachReason};
 use crate::lane::{LaneId, cost};
+use crate::message_batch::MessageBatch;
 use crate::recovery::Outcome;
 use crate::recv_lane::{Order, RecvLane};
-use crate::run::Run;
 use crate::wire::{self, Ask, CloseCode, LanePosition, Received};
 
 impl Session {
@@ -189,7 +189,7 @@ impl Session {
         self.receiving(lane);
         let (runs, waiting) = (&mut self.runs, &mut self.messages_len);
         let received_before = *waiting;
-        let mut deliver = |run: Run| {
+        let mut deliver = |run: MessageBatch| {
             *waiting += run.len();
             runs.push_back((lane, run));
         };
@@ -227,7 +227,7 @@ impl Session {
         if receiving.has_room(cost(payload.len()), limit) {
             self.stats.messages_received += 1;
             self.messages_len += 1;
-            self.runs.push_back((lane, Run::of_one(payload)));
+            self.runs.push_back((lane, MessageBatch::of_one(payload)));
         } else {
             self.stats.best_effort_lost += 1;
         }

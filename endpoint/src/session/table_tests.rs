@@ -7,13 +7,13 @@ use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use selvedge_transport::{Frame, Head, LaneSet, NodeId, Role, Room};
+use selvedge_transport::{Frame, FrameHeader, LaneSet, NodeId, Role, Room};
 
 use super::{Life, Session};
-use crate::config::Config;
-use crate::event::{AttachmentId, DetachReason, Event, Output};
+use crate::config::SessionConfig;
+use crate::event::{AttachmentId, DetachReason, Event, SessionOutput};
 use crate::lane::LaneId;
-use crate::outbox::Outbox;
+use crate::send_buffer::SendBuffer;
 use crate::wire::{self, CloseCode, Hello, LanePosition, Seen};
 
 const TABLE: &str = include_str!("table.txt");
@@ -28,13 +28,13 @@ const ROOM: Room = Room {
 /// A session in a state, and the number of the next packet that its peer sends.
 struct Case {
     session: Session,
-    outbox: Outbox,
+    outbox: SendBuffer,
     now: Instant,
     reliable: bool,
     packets: u64,
 }
 
-fn bytes(head: Head) -> Bytes {
+fn bytes(head: FrameHeader) -> Bytes {
     Bytes::copy_from_slice(head.as_slice())
 }
 
@@ -77,8 +77,8 @@ fn ack(expected: u64) -> Bytes {
 
 impl Case {
     fn new(reliable: bool) -> Self {
-        let config = Config::default();
-        let outbox = Outbox::new(&config);
+        let config = SessionConfig::default();
+        let outbox = SendBuffer::new(&config);
         let (own, peer) = (NodeId::new([1; 32]), NodeId::new([2; 32]));
         Self {
             session: Session::new(config, own, peer, 7),
@@ -98,7 +98,7 @@ impl Case {
         let numbered = matches!(frame.first(), Some(2..=6 | 8)) && !self.reliable;
         let frame = if numbered {
             self.packets += 1;
-            let number = wire::packet(self.packets - 1, &Head::EMPTY);
+            let number = wire::packet(self.packets - 1, &FrameHeader::EMPTY);
             [number.as_slice(), &frame].concat().into()
         } else {
             frame
@@ -213,8 +213,8 @@ impl Case {
         says.dedup();
         while let Some(output) = self.session.poll_output() {
             told.push(match output {
-                Output::Event(event) => name(&event),
-                Output::Release { reason, .. } => format!("release ({reason})"),
+                SessionOutput::Event(event) => name(&event),
+                SessionOutput::Release { reason, .. } => format!("release ({reason})"),
             });
         }
         told.extend((messages > 0).then(|| "message".to_owned()));

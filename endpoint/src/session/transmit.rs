@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use selvedge_transport::{Flow, Frame, Head, LaneSet, Room};
+use selvedge_transport::{Frame, FrameHeader, FrameOrder, LaneSet, Room};
 
 use super::{Life, Session};
 use crate::attachment::Attachment;
@@ -102,7 +102,7 @@ impl Session {
         if let Some(recovery) = &mut attachment.recovery
             && let Some(seen) = recovery.answer(now)
         {
-            return Some(control(Head::EMPTY, wire::encode_seen(&seen)));
+            return Some(control(FrameHeader::EMPTY, wire::encode_seen(&seen)));
         }
         if !attachment.due.any() && !urgent {
             return None;
@@ -112,7 +112,7 @@ impl Session {
             attachment.greets(now);
             let epoch = attachment.rank.epoch;
             let hello = self.hello(epoch);
-            return Some(control(Head::EMPTY, wire::encode_hello(&hello)));
+            return Some(control(FrameHeader::EMPTY, wire::encode_hello(&hello)));
         }
         if let Some(nonce) = due.pong.take() {
             return Some(control(wire::pong(nonce), Bytes::new()));
@@ -168,8 +168,8 @@ impl Session {
         self.stats.acks_sent += 1;
         let attachment = &mut self.attachments[index];
         let head_max = match attachment.is_reliable() {
-            true => Head::CAPACITY,
-            false => Head::CAPACITY - PACKET_HEAD_LEN_MAX,
+            true => FrameHeader::CAPACITY,
+            false => FrameHeader::CAPACITY - PACKET_HEAD_LEN_MAX,
         };
         let sending = self.send.len();
         let lanes = self.recv.iter_mut().enumerate();
@@ -222,7 +222,7 @@ impl Session {
                 let mut head = wire::data(lane, offset);
                 piece.prefix.write_to(&mut head);
                 let frame = Frame {
-                    flow: Flow::Lane(lane.number()),
+                    flow: FrameOrder::Lane(lane.number()),
                     head,
                     body: piece.body,
                 };
@@ -232,7 +232,7 @@ impl Session {
                 let (sequence, body) = self.best_effort_out[chosen].pop()?;
                 self.stats.best_effort_sent += 1;
                 let frame = Frame {
-                    flow: Flow::Datagram,
+                    flow: FrameOrder::Datagram,
                     head: wire::datagram(lane, sequence),
                     body,
                 };
@@ -267,9 +267,9 @@ enum Share {
     Redundant,
 }
 
-const fn control(head: Head, body: Bytes) -> Frame {
+const fn control(head: FrameHeader, body: Bytes) -> Frame {
     Frame {
-        flow: Flow::Control,
+        flow: FrameOrder::Control,
         head,
         body,
     }

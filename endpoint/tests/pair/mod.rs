@@ -6,14 +6,15 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use selvedge_endpoint::{
-    AttachmentId, Config, DetachReason, Event, LaneId, Message, Outbox, Output, SendError, Session,
+    AttachmentId, DetachReason, Event, LaneId, Message, SendBuffer, SendError, Session,
+    SessionConfig, SessionOutput,
 };
-use selvedge_transport::{Flow, LaneSet, NodeId, Role, Room};
+use selvedge_transport::{FrameOrder, LaneSet, NodeId, Role, Room};
 
 /// One side: a session, its outbox, and what came out of it.
 pub(crate) struct Side {
     pub(crate) session: Session,
-    pub(crate) outbox: Outbox,
+    pub(crate) outbox: SendBuffer,
     pub(crate) received: Vec<Message>,
     pub(crate) events: Vec<Event>,
     pub(crate) released: Vec<AttachmentId>,
@@ -22,11 +23,11 @@ pub(crate) struct Side {
 }
 
 impl Side {
-    pub(crate) fn new(number: u8, config: &Config, incarnation: u64) -> Self {
+    pub(crate) fn new(number: u8, config: &SessionConfig, incarnation: u64) -> Self {
         let (own, other) = (NodeId::new([number; 32]), NodeId::new([1 - number; 32]));
         Self {
             session: Session::new(config.clone(), own, other, incarnation),
-            outbox: Outbox::new(config),
+            outbox: SendBuffer::new(config),
             received: Vec::new(),
             events: Vec::new(),
             released: Vec::new(),
@@ -53,8 +54,8 @@ impl Side {
     fn drain(&mut self) {
         while let Some(output) = self.session.poll_output() {
             match output {
-                Output::Event(event) => self.events.push(event),
-                Output::Release { attachment, .. } => self.released.push(attachment),
+                SessionOutput::Event(event) => self.events.push(event),
+                SessionOutput::Release { attachment, .. } => self.released.push(attachment),
             }
         }
         if self.takes {
@@ -71,7 +72,7 @@ impl Side {
 pub(crate) struct Pipe {
     pub(crate) id: AttachmentId,
     pub(crate) up: bool,
-    in_flight: [VecDeque<(Flow, Bytes)>; 2],
+    in_flight: [VecDeque<(FrameOrder, Bytes)>; 2],
 }
 
 pub(crate) struct Pair {
@@ -86,7 +87,7 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    pub(crate) fn new(config: &Config, seed: u64) -> Self {
+    pub(crate) fn new(config: &SessionConfig, seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         Self {
             sides: [0, 1].map(|n| Side::new(n, config, rng.u64(1..))),
@@ -192,7 +193,7 @@ impl Pair {
                 break;
             };
             assert!(
-                frame.flow == Flow::Control || frame.len() <= frame_max,
+                frame.flow == FrameOrder::Control || frame.len() <= frame_max,
                 "{frame:?}"
             );
             let mut bytes = BytesMut::new();

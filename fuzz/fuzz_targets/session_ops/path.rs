@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use selvedge_endpoint::{AttachmentId, DetachReason};
-use selvedge_transport::{Flow, LaneSet, Role, Room};
+use selvedge_transport::{FrameOrder, LaneSet, Role, Room};
 
 use crate::side::Side;
 
@@ -29,7 +29,7 @@ pub struct Path {
     broken: bool,
     ends: [End; 2],
     /// From side 0 and from side 1.
-    in_flight: [VecDeque<(Flow, Bytes)>; 2],
+    in_flight: [VecDeque<(FrameOrder, Bytes)>; 2],
 }
 
 impl Path {
@@ -142,7 +142,7 @@ impl Path {
             };
             let is_short = frame.len() <= room.frame_max;
             assert!(
-                is_short || !matches!(frame.flow, Flow::Lane(_)),
+                is_short || !matches!(frame.flow, FrameOrder::Lane(_)),
                 "{frame:?}"
             );
             if self.reliable || !self.broken && queue.len() < QUEUE_MAX {

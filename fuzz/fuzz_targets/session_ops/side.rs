@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use selvedge_endpoint::{
-    AttachmentId, Config, Delivery, DetachReason, Event, LaneConfig, LaneId, Message, Outbox,
-    Output, Session,
+    AttachmentId, SessionConfig, Delivery, DetachReason, Event, LaneConfig, LaneId, Message, SendBuffer,
+    SessionOutput, Session,
 };
 use selvedge_transport::NodeId;
 
@@ -15,7 +15,7 @@ pub const LANES: usize = 3;
 const BEST_EFFORT: usize = 2;
 
 /// Limits so small that a few operations reach them.
-pub fn config(flags: u8) -> Config {
+pub fn config(flags: u8) -> SessionConfig {
     let lane = |number: u8| LaneConfig {
         priority: number % 2,
         delivery: match usize::from(number) {
@@ -24,13 +24,13 @@ pub fn config(flags: u8) -> Config {
         },
         redundant: number == 1 && flags & 1 != 0,
     };
-    Config {
+    SessionConfig {
         lanes: (0..LANES as u8).map(lane).collect(),
         message_max: 16 << 10,
         send_buffer: 12 << 10,
         best_effort_buffer: 4 << 10,
         receive_window: 3 << 10,
-        ..Config::default()
+        ..SessionConfig::default()
     }
 }
 
@@ -43,7 +43,7 @@ struct Expected {
 
 pub struct Side {
     pub session: Session,
-    pub outbox: Outbox,
+    pub outbox: SendBuffer,
     /// Transports that the session wants closed.
     pub released: Vec<AttachmentId>,
     /// What this side sent; the other side's messages are checked against it.
@@ -60,7 +60,7 @@ impl Side {
         let config = config(flags);
         let (own, other) = (NodeId::new([number; 32]), NodeId::new([1 - number; 32]));
         Self {
-            outbox: Outbox::new(&config),
+            outbox: SendBuffer::new(&config),
             session: Session::new(config, own, other, 7 + u64::from(number)),
             released: Vec::new(),
             sent: Default::default(),
@@ -103,15 +103,15 @@ impl Side {
     pub fn drain(&mut self) {
         while let Some(output) = self.session.poll_output() {
             match output {
-                Output::Release {
+                SessionOutput::Release {
                     reason: DetachReason::Misbehaved { what },
                     ..
                 } => panic!("an honest peer is accused: it {what}"),
-                Output::Release { attachment, .. } => self.released.push(attachment),
-                Output::Event(event @ (Event::PeerRestarted { .. } | Event::Closed { .. })) => {
+                SessionOutput::Release { attachment, .. } => self.released.push(attachment),
+                SessionOutput::Event(event @ (Event::PeerRestarted { .. } | Event::Closed { .. })) => {
                     panic!("both live, and yet: {event:?}")
                 }
-                Output::Event(_) => {}
+                SessionOutput::Event(_) => {}
             }
         }
         self.waiting.extend(self.session.take_messages());

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use selvedge_endpoint::{
-    AttachmentId, Config, Delivery, DetachReason, LaneConfig, LaneId, Message, Outbox, Output,
+    AttachmentId, SessionConfig, Delivery, DetachReason, LaneConfig, LaneId, Message, SendBuffer, SessionOutput,
     Session,
 };
-use selvedge_transport::{Flow, LANES_MAX, LaneSet, NodeId, Role, Room};
+use selvedge_transport::{FrameOrder, LANES_MAX, LaneSet, NodeId, Role, Room};
 
 /// A lane's window, and the longest message: small, so that a few frames reach them.
 pub const SMALL: usize = 512;
@@ -35,7 +35,7 @@ const NUMBER_MAX: [u64; 2] = [1 << 6, 1 << 14];
 
 pub struct Subject {
     pub session: Session,
-    pub outbox: Outbox,
+    pub outbox: SendBuffer,
     pub now: Instant,
     /// What is attached, and whether it is reliable.
     pub attached: Vec<(AttachmentId, bool)>,
@@ -51,13 +51,13 @@ pub struct Subject {
     pub heard_token: bool,
 }
 
-pub fn config() -> Config {
+pub fn config() -> SessionConfig {
     let lane = |delivery, redundant| LaneConfig {
         delivery,
         redundant,
         ..LaneConfig::default()
     };
-    Config {
+    SessionConfig {
         lanes: vec![
             lane(Delivery::Reliable, false),
             lane(Delivery::Reliable, true),
@@ -67,7 +67,7 @@ pub fn config() -> Config {
         receive_window: SMALL as u64,
         send_buffer: 4 * SMALL as u64,
         best_effort_buffer: SMALL,
-        ..Config::default()
+        ..SessionConfig::default()
     }
 }
 
@@ -86,7 +86,7 @@ impl Subject {
         let (local, peer) = (NodeId::new([number; 32]), NodeId::new([1 - number; 32]));
         let config = config();
         Self {
-            outbox: Outbox::new(&config),
+            outbox: SendBuffer::new(&config),
             session: Session::new(config, local, peer, incarnation),
             now: Instant::now(),
             attached: Vec::new(),
@@ -173,7 +173,7 @@ impl Subject {
         }
         assert!(!is_due(&self.session), "always due");
         while let Some(output) = self.session.poll_output() {
-            if let Output::Release { attachment, .. } = output {
+            if let SessionOutput::Release { attachment, .. } = output {
                 self.attached.retain(|(id, _)| *id != attachment);
             }
         }
@@ -202,7 +202,7 @@ impl Subject {
         let mut frames = Vec::new();
         for (id, _) in self.attached.clone() {
             while let Some(frame) = self.session.poll_frame(self.now, id, &room) {
-                assert!(frame.flow == Flow::Control || frame.len() <= FRAME_MAX);
+                assert!(frame.flow == FrameOrder::Control || frame.len() <= FRAME_MAX);
                 let mut bytes = BytesMut::new();
                 frame.write_to(&mut bytes);
                 frames.push((id, bytes.freeze()));

@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use crate::{Complaint, expect_none, root};
 
-/// transport <- endpoint <- driver <- hub <- zipper -> wasm-host. Each may be used by what stands
+/// transport <- endpoint <- driver <- hub <- client <- zipper -> wasm-host. Each may be used by what stands
 /// beside it; dev-dependencies, examples, benches and testkit are free.
-const MAY_USE: [(&str, &[&str]); 6] = [
+const MAY_USE: [(&str, &[&str]); 7] = [
     ("selvedge-transport", &[]),
     ("selvedge-endpoint", &["selvedge-transport"]),
     (
@@ -17,10 +17,15 @@ const MAY_USE: [(&str, &[&str]); 6] = [
         &["selvedge-endpoint", "selvedge-transport"],
     ),
     ("selvedge-hub", &["selvedge-driver"]),
-    ("selvedge-zipper", &["selvedge-hub", "selvedge-wasm-host"]),
+    ("selvedge-client", &["selvedge-hub"]),
+    (
+        "selvedge-zipper",
+        &["selvedge-client", "selvedge-hub", "selvedge-wasm-host"],
+    ),
     ("selvedge-wasm-host", &[]),
 ];
-const BELOW_THE_ZIPPER: [&str; 4] = [
+const BELOW_THE_ZIPPER: [&str; 5] = [
+    "selvedge-client",
     "selvedge-transport",
     "selvedge-endpoint",
     "selvedge-driver",

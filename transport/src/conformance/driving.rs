@@ -6,14 +6,14 @@ use super::ending::assert_ends;
 use super::moving::{UNRELIABLE, ordered_flows, until_all_arrived};
 use super::world::World;
 use super::{Check, Outcome};
-use crate::{FRAME_LEN_MAX, Flow, Phase};
+use crate::{FRAME_LEN_MAX, FrameOrder, Phase};
 
 pub(super) const IDLE: Check = Check {
     name: "idle_is_idle",
     rule: "with nothing to do, recv and send say Idle, no timer is due and no event comes",
     body: |harness| {
         let mut world = World::connected(harness);
-        world.nodes[0].outgoing.put(Flow::Lane(0), 10, 1000);
+        world.nodes[0].outgoing.put(FrameOrder::Lane(0), 10, 1000);
         world.until_quiet();
         Outcome::Kept
     },
@@ -33,14 +33,20 @@ pub(super) const BUDGET: Check = Check {
         let mut world = World::connected(harness);
         let frame_max = world.nodes[0].transport.info().frame_max;
         // A kernel holds more for a reader that was busy: more than one call may read.
-        world.nodes[0].outgoing.put(Flow::Lane(0), 300, frame_max);
+        world.nodes[0]
+            .outgoing
+            .put(FrameOrder::Lane(0), 300, frame_max);
         until_all_arrived(&mut world);
         world.nodes[1].received_max = 0;
         world.nodes[1].more_count = 0;
         // What has arrived while nobody received would all come at once.
         world.nodes[1].is_deaf = true;
-        world.nodes[0].outgoing.put(Flow::Lane(0), 300, frame_max);
-        world.nodes[0].outgoing.put(Flow::Lane(1), 300, frame_max);
+        world.nodes[0]
+            .outgoing
+            .put(FrameOrder::Lane(0), 300, frame_max);
+        world.nodes[0]
+            .outgoing
+            .put(FrameOrder::Lane(1), 300, frame_max);
         world.until_quiet();
         world.budget = 16 * 1024;
         world.nodes[1].is_deaf = false;
@@ -65,8 +71,9 @@ pub(super) const SMALLEST_BUDGET: Check = Check {
         let is_reliable = harness.abilities().reliable;
         let frame_max = world.nodes[0].transport.info().frame_max;
         for node in &mut world.nodes {
-            node.outgoing.put(Flow::Lane(0), 20, 20);
-            node.outgoing.put(Flow::Lane(1), 2, frame_max.min(5_000));
+            node.outgoing.put(FrameOrder::Lane(0), 20, 20);
+            node.outgoing
+                .put(FrameOrder::Lane(1), 2, frame_max.min(5_000));
         }
         if is_reliable {
             until_all_arrived(&mut world);
@@ -101,7 +108,7 @@ pub(super) const TIMERS: Check = Check {
         let is_reliable = harness.abilities().reliable;
         for node in &mut world.nodes {
             let count = if is_reliable { 500 } else { 20 };
-            node.outgoing.put(Flow::Lane(0), count, 1000);
+            node.outgoing.put(FrameOrder::Lane(0), count, 1000);
         }
         world.until("frames have arrived", |world| {
             call(world);
@@ -165,7 +172,7 @@ pub(super) const MOVES_BLOCKED: Check = Check {
         world.nodes[1].is_deaf = true;
         world.nodes[0]
             .outgoing
-            .put(Flow::Lane(0), (64 << 20) / frame_max, frame_max);
+            .put(FrameOrder::Lane(0), (64 << 20) / frame_max, frame_max);
         world.until_quiet();
         // The writer is moved while it waits, the reader while it has not read.
         world.move_node(0);

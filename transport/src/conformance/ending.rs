@@ -4,7 +4,7 @@ use super::moving::ordered_flows;
 use super::node::Node;
 use super::world::World;
 use super::{Check, Outcome};
-use crate::{End, Flow, Phase};
+use crate::{End, FrameOrder, Phase};
 
 fn until_both_ended(world: &mut World<'_>) {
     world.until("both have ended", |world| {
@@ -84,7 +84,7 @@ pub(super) const CLOSE_BOTH: Check = Check {
         let is_reliable = harness.abilities().reliable;
         let mut world = World::connected(harness);
         for node in &mut world.nodes {
-            node.outgoing.put(Flow::Lane(1), 5, 1000);
+            node.outgoing.put(FrameOrder::Lane(1), 5, 1000);
         }
         world.until("all is taken", |world| {
             world.nodes.iter().all(|node| node.outgoing.waiting() == 0)
@@ -113,7 +113,7 @@ pub(super) const CLOSE_EARLY: Check = Check {
     body: |harness| {
         let mut world = World::new(harness);
         world.dial(None);
-        world.nodes[0].outgoing.put(Flow::Control, 1, 0);
+        world.nodes[0].outgoing.put(FrameOrder::Control, 1, 0);
         world.nodes[0].close();
         world.until("it has ended", |world| world.nodes[0].end.is_some());
         let end = &world.nodes[0].end;
@@ -138,7 +138,7 @@ pub(super) const VANISHED: Check = Check {
                 let outgoing = &mut world.nodes[0].outgoing;
                 // As a session's heartbeats: some transports notice only what they send.
                 if outgoing.waiting() == 0 {
-                    outgoing.put(Flow::Control, 1, 20);
+                    outgoing.put(FrameOrder::Control, 1, 20);
                 }
                 world.nodes[0].end.is_some()
             });

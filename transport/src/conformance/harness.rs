@@ -39,6 +39,6 @@ pub struct Abilities {
     pub encrypted: bool,
     /// Whether peers prove their identities. Without that, a wrong peer cannot be told.
     pub authenticated: bool,
-    /// Whether [`Flow::Datagram`](crate::Flow::Datagram) is carried.
+    /// Whether [`FrameOrder::Datagram`](crate::Flow::Datagram) is carried.
     pub datagrams: bool,
 }

@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::{FRAME_LEN_MAX, Flow, Frame, FrameSink, FrameSource, Head, LANES_MAX, Room};
+use crate::{
+    FRAME_LEN_MAX, Frame, FrameHeader, FrameOrder, FrameSink, FrameSource, LANES_MAX, Room,
+};
 
 /// Flow, number and length; they are in the head of a frame.
 pub(super) const LABEL_LEN: usize = 1 + 4 + 4;
@@ -15,11 +17,11 @@ const OFFSETS: u32 = 251;
 /// All flows: the lanes, control, datagrams.
 const FLOWS: usize = LANES_MAX + 2;
 
-const fn index(flow: Flow) -> usize {
+const fn index(flow: FrameOrder) -> usize {
     match flow {
-        Flow::Lane(lane) => lane as usize,
-        Flow::Control => LANES_MAX,
-        Flow::Datagram => LANES_MAX + 1,
+        FrameOrder::Lane(lane) => lane as usize,
+        FrameOrder::Control => LANES_MAX,
+        FrameOrder::Datagram => LANES_MAX + 1,
     }
 }
 
@@ -67,7 +69,7 @@ impl Default for Outgoing {
 
 impl Outgoing {
     /// Adds `count` frames of `len` bytes, at least as many as the label needs.
-    pub(super) fn put(&mut self, flow: Flow, count: usize, len: usize) {
+    pub(super) fn put(&mut self, flow: FrameOrder, count: usize, len: usize) {
         let len = len.max(LABEL_LEN);
         let at = index(flow);
         for _ in 0..count {
@@ -77,7 +79,7 @@ impl Outgoing {
             label.put_u8(u8::try_from(at).unwrap_or(u8::MAX));
             label.put_u32_le(number);
             label.put_u32_le(u32::try_from(len).unwrap_or(u32::MAX));
-            let mut head = Head::EMPTY;
+            let mut head = FrameHeader::EMPTY;
             head.extend(&label);
             let offset = (number % OFFSETS) as usize;
             let body = self.pattern.slice(offset..offset + len - LABEL_LEN);
@@ -114,9 +116,11 @@ impl FrameSource for Outgoing {
                 continue;
             };
             let fits = match first.flow {
-                Flow::Control => !room.control_blocked && first.len() <= room.frame_max,
-                Flow::Lane(lane) => !room.blocked.contains(lane) && first.len() <= room.frame_max,
-                Flow::Datagram => first.len() <= room.datagram_max,
+                FrameOrder::Control => !room.control_blocked && first.len() <= room.frame_max,
+                FrameOrder::Lane(lane) => {
+                    !room.blocked.contains(lane) && first.len() <= room.frame_max
+                }
+                FrameOrder::Datagram => first.len() <= room.datagram_max,
             };
             if fits {
                 self.turn = at + 1;
@@ -180,7 +184,7 @@ impl Incoming {
             return Err(format!("frame {number} of flow {at} is damaged"));
         }
         let next = &mut self.next[at];
-        if self.is_reliable && at != index(Flow::Datagram) && number != *next {
+        if self.is_reliable && at != index(FrameOrder::Datagram) && number != *next {
             return Err(format!(
                 "frame {number} of flow {at} came where {next} was due: lost, repeated or reordered"
             ));

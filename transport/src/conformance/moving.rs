@@ -7,14 +7,14 @@ use bytes::Bytes;
 use super::load::LABEL_LEN;
 use super::world::World;
 use super::{Check, Outcome};
-use crate::{Flow, Frame, Head, LANES_MAX};
+use crate::{Frame, FrameHeader, FrameOrder, LANES_MAX};
 
 pub(super) const UNRELIABLE: Outcome = Outcome::Skipped("it may lose and reorder frames");
 
 /// The flows that keep their order: control and all lanes.
-pub(super) fn ordered_flows() -> impl Iterator<Item = Flow> {
-    let lanes = (0..u8::MAX).take(LANES_MAX).map(Flow::Lane);
-    std::iter::once(Flow::Control).chain(lanes)
+pub(super) fn ordered_flows() -> impl Iterator<Item = FrameOrder> {
+    let lanes = (0..u8::MAX).take(LANES_MAX).map(FrameOrder::Lane);
+    std::iter::once(FrameOrder::Control).chain(lanes)
 }
 
 pub(super) const LENGTHS: Check = Check {
@@ -36,7 +36,7 @@ pub(super) const LENGTHS: Check = Check {
                 .map(|i| (i ^ (i >> 8) ^ number).to_le_bytes()[0])
                 .collect::<Vec<u8>>()
                 .into();
-            let head_len = (number % 4 * 7).min(len).min(Head::CAPACITY);
+            let head_len = (number % 4 * 7).min(len).min(FrameHeader::CAPACITY);
             deliver(&mut world, &bytes, head_len);
         }
         Outcome::Kept
@@ -45,10 +45,10 @@ pub(super) const LENGTHS: Check = Check {
 
 /// Sends one frame from 0 to 1 until it has arrived; once, where that is reliable.
 fn deliver(world: &mut World<'_>, bytes: &Bytes, head_len: usize) {
-    let mut head = Head::EMPTY;
+    let mut head = FrameHeader::EMPTY;
     head.extend(&bytes[..head_len]);
     let frame = Frame {
-        flow: Flow::Lane(3),
+        flow: FrameOrder::Lane(3),
         head,
         body: bytes.slice(head_len..),
     };
@@ -123,7 +123,11 @@ pub(super) const SMALL_FRAMES: Check = Check {
             return UNRELIABLE;
         }
         let mut world = World::connected(harness);
-        for flow in [Flow::Lane(0), Flow::Lane(7), Flow::Control] {
+        for flow in [
+            FrameOrder::Lane(0),
+            FrameOrder::Lane(7),
+            FrameOrder::Control,
+        ] {
             world.nodes[0].outgoing.put(flow, 12_000, 40);
             world.nodes[1].outgoing.put(flow, 3_000, LABEL_LEN);
         }
@@ -144,9 +148,9 @@ pub(super) const FULL_LOAD: Check = Check {
         for node in &mut world.nodes {
             for lane in 0..4 {
                 node.outgoing
-                    .put(Flow::Lane(lane), 400, frame_max - usize::from(lane));
+                    .put(FrameOrder::Lane(lane), 400, frame_max - usize::from(lane));
             }
-            node.outgoing.put(Flow::Control, 400, 30);
+            node.outgoing.put(FrameOrder::Control, 400, 30);
         }
         until_all_arrived(&mut world);
         Outcome::Kept
@@ -164,7 +168,7 @@ pub(super) const DRY_SOURCE: Check = Check {
             let before = world.nodes[to].incoming.count;
             world.nodes[from]
                 .outgoing
-                .put(Flow::Lane(0), 1, 50 + number);
+                .put(FrameOrder::Lane(0), 1, 50 + number);
             // Loopback loses nothing while its buffers are empty.
             world.until("the frame has arrived", |world| {
                 world.nodes[to].incoming.count > before
@@ -188,7 +192,7 @@ pub(super) const BACKPRESSURE: Check = Check {
         world.nodes[1].is_deaf = true;
         world.nodes[0]
             .outgoing
-            .put(Flow::Lane(0), frames, frame_max);
+            .put(FrameOrder::Lane(0), frames, frame_max);
         world.until_quiet();
         let taken = world.nodes[0].outgoing.taken_len;
         assert!(
@@ -221,7 +225,7 @@ pub(super) const DATAGRAMS: Check = Check {
             let before = world.nodes[to].incoming.count;
             world.until("a datagram has arrived", |world| {
                 if world.nodes[from].outgoing.waiting() == 0 {
-                    world.nodes[from].outgoing.put(Flow::Datagram, 1, len);
+                    world.nodes[from].outgoing.put(FrameOrder::Datagram, 1, len);
                 }
                 world.nodes[to].incoming.count > before
             });

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::node::Node;
 use super::world::World;
 use super::{Check, Outcome};
-use crate::{Admission, DialError, End, FRAME_LEN_MAX, Flow, Info, Phase, Role, Target};
+use crate::{Admission, DialError, DialTarget, End, FRAME_LEN_MAX, FrameOrder, Info, Phase, Role};
 
 const UNPROVED: Outcome = Outcome::Skipped("its peers do not prove who they are");
 
@@ -87,7 +87,7 @@ pub(super) const WRONG_PEER: Check = Check {
         world.greets = true;
         let (expected, found) = (world.dialer_id, world.listener_id);
         world.dial(Some(expected));
-        world.nodes[0].outgoing.put(Flow::Control, 3, 0);
+        world.nodes[0].outgoing.put(FrameOrder::Control, 3, 0);
         world.until("the dialer has ended", |world| world.nodes[0].end.is_some());
         let end = world.nodes[0].end.clone();
         let is_right = matches!(end, Some(End::WrongPeer { expected: e, found: f })
@@ -111,7 +111,7 @@ pub(super) const NOT_ADMITTED: Check = Check {
         let mut world = World::admitting(harness, Admission::new(|_| false));
         world.greets = true;
         world.dial(None);
-        world.nodes[0].outgoing.put(Flow::Control, 3, 0);
+        world.nodes[0].outgoing.put(FrameOrder::Control, 3, 0);
         let is_over = |world: &mut World<'_>| world.nodes.iter().all(|node| node.end.is_some());
         world.until("both have ended", is_over);
         let end = world.nodes[0].end.clone();
@@ -232,7 +232,7 @@ pub(super) const NOWHERE: Check = Check {
             return Outcome::Skipped("its harness knows no such address");
         };
         let mut world = World::new(harness);
-        let target = Target {
+        let target = DialTarget {
             address,
             peer: None,
         };
@@ -260,7 +260,9 @@ pub(super) const MANY_AT_ONCE: Check = Check {
         world.greets = true;
         for at in 0..DIALERS {
             world.dial(None);
-            world.nodes[at].outgoing.put(Flow::Control, at + 1, 20);
+            world.nodes[at]
+                .outgoing
+                .put(FrameOrder::Control, at + 1, 20);
         }
         world.until("all are open and have their frames", |world| {
             let (dialers, acceptors) = world.nodes.split_at(DIALERS);

@@ -7,8 +7,8 @@ use mio::{Events, Poll, Token};
 use super::Harness;
 use super::node::Node;
 use crate::{
-    Address, Admission, Dialer, Identity, Listener, NodeId, Pace, ReadBuffer, Target, Transport,
-    Turn,
+    Address, Admission, DialTarget, Dialer, Identity, Listener, NodeId, Pace, ReadBuffer,
+    Transport, Turn,
 };
 
 /// How long anything may take, at the most. QUIC notices a silent peer after 10 s.
@@ -88,7 +88,7 @@ impl<'a> World<'a> {
 
     /// Dials the listener, and expects `peer` there.
     pub(super) fn dial(&mut self, peer: Option<NodeId>) {
-        let target = Target {
+        let target = DialTarget {
             address: self.listener.local_address(),
             peer,
         };
@@ -256,7 +256,7 @@ impl<'a> World<'a> {
         for transport in accepted {
             self.add(transport);
             if let (true, Some(node)) = (self.greets, self.nodes.last_mut()) {
-                node.outgoing.put(crate::Flow::Control, 1, 0);
+                node.outgoing.put(crate::FrameOrder::Control, 1, 0);
             }
         }
     }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use mio::{Registry, Token};
 use selvedge_transport::conformance::{Abilities, Harness};
 use selvedge_transport::{
-    Address, Admission, DialError, Dialer, Identity, Listener, Pace, Target, TcpDialer,
+    Address, Admission, DialError, DialTarget, Dialer, Identity, Listener, Pace, TcpDialer,
     TcpListener, Transport, Turn, UdpDialer, UdpListener,
 };
 
@@ -150,7 +150,7 @@ impl Dialer for FaultyDialer {
         self.inner.schemes()
     }
 
-    fn dial(&self, now: Instant, target: &Target) -> Result<Box<dyn Transport>, DialError> {
+    fn dial(&self, now: Instant, target: &DialTarget) -> Result<Box<dyn Transport>, DialError> {
         let mut target = target.clone();
         if self.fault == Fault::ExpectsAnyone {
             target.peer = None;

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use selvedge_transport::{Admission, Flow, Identity, QuicDialer, UdpDialer};
+use selvedge_transport::{Admission, FrameOrder, Identity, QuicDialer, UdpDialer};
 
 use crate::quic_connections::listener;
 use crate::udp;
@@ -42,7 +42,7 @@ fn bulk(len: usize, total: usize) {
         move |world, dialing| {
             let body = Bytes::from(vec![7; len]);
             for _ in 0..frames {
-                world.sides[dialing].put(Flow::Lane(0), body.clone());
+                world.sides[dialing].put(FrameOrder::Lane(0), body.clone());
             }
             world.until("all is sent", |world| {
                 !world.sides[dialing].inbox.is_empty()
@@ -67,7 +67,7 @@ fn bulk(len: usize, total: usize) {
                 total as f64 / took / 1e6,
                 frames as f64 / took / 1e6
             );
-            world.sides[0].put(Flow::Control, Bytes::from_static(b"done"));
+            world.sides[0].put(FrameOrder::Control, Bytes::from_static(b"done"));
             world.turn(Duration::ZERO);
             world.turn(Duration::from_millis(50));
         },
@@ -116,7 +116,7 @@ fn datagrams_of_plain_udp() {
         const FRAMES: usize = 4_000_000;
         let body = Bytes::from(vec![7; len]);
         for _ in 0..FRAMES {
-            world.sides[0].put(Flow::Lane(0), body.clone());
+            world.sides[0].put(FrameOrder::Lane(0), body.clone());
         }
         let began = Instant::now();
         while !world.sides[0].queue.frames.is_empty() {
@@ -141,7 +141,7 @@ fn round_trip() {
             let mut times = Vec::with_capacity(ROUNDS);
             for _ in 0..ROUNDS {
                 let began = Instant::now();
-                world.sides[dialing].put(Flow::Lane(0), body.clone());
+                world.sides[dialing].put(FrameOrder::Lane(0), body.clone());
                 world.turn(Duration::ZERO);
                 while world.sides[dialing].inbox.is_empty() {
                     world.turn(Duration::from_millis(20));
@@ -165,7 +165,7 @@ fn round_trip() {
                 };
                 if let Some(frame) = side.inbox.pop() {
                     seen += 1;
-                    side.put(Flow::Lane(0), frame);
+                    side.put(FrameOrder::Lane(0), frame);
                     world.turn(Duration::ZERO);
                 }
             }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use selvedge_transport::{Admission, Flow, Identity, QuicDialer, QuicListener, Role};
+use selvedge_transport::{Admission, FrameOrder, Identity, QuicDialer, QuicListener, Role};
 
 use crate::world::{Side, World, numbered, numbers};
 
@@ -48,10 +48,10 @@ fn frames_of_all_flows_arrive_in_their_order() {
     for number in 0..200 {
         let len = [5, 64, 1200, 5000, 64 * 1024][number as usize % 5];
         for lane in [0, 1, 31] {
-            world.sides[dialing].put(Flow::Lane(lane), numbered(lane, number, len));
-            world.sides[accepted].put(Flow::Lane(lane), numbered(lane, number, len));
+            world.sides[dialing].put(FrameOrder::Lane(lane), numbered(lane, number, len));
+            world.sides[accepted].put(FrameOrder::Lane(lane), numbered(lane, number, len));
         }
-        world.sides[dialing].put(Flow::Control, numbered(99, number, 30));
+        world.sides[dialing].put(FrameOrder::Control, numbered(99, number, 30));
     }
     world.until("all frames are there", |world| {
         world.sides[dialing].inbox.len() == 600 && world.sides[accepted].inbox.len() == 800
@@ -73,7 +73,7 @@ fn datagrams_arrive_and_their_length_is_told() {
     });
     let max = world.sides[dialing].transport.info().datagram_max;
     for len in [0, 1, 1000, max] {
-        world.sides[dialing].put(Flow::Datagram, Bytes::from(vec![1; len]));
+        world.sides[dialing].put(FrameOrder::Datagram, Bytes::from(vec![1; len]));
     }
     world.until("all datagrams are there", |world| {
         world.sides[accepted].inbox.len() == 4
@@ -87,7 +87,7 @@ fn a_path_with_a_large_mtu_is_found() {
     let (mut world, dialing, _) = connected();
     world.until("loopback carries more than Ethernet", |world| {
         // Something has to move for the probes to be sent.
-        world.sides[dialing].put(Flow::Control, Bytes::from_static(b"x"));
+        world.sides[dialing].put(FrameOrder::Control, Bytes::from_static(b"x"));
         world.sides[dialing].transport.info().datagram_max > 8000
     });
 }
@@ -99,14 +99,14 @@ fn a_first_burst_over_a_large_mtu_waits_for_no_timer() {
     let (mut world, dialing, accepted) = connected();
     world.until("the whole mtu is found", |world| {
         // Something has to move for the probes to be sent.
-        world.sides[dialing].put(Flow::Control, Bytes::from_static(b"x"));
+        world.sides[dialing].put(FrameOrder::Control, Bytes::from_static(b"x"));
         world.sides[dialing].transport.info().datagram_max > 8900
     });
     // Late enough for what is under way to be acknowledged, and for pacing to be no limit.
     world.stands_at = Some(Instant::now() + Duration::from_secs(1));
     world.turn(Duration::ZERO);
     for number in 0..32 {
-        world.sides[dialing].put(Flow::Lane(0), numbered(0, number, 1024));
+        world.sides[dialing].put(FrameOrder::Lane(0), numbered(0, number, 1024));
     }
     let has_all = |side: &Side| side.inbox.iter().filter(|it| it.len() > 1).count() == 32;
     world.until("the burst is there", |world| {
@@ -127,13 +127,13 @@ fn a_dialer_that_caps_datagrams_holds_both_sides_to_it() {
     world.until("both have probed up to the cap", |world| {
         // Something has to move for the probes to be sent.
         for side in sides {
-            world.sides[side].put(Flow::Control, Bytes::from_static(b"x"));
+            world.sides[side].put(FrameOrder::Control, Bytes::from_static(b"x"));
         }
         room(world).into_iter().all(|max| max > 1350)
     });
     for side in sides {
         for number in 0..100 {
-            world.sides[side].put(Flow::Lane(0), numbered(0, number, 64 * 1024));
+            world.sides[side].put(FrameOrder::Lane(0), numbered(0, number, 64 * 1024));
         }
     }
     world.until("all frames are there", |world| {
@@ -149,7 +149,7 @@ fn a_deaf_peer_stops_the_sender_and_loses_nothing() {
     let (mut world, dialing, accepted) = connected();
     world.sides[accepted].is_deaf = true;
     for number in 0..1000 {
-        world.sides[dialing].put(Flow::Lane(0), numbered(0, number, 64 * 1024));
+        world.sides[dialing].put(FrameOrder::Lane(0), numbered(0, number, 64 * 1024));
     }
     let mut left = usize::MAX;
     for _ in 0..20 {
@@ -173,8 +173,8 @@ fn moving_to_another_poll_in_mid_stream_loses_nothing() {
     let mut sent = 0;
     for step in 0..40 {
         for _ in 0..20 {
-            world.sides[dialing].put(Flow::Lane(0), numbered(0, sent, 20_000));
-            moving.put(Flow::Lane(0), numbered(0, sent, 20_000));
+            world.sides[dialing].put(FrameOrder::Lane(0), numbered(0, sent, 20_000));
+            moving.put(FrameOrder::Lane(0), numbered(0, sent, 20_000));
             sent += 1;
         }
         let place = other.adopt(moving);

@@ -4,8 +4,8 @@ use std::net::UdpSocket;
 
 use bytes::Bytes;
 use selvedge_transport::{
-    Address, Admission, Dialer, End, Flow, Identity, ListenError, Phase, QuicDialer, QuicListener,
-    Target,
+    Address, Admission, DialTarget, Dialer, End, FrameOrder, Identity, ListenError, Phase,
+    QuicDialer, QuicListener,
 };
 
 use crate::quic_connections::{connected, listener};
@@ -39,7 +39,7 @@ fn who_is_not_admitted_gets_nothing_and_both_sides_know_why() {
     ));
     let dialing = world.dial(&QuicDialer::new(stranger.clone()), to, None);
     // The dialer knows its peer before the peer knows it, and may send at once.
-    world.sides[dialing].put(Flow::Control, Bytes::from_static(b"let me in"));
+    world.sides[dialing].put(FrameOrder::Control, Bytes::from_static(b"let me in"));
     world.until("both have ended", |world| {
         world.sides.len() == 2 && world.sides.iter().all(|side| side.end.is_some())
     });
@@ -83,7 +83,7 @@ fn a_silent_peer_times_out() {
 fn an_orderly_close_delivers_all_that_was_taken() {
     let (mut world, dialing, accepted) = connected();
     for number in 0..300 {
-        world.sides[dialing].put(Flow::Lane(3), numbered(3, number, 60_000));
+        world.sides[dialing].put(FrameOrder::Lane(3), numbered(3, number, 60_000));
     }
     world.until("all frames are taken", |world| {
         world.sides[dialing].queue.frames.is_empty()
@@ -105,7 +105,7 @@ fn an_orderly_close_delivers_all_that_was_taken() {
 fn both_may_close_at_once() {
     let (mut world, dialing, accepted) = connected();
     for side in [dialing, accepted] {
-        world.sides[side].put(Flow::Control, Bytes::from_static(b"bye"));
+        world.sides[side].put(FrameOrder::Control, Bytes::from_static(b"bye"));
     }
     world.turn(std::time::Duration::ZERO);
     for side in [dialing, accepted] {
@@ -145,7 +145,7 @@ fn n14_a_restarted_node_tells_its_old_peers_that_it_has_forgotten_them() {
     world.listeners.clear();
     let reborn = QuicListener::bind(&at, identity, Admission::anyone()).unwrap();
     world.listen(reborn);
-    world.sides[dialing].put(Flow::Control, Bytes::from_static(b"anyone?"));
+    world.sides[dialing].put(FrameOrder::Control, Bytes::from_static(b"anyone?"));
     world.until("it has ended", |world| world.sides[dialing].end.is_some());
     assert!(matches!(world.sides[dialing].end, Some(End::Broken(_))));
 }
@@ -163,7 +163,7 @@ fn places_that_cannot_be_dialed_or_bound_are_refused() {
     let dialer = QuicDialer::new(Identity::generate().unwrap());
     for text in ["quic://127.0.0.1:0", "quic://0.0.0.0:1", "quic:///path"] {
         let address: Address = text.parse().unwrap();
-        let target = Target {
+        let target = DialTarget {
             address,
             peer: None,
         };

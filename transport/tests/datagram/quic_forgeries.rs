@@ -3,7 +3,7 @@
 use std::net::UdpSocket;
 
 use fastrand::Rng;
-use selvedge_transport::{Admission, Flow, Identity, QuicDialer};
+use selvedge_transport::{Admission, FrameOrder, Identity, QuicDialer};
 
 use crate::quic_connections::listener;
 use crate::world::{Side, World, numbered, numbers};
@@ -115,7 +115,7 @@ fn n14_resets_version_negotiation_and_rubbish_do_not_hurt_an_open_connection() {
         }
         world.relays[0].replay_in_place();
         for side in 0..2 {
-            world.sides[side].put(Flow::Lane(0), numbered(0, number, 1000));
+            world.sides[side].put(FrameOrder::Lane(0), numbered(0, number, 1000));
         }
         world.turn(std::time::Duration::ZERO);
         // Nor does the listener help to forge: it must not tell the token of a living connection.

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use selvedge_transport::{
-    Address, Admission, Dialer, Flow, Identity, Listener, QuicDialer, QuicListener, Target,
+    Address, Admission, DialTarget, Dialer, FrameOrder, Identity, Listener, QuicDialer,
+    QuicListener,
 };
 
 use crate::quic_connections::{connected, listener};
@@ -32,8 +33,8 @@ fn n9_a_peer_whose_nat_forgets_it_is_followed() {
     let mut sent = 0;
     for _ in 0..3 {
         for _ in 0..200 {
-            world.sides[dialing].put(Flow::Lane(0), numbered(0, sent, 3000));
-            world.sides[accepted].put(Flow::Lane(0), numbered(0, sent, 3000));
+            world.sides[dialing].put(FrameOrder::Lane(0), numbered(0, sent, 3000));
+            world.sides[accepted].put(FrameOrder::Lane(0), numbered(0, sent, 3000));
             sent += 1;
         }
         world.turn(Duration::ZERO);
@@ -42,7 +43,7 @@ fn n9_a_peer_whose_nat_forgets_it_is_followed() {
         let seen = world.relays[0].outer_address();
         world.until("the listener's side has followed", |world| {
             // Something has to be said from the new address.
-            world.sides[dialing].put(Flow::Control, Bytes::from_static(b"\xffhere"));
+            world.sides[dialing].put(FrameOrder::Control, Bytes::from_static(b"\xffhere"));
             let remote = world.sides[accepted].transport.info().remote.clone();
             remote.and_then(|remote| remote.as_socket()) == Some(seen)
         });
@@ -75,7 +76,7 @@ fn a_peer_that_is_followed_to_where_nothing_arrives_is_found_again() {
     world.relays[0].rebind(&registry);
     world.relays[0].is_one_way = true;
     for number in 0..3 {
-        world.sides[dialing].put(Flow::Lane(0), numbered(0, number, 3000));
+        world.sides[dialing].put(FrameOrder::Lane(0), numbered(0, number, 3000));
     }
     world.until("the listener's side has followed", |world| {
         world.sides[accepted].inbox.len() == 3 && remote(world) != before
@@ -83,12 +84,12 @@ fn a_peer_that_is_followed_to_where_nothing_arrives_is_found_again() {
     world.relays[0].loss = 100;
     // So that it is given up after the new path is, and not in the same moment.
     pass(&mut world, Duration::from_millis(10));
-    world.sides[accepted].put(Flow::Lane(0), numbered(0, 0, 100));
+    world.sides[accepted].put(FrameOrder::Lane(0), numbered(0, 0, 100));
     world.until("it has come back", |world| remote(world) == before);
     // What it had sent there was to be looked after in this time.
     pass(&mut world, Duration::from_secs(1));
     (world.relays[0].loss, world.relays[0].is_one_way) = (0, false);
-    world.sides[dialing].put(Flow::Lane(0), numbered(0, 3, 100));
+    world.sides[dialing].put(FrameOrder::Lane(0), numbered(0, 3, 100));
     world.until("all frames are there", |world| {
         world.sides[accepted].inbox.len() == 4 && world.sides[dialing].inbox.len() == 1
     });
@@ -102,8 +103,8 @@ fn what_a_lossy_network_drops_is_sent_again() {
         world.relays[0].loss = 5;
         for number in 0..150 {
             for lane in 0..3 {
-                world.sides[dialing].put(Flow::Lane(lane), numbered(lane, number, 4000));
-                world.sides[accepted].put(Flow::Lane(lane), numbered(lane, number, 4000));
+                world.sides[dialing].put(FrameOrder::Lane(lane), numbered(lane, number, 4000));
+                world.sides[accepted].put(FrameOrder::Lane(lane), numbered(lane, number, 4000));
             }
         }
         world.until("all frames are there", |world| {
@@ -126,11 +127,11 @@ fn a_loss_on_one_lane_does_not_hold_another() {
         world.sides[dialing].transport.info().datagram_max > 8000
     });
     world.relays[0].lose_one = 3000..3200;
-    world.sides[dialing].put(Flow::Lane(0), numbered(0, 0, 3000));
+    world.sides[dialing].put(FrameOrder::Lane(0), numbered(0, 0, 3000));
     world.until("the datagram is lost", |world| {
         world.relays[0].lose_one.is_empty()
     });
-    world.sides[dialing].put(Flow::Lane(1), numbered(1, 0, 64));
+    world.sides[dialing].put(FrameOrder::Lane(1), numbered(1, 0, 64));
     world.until("one frame is there", |world| {
         !world.sides[accepted].inbox.is_empty()
     });
@@ -158,7 +159,7 @@ fn rubbish_is_ignored() {
             }
             world.relays[0].inject(&rubbish);
         }
-        world.sides[dialing].put(Flow::Lane(0), numbered(0, number, 100));
+        world.sides[dialing].put(FrameOrder::Lane(0), numbered(0, number, 100));
         world.turn(Duration::ZERO);
     }
     world.until("all frames are there", |world| {
@@ -175,7 +176,7 @@ fn a_flood_of_first_packets_does_not_keep_others_out() {
         Admission::anyone(),
     ));
     let dialer = QuicDialer::new(Identity::generate().unwrap());
-    let target = Target {
+    let target = DialTarget {
         address: Address::socket("quic", to),
         peer: None,
     };
@@ -223,7 +224,7 @@ fn a_listener_on_all_addresses_answers_from_the_one_that_was_dialed() {
 fn a_listener_forgets_who_has_gone() {
     let (mut world, dialing, accepted) = connected();
     world.remove(accepted);
-    world.sides[dialing].put(Flow::Control, Bytes::from_static(b"x"));
+    world.sides[dialing].put(FrameOrder::Control, Bytes::from_static(b"x"));
     // The listener tells the dialer that nobody is there any more.
     world.until("the dialer has ended", |world| {
         world.sides[dialing].end.is_some()

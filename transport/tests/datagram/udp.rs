@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use selvedge_transport::{
-    Address, Admission, Dialer, End, Flow, Identity, ListenError, Listener, Phase, Target,
-    UdpDialer, UdpListener,
+    Address, Admission, DialTarget, Dialer, End, FrameOrder, Identity, ListenError, Listener,
+    Phase, UdpDialer, UdpListener,
 };
 
 use crate::world::{World, numbered, numbers};
@@ -52,7 +52,11 @@ fn frames_of_all_flows_and_lengths_arrive() {
     let max = world.sides[dialing].transport.info().frame_max;
     for number in 0..600 {
         let len = [max, max, 1000, 5, 5, 64][number as usize % 6];
-        let flow = [Flow::Control, Flow::Datagram, Flow::Lane(31)][number as usize % 3];
+        let flow = [
+            FrameOrder::Control,
+            FrameOrder::Datagram,
+            FrameOrder::Lane(31),
+        ][number as usize % 3];
         for side in [dialing, accepted] {
             world.sides[side].put(flow, numbered(0, number, len));
         }
@@ -122,7 +126,7 @@ fn wrong_and_unadmitted_keys_are_refused() {
 #[test]
 fn a_close_is_told_and_a_vanished_peer_is_noticed() {
     let (mut world, dialing, accepted) = connected();
-    world.sides[dialing].put(Flow::Control, Bytes::from_static(b"bye"));
+    world.sides[dialing].put(FrameOrder::Control, Bytes::from_static(b"bye"));
     world.turn(Duration::ZERO);
     world.sides[dialing].transport.close(Instant::now());
     assert_eq!(world.sides[dialing].phase(), Phase::Closing);
@@ -137,7 +141,7 @@ fn a_close_is_told_and_a_vanished_peer_is_noticed() {
     drop(world.remove(dialing));
     let left = accepted - 1;
     world.until("it has ended", |world| {
-        world.sides[left].put(Flow::Control, Bytes::from_static(b"?"));
+        world.sides[left].put(FrameOrder::Control, Bytes::from_static(b"?"));
         world.sides[left].end.is_some()
     });
     assert!(matches!(world.sides[left].end, Some(End::Broken(_))));
@@ -190,7 +194,7 @@ fn n13_rubbish_and_replays_are_ignored() {
             world.relays[0].inject(&rubbish);
         }
         world.relays[0].replay();
-        world.sides[0].put(Flow::Lane(0), numbered(0, number, 100));
+        world.sides[0].put(FrameOrder::Lane(0), numbered(0, number, 100));
         world.turn(Duration::ZERO);
     }
     world.until("all frames are there", |world| {
@@ -208,7 +212,7 @@ fn strangers_cost_the_listener_nothing_until_they_prove_their_address() {
         Admission::anyone(),
     ));
     let dialer = UdpDialer::new(Identity::generate().unwrap());
-    let target = Target {
+    let target = DialTarget {
         address: Address::socket("udp", to),
         peer: None,
     };
@@ -230,7 +234,7 @@ fn moving_to_another_poll_in_mid_stream_works() {
     let mut other = World::new();
     let mut moving = world.remove(accepted);
     for number in 0..200 {
-        world.sides[dialing].put(Flow::Lane(0), numbered(0, number, 1000));
+        world.sides[dialing].put(FrameOrder::Lane(0), numbered(0, number, 1000));
         let place = other.adopt(moving);
         world.turn(Duration::ZERO);
         other.turn(Duration::ZERO);
@@ -252,7 +256,7 @@ fn places_that_cannot_be_dialed_or_bound_are_refused() {
         "quic://127.0.0.1:1",
     ] {
         let address = text.parse().unwrap();
-        let target = Target {
+        let target = DialTarget {
             address,
             peer: None,
         };

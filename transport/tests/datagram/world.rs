@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::{BufMut, Bytes, BytesMut};
 use mio::{Events, Poll, Registry, Token};
 use selvedge_transport::{
-    Address, Dialer, End, Flow, Frame, FrameSource, Head, Listener, Pace, Phase, ReadBuffer, Room,
-    Target, Transport, Turn,
+    Address, DialTarget, Dialer, End, Frame, FrameHeader, FrameOrder, FrameSource, Listener, Pace,
+    Phase, ReadBuffer, Room, Transport, Turn,
 };
 
 use crate::relay::Relay;
@@ -31,9 +31,9 @@ impl FrameSource for Queue {
     fn next_frame(&mut self, room: &Room) -> Option<Frame> {
         self.room = Some(*room);
         let fits = |frame: &Frame| match frame.flow {
-            Flow::Control => !room.control_blocked,
-            Flow::Lane(lane) => !room.blocked.contains(lane),
-            Flow::Datagram => frame.len() <= room.datagram_max,
+            FrameOrder::Control => !room.control_blocked,
+            FrameOrder::Lane(lane) => !room.blocked.contains(lane),
+            FrameOrder::Datagram => frame.len() <= room.datagram_max,
         };
         let at = self.frames.iter().take(64).position(fits)?;
         self.frames.remove(at)
@@ -63,10 +63,10 @@ impl Side {
         self.phase() == Phase::Open
     }
 
-    pub(crate) fn put(&mut self, flow: Flow, body: Bytes) {
+    pub(crate) fn put(&mut self, flow: FrameOrder, body: Bytes) {
         self.queue.frames.push_back(Frame {
             flow,
-            head: Head::EMPTY,
+            head: FrameHeader::EMPTY,
             body,
         });
     }
@@ -166,7 +166,7 @@ impl World {
         peer: Option<selvedge_transport::NodeId>,
     ) -> usize {
         let address = Address::socket(dialer.schemes()[0], to);
-        let target = Target { address, peer };
+        let target = DialTarget { address, peer };
         let transport = dialer.dial(Instant::now(), &target).unwrap();
         self.add(transport)
     }

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use mio::{Events, Poll, Token};
 use selvedge_transport::{
-    Admission, Dialer, End, Flow, Frame, FrameSource, Head, Identity, Listener, Pace, Phase,
-    QuicDialer, ReadBuffer, Role, Room, Target, TcpDialer, Transport, Turn, UdpDialer, bind,
+    Admission, DialTarget, Dialer, End, Frame, FrameHeader, FrameOrder, FrameSource, Identity,
+    Listener, Pace, Phase, QuicDialer, ReadBuffer, Role, Room, TcpDialer, Transport, Turn,
+    UdpDialer, bind,
 };
 
 /// How long anything here may take, in real time.
@@ -30,8 +31,8 @@ impl FrameSource for Greeting {
             return None;
         }
         Some(Frame {
-            flow: Flow::Control,
-            head: Head::EMPTY,
+            flow: FrameOrder::Control,
+            head: FrameHeader::EMPTY,
             body: Bytes::from_static(b"hello"),
         })
     }
@@ -133,7 +134,7 @@ impl Scene {
 
     /// An honest peer begins to dial; returns its place in `sides`.
     pub(crate) fn dial(&mut self) -> usize {
-        let target = Target {
+        let target = DialTarget {
             address: self.listener.local_address(),
             peer: None,
         };

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use mio::{Events, Poll, Token};
 use selvedge_transport::{
-    Address, Admission, Dialer, End, Flow, Frame, FrameSink, FrameSource, Head, Identity, Listener,
-    Pace, Phase, ReadBuffer, Room, Target, TcpDialer, TcpListener, Transport, Turn,
+    Address, Admission, DialTarget, Dialer, End, Frame, FrameHeader, FrameOrder, FrameSink,
+    FrameSource, Identity, Listener, Pace, Phase, ReadBuffer, Room, TcpDialer, TcpListener,
+    Transport, Turn,
 };
 
 /// How long anything here may take, at the most.
@@ -34,8 +35,8 @@ impl FrameSource for Queue {
             _ => return None,
         };
         Some(Frame {
-            flow: Flow::Lane(0),
-            head: Head::EMPTY,
+            flow: FrameOrder::Lane(0),
+            head: FrameHeader::EMPTY,
             body,
         })
     }
@@ -86,7 +87,7 @@ impl Lone {
     }
 
     pub(crate) fn dial(dialer: &TcpDialer, address: &Address) -> Self {
-        let target = Target {
+        let target = DialTarget {
             address: address.clone(),
             peer: None,
         };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use selvedge_wasm_host::{FunctionConfig, Limits, LoadError};
+use selvedge_wasm_host::{FunctionConfig, GuestLimits, LoadError};
 
 use crate::support::{config, handler, host, impatient, load_error, module, wasm};
 
@@ -76,9 +76,9 @@ fn every_flipped_byte_of_a_guest_is_refused_or_contained() {
 
 #[test]
 fn a_large_module_is_refused_unread() {
-    let limits = Limits {
+    let limits = GuestLimits {
         module_bytes: 100,
-        ..Limits::default()
+        ..GuestLimits::default()
     };
     let big = handler("(i32.const 0)");
     let error = host()
@@ -108,10 +108,10 @@ fn a_module_that_would_take_too_long_to_compile_is_refused_before() {
             "the largest function in bytes is 8, the limit is 7",
         ),
     ];
-    let limits = Limits {
+    let limits = GuestLimits {
         module_functions: 101,
         function_bytes: 7,
-        ..Limits::default()
+        ..GuestLimits::default()
     };
     for (functions, expected) in cases {
         let bomb = module(&format!(
@@ -296,10 +296,10 @@ fn a_guest_that_observes_too_much_is_refused() {
 
 #[test]
 fn a_module_that_declares_more_memory_than_allowed_is_refused() {
-    let limits = Limits {
+    let limits = GuestLimits {
         memory_bytes: 4 << 20,
         deadline: Duration::from_secs(5),
-        ..Limits::default()
+        ..GuestLimits::default()
     };
     let cases = [
         r#"(memory (export "memory") 65)"#,

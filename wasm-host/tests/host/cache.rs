@@ -4,7 +4,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use selvedge_wasm_host::{CacheDirError, Function, Host, HostConfig, HostError};
+use selvedge_wasm_host::{CacheDirError, Host, HostConfig, HostError, WasmFunction};
 
 use crate::support::{component, config, failure, handler, patient};
 
@@ -17,14 +17,14 @@ fn cached_host(dir: &Path, bytes: u64) -> Result<Host, HostError> {
 }
 
 /// Loads through a fresh host, as after a restart.
-fn load(dir: &Path, wasm: &[u8]) -> Function {
+fn load(dir: &Path, wasm: &[u8]) -> WasmFunction {
     let host = cached_host(dir, 1 << 30).expect("a host");
     host.load_bytes(wasm, config(patient()))
         .expect("the guest loads")
 }
 
 /// The error code that the guest gives, to show that it is the right one and runs.
-fn code(function: &Function) -> String {
+fn code(function: &WasmFunction) -> String {
     failure(&mut function.instantiate().expect("starts"), 1, b"").to_string()
 }
 

@@ -1,6 +1,6 @@
 //! Components are held to the same promises as core modules.
 
-use selvedge_wasm_host::{CallError, FunctionKind, Limits, LoadError, Output};
+use selvedge_wasm_host::{CallError, FunctionKind, GuestLimits, GuestOutput, LoadError};
 
 use crate::support::{
     component, config, failure, host, impatient, load, load_error, patient, start, wasm,
@@ -19,7 +19,7 @@ fn a_component_written_by_hand_loads_and_observes() {
     assert_eq!(
         guest
             .handle(5, b"payload")
-            .map(Vec::<Output<'_>>::from_iter),
+            .map(Vec::<GuestOutput<'_>>::from_iter),
         Ok(vec![])
     );
 }
@@ -64,7 +64,7 @@ fn a_component_that_traps_is_recycled() {
 #[test]
 fn a_component_that_grows_its_memory_is_stopped() {
     let body = "(loop (br_if 0 (i32.ge_s (memory.grow (i32.const 1)) (i32.const 0)))) unreachable";
-    let limits = Limits {
+    let limits = GuestLimits {
         memory_bytes: 1 << 20,
         ..patient()
     };

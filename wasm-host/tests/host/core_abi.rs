@@ -1,6 +1,6 @@
 //! The core ABI as `ABI.md` has it, and guests that bend it.
 
-use selvedge_wasm_host::{CallError, Output};
+use selvedge_wasm_host::{CallError, GuestOutput};
 
 use crate::support::{config, failure, handler, host, module, patient, start};
 
@@ -10,14 +10,14 @@ fn outputs_keep_order_tag_target_and_payload() {
         (drop (call $emit (local.get $tag) (local.get $ptr) (local.get $len)))
         (call $emit_to (i32.const -1) (local.get $ptr) (i32.const 0) (local.get $ptr) (local.get $len))";
     let mut guest = start(&handler(echo), patient());
-    let outputs: Vec<Output<'_>> = guest.handle(7, b"hello").expect("handled").collect();
+    let outputs: Vec<GuestOutput<'_>> = guest.handle(7, b"hello").expect("handled").collect();
     let expected = [
-        Output {
+        GuestOutput {
             tag: 7,
             target: None,
             payload: b"hello",
         },
-        Output {
+        GuestOutput {
             tag: u32::MAX,
             target: Some("hello"),
             payload: b"",
@@ -108,7 +108,7 @@ fn an_error_code_fails_the_message_and_keeps_the_memory() {
         }
     );
     assert!(!error.recycled());
-    let outputs: Vec<Output<'_>> = guest.handle(1, b"").expect("handled").collect();
+    let outputs: Vec<GuestOutput<'_>> = guest.handle(1, b"").expect("handled").collect();
     assert_eq!(
         outputs.len(),
         1,
@@ -147,13 +147,13 @@ fn settings_are_read_and_absent_ones_are_told() {
     settings.config.insert("key".into(), "value".into());
     let function = host().load_bytes(&module(&read), settings).expect("loads");
     let mut guest = function.instantiate().expect("starts");
-    let outputs: Vec<Output<'_>> = guest.handle(4, b"").expect("handled").collect();
+    let outputs: Vec<GuestOutput<'_>> = guest.handle(4, b"").expect("handled").collect();
     assert_eq!(
         (outputs[0].tag, outputs[0].payload),
         (5, &[0; 5][..]),
         "does not fit: untouched"
     );
-    let outputs: Vec<Output<'_>> = guest.handle(5, b"").expect("handled").collect();
+    let outputs: Vec<GuestOutput<'_>> = guest.handle(5, b"").expect("handled").collect();
     assert_eq!((outputs[0].tag, outputs[0].payload), (5, &b"value"[..]));
 }
 

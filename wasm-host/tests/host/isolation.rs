@@ -2,7 +2,7 @@
 
 use std::sync::mpsc::channel;
 
-use selvedge_wasm_host::{CallError, Function, Host, Instance, NumericFunction, StopHandle};
+use selvedge_wasm_host::{CallError, Host, Instance, NumericFunction, StopHandle, WasmFunction};
 
 use crate::support::{config, failure, handler, host, patient};
 
@@ -85,7 +85,7 @@ fn functions_are_shared_and_instances_are_moved_between_threads() {
     fn shared<T: Send + Sync + 'static>() {}
     fn moved<T: Send + 'static>() {}
     shared::<Host>();
-    shared::<Function>();
+    shared::<WasmFunction>();
     shared::<StopHandle>();
     moved::<Instance>();
     moved::<NumericFunction>();

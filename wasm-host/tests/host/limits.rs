@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use selvedge_wasm_host::{CallError, Limits};
+use selvedge_wasm_host::{CallError, GuestLimits};
 
 use crate::support::{failure, handler, impatient, patient, start};
 
@@ -22,7 +22,7 @@ fn an_infinite_loop_is_stopped() {
 #[test]
 fn an_infinite_loop_of_host_calls_is_stopped_by_the_deadline_too() {
     let spin = "(loop (drop (call $config_get (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))) (br 0)) unreachable";
-    let limits = Limits {
+    let limits = GuestLimits {
         host_calls: u32::MAX,
         ..impatient()
     };
@@ -49,7 +49,7 @@ fn infinite_recursion_is_a_trap_and_not_a_crash() {
 #[test]
 fn a_guest_that_grows_its_memory_until_it_traps_is_stopped() {
     let grow = "(loop (br_if 0 (i32.ge_s (memory.grow (i32.const 16)) (i32.const 0)))) unreachable";
-    let limits = Limits {
+    let limits = GuestLimits {
         memory_bytes: 8 << 20,
         ..patient()
     };
@@ -71,7 +71,7 @@ fn a_guest_that_is_refused_memory_may_go_on_without() {
 fn too_many_output_messages_end_the_call() {
     let flood =
         "(loop (drop (call $emit (i32.const 1) (i32.const 0) (i32.const 0))) (br 0)) unreachable";
-    let limits = Limits {
+    let limits = GuestLimits {
         output_messages: 10,
         ..patient()
     };
@@ -108,7 +108,7 @@ fn the_last_byte_and_the_last_message_within_the_limits_are_accepted() {
         (drop (call $emit (i32.const 1) (i32.const 0) (i32.const 6)))
         (drop (call $emit_to (i32.const 1) (i32.const 0) (i32.const 3) (i32.const 0) (i32.const 1)))
         (i32.const 0)";
-    let limits = Limits {
+    let limits = GuestLimits {
         output_bytes: 10,
         output_messages: 2,
         host_calls: 2,
@@ -122,7 +122,7 @@ fn the_last_byte_and_the_last_message_within_the_limits_are_accepted() {
     );
     let mut guest = start(
         &handler(exact),
-        Limits {
+        GuestLimits {
             output_bytes: 9,
             ..limits
         },
@@ -145,7 +145,7 @@ fn too_many_host_calls_end_the_call() {
 #[test]
 fn limits_are_per_call_and_not_per_lifetime() {
     let one = "(call $emit (i32.const 1) (i32.const 0) (i32.const 8))";
-    let limits = Limits {
+    let limits = GuestLimits {
         output_bytes: 8,
         output_messages: 1,
         host_calls: 1,
@@ -159,7 +159,7 @@ fn limits_are_per_call_and_not_per_lifetime() {
 
 #[test]
 fn a_payload_larger_than_the_guest_may_be_is_refused_without_running_it() {
-    let limits = Limits {
+    let limits = GuestLimits {
         memory_bytes: 65536,
         ..patient()
     };

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
-use selvedge_wasm_host::{FunctionConfig, Limits};
+use selvedge_wasm_host::{FunctionConfig, GuestLimits};
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::support::{host, module, patient, start};
@@ -77,7 +77,7 @@ fn a_line_has_the_level_the_function_and_no_control_characters() {
 
 #[test]
 fn a_flood_of_lines_is_cut_and_counted_and_the_call_goes_on() {
-    let limits = Limits {
+    let limits = GuestLimits {
         log_bytes_per_second: 1,
         ..patient()
     };
@@ -95,7 +95,7 @@ fn a_flood_of_lines_is_cut_and_counted_and_the_call_goes_on() {
 fn trapping_earns_no_new_allowance() {
     let text = r#"(func (export "handle") (param i32 i32 i32) (result i32)
         (call $log (local.get 0) (local.get 1) (local.get 2)) unreachable)"#;
-    let limits = Limits {
+    let limits = GuestLimits {
         log_bytes_per_second: 0,
         ..patient()
     };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use selvedge_wasm_host::{
-    CallError, Function, FunctionConfig, Host, HostConfig, Instance, Limits, LoadError,
+    CallError, FunctionConfig, GuestLimits, Host, HostConfig, Instance, LoadError, WasmFunction,
 };
 
 pub(crate) fn host() -> Host {
@@ -15,18 +15,18 @@ pub(crate) fn host() -> Host {
 }
 
 /// Limits whose deadline is short, for guests that never end.
-pub(crate) fn impatient() -> Limits {
-    Limits {
+pub(crate) fn impatient() -> GuestLimits {
+    GuestLimits {
         deadline: Duration::from_millis(200),
-        ..Limits::default()
+        ..GuestLimits::default()
     }
 }
 
 /// Limits whose deadline does not matter, for guests that are to meet another limit first.
-pub(crate) fn patient() -> Limits {
-    Limits {
+pub(crate) fn patient() -> GuestLimits {
+    GuestLimits {
         deadline: Duration::from_secs(600),
-        ..Limits::default()
+        ..GuestLimits::default()
     }
 }
 
@@ -86,20 +86,20 @@ pub(crate) fn component(body: &str) -> Vec<u8> {
     ))
 }
 
-pub(crate) fn config(limits: Limits) -> FunctionConfig {
+pub(crate) fn config(limits: GuestLimits) -> FunctionConfig {
     FunctionConfig {
         limits,
         ..FunctionConfig::named("test")
     }
 }
 
-pub(crate) fn load(wasm: &[u8], limits: Limits) -> Function {
+pub(crate) fn load(wasm: &[u8], limits: GuestLimits) -> WasmFunction {
     host()
         .load_bytes(wasm, config(limits))
         .expect("the guest loads")
 }
 
-pub(crate) fn start(wasm: &[u8], limits: Limits) -> Instance {
+pub(crate) fn start(wasm: &[u8], limits: GuestLimits) -> Instance {
     load(wasm, limits).instantiate().expect("the guest starts")
 }
 

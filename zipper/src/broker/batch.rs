@@ -16,13 +16,16 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use selvedge_hub::Incoming;
 
+use crate::broker::Broker;
 use crate::broker::batch::sorted::{Placed, Sorted};
 use crate::broker::plans::{Handed, Recipient};
-use crate::broker::{Broker, DATA, HOPS_MAX, now_micros};
 use crate::router::{Key, Node, Stop};
 use crate::stats::add;
-use crate::tag::Tag;
-use crate::wire::{self, Data, Head, Message, Origin, Plain, TRACE_MAX, WireError};
+use selvedge_client::lanes::{DATA, HOPS_MAX, now_micros};
+use selvedge_client::tag::Tag;
+use selvedge_client::wire::{
+    self, Data, MessageHeader, Origin, Plain, TRACE_MAX, WireError, WireMessage,
+};
 
 /// A batch ends with the message that reaches one of these, so that a recipient's lock is held for some
 /// microseconds only, and a full one lets its siblings get no further ahead.
@@ -137,7 +140,7 @@ impl Batch {
     /// Routes a message of a client.
     fn route(&mut self, bytes: &Bytes) -> Result<(), Refused> {
         if let Some(plain) = Plain::read(bytes) {
-            let head = Head {
+            let head = MessageHeader {
                 tag: plain.tag,
                 origin: self.origin(plain.sequence),
                 hops_left: HOPS_MAX,
@@ -171,7 +174,12 @@ impl Batch {
         }
     }
 
-    fn fan_out(&mut self, head: Head<'_>, bytes: &Bytes, payload_at: usize) -> Result<(), Refused> {
+    fn fan_out(
+        &mut self,
+        head: MessageHeader<'_>,
+        bytes: &Bytes,
+        payload_at: usize,
+    ) -> Result<(), Refused> {
         if head.tag.is_reserved() {
             return Err(Refused::Reserved);
         }
@@ -288,13 +296,13 @@ impl Batch {
         &mut self,
         to: Option<&Recipient>,
         message: &Placed<'_>,
-        head: Head<'_>,
+        head: MessageHeader<'_>,
         recipients: &[wire::Recipient],
     ) {
         let Some(to) = to else {
             return add(&self.broker.counters.unreachable, 1);
         };
-        let head = Head {
+        let head = MessageHeader {
             hops_left: head.hops_left.saturating_sub(1),
             recipients,
             ..head
@@ -309,8 +317,8 @@ impl Batch {
 }
 
 fn read(bytes: &Bytes) -> Result<Data, Refused> {
-    match Message::decode(bytes.clone())? {
-        Message::Data(data) => Ok(data),
+    match WireMessage::decode(bytes.clone())? {
+        WireMessage::Data(data) => Ok(data),
         _ => Err(Refused::NoData),
     }
 }
@@ -322,7 +330,7 @@ mod tests {
     use super::*;
     use crate::broker::Settings;
     use crate::router::Function;
-    use crate::wire::Policy;
+    use selvedge_client::wire::Policy;
 
     const T: Tag = Tag(0x10);
 

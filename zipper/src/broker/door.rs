@@ -4,18 +4,18 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use crossbeam_channel::Sender;
 use selvedge_hub::{Endpoint, Event, Inbox, Incoming, LaneId};
 use subtle::ConstantTimeEq;
 
+use crate::broker::Broker;
 use crate::broker::batch::Batch;
-use crate::broker::{Broker, CONTROL, DATA};
 use crate::router::{Function, Node, Presence};
 use crate::stats::add;
-use crate::wire::{self, Handshake, Message, Policy, Rejection, Role, VERSION};
+use selvedge_client::lanes::{CONTROL, DATA};
+use selvedge_client::wire::{self, Handshake, Policy, Rejection, Role, VERSION, WireMessage};
 
 /// Calls a door again when a recipient has room.
 struct Resume(Endpoint);
@@ -194,7 +194,7 @@ impl Door {
     fn introduce(&mut self) {
         self.has_introduced = true;
         let settings = &self.broker.settings;
-        let handshake = Message::Handshake(Handshake {
+        let handshake = WireMessage::Handshake(Handshake {
             version: VERSION,
             role: Role::Zipper,
             name: settings.name.clone(),
@@ -206,11 +206,11 @@ impl Door {
         self.say(&handshake);
     }
 
-    fn say(&mut self, message: &Message) {
+    fn say(&mut self, message: &WireMessage) {
         self.say_on(CONTROL, message);
     }
 
-    fn say_on(&mut self, lane: LaneId, message: &Message) {
+    fn say_on(&mut self, lane: LaneId, message: &WireMessage) {
         match message.encode() {
             Ok(bytes) => self.outgoing.push_back((lane, bytes)),
             Err(error) => tracing::error!(%error, "a message cannot be written"),
@@ -230,28 +230,28 @@ impl Door {
 
     fn control(&mut self, payload: Bytes) {
         let name = &self.name;
-        match Message::decode(payload) {
-            Ok(Message::Handshake(handshake)) => self.let_in(handshake),
-            Ok(Message::Interest { entries, .. }) if self.role == Some(Role::Zipper) => {
+        match WireMessage::decode(payload) {
+            Ok(WireMessage::Handshake(handshake)) => self.let_in(handshake),
+            Ok(WireMessage::Interest { entries, .. }) if self.role == Some(Role::Zipper) => {
                 let node = self.node;
                 self.broker.reroute(|router| router.learn(node, entries));
             }
-            Ok(Message::HandshakeAck { name: of, .. }) => {
+            Ok(WireMessage::HandshakeAck { name: of, .. }) => {
                 tracing::debug!(zipper = of, "lets this one in");
             }
-            Ok(Message::Rejected { code, message }) => {
+            Ok(WireMessage::Rejected { code, message }) => {
                 tracing::error!(peer = %self.endpoint.peer(), code, message, "the zipper refuses this one");
             }
-            Ok(Message::Goaway { message }) => {
+            Ok(WireMessage::Goaway { message }) => {
                 tracing::info!(name, message, "goes away");
                 if self.role == Some(Role::StreamFunction) {
                     let node = self.node;
                     self.broker.reroute(|router| router.remove(node));
                     // On the lane of the data, so that it comes behind the last.
-                    self.say_on(DATA, &Message::Goaway { message });
+                    self.say_on(DATA, &WireMessage::Goaway { message });
                 }
             }
-            Ok(Message::Interest { .. } | Message::Data(_)) => {
+            Ok(WireMessage::Interest { .. } | WireMessage::Data(_)) => {
                 self.reject(Rejection::Malformed, "that message does not belong here");
             }
             Err(error) => self.reject(Rejection::Malformed, &error.to_string()),
@@ -274,7 +274,7 @@ impl Door {
         self.name.clone_from(&name);
         self.role = Some(role);
         let settings = &self.broker.settings;
-        let acknowledgement = Message::HandshakeAck {
+        let acknowledgement = WireMessage::HandshakeAck {
             name: settings.name.clone(),
             node: settings.node,
         };
@@ -341,7 +341,7 @@ impl Door {
 
     fn reject(&mut self, rejection: Rejection, why: &str) {
         tracing::warn!(peer = %self.endpoint.peer(), name = self.name, why, "refused");
-        let message = Message::Rejected {
+        let message = WireMessage::Rejected {
             code: rejection as u16,
             message: why.to_owned(),
         };
@@ -367,11 +367,4 @@ impl Door {
         }
         true
     }
-}
-
-/// The time of day in microseconds since 1970: traces compare it between machines, as well as
-/// their clocks agree.
-pub(crate) fn now_micros() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_micros() as u64)
 }

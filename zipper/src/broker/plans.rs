@@ -6,7 +6,7 @@ use std::sync::Arc;
 use selvedge_hub::Endpoint;
 
 use crate::router::{Node, Plan, Stop};
-use crate::tag::Tag;
+use selvedge_client::tag::Tag;
 
 /// How many plans are kept: sources choose tags and targets as they like.
 const PLANS_MAX: usize = 1024;

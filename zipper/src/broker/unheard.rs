@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::tag::Tag;
+use selvedge_client::tag::Tag;
 
 /// How many kinds are remembered: sources choose tags and targets as they like. Of more nobody hears
 /// until one of these is observed; they are counted like all others.
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
     use crate::broker::{Broker, Settings};
     use crate::router::Function;
-    use crate::wire::Policy;
+    use selvedge_client::wire::Policy;
 
     #[test]
     fn each_kind_is_told_of_once_until_it_was_observed_again() {

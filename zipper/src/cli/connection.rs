@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use selvedge_client::tag::Tag;
+use selvedge_client::{Client, ClientOptions, addresses};
 use selvedge_hub::{Identity, NodeId};
-use selvedge_zipper::client::{Client, Options, addresses};
-use selvedge_zipper::tag::Tag;
 
 use crate::cli::fault::Fault;
 
@@ -58,7 +58,7 @@ impl Connection {
     /// Connects as what `make` says, given the addresses.
     pub(crate) fn connect(
         &self,
-        make: impl FnOnce(Vec<selvedge_hub::Address>) -> Options,
+        make: impl FnOnce(Vec<selvedge_hub::Address>) -> ClientOptions,
     ) -> Result<Client, Fault> {
         let mut zippers = Vec::new();
         for text in &self.zipper {
@@ -66,7 +66,7 @@ impl Connection {
             zippers
                 .extend(parsed.map_err(|error| Fault::usage(format!("--zipper {text}: {error}")))?);
         }
-        let options = Options {
+        let options = ClientOptions {
             node: self.node,
             token: self.token.clone(),
             identity: self.identity.as_deref().map(read_identity).transpose()?,
@@ -92,5 +92,5 @@ pub(crate) fn read_identity(path: &Path) -> Result<Identity, Fault> {
 /// Reads a tag from the command line.
 pub(crate) fn tag(text: &str) -> Result<Tag, String> {
     text.parse()
-        .map_err(|error: selvedge_zipper::tag::TagError| error.to_string())
+        .map_err(|error: selvedge_client::tag::TagError| error.to_string())
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use selvedge_zipper::client::Client;
+use selvedge_client::Client;
 
 use crate::cli::connection::CLOSE_MAX;
 use crate::cli::interrupt::{Interrupts, SAY_AFTER};

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::io;
 use std::process::ExitCode;
 
-use selvedge_zipper::client::ConnectError;
+use selvedge_client::ConnectError;
 use selvedge_zipper::zipper::ZipperError;
 
 /// A failure, for people and programs.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
-use selvedge_zipper::client::Client;
+use selvedge_client::Client;
 
 use crate::cli::fault::Fault;
 

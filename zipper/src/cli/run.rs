@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use selvedge_wasm_host::{FunctionConfig, Host, HostConfig, Limits};
-use selvedge_zipper::client::{Client, Options};
+use selvedge_client::tag::Tag;
+use selvedge_client::wire;
+use selvedge_client::{Client, ClientOptions};
+use selvedge_wasm_host::{FunctionConfig, GuestLimits, Host, HostConfig};
 use selvedge_zipper::runner::{Counts, Guest, Runner};
-use selvedge_zipper::tag::Tag;
-use selvedge_zipper::wire;
 
 use crate::cli::connection::{Connection, tag};
 use crate::cli::end;
@@ -112,10 +112,10 @@ pub(crate) fn run(args: Args) -> Result<(), Fault> {
         ));
     }
     let (target, policy) = (args.target.clone(), args.policy.into());
-    let client = args.connection.connect(|zippers| Options {
+    let client = args.connection.connect(|zippers| ClientOptions {
         target,
         policy,
-        ..Options::function(name.clone(), tags.clone(), zippers)
+        ..ClientOptions::function(name.clone(), tags.clone(), zippers)
     })?;
     let client = Arc::new(client);
     let (interrupts, reading) = finish_when_interrupted(&client)?;
@@ -173,10 +173,10 @@ fn load(args: &Args, name: &str) -> Result<(Guest, Vec<Tag>), Fault> {
     .map_err(Fault::function)?;
     let config = FunctionConfig {
         name: name.to_owned(),
-        limits: Limits {
+        limits: GuestLimits {
             memory_bytes: (args.memory as usize) << 20,
             deadline: Duration::from_millis(args.deadline),
-            ..Limits::default()
+            ..GuestLimits::default()
         },
         config: args.settings.iter().cloned().collect::<BTreeMap<_, _>>(),
     };

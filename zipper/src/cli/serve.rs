@@ -6,9 +6,9 @@ use std::time::Duration;
 use crossbeam_channel::{bounded, never, select};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use selvedge_hub::Identity;
-use selvedge_zipper::Stats;
-use selvedge_zipper::config::{Auth, Config, Override, Text};
-use selvedge_zipper::zipper::{Neighbour, Options, Zipper};
+use selvedge_zipper::ZipperStats;
+use selvedge_zipper::config::{Auth, Override, Text, ZipperConfig};
+use selvedge_zipper::zipper::{Neighbour, Zipper, ZipperOptions};
 use serde_json::json;
 
 use crate::cli::connection::{CLOSE_MAX, read_identity};
@@ -39,8 +39,8 @@ pub(crate) fn serve(args: &Args, output: Format) -> Result<(), Fault> {
     let mut overrides = Override::from_environment(variables);
     overrides.extend(args.overrides.iter().cloned());
     let config = match &args.config {
-        Some(path) => Config::load(path, &overrides),
-        None => Config::parse("", "the configuration", &overrides),
+        Some(path) => ZipperConfig::load(path, &overrides),
+        None => ZipperConfig::parse("", "the configuration", &overrides),
     };
     let config = config.map_err(Fault::usage)?;
     let options = options(config)?;
@@ -99,7 +99,7 @@ fn end(zipper: Zipper, interrupts: &Interrupts) -> Result<(), Fault> {
     if delivered {
         return Ok(());
     }
-    let lost = |stats: &Stats| stats.undelivered + stats.unreachable;
+    let lost = |stats: &ZipperStats| stats.undelivered + stats.unreachable;
     let message = format_args!(
         "not everything was delivered before the end: {} messages may be lost; sources count those \
          that were not taken from them",
@@ -132,7 +132,7 @@ fn raise_descriptors() {
     }
 }
 
-fn options(config: Config) -> Result<Options, Fault> {
+fn options(config: ZipperConfig) -> Result<ZipperOptions, Fault> {
     let listen = config.addresses().map_err(Fault::usage)?;
     let identity = match &config.identity {
         Some(path) => read_identity(path)?,
@@ -158,7 +158,7 @@ fn options(config: Config) -> Result<Options, Fault> {
             .map(|Text(address)| address)
             .collect(),
     });
-    Ok(Options {
+    Ok(ZipperOptions {
         listen,
         token: match config.auth {
             Auth::None => None,
@@ -170,6 +170,6 @@ fn options(config: Config) -> Result<Options, Fault> {
         spin: Duration::from_micros(config.limits.spin_us),
         send_buffer: config.limits.send_buffer_bytes,
         message_max: config.limits.message_max_bytes,
-        ..Options::new(config.name, identity)
+        ..ZipperOptions::new(config.name, identity)
     })
 }

@@ -4,10 +4,10 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use clap::ValueEnum;
-use selvedge_zipper::client::{Options, ReadError};
+use selvedge_client::tag::Tag;
+use selvedge_client::wire::Data;
+use selvedge_client::{ClientOptions, ReadError};
 use selvedge_zipper::records::{self, Framing};
-use selvedge_zipper::tag::Tag;
-use selvedge_zipper::wire::Data;
 use serde_json::json;
 
 use crate::cli::Format;
@@ -55,9 +55,9 @@ pub(crate) fn sink(args: Args, output: Format) -> Result<(), Fault> {
     let name = args.name.clone();
     let name = name.unwrap_or_else(|| format!("sink-{:08x}", fastrand::u32(..)));
     let (tags, target) = (args.observe.clone(), args.target.clone());
-    let client = args.connection.connect(|zippers| Options {
+    let client = args.connection.connect(|zippers| ClientOptions {
         target,
-        ..Options::function(name, tags, zippers)
+        ..ClientOptions::function(name, tags, zippers)
     })?;
     let client = Arc::new(client);
     let _interrupted = stop_when_interrupted(&client)?;

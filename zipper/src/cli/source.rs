@@ -8,9 +8,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use clap::ValueEnum;
 use crossbeam_channel::{Receiver, bounded, select};
-use selvedge_zipper::client::{Client, Options, WriteError, step};
+use selvedge_client::tag::Tag;
+use selvedge_client::{Client, ClientOptions, WriteError, step};
 use selvedge_zipper::records::{Framing, Reader, RecordError};
-use selvedge_zipper::tag::Tag;
 use serde_json::json;
 
 use crate::cli::connection::{Connection, tag};
@@ -70,7 +70,7 @@ pub(crate) fn source(args: Args, output: Format) -> Result<(), Fault> {
     let name = args.name.clone();
     let client = args
         .connection
-        .connect(|zippers| Options::source(name, zippers))?;
+        .connect(|zippers| ClientOptions::source(name, zippers))?;
     let client = Arc::new(client);
     let interrupted = stop_when_interrupted(&client)?;
     let messages = read(input, args.format.into(), args.connection.payload_max())?;

@@ -1,6 +1,6 @@
 //! `zipper version`
 
-use selvedge_zipper::wire::VERSION;
+use selvedge_client::wire::VERSION;
 use serde_json::json;
 
 use crate::cli::fault::Fault;

@@ -25,7 +25,7 @@ pub const LEN_MAX: u64 = 1 << 20;
 /// What a zipper is told.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct ZipperConfig {
     /// What people call it. Default `zipper`.
     pub name: String,
     /// The key made by `zipper keygen`; a path, from where the file is. Without it, a new key each
@@ -45,7 +45,7 @@ pub struct Config {
     pub limits: Limits,
 }
 
-impl Default for Config {
+impl Default for ZipperConfig {
     fn default() -> Self {
         Self {
             name: "zipper".into(),
@@ -87,7 +87,7 @@ impl fmt::Debug for Secret {
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        if text.is_empty() || text.len() > crate::wire::TEXT_LEN_MAX {
+        if text.is_empty() || text.len() > selvedge_client::wire::TEXT_LEN_MAX {
             return Err(de::Error::custom("a token has 1 to 1024 bytes"));
         }
         Ok(Self(text))
@@ -147,7 +147,7 @@ impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for Text<T> {
     }
 }
 
-impl Config {
+impl ZipperConfig {
     /// Reads a file, and what overrides it.
     ///
     /// # Errors

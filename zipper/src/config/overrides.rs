@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::config::{Config, ConfigError, error};
+use crate::config::{ConfigError, ZipperConfig, error};
 
 /// What variables of the environment begin with.
 const PREFIX: &str = "ZIPPER__";
@@ -61,12 +61,12 @@ pub(super) fn apply(
     text: &str,
     origin: &str,
     overrides: &[Override],
-) -> Result<Config, ConfigError> {
+) -> Result<ZipperConfig, ConfigError> {
     let mut whole: Value = error::read(text, origin)?;
     if whole.is_null() {
         whole = Value::Object(Map::new());
     }
-    let mut config = Config::default();
+    let mut config = ZipperConfig::default();
     for one in overrides {
         let refused = |what: String| ConfigError::at(&one.origin, what);
         let value: Value = error::read(&one.value, &one.origin)?;

@@ -2,16 +2,16 @@
 
 use super::*;
 
-fn parse(text: &str) -> Result<Config, String> {
-    Config::parse(text, "zipper.yaml", &[]).map_err(|error| error.to_string())
+fn parse(text: &str) -> Result<ZipperConfig, String> {
+    ZipperConfig::parse(text, "zipper.yaml", &[]).map_err(|error| error.to_string())
 }
 
-fn with(text: &str, options: &[&str]) -> Result<Config, String> {
+fn with(text: &str, options: &[&str]) -> Result<ZipperConfig, String> {
     let overrides: Vec<Override> = options
         .iter()
         .map(|option| Override::from_option(option).unwrap())
         .collect();
-    Config::parse(text, "zipper.yaml", &overrides).map_err(|error| error.to_string())
+    ZipperConfig::parse(text, "zipper.yaml", &overrides).map_err(|error| error.to_string())
 }
 
 const NODE: &str = "abababababababababababababababababababababababababababababababab";
@@ -19,9 +19,9 @@ const NODE: &str = "abababababababababababababababababababababababababababababab
 #[test]
 fn an_empty_file_gives_the_defaults() {
     for text in ["", "\n", "# nothing\n", "---\n"] {
-        assert_eq!(parse(text), Ok(Config::default()));
+        assert_eq!(parse(text), Ok(ZipperConfig::default()));
     }
-    let addresses = Config::default().addresses().unwrap();
+    let addresses = ZipperConfig::default().addresses().unwrap();
     let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     assert_eq!(addresses, ["quic://0.0.0.0:9000", "tcp://0.0.0.0:9000"]);
 }
@@ -167,19 +167,19 @@ fn variables_of_the_environment_are_read_in_order() {
     ];
     let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let overrides = Override::from_environment(variables.into_iter());
-    let config = Config::parse("", "zipper.yaml", &overrides).unwrap();
+    let config = ZipperConfig::parse("", "zipper.yaml", &overrides).unwrap();
     assert_eq!((config.name.as_str(), config.limits.clients), ("edge", 3));
 }
 
 #[test]
 fn files_that_cannot_be_read_are_named() {
-    let missing = Config::load(Path::new("/nowhere/zipper.yaml"), &[]).unwrap_err();
+    let missing = ZipperConfig::load(Path::new("/nowhere/zipper.yaml"), &[]).unwrap_err();
     assert!(
         missing
             .to_string()
             .starts_with("/nowhere/zipper.yaml: cannot be read")
     );
-    let folder = Config::load(Path::new("/"), &[]).unwrap_err();
+    let folder = ZipperConfig::load(Path::new("/"), &[]).unwrap_err();
     assert_eq!(folder.to_string(), "/: is a directory, not a file");
 }
 
@@ -210,7 +210,7 @@ proptest::proptest! {
 fn the_example_shows_the_defaults() {
     let text = include_str!("../../../examples/zipper.yaml");
     let mut example = parse(text).unwrap();
-    let defaults = Config::default();
+    let defaults = ZipperConfig::default();
     assert_eq!(example.addresses(), defaults.addresses());
     example.listen = None;
     assert_eq!(example, defaults);

@@ -7,12 +7,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, unbounded};
+use selvedge_client::tag::Tag;
+use selvedge_client::wire::Data;
+use selvedge_client::{Client, ClientOptions};
 use selvedge_hub::{Address, Identity, Info};
 use selvedge_wasm_host::{FunctionConfig, Host, HostConfig};
-use selvedge_zipper::client::{Client, Options};
 use selvedge_zipper::runner::{Guest, Runner};
-use selvedge_zipper::tag::Tag;
-use selvedge_zipper::wire::Data;
 use selvedge_zipper::zipper::{self, Neighbour, Zipper};
 
 use crate::cli::fault::Fault;
@@ -74,7 +74,7 @@ impl Stage {
             )?,
         ];
         let at = edge.addresses().to_vec();
-        let sink = Client::connect(Options::function(
+        let sink = Client::connect(ClientOptions::function(
             "sink",
             vec![AVERAGES, ALERTS],
             at.clone(),
@@ -89,7 +89,7 @@ impl Stage {
                 }
             }
         })?;
-        let source = Client::connect(Options::source("source", at))?;
+        let source = Client::connect(ClientOptions::source("source", at))?;
         let stage = Self {
             edge,
             region,
@@ -141,8 +141,8 @@ impl Stage {
 /// The edge listens; the region dials it: QUIC over the link that can be cut, then TCP.
 fn zippers() -> Result<(Zipper, Zipper, Relay), Fault> {
     let identity = || Identity::generate().map_err(Fault::failed);
-    let mut edge = zipper::Options::new("edge", identity()?);
-    let mut region = zipper::Options::new("region", identity()?);
+    let mut edge = zipper::ZipperOptions::new("edge", identity()?);
+    let mut region = zipper::ZipperOptions::new("region", identity()?);
     for options in [&mut edge, &mut region] {
         for text in ["quic://127.0.0.1:0", "tcp://127.0.0.1:0"] {
             options.listen.push(text.parse().map_err(Fault::failed)?);
@@ -187,7 +187,7 @@ fn function(
     let instance = loaded.instantiate().map_err(Fault::function)?;
     let tags = loaded.observed().iter().map(|&tag| Tag(tag)).collect();
     let at = zipper.addresses().to_vec();
-    let client = Arc::new(Client::connect(Options::function(name, tags, at))?);
+    let client = Arc::new(Client::connect(ClientOptions::function(name, tags, at))?);
     let working = Arc::clone(&client);
     let thread = spawn(name, move || {
         let guest = Guest::Function(Box::new(instance));

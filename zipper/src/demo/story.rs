@@ -5,8 +5,8 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select, tick};
-use selvedge_zipper::client::step;
-use selvedge_zipper::wire::Data;
+use selvedge_client::step;
+use selvedge_client::wire::Data;
 use serde_json::{Value, json};
 
 use crate::cli::fault::Fault;

@@ -1,7 +1,7 @@
 //! Who takes over what waits for a function that is away.
 
 use super::{Local, Node, Presence, Router};
-use crate::wire::Policy;
+use selvedge_client::wire::Policy;
 
 impl Router {
     /// A function here that is up and shares the work with this one, if this one is away.
@@ -21,7 +21,7 @@ impl Router {
 mod tests {
     use super::*;
     use crate::router::Function;
-    use crate::tag::Tag;
+    use selvedge_client::tag::Tag;
 
     #[test]
     fn only_one_of_the_same_kind_that_is_up_takes_over() {

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::client::{Client, Outgoing, WriteError, step};
-use crate::tag::Tag;
+use selvedge_client::tag::Tag;
+use selvedge_client::{Client, Outgoing, WriteError, step};
 
 /// Messages that go out together, at most: a lock of the send buffer and a bell of the worker for each
 /// message took a third of the thread's time.

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use selvedge_client::tag::Tag;
+use selvedge_client::wire::Data;
+use selvedge_client::{Client, ClientOptions};
 use selvedge_hub::Identity;
-use selvedge_zipper::client::{self, Client};
-use selvedge_zipper::tag::Tag;
-use selvedge_zipper::wire::Data;
-use selvedge_zipper::zipper::{Options, Zipper};
+use selvedge_zipper::zipper::{Zipper, ZipperOptions};
 
 /// Far longer than anything here takes; only a bug waits for it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -17,8 +17,8 @@ pub(crate) fn identity() -> Identity {
     Identity::generate().expect("randomness")
 }
 
-pub(crate) fn options(name: &str) -> Options {
-    let mut options = Options::new(name, identity());
+pub(crate) fn options(name: &str) -> ZipperOptions {
+    let mut options = ZipperOptions::new(name, identity());
     options.listen = ["quic://127.0.0.1:0", "tcp://127.0.0.1:0"]
         .iter()
         .map(|text| text.parse().expect("an address"))
@@ -26,21 +26,18 @@ pub(crate) fn options(name: &str) -> Options {
     options
 }
 
-pub(crate) fn start(options: Options) -> Zipper {
+pub(crate) fn start(options: ZipperOptions) -> Zipper {
     Zipper::start(options).expect("a zipper")
 }
 
 pub(crate) fn source(zipper: &Zipper) -> Client {
-    Client::connect(client::Options::source(
-        "source",
-        zipper.addresses().to_vec(),
-    ))
-    .expect("the zipper lets it in")
+    Client::connect(ClientOptions::source("source", zipper.addresses().to_vec()))
+        .expect("the zipper lets it in")
 }
 
 pub(crate) fn function(zipper: &Zipper, name: &str, tag: Tag) -> Client {
     let at = zipper.addresses().to_vec();
-    Client::connect(client::Options::function(name, vec![tag], at)).expect("the zipper lets it in")
+    Client::connect(ClientOptions::function(name, vec![tag], at)).expect("the zipper lets it in")
 }
 
 pub(crate) fn text(data: &Data) -> String {

@@ -3,10 +3,10 @@
 use std::hint::black_box;
 
 use bytes::Bytes;
+use selvedge_client::tag::Tag;
+use selvedge_client::wire::{Data, Origin, Recipient, WireMessage};
 use selvedge_endpoint::LaneId;
 use selvedge_endpoint::counting::{Frames, decodes};
-use selvedge_zipper::tag::Tag;
-use selvedge_zipper::wire::{Data, Message, Origin, Recipient};
 
 use crate::counted_repeats;
 
@@ -85,8 +85,11 @@ fn tagged() -> Data {
 pub(crate) fn tagged_decode() {
     let data = tagged();
     let bytes = data.encode().expect("within all limits");
-    assert_eq!(Message::decode(bytes.clone()), Ok(Message::Data(data)));
-    counted_repeats(|| Message::decode(black_box(&bytes).clone()));
+    assert_eq!(
+        WireMessage::decode(bytes.clone()),
+        Ok(WireMessage::Data(data))
+    );
+    counted_repeats(|| WireMessage::decode(black_box(&bytes).clone()));
 }
 
 pub(crate) fn tagged_encode() {

@@ -2,9 +2,9 @@
 
 use std::hint::black_box;
 
+use selvedge_client::tag::Tag;
+use selvedge_client::wire::{InterestEntry, Origin, Policy};
 use selvedge_zipper::router::{Function, Key, Node, Router};
-use selvedge_zipper::tag::Tag;
-use selvedge_zipper::wire::{InterestEntry, Origin, Policy};
 
 use crate::counted_repeats;
 

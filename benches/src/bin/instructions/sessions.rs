@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use selvedge_endpoint::{AttachmentId, Config, LaneId, Message, Outbox, Session};
+use selvedge_endpoint::{AttachmentId, LaneId, Message, SendBuffer, Session, SessionConfig};
 use selvedge_transport::{LaneSet, NodeId, Role, Room};
 
 use crate::counted_region;
@@ -20,7 +20,7 @@ const END: Duration = Duration::from_secs(10);
 
 struct Side {
     session: Session,
-    outbox: Outbox,
+    outbox: SendBuffer,
     /// Frames that it has sent and that have not arrived, with their arrivals.
     sent: VecDeque<(Instant, Bytes)>,
     received: usize,
@@ -29,11 +29,11 @@ struct Side {
 
 impl Side {
     fn new(number: u8) -> Self {
-        let config = Config::default();
+        let config = SessionConfig::default();
         let (own, other) = (NodeId::new([number; 32]), NodeId::new([1 - number; 32]));
         Self {
             session: Session::new(config.clone(), own, other, 1 + u64::from(number)),
-            outbox: Outbox::new(&config),
+            outbox: SendBuffer::new(&config),
             sent: VecDeque::new(),
             received: 0,
             received_bytes: 0,

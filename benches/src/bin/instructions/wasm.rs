@@ -6,7 +6,7 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use selvedge_wasm_host::{FunctionConfig, Host, HostConfig, Limits};
+use selvedge_wasm_host::{FunctionConfig, GuestLimits, Host, HostConfig};
 
 use crate::counted_repeats;
 
@@ -31,9 +31,9 @@ const ECHO: &[u8] = b"\0asm\x01\0\0\0\
 pub(crate) fn core_echo_1_kib() {
     let host = Host::new(HostConfig::default()).expect("this machine runs WebAssembly");
     // Callgrind is fifty times as slow: no call may seem to hang.
-    let limits = Limits {
+    let limits = GuestLimits {
         deadline: Duration::from_secs(600),
-        ..Limits::default()
+        ..GuestLimits::default()
     };
     let config = FunctionConfig {
         limits,

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use selvedge_driver::{
-    Admission, Config, Driver, Endpoint, Event, Identity, Inbox, Incoming, LaneId, Listening,
-    Message, NodeId, Reception, bind, dialers, session,
+    Admission, Driver, DriverConfig, Endpoint, Event, Identity, Inbox, Incoming, LaneId, Listening,
+    Message, NodeId, Reception, SessionConfig, bind, dialers,
 };
 
 use crate::mode::Mode;
@@ -93,9 +93,9 @@ pub(crate) fn spin(mode: &Mode) -> Duration {
 }
 
 fn driver(mode: &Mode) -> Driver {
-    let config = Config {
+    let config = DriverConfig {
         spin: spin(mode),
-        ..Config::default()
+        ..DriverConfig::default()
     };
     Driver::new(config).expect("threads")
 }
@@ -129,7 +129,7 @@ impl Echo {
         let answers = |endpoint: &Endpoint| -> Option<Box<dyn Inbox>> {
             (!mode.thread).then(|| -> Box<dyn Inbox> { Box::new(Answer(endpoint.clone())) })
         };
-        let endpoint = driver.endpoint_with(session::Config::default(), local, peer, |endpoint| {
+        let endpoint = driver.endpoint_with(SessionConfig::default(), local, peer, |endpoint| {
             Reception {
                 inbox: answers(endpoint),
                 watch: None,
@@ -184,7 +184,7 @@ impl Link {
             address.parse().expect("an address"),
             peer.parse().expect("an id"),
         );
-        let endpoint = driver.endpoint_with(session::Config::default(), local, peer, |endpoint| {
+        let endpoint = driver.endpoint_with(SessionConfig::default(), local, peer, |endpoint| {
             Reception {
                 inbox: inbox(endpoint),
                 watch: None,

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use bytes::Bytes;
+use selvedge_client::tag::Tag;
+use selvedge_client::{Client, ClientOptions};
 use selvedge_driver::{Address, Identity};
-use selvedge_zipper::client::{Client, Options};
-use selvedge_zipper::tag::Tag;
 use selvedge_zipper::zipper::{self, Zipper};
 
 use crate::ends::{Child, Far, Near};
@@ -21,7 +21,7 @@ pub(crate) struct Middle(Zipper);
 impl Middle {
     pub(crate) fn start(mode: &Mode) -> Self {
         let identity = Identity::generate().expect("randomness");
-        let mut options = zipper::Options::new("bench", identity);
+        let mut options = zipper::ZipperOptions::new("bench", identity);
         let address = format!("{}://127.0.0.1:0", mode.carrier).parse();
         options.spin = ends::spin(mode);
         options.listen = vec![address.expect("an address")];
@@ -37,7 +37,7 @@ impl Far for Middle {
 
 fn client(mode: &Mode, name: &str, tag: Tag, at: &str) -> Client {
     let at: Address = at.parse().expect("an address");
-    let mut options = Options::function(name, vec![tag], vec![at]);
+    let mut options = ClientOptions::function(name, vec![tag], vec![at]);
     options.spin = ends::spin(mode);
     Client::connect(options).expect("it lets everybody in")
 }

@@ -13,7 +13,7 @@ use super::{SCHEME, SERVER_NAME};
 use crate::io::datagram_socket::DatagramSocket;
 use crate::io::identity::Identity;
 use crate::io::tls::RefusalCell;
-use crate::{DialError, Dialer, End, NodeId, Role, Target, Transport};
+use crate::{DialError, DialTarget, Dialer, End, NodeId, Role, Transport};
 
 /// Dials `quic://`.
 #[derive(Debug, Clone)]
@@ -58,7 +58,7 @@ impl QuicDialer {
     ///
     /// # Errors
     /// As [`Dialer::dial`].
-    pub fn connect(&self, now: Instant, target: &Target) -> Result<QuicTransport, DialError> {
+    pub fn connect(&self, now: Instant, target: &DialTarget) -> Result<QuicTransport, DialError> {
         let bad_place = || DialError::BadPlace {
             address: target.address.clone(),
         };
@@ -119,7 +119,7 @@ impl Dialer for QuicDialer {
         &[SCHEME]
     }
 
-    fn dial(&self, now: Instant, target: &Target) -> Result<Box<dyn Transport>, DialError> {
+    fn dial(&self, now: Instant, target: &DialTarget) -> Result<Box<dyn Transport>, DialError> {
         Ok(Box::new(self.connect(now, target)?))
     }
 }

@@ -7,7 +7,7 @@ use quinn_proto::{Connection, Dir, SendDatagramError, StreamId, WriteError};
 
 use super::config::{FLOWS_MAX, SEND_WINDOW_MAX};
 use super::inbound::PREFIX_LEN;
-use crate::{End, FRAME_LEN_MAX, Flow, Frame, FrameSource, LaneSet, Room};
+use crate::{End, FRAME_LEN_MAX, Frame, FrameOrder, FrameSource, LaneSet, Room};
 
 /// Bodies up to this length are copied together; longer ones are sent from where they lie.
 ///
@@ -89,12 +89,12 @@ impl Outbound {
             taken += frame.len() + PREFIX_LEN;
             let blocked = self.blocked;
             match frame.flow {
-                Flow::Datagram => {
+                FrameOrder::Datagram => {
                     send_datagram(conn, &frame)?;
                     room.datagram_max = datagram_room(conn);
                 }
-                Flow::Control => self.stage(conn, 0, frame)?,
-                Flow::Lane(lane) => self.stage(conn, 1 + usize::from(lane), frame)?,
+                FrameOrder::Control => self.stage(conn, 0, frame)?,
+                FrameOrder::Lane(lane) => self.stage(conn, 1 + usize::from(lane), frame)?,
             }
             if self.blocked != blocked {
                 self.mark_blocked(&mut room);

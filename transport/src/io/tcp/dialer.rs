@@ -17,7 +17,7 @@ use super::{SCHEME_PLAIN, SCHEME_TLS, SCHEMES_KNOWN, socket};
 use crate::io::identity::{Identity, random};
 use crate::io::plain::Handshake;
 use crate::io::tls;
-use crate::{DialError, Dialer, End, NodeId, Role, Target, Transport};
+use crate::{DialError, DialTarget, Dialer, End, NodeId, Role, Transport};
 
 /// Dials `tcp://` and `tcp+plain://`.
 #[derive(Debug, Clone)]
@@ -56,7 +56,7 @@ impl Dialer for TcpDialer {
         &[SCHEME_TLS, SCHEME_PLAIN]
     }
 
-    fn dial(&self, now: Instant, target: &Target) -> Result<Box<dyn Transport>, DialError> {
+    fn dial(&self, now: Instant, target: &DialTarget) -> Result<Box<dyn Transport>, DialError> {
         let address = &target.address;
         let begin = match address.scheme() {
             SCHEME_TLS => Self::tls,

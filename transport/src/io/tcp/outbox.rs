@@ -6,7 +6,7 @@ use std::io::{self, IoSlice, Write};
 use bytes::{Buf, Bytes};
 
 use super::PREFIX_LEN;
-use crate::{FRAME_LEN_MAX, Frame, FrameSource, Head, LaneSet, ReadBuffer, Room};
+use crate::{FRAME_LEN_MAX, Frame, FrameHeader, FrameSource, LaneSet, ReadBuffer, Room};
 
 /// Frames up to this length are copied together; the body of a longer one is written from where it
 /// lies. A copy of 4 KiB costs about as much as one more slice in a write.
@@ -155,7 +155,7 @@ impl Outbox {
             };
             let space = &mut memory[batch.copied..];
             space[..PREFIX_LEN].copy_from_slice(&prefix);
-            space[PREFIX_LEN..][..Head::CAPACITY].copy_from_slice(frame.head.padded());
+            space[PREFIX_LEN..][..FrameHeader::CAPACITY].copy_from_slice(frame.head.padded());
             batch.copied += PREFIX_LEN + frame.head.as_slice().len();
             batch.len += PREFIX_LEN + frame.len();
             if frame.len() <= COPIED_FRAME_MAX {
@@ -260,7 +260,7 @@ fn write_some(stream: &mut impl Write, slices: &[IoSlice<'_>]) -> io::Result<Opt
 }
 
 // What is copied before a body fits into the space that a frame to be copied needs.
-const _: () = assert!(Head::CAPACITY <= COPIED_FRAME_MAX);
+const _: () = assert!(FrameHeader::CAPACITY <= COPIED_FRAME_MAX);
 const _: () = assert!(BATCH_LEN + FRAME_LEN_MAX + PREFIX_LEN <= 256 * 1024 + PREFIX_LEN);
 
 #[cfg(test)]

@@ -65,12 +65,12 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Flow, Head};
+    use crate::{FrameHeader, FrameOrder};
 
     fn frame(len: usize) -> Frame {
         Frame {
-            flow: Flow::Control,
-            head: Head::EMPTY,
+            flow: FrameOrder::Control,
+            head: FrameHeader::EMPTY,
             body: vec![0; len].into(),
         }
     }

@@ -7,7 +7,7 @@ use super::transport::UdpTransport;
 use super::{PLAIN_SCHEME, SCHEMES, SEALED_SCHEME};
 use crate::io::datagram_socket::DatagramSocket;
 use crate::io::identity::Identity;
-use crate::{DialError, Dialer, End, Target, Transport};
+use crate::{DialError, DialTarget, Dialer, End, Transport};
 
 /// Dials `udp://` and `udp+plain://`.
 #[derive(Debug, Clone)]
@@ -28,7 +28,7 @@ impl Dialer for UdpDialer {
         &[SEALED_SCHEME, PLAIN_SCHEME]
     }
 
-    fn dial(&self, now: Instant, target: &Target) -> Result<Box<dyn Transport>, DialError> {
+    fn dial(&self, now: Instant, target: &DialTarget) -> Result<Box<dyn Transport>, DialError> {
         let address = &target.address;
         let Some(protection) = Protection::of_scheme(address.scheme()) else {
             return Err(DialError::UnknownScheme {

@@ -14,8 +14,8 @@ use crate::io::datagram_socket::{DatagramSocket, Sent};
 use crate::io::door::Lease;
 use crate::io::mailbox::Mailbox;
 use crate::{
-    Address, End, Flow, Frame, FrameSink, FrameSource, Info, LANES_MAX, LaneSet, NodeId, Pace,
-    Phase, Role, Room, Transport, Turn,
+    Address, End, Frame, FrameOrder, FrameSink, FrameSource, Info, LANES_MAX, LaneSet, NodeId,
+    Pace, Phase, Role, Room, Transport, Turn,
 };
 
 const CONTROL: u8 = 16;
@@ -349,9 +349,9 @@ impl UdpTransport {
                 return true;
             }
             let kind = match frame.flow {
-                Flow::Control => CONTROL,
-                Flow::Datagram => DATAGRAM,
-                Flow::Lane(lane) => LANE_0.saturating_add(lane),
+                FrameOrder::Control => CONTROL,
+                FrameOrder::Datagram => DATAGRAM,
+                FrameOrder::Lane(lane) => LANE_0.saturating_add(lane),
             };
             self.batch.push(kind, cover, &frame);
         }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use selvedge_hub::{Incoming, SharedRun};
+use selvedge_hub::{EncodedBatch, Incoming};
 
 use super::sorted::{Piece, SHARED_LEN_MIN, parts};
 
@@ -10,7 +10,7 @@ use super::sorted::{Piece, SHARED_LEN_MIN, parts};
 const LISTS_MAX: usize = 8;
 
 /// The runs of one list of copies, each with the places in it that it stands for.
-pub(super) type Runs = Vec<(Range<usize>, SharedRun)>;
+pub(super) type Runs = Vec<(Range<usize>, EncodedBatch)>;
 
 /// Which of the lists are alike: for each the place of the first like it, if another one is.
 pub(super) fn groups<'a>(lists: impl Iterator<Item = &'a [usize]>) -> Vec<Option<usize>> {
@@ -41,14 +41,14 @@ pub(super) fn runs(
     let mut end = |run: Range<usize>, len: usize| {
         if len >= SHARED_LEN_MIN {
             let messages = list[run.clone()].iter().map(message);
-            runs.push((run, SharedRun::new(messages)));
+            runs.push((run, EncodedBatch::new(messages)));
         }
     };
     for (at, copy) in list.iter().enumerate() {
         let [head, payload] = message(copy);
-        let cost = SharedRun::cost_of(head.len() + payload.len());
+        let cost = EncodedBatch::cost_of(head.len() + payload.len());
         let is_alone = pieces[*copy].is_shared();
-        if is_alone || len + cost > SharedRun::LEN_GOOD {
+        if is_alone || len + cost > EncodedBatch::LEN_GOOD {
             end(run, len);
             (run, len) = (at..at, 0);
         }

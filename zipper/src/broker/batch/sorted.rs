@@ -4,13 +4,14 @@ use std::ops::Range;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use selvedge_hub::{Incoming, SendError, SharedRun};
+use selvedge_hub::{EncodedBatch, Incoming, SendError};
 
+use crate::broker::Broker;
 use crate::broker::batch::alike::{self, Runs};
 use crate::broker::plans::Recipient;
-use crate::broker::{Broker, DATA};
 use crate::stats::add;
-use crate::wire::Head;
+use selvedge_client::lanes::DATA;
+use selvedge_client::wire::MessageHeader;
 
 /// From this length on recipients share one copy, which their send buffers keep where it lies;
 /// shorter ones are copied into each.
@@ -98,7 +99,7 @@ pub(super) type Number = Option<usize>;
 
 impl Sorted {
     /// Makes what recipients get.
-    pub(super) fn put(&mut self, message: &Placed<'_>, head: Head<'_>) -> Number {
+    pub(super) fn put(&mut self, message: &Placed<'_>, head: MessageHeader<'_>) -> Number {
         let begin = self.heads.len();
         if let Err(error) = head.put(&mut self.heads) {
             tracing::error!(%error, "a message cannot be passed on");
@@ -209,7 +210,7 @@ impl Lot {
         let runs = self.like.map_or(&[][..], |like| &made.runs[like]);
         let (mut sent, mut unreachable, mut polled) = (0, 0, Poll::Ready(()));
         while let Some(&piece) = self.pieces.get(self.done) {
-            let begins = |(run, _): &&(Range<usize>, SharedRun)| run.start == self.done;
+            let begins = |(run, _): &&(Range<usize>, EncodedBatch)| run.start == self.done;
             if let Some((places, run)) = runs.iter().find(begins) {
                 polled = sending.poll_room(cx, DATA, run.len());
                 if polled.is_pending() {

@@ -10,12 +10,13 @@ use std::task::{Context, Poll};
 use selvedge_hub::{Incoming, Sending};
 
 use super::{BYTES_MAX, Batch, MESSAGES_MAX, sorted};
+use crate::broker::Broker;
 use crate::broker::plans::Recipient;
-use crate::broker::{Broker, DATA, HOPS_MAX};
 use crate::router::Node;
 use crate::stats::add;
-use crate::tag::Tag;
-use crate::wire::{Plain, Sourced};
+use selvedge_client::lanes::{DATA, HOPS_MAX};
+use selvedge_client::tag::Tag;
+use selvedge_client::wire::{Plain, Sourced};
 
 /// Messages of one tag on their way to one function, for as long as its send buffer is held.
 struct Stretch<'a> {

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use proptest::prelude::*;
 
 use super::*;
-use crate::Flow;
+use crate::FrameOrder;
 
 /// Takes at most so many bytes at each write, and blocks where it is told to.
 struct Miser {
@@ -54,11 +54,11 @@ impl FrameSource for Given {
 }
 
 fn frame(head_len: usize, body_len: usize, seed: u8) -> Frame {
-    let mut head = Head::EMPTY;
+    let mut head = FrameHeader::EMPTY;
     head.extend(&vec![seed; head_len]);
     let body = (0..body_len).map(|i| (i as u8).wrapping_mul(3) ^ seed);
     Frame {
-        flow: Flow::Lane(0),
+        flow: FrameOrder::Lane(0),
         head,
         body: body.collect::<Vec<u8>>().into(),
     }

@@ -7,12 +7,12 @@ use bytes::Bytes;
 use crossbeam_channel::bounded;
 use selvedge_hub::{
     Address, DialError, Driver, DriverConfig, DriverError, Hub, HubError, Identity, IdentityError,
-    NodeId, ParseAddressError, dialers, session,
+    NodeId, ParseAddressError, SessionConfig, dialers,
 };
 
-use crate::client::Options;
-use crate::wire::{Handshake, Message, VERSION, WireError};
-use crate::zipper::session_config;
+use crate::client::ClientOptions;
+use crate::lanes::session_config;
+use crate::wire::{Handshake, VERSION, WireError, WireMessage};
 
 /// How much longer than the first the other addresses of a zipper may take to answer.
 const SPREAD: Duration = Duration::from_millis(250);
@@ -69,8 +69,8 @@ pub fn addresses(text: &str) -> Result<Vec<Address>, ParseAddressError> {
         .collect()
 }
 
-pub(super) fn handshake(options: &Options) -> Result<Bytes, WireError> {
-    Message::Handshake(Handshake {
+pub(super) fn handshake(options: &ClientOptions) -> Result<Bytes, WireError> {
+    WireMessage::Handshake(Handshake {
         version: VERSION,
         role: options.role,
         name: options.name.clone(),
@@ -83,7 +83,10 @@ pub(super) fn handshake(options: &Options) -> Result<Bytes, WireError> {
 }
 
 /// A hub whose only peer is the zipper that answered first.
-pub(super) fn dial(options: &Options, deadline: Instant) -> Result<(Hub, NodeId), ConnectError> {
+pub(super) fn dial(
+    options: &ClientOptions,
+    deadline: Instant,
+) -> Result<(Hub, NodeId), ConnectError> {
     let identity = match &options.identity {
         Some(identity) => identity.clone(),
         None => Identity::generate()?,
@@ -96,7 +99,7 @@ pub(super) fn dial(options: &Options, deadline: Instant) -> Result<(Hub, NodeId)
         })?),
     };
     let (node, ways) = find(options, &identity, &driver, deadline)?;
-    let send_buffer = session::Config::default().send_buffer;
+    let send_buffer = SessionConfig::default().send_buffer;
     let hub = Hub::builder(identity)
         .driver(driver)
         .session(session_config(send_buffer, options.message_max))
@@ -107,7 +110,7 @@ pub(super) fn dial(options: &Options, deadline: Instant) -> Result<(Hub, NodeId)
 
 /// Who answers first, and at which addresses.
 fn find(
-    options: &Options,
+    options: &ClientOptions,
     identity: &Identity,
     driver: &Driver,
     deadline: Instant,

@@ -5,7 +5,7 @@ const KEPT_BYTES: usize = 256 << 10;
 
 /// Messages with their heads, one behind the other, the first of them to be written next.
 #[derive(Debug, Default)]
-pub(crate) struct Outgoing {
+pub struct Outgoing {
     bytes: Vec<u8>,
     /// Where each message ends, also those that are written.
     ends: Vec<usize>,
@@ -16,7 +16,7 @@ pub(crate) struct Outgoing {
 
 impl Outgoing {
     /// Adds a message. If its head cannot be put, nothing is added.
-    pub(crate) fn push<E>(
+    pub fn push<E>(
         &mut self,
         payload: &[u8],
         put_head: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
@@ -33,13 +33,13 @@ impl Outgoing {
     }
 
     /// The message to be written next.
-    pub(crate) fn first(&self) -> Option<&[u8]> {
+    pub fn first(&self) -> Option<&[u8]> {
         let end = *self.ends.get(self.written)?;
         Some(&self.bytes[self.written_bytes..end])
     }
 
     /// The first is written, or given up.
-    pub(crate) fn pop(&mut self) {
+    pub fn pop(&mut self) {
         if let Some(end) = self.ends.get(self.written) {
             (self.written, self.written_bytes) = (self.written + 1, *end);
         }
@@ -56,16 +56,18 @@ impl Outgoing {
     }
 
     /// How many are to be written.
-    pub(crate) const fn len(&self) -> usize {
+    pub const fn len(&self) -> usize {
         self.ends.len() - self.written
     }
 
     /// How many bytes they are.
-    pub(crate) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.bytes.len() - self.written_bytes
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Whether none is to be written.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }

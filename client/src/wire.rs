@@ -25,11 +25,9 @@ use bytes::{Buf, BufMut, Bytes};
 
 use crate::tag::Tag;
 
-// By its path: the fuzz target includes this file by another name of its folder.
-#[path = "wire/data.rs"]
 mod data;
 
-pub(crate) use data::{Head, Plain, Sourced, Start, is_data};
+pub use data::{MessageHeader, Plain, Sourced, Start, is_data};
 
 /// The version that this build speaks.
 pub const VERSION: u8 = 2;
@@ -125,7 +123,7 @@ byte_enum! {
     }
 }
 
-/// Why a zipper does not let somebody in, as the code of [`Message::Rejected`].
+/// Why a zipper does not let somebody in, as the code of [`WireMessage::Rejected`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rejection {
     /// It broke the protocol.
@@ -210,7 +208,7 @@ pub struct InterestEntry {
 
 /// Any message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Message {
+pub enum WireMessage {
     /// The first message of whoever connects.
     Handshake(Handshake),
     /// The zipper lets it in.
@@ -245,7 +243,7 @@ pub enum Message {
 }
 
 impl Data {
-    /// The bytes of [`Message::Data`].
+    /// The bytes of [`WireMessage::Data`].
     pub fn encode(&self) -> Result<Bytes, WireError> {
         let mut out = Vec::with_capacity(HEAD_LEN + self.payload.len());
         self.head().put(&mut out)?;
@@ -253,9 +251,9 @@ impl Data {
         Ok(out.into())
     }
 
-    /// Reads what [`Message::decode`] would read as [`Message::Data`]; the payload is a slice of `bytes`.
+    /// Reads what [`WireMessage::decode`] would read as [`WireMessage::Data`]; the payload is a slice of `bytes`.
     #[inline]
-    pub(crate) fn decode(mut bytes: Bytes) -> Result<Self, WireError> {
+    pub fn decode(mut bytes: Bytes) -> Result<Self, WireError> {
         match get_u8(&mut bytes)? {
             data::KIND => data::get(bytes),
             other => Err(WireError::Unknown(other)),
@@ -263,8 +261,8 @@ impl Data {
     }
 
     /// What precedes the payload.
-    pub(crate) fn head(&self) -> Head<'_> {
-        Head {
+    pub fn head(&self) -> MessageHeader<'_> {
+        MessageHeader {
             tag: self.tag,
             origin: self.origin,
             hops_left: self.hops_left,
@@ -275,8 +273,8 @@ impl Data {
     }
 }
 
-impl Message {
-    /// The bytes of the message. Refuses what [`Message::decode`] would refuse.
+impl WireMessage {
+    /// The bytes of the message. Refuses what [`WireMessage::decode`] would refuse.
     pub fn encode(&self) -> Result<Bytes, WireError> {
         let mut out = Vec::new();
         match self {

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use crossbeam_channel::Receiver;
 use selvedge_hub::{Endpoint, Event, Hub, HubEvent, Message, NodeId, Reader, TryRecvError};
 
-use crate::broker::{CONTROL, DATA};
 use crate::client::{ConnectError, Outgoing, ReadError, WriteError};
+use crate::lanes::{CONTROL, DATA};
 use crate::wire::{self, Data};
 
 /// How long a worker may take to hand back what is given up. It has no more to do than that.
@@ -130,12 +130,12 @@ impl Shared {
                     return Err(ConnectError::Unreachable(closed.to_string()));
                 }
             };
-            match wire::Message::decode(message.payload)? {
-                wire::Message::HandshakeAck { name, .. } => return Ok(name),
-                wire::Message::Rejected { code, message } => {
+            match wire::WireMessage::decode(message.payload)? {
+                wire::WireMessage::HandshakeAck { name, .. } => return Ok(name),
+                wire::WireMessage::Rejected { code, message } => {
                     return Err(ConnectError::Rejected { code, message });
                 }
-                wire::Message::Data(data) => lock(&self.reading).early.push_back(data),
+                wire::WireMessage::Data(data) => lock(&self.reading).early.push_back(data),
                 other => tracing::debug!(?other, "not expected from a zipper"),
             }
         }
@@ -235,15 +235,19 @@ impl Shared {
     }
 
     /// The zipper said something about the connection.
-    pub(super) fn control(&self, message: wire::Message) -> Result<(), Over> {
+    pub(super) fn control(&self, message: wire::WireMessage) -> Result<(), Over> {
         match message {
-            wire::Message::Rejected { code, message } => {
+            wire::WireMessage::Rejected { code, message } => {
                 let why = format!("the zipper refuses: {message} (code {code})");
                 self.stop(&why);
                 return Err(Over(why));
             }
-            wire::Message::Goaway { .. } if self.is_stopped() => return Err(Over(STOPPED.into())),
-            wire::Message::Goaway { message } => tracing::info!(message, "the zipper goes away"),
+            wire::WireMessage::Goaway { .. } if self.is_stopped() => {
+                return Err(Over(STOPPED.into()));
+            }
+            wire::WireMessage::Goaway { message } => {
+                tracing::info!(message, "the zipper goes away")
+            }
             other => tracing::debug!(?other, "introduced again"),
         }
         Ok(())
@@ -253,7 +257,7 @@ impl Shared {
     /// be asked.
     pub(super) fn say_goaway(&self) -> bool {
         let (_, endpoint) = self.current();
-        let goaway = wire::Message::Goaway {
+        let goaway = wire::WireMessage::Goaway {
             message: "finishing".into(),
         };
         let said = goaway

@@ -9,7 +9,7 @@ use crate::varint;
 /// them share one reference to it: a reference of its own, counted up and down by two cores, costs
 /// a message of 64 B more than reading it.
 #[derive(Debug)]
-pub struct Run {
+pub struct MessageBatch {
     /// Each message with its length before it; or one message without.
     bytes: Bytes,
     /// Where the next one begins.
@@ -19,7 +19,7 @@ pub struct Run {
     has_lengths: bool,
 }
 
-impl Run {
+impl MessageBatch {
     /// `count` messages, each with its length before it.
     pub(crate) const fn new(bytes: Bytes, count: usize) -> Self {
         Self {
@@ -175,9 +175,9 @@ mod tests {
             cut in any::<prop::sample::Index>(),
         ) {
             let slices: Vec<&[u8]> = payloads.iter().map(Vec::as_slice).collect();
-            let stream = Run::copied(&slices).bytes.slice(..stream_cut(&cut, &payloads));
+            let stream = MessageBatch::copied(&slices).bytes.slice(..stream_cut(&cut, &payloads));
             let whole = Whole::of(&stream, 300);
-            let mut run = Run::new(stream.slice(..whole.len), whole.count);
+            let mut run = MessageBatch::new(stream.slice(..whole.len), whole.count);
             let mut taken = Vec::new();
             for way in ways {
                 let all: Vec<_> = run.messages(LaneId::FIRST).map(|it| it.payload).collect();

@@ -21,7 +21,7 @@ fn data() -> Data {
     }
 }
 
-fn samples() -> Vec<Message> {
+fn samples() -> Vec<WireMessage> {
     let (name, tags, target) = (String::from("f"), vec![Tag(16)], Some(String::from("t")));
     let policy = Policy::Nearest;
     let entry = InterestEntry {
@@ -34,7 +34,7 @@ fn samples() -> Vec<Message> {
     let role = Role::StreamFunction;
     let token = Some("s".into());
     vec![
-        Message::Handshake(Handshake {
+        WireMessage::Handshake(Handshake {
             version: VERSION,
             role,
             name,
@@ -43,22 +43,22 @@ fn samples() -> Vec<Message> {
             target,
             policy,
         }),
-        Message::HandshakeAck {
+        WireMessage::HandshakeAck {
             name: "z".into(),
             node: [1; 32],
         },
-        Message::Rejected {
+        WireMessage::Rejected {
             code: 5,
             message: "no".into(),
         },
-        Message::Goaway {
+        WireMessage::Goaway {
             message: "bye".into(),
         },
-        Message::Interest {
+        WireMessage::Interest {
             generation: 1,
             entries: vec![entry],
         },
-        Message::Data(data()),
+        WireMessage::Data(data()),
     ]
 }
 
@@ -74,7 +74,7 @@ fn messages_have_the_bytes_of_the_table() {
     expected.extend(b"\0\x01\0\x01z\0\0\0\0\0\0\0\x09hi");
     assert_eq!(samples()[5].encode().unwrap(), expected);
     let expected = b"\x05\x10\0\0\0\x10\x10\x01\x02hi";
-    assert_eq!(Message::Data(plain()).encode().unwrap(), &expected[..]);
+    assert_eq!(WireMessage::Data(plain()).encode().unwrap(), &expected[..]);
 }
 
 /// Data as most sources write it.
@@ -93,7 +93,7 @@ fn plain() -> Data {
 
 #[test]
 fn data_is_refused_if_it_is_not_in_its_one_form() {
-    let read = |bytes: &[u8]| Message::decode(Bytes::copy_from_slice(bytes));
+    let read = |bytes: &[u8]| WireMessage::decode(Bytes::copy_from_slice(bytes));
     let redundant = Err(WireError::Redundant);
     assert_eq!(read(b"\x05\x10\0\0\0\x10\x10\0\x02hi"), redundant);
     let mut nobody = b"\x05\x01\0\0\0\x10\x10\x02".to_vec();
@@ -108,15 +108,15 @@ fn data_is_refused_if_it_is_not_in_its_one_form() {
 fn each_message_reads_back_and_each_cut_is_noticed() {
     for message in samples() {
         let bytes = message.encode().unwrap();
-        assert_eq!(Message::decode(bytes.clone()).as_ref(), Ok(&message));
-        let payload = if let Message::Data(data) = &message {
+        assert_eq!(WireMessage::decode(bytes.clone()).as_ref(), Ok(&message));
+        let payload = if let WireMessage::Data(data) = &message {
             data.payload.len()
         } else {
             0
         };
         for cut in 0..bytes.len() - payload {
             assert_eq!(
-                Message::decode(bytes.slice(..cut)),
+                WireMessage::decode(bytes.slice(..cut)),
                 Err(WireError::Truncated)
             );
         }
@@ -130,15 +130,15 @@ fn a_flipped_bit_is_refused_or_reads_as_another_message() {
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.to_vec();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_ne!(Message::decode(flipped.into()), Ok(message.clone()));
+            assert_ne!(WireMessage::decode(flipped.into()), Ok(message.clone()));
         }
     }
 }
 
 #[test]
 fn the_payload_is_not_copied() {
-    let bytes = Message::Data(data()).encode().unwrap();
-    let Ok(Message::Data(read)) = Message::decode(bytes.clone()) else {
+    let bytes = WireMessage::Data(data()).encode().unwrap();
+    let Ok(WireMessage::Data(read)) = WireMessage::decode(bytes.clone()) else {
         panic!("no data")
     };
     assert_eq!(read.payload.as_ptr(), bytes[bytes.len() - 2..].as_ptr());
@@ -151,17 +151,17 @@ fn a_length_above_its_maximum_is_refused() {
         max: TEXT_LEN_MAX,
     };
     assert_eq!(
-        Message::decode(Bytes::from_static(b"\x04\xff\xff")),
+        WireMessage::decode(Bytes::from_static(b"\x04\xff\xff")),
         Err(error)
     );
     let message = "x".repeat(TEXT_LEN_MAX + 1);
-    assert!(Message::Goaway { message }.encode().is_err());
+    assert!(WireMessage::Goaway { message }.encode().is_err());
 }
 
 proptest! {
     #[test]
     fn any_bytes_are_read_without_a_panic(bytes: Vec<u8>) {
-        if let Ok(message) = Message::decode(bytes.clone().into()) {
+        if let Ok(message) = WireMessage::decode(bytes.clone().into()) {
             prop_assert_eq!(message.encode().unwrap(), bytes);
         }
     }
@@ -177,8 +177,8 @@ proptest! {
         let payload = payload.into();
         let recipients = recipients.into_iter().map(|name: String| Recipient { name, home: [4; 32] }).collect();
         let data = Data { tag: Tag(tag), origin, hops_left, target, recipients, trace, payload };
-        let message = Message::Data(data);
-        prop_assert_eq!(Message::decode(message.encode().unwrap()), Ok(message));
+        let message = WireMessage::Data(data);
+        prop_assert_eq!(WireMessage::decode(message.encode().unwrap()), Ok(message));
     }
 
     #[test]
@@ -208,8 +208,8 @@ proptest! {
                     let has_none = it.target.is_none() && it.trace.is_none();
                     has_none && it.recipients.is_empty() && (it.origin.source != NOBODY) == has_source
                 };
-                let decoded = match Message::decode(bytes.clone().into()) {
-                    Ok(Message::Data(data)) => Some(data).filter(is_plain),
+                let decoded = match WireMessage::decode(bytes.clone().into()) {
+                    Ok(WireMessage::Data(data)) => Some(data).filter(is_plain),
                     _ => None,
                 };
                 prop_assert_eq!(read.map(|it| it.tag), decoded.as_ref().map(|it| it.tag));

@@ -12,36 +12,36 @@ use crate::simulation::Machines;
 const MAIL_MAX: usize = 65_536;
 
 /// Something that decides, given time and mail.
-pub trait Machine: Send + 'static {
+pub trait Actor: Send + 'static {
     /// What it is told.
-    type Mail: Send + 'static;
+    type Command: Send + 'static;
 
     /// Mail has come, or (`None`) the time that the last call returned. Says what it waits for.
-    fn handle(&mut self, now: Instant, mail: Option<Self::Mail>) -> Next;
+    fn handle(&mut self, now: Instant, mail: Option<Self::Command>) -> Next;
 }
 
-/// What a [`Machine`] waits for.
+/// What a [`Actor`] waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
     /// Mail, or that time.
     At(Instant),
     /// Mail.
-    Mail,
+    Command,
     /// Nothing: it is over, and its thread ends.
     End,
 }
 
 /// Where a machine's mail goes. Cheap to clone.
 #[derive(Debug)]
-pub struct Mail<T>(Sender<T>);
+pub struct MailboxSender<T>(Sender<T>);
 
-impl<T> Clone for Mail<T> {
+impl<T> Clone for MailboxSender<T> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<T> Mail<T> {
+impl<T> MailboxSender<T> {
     /// Sends without waiting. Mail to a machine that has ended, or has tens of thousands unread,
     /// is dropped and logged.
     pub fn send(&self, mail: T) {
@@ -55,22 +55,22 @@ impl<T> Mail<T> {
 
 /// A machine on its thread. It ends when it says [`Next::End`].
 #[derive(Debug)]
-pub struct Hosted<T> {
-    mail: Mail<T>,
+pub struct ActorHandle<T> {
+    mail: MailboxSender<T>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl<T: Send + 'static> Hosted<T> {
+impl<T: Send + 'static> ActorHandle<T> {
     /// Starts a thread of that name for the machine that `make` makes; it is called at once.
     ///
     /// # Errors
     /// [`DriverError::System`] when there is no thread to be had.
-    pub fn spawn<M: Machine<Mail = T>>(
+    pub fn spawn<M: Actor<Command = T>>(
         name: &str,
-        make: impl FnOnce(Mail<T>) -> M,
+        make: impl FnOnce(MailboxSender<T>) -> M,
     ) -> Result<Self, DriverError> {
         let (sender, mails) = bounded(MAIL_MAX);
-        let mail = Mail(sender);
+        let mail = MailboxSender(sender);
         let mut machine = make(mail.clone());
         let run = move || {
             let mut next = machine.handle(Instant::now(), None);
@@ -78,7 +78,7 @@ impl<T: Send + 'static> Hosted<T> {
                 let received = match next {
                     Next::End => return,
                     Next::At(at) => mails.recv_deadline(at),
-                    Next::Mail => mails.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                    Next::Command => mails.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 };
                 next = match received {
                     Ok(mail) => machine.handle(Instant::now(), Some(mail)),
@@ -99,19 +99,19 @@ impl<T: Send + 'static> Hosted<T> {
     }
 
     /// A machine without a thread.
-    pub(crate) fn simulated<M: Machine<Mail = T>>(
+    pub(crate) fn simulated<M: Actor<Command = T>>(
         machines: &Machines,
-        make: impl FnOnce(Mail<T>) -> M,
+        make: impl FnOnce(MailboxSender<T>) -> M,
     ) -> Self {
         let (sender, mails) = bounded(MAIL_MAX);
-        let mail = Mail(sender);
+        let mail = MailboxSender(sender);
         machines.add(make(mail.clone()), mails);
         Self { mail, thread: None }
     }
 
     /// Where its mail goes.
     #[must_use]
-    pub const fn mail(&self) -> &Mail<T> {
+    pub const fn mail(&self) -> &MailboxSender<T> {
         &self.mail
     }
 

@@ -20,17 +20,27 @@ const FLAGS_NONE: u8 = 1 << 7;
 
 /// What precedes the payload of data. See [`Data`].
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Head<'a> {
-    pub(crate) tag: Tag,
-    pub(crate) origin: Origin,
-    pub(crate) hops_left: u8,
-    pub(crate) target: Option<&'a str>,
-    pub(crate) recipients: &'a [Recipient],
-    pub(crate) trace: Option<&'a [(String, u64)]>,
+pub struct MessageHeader<'a> {
+    /// What kind of data it is.
+    pub tag: Tag,
+    /// The source, and the message's number there.
+    pub origin: Origin,
+    /// How many more zippers it may pass.
+    pub hops_left: u8,
+    /// Which observers of the tag are meant; all if absent.
+    pub target: Option<&'a str>,
+    /// The groups and home zippers, if a zipper has chosen them.
+    pub recipients: &'a [Recipient],
+    /// The route so far, if it is traced.
+    pub trace: Option<&'a [(String, u64)]>,
 }
 
-impl Head<'_> {
-    pub(crate) fn put(&self, out: &mut Vec<u8>) -> Result<(), WireError> {
+impl MessageHeader<'_> {
+    /// Appends the encoded header to `out`.
+    ///
+    /// # Errors
+    /// [`WireError`] for texts and lists that are too long; `out` is unspecified then.
+    pub fn put(&self, out: &mut Vec<u8>) -> Result<(), WireError> {
         let has = |is_there: bool, flag: u8| if is_there { flag } else { 0 };
         let flags = has(self.origin.source != NOBODY, HAS_SOURCE)
             | has(self.target.is_some(), HAS_TARGET)
@@ -64,11 +74,11 @@ impl Head<'_> {
 
 /// How data begins; all that precedes its payload if there are no flags.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Start([u8; 15], usize);
+pub struct Start([u8; 15], usize);
 
 impl Start {
     /// For a source that says neither target nor trace.
-    pub(crate) fn plain(tag: Tag, hops_left: u8, sequence: u64) -> Self {
+    pub fn plain(tag: Tag, hops_left: u8, sequence: u64) -> Self {
         Self::new(0, tag, hops_left, sequence)
     }
 
@@ -84,19 +94,21 @@ impl Start {
         Self(bytes, 15 - skipped as usize)
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
+    /// The header as it is sent.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
         &self.0[..self.1]
     }
 }
 
 /// How data begins of which its zipper says only who sent it: all that precedes its payload.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Sourced([u8; 47], usize);
+pub struct Sourced([u8; 47], usize);
 
 impl Sourced {
     /// Of `source`, which is somebody.
     #[inline]
-    pub(crate) fn new(tag: Tag, hops_left: u8, sequence: u64, source: &[u8; 32]) -> Self {
+    pub fn new(tag: Tag, hops_left: u8, sequence: u64, source: &[u8; 32]) -> Self {
         debug_assert!(*source != NOBODY, "a flag says that there is one");
         let Start(start, len) = Start::new(HAS_SOURCE, tag, hops_left, sequence);
         let mut bytes = [0; 47];
@@ -106,28 +118,32 @@ impl Sourced {
     }
 
     #[inline]
-    pub(crate) fn bytes(&self) -> &[u8] {
+    /// The header as it is sent.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
         &self.0[..self.1]
     }
 }
 
 /// Data without anything that the flags tell of, as most sources write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Plain {
-    pub(crate) tag: Tag,
-    pub(crate) sequence: u64,
+pub struct Plain {
+    /// What kind of data it is.
+    pub tag: Tag,
+    /// The number of the message at its source.
+    pub sequence: u64,
     /// Where the payload begins.
-    pub(crate) payload_at: usize,
+    pub payload_at: usize,
 }
 
 impl Plain {
     /// Reads it where it lies; none if it is anything else, or nothing at all.
-    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
+    pub fn read(bytes: &[u8]) -> Option<Self> {
         Self::read_with(bytes, 0)
     }
 
     /// Reads it where it lies, as it comes from a zipper: with who sent it first.
-    pub(crate) fn read_sourced(bytes: &[u8]) -> Option<Self> {
+    pub fn read_sourced(bytes: &[u8]) -> Option<Self> {
         let plain = Self::read_with(bytes, HAS_SOURCE)?;
         let (source, _) = bytes.get(plain.payload_at..)?.split_first_chunk()?;
         (bytes[1] & HAS_SOURCE != 0 && *source != NOBODY).then(|| Self {
@@ -161,7 +177,7 @@ fn number(digits: &[u8]) -> u64 {
 }
 
 /// Whether it is data, of whatever worth.
-pub(crate) fn is_data(bytes: &[u8]) -> bool {
+pub fn is_data(bytes: &[u8]) -> bool {
     bytes.first() == Some(&KIND)
 }
 

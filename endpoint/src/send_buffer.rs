@@ -1,6 +1,6 @@
 //! What producers hand in: messages, laid one behind the other into the streams of their lanes.
 //!
-//! An [`Outbox`] is what the threads that send share (behind a lock of the driver's); the session
+//! An [`SendBuffer`] is what the threads that send share (behind a lock of the driver's); the session
 //! empties it in batches. A small message is copied next to its predecessor, so that a burst of
 //! them is one piece of memory, one frame and one acknowledgement; a large one stays where it lies.
 
@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
 
-use crate::config::{Away, Config};
+use crate::config::{Away, SessionConfig};
+use crate::encoded_batch::EncodedBatch;
 use crate::error::SendError;
 use crate::lane::{BEST_EFFORT_LEN_MAX, Delivery, LaneId, cost};
 use crate::segment::Segment;
-use crate::shared_run::SharedRun;
 use crate::varint;
 
 /// Payloads up to this many bytes are copied into a chunk; longer ones are kept as they came.
@@ -34,7 +34,7 @@ pub(crate) const QUIET_LEN: u64 = 64 << 10;
 
 /// What producers handed in and the session has not taken yet.
 #[derive(Debug)]
-pub struct Outbox {
+pub struct SendBuffer {
     lanes: Vec<LaneOutbox>,
     limits: Limits,
     /// How many messages were accepted and will not be acknowledged.
@@ -69,10 +69,10 @@ struct LaneOutbox {
     best_effort_dropped: u64,
 }
 
-impl Outbox {
+impl SendBuffer {
     /// An empty outbox with the lanes and limits of `config`.
     #[must_use]
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &SessionConfig) -> Self {
         let lane = |lane: &crate::lane::LaneConfig| LaneOutbox {
             delivery: lane.delivery,
             chunk_len: CHUNK_LEN_MIN,
@@ -139,7 +139,7 @@ impl Outbox {
     /// and keeps them where they lie. Says whether it did: if not, none was accepted, and
     /// [`push`](Self::push) of each says why.
     #[must_use]
-    pub fn push_run(&mut self, lane: LaneId, run: &SharedRun) -> bool {
+    pub fn push_run(&mut self, lane: LaneId, run: &EncodedBatch) -> bool {
         let Self { lanes, limits, .. } = self;
         let Some(outbox) = lanes.get_mut(lane.index()) else {
             return false;
@@ -293,7 +293,7 @@ impl Outbox {
     }
 }
 
-/// How far an [`Outbox`] was filled.
+/// How far an [`SendBuffer`] was filled.
 #[derive(Debug, Clone)]
 pub struct Mark {
     accepted: Vec<u64>,
@@ -402,7 +402,7 @@ impl LaneOutbox {
         });
     }
 
-    fn push_run(&mut self, run: &SharedRun) {
+    fn push_run(&mut self, run: &EncodedBatch) {
         if run.is_empty() {
             return;
         }
@@ -481,5 +481,5 @@ impl LaneOutbox {
 }
 
 #[cfg(test)]
-#[path = "outbox_tests.rs"]
+#[path = "send_buffer_tests.rs"]
 mod tests;

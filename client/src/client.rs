@@ -16,18 +16,19 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use selvedge_hub::{
-    Address, Driver, DriverConfig, Endpoint, FlushError, Hub, Identity, NodeId, SendError, session,
+    Address, Driver, DriverConfig, Endpoint, FlushError, Hub, Identity, NodeId, SendError,
+    SessionConfig,
 };
 
-use crate::broker::{DATA, HOPS_MAX, now_micros};
 use crate::client::keeper::{Inbound, STOPPED, Shared};
+use crate::lanes::{DATA, HOPS_MAX, now_micros};
 use crate::tag::Tag;
 use crate::wire::{
-    self, Data, Head, Message, NOBODY, Origin, Plain, Policy, Role, Start, WireError,
+    self, Data, MessageHeader, NOBODY, Origin, Plain, Policy, Role, Start, WireError, WireMessage,
 };
 
 pub use connect::{ConnectError, addresses};
-pub(crate) use outgoing::Outgoing;
+pub use outgoing::Outgoing;
 
 /// Who reads looks up so often whether it is to stop. The endpoint does not tell: while its zipper is
 /// away it lingers for what was written.
@@ -38,7 +39,7 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// What a client is, and where it finds a zipper.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct ClientOptions {
     /// Where zippers are: all are dialed, the first to answer is kept.
     pub zippers: Vec<Address>,
     /// The key that the zipper must have; without one, any.
@@ -69,7 +70,7 @@ pub struct Options {
     pub spin: Duration,
 }
 
-impl Options {
+impl ClientOptions {
     /// A source: it writes and observes nothing.
     #[must_use]
     pub fn source(name: impl Into<String>, zippers: Vec<Address>) -> Self {
@@ -84,7 +85,7 @@ impl Options {
             target: None,
             policy: Policy::Nearest,
             timeout: Duration::from_secs(10),
-            message_max: session::Config::default().message_max,
+            message_max: SessionConfig::default().message_max,
             driver: None,
             spin: DriverConfig::default().spin,
         }
@@ -150,7 +151,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ConnectError`].
-    pub fn connect(options: Options) -> Result<Self, ConnectError> {
+    pub fn connect(options: ClientOptions) -> Result<Self, ConnectError> {
         let deadline = Instant::now() + options.timeout.min(TIMEOUT_MAX);
         let (hub, node) = connect::dial(&options, deadline)?;
         let handshake = connect::handshake(&options)?;
@@ -226,7 +227,7 @@ impl Client {
         trace: Option<&[(String, u64)]>,
         out: &mut Vec<u8>,
     ) -> Result<(), WriteError> {
-        let head = Head {
+        let head = MessageHeader {
             tag: check(tag)?,
             origin: Origin {
                 source: NOBODY,
@@ -257,7 +258,7 @@ impl Client {
     ///
     /// # Errors
     /// [`WriteError`], never [`WriteError::Closed`]: the message is left out.
-    pub(crate) fn put(
+    pub fn put(
         &self,
         outgoing: &mut Outgoing,
         tag: Tag,
@@ -273,7 +274,7 @@ impl Client {
     ///
     /// # Errors
     /// [`WriteError`], of the message that is the first now.
-    pub(crate) fn write_all(&self, outgoing: &mut Outgoing) -> Result<(), WriteError> {
+    pub fn write_all(&self, outgoing: &mut Outgoing) -> Result<(), WriteError> {
         while let Some(held_back) = self.shared.try_send_all(outgoing) {
             if let Some(first) = outgoing.first()
                 && self.send_when_free(held_back, &[first])?
@@ -328,7 +329,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ReadError`]; never [`ReadError::TimedOut`].
-    pub(crate) fn take(&self) -> Result<Arrived, ReadError> {
+    pub fn take(&self) -> Result<Arrived, ReadError> {
         self.read_until(|| None, Arrived::read)
     }
 
@@ -336,7 +337,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ReadError`]; [`ReadError::TimedOut`] if there is none.
-    pub(crate) fn try_take(&self) -> Result<Arrived, ReadError> {
+    pub fn try_take(&self) -> Result<Arrived, ReadError> {
         self.read_until(|| Some(Instant::now()), Arrived::read)
     }
 
@@ -357,7 +358,7 @@ impl Client {
                         return Data::decode(bytes).map(T::from).map_err(no_message);
                     }
                     Err(bytes) => {
-                        let control = Message::decode(bytes).map_err(no_message)?;
+                        let control = WireMessage::decode(bytes).map_err(no_message)?;
                         self.shared.control(control)?;
                     }
                 },
@@ -430,10 +431,11 @@ impl Client {
 
 /// A message as it came.
 #[derive(Debug)]
-pub(crate) enum Arrived {
+pub enum Arrived {
     /// Its bytes, which say no more than who sent it. Decoding it cost as much as a call of a guest
     /// does beside what the guest itself does.
     Plain(Plain, Bytes),
+    /// Decoded, since its header has more than the shortest form holds.
     Data(Data),
 }
 
@@ -452,21 +454,27 @@ impl Arrived {
         }
     }
 
-    pub(crate) const fn tag(&self) -> Tag {
+    /// The tag of the message.
+    #[must_use]
+    pub const fn tag(&self) -> Tag {
         match self {
             Self::Plain(plain, _) => plain.tag,
             Self::Data(data) => data.tag,
         }
     }
 
-    pub(crate) fn payload(&self) -> &[u8] {
+    /// The payload, where it was received.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
         match self {
             Self::Plain(plain, bytes) => &bytes[plain.payload_at..],
             Self::Data(data) => &data.payload,
         }
     }
 
-    pub(crate) fn trace(&self) -> Option<&[(String, u64)]> {
+    /// The route so far, if the message is traced.
+    #[must_use]
+    pub fn trace(&self) -> Option<&[(String, u64)]> {
         match self {
             Self::Plain(..) => None,
             Self::Data(data) => data.trace.as_deref(),

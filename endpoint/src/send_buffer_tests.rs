@@ -3,7 +3,7 @@
 use super::*;
 use crate::lane::LaneConfig;
 
-fn stream_of(outbox: &mut Outbox, lane: LaneId) -> Vec<u8> {
+fn stream_of(outbox: &mut SendBuffer, lane: LaneId) -> Vec<u8> {
     let mut stream = Vec::new();
     outbox.drain(|from, segment| {
         if from == lane {
@@ -15,7 +15,7 @@ fn stream_of(outbox: &mut Outbox, lane: LaneId) -> Vec<u8> {
 
 #[test]
 fn messages_lie_in_the_stream_as_length_and_bytes() {
-    let mut outbox = Outbox::new(&Config::default());
+    let mut outbox = SendBuffer::new(&SessionConfig::default());
     let large = vec![7; COPY_LEN_MAX + 1];
     for payload in [&b"ab"[..], b"", &large, b"c"] {
         outbox
@@ -33,7 +33,7 @@ fn messages_lie_in_the_stream_as_length_and_bytes() {
 #[test]
 fn parts_lie_in_the_stream_as_one_message() {
     for len in [0, 10, PARTS_LEN_MAX, PARTS_LEN_MAX + 1] {
-        let [mut whole, mut parted] = [(); 2].map(|()| Outbox::new(&Config::default()));
+        let [mut whole, mut parted] = [(); 2].map(|()| SendBuffer::new(&SessionConfig::default()));
         let (head, body) = (&[1; 5][..], &vec![2; len][..]);
         whole
             .push(LaneId::FIRST, [head, body].concat().into())
@@ -49,13 +49,13 @@ fn parts_lie_in_the_stream_as_one_message() {
 
 #[test]
 fn parts_are_refused_as_one_message_and_handed_back_whole() {
-    let mut outbox = Outbox::new(&Config {
+    let mut outbox = SendBuffer::new(&SessionConfig {
         send_buffer: 100,
         message_max: 1000,
-        ..Config::default()
+        ..SessionConfig::default()
     });
     let push =
-        |outbox: &mut Outbox, len| outbox.push_parts(LaneId::FIRST, &[b"a", &vec![b'b'; len]]);
+        |outbox: &mut SendBuffer, len| outbox.push_parts(LaneId::FIRST, &[b"a", &vec![b'b'; len]]);
     push(&mut outbox, 89).unwrap();
     assert!(outbox.is_full(LaneId::FIRST, 9) && !outbox.is_full(LaneId::FIRST, 7));
     let refused = push(&mut outbox, 8).unwrap_err();
@@ -74,11 +74,11 @@ fn parts_are_refused_as_one_message_and_handed_back_whole() {
 
 #[test]
 fn a_full_outbox_hands_the_message_back() {
-    let config = Config {
+    let config = SessionConfig {
         send_buffer: 100,
-        ..Config::default()
+        ..SessionConfig::default()
     };
-    let mut outbox = Outbox::new(&config);
+    let mut outbox = SendBuffer::new(&config);
     outbox
         .push(LaneId::FIRST, Bytes::from(vec![1; 500]))
         .unwrap();
@@ -102,8 +102,8 @@ fn a_full_outbox_hands_the_message_back() {
 
 #[test]
 fn what_a_burst_has_left_behind_is_given_back_and_what_waits_is_kept() {
-    let mut outbox = Outbox::new(&Config::default());
-    let burst = |outbox: &mut Outbox| {
+    let mut outbox = SendBuffer::new(&SessionConfig::default());
+    let burst = |outbox: &mut SendBuffer| {
         for _ in 0..100 {
             let payload = Bytes::from_static(&[7; 1000]);
             outbox.push(LaneId::FIRST, payload).expect("it has room");
@@ -127,12 +127,12 @@ fn a_best_effort_lane_drops_its_oldest_and_counts() {
         delivery: Delivery::BestEffort,
         ..LaneConfig::default()
     };
-    let config = Config {
+    let config = SessionConfig {
         lanes: vec![lane],
         best_effort_buffer: 10,
-        ..Config::default()
+        ..SessionConfig::default()
     };
-    let mut outbox = Outbox::new(&config);
+    let mut outbox = SendBuffer::new(&config);
     for byte in 0..5 {
         outbox
             .push(LaneId::FIRST, Bytes::from(vec![byte; 4]))

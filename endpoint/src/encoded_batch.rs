@@ -6,15 +6,15 @@ use crate::lane::cost;
 use crate::varint;
 
 /// Messages one behind the other as they lie in the stream of a lane, to be pushed into any number of
-/// outboxes: [`Outbox::push_run`](crate::Outbox::push_run). All keep the same memory, each until its
+/// outboxes: [`SendBuffer::push_run`](crate::Outbox::push_run). All keep the same memory, each until its
 /// peer has acknowledged the last of them.
 #[derive(Debug, Clone)]
-pub struct SharedRun {
+pub struct EncodedBatch {
     bytes: Bytes,
     longest: usize,
 }
 
-impl SharedRun {
+impl EncodedBatch {
     /// The longest that fits into one frame, in bytes: [`cost_of`](Self::cost_of) for each message.
     /// A longer one works too, but keeps memory for longer.
     pub const LEN_GOOD: usize = 64 * 1024 - 64;
@@ -72,11 +72,11 @@ impl SharedRun {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
+    use crate::config::SessionConfig;
     use crate::lane::{Delivery, LaneConfig, LaneId};
-    use crate::outbox::Outbox;
+    use crate::send_buffer::SendBuffer;
 
-    fn segments(outbox: &mut Outbox) -> Vec<Bytes> {
+    fn segments(outbox: &mut SendBuffer) -> Vec<Bytes> {
         let mut segments = Vec::new();
         outbox.drain(|_, segment| {
             assert!(!segment.is_body, "it begins with a length");
@@ -85,14 +85,15 @@ mod tests {
         segments
     }
 
-    fn run(payloads: &[&[u8]]) -> SharedRun {
-        SharedRun::new(payloads.iter().map(|payload| payload.split_at(1).into()))
+    fn run(payloads: &[&[u8]]) -> EncodedBatch {
+        EncodedBatch::new(payloads.iter().map(|payload| payload.split_at(1).into()))
     }
 
     #[test]
     fn a_run_lies_in_the_stream_as_its_messages_do_between_those_around_it() {
         let payloads: [&[u8]; 3] = [b"ab", b"c", &[7; 5000]];
-        let [mut one_by_one, mut at_once] = [(); 2].map(|()| Outbox::new(&Config::default()));
+        let [mut one_by_one, mut at_once] =
+            [(); 2].map(|()| SendBuffer::new(&SessionConfig::default()));
         for outbox in [&mut one_by_one, &mut at_once] {
             outbox.push(LaneId::FIRST, "before".into()).unwrap();
         }
@@ -114,7 +115,7 @@ mod tests {
     fn all_who_get_a_run_keep_the_same_memory_and_no_more_than_is_accounted() {
         let run = run(&[b"ab", b"cde"]);
         let kept = [(); 2].map(|()| {
-            let mut outbox = Outbox::new(&Config::default());
+            let mut outbox = SendBuffer::new(&SessionConfig::default());
             assert!(outbox.push_run(LaneId::FIRST, &run));
             assert_eq!(outbox.used(), run.len() as u64);
             segments(&mut outbox)[0].clone()
@@ -125,14 +126,14 @@ mod tests {
 
     #[test]
     fn a_run_is_taken_whole_or_not_at_all() {
-        let config = |send_buffer, message_max, delivery| Config {
+        let config = |send_buffer, message_max, delivery| SessionConfig {
             lanes: vec![LaneConfig {
                 delivery,
                 ..LaneConfig::default()
             }],
             send_buffer,
             message_max,
-            ..Config::default()
+            ..SessionConfig::default()
         };
         let run = run(&[b"ab", b"cde"]);
         for (send_buffer, message_max, delivery, is_taken) in [
@@ -141,7 +142,7 @@ mod tests {
             (7, 2, Delivery::Reliable, false),
             (7, 3, Delivery::BestEffort, false),
         ] {
-            let mut outbox = Outbox::new(&config(send_buffer, message_max, delivery));
+            let mut outbox = SendBuffer::new(&config(send_buffer, message_max, delivery));
             assert_eq!(outbox.push_run(LaneId::FIRST, &run), is_taken);
             assert_eq!(outbox.used(), if is_taken { 7 } else { 0 });
             assert!(!outbox.push_run(LaneId::FIRST, &run), "no room, or never");

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use selvedge_client::tag::Tag;
 use selvedge_client::{Client, ClientOptions};
 use selvedge_driver::Identity;
-use selvedge_zipper::runner::{Guest, Runner};
+use selvedge_zipper::runner::{Runner, RunnerGuest};
 use selvedge_zipper::zipper::{self, Zipper};
 
 use crate::{Load, wasm};
@@ -77,7 +77,7 @@ fn copy(client: &Client, work: Work) {
             }
         }
         Work::Wasm => {
-            let guest = Guest::Function(Box::new(wasm::instance(wasm::CORE)));
+            let guest = RunnerGuest::Function(Box::new(wasm::instance(wasm::CORE)));
             let _stopped = Runner::new(client, guest, "copy").run();
         }
     }

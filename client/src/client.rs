@@ -24,7 +24,8 @@ use crate::client::keeper::{Inbound, STOPPED, Shared};
 use crate::lanes::{DATA, HOPS_MAX, now_micros};
 use crate::tag::Tag;
 use crate::wire::{
-    self, Data, MessageHeader, NOBODY, Origin, Plain, Policy, Role, Start, WireError, WireMessage,
+    self, Data, MessageHeader, NO_SOURCE, Origin, PlainMessage, Policy, Role, ShortHeader,
+    WireError, WireMessage,
 };
 
 pub use connect::{ConnectError, addresses};
@@ -199,7 +200,7 @@ impl Client {
     /// # Errors
     /// [`WriteError`].
     pub fn write(&self, tag: Tag, payload: impl AsRef<[u8]>) -> Result<(), WriteError> {
-        let start = Start::plain(check(tag)?, HOPS_MAX, self.next_sequence());
+        let start = ShortHeader::plain(check(tag)?, HOPS_MAX, self.next_sequence());
         self.send(&[start.bytes(), payload.as_ref()])
     }
 
@@ -230,7 +231,7 @@ impl Client {
         let head = MessageHeader {
             tag: check(tag)?,
             origin: Origin {
-                source: NOBODY,
+                source: NO_SOURCE,
                 sequence: self.next_sequence(),
             },
             hops_left: HOPS_MAX,
@@ -238,7 +239,7 @@ impl Client {
             recipients: &[],
             trace,
         };
-        Ok(head.put(out)?)
+        Ok(head.encode(out)?)
     }
 
     fn next_sequence(&self) -> u64 {
@@ -434,7 +435,7 @@ impl Client {
 pub enum Arrived {
     /// Its bytes, which say no more than who sent it. Decoding it cost as much as a call of a guest
     /// does beside what the guest itself does.
-    Plain(Plain, Bytes),
+    Plain(PlainMessage, Bytes),
     /// Decoded, since its header has more than the shortest form holds.
     Data(Data),
 }
@@ -448,7 +449,7 @@ impl From<Data> for Arrived {
 impl Arrived {
     /// Hands back what has to be decoded.
     fn read(bytes: Bytes) -> Result<Self, Bytes> {
-        match Plain::read_sourced(&bytes) {
+        match PlainMessage::read_sourced(&bytes) {
             Some(plain) => Ok(Self::Plain(plain, bytes)),
             None => Err(bytes),
         }

@@ -27,7 +27,7 @@ use crate::tag::Tag;
 
 mod data;
 
-pub use data::{MessageHeader, Plain, Sourced, Start, is_data};
+pub use data::{MessageHeader, PlainMessage, ShortHeader, SourcedHeader, is_data};
 
 /// The version that this build speaks.
 pub const VERSION: u8 = 2;
@@ -48,7 +48,7 @@ pub const INTEREST_MAX: usize = 16 * 1024;
 const HEAD_LEN: usize = 64;
 
 /// The id of nobody: a source need not say who it is.
-pub const NOBODY: [u8; 32] = [0; 32];
+pub const NO_SOURCE: [u8; 32] = [0; 32];
 
 /// Why bytes are no message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -156,7 +156,7 @@ pub struct Handshake {
 /// Who sent a message first, and which of its messages it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Origin {
-    /// The id of the source; [`NOBODY`] on the way to its zipper, which knows it.
+    /// The id of the source; [`NO_SOURCE`] on the way to its zipper, which knows it.
     pub source: [u8; 32],
     /// Counts the messages of the source.
     pub sequence: u64,
@@ -246,7 +246,7 @@ impl Data {
     /// The bytes of [`WireMessage::Data`].
     pub fn encode(&self) -> Result<Bytes, WireError> {
         let mut out = Vec::with_capacity(HEAD_LEN + self.payload.len());
-        self.head().put(&mut out)?;
+        self.header().encode(&mut out)?;
         out.extend_from_slice(&self.payload);
         Ok(out.into())
     }
@@ -255,13 +255,13 @@ impl Data {
     #[inline]
     pub fn decode(mut bytes: Bytes) -> Result<Self, WireError> {
         match get_u8(&mut bytes)? {
-            data::KIND => data::get(bytes),
+            data::DATA_KIND => data::get(bytes),
             other => Err(WireError::Unknown(other)),
         }
     }
 
     /// What precedes the payload.
-    pub fn head(&self) -> MessageHeader<'_> {
+    pub fn header(&self) -> MessageHeader<'_> {
         MessageHeader {
             tag: self.tag,
             origin: self.origin,
@@ -347,7 +347,7 @@ impl WireMessage {
             4 => Self::Goaway {
                 message: get_text(b)?,
             },
-            data::KIND => return Ok(Self::Data(data::get(bytes)?)),
+            data::DATA_KIND => return Ok(Self::Data(data::get(bytes)?)),
             6 => {
                 let generation = get_u64(b)?;
                 let entries = get_list(b, INTEREST_MAX, |b| {

@@ -81,7 +81,7 @@ fn messages_have_the_bytes_of_the_table() {
 fn plain() -> Data {
     Data {
         origin: Origin {
-            source: NOBODY,
+            source: NO_SOURCE,
             sequence: 0x0102,
         },
         target: None,
@@ -97,7 +97,7 @@ fn data_is_refused_if_it_is_not_in_its_one_form() {
     let redundant = Err(WireError::Redundant);
     assert_eq!(read(b"\x05\x10\0\0\0\x10\x10\0\x02hi"), redundant);
     let mut nobody = b"\x05\x01\0\0\0\x10\x10\x02".to_vec();
-    nobody.extend(NOBODY);
+    nobody.extend(NO_SOURCE);
     assert_eq!(read(&nobody), redundant);
     assert_eq!(read(b"\x05\x04\0\0\0\x10\x10\x02\0\0"), redundant);
     let unknown = Err(WireError::Unknown(0x80));
@@ -183,10 +183,10 @@ proptest! {
 
     #[test]
     fn a_zipper_says_who_sent_plain_data_as_any_head_does(sequence: u64, source: [u8; 32]) {
-        prop_assume!(source != NOBODY);
+        prop_assume!(source != NO_SOURCE);
         let origin = Origin { source, sequence };
         let data = Data { origin, payload: Bytes::new(), ..plain() };
-        let sourced = Sourced::new(data.tag, data.hops_left, sequence, &source);
+        let sourced = SourcedHeader::new(data.tag, data.hops_left, sequence, &source);
         prop_assert_eq!(sourced.bytes(), &data.encode().unwrap()[..]);
     }
 
@@ -194,7 +194,7 @@ proptest! {
     fn what_is_read_where_it_lies_is_what_is_decoded(
         mut bytes: Vec<u8>, flags in 0_u8.., sequence: u64, payload: Vec<u8>, source: [u8; 32],
     ) {
-        let written = [NOBODY, source].map(|source| {
+        let written = [NO_SOURCE, source].map(|source| {
             let origin = Origin { source, sequence };
             let data = Data { origin, payload: payload.clone().into(), ..plain() };
             data.encode().unwrap().to_vec()
@@ -203,10 +203,10 @@ proptest! {
             (*kind, *second) = (5, flags);
         }
         for bytes in written.into_iter().chain([bytes]) {
-            for (read, has_source) in [(Plain::read(&bytes), false), (Plain::read_sourced(&bytes), true)] {
+            for (read, has_source) in [(PlainMessage::read(&bytes), false), (PlainMessage::read_sourced(&bytes), true)] {
                 let is_plain = |it: &Data| {
                     let has_none = it.target.is_none() && it.trace.is_none();
-                    has_none && it.recipients.is_empty() && (it.origin.source != NOBODY) == has_source
+                    has_none && it.recipients.is_empty() && (it.origin.source != NO_SOURCE) == has_source
                 };
                 let decoded = match WireMessage::decode(bytes.clone().into()) {
                     Ok(WireMessage::Data(data)) => Some(data).filter(is_plain),

@@ -7,7 +7,7 @@
 mod batch;
 mod door;
 mod plans;
-mod unheard;
+mod unmatched_tags;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -20,10 +20,10 @@ use selvedge_client::lanes::CONTROL;
 use selvedge_hub::{Actor, Endpoint, Next};
 
 use crate::broker::door::Door;
-use crate::broker::plans::{Handed, Plans, Recipient};
-use crate::broker::unheard::Unheard;
-use crate::router::{self, Node, Presence, Router};
-use crate::stats::Counters;
+use crate::broker::plans::{Plans, ResolvedHop, ResolvedPlan};
+use crate::broker::unmatched_tags::UnmatchedTags;
+use crate::router::{NextHop, Node, Presence, Router};
+use crate::stats::ZipperCounters;
 use selvedge_client::tag::Tag;
 use selvedge_client::wire::{InterestEntry, Role, WireMessage};
 
@@ -49,7 +49,7 @@ pub(crate) struct Settings {
 #[derive(Debug)]
 pub(crate) struct Broker {
     pub(crate) settings: Settings,
-    pub(crate) counters: Counters,
+    pub(crate) counters: ZipperCounters,
     state: Mutex<State>,
     /// Rises with each change of what plans are made of, before the lock of the change is free.
     version: AtomicU64,
@@ -69,7 +69,7 @@ struct State {
     known: BTreeMap<Node, Known>,
     /// What was planned since the last change, for all doors.
     plans: Plans,
-    unheard: Unheard,
+    unmatched_tags: UnmatchedTags,
     /// Held by the door of each source, and of all who have not said who they are; none at the end.
     source: Option<Sender<Infallible>>,
 }
@@ -96,12 +96,12 @@ impl Broker {
         let (source, sources_gone) = bounded(0);
         Arc::new(Self {
             settings,
-            counters: Counters::default(),
+            counters: ZipperCounters::default(),
             state: Mutex::new(State {
                 router,
                 known: BTreeMap::new(),
                 plans: Plans::default(),
-                unheard: Unheard::default(),
+                unmatched_tags: UnmatchedTags::default(),
                 source: Some(source),
             }),
             version: AtomicU64::new(0),
@@ -256,18 +256,20 @@ impl Broker {
     }
 
     /// Where messages of clients with that tag and target go, until the version rises.
-    fn plan(&self, tag: Tag, target: Option<&str>) -> Arc<Handed> {
+    fn plan(&self, tag: Tag, target: Option<&str>) -> Arc<ResolvedPlan> {
         let State {
             router,
             known,
             plans,
-            unheard,
+            unmatched_tags,
             ..
         } = &mut *self.lock();
         plans.find_or_make(tag, target, || {
             let plan = router.plan(tag, target);
-            unheard.note(tag, target, !plan.stops().is_empty());
-            Arc::new(Handed::new(plan, |stop| recipient(known, stop)))
+            unmatched_tags.note(tag, target, !plan.next_hops().is_empty());
+            Arc::new(ResolvedPlan::new(plan, |next_hop| {
+                recipient(known, next_hop)
+            }))
         })
     }
 
@@ -276,16 +278,16 @@ impl Broker {
         self.lock().router.observers(tag)
     }
 
-    fn recipient(&self, stop: router::Stop) -> Option<Recipient> {
-        recipient(&self.lock().known, stop)
+    fn recipient(&self, next_hop: NextHop) -> Option<ResolvedHop> {
+        recipient(&self.lock().known, next_hop)
     }
 
     /// Who takes over what there is no room for with a function that is away: whoever sends it would
     /// wait until it is back, or given up.
-    fn instead_of(&self, full: &Recipient) -> Option<Recipient> {
+    fn failover_for(&self, full: &ResolvedHop) -> Option<ResolvedHop> {
         let state = self.lock();
-        let other = state.router.instead_of(full.node)?;
-        recipient(&state.known, router::Stop::Local(other))
+        let other = state.router.failover_for(full.node)?;
+        recipient(&state.known, NextHop::Local(other))
     }
 
     fn is_gone(&self, node: &Node) -> bool {
@@ -311,9 +313,9 @@ impl Broker {
             }
         }
         // At most once a second, and by then a function may have come.
-        let untold = state.unheard.untold();
-        if !untold.is_empty() {
-            tracing::warn!(tags = ?untold, "nobody observes what sources write: it is dropped");
+        let take_unreported = state.unmatched_tags.take_unreported();
+        if !take_unreported.is_empty() {
+            tracing::warn!(tags = ?take_unreported, "nobody observes what sources write: it is dropped");
         }
         // Also for those whose last table found no room.
         state.tell_neighbours();
@@ -333,13 +335,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn recipient(known: &BTreeMap<Node, Known>, stop: router::Stop) -> Option<Recipient> {
-    let (node, is_local) = match stop {
-        router::Stop::Local(node) => (node, true),
-        router::Stop::Via(node) => (node, false),
+fn recipient(known: &BTreeMap<Node, Known>, next_hop: NextHop) -> Option<ResolvedHop> {
+    let (node, is_local) = match next_hop {
+        NextHop::Local(node) => (node, true),
+        NextHop::Via(node) => (node, false),
     };
     let Known { door, endpoint, .. } = known.get(&node)?;
-    Some(Recipient {
+    Some(ResolvedHop {
         node,
         door: *door,
         endpoint: endpoint.clone(),

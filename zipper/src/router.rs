@@ -8,7 +8,7 @@
 //! through itself, so there are no loops in any topology. The hop limit catches what is on its way
 //! while tables change.
 
-mod instead;
+mod failover;
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -24,7 +24,7 @@ pub type Node = [u8; 32];
 
 /// What a connected function observes, and how it shares with others of its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Function {
+pub struct FunctionSpec {
     /// Its name.
     pub name: String,
     /// The tags that it observes.
@@ -48,7 +48,7 @@ pub enum Presence {
 
 /// What decides where a message goes.
 #[derive(Debug, Clone, Copy)]
-pub struct Key<'a> {
+pub struct FlowKey<'a> {
     /// Its tag.
     pub tag: Tag,
     /// Its target.
@@ -78,7 +78,7 @@ impl Routes {
 
 /// An instance to choose: one function here, or all of that name at another zipper.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Site {
+struct GroupInstance {
     /// The client, or the zipper that it is connected to.
     node: Node,
     /// The neighbour on the way; none for a function here.
@@ -89,61 +89,61 @@ struct Site {
 }
 
 #[derive(Debug)]
-struct Choice {
+struct FunctionGroup {
     name: Arc<str>,
     policy: Policy,
-    turn: Turn,
+    rotation: RotationCounter,
     /// The nearest first, once all are known.
-    sites: Vec<Site>,
+    instances: Vec<GroupInstance>,
 }
 
 #[derive(Debug)]
-struct Local {
-    function: Function,
+struct LocalFunction {
+    function: FunctionSpec,
     presence: Presence,
 }
 
 #[derive(Debug)]
-struct Neighbour {
+struct NeighbourTable {
     entries: Vec<InterestEntry>,
     presence: Presence,
 }
 
 /// How often a name was chosen; shared by all who choose.
-type Turn = Arc<AtomicUsize>;
+type RotationCounter = Arc<AtomicUsize>;
 
 /// Where messages of one tag and target go until something changes. For who routes many of them: it
 /// chooses among instances as [`Router::route`] does, and needs no router for it.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    forks: Vec<Fork>,
+    groups: Vec<GroupPlan>,
     /// Those of all forks, one behind the other.
-    branches: Vec<Branch>,
-    stops: Vec<Stop>,
+    candidates: Vec<CandidateRoute>,
+    next_hops: Vec<NextHop>,
 }
 
 /// A name that gets the messages, or each of its instances.
 #[derive(Debug, Clone)]
-struct Fork {
+struct GroupPlan {
     name: Arc<str>,
     policy: Policy,
-    turn: Turn,
+    rotation: RotationCounter,
     /// Of these each message goes to one, or to all of them by [`Policy::All`]. Never empty.
-    branches: Range<usize>,
+    candidates: Range<usize>,
 }
 
 /// One way that a message can take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Branch {
+struct CandidateRoute {
     /// The client, or the zipper that it is connected to.
     node: Node,
     /// Where the copy is handed to, in the list of the plan.
-    stop: usize,
+    next_hop: usize,
 }
 
 /// Whom a zipper hands a copy to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stop {
+pub enum NextHop {
     /// A function that is connected here.
     Local(Node),
     /// A neighbour, which passes it on.
@@ -152,9 +152,9 @@ pub enum Stop {
 
 /// A choice that a [`Plan`] has made for one message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Chosen<'a> {
-    /// Whom the copy is handed to: its place among [`Plan::stops`].
-    pub stop: usize,
+pub struct Selection<'a> {
+    /// Whom the copy is handed to: its place among [`Plan::next_hops`].
+    pub next_hop: usize,
     /// The name of the function.
     pub name: &'a str,
     /// The function, or the zipper that it is connected to.
@@ -165,12 +165,12 @@ pub struct Chosen<'a> {
 #[derive(Debug)]
 pub struct Router {
     own: Node,
-    local: BTreeMap<Node, Local>,
-    neighbours: BTreeMap<Node, Neighbour>,
+    local: BTreeMap<Node, LocalFunction>,
+    neighbours: BTreeMap<Node, NeighbourTable>,
     /// For each tag, those of whom some get a message. Made anew at each change.
-    choices: HashMap<Tag, Vec<Choice>>,
+    groups: HashMap<Tag, Vec<FunctionGroup>>,
     /// How often a name was chosen, for those that take turns.
-    turns: HashMap<Arc<str>, Turn>,
+    rotations: HashMap<Arc<str>, RotationCounter>,
     random: fastrand::Rng,
 }
 
@@ -182,15 +182,15 @@ impl Router {
             own,
             local: BTreeMap::new(),
             neighbours: BTreeMap::new(),
-            choices: HashMap::new(),
-            turns: HashMap::new(),
+            groups: HashMap::new(),
+            rotations: HashMap::new(),
             random: fastrand::Rng::with_seed(seed),
         }
     }
 
     /// A function is connected here.
-    pub fn add_function(&mut self, client: Node, function: Function) {
-        let local = Local {
+    pub fn add_function(&mut self, client: Node, function: FunctionSpec) {
+        let local = LocalFunction {
             function,
             presence: Presence::Up,
         };
@@ -200,7 +200,7 @@ impl Router {
 
     /// A zipper is connected.
     pub fn add_neighbour(&mut self, neighbour: Node) {
-        self.neighbours.entry(neighbour).or_insert(Neighbour {
+        self.neighbours.entry(neighbour).or_insert(NeighbourTable {
             entries: Vec::new(),
             presence: Presence::Up,
         });
@@ -242,10 +242,10 @@ impl Router {
     /// What to tell a neighbour: what can be reached here and beyond, unless by the neighbour.
     #[must_use]
     pub fn advertise(&self, neighbour: Node) -> Vec<InterestEntry> {
-        let mut told: BTreeMap<(&str, Option<&str>), InterestEntry> = BTreeMap::new();
-        for Local { function, .. } in self.local.values() {
+        let mut advertised: BTreeMap<(&str, Option<&str>), InterestEntry> = BTreeMap::new();
+        for LocalFunction { function, .. } in self.local.values() {
             let key = (function.name.as_str(), function.target.as_deref());
-            let entry = told.entry(key).or_insert_with(|| InterestEntry {
+            let entry = advertised.entry(key).or_insert_with(|| InterestEntry {
                 name: function.name.clone(),
                 tags: Vec::new(),
                 target: function.target.clone(),
@@ -256,7 +256,7 @@ impl Router {
             entry.tags.sort_unstable();
             entry.tags.dedup();
         }
-        let passed_on = self.best().into_iter().filter_map(|(via, entry)| {
+        let passed_on = self.best_routes().into_iter().filter_map(|(via, entry)| {
             let loops = via == neighbour || entry.path.contains(&neighbour);
             (!loops && entry.path.len() < PATH_MAX).then(|| {
                 let mut entry = entry.clone();
@@ -264,39 +264,39 @@ impl Router {
                 entry
             })
         });
-        told.into_values().chain(passed_on).collect()
+        advertised.into_values().chain(passed_on).collect()
     }
 
     /// The names of those who observe a tag, here or elsewhere.
     #[must_use]
     pub fn observers(&self, tag: Tag) -> Vec<String> {
-        let choices = self.choices.get(&tag).into_iter().flatten();
-        choices.map(|choice| choice.name.to_string()).collect()
+        let groups = self.groups.get(&tag).into_iter().flatten();
+        groups.map(|group| group.name.to_string()).collect()
     }
 
     /// Where messages of clients with that tag and target go, until something changes here.
     #[must_use]
     pub fn plan(&self, tag: Tag, target: Option<&str>) -> Plan {
-        let choices = self.choices.get(&tag).map_or(&[][..], Vec::as_slice);
+        let groups = self.groups.get(&tag).map_or(&[][..], Vec::as_slice);
         let mut plan = Plan {
-            forks: Vec::with_capacity(choices.len()),
-            branches: Vec::with_capacity(choices.len()),
-            stops: Vec::with_capacity(choices.len()),
+            groups: Vec::with_capacity(groups.len()),
+            candidates: Vec::with_capacity(groups.len()),
+            next_hops: Vec::with_capacity(groups.len()),
         };
         let mut ways = BTreeMap::new();
-        for choice in choices {
-            let first = plan.branches.len();
-            for site in choice.open(target) {
-                let stop = plan.stop_for(site, &mut ways);
-                let node = site.node;
-                plan.branches.push(Branch { node, stop });
+        for group in groups {
+            let first = plan.candidates.len();
+            for instance in group.eligible(target) {
+                let next_hop = plan.next_hop_index(instance, &mut ways);
+                let node = instance.node;
+                plan.candidates.push(CandidateRoute { node, next_hop });
             }
-            if plan.branches.len() > first {
-                plan.forks.push(Fork {
-                    name: Arc::clone(&choice.name),
-                    policy: choice.policy,
-                    turn: Arc::clone(&choice.turn),
-                    branches: first..plan.branches.len(),
+            if plan.candidates.len() > first {
+                plan.groups.push(GroupPlan {
+                    name: Arc::clone(&group.name),
+                    policy: group.policy,
+                    rotation: Arc::clone(&group.rotation),
+                    candidates: first..plan.candidates.len(),
                 });
             }
         }
@@ -304,16 +304,16 @@ impl Router {
     }
 
     /// Routes a message of a client.
-    pub fn route(&mut self, key: Key<'_>) -> Routes {
+    pub fn route(&mut self, key: FlowKey<'_>) -> Routes {
         let (mut routes, plan) = (Routes::default(), self.plan(key.tag, key.target));
         for chosen in plan.choose(&key.origin.source, &mut self.random) {
-            routes.add(chosen.name, plan.stops[chosen.stop], chosen.node);
+            routes.add(chosen.name, plan.next_hops[chosen.next_hop], chosen.node);
         }
         routes
     }
 
     /// Routes a message that the zipper `from` passes on to `recipients`.
-    pub fn relay(&mut self, from: Node, key: Key<'_>, recipients: Vec<Recipient>) -> Routes {
+    pub fn relay(&mut self, from: Node, key: FlowKey<'_>, recipients: Vec<Recipient>) -> Routes {
         let mut routes = Routes::default();
         for recipient in recipients {
             if !self.relay_one(from, key, &recipient, &mut routes) {
@@ -323,76 +323,97 @@ impl Router {
         routes
     }
 
-    fn relay_one(&mut self, from: Node, key: Key<'_>, to: &Recipient, routes: &mut Routes) -> bool {
-        let choices = self.choices.get(&key.tag).into_iter().flatten();
-        let Some(choice) = choices.into_iter().find(|choice| *choice.name == *to.name) else {
+    fn relay_one(
+        &mut self,
+        from: Node,
+        key: FlowKey<'_>,
+        to: &Recipient,
+        routes: &mut Routes,
+    ) -> bool {
+        let groups = self.groups.get(&key.tag).into_iter().flatten();
+        let Some(group) = groups.into_iter().find(|group| *group.name == *to.name) else {
             return false;
         };
-        let sites = || choice.sites.iter().filter(|site| site.wants(key.target));
-        let here: Vec<&Site> = sites().filter(|site| site.via.is_none()).collect();
-        let beyond = || sites().filter(|site| site.via.is_some_and(|via| via != from));
+        let instances = || {
+            group
+                .instances
+                .iter()
+                .filter(|instance| instance.matches_target(key.target))
+        };
+        let here: Vec<&GroupInstance> = instances()
+            .filter(|instance| instance.via.is_none())
+            .collect();
+        let beyond = || instances().filter(|instance| instance.via.is_some_and(|via| via != from));
         let chosen = if to.home != self.own {
             beyond()
-                .filter(|site| site.node == to.home)
+                .filter(|instance| instance.node == to.home)
                 .take(1)
                 .collect()
-        } else if choice.policy == Policy::All {
+        } else if group.policy == Policy::All {
             here
         } else if here.is_empty() {
             // It has left while the message was on its way: another instance will do.
             beyond().take(1).collect()
         } else {
-            let open: Vec<&Site> = alike(choice.policy, here.iter().copied()).collect();
-            let nodes = open.iter().map(|site| site.node);
+            let eligible: Vec<&GroupInstance> =
+                equally_good(group.policy, here.iter().copied()).collect();
+            let nodes = eligible.iter().map(|instance| instance.node);
             let source = &key.origin.source;
-            let at = one_of(choice.policy, nodes, source, &choice.turn, &mut self.random);
-            open.get(at).copied().into_iter().collect()
+            let at = pick(
+                group.policy,
+                nodes,
+                source,
+                &group.rotation,
+                &mut self.random,
+            );
+            eligible.get(at).copied().into_iter().collect()
         };
-        for site in &chosen {
-            routes.add(&to.name, site.stop(), site.node);
+        for instance in &chosen {
+            routes.add(&to.name, instance.next_hop(), instance.node);
         }
         !chosen.is_empty()
     }
 
     /// For each function elsewhere the best way to it: up, then short, then the same for everybody.
-    fn best(&self) -> Vec<(Node, &InterestEntry)> {
-        let mut best: BTreeMap<_, (Presence, usize, Node, &InterestEntry)> = BTreeMap::new();
+    fn best_routes(&self) -> Vec<(Node, &InterestEntry)> {
+        let mut best_routes: BTreeMap<_, (Presence, usize, Node, &InterestEntry)> = BTreeMap::new();
         let neighbours = self.neighbours.iter();
         for (&via, neighbour) in neighbours.filter(|(_, it)| it.presence < Presence::Gone) {
             for entry in &neighbour.entries {
                 let key = (&entry.name, &entry.target, entry.path.first());
                 let way = (neighbour.presence, entry.path.len(), via, entry);
-                let known = best.entry(key).or_insert(way);
+                let known = best_routes.entry(key).or_insert(way);
                 if (way.0, way.1, way.2) < (known.0, known.1, known.2) {
                     *known = way;
                 }
             }
         }
-        best.into_values()
+        best_routes
+            .into_values()
             .map(|(_, _, via, entry)| (via, entry))
             .collect()
     }
 
     fn rebuild(&mut self) {
-        let mut offers = Offers {
-            known: &self.turns,
-            turns: HashMap::new(),
-            choices: HashMap::new(),
+        let mut offers = GroupsBuilder {
+            known: &self.rotations,
+            rotations: HashMap::new(),
+            groups: HashMap::new(),
         };
         let local = self.local.iter();
         for (&node, local) in local.filter(|(_, it)| it.presence < Presence::Gone) {
-            let site = Site {
+            let instance = GroupInstance {
                 node,
                 via: None,
                 presence: local.presence,
                 distance: 0,
                 target: local.function.target.clone(),
             };
-            let Function { name, tags, .. } = &local.function;
-            offers.add(name, local.function.policy, tags, &site);
+            let FunctionSpec { name, tags, .. } = &local.function;
+            offers.add(name, local.function.policy, tags, &instance);
         }
-        for (via, entry) in self.best() {
-            let site = Site {
+        for (via, entry) in self.best_routes() {
+            let instance = GroupInstance {
                 node: entry.path.first().copied().unwrap_or(via),
                 via: Some(via),
                 presence: self
@@ -402,85 +423,91 @@ impl Router {
                 distance: entry.path.len(),
                 target: entry.target.clone(),
             };
-            offers.add(&entry.name, entry.policy, &entry.tags, &site);
+            offers.add(&entry.name, entry.policy, &entry.tags, &instance);
         }
-        let Offers {
-            turns, mut choices, ..
+        let GroupsBuilder {
+            rotations,
+            mut groups,
+            ..
         } = offers;
-        for choice in choices.values_mut().flatten() {
-            choice
-                .sites
-                .sort_by_key(|site| (site.presence, site.distance, site.node));
+        for group in groups.values_mut().flatten() {
+            group
+                .instances
+                .sort_by_key(|instance| (instance.presence, instance.distance, instance.node));
         }
-        (self.turns, self.choices) = (turns, choices);
+        (self.rotations, self.groups) = (rotations, groups);
     }
 }
 
 /// The choices as they are made anew.
-struct Offers<'a> {
+struct GroupsBuilder<'a> {
     /// The turns so far, which last over changes.
-    known: &'a HashMap<Arc<str>, Turn>,
-    turns: HashMap<Arc<str>, Turn>,
-    choices: HashMap<Tag, Vec<Choice>>,
+    known: &'a HashMap<Arc<str>, RotationCounter>,
+    rotations: HashMap<Arc<str>, RotationCounter>,
+    groups: HashMap<Tag, Vec<FunctionGroup>>,
 }
 
-impl Offers<'_> {
-    fn add(&mut self, name: &str, policy: Policy, tags: &[Tag], site: &Site) {
+impl GroupsBuilder<'_> {
+    fn add(&mut self, name: &str, policy: Policy, tags: &[Tag], instance: &GroupInstance) {
         for &tag in tags {
-            let choices = self.choices.entry(tag).or_default();
-            let known = choices.iter_mut().find(|choice| *choice.name == *name);
-            if let Some(choice) = known {
-                choice.sites.push(site.clone());
+            let groups = self.groups.entry(tag).or_default();
+            let known = groups.iter_mut().find(|group| *group.name == *name);
+            if let Some(group) = known {
+                group.instances.push(instance.clone());
                 continue;
             }
-            let (name, turn) = self.turn(name);
-            let choice = Choice {
+            let (name, rotation) = self.rotation(name);
+            let group = FunctionGroup {
                 name,
                 policy,
-                turn,
-                sites: vec![site.clone()],
+                rotation,
+                instances: vec![instance.clone()],
             };
-            self.choices.entry(tag).or_default().push(choice);
+            self.groups.entry(tag).or_default().push(group);
         }
     }
 
     /// The turn of a name, of which there is one for all tags.
-    fn turn(&mut self, name: &str) -> (Arc<str>, Turn) {
-        let known = self.turns.get_key_value(name);
+    fn rotation(&mut self, name: &str) -> (Arc<str>, RotationCounter) {
+        let known = self.rotations.get_key_value(name);
         let known = known.or_else(|| self.known.get_key_value(name));
-        let (name, turn) = match known {
-            Some((name, turn)) => (Arc::clone(name), Arc::clone(turn)),
-            None => (name.into(), Turn::default()),
+        let (name, rotation) = match known {
+            Some((name, rotation)) => (Arc::clone(name), Arc::clone(rotation)),
+            None => (name.into(), RotationCounter::default()),
         };
-        self.turns.insert(Arc::clone(&name), Arc::clone(&turn));
-        (name, turn)
+        self.rotations
+            .insert(Arc::clone(&name), Arc::clone(&rotation));
+        (name, rotation)
     }
 }
 
-impl Choice {
+impl FunctionGroup {
     /// Of whom a message with that target goes to one, or to all of them by [`Policy::All`].
-    fn open(&self, target: Option<&str>) -> impl Iterator<Item = &Site> {
-        let sites = self.sites.iter().filter(move |it| it.wants(target));
-        alike(self.policy, sites)
+    fn eligible(&self, target: Option<&str>) -> impl Iterator<Item = &GroupInstance> {
+        let instances = self
+            .instances
+            .iter()
+            .filter(move |it| it.matches_target(target));
+        equally_good(self.policy, instances)
     }
 }
 
-impl Site {
+impl GroupInstance {
     /// A message with a target is for those who want this target; one without is for all.
-    fn wants(&self, target: Option<&str>) -> bool {
+    fn matches_target(&self, target: Option<&str>) -> bool {
         target.is_none() || target == self.target.as_deref()
     }
 
-    fn stop(&self) -> Stop {
-        self.via.map_or(Stop::Local(self.node), Stop::Via)
+    fn next_hop(&self) -> NextHop {
+        self.via.map_or(NextHop::Local(self.node), NextHop::Via)
     }
 }
 
 impl Routes {
-    fn add(&mut self, name: &str, stop: Stop, node: Node) {
-        match stop {
-            Stop::Local(client) => self.local.push(client),
-            Stop::Via(via) => self.forward.entry(via).or_default().push(Recipient {
+    fn add(&mut self, name: &str, next_hop: NextHop, node: Node) {
+        match next_hop {
+            NextHop::Local(client) => self.local.push(client),
+            NextHop::Via(via) => self.forward.entry(via).or_default().push(Recipient {
                 name: name.to_owned(),
                 home: node,
             }),
@@ -491,34 +518,38 @@ impl Routes {
 impl Plan {
     /// The place of a stop, each of which is listed once. A function here is a site of one choice only, so
     /// only ways to neighbours have to be looked for.
-    fn stop_for(&mut self, site: &Site, ways: &mut BTreeMap<Node, usize>) -> usize {
-        let (stop, next) = (site.stop(), self.stops.len());
-        let place = match stop {
-            Stop::Via(via) => *ways.entry(via).or_insert(next),
+    fn next_hop_index(
+        &mut self,
+        instance: &GroupInstance,
+        ways: &mut BTreeMap<Node, usize>,
+    ) -> usize {
+        let (next_hop, next) = (instance.next_hop(), self.next_hops.len());
+        let place = match next_hop {
+            NextHop::Via(via) => *ways.entry(via).or_insert(next),
             // Sites are sorted: what was offered twice is next to itself.
-            Stop::Local(_) if self.stops.last() == Some(&stop) => next - 1,
-            Stop::Local(_) => next,
+            NextHop::Local(_) if self.next_hops.last() == Some(&next_hop) => next - 1,
+            NextHop::Local(_) => next,
         };
         if place == next {
-            self.stops.push(stop);
+            self.next_hops.push(next_hop);
         }
         place
     }
 
     /// All whom copies may be handed to.
     #[must_use]
-    pub fn stops(&self) -> &[Stop] {
-        &self.stops
+    pub fn next_hops(&self) -> &[NextHop] {
+        &self.next_hops
     }
 
     /// How many copies a message makes at the most.
     #[must_use]
     pub fn copies_max(&self) -> usize {
-        let copies = |fork: &Fork| match fork.policy {
-            Policy::All => fork.branches.len(),
+        let copies = |group: &GroupPlan| match group.policy {
+            Policy::All => group.candidates.len(),
             _ => 1,
         };
-        self.forks.iter().map(copies).sum()
+        self.groups.iter().map(copies).sum()
     }
 
     /// Chooses for one message of `source`.
@@ -526,56 +557,56 @@ impl Plan {
         &'a self,
         source: &'a Node,
         random: &'a mut fastrand::Rng,
-    ) -> impl Iterator<Item = Chosen<'a>> {
-        self.forks.iter().flat_map(move |fork| {
-            let branches = &self.branches[fork.branches.clone()];
-            let chosen = fork.choose(branches, source, random);
-            chosen.iter().map(|branch| Chosen {
-                stop: branch.stop,
-                name: &fork.name,
-                node: branch.node,
+    ) -> impl Iterator<Item = Selection<'a>> {
+        self.groups.iter().flat_map(move |group| {
+            let candidates = &self.candidates[group.candidates.clone()];
+            let chosen = group.choose(candidates, source, random);
+            chosen.iter().map(|candidate| Selection {
+                next_hop: candidate.next_hop,
+                name: &group.name,
+                node: candidate.node,
             })
         })
     }
 }
 
-impl Fork {
+impl GroupPlan {
     fn choose<'a>(
         &self,
-        branches: &'a [Branch],
+        candidates: &'a [CandidateRoute],
         source: &Node,
         random: &mut fastrand::Rng,
-    ) -> &'a [Branch] {
-        if self.policy == Policy::All || branches.len() == 1 {
-            return branches;
+    ) -> &'a [CandidateRoute] {
+        if self.policy == Policy::All || candidates.len() == 1 {
+            return candidates;
         }
-        let nodes = branches.iter().map(|branch| branch.node);
-        let at = one_of(self.policy, nodes, source, &self.turn, random);
-        std::slice::from_ref(&branches[at])
+        let nodes = candidates.iter().map(|candidate| candidate.node);
+        let at = pick(self.policy, nodes, source, &self.rotation, random);
+        std::slice::from_ref(&candidates[at])
     }
 }
 
 /// Of sites that are sorted by nearness those that are as good as the first; by [`Policy::All`] all.
-fn alike<'a>(
+fn equally_good<'a>(
     policy: Policy,
-    sites: impl Iterator<Item = &'a Site> + Clone,
-) -> impl Iterator<Item = &'a Site> {
-    let first = sites.clone().next();
-    sites.filter(move |site| {
+    instances: impl Iterator<Item = &'a GroupInstance> + Clone,
+) -> impl Iterator<Item = &'a GroupInstance> {
+    let first = instances.clone().next();
+    instances.filter(move |instance| {
         policy == Policy::All
             || first.is_some_and(|first| {
-                site.presence == first.presence
-                    && (policy != Policy::Nearest || site.distance == first.distance)
+                instance.presence == first.presence
+                    && (policy != Policy::Nearest || instance.distance == first.distance)
             })
     })
 }
 
 /// Which of the nodes, of which there is at least one.
-fn one_of(
+fn pick(
     policy: Policy,
     nodes: impl ExactSizeIterator<Item = Node>,
     source: &Node,
-    turn: &AtomicUsize,
+    rotation: &AtomicUsize,
     random: &mut fastrand::Rng,
 ) -> usize {
     match policy {
@@ -590,7 +621,7 @@ fn one_of(
             nodes.enumerate().max_by_key(weight).map_or(0, |(at, _)| at)
         }
         Policy::Nearest | Policy::RoundRobin | Policy::All => {
-            turn.fetch_add(1, Ordering::Relaxed).wrapping_add(1) % nodes.len()
+            rotation.fetch_add(1, Ordering::Relaxed).wrapping_add(1) % nodes.len()
         }
     }
 }

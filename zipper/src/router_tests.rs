@@ -11,8 +11,8 @@ fn node(n: usize) -> Node {
     node
 }
 
-fn function(name: &str, policy: Policy) -> Function {
-    Function {
+fn function(name: &str, policy: Policy) -> FunctionSpec {
+    FunctionSpec {
         name: name.into(),
         tags: vec![T],
         target: None,
@@ -20,8 +20,8 @@ fn function(name: &str, policy: Policy) -> Function {
     }
 }
 
-fn key(source: usize) -> Key<'static> {
-    Key {
+fn key(source: usize) -> FlowKey<'static> {
+    FlowKey {
         tag: T,
         target: None,
         origin: Origin {
@@ -41,7 +41,7 @@ fn entry(name: &str, path: &[usize]) -> InterestEntry {
     }
 }
 
-fn router_with(functions: &[(usize, Function)]) -> Router {
+fn router_with(functions: &[(usize, FunctionSpec)]) -> Router {
     let mut router = Router::new(node(0), 7);
     for (client, function) in functions {
         router.add_function(node(*client), function.clone());
@@ -183,12 +183,12 @@ fn a_neighbour_is_not_told_what_it_told() {
 }
 
 /// Zippers on a random connected graph, with links that are cut.
-struct Net {
+struct RouterNet {
     routers: Vec<Router>,
     links: BTreeSet<(usize, usize)>,
 }
 
-impl Net {
+impl RouterNet {
     fn new(random: &mut fastrand::Rng) -> Self {
         let size = random.usize(2..9);
         let routers = (0..size).map(|n| Router::new(node(n), 1)).collect();
@@ -277,7 +277,7 @@ impl Net {
 fn n8_on_any_topology_each_name_gets_one_copy_and_all_gets_each_instance() {
     for seed in 0..500 {
         let mut random = fastrand::Rng::with_seed(seed);
-        let mut net = Net::new(&mut random);
+        let mut net = RouterNet::new(&mut random);
         let size = net.routers.len();
         // Name `n` is run by some zippers; clients have the numbers 100 * n + zipper.
         let mut homes: Vec<BTreeSet<usize>> = Vec::new();

@@ -10,7 +10,7 @@ use selvedge_client::{Arrived, Client, ReadError, WriteError};
 
 /// What handles the messages.
 #[derive(Debug)]
-pub enum Guest {
+pub enum RunnerGuest {
     /// A stream function: writes what it likes.
     Function(Box<Instance>),
     /// A function of one number: a message is a number in decimal digits, and so is the answer.
@@ -24,7 +24,7 @@ pub enum Guest {
 
 /// What a runner has counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct RunnerCounts {
     /// Messages that the guest has handled.
     pub handled: u64,
     /// Messages that the guest has failed on. They are dropped, with what it had written for them.
@@ -62,27 +62,27 @@ enum HandleError {
 #[derive(Debug)]
 pub struct Runner<'a> {
     client: &'a Client,
-    guest: Guest,
+    guest: RunnerGuest,
     writer: Writer<'a>,
-    counts: Counts,
+    counts: RunnerCounts,
 }
 
 impl<'a> Runner<'a> {
     /// A guest of that name, which appears in traces and logs.
     #[must_use]
-    pub fn new(client: &'a Client, guest: Guest, name: impl Into<String>) -> Self {
+    pub fn new(client: &'a Client, guest: RunnerGuest, name: impl Into<String>) -> Self {
         Self {
             client,
             guest,
             writer: Writer::new(client, name.into()),
-            counts: Counts::default(),
+            counts: RunnerCounts::default(),
         }
     }
 
     /// What it has counted.
     #[must_use]
-    pub const fn counts(&self) -> Counts {
-        Counts {
+    pub const fn counts(&self) -> RunnerCounts {
+        RunnerCounts {
             written: self.writer.written(),
             unsent: self.writer.unsent(),
             ..self.counts
@@ -133,13 +133,15 @@ impl<'a> Runner<'a> {
         self.counts.handled += 1;
         let (writer, trace) = (&mut self.writer, arrived.trace());
         match answer {
-            Answer::Outputs(outputs) => {
+            GuestAnswer::Outputs(outputs) => {
                 for output in outputs {
                     let message = (Tag(output.tag), output.target, output.payload);
                     writer.put(message, trace, tick);
                 }
             }
-            Answer::Number(tag, digits) => writer.put((tag, None, digits.as_bytes()), trace, tick),
+            GuestAnswer::Number(tag, digits) => {
+                writer.put((tag, None, digits.as_bytes()), trace, tick)
+            }
         }
         Ok(writer.send_due(self.guest.tick())?)
     }
@@ -155,13 +157,13 @@ impl<'a> Runner<'a> {
 }
 
 /// What a guest wrote for one message.
-enum Answer<'a> {
+enum GuestAnswer<'a> {
     Outputs(Outputs<'a>),
     Number(Tag, String),
 }
 
-impl Guest {
-    fn handle(&mut self, tag: Tag, payload: &[u8]) -> Result<Answer<'_>, HandleError> {
+impl RunnerGuest {
+    fn handle(&mut self, tag: Tag, payload: &[u8]) -> Result<GuestAnswer<'_>, HandleError> {
         match self {
             Self::Function(instance) => {
                 let outputs = instance.handle(tag.0, payload)?;
@@ -169,14 +171,14 @@ impl Guest {
                 for output in outputs.clone() {
                     Tag::for_user(output.tag)?;
                 }
-                Ok(Answer::Outputs(outputs))
+                Ok(GuestAnswer::Outputs(outputs))
             }
             Self::Numeric { function, emit } => {
                 let text = String::from_utf8_lossy(payload);
                 let number = text.trim().parse();
                 let number = number.map_err(|_| HandleError::NoNumber(excerpt(&text)))?;
                 let answer = function.call(number)?;
-                Ok(Answer::Number(*emit, answer.to_string()))
+                Ok(GuestAnswer::Number(*emit, answer.to_string()))
             }
         }
     }

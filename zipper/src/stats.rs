@@ -10,9 +10,9 @@ macro_rules! counters {
         pub struct ZipperStats { $($(#[$doc])* pub $name: u64,)* }
 
         #[derive(Debug, Default)]
-        pub(crate) struct Counters { $(pub(crate) $name: AtomicU64,)* }
+        pub(crate) struct ZipperCounters { $(pub(crate) $name: AtomicU64,)* }
 
-        impl Counters {
+        impl ZipperCounters {
             pub(crate) fn stats(&self) -> ZipperStats {
                 ZipperStats { $($name: self.$name.load(Ordering::Relaxed),)* }
             }

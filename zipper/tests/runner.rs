@@ -8,7 +8,7 @@ use selvedge_client::tag::Tag;
 use selvedge_client::{Client, ClientOptions};
 use selvedge_hub::Identity;
 use selvedge_wasm_host::{FunctionConfig, Host, HostConfig};
-use selvedge_zipper::runner::{Counts, Guest, Runner};
+use selvedge_zipper::runner::{Runner, RunnerCounts, RunnerGuest};
 use selvedge_zipper::zipper::{self, Zipper};
 
 /// Far longer than anything here takes; only a bug waits for it.
@@ -28,14 +28,14 @@ fn connect(options: ClientOptions) -> Client {
 }
 
 /// Answers a number with three times the number.
-fn triple() -> Guest {
+fn triple() -> RunnerGuest {
     let wasm = concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/../examples/guests/prebuilt/triple.wasm"
     );
     let host = Host::new(HostConfig::default()).expect("a host");
     let function = host.load_numeric(wasm, "triple", FunctionConfig::named("triple"));
-    Guest::Numeric {
+    RunnerGuest::Numeric {
         function: Box::new(function.expect("the guest loads")),
         emit: OUT,
     }
@@ -46,7 +46,7 @@ fn answers(
     count: u32,
     message: impl Fn(u32) -> String + Sync,
     answers: usize,
-) -> (Vec<Bytes>, Counts) {
+) -> (Vec<Bytes>, RunnerCounts) {
     let zipper = zipper();
     let at = || zipper.addresses().to_vec();
     let sink = connect(ClientOptions::function("sink", vec![OUT], at()));

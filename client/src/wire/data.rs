@@ -3,13 +3,13 @@
 use bytes::{Buf, BufMut, Bytes};
 
 use super::{
-    Data, NOBODY, Origin, RECIPIENTS_MAX, Recipient, TRACE_MAX, WireError, get_list, get_node,
+    Data, NO_SOURCE, Origin, RECIPIENTS_MAX, Recipient, TRACE_MAX, WireError, get_list, get_node,
     get_text, get_u64, put_len, put_text,
 };
 use crate::tag::Tag;
 
 /// The byte before data that tells it from other messages.
-pub(super) const KIND: u8 = 5;
+pub(super) const DATA_KIND: u8 = 5;
 
 const HAS_SOURCE: u8 = 1;
 const HAS_TARGET: u8 = 1 << 1;
@@ -40,15 +40,15 @@ impl MessageHeader<'_> {
     ///
     /// # Errors
     /// [`WireError`] for texts and lists that are too long; `out` is unspecified then.
-    pub fn put(&self, out: &mut Vec<u8>) -> Result<(), WireError> {
-        let has = |is_there: bool, flag: u8| if is_there { flag } else { 0 };
-        let flags = has(self.origin.source != NOBODY, HAS_SOURCE)
+    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), WireError> {
+        let has = |is_present: bool, flag: u8| if is_present { flag } else { 0 };
+        let flags = has(self.origin.source != NO_SOURCE, HAS_SOURCE)
             | has(self.target.is_some(), HAS_TARGET)
             | has(!self.recipients.is_empty(), HAS_RECIPIENTS)
             | has(self.trace.is_some(), HAS_TRACE);
-        let start = Start::new(flags, self.tag, self.hops_left, self.origin.sequence);
-        out.extend_from_slice(start.bytes());
-        if self.origin.source != NOBODY {
+        let short = ShortHeader::new(flags, self.tag, self.hops_left, self.origin.sequence);
+        out.extend_from_slice(short.bytes());
+        if self.origin.source != NO_SOURCE {
             out.extend_from_slice(&self.origin.source);
         }
         if let Some(target) = self.target {
@@ -74,9 +74,9 @@ impl MessageHeader<'_> {
 
 /// How data begins; all that precedes its payload if there are no flags.
 #[derive(Debug, Clone, Copy)]
-pub struct Start([u8; 15], usize);
+pub struct ShortHeader([u8; 15], usize);
 
-impl Start {
+impl ShortHeader {
     /// For a source that says neither target nor trace.
     pub fn plain(tag: Tag, hops_left: u8, sequence: u64) -> Self {
         Self::new(0, tag, hops_left, sequence)
@@ -86,7 +86,7 @@ impl Start {
     fn new(flags: u8, tag: Tag, hops_left: u8, sequence: u64) -> Self {
         let skipped = (sequence.leading_zeros() / 8).min(7);
         let mut bytes = [0; 15];
-        bytes[0] = KIND;
+        bytes[0] = DATA_KIND;
         bytes[1] = flags | (7 - skipped as u8) << SEQUENCE_LEN_SHIFT;
         bytes[2..6].copy_from_slice(&tag.0.to_be_bytes());
         bytes[6] = hops_left;
@@ -103,16 +103,16 @@ impl Start {
 
 /// How data begins of which its zipper says only who sent it: all that precedes its payload.
 #[derive(Debug, Clone, Copy)]
-pub struct Sourced([u8; 47], usize);
+pub struct SourcedHeader([u8; 47], usize);
 
-impl Sourced {
+impl SourcedHeader {
     /// Of `source`, which is somebody.
     #[inline]
     pub fn new(tag: Tag, hops_left: u8, sequence: u64, source: &[u8; 32]) -> Self {
-        debug_assert!(*source != NOBODY, "a flag says that there is one");
-        let Start(start, len) = Start::new(HAS_SOURCE, tag, hops_left, sequence);
+        debug_assert!(*source != NO_SOURCE, "a flag says that there is one");
+        let ShortHeader(short, len) = ShortHeader::new(HAS_SOURCE, tag, hops_left, sequence);
         let mut bytes = [0; 47];
-        bytes[..15].copy_from_slice(&start);
+        bytes[..15].copy_from_slice(&short);
         bytes[len..len + 32].copy_from_slice(source);
         Self(bytes, len + 32)
     }
@@ -127,7 +127,7 @@ impl Sourced {
 
 /// Data without anything that the flags tell of, as most sources write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Plain {
+pub struct PlainMessage {
     /// What kind of data it is.
     pub tag: Tag,
     /// The number of the message at its source.
@@ -136,7 +136,7 @@ pub struct Plain {
     pub payload_at: usize,
 }
 
-impl Plain {
+impl PlainMessage {
     /// Reads it where it lies; none if it is anything else, or nothing at all.
     pub fn read(bytes: &[u8]) -> Option<Self> {
         Self::read_with(bytes, 0)
@@ -146,7 +146,7 @@ impl Plain {
     pub fn read_sourced(bytes: &[u8]) -> Option<Self> {
         let plain = Self::read_with(bytes, HAS_SOURCE)?;
         let (source, _) = bytes.get(plain.payload_at..)?.split_first_chunk()?;
-        (bytes[1] & HAS_SOURCE != 0 && *source != NOBODY).then(|| Self {
+        (bytes[1] & HAS_SOURCE != 0 && *source != NO_SOURCE).then(|| Self {
             payload_at: plain.payload_at + source.len(),
             ..plain
         })
@@ -155,7 +155,7 @@ impl Plain {
     /// Reads what there is in any data, if no flags are set but the allowed ones.
     #[inline(always)]
     fn read_with(bytes: &[u8], allowed: u8) -> Option<Self> {
-        let (&[KIND, flags, a, b, c, d, _hops_left], rest) = bytes.split_first_chunk()? else {
+        let (&[DATA_KIND, flags, a, b, c, d, _hops_left], rest) = bytes.split_first_chunk()? else {
             return None;
         };
         let len = usize::from(flags >> SEQUENCE_LEN_SHIFT) + 1;
@@ -178,7 +178,7 @@ fn number(digits: &[u8]) -> u64 {
 
 /// Whether it is data, of whatever worth.
 pub fn is_data(bytes: &[u8]) -> bool {
-    bytes.first() == Some(&KIND)
+    bytes.first() == Some(&DATA_KIND)
 }
 
 /// Reads data behind the byte of its kind. What all data has is read where it lies, in one step: byte
@@ -201,7 +201,7 @@ pub(super) fn get(mut bytes: Bytes) -> Result<Data, WireError> {
     let sequence = number(digits);
     let source = match has(HAS_SOURCE) {
         true => *rest.first_chunk().ok_or(WireError::Truncated)?,
-        false => NOBODY,
+        false => NO_SOURCE,
     };
     bytes.advance(6 + len + if has(HAS_SOURCE) { source.len() } else { 0 });
     let b = &mut bytes;
@@ -222,7 +222,7 @@ pub(super) fn get(mut bytes: Bytes) -> Result<Data, WireError> {
         true => Some(get_list(b, TRACE_MAX, |b| Ok((get_text(b)?, get_u64(b)?)))?),
         false => None,
     };
-    if has(HAS_SOURCE) && source == NOBODY || has(HAS_RECIPIENTS) && recipients.is_empty() {
+    if has(HAS_SOURCE) && source == NO_SOURCE || has(HAS_RECIPIENTS) && recipients.is_empty() {
         return Err(WireError::Redundant);
     }
     Ok(Data {

@@ -5,9 +5,9 @@
 //! waits here are numbers and heads. A recipient that is full holds the next batch back; until then its
 //! siblings are at the most one batch ahead.
 
-mod alike;
-mod sorted;
-mod straight;
+mod fan_out;
+mod fast_path;
+mod shared_payload;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,14 +17,14 @@ use bytes::Bytes;
 use selvedge_hub::Incoming;
 
 use crate::broker::Broker;
-use crate::broker::batch::sorted::{Placed, Sorted};
-use crate::broker::plans::{Handed, Recipient};
-use crate::router::{Key, Node, Stop};
+use crate::broker::batch::fan_out::{FanOut, QueuedMessage};
+use crate::broker::plans::{ResolvedHop, ResolvedPlan};
+use crate::router::{FlowKey, NextHop, Node};
 use crate::stats::add;
 use selvedge_client::lanes::{DATA, HOPS_MAX, now_micros};
 use selvedge_client::tag::Tag;
 use selvedge_client::wire::{
-    self, Data, MessageHeader, Origin, Plain, TRACE_MAX, WireError, WireMessage,
+    self, Data, MessageHeader, Origin, PlainMessage, TRACE_MAX, WireError, WireMessage,
 };
 
 /// A batch ends with the message that reaches one of these, so that a recipient's lock is held for some
@@ -33,11 +33,11 @@ const MESSAGES_MAX: usize = 256;
 const BYTES_MAX: usize = 256 * 1024;
 
 /// How many kinds of messages a door remembers the recipients of. One source has few.
-const KINDS_MAX: usize = 64;
+const PLANS_PER_BATCH_MAX: usize = 64;
 
 /// Why a message is none for this lane.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Refused {
+pub(super) enum BatchError {
     #[error("only data belongs on this lane")]
     NoData,
     #[error("the tag is kept for the system")]
@@ -47,38 +47,38 @@ pub(super) enum Refused {
 }
 
 /// Messages of one tag and target, and who gets them.
-struct Kind {
+struct CachedPlan {
     tag: Tag,
     target: Option<String>,
-    handed: Arc<Handed>,
+    resolved: Arc<ResolvedPlan>,
 }
 
 /// Whoever the messages come from, and what is known about where they go.
-pub(super) struct Batch {
+pub(super) struct RoutingBatch {
     broker: Arc<Broker>,
     from: Node,
     /// Of which version the kinds are.
     version: u64,
-    kinds: Vec<Kind>,
+    plans: Vec<CachedPlan>,
     /// Which kind the last message was.
     last: usize,
     random: fastrand::Rng,
     /// How many messages of the queue it is made of.
     messages: usize,
-    sorted: Sorted,
+    fan_out: FanOut,
 }
 
-impl Batch {
+impl RoutingBatch {
     pub(super) fn new(broker: Arc<Broker>, from: Node) -> Self {
         Self {
             broker,
             from,
             version: 0,
-            kinds: Vec::new(),
+            plans: Vec::new(),
             last: 0,
             random: fastrand::Rng::new(),
             messages: 0,
-            sorted: Sorted::default(),
+            fan_out: FanOut::default(),
         }
     }
 
@@ -92,7 +92,7 @@ impl Batch {
         &mut self,
         incoming: &Incoming<'_>,
         is_relayed: bool,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), BatchError> {
         debug_assert!(self.is_done(), "one batch at a time");
         let (mut bytes, mut gathered) = (0, Ok(()));
         while self.messages < MESSAGES_MAX && bytes < BYTES_MAX {
@@ -122,8 +122,12 @@ impl Batch {
 
     /// Hands copies on, and lets the messages go when all copies have found room. If not, the task is
     /// woken when there may be some.
-    pub(super) fn hand_on(&mut self, cx: &Context<'_>, incoming: &mut Incoming<'_>) -> Poll<()> {
-        if self.sorted.hand_on(cx, &self.broker, incoming).is_pending() {
+    pub(super) fn deliver(&mut self, cx: &Context<'_>, incoming: &mut Incoming<'_>) -> Poll<()> {
+        if self
+            .fan_out
+            .deliver(cx, &self.broker, incoming)
+            .is_pending()
+        {
             return Poll::Pending;
         }
         incoming.drop_first(DATA, self.messages);
@@ -134,13 +138,13 @@ impl Batch {
     /// Hands no more on of what was gathered.
     pub(super) fn clear(&mut self) {
         self.messages = 0;
-        self.sorted.clear();
+        self.fan_out.clear();
     }
 
     /// Routes a message of a client.
-    fn route(&mut self, bytes: &Bytes) -> Result<(), Refused> {
-        if let Some(plain) = Plain::read(bytes) {
-            let head = MessageHeader {
+    fn route(&mut self, bytes: &Bytes) -> Result<(), BatchError> {
+        if let Some(plain) = PlainMessage::read(bytes) {
+            let header = MessageHeader {
                 tag: plain.tag,
                 origin: self.origin(plain.sequence),
                 hops_left: HOPS_MAX,
@@ -148,14 +152,14 @@ impl Batch {
                 recipients: &[],
                 trace: None,
             };
-            return self.fan_out(head, bytes, plain.payload_at);
+            return self.fan_out(header, bytes, plain.payload_at);
         }
         let mut data = read(bytes)?;
         data.origin = self.origin(data.origin.sequence);
         data.hops_left = HOPS_MAX;
         data.recipients.clear();
         self.note_passage(&mut data);
-        self.fan_out(data.head(), bytes, bytes.len() - data.payload.len())
+        self.fan_out(data.header(), bytes, bytes.len() - data.payload.len())
     }
 
     /// Who sent it is known by the connection, whatever it says.
@@ -176,17 +180,17 @@ impl Batch {
 
     fn fan_out(
         &mut self,
-        head: MessageHeader<'_>,
+        header: MessageHeader<'_>,
         bytes: &Bytes,
         payload_at: usize,
-    ) -> Result<(), Refused> {
-        if head.tag.is_reserved() {
-            return Err(Refused::Reserved);
+    ) -> Result<(), BatchError> {
+        if header.tag.is_reserved() {
+            return Err(BatchError::Reserved);
         }
-        let kind = self.kind(head.tag, head.target);
-        let (handed, counters) = (&self.kinds[kind].handed, &self.broker.counters);
-        let plan = &handed.plan;
-        let message = Placed {
+        let plan_index = self.plan_index(header.tag, header.target);
+        let (resolved, counters) = (&self.plans[plan_index].resolved, &self.broker.counters);
+        let plan = &resolved.plan;
+        let message = QueuedMessage {
             message: self.messages,
             bytes,
             payload_at,
@@ -196,17 +200,20 @@ impl Batch {
         let mut is_observed = false;
         for chosen in plan.choose(&self.from, &mut self.random) {
             is_observed = true;
-            match (plan.stops()[chosen.stop], &handed.recipients[chosen.stop]) {
-                (Stop::Via(_), _) => {
+            match (
+                plan.next_hops()[chosen.next_hop],
+                &resolved.recipients[chosen.next_hop],
+            ) {
+                (NextHop::Via(_), _) => {
                     let name = chosen.name.to_owned();
                     let home = chosen.node;
                     let recipient = wire::Recipient { name, home };
-                    forward.entry(chosen.stop).or_default().push(recipient);
+                    forward.entry(chosen.next_hop).or_default().push(recipient);
                 }
-                (Stop::Local(_), None) => add(&counters.unreachable, 1),
-                (Stop::Local(_), Some(to)) => {
-                    let piece = local.get_or_insert_with(|| self.sorted.put(&message, head));
-                    self.sorted.give(to, *piece);
+                (NextHop::Local(_), None) => add(&counters.unreachable, 1),
+                (NextHop::Local(_), Some(to)) => {
+                    let copy = local.get_or_insert_with(|| self.fan_out.encode(&message, header));
+                    self.fan_out.enqueue(to, *copy);
                 }
             }
         }
@@ -216,44 +223,46 @@ impl Batch {
         if forward.is_empty() {
             return Ok(());
         }
-        let handed = Arc::clone(handed);
-        for (stop, recipients) in forward {
-            let to = handed.recipients[stop].as_ref();
-            self.forward(to, &message, head, &recipients);
+        let resolved = Arc::clone(resolved);
+        for (next_hop, recipients) in forward {
+            let to = resolved.recipients[next_hop].as_ref();
+            self.forward(to, &message, header, &recipients);
         }
         Ok(())
     }
 
     /// Which kind a message is.
-    fn kind(&mut self, tag: Tag, target: Option<&str>) -> usize {
+    fn plan_index(&mut self, tag: Tag, target: Option<&str>) -> usize {
         let version = self.broker.version();
         if version != self.version {
-            self.kinds.clear();
+            self.plans.clear();
             self.version = version;
         }
-        let is_it = |kind: &Kind| kind.tag == tag && kind.target.as_deref() == target;
-        if self.kinds.get(self.last).is_some_and(is_it) {
+        let matches = |plan_index: &CachedPlan| {
+            plan_index.tag == tag && plan_index.target.as_deref() == target
+        };
+        if self.plans.get(self.last).is_some_and(matches) {
             return self.last;
         }
-        self.last = self.kinds.iter().position(is_it).unwrap_or_else(|| {
-            if self.kinds.len() >= KINDS_MAX {
-                self.kinds.clear();
+        self.last = self.plans.iter().position(matches).unwrap_or_else(|| {
+            if self.plans.len() >= PLANS_PER_BATCH_MAX {
+                self.plans.clear();
             }
-            self.kinds.push(Kind {
+            self.plans.push(CachedPlan {
                 tag,
                 target: target.map(str::to_owned),
-                handed: self.broker.plan(tag, target),
+                resolved: self.broker.plan(tag, target),
             });
-            self.kinds.len() - 1
+            self.plans.len() - 1
         });
         self.last
     }
 
     /// Routes a message of another zipper.
-    fn relay(&mut self, bytes: &Bytes) -> Result<(), Refused> {
+    fn relay(&mut self, bytes: &Bytes) -> Result<(), BatchError> {
         let mut data = read(bytes)?;
         let (broker, recipients) = (&self.broker, std::mem::take(&mut data.recipients));
-        let key = Key {
+        let key = FlowKey {
             tag: data.tag,
             target: data.target.as_deref(),
             origin: data.origin,
@@ -265,17 +274,17 @@ impl Batch {
             add(&counters.unobserved, 1);
         }
         self.note_passage(&mut data);
-        let message = Placed {
+        let message = QueuedMessage {
             message: self.messages,
             bytes,
             payload_at: bytes.len() - data.payload.len(),
             copies: routes.local.len(),
         };
         if !routes.local.is_empty() {
-            let piece = self.sorted.put(&message, data.head());
+            let copy = self.fan_out.encode(&message, data.header());
             for node in routes.local {
-                match broker.recipient(Stop::Local(node)) {
-                    Some(to) => self.sorted.give(&to, piece),
+                match broker.recipient(NextHop::Local(node)) {
+                    Some(to) => self.fan_out.enqueue(&to, copy),
                     None => add(&counters.unreachable, 1),
                 }
             }
@@ -285,8 +294,8 @@ impl Batch {
             return Ok(());
         }
         for (via, recipients) in routes.forward {
-            let to = self.broker.recipient(Stop::Via(via));
-            self.forward(to.as_ref(), &message, data.head(), &recipients);
+            let to = self.broker.recipient(NextHop::Via(via));
+            self.forward(to.as_ref(), &message, data.header(), &recipients);
         }
         Ok(())
     }
@@ -294,32 +303,32 @@ impl Batch {
     /// A copy for those whom a neighbour reaches.
     fn forward(
         &mut self,
-        to: Option<&Recipient>,
-        message: &Placed<'_>,
-        head: MessageHeader<'_>,
+        to: Option<&ResolvedHop>,
+        message: &QueuedMessage<'_>,
+        header: MessageHeader<'_>,
         recipients: &[wire::Recipient],
     ) {
         let Some(to) = to else {
             return add(&self.broker.counters.unreachable, 1);
         };
-        let head = MessageHeader {
-            hops_left: head.hops_left.saturating_sub(1),
+        let header = MessageHeader {
+            hops_left: header.hops_left.saturating_sub(1),
             recipients,
-            ..head
+            ..header
         };
-        let alone = Placed {
+        let alone = QueuedMessage {
             copies: 1,
             ..*message
         };
-        let piece = self.sorted.put(&alone, head);
-        self.sorted.give(to, piece);
+        let copy = self.fan_out.encode(&alone, header);
+        self.fan_out.enqueue(to, copy);
     }
 }
 
-fn read(bytes: &Bytes) -> Result<Data, Refused> {
+fn read(bytes: &Bytes) -> Result<Data, BatchError> {
     match WireMessage::decode(bytes.clone())? {
         WireMessage::Data(data) => Ok(data),
-        _ => Err(Refused::NoData),
+        _ => Err(BatchError::NoData),
     }
 }
 
@@ -329,13 +338,13 @@ mod tests {
 
     use super::*;
     use crate::broker::Settings;
-    use crate::router::Function;
+    use crate::router::FunctionSpec;
     use selvedge_client::wire::Policy;
 
     const T: Tag = Tag(0x10);
 
-    fn function(name: &str, target: Option<&str>) -> Function {
-        Function {
+    fn function(name: &str, target: Option<&str>) -> FunctionSpec {
+        FunctionSpec {
             name: name.into(),
             tags: vec![T],
             target: target.map(str::to_owned),
@@ -343,34 +352,34 @@ mod tests {
         }
     }
 
-    fn batch() -> Batch {
+    fn batch() -> RoutingBatch {
         let broker = Broker::new(Settings {
             name: "z".into(),
             node: [1; 32],
             token: None,
             mesh: BTreeSet::new(),
         });
-        Batch::new(broker, [2; 32])
+        RoutingBatch::new(broker, [2; 32])
     }
 
-    fn stops(batch: &mut Batch, target: Option<&str>) -> Vec<Stop> {
-        let kind = batch.kind(T, target);
-        batch.kinds[kind].handed.plan.stops().to_vec()
+    fn next_hops(batch: &mut RoutingBatch, target: Option<&str>) -> Vec<NextHop> {
+        let plan_index = batch.plan_index(T, target);
+        batch.plans[plan_index].resolved.plan.next_hops().to_vec()
     }
 
     #[test]
     fn a_function_that_leaves_between_two_messages_of_a_batch_gets_the_first_only() {
         let mut batch = batch();
         let broker = Arc::clone(&batch.broker);
-        assert_eq!(stops(&mut batch, None), []);
+        assert_eq!(next_hops(&mut batch, None), []);
         broker.reroute(|router| router.add_function([3; 32], function("a", None)));
         broker.reroute(|router| router.add_function([4; 32], function("b", Some("t"))));
-        let (a, b) = (Stop::Local([3; 32]), Stop::Local([4; 32]));
-        assert_eq!(stops(&mut batch, None), [a, b]);
-        assert_eq!(stops(&mut batch, Some("t")), [b]);
+        let (a, b) = (NextHop::Local([3; 32]), NextHop::Local([4; 32]));
+        assert_eq!(next_hops(&mut batch, None), [a, b]);
+        assert_eq!(next_hops(&mut batch, Some("t")), [b]);
         broker.reroute(|router| router.remove([4; 32]));
-        assert_eq!(stops(&mut batch, Some("t")), []);
-        assert_eq!(stops(&mut batch, None), [a]);
+        assert_eq!(next_hops(&mut batch, Some("t")), []);
+        assert_eq!(next_hops(&mut batch, None), [a]);
     }
 
     #[test]
@@ -380,19 +389,19 @@ mod tests {
         for client in [3, 4] {
             broker.reroute(|router| router.add_function([client; 32], function("a", None)));
         }
-        let mut other = Batch::new(broker, [5; 32]);
+        let mut other = RoutingBatch::new(broker, [5; 32]);
         let mut chosen = Vec::new();
         for _ in 0..2 {
             for at in [&mut batch, &mut other] {
-                let kind = at.kind(T, None);
-                let plan = &at.kinds[kind].handed.plan;
+                let plan_index = at.plan_index(T, None);
+                let plan = &at.plans[plan_index].resolved.plan;
                 chosen.extend(plan.choose(&at.from, &mut at.random).map(|it| it.node[0]));
             }
         }
         assert_eq!(chosen, [4, 3, 4, 3]);
-        for n in 0..3 * KINDS_MAX {
-            batch.kind(T, Some(&n.to_string()));
-            assert!(batch.kinds.len() <= KINDS_MAX);
+        for n in 0..3 * PLANS_PER_BATCH_MAX {
+            batch.plan_index(T, Some(&n.to_string()));
+            assert!(batch.plans.len() <= PLANS_PER_BATCH_MAX);
         }
     }
 }

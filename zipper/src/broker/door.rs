@@ -11,8 +11,8 @@ use selvedge_hub::{Endpoint, Event, Inbox, Incoming, LaneId};
 use subtle::ConstantTimeEq;
 
 use crate::broker::Broker;
-use crate::broker::batch::Batch;
-use crate::router::{Function, Node, Presence};
+use crate::broker::batch::RoutingBatch;
+use crate::router::{FunctionSpec, Node, Presence};
 use crate::stats::add;
 use selvedge_client::lanes::{CONTROL, DATA};
 use selvedge_client::wire::{self, Handshake, Policy, Rejection, Role, VERSION, WireMessage};
@@ -38,7 +38,7 @@ pub(crate) struct Door {
     /// What this zipper says and there was no room for.
     outgoing: VecDeque<(LaneId, Bytes)>,
     /// What is left to do for the first messages that wait.
-    batch: Batch,
+    batch: RoutingBatch,
     /// How many messages wait. Their sender was told that they are here.
     left: usize,
     /// Since which version of the plans it has been waiting for the next.
@@ -125,7 +125,7 @@ impl Door {
     ) -> Self {
         let node = *endpoint.peer().as_bytes();
         let waker = Waker::from(Arc::new(Resume(endpoint.clone())));
-        let batch = Batch::new(Arc::clone(&broker), node);
+        let batch = RoutingBatch::new(Arc::clone(&broker), node);
         Self {
             broker,
             endpoint,
@@ -155,7 +155,7 @@ impl Door {
             if self.batch.is_done() {
                 let is_client = !self.is_closed && self.role != Some(Role::Zipper);
                 let cx = Context::from_waker(&self.waker);
-                if is_client && self.batch.hand_straight(&cx, incoming).is_pending() {
+                if is_client && self.batch.deliver_fast(&cx, incoming).is_pending() {
                     return Poll::Pending;
                 }
                 if !self.begin(incoming) {
@@ -163,7 +163,7 @@ impl Door {
                 }
             }
             let cx = Context::from_waker(&self.waker);
-            if self.batch.hand_on(&cx, incoming).is_pending() {
+            if self.batch.deliver(&cx, incoming).is_pending() {
                 return Poll::Pending;
             }
         }
@@ -291,7 +291,7 @@ impl Door {
             Role::Source => {}
             Role::StreamFunction => router.add_function(
                 node,
-                Function {
+                FunctionSpec {
                     name,
                     tags,
                     target,

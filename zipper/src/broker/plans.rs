@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use selvedge_hub::Endpoint;
 
-use crate::router::{Node, Plan, Stop};
+use crate::router::{NextHop, Node, Plan};
 use selvedge_client::tag::Tag;
 
 /// How many plans are kept: sources choose tags and targets as they like.
@@ -13,7 +13,7 @@ const PLANS_MAX: usize = 1024;
 
 /// Whom a copy is handed to.
 #[derive(Debug, Clone)]
-pub(super) struct Recipient {
+pub(super) struct ResolvedHop {
     pub(super) node: Node,
     /// Its own door: another endpoint of the same node has another one.
     pub(super) door: u64,
@@ -24,22 +24,22 @@ pub(super) struct Recipient {
 
 /// A plan, and whom it leads to.
 #[derive(Debug)]
-pub(super) struct Handed {
+pub(super) struct ResolvedPlan {
     pub(super) plan: Plan,
     /// For each stop of the plan; none if it has left meanwhile.
-    pub(super) recipients: Vec<Option<Recipient>>,
+    pub(super) recipients: Vec<Option<ResolvedHop>>,
 }
 
-impl Handed {
-    pub(super) fn new(plan: Plan, recipient: impl Fn(Stop) -> Option<Recipient>) -> Self {
-        let recipients = plan.stops().iter().copied().map(recipient).collect();
+impl ResolvedPlan {
+    pub(super) fn new(plan: Plan, recipient: impl Fn(NextHop) -> Option<ResolvedHop>) -> Self {
+        let recipients = plan.next_hops().iter().copied().map(recipient).collect();
         Self { plan, recipients }
     }
 
     /// The function here that gets one copy of each message, if nobody else gets any.
-    pub(super) fn only(&self) -> Option<&Recipient> {
-        match (self.plan.stops(), &self.recipients[..]) {
-            ([Stop::Local(_)], [Some(to)]) if self.plan.copies_max() == 1 => Some(to),
+    pub(super) fn only_local_hop(&self) -> Option<&ResolvedHop> {
+        match (self.plan.next_hops(), &self.recipients[..]) {
+            ([NextHop::Local(_)], [Some(to)]) if self.plan.copies_max() == 1 => Some(to),
             _ => None,
         }
     }
@@ -47,7 +47,7 @@ impl Handed {
 
 /// Plans by tag and target.
 #[derive(Debug)]
-pub(super) struct Plans<T = Arc<Handed>> {
+pub(super) struct Plans<T = Arc<ResolvedPlan>> {
     /// For each tag few targets, mostly none.
     by_tag: HashMap<Tag, Vec<(Option<String>, T)>>,
     len: usize,
@@ -90,11 +90,11 @@ mod tests {
 
     #[test]
     fn a_plan_is_made_once_and_few_are_kept() {
-        let (mut plans, mut made) = (Plans::default(), 0);
+        let (mut plans, mut source) = (Plans::default(), 0);
         let mut find = |plans: &mut Plans<u32>, tag, target| {
             plans.find_or_make(Tag(tag), target, || {
-                made += 1;
-                made
+                source += 1;
+                source
             })
         };
         assert_eq!(find(&mut plans, 1, None), 1);

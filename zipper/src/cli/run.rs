@@ -10,7 +10,7 @@ use selvedge_client::tag::Tag;
 use selvedge_client::wire;
 use selvedge_client::{Client, ClientOptions};
 use selvedge_wasm_host::{FunctionConfig, GuestLimits, Host, HostConfig};
-use selvedge_zipper::runner::{Counts, Guest, Runner};
+use selvedge_zipper::runner::{Runner, RunnerCounts, RunnerGuest};
 
 use crate::cli::connection::{Connection, tag};
 use crate::cli::end;
@@ -132,7 +132,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fault> {
     let counts = runner.counts();
     tracing::info!(name, ?counts, "the function ends");
     if counts.failed > 0 {
-        let Counts {
+        let RunnerCounts {
             failed, handled, ..
         } = counts;
         tracing::warn!(
@@ -165,7 +165,7 @@ fn end(client: &Client, interrupts: &Interrupts, unsent: u64) -> Result<(), Faul
     Err(Fault::lost(interrupts.is_given_up(), lost))
 }
 
-fn load(args: &Args, name: &str) -> Result<(Guest, Vec<Tag>), Fault> {
+fn load(args: &Args, name: &str) -> Result<(RunnerGuest, Vec<Tag>), Fault> {
     let host = Host::new(HostConfig {
         cache_dir: args.cache.clone(),
         ..HostConfig::default()
@@ -188,7 +188,7 @@ fn load(args: &Args, name: &str) -> Result<(Guest, Vec<Tag>), Fault> {
             .load_numeric(&args.file, export, config)
             .map_err(|error| fault(&error))?;
         let function = Box::new(function);
-        return Ok((Guest::Numeric { function, emit }, Vec::new()));
+        return Ok((RunnerGuest::Numeric { function, emit }, Vec::new()));
     }
     let function = host
         .load(&args.file, config)
@@ -198,7 +198,7 @@ fn load(args: &Args, name: &str) -> Result<(Guest, Vec<Tag>), Fault> {
         .collect::<Result<_, _>>()
         .map_err(|error| fault(&error))?;
     let instance = function.instantiate().map_err(|error| fault(&error))?;
-    Ok((Guest::Function(Box::new(instance)), observed))
+    Ok((RunnerGuest::Function(Box::new(instance)), observed))
 }
 
 /// An error with all that caused it.

@@ -12,7 +12,7 @@ use selvedge_client::wire::Data;
 use selvedge_client::{Client, ClientOptions};
 use selvedge_hub::{Address, Identity, Info};
 use selvedge_wasm_host::{FunctionConfig, Host, HostConfig};
-use selvedge_zipper::runner::{Guest, Runner};
+use selvedge_zipper::runner::{Runner, RunnerGuest};
 use selvedge_zipper::zipper::{self, Neighbour, Zipper};
 
 use crate::cli::fault::Fault;
@@ -190,7 +190,7 @@ fn function(
     let client = Arc::new(Client::connect(ClientOptions::function(name, tags, at))?);
     let working = Arc::clone(&client);
     let thread = spawn(name, move || {
-        let guest = Guest::Function(Box::new(instance));
+        let guest = RunnerGuest::Function(Box::new(instance));
         let ended = Runner::new(&working, guest, name).run();
         tracing::debug!(name, %ended, "a function has ended");
     })?;

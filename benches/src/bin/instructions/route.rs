@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use selvedge_client::tag::Tag;
 use selvedge_client::wire::{InterestEntry, Origin, Policy};
-use selvedge_zipper::router::{Function, Key, Node, Router};
+use selvedge_zipper::router::{FlowKey, FunctionSpec, Node, Router};
 
 use crate::counted_repeats;
 
@@ -12,12 +12,12 @@ const TAG: Tag = Tag(0x10);
 
 const NEIGHBOUR: Node = [200; 32];
 
-fn key() -> Key<'static> {
+fn key() -> FlowKey<'static> {
     let origin = Origin {
         source: [100; 32],
         sequence: 1,
     };
-    Key {
+    FlowKey {
         tag: TAG,
         target: None,
         origin,
@@ -32,7 +32,7 @@ fn router() -> Router {
 fn with_functions(count: u8) -> Router {
     let mut router = router();
     for number in 1..=count {
-        let function = Function {
+        let function = FunctionSpec {
             name: format!("function-{number}"),
             tags: vec![TAG],
             target: None,

@@ -11,12 +11,12 @@ const KINDS_MAX: usize = 64;
 /// Kinds of which a message has come while nobody observed them. Filled when a plan is made, so that
 /// no message pays for it.
 #[derive(Debug, Default)]
-pub(super) struct Unheard {
+pub(super) struct UnmatchedTags {
     /// By tag and target; whether it was told of.
     kinds: BTreeMap<(Tag, Option<String>), bool>,
 }
 
-impl Unheard {
+impl UnmatchedTags {
     /// A message of that kind has come, the first since the routes have changed.
     pub(super) fn note(&mut self, tag: Tag, target: Option<&str>, is_observed: bool) {
         let kind = (tag, target.map(str::to_owned));
@@ -28,9 +28,9 @@ impl Unheard {
     }
 
     /// Those that were not told of since they were last observed.
-    pub(super) fn untold(&mut self) -> Vec<String> {
-        let untold = self.kinds.iter_mut().filter(|(_, is_told)| !**is_told);
-        untold
+    pub(super) fn take_unreported(&mut self) -> Vec<String> {
+        let take_unreported = self.kinds.iter_mut().filter(|(_, is_told)| !**is_told);
+        take_unreported
             .map(|((tag, target), is_told)| {
                 *is_told = true;
                 match target {
@@ -48,7 +48,7 @@ mod tests {
 
     use super::*;
     use crate::broker::{Broker, Settings};
-    use crate::router::Function;
+    use crate::router::FunctionSpec;
     use selvedge_client::wire::Policy;
 
     #[test]
@@ -60,34 +60,37 @@ mod tests {
             mesh: BTreeSet::new(),
         });
         let tag = Tag(0x10);
-        let untold = |target| {
+        let take_unreported = |target| {
             broker.plan(tag, target);
-            broker.lock().unheard.untold()
+            broker.lock().unmatched_tags.take_unreported()
         };
-        assert_eq!(untold(None), [tag.to_string()]);
-        assert_eq!(untold(Some("t")), [format!("{tag} for \"t\"")]);
-        assert_eq!(untold(None), [""; 0]);
-        let function = Function {
+        assert_eq!(take_unreported(None), [tag.to_string()]);
+        assert_eq!(take_unreported(Some("t")), [format!("{tag} for \"t\"")]);
+        assert_eq!(take_unreported(None), [""; 0]);
+        let function = FunctionSpec {
             name: "f".into(),
             tags: vec![tag],
             target: None,
             policy: Policy::Nearest,
         };
         broker.reroute(|router| router.add_function([2; 32], function));
-        assert_eq!(untold(None), [""; 0]);
+        assert_eq!(take_unreported(None), [""; 0]);
         broker.reroute(|router| router.remove([2; 32]));
-        assert_eq!(untold(None), [tag.to_string()]);
+        assert_eq!(take_unreported(None), [tag.to_string()]);
     }
 
     #[test]
     fn few_kinds_are_remembered() {
-        let mut unheard = Unheard::default();
+        let mut unmatched_tags = UnmatchedTags::default();
         for number in 0..3 * KINDS_MAX as u32 {
-            unheard.note(Tag(number), None, false);
+            unmatched_tags.note(Tag(number), None, false);
         }
-        assert_eq!(unheard.untold().len(), KINDS_MAX);
-        unheard.note(Tag(0), None, true);
-        unheard.note(Tag(KINDS_MAX as u32), None, false);
-        assert_eq!(unheard.untold(), [Tag(KINDS_MAX as u32).to_string()]);
+        assert_eq!(unmatched_tags.take_unreported().len(), KINDS_MAX);
+        unmatched_tags.note(Tag(0), None, true);
+        unmatched_tags.note(Tag(KINDS_MAX as u32), None, false);
+        assert_eq!(
+            unmatched_tags.take_unreported(),
+            [Tag(KINDS_MAX as u32).to_string()]
+        );
     }
 }

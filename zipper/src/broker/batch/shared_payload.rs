@@ -4,13 +4,13 @@ use std::ops::Range;
 
 use selvedge_hub::{EncodedBatch, Incoming};
 
-use super::sorted::{Piece, SHARED_LEN_MIN, parts};
+use super::fan_out::{OutgoingCopy, SHARED_LEN_MIN, parts};
 
 /// How many different lists of copies a batch is searched for.
 const LISTS_MAX: usize = 8;
 
 /// The runs of one list of copies, each with the places in it that it stands for.
-pub(super) type Runs = Vec<(Range<usize>, EncodedBatch)>;
+pub(super) type SharedBatches = Vec<(Range<usize>, EncodedBatch)>;
 
 /// Which of the lists are alike: for each the place of the first like it, if another one is.
 pub(super) fn groups<'a>(lists: impl Iterator<Item = &'a [usize]>) -> Vec<Option<usize>> {
@@ -31,35 +31,35 @@ pub(super) fn groups<'a>(lists: impl Iterator<Item = &'a [usize]>) -> Vec<Option
 
 /// The runs of a list of copies: of those behind each other that are short enough for one frame,
 /// if together they are long enough to be shared.
-pub(super) fn runs(
+pub(super) fn batches(
     list: &[usize],
-    (heads, pieces): (&[u8], &[Piece]),
+    (headers, copies): (&[u8], &[OutgoingCopy]),
     incoming: &Incoming<'_>,
-) -> Runs {
-    let message = |&piece: &usize| parts(heads, &pieces[piece], incoming);
-    let (mut runs, mut run, mut len) = (Runs::new(), 0..0, 0);
-    let mut end = |run: Range<usize>, len: usize| {
+) -> SharedBatches {
+    let message = |&copy: &usize| parts(headers, &copies[copy], incoming);
+    let (mut batches, mut batch, mut len) = (SharedBatches::new(), 0..0, 0);
+    let mut end = |batch: Range<usize>, len: usize| {
         if len >= SHARED_LEN_MIN {
-            let messages = list[run.clone()].iter().map(message);
-            runs.push((run, EncodedBatch::new(messages)));
+            let messages = list[batch.clone()].iter().map(message);
+            batches.push((batch, EncodedBatch::new(messages)));
         }
     };
     for (at, copy) in list.iter().enumerate() {
-        let [head, payload] = message(copy);
-        let cost = EncodedBatch::cost_of(head.len() + payload.len());
-        let is_alone = pieces[*copy].is_shared();
+        let [header, payload] = message(copy);
+        let cost = EncodedBatch::cost_of(header.len() + payload.len());
+        let is_alone = copies[*copy].is_shared();
         if is_alone || len + cost > EncodedBatch::LEN_GOOD {
-            end(run, len);
-            (run, len) = (at..at, 0);
+            end(batch, len);
+            (batch, len) = (at..at, 0);
         }
         if is_alone {
-            run = at + 1..at + 1;
+            batch = at + 1..at + 1;
         } else {
-            (run.end, len) = (at + 1, len + cost);
+            (batch.end, len) = (at + 1, len + cost);
         }
     }
-    end(run, len);
-    runs
+    end(batch, len);
+    batches
 }
 
 #[cfg(test)]
@@ -79,8 +79,8 @@ mod tests {
         let lists: Vec<_> = (0..LISTS_MAX + 1).map(|n| [n]).collect();
         let twice = lists.iter().chain(&lists).map(|list| &list[..]);
         let found = groups(twice);
-        let alike = |at: usize| (at < LISTS_MAX).then_some(at);
-        let expected = (0..=LISTS_MAX).map(alike);
+        let shared_payload = |at: usize| (at < LISTS_MAX).then_some(at);
+        let expected = (0..=LISTS_MAX).map(shared_payload);
         assert_eq!(found, expected.clone().chain(expected).collect::<Vec<_>>());
     }
 }

@@ -1,17 +1,18 @@
 //! Who takes over what waits for a function that is away.
 
-use super::{Local, Node, Presence, Router};
+use super::{LocalFunction, Node, Presence, Router};
 use selvedge_client::wire::Policy;
 
 impl Router {
     /// A function here that is up and shares the work with this one, if this one is away.
     #[must_use]
-    pub fn instead_of(&self, node: Node) -> Option<Node> {
+    pub fn failover_for(&self, node: Node) -> Option<Node> {
         let away = self.local.get(&node)?;
         if away.presence == Presence::Up || away.function.policy == Policy::All {
             return None;
         }
-        let takes_over = |it: &Local| it.presence == Presence::Up && it.function == away.function;
+        let takes_over =
+            |it: &LocalFunction| it.presence == Presence::Up && it.function == away.function;
         let mut local = self.local.iter();
         local.find(|(_, it)| takes_over(it)).map(|(node, _)| *node)
     }
@@ -20,12 +21,12 @@ impl Router {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::router::Function;
+    use crate::router::FunctionSpec;
     use selvedge_client::tag::Tag;
 
     #[test]
     fn only_one_of_the_same_kind_that_is_up_takes_over() {
-        let of = |name: &str, policy| Function {
+        let of = |name: &str, policy| FunctionSpec {
             name: name.into(),
             tags: vec![Tag(5)],
             target: None,
@@ -38,14 +39,14 @@ mod tests {
         router.add_function([2; 32], of("b", Policy::Nearest));
         router.add_function([3; 32], targeted);
         router.set_presence([1; 32], Presence::Away);
-        assert_eq!(router.instead_of([1; 32]), None);
+        assert_eq!(router.failover_for([1; 32]), None);
         router.add_function([4; 32], of("a", Policy::Nearest));
-        assert_eq!(router.instead_of([1; 32]), Some([4; 32]));
-        assert_eq!(router.instead_of([4; 32]), None, "it is up");
+        assert_eq!(router.failover_for([1; 32]), Some([4; 32]));
+        assert_eq!(router.failover_for([4; 32]), None, "it is up");
         for node in [5, 6] {
             router.add_function([node; 32], of("c", Policy::All));
         }
         router.set_presence([5; 32], Presence::Away);
-        assert_eq!(router.instead_of([5; 32]), None, "each gets its own");
+        assert_eq!(router.failover_for([5; 32]), None, "each gets its own");
     }
 }

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use selvedge_hub::{EncodedBatch, Incoming, SendError};
 
 use crate::broker::Broker;
-use crate::broker::batch::alike::{self, Runs};
-use crate::broker::plans::Recipient;
+use crate::broker::batch::shared_payload::{self, SharedBatches};
+use crate::broker::plans::ResolvedHop;
 use crate::stats::add;
 use selvedge_client::lanes::DATA;
 use selvedge_client::wire::MessageHeader;
@@ -19,19 +19,19 @@ pub(super) const SHARED_LEN_MIN: usize = 4096 + 1;
 
 /// What goes to whom.
 #[derive(Default)]
-pub(super) struct Sorted {
-    heads: Vec<u8>,
-    pieces: Vec<Piece>,
-    lots: Vec<Lot>,
+pub(super) struct FanOut {
+    headers: Vec<u8>,
+    copies: Vec<OutgoingCopy>,
+    queues: Vec<RecipientQueue>,
     /// What lots share that are alike, in the place of the first of them; made when all are sorted.
-    runs: Vec<Runs>,
+    batches: Vec<SharedBatches>,
     /// Whose turn it is, if this message goes to the same recipients as the last one: a search for
     /// each of 64 costs more than the copy.
     expected: usize,
 }
 
 /// A message where it waits.
-pub(super) struct Placed<'a> {
+pub(super) struct QueuedMessage<'a> {
     /// Its place in the queue.
     pub(super) message: usize,
     pub(super) bytes: &'a Bytes,
@@ -41,16 +41,16 @@ pub(super) struct Placed<'a> {
 }
 
 /// A message as its recipients get it.
-pub(super) struct Piece {
+pub(super) struct OutgoingCopy {
     /// The place of the message in the queue, and where its payload begins.
     message: usize,
     payload_at: usize,
-    head: Range<usize>,
+    header: Range<usize>,
     /// Head and payload, if several recipients share them.
     whole: Option<Bytes>,
 }
 
-impl Piece {
+impl OutgoingCopy {
     /// Whether it is laid out already.
     pub(super) const fn is_shared(&self) -> bool {
         self.whole.is_some()
@@ -59,184 +59,190 @@ impl Piece {
 
 /// Head and payload of a piece.
 pub(super) fn parts<'a>(
-    heads: &'a [u8],
-    piece: &Piece,
+    headers: &'a [u8],
+    copy: &OutgoingCopy,
     incoming: &'a Incoming<'_>,
 ) -> [&'a [u8]; 2] {
-    let message = incoming.get(DATA, piece.message);
-    let payload = message.map_or(&[][..], |it| &it.payload[piece.payload_at..]);
-    [&heads[piece.head.clone()], payload]
+    let message = incoming.get(DATA, copy.message);
+    let payload = message.map_or(&[][..], |it| &it.payload[copy.payload_at..]);
+    [&headers[copy.header.clone()], payload]
 }
 
 /// All that one recipient gets.
-struct Lot {
-    to: Recipient,
-    pieces: Vec<usize>,
+struct RecipientQueue {
+    to: ResolvedHop,
+    copies: Vec<usize>,
     /// How many of them it has.
     done: usize,
     /// Whose runs it shares.
-    like: Option<usize>,
+    shares_with: Option<usize>,
 }
 
 /// What lots are made of.
 #[derive(Clone, Copy)]
-struct Made<'a> {
-    heads: &'a [u8],
-    pieces: &'a [Piece],
-    runs: &'a [Runs],
+struct CopySource<'a> {
+    headers: &'a [u8],
+    copies: &'a [OutgoingCopy],
+    batches: &'a [SharedBatches],
     incoming: &'a Incoming<'a>,
 }
 
 /// A copy cannot be sent. That its recipient has left is no fault.
-pub(super) fn say_why_not(error: &SendError) {
+pub(super) fn log_send_error(error: &SendError) {
     if !matches!(error, SendError::Closed(_)) {
         tracing::error!(%error, "a message cannot be passed on");
     }
 }
 
 /// The number of a piece; none if it cannot be written, which was said.
-pub(super) type Number = Option<usize>;
+pub(super) type CopyId = Option<usize>;
 
-impl Sorted {
+impl FanOut {
     /// Makes what recipients get.
-    pub(super) fn put(&mut self, message: &Placed<'_>, head: MessageHeader<'_>) -> Number {
-        let begin = self.heads.len();
-        if let Err(error) = head.put(&mut self.heads) {
+    pub(super) fn encode(
+        &mut self,
+        message: &QueuedMessage<'_>,
+        header: MessageHeader<'_>,
+    ) -> CopyId {
+        let begin = self.headers.len();
+        if let Err(error) = header.encode(&mut self.headers) {
             tracing::error!(%error, "a message cannot be passed on");
-            self.heads.truncate(begin);
+            self.headers.truncate(begin);
             return None;
         }
-        let mut piece = Piece {
+        let mut copy = OutgoingCopy {
             message: message.message,
             payload_at: message.payload_at,
-            head: begin..self.heads.len(),
+            header: begin..self.headers.len(),
             whole: None,
         };
         let payload = &message.bytes[message.payload_at..];
-        if message.copies > 1 && piece.head.len() + payload.len() >= SHARED_LEN_MIN {
-            piece.whole = Some([&self.heads[begin..], payload].concat().into());
+        if message.copies > 1 && copy.header.len() + payload.len() >= SHARED_LEN_MIN {
+            copy.whole = Some([&self.headers[begin..], payload].concat().into());
         }
-        self.pieces.push(piece);
-        Some(self.pieces.len() - 1)
+        self.copies.push(copy);
+        Some(self.copies.len() - 1)
     }
 
-    pub(super) fn give(&mut self, to: &Recipient, piece: Number) {
-        let Some(piece) = piece else { return };
-        let is_it = |lot: &Lot| lot.to.door == to.door;
-        let lot = match self.lots.get(self.expected).is_some_and(is_it) {
+    pub(super) fn enqueue(&mut self, to: &ResolvedHop, copy: CopyId) {
+        let Some(copy) = copy else { return };
+        let matches = |queue: &RecipientQueue| queue.to.door == to.door;
+        let queue = match self.queues.get(self.expected).is_some_and(matches) {
             true => self.expected,
-            false => self.lots.iter().position(is_it).unwrap_or_else(|| {
-                self.lots.push(Lot {
+            false => self.queues.iter().position(matches).unwrap_or_else(|| {
+                self.queues.push(RecipientQueue {
                     to: to.clone(),
-                    pieces: Vec::new(),
+                    copies: Vec::new(),
                     done: 0,
-                    like: None,
+                    shares_with: None,
                 });
-                self.lots.len() - 1
+                self.queues.len() - 1
             }),
         };
-        self.lots[lot].pieces.push(piece);
-        self.expected = if lot + 1 < self.lots.len() {
-            lot + 1
+        self.queues[queue].copies.push(copy);
+        self.expected = if queue + 1 < self.queues.len() {
+            queue + 1
         } else {
             0
         };
     }
 
     /// Ready when every copy has found room; if not, the task is woken when there may be some.
-    pub(super) fn hand_on(
+    pub(super) fn deliver(
         &mut self,
         cx: &Context<'_>,
         broker: &Broker,
         incoming: &Incoming<'_>,
     ) -> Poll<()> {
-        if self.runs.is_empty() {
-            self.find_alike(incoming);
+        if self.batches.is_empty() {
+            self.share_payloads(incoming);
         }
-        let made = Made {
-            heads: &self.heads,
-            pieces: &self.pieces,
-            runs: &self.runs,
+        let source = CopySource {
+            headers: &self.headers,
+            copies: &self.copies,
+            batches: &self.batches,
             incoming,
         };
         let mut polled = Poll::Ready(());
-        for lot in &mut self.lots {
-            while lot.push(cx, broker, made).is_pending() {
-                if let Some(other) = broker.instead_of(&lot.to) {
-                    lot.to = other;
+        for queue in &mut self.queues {
+            while queue.push(cx, broker, source).is_pending() {
+                if let Some(other) = broker.failover_for(&queue.to) {
+                    queue.to = other;
                     continue;
                 }
-                if !broker.is_gone(&lot.to.node) {
+                if !broker.is_gone(&queue.to.node) {
                     polled = Poll::Pending;
                     break;
                 }
                 add(&broker.counters.unreachable, 1);
-                lot.done += 1;
+                queue.done += 1;
             }
         }
         polled
     }
 
     /// Makes runs for recipients that get the same.
-    fn find_alike(&mut self, incoming: &Incoming<'_>) {
-        let groups = alike::groups(self.lots.iter().map(|lot| &lot.pieces[..]));
-        let made = (&self.heads[..], &self.pieces[..]);
+    fn share_payloads(&mut self, incoming: &Incoming<'_>) {
+        let groups = shared_payload::groups(self.queues.iter().map(|queue| &queue.copies[..]));
+        let source = (&self.headers[..], &self.copies[..]);
         for (at, group) in groups.into_iter().enumerate() {
             let is_first = group == Some(at);
-            self.runs.push(match is_first {
-                true => alike::runs(&self.lots[at].pieces, made, incoming),
-                false => Runs::new(),
+            self.batches.push(match is_first {
+                true => shared_payload::batches(&self.queues[at].copies, source, incoming),
+                false => SharedBatches::new(),
             });
-            self.lots[at].like = group;
+            self.queues[at].shares_with = group;
         }
     }
 
     pub(super) fn clear(&mut self) {
-        self.heads.clear();
-        self.pieces.clear();
-        self.lots.clear();
-        self.runs.clear();
+        self.headers.clear();
+        self.copies.clear();
+        self.queues.clear();
+        self.batches.clear();
         self.expected = 0;
     }
 }
 
-impl Lot {
+impl RecipientQueue {
     /// Pushes as much as there is room for.
-    fn push(&mut self, cx: &Context<'_>, broker: &Broker, made: Made<'_>) -> Poll<()> {
-        if self.done >= self.pieces.len() {
+    fn push(&mut self, cx: &Context<'_>, broker: &Broker, source: CopySource<'_>) -> Poll<()> {
+        if self.done >= self.copies.len() {
             return Poll::Ready(());
         }
         let mut sending = self.to.endpoint.sending();
-        let runs = self.like.map_or(&[][..], |like| &made.runs[like]);
+        let batches = self
+            .shares_with
+            .map_or(&[][..], |shares_with| &source.batches[shares_with]);
         let (mut sent, mut unreachable, mut polled) = (0, 0, Poll::Ready(()));
-        while let Some(&piece) = self.pieces.get(self.done) {
-            let begins = |(run, _): &&(Range<usize>, EncodedBatch)| run.start == self.done;
-            if let Some((places, run)) = runs.iter().find(begins) {
-                polled = sending.poll_room(cx, DATA, run.len());
+        while let Some(&copy) = self.copies.get(self.done) {
+            let begins = |(batch, _): &&(Range<usize>, EncodedBatch)| batch.start == self.done;
+            if let Some((places, batch)) = batches.iter().find(begins) {
+                polled = sending.poll_room(cx, DATA, batch.len());
                 if polled.is_pending() {
                     break;
                 }
-                if sending.try_send_run(DATA, run) {
+                if sending.try_send_run(DATA, batch) {
                     sent += places.len();
                     self.done = places.end;
                     continue;
                 }
                 // It is longer than the send buffer, or the endpoint is closed.
             }
-            let piece = &made.pieces[piece];
-            let [head, payload] = parts(made.heads, piece, made.incoming);
-            polled = sending.poll_room(cx, DATA, head.len() + payload.len());
+            let copy = &source.copies[copy];
+            let [header, payload] = parts(source.headers, copy, source.incoming);
+            polled = sending.poll_room(cx, DATA, header.len() + payload.len());
             if polled.is_pending() {
                 break;
             }
-            let pushed = match &piece.whole {
+            let pushed = match &copy.whole {
                 Some(whole) => sending.try_send(DATA, whole.clone()),
-                None => sending.try_send_parts(DATA, &[head, payload]),
+                None => sending.try_send_parts(DATA, &[header, payload]),
             };
             match pushed {
                 Ok(()) => sent += 1,
                 Err(error) => {
-                    say_why_not(&error);
+                    log_send_error(&error);
                     unreachable += 1;
                 }
             }

@@ -9,17 +9,17 @@ use std::task::{Context, Poll};
 
 use selvedge_hub::{Incoming, Sending};
 
-use super::{BYTES_MAX, Batch, MESSAGES_MAX, sorted};
+use super::{BYTES_MAX, MESSAGES_MAX, RoutingBatch, fan_out};
 use crate::broker::Broker;
-use crate::broker::plans::Recipient;
+use crate::broker::plans::ResolvedHop;
 use crate::router::Node;
 use crate::stats::add;
 use selvedge_client::lanes::{DATA, HOPS_MAX};
 use selvedge_client::tag::Tag;
-use selvedge_client::wire::{Plain, Sourced};
+use selvedge_client::wire::{PlainMessage, SourcedHeader};
 
 /// Messages of one tag on their way to one function, for as long as its send buffer is held.
-struct Stretch<'a> {
+struct FastPathBurst<'a> {
     broker: &'a Broker,
     /// Of which version the plan is.
     version: u64,
@@ -33,10 +33,10 @@ struct Stretch<'a> {
     polled: Poll<()>,
 }
 
-impl Batch {
+impl RoutingBatch {
     /// Hands on the first messages that wait, up to one that takes the long way: ready then. Pending if
     /// there is no room; the task is woken when there may be some.
-    pub(in crate::broker) fn hand_straight(
+    pub(in crate::broker) fn deliver_fast(
         &mut self,
         cx: &Context<'_>,
         incoming: &mut Incoming<'_>,
@@ -45,18 +45,18 @@ impl Batch {
         loop {
             let mut first = None;
             incoming.take_bytes_while(DATA, |bytes| {
-                first = Plain::read(bytes);
+                first = PlainMessage::read(bytes);
                 false
             });
             let Some(tag) = first.map(|it| it.tag).filter(|it| !it.is_reserved()) else {
                 return Poll::Ready(());
             };
-            let kind = self.kind(tag, None);
-            let handed = Arc::clone(&self.kinds[kind].handed);
-            let Some(to) = handed.only() else {
+            let plan_index = self.plan_index(tag, None);
+            let resolved = Arc::clone(&self.plans[plan_index].resolved);
+            let Some(to) = resolved.only_local_hop() else {
                 return Poll::Ready(());
             };
-            let polled = self.stretch(tag, to).hand_on(cx, incoming);
+            let polled = self.burst(tag, to).deliver(cx, incoming);
             if polled.is_pending() {
                 if !self.broker.is_gone(&to.node) {
                     return Poll::Pending;
@@ -68,8 +68,8 @@ impl Batch {
         }
     }
 
-    fn stretch<'a>(&'a self, tag: Tag, to: &'a Recipient) -> Stretch<'a> {
-        Stretch {
+    fn burst<'a>(&'a self, tag: Tag, to: &'a ResolvedHop) -> FastPathBurst<'a> {
+        FastPathBurst {
             broker: &self.broker,
             version: self.version,
             tag,
@@ -83,9 +83,9 @@ impl Batch {
     }
 }
 
-impl Stretch<'_> {
-    fn hand_on(mut self, cx: &Context<'_>, incoming: &mut Incoming<'_>) -> Poll<()> {
-        incoming.take_bytes_while(DATA, |bytes| self.takes(cx, bytes));
+impl FastPathBurst<'_> {
+    fn deliver(mut self, cx: &Context<'_>, incoming: &mut Incoming<'_>) -> Poll<()> {
+        incoming.take_bytes_while(DATA, |bytes| self.offer(cx, bytes));
         let counters = &self.broker.counters;
         // While the buffer is held: whoever reads a copy finds it counted.
         add(&counters.received, self.len);
@@ -97,26 +97,28 @@ impl Stretch<'_> {
     }
 
     /// Hands one on, unless it belongs to another stretch or finds no room.
-    fn takes(&mut self, cx: &Context<'_>, bytes: &[u8]) -> bool {
+    fn offer(&mut self, cx: &Context<'_>, bytes: &[u8]) -> bool {
         if self.len >= MESSAGES_MAX || self.bytes >= BYTES_MAX {
             return false;
         }
-        let Some(plain) = Plain::read(bytes).filter(|it| it.tag == self.tag) else {
+        let Some(plain) = PlainMessage::read(bytes).filter(|it| it.tag == self.tag) else {
             return false;
         };
         if self.broker.version() != self.version {
             return false;
         }
-        let head = Sourced::new(plain.tag, HOPS_MAX, plain.sequence, self.source);
+        let header = SourcedHeader::new(plain.tag, HOPS_MAX, plain.sequence, self.source);
         let payload = &bytes[plain.payload_at..];
-        let len = head.bytes().len() + payload.len();
+        let len = header.bytes().len() + payload.len();
         self.polled = self.sending.poll_room(cx, DATA, len);
         if self.polled.is_pending() {
             return false;
         }
-        let sent = self.sending.try_send_parts(DATA, &[head.bytes(), payload]);
+        let sent = self
+            .sending
+            .try_send_parts(DATA, &[header.bytes(), payload]);
         if let Err(error) = sent {
-            sorted::say_why_not(&error);
+            fan_out::log_send_error(&error);
             self.unreachable += 1;
         }
         self.len += 1;

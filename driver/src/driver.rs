@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use bytes::Bytes;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -15,6 +16,7 @@ use selvedge_transport::{
 use crate::SessionConfig;
 use crate::actor::{Actor, ActorHandle, MailboxSender};
 use crate::bells::Bell;
+use crate::clock::Clock;
 use crate::config::DriverConfig;
 use crate::endpoint::Endpoint;
 use crate::error::DriverError;
@@ -57,7 +59,15 @@ pub struct Driver {
     threads: Vec<JoinHandle<()>>,
     resolver: Resolver,
     next: AtomicUsize,
-    simulated: Option<(u64, Arc<Machines>)>,
+    clock: Clock,
+    simulated: Option<Simulated>,
+}
+
+/// What the driver of a simulation has in the place of threads and of the system's randomness.
+struct Simulated {
+    seed: u64,
+    random: Mutex<fastrand::Rng>,
+    machines: Arc<Machines>,
 }
 
 impl fmt::Debug for Driver {
@@ -107,6 +117,7 @@ impl Driver {
             threads,
             resolver,
             next: AtomicUsize::new(0),
+            clock: Clock::system(),
             simulated: None,
         })
     }
@@ -114,6 +125,7 @@ impl Driver {
     /// A driver of one worker, which is handed out in the place of a thread.
     pub(crate) fn simulated(
         seed: u64,
+        clock: Clock,
         machines: Arc<Machines>,
     ) -> Result<(Self, Worker), DriverError> {
         let system = |what| move |error| DriverError::System { what, error };
@@ -127,7 +139,12 @@ impl Driver {
             threads: Vec::new(),
             resolver: Resolver::spawn().map_err(system("start the resolver"))?,
             next: AtomicUsize::new(0),
-            simulated: Some((seed, machines)),
+            clock,
+            simulated: Some(Simulated {
+                seed,
+                random: Mutex::new(fastrand::Rng::with_seed(seed)),
+                machines,
+            }),
         };
         Ok((driver, worker))
     }
@@ -136,7 +153,45 @@ impl Driver {
     /// [`Simulation`](crate::Simulation).
     #[must_use]
     pub fn seed(&self) -> Option<u64> {
-        self.simulated.as_ref().map(|(seed, _)| *seed)
+        self.simulated.as_ref().map(|simulated| simulated.seed)
+    }
+
+    /// The clock that everything built on this driver must read: virtual in a
+    /// [`Simulation`](crate::Simulation), the system's otherwise. Clone it where a driver must not be
+    /// kept alive.
+    #[must_use]
+    pub const fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// The monotonic time by [`clock`](Self::clock).
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    /// The wall-clock time by [`clock`](Self::clock), in microseconds since 1970-01-01 00:00:00 UTC.
+    #[must_use]
+    pub fn unix_micros(&self) -> u64 {
+        self.clock.unix_micros()
+    }
+
+    /// Eight random bytes: in a [`Simulation`](crate::Simulation) the next of the sequence that its seed
+    /// determines, else from the operating system, unpredictable.
+    ///
+    /// # Errors
+    /// [`DriverError::System`] when the operating system provides no randomness.
+    pub fn random_u64(&self) -> Result<u64, DriverError> {
+        if let Some(simulated) = &self.simulated {
+            return Ok(lock(&simulated.random).u64(..));
+        }
+        let mut bytes = [0; 8];
+        let filled = SystemRandom::new().fill(&mut bytes);
+        filled.map_err(|_| DriverError::System {
+            what: "draw a random number",
+            error: std::io::Error::other("no randomness"),
+        })?;
+        Ok(u64::from_le_bytes(bytes))
     }
 
     /// Starts a thread of that name for the machine that `make` makes; it is called at once. In a
@@ -151,7 +206,7 @@ impl Driver {
     ) -> Result<ActorHandle<M::Command>, DriverError> {
         match &self.simulated {
             None => ActorHandle::spawn(name, make),
-            Some((_, machines)) => Ok(ActorHandle::simulated(machines, make)),
+            Some(simulated) => Ok(ActorHandle::simulated(&simulated.machines, make)),
         }
     }
 
@@ -207,13 +262,7 @@ impl Driver {
         peer: NodeId,
         reception: impl FnOnce(&Endpoint) -> Reception,
     ) -> Result<Endpoint, DriverError> {
-        let mut incarnation = [0; 8];
-        SystemRandom::new()
-            .fill(&mut incarnation)
-            .map_err(|_| DriverError::System {
-                what: "draw an incarnation",
-                error: std::io::Error::other("no randomness"),
-            })?;
+        let incarnation = self.random_u64()?;
         let (home, mailbox) = self.mailbox();
         let shared = Arc::new(Shared {
             local,
@@ -228,7 +277,7 @@ impl Driver {
             bell: Bell::new(home),
             mailboxes: Arc::clone(&self.mailboxes),
         });
-        let session = Session::new(config, local, peer, u64::from_le_bytes(incarnation));
+        let session = Session::new(config, local, peer, incarnation);
         let endpoint = Endpoint::new(Arc::clone(&shared));
         let reception = reception(&endpoint);
         let adopted = mailbox.adopt(Entry::new(shared, session, reception));

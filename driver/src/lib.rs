@@ -30,6 +30,7 @@
 mod accept_rate;
 mod actor;
 mod bells;
+mod clock;
 mod config;
 mod driver;
 mod endpoint;
@@ -49,6 +50,7 @@ mod timers;
 mod worker;
 
 pub use actor::{Actor, ActorHandle, MailboxSender, Next};
+pub use clock::Clock;
 pub use config::{DriverConfig, Placement};
 pub use driver::{Connected, Dialers, Driver, Listening};
 pub use endpoint::Endpoint;

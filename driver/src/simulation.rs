@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use crate::actor::{Actor, Next};
+use crate::clock::Clock;
 use crate::driver::Driver;
 use crate::error::DriverError;
 use crate::shared::lock;
@@ -26,7 +27,7 @@ pub struct Simulation {
     worker: Worker,
     machines: Arc<Machines>,
     driver: Arc<Driver>,
-    now: Instant,
+    clock: Clock,
 }
 
 /// What would run on threads of its own.
@@ -116,12 +117,13 @@ impl Simulation {
     /// [`DriverError::System`].
     pub fn new(seed: u64) -> Result<Self, DriverError> {
         let machines = Arc::new(Machines::default());
-        let (driver, worker) = Driver::simulated(seed, Arc::clone(&machines))?;
+        let clock = Clock::simulated();
+        let (driver, worker) = Driver::simulated(seed, clock.clone(), Arc::clone(&machines))?;
         Ok(Self {
             worker,
             machines,
             driver: Arc::new(driver),
-            now: Instant::now(),
+            clock,
         })
     }
 
@@ -133,8 +135,8 @@ impl Simulation {
 
     /// The time in it.
     #[must_use]
-    pub const fn now(&self) -> Instant {
-        self.now
+    pub fn now(&self) -> Instant {
+        self.clock.now()
     }
 
     /// Lets time pass, at most `limit`, until `done` at the end of a moment. Returns whether it is.
@@ -142,10 +144,11 @@ impl Simulation {
     /// # Panics
     /// When a moment does not end: a transport or a machine asks for the present again and again.
     pub fn run(&mut self, limit: Duration, mut done: impl FnMut() -> bool) -> bool {
-        let end = self.now + limit;
+        let mut now = self.clock.now();
+        let end = now + limit;
         loop {
             let mut turns = 0;
-            while self.worker.step(self.now) | self.machines.turn(self.now) {
+            while self.worker.step(now) | self.machines.turn(now) {
                 turns += 1;
                 assert!(turns < TURNS_MAX, "a moment of the simulation does not end");
             }
@@ -157,13 +160,34 @@ impl Simulation {
                 .next_due()
                 .into_iter()
                 .chain(self.machines.next());
-            match next.min().filter(|at| *at <= end) {
-                Some(next) => self.now = next.max(self.now),
-                None => {
-                    self.now = end;
-                    return false;
-                }
+            let next = next.min().filter(|at| *at <= end);
+            now = next.map_or(end, |next| next.max(now));
+            self.clock.advance_to(now);
+            if next.is_none() {
+                return false;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_and_randomness_of_a_simulation_follow_from_its_seed() {
+        let draw = |seed| {
+            let mut simulation = Simulation::new(seed).unwrap();
+            let driver = simulation.driver();
+            let (begin, wall_clock) = (driver.now(), driver.unix_micros());
+            assert!(!simulation.run(Duration::from_millis(5), || false));
+            assert_eq!(driver.now() - begin, Duration::from_millis(5));
+            assert_eq!(driver.now(), simulation.now());
+            assert_eq!(driver.unix_micros() - wall_clock, 5000);
+            assert_eq!(driver.seed(), Some(seed));
+            (wall_clock, [(); 3].map(|()| driver.random_u64().unwrap()))
+        };
+        assert_eq!(draw(7), draw(7));
+        assert_ne!(draw(7), draw(8));
     }
 }

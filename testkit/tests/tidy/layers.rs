@@ -118,13 +118,14 @@ fn line_of(manifest: &str, dependency: &str) -> usize {
 }
 
 /// The names of every package that `package` is built with, without its dev-dependencies.
-fn tree(package: &str) -> Vec<String> {
+/// `features` is `--all-features`, or the like.
+fn tree(package: &str, features: &str) -> Vec<String> {
     let format = ["--prefix", "none", "--format", "{p}"];
     let of = [
         "tree",
         "--edges",
         "normal,build",
-        "--all-features",
+        features,
         "--package",
         package,
     ];
@@ -189,7 +190,7 @@ fn every_crate_of_the_workspace_has_its_place_in_the_layers() {
 fn no_async_runtime_is_below_the_zipper() {
     let mut complaints = Vec::new();
     for layer in BELOW_THE_ZIPPER {
-        let tree = tree(layer);
+        let tree = tree(layer, "--all-features");
         assert!(
             tree.iter().any(|name| name == "bytes"),
             "{layer}'s tree reads as {tree:?}"
@@ -207,6 +208,57 @@ fn no_async_runtime_is_below_the_zipper() {
         &complaints,
         "`cargo tree -p LAYER -i RUNTIME` shows the way; turn the feature off or use another crate",
     );
+}
+
+/// What a program that embeds this crate must not compile.
+fn expect_absent(package: &str, features: &str, absent: &[&str]) {
+    let tree = tree(package, features);
+    assert!(
+        tree.iter().any(|name| name == "selvedge-hub"),
+        "the tree of {package} reads as {tree:?}"
+    );
+    let manifest = format!("{}/Cargo.toml", package.trim_start_matches("selvedge-"));
+    let found = tree.iter().filter(|name| {
+        let is_absent = |absent: &&str| {
+            name.strip_prefix(absent)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        };
+        absent.iter().any(is_absent)
+    });
+    let complaints: Vec<_> = found
+        .map(|name| Complaint::new(&manifest, 1, format!("{package} is built with {name}")))
+        .collect();
+    expect_none(
+        &complaints,
+        "`cargo tree -p PACKAGE -i DEPENDENCY` shows the path; make the dependency optional, behind a feature of the command",
+    );
+}
+
+#[test]
+fn a_native_source_or_function_compiles_no_engine_no_command_line_and_no_runtime() {
+    let absent = [
+        "clap",
+        "ctrlc",
+        "sysinfo",
+        "tokio",
+        "tracing-subscriber",
+        "wasmtime",
+    ];
+    expect_absent("selvedge-client", "--all-features", &absent);
+}
+
+#[test]
+fn a_program_that_embeds_a_zipper_compiles_no_engine_and_no_command_line() {
+    let absent = [
+        "clap",
+        "ctrlc",
+        "selvedge-wasm-host",
+        "sysinfo",
+        "tokio",
+        "tracing-subscriber",
+        "wasmtime",
+    ];
+    expect_absent("selvedge-zipper", "--no-default-features", &absent);
 }
 
 #[test]

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use mio::{Events, Poll, Token, Waker};
 use selvedge_driver::{
-    Admission, DialTarget, End, Frame, FrameSink, FrameSource, Identity, Listener, Pace, Phase,
-    ReadBuffer, Room, Transport, Turn, bind, dialers,
+    Admission, DialTarget, End, Frame, FrameSink, FrameSource, Identity, Listener, Phase, Progress,
+    ReadBuffer, SendCapacity, Transport, Turn, bind, dialers,
 };
 
 use crate::Load;
@@ -105,7 +105,7 @@ impl Node {
             };
             let received = self.transport.recv(&mut turn, carried)?;
             let sent = self.transport.send(&mut turn, carried)?;
-            if (received, sent) == (Pace::Idle, Pace::Idle) {
+            if (received, sent) == (Progress::Idle, Progress::Idle) {
                 return Ok(());
             }
         }
@@ -124,7 +124,7 @@ impl Node {
 struct Nothing;
 
 impl FrameSource for Nothing {
-    fn next_frame(&mut self, _room: &Room) -> Option<Frame> {
+    fn next_frame(&mut self, _room: &SendCapacity) -> Option<Frame> {
         None
     }
 }

@@ -11,7 +11,7 @@ use mio::{Registry, Token};
 use selvedge_driver::{
     Address, Admission, Connected, DialError, DialTarget, Dialer, Dialers, Driver, DriverConfig,
     End, Endpoint, Event, FrameSink, FrameSource, Identity, Inbox, Incoming, Info, LaneConfig,
-    LaneId, Listening, Pace, Phase, Reception, SessionConfig, Transport, Turn, bind, dialers,
+    LaneId, Listening, Phase, Progress, Reception, SessionConfig, Transport, Turn, bind, dialers,
 };
 use selvedge_hub::{Hub, HubEvent};
 
@@ -107,12 +107,12 @@ impl Transport for Fragile {
         self.inner.deregister(registry)
     }
 
-    fn send(&mut self, turn: &mut Turn<'_>, source: &mut dyn FrameSource) -> Result<Pace, End> {
+    fn send(&mut self, turn: &mut Turn<'_>, source: &mut dyn FrameSource) -> Result<Progress, End> {
         self.check()?;
         self.inner.send(turn, source)
     }
 
-    fn recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Pace, End> {
+    fn recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Progress, End> {
         self.check()?;
         self.inner.recv(turn, sink)
     }

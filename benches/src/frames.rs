@@ -1,7 +1,7 @@
 //! Messages one way over a bare transport, one a frame: what a Session stands on.
 
 use bytes::Bytes;
-use selvedge_driver::{Frame, FrameHeader, FrameOrder, FrameSink, FrameSource, Room};
+use selvedge_driver::{Frame, FrameHeader, FrameOrder, FrameSink, FrameSource, SendCapacity};
 
 use crate::Load;
 use crate::bare::{BareByTurns, BareOneWay, Carried, Count};
@@ -14,15 +14,15 @@ struct Repeat {
 }
 
 impl FrameSource for Repeat {
-    fn next_frame(&mut self, room: &Room) -> Option<Frame> {
-        let fits = room.frame_max >= self.body.len() && !room.blocked.contains(0);
+    fn next_frame(&mut self, capacity: &SendCapacity) -> Option<Frame> {
+        let fits = capacity.frame_max >= self.body.len() && !capacity.blocked.contains(0);
         if self.left == 0 || !fits {
             return None;
         }
         self.left -= 1;
         Some(Frame {
-            flow: FrameOrder::Lane(0),
-            head: FrameHeader::EMPTY,
+            order: FrameOrder::Lane(0),
+            header: FrameHeader::EMPTY,
             body: self.body.clone(),
         })
     }
@@ -43,7 +43,7 @@ impl Carried for Repeat {
 struct Counted(Count);
 
 impl FrameSource for Counted {
-    fn next_frame(&mut self, _room: &Room) -> Option<Frame> {
+    fn next_frame(&mut self, _room: &SendCapacity) -> Option<Frame> {
         None
     }
 }

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use selvedge_driver::{Frame, FrameSink, FrameSource, LaneId, Message, NodeId, Role, Room};
+use selvedge_driver::{Frame, FrameSink, FrameSource, LaneId, Message, NodeId, Role, SendCapacity};
 use selvedge_endpoint::{AttachmentId, SendBuffer, SendError, Session, SessionConfig};
 
 use crate::Load;
@@ -70,12 +70,12 @@ impl Side {
 }
 
 impl FrameSource for Side {
-    fn next_frame(&mut self, room: &Room) -> Option<Frame> {
-        let frame = self.session.poll_frame(self.now, TRANSPORT, room);
+    fn next_frame(&mut self, capacity: &SendCapacity) -> Option<Frame> {
+        let frame = self.session.poll_frame(self.now, TRANSPORT, capacity);
         if frame.is_some() || !self.hand_in() {
             return frame;
         }
-        self.session.poll_frame(self.now, TRANSPORT, room)
+        self.session.poll_frame(self.now, TRANSPORT, capacity)
     }
 }
 

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use mio::event::Event;
 use mio::{Events, Poll, Token};
-use selvedge_transport::{DialError, DialTarget, Dialer, Listener, Pace, ReadBuffer, Transport};
+use selvedge_transport::{
+    DialError, DialTarget, Dialer, Listener, Progress, ReadBuffer, Transport,
+};
 use slab::Slab;
 
 use crate::accept_rate::AcceptRate;
@@ -361,8 +363,8 @@ impl Worker {
         }
     }
 
-    fn mark_busy(&mut self, index: usize, pace: Pace) {
-        if pace == Pace::More
+    fn mark_busy(&mut self, index: usize, pace: Progress) {
+        if pace == Progress::More
             && let Some(slot) = self.slots.get_mut(index)
             && !std::mem::replace(&mut slot.is_busy, true)
         {

@@ -9,7 +9,7 @@ use std::time::Instant;
 use mio::{Registry, Token};
 use selvedge_driver::{
     Address, DialError, DialTarget, Dialer, Dialers, End, FrameSink, FrameSource, Info, LaneId,
-    NodeId, Pace, Phase, Role, SessionConfig, Transport, Turn,
+    NodeId, Phase, Progress, Role, SessionConfig, Transport, Turn,
 };
 
 use crate::support::{PATIENCE, Two};
@@ -35,12 +35,12 @@ impl Transport for AlwaysDue {
         Ok(())
     }
 
-    fn send(&mut self, _: &mut Turn<'_>, _: &mut dyn FrameSource) -> Result<Pace, End> {
-        Ok(Pace::Idle)
+    fn send(&mut self, _: &mut Turn<'_>, _: &mut dyn FrameSource) -> Result<Progress, End> {
+        Ok(Progress::Idle)
     }
 
-    fn recv(&mut self, _: &mut Turn<'_>, _: &mut dyn FrameSink) -> Result<Pace, End> {
-        Ok(Pace::Idle)
+    fn recv(&mut self, _: &mut Turn<'_>, _: &mut dyn FrameSink) -> Result<Progress, End> {
+        Ok(Progress::Idle)
     }
 
     fn timeout(&self) -> Option<Instant> {

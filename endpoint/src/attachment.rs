@@ -150,7 +150,7 @@ impl Attachment {
     #[inline]
     pub(crate) fn number(&mut self, now: Instant, mut frame: Frame, content: Content) -> Frame {
         if let Some(recovery) = &mut self.recovery {
-            frame.head = wire::packet(recovery.next_number(), &frame.head);
+            frame.header = wire::packet(recovery.next_number(), &frame.header);
             recovery.sent(now, frame.len(), content);
         }
         frame

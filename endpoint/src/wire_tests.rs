@@ -32,8 +32,8 @@ fn seen() -> Seen {
     }
 }
 
-fn with_payload(head: FrameHeader) -> Bytes {
-    [head.as_slice(), b"payload"].concat().into()
+fn with_payload(header: FrameHeader) -> Bytes {
+    [header.as_slice(), b"payload"].concat().into()
 }
 
 fn acknowledged(positions: &[LanePosition]) -> Received {
@@ -62,7 +62,7 @@ fn golden() -> Vec<(Bytes, (Received, Bytes))> {
 
 fn golden_frames() -> Vec<(Bytes, Received)> {
     let lane = LaneId::new(5).unwrap();
-    let bytes = |head: FrameHeader| Bytes::copy_from_slice(head.as_slice());
+    let bytes = |header: FrameHeader| Bytes::copy_from_slice(header.as_slice());
     vec![
         (encode_hello(&hello()), Received::Hello(Box::new(hello()))),
         (bytes(ready(70)), Received::Ready { view: 70 }),

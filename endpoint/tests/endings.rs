@@ -109,14 +109,14 @@ fn a_peer_that_restarted_is_reported_with_what_was_undelivered() {
     pair.sides[0].send(0, vec![1; 100]).unwrap();
     let side = &mut pair.sides[0];
     side.session.exchange(&mut side.outbox);
-    let room = selvedge_transport::Room {
+    let capacity = selvedge_transport::SendCapacity {
         frame_max: 50,
         datagram_max: 0,
         blocked: Default::default(),
         control_blocked: false,
     };
     side.session
-        .poll_frame(pair.now, first, &room)
+        .poll_frame(pair.now, first, &capacity)
         .expect("the first piece");
     side.send(0, "kept").unwrap();
     pair.cut(first);

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BufMut, BytesMut};
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
-use selvedge_transport::conformance::{Abilities, Failure, Harness, check_all};
+use selvedge_transport::conformance::{Abilities, CheckFailure, Harness, check_all};
 use selvedge_transport::*;
 
 /// The scheme of the addresses.
@@ -63,7 +63,7 @@ impl UnixTransport {
         }
     }
 
-    fn try_recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Pace, End> {
+    fn try_recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Progress, End> {
         let mut left = turn.budget;
         while left > 0 {
             let space = turn.buffer.space(FRAME_LEN_MAX);
@@ -78,11 +78,13 @@ impl UnixTransport {
                     self.input.extend_from_slice(&space[..read]);
                     self.cut(sink)?;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Pace::Idle),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Progress::Idle);
+                }
                 Err(error) => return Err(End::broken(error)),
             }
         }
-        Ok(Pace::More)
+        Ok(Progress::More)
     }
 
     fn cut(&mut self, sink: &mut dyn FrameSink) -> Result<(), End> {
@@ -118,8 +120,8 @@ impl UnixTransport {
         Ok(())
     }
 
-    fn try_send(&mut self, turn: &Turn<'_>, source: &mut dyn FrameSource) -> Result<Pace, End> {
-        let room = Room {
+    fn try_send(&mut self, turn: &Turn<'_>, source: &mut dyn FrameSource) -> Result<Progress, End> {
+        let capacity = SendCapacity {
             frame_max: FRAME_LEN_MAX,
             datagram_max: 0,
             blocked: LaneSet::EMPTY,
@@ -128,7 +130,7 @@ impl UnixTransport {
         let mut left = turn.budget;
         loop {
             while self.phase == Phase::Open && self.output.len() < OUTPUT_LEN.min(left) {
-                let Some(frame) = source.next_frame(&room) else {
+                let Some(frame) = source.next_frame(&capacity) else {
                     break;
                 };
                 self.output.put_u32_le(frame.len() as u32);
@@ -139,18 +141,20 @@ impl UnixTransport {
                     // If the peer is gone already, reading says so.
                     let _ = self.stream.shutdown(Shutdown::Write);
                 }
-                return Ok(Pace::Idle);
+                return Ok(Progress::Idle);
             }
             match self.stream.write(&self.output) {
                 Ok(written) => {
                     self.output.advance(written);
                     left = left.saturating_sub(written);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Pace::Idle),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Progress::Idle);
+                }
                 Err(error) => return Err(End::broken(error)),
             }
             if left == 0 {
-                return Ok(Pace::More);
+                return Ok(Progress::More);
             }
         }
     }
@@ -191,11 +195,11 @@ impl Transport for UnixTransport {
         registry.deregister(&mut self.stream)
     }
 
-    fn send(&mut self, turn: &mut Turn<'_>, source: &mut dyn FrameSource) -> Result<Pace, End> {
+    fn send(&mut self, turn: &mut Turn<'_>, source: &mut dyn FrameSource) -> Result<Progress, End> {
         self.guard(turn.now, |this| this.try_send(turn, source))
     }
 
-    fn recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Pace, End> {
+    fn recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Progress, End> {
         self.guard(turn.now, |this| this.try_recv(turn, sink))
     }
 
@@ -259,14 +263,16 @@ impl Listener for UnixServer {
         &mut self,
         turn: &mut Turn<'_>,
         accepted: &mut Vec<Box<dyn Transport>>,
-    ) -> Result<Pace, io::Error> {
+    ) -> Result<Progress, io::Error> {
         loop {
             match self.listener.accept() {
                 Ok((stream, _)) => {
                     let transport = UnixTransport::new(turn.now, Role::Acceptor, stream, self.own);
                     accepted.push(Box::new(transport));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Pace::Idle),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Progress::Idle);
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -311,12 +317,12 @@ impl Harness for OverUnix {
         Box::new(UnixDialer(identity.node_id()))
     }
 
-    fn nowhere(&self) -> Option<Address> {
+    fn unreachable_address(&self) -> Option<Address> {
         Some(Address::path(SCHEME, "/nonexistent/selvedge.sock"))
     }
 }
 
-fn main() -> Result<(), Failure> {
+fn main() -> Result<(), CheckFailure> {
     check_all(&OverUnix, |check, outcome| {
         println!("{}: {outcome}", check.name);
     })?;

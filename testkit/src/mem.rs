@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use mio::{Registry, Token};
 use selvedge_transport::{
     Address, Admission, DialError, DialTarget, Dialer, End, FrameSink, FrameSource, Info, LaneSet,
-    Listener, NodeId, Pace, Phase, Place, Role, Room, Transport, Turn,
+    Listener, NodeId, Phase, Place, Progress, Role, SendCapacity, Transport, Turn,
 };
 
 const SCHEME: &str = "mem";
@@ -210,11 +210,11 @@ impl Listener for MemListener {
         &mut self,
         turn: &mut Turn<'_>,
         accepted: &mut Vec<Box<dyn Transport>>,
-    ) -> Result<Pace, io::Error> {
+    ) -> Result<Progress, io::Error> {
         let mut net = self.net.lock();
         let (latency, mut let_in) = (net.latency, Vec::new());
         let Some(listening) = net.listeners.get_mut(&self.name) else {
-            return Ok(Pace::Idle);
+            return Ok(Progress::Idle);
         };
         let due: Vec<_> = {
             let due = |(at, _): &mut (Instant, u64)| *at <= turn.now;
@@ -241,7 +241,7 @@ impl Listener for MemListener {
             transport.phase = Phase::Open;
             accepted.push(Box::new(transport));
         }
-        Ok(Pace::Idle)
+        Ok(Progress::Idle)
     }
 
     fn timeout(&self) -> Option<Instant> {
@@ -352,19 +352,19 @@ impl Transport for MemTransport {
         Ok(())
     }
 
-    fn send(&mut self, turn: &mut Turn<'_>, source: &mut dyn FrameSource) -> Result<Pace, End> {
+    fn send(&mut self, turn: &mut Turn<'_>, source: &mut dyn FrameSource) -> Result<Progress, End> {
         self.look(turn.now)?;
         if self.phase == Phase::Closing {
             return Err(End::Closed);
         }
-        let room = Room {
+        let capacity = SendCapacity {
             frame_max: FRAME_MAX,
             datagram_max: 0,
             blocked: LaneSet::EMPTY,
             control_blocked: false,
         };
         if self.phase != Phase::Open {
-            return Ok(Pace::Idle);
+            return Ok(Progress::Idle);
         }
         loop {
             let mut net = self.net.lock();
@@ -373,10 +373,10 @@ impl Transport for MemTransport {
             let queue = &mut connection.under_way[self.side];
             let held: usize = queue.iter().map(|(_, frame)| frame.len()).sum();
             if held >= BUFFER_LEN {
-                return Ok(Pace::Idle);
+                return Ok(Progress::Idle);
             }
-            let Some(frame) = source.next_frame(&room) else {
-                return Ok(Pace::Idle);
+            let Some(frame) = source.next_frame(&capacity) else {
+                return Ok(Progress::Idle);
             };
             let mut bytes = BytesMut::with_capacity(frame.len());
             frame.write_to(&mut bytes);
@@ -384,10 +384,10 @@ impl Transport for MemTransport {
         }
     }
 
-    fn recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Pace, End> {
+    fn recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Progress, End> {
         self.look(turn.now)?;
         if self.phase != Phase::Open {
-            return Ok(Pace::Idle);
+            return Ok(Progress::Idle);
         }
         let from = 1 - self.side;
         loop {
@@ -405,7 +405,7 @@ impl Transport for MemTransport {
             sink.frame(frame);
         }
         self.look(turn.now)?;
-        Ok(Pace::Idle)
+        Ok(Progress::Idle)
     }
 
     fn timeout(&self) -> Option<Instant> {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use fastrand::Rng;
 use selvedge_endpoint::{AttachmentId, DetachReason, SessionConfig};
-use selvedge_transport::{FrameOrder, LaneSet, Role, Room};
+use selvedge_transport::{FrameOrder, LaneSet, Role, SendCapacity};
 
 use crate::link::{Conditions, Link};
 use crate::side::Side;
@@ -272,7 +272,7 @@ impl Path {
 
     /// Takes what side `from` has to send.
     fn pull(&mut self, now: Instant, rng: &mut Rng, from: usize, side: &mut Side) -> bool {
-        let room = Room {
+        let capacity = SendCapacity {
             frame_max: self.frame_max,
             datagram_max: 1175,
             blocked: LaneSet::EMPTY,
@@ -280,7 +280,7 @@ impl Path {
         };
         let mut moved = false;
         while self.held[from] && self.has_room(from) {
-            let Some(frame) = side.session.poll_frame(now, self.id, &room) else {
+            let Some(frame) = side.session.poll_frame(now, self.id, &capacity) else {
                 break;
             };
             moved = true;
@@ -289,7 +289,7 @@ impl Path {
             match self.kind {
                 Kind::Datagrams => self.links[from].send(now, rng, bytes.freeze()),
                 Kind::Stream | Kind::Streams => {
-                    self.send_reliably(now, rng, from, frame.flow, bytes.freeze());
+                    self.send_reliably(now, rng, from, frame.order, bytes.freeze());
                 }
             }
         }
@@ -306,11 +306,11 @@ impl Path {
         now: Instant,
         rng: &mut Rng,
         from: usize,
-        flow: FrameOrder,
+        order: FrameOrder,
         bytes: Bytes,
     ) {
         let conditions = self.links[from].conditions();
-        let is_before = |other: FrameOrder| self.kind == Kind::Stream || other == flow;
+        let is_before = |other: FrameOrder| self.kind == Kind::Stream || other == order;
         let before = self.streams[from].iter().rev();
         let before = before.clone().find(|(other, _, _)| is_before(*other));
         let mut arrives = now + conditions.latency + conditions.jitter.mul_f64(rng.f64());
@@ -324,7 +324,7 @@ impl Path {
         if let Some(rate) = conditions.rate {
             arrives += Duration::from_secs_f64(bytes.len() as f64 / rate as f64);
         }
-        self.streams[from].push((flow, arrives, bytes));
+        self.streams[from].push((order, arrives, bytes));
     }
 
     /// Brings side `to` what has arrived.

@@ -60,7 +60,7 @@ pub enum End {
 
 /// Whose fault an [`End`] is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub enum FaultOrigin {
     /// Nobody's: an orderly close.
     Nobody,
     /// This side's: its configuration or its key.
@@ -86,20 +86,20 @@ impl End {
 
     /// Whose fault it is.
     #[must_use]
-    pub const fn fault(&self) -> Fault {
+    pub const fn fault(&self) -> FaultOrigin {
         match self {
-            Self::Closed | Self::PeerClosed => Fault::Nobody,
-            Self::Unreachable(_) | Self::Broken(_) | Self::TimedOut => Fault::Network,
+            Self::Closed | Self::PeerClosed => FaultOrigin::Nobody,
+            Self::Unreachable(_) | Self::Broken(_) | Self::TimedOut => FaultOrigin::Network,
             Self::WrongPeer { .. } | Self::NotAdmitted { .. } | Self::Refused { .. } => {
-                Fault::Local
+                FaultOrigin::Local
             }
-            Self::Unauthenticated { .. } | Self::Misbehaved { .. } => Fault::Peer,
+            Self::Unauthenticated { .. } | Self::Misbehaved { .. } => FaultOrigin::Peer,
         }
     }
 
     /// Whether dialing the same address again, without changing anything, can help.
     #[must_use]
     pub const fn retry_helps(&self) -> bool {
-        matches!(self.fault(), Fault::Network | Fault::Nobody)
+        matches!(self.fault(), FaultOrigin::Network | FaultOrigin::Nobody)
     }
 }

@@ -87,9 +87,9 @@ impl FrameHeader {
 #[derive(Debug, Clone)]
 pub struct Frame {
     /// The order that it keeps.
-    pub flow: FrameOrder,
+    pub order: FrameOrder,
     /// The first bytes.
-    pub head: FrameHeader,
+    pub header: FrameHeader,
     /// The rest.
     pub body: Bytes,
 }
@@ -98,7 +98,7 @@ impl Frame {
     /// The length of head and body together, in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
-        usize::from(self.head.len) + self.body.len()
+        usize::from(self.header.len) + self.body.len()
     }
 
     /// Whether there is nothing in it.
@@ -109,7 +109,7 @@ impl Frame {
 
     /// Copies head and body to the end of `out`.
     pub fn write_to(&self, out: &mut BytesMut) {
-        out.put_slice(self.head.as_slice());
+        out.put_slice(self.header.as_slice());
         out.put_slice(&self.body);
     }
 }
@@ -138,7 +138,7 @@ impl LaneSet {
 
 /// What a transport can take just now, told to a [`FrameSource`].
 #[derive(Debug, Clone, Copy)]
-pub struct Room {
+pub struct SendCapacity {
     /// The longest frame, head and body together, in bytes.
     pub frame_max: usize,
     /// The longest frame of [`FrameOrder::Datagram`]; 0 when none can be taken.
@@ -152,10 +152,10 @@ pub struct Room {
 /// Where a transport takes frames from. It asks only while it has room, so that what goes next is
 /// decided at the last moment, and nothing queues below the session.
 pub trait FrameSource {
-    /// The next frame to send that fits into `room`; `None` when there is none for now.
+    /// The next frame to send that fits into `capacity`; `None` when there is none for now.
     ///
     /// A frame that is handed out is the transport's: it arrives, or the transport ends.
-    fn next_frame(&mut self, room: &Room) -> Option<Frame>;
+    fn next_frame(&mut self, capacity: &SendCapacity) -> Option<Frame>;
 }
 
 /// Where a transport puts the frames it received.
@@ -187,23 +187,23 @@ mod tests {
     #[test]
     fn a_head_holds_what_was_appended_in_either_way_up_to_its_end() {
         let digits = [1, 2, 3, 4, 5, 6, 7, 8];
-        let (mut head, mut expected) = (FrameHeader::EMPTY, Vec::new());
+        let (mut header, mut expected) = (FrameHeader::EMPTY, Vec::new());
         for len in [0, 8, 1, 4, 2, 7, 1] {
-            head.extend_by(digits, len);
+            header.extend_by(digits, len);
             expected.extend_from_slice(&digits[..len]);
-            assert_eq!(head.as_slice(), expected);
-            assert_eq!(head.padded()[..expected.len()], expected);
+            assert_eq!(header.as_slice(), expected);
+            assert_eq!(header.padded()[..expected.len()], expected);
         }
         assert_eq!(expected.len(), FrameHeader::CAPACITY, "it is full");
     }
 
     #[test]
     fn a_frame_is_its_head_and_its_body() {
-        let mut head = FrameHeader::EMPTY;
-        head.extend(b"ab");
+        let mut header = FrameHeader::EMPTY;
+        header.extend(b"ab");
         let frame = Frame {
-            flow: FrameOrder::Control,
-            head,
+            order: FrameOrder::Control,
+            header,
             body: Bytes::from_static(b"cd"),
         };
         let mut out = BytesMut::new();

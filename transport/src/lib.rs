@@ -27,8 +27,10 @@ mod node_id;
 mod role;
 
 pub use address::{ADDRESS_LEN_MAX, Address, ParseAddressError, Place};
-pub use end::{End, Fault};
-pub use frame::{Frame, FrameHeader, FrameOrder, FrameSink, FrameSource, LANES_MAX, LaneSet, Room};
+pub use end::{End, FaultOrigin};
+pub use frame::{
+    Frame, FrameHeader, FrameOrder, FrameSink, FrameSource, LANES_MAX, LaneSet, SendCapacity,
+};
 pub use node_id::{NodeId, ParseNodeIdError};
 pub use role::Role;
 
@@ -43,6 +45,6 @@ mod transport;
 pub use io::*;
 #[cfg(feature = "io")]
 pub use transport::{
-    DialError, DialTarget, Dialer, FRAME_LEN_MAX, Info, ListenError, Listener, Pace, Phase,
+    DialError, DialTarget, Dialer, FRAME_LEN_MAX, Info, ListenError, Listener, Phase, Progress,
     ReadBuffer, Transport, Turn, UNAUTHENTICATED_LEN_MAX,
 };

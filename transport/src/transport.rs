@@ -33,13 +33,13 @@ pub struct Info {
     pub remote: Option<Address>,
     /// Who the peer is; always there once the phase is [`Phase::Open`].
     pub peer: Option<NodeId>,
-    /// Whether frames of one flow (not [`FrameOrder::Datagram`](crate::Flow::Datagram)) all arrive, in order.
+    /// Whether frames of one flow (not [`FrameOrder::Datagram`](crate::FrameOrder::Datagram)) all arrive, in order.
     pub reliable: bool,
     /// Whether what it carries is encrypted on the way.
     pub encrypted: bool,
     /// The longest frame, in bytes; at most [`FRAME_LEN_MAX`].
     pub frame_max: usize,
-    /// The longest frame of [`FrameOrder::Datagram`](crate::Flow::Datagram), in bytes; 0 where there are none.
+    /// The longest frame of [`FrameOrder::Datagram`](crate::FrameOrder::Datagram), in bytes; 0 where there are none.
     pub datagram_max: usize,
 }
 
@@ -72,7 +72,7 @@ pub struct Turn<'a> {
 /// Whether a call ended because there was nothing left to do, or because its budget was used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
-pub enum Pace {
+pub enum Progress {
     /// Nothing more until the next event, timeout or frame.
     Idle,
     /// There may be more: call again in this or the next turn without waiting for an event.
@@ -141,7 +141,7 @@ impl ReadBuffer {
 ///
 /// 1. [`register`](Self::register), then call [`recv`](Self::recv) and [`send`](Self::send) once.
 /// 2. Registration is **edge-triggered**: after an event, and after [`on_timeout`](Self::on_timeout),
-///    call `recv` until it says [`Pace::Idle`], then `send` likewise. Tell it of each event by
+///    call `recv` until it says [`Progress::Idle`], then `send` likewise. Tell it of each event by
 ///    [`on_event`](Self::on_event) before that, or of none.
 /// 3. When there are new frames, call `send`.
 /// 4. After each call ask [`timeout`](Self::timeout); when that time comes call `on_timeout`.
@@ -173,14 +173,14 @@ pub trait Transport: Send + fmt::Debug {
     ///
     /// # Errors
     /// Why the transport has ended.
-    fn send(&mut self, turn: &mut Turn<'_>, source: &mut dyn FrameSource) -> Result<Pace, End>;
+    fn send(&mut self, turn: &mut Turn<'_>, source: &mut dyn FrameSource) -> Result<Progress, End>;
 
     /// Receives what has arrived, each frame into `sink`, within the budget.
     /// Also carries the handshake forward; yields no frame before [`Phase::Open`].
     ///
     /// # Errors
     /// Why the transport has ended; frames that arrived whole before that are in `sink`.
-    fn recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Pace, End>;
+    fn recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Progress, End>;
 
     /// An event has come under its token. Whoever tells it spares system calls: a stream need not be
     /// read until it would block if no event has said that it ends. Nothing by default.
@@ -291,7 +291,7 @@ pub trait Listener: Send + fmt::Debug {
         &mut self,
         turn: &mut Turn<'_>,
         accepted: &mut Vec<Box<dyn Transport>>,
-    ) -> Result<Pace, io::Error>;
+    ) -> Result<Progress, io::Error>;
 
     /// When to call [`accept`](Self::accept) again though no event came.
     fn timeout(&self) -> Option<Instant>;

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use harness::{Base, Faulty};
-use selvedge_transport::conformance::{CHECKS, Check, Outcome};
+use selvedge_transport::conformance::{CHECKS, Check, CheckOutcome};
 
 /// What an author of a transport may get wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -303,7 +303,7 @@ fn without_a_fault_the_same_checks_find_nothing() {
             fault: Fault::None,
         };
         let outcome = finder.check().run(&harness).unwrap();
-        assert_eq!(outcome, Outcome::Kept, "{}", finder.1);
+        assert_eq!(outcome, CheckOutcome::Kept, "{}", finder.1);
     });
 }
 

@@ -31,14 +31,14 @@ impl io::Write for Say {
     }
 }
 
-fn stranger(address: &Address) -> Option<Box<dyn io::Write>> {
+fn raw_connection(address: &Address) -> Option<Box<dyn io::Write>> {
     let socket = UdpSocket::bind("127.0.0.1:0").ok()?;
     socket.connect(address.as_socket()?).ok()?;
     socket.set_nonblocking(true).ok()?;
     Some(Box::new(Say(socket)))
 }
 
-fn nowhere(scheme: &str) -> Option<Address> {
+fn unreachable_address(scheme: &str) -> Option<Address> {
     let free = UdpSocket::bind("127.0.0.1:0").ok()?.local_addr().ok()?;
     Some(Address::socket(scheme, free))
 }
@@ -68,11 +68,11 @@ impl Harness for OverQuic {
     fn dialer(&self, identity: &Identity) -> Box<dyn Dialer> {
         Box::new(QuicDialer::new(identity.clone()))
     }
-    fn stranger(&self, address: &Address) -> Option<Box<dyn io::Write>> {
-        stranger(address)
+    fn raw_connection(&self, address: &Address) -> Option<Box<dyn io::Write>> {
+        raw_connection(address)
     }
-    fn nowhere(&self) -> Option<Address> {
-        nowhere("quic")
+    fn unreachable_address(&self) -> Option<Address> {
+        unreachable_address("quic")
     }
 }
 
@@ -104,12 +104,12 @@ impl Harness for OverUdp {
         Box::new(UdpDialer::new(identity.clone()))
     }
 
-    fn stranger(&self, address: &Address) -> Option<Box<dyn io::Write>> {
-        stranger(address)
+    fn raw_connection(&self, address: &Address) -> Option<Box<dyn io::Write>> {
+        raw_connection(address)
     }
 
-    fn nowhere(&self) -> Option<Address> {
-        nowhere("udp")
+    fn unreachable_address(&self) -> Option<Address> {
+        unreachable_address("udp")
     }
 }
 
@@ -126,12 +126,12 @@ impl Harness for OverPlainUdp {
         Box::new(UdpDialer::new(identity.clone()))
     }
 
-    fn stranger(&self, address: &Address) -> Option<Box<dyn io::Write>> {
-        stranger(address)
+    fn raw_connection(&self, address: &Address) -> Option<Box<dyn io::Write>> {
+        raw_connection(address)
     }
 
-    fn nowhere(&self) -> Option<Address> {
-        nowhere("udp+plain")
+    fn unreachable_address(&self) -> Option<Address> {
+        unreachable_address("udp+plain")
     }
 }
 

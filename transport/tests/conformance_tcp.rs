@@ -37,13 +37,13 @@ impl Harness for OverTcp {
         Box::new(TcpDialer::new(identity.clone()))
     }
 
-    fn stranger(&self, address: &Address) -> Option<Box<dyn io::Write>> {
+    fn raw_connection(&self, address: &Address) -> Option<Box<dyn io::Write>> {
         let stream = StdStream::connect(address.as_socket()?).ok()?;
         stream.set_nonblocking(true).ok()?;
         Some(Box::new(stream))
     }
 
-    fn nowhere(&self) -> Option<Address> {
+    fn unreachable_address(&self) -> Option<Address> {
         let free = StdListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?;
         Some(Address::socket(self.scheme, free))
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use mio::{Registry, Token};
 use selvedge_driver::{
-    DialError, DialTarget, Dialer, End, FrameSink, FrameSource, Info, Pace, Phase, QuicDialer,
+    DialError, DialTarget, Dialer, End, FrameSink, FrameSource, Info, Phase, Progress, QuicDialer,
     QuicStats, QuicTransport, Transport, Turn,
 };
 
@@ -88,13 +88,13 @@ impl Transport for Watched {
         self.transport.deregister(registry)
     }
 
-    fn send(&mut self, turn: &mut Turn<'_>, source: &mut dyn FrameSource) -> Result<Pace, End> {
+    fn send(&mut self, turn: &mut Turn<'_>, source: &mut dyn FrameSource) -> Result<Progress, End> {
         let sent = self.transport.send(turn, source);
         self.show(turn.now);
         sent
     }
 
-    fn recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Pace, End> {
+    fn recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Progress, End> {
         self.transport.recv(turn, sink)
     }
 

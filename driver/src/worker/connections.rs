@@ -6,8 +6,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use selvedge_endpoint::{AttachmentId, DetachReason};
 use selvedge_transport::{
-    DialError, DialTarget, Dialer, End, Frame, FrameSource, Listener, Pace, Phase, Room, Transport,
-    Turn,
+    DialError, DialTarget, Dialer, End, Frame, FrameSource, Listener, Phase, Progress,
+    SendCapacity, Transport, Turn,
 };
 
 use super::{Accepted, Done, ListenerSlot, Slot, TimerKey, Worker, transport_token};
@@ -40,7 +40,7 @@ const CLOSING_MAX: std::time::Duration = std::time::Duration::from_secs(10);
 struct Nothing;
 
 impl FrameSource for Nothing {
-    fn next_frame(&mut self, _room: &Room) -> Option<Frame> {
+    fn next_frame(&mut self, _room: &SendCapacity) -> Option<Frame> {
         None
     }
 }
@@ -109,8 +109,8 @@ impl Worker {
         let result = slot.listener.accept(&mut turn, &mut transports);
         slot.rate.accepted(self.now, transports.len());
         let next = match result {
-            Ok(Pace::More) => Some(self.now),
-            Ok(Pace::Idle) => slot.listener.timeout(),
+            Ok(Progress::More) => Some(self.now),
+            Ok(Progress::Idle) => slot.listener.timeout(),
             Err(error) => {
                 tracing::error!(%error, address = %slot.listener.local_address(), "listening ended");
                 self.listeners.remove(index);
@@ -249,7 +249,7 @@ impl Worker {
             Err(end) => Some(end),
             Ok(_) if is_open => None,
             Ok(_) if late => Some(End::TimedOut),
-            Ok(pace) => return self.mark_busy(index, pace),
+            Ok(progress) => return self.mark_busy(index, progress),
         };
         self.handshakes -= 1;
         let slot = self.take_slot(index);
@@ -291,7 +291,7 @@ impl Worker {
             .send(&mut turn, &mut Nothing)
             .and_then(|_| slot.transport.recv(&mut turn, &mut late));
         match sent {
-            Ok(pace) if self.now < deadline => self.mark_busy(index, pace),
+            Ok(progress) if self.now < deadline => self.mark_busy(index, progress),
             Ok(_) | Err(_) => drop(self.take_slot(index)),
         }
     }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use selvedge_endpoint::{AttachmentId, Event, Session, SessionOutput};
 use selvedge_transport::{
-    End, Frame, FrameSink, FrameSource, Info, NodeId, Pace, Room, Transport, Turn,
+    End, Frame, FrameSink, FrameSource, Info, NodeId, Progress, SendCapacity, Transport, Turn,
 };
 
 use super::{Owner, TimerKey, Worker};
@@ -66,8 +66,8 @@ const MESSAGES_AT_ONCE: usize = 512;
 struct Pulling<'a>(&'a mut Session, AttachmentId, Instant);
 
 impl FrameSource for Pulling<'_> {
-    fn next_frame(&mut self, room: &Room) -> Option<Frame> {
-        self.0.poll_frame(self.2, self.1, room)
+    fn next_frame(&mut self, capacity: &SendCapacity) -> Option<Frame> {
+        self.0.poll_frame(self.2, self.1, capacity)
     }
 }
 
@@ -490,7 +490,7 @@ impl Worker {
         entry.fetch();
         let mut sink = Pushing(entry, attachment, self.now);
         match place.transport.recv(&mut turn, &mut sink) {
-            Ok(pace) => self.mark_busy(slot, pace),
+            Ok(progress) => self.mark_busy(slot, progress),
             Err(end) => self.slot_ended(slot, end),
         }
         let entry = &mut self.endpoints[index];
@@ -532,8 +532,8 @@ impl Worker {
         };
         let mut source = Pulling(&mut entry.session, attachment, self.now);
         match self.slots[slot].transport.send(&mut turn, &mut source) {
-            Ok(Pace::Idle) => self.arm_slot(slot),
-            Ok(Pace::More) => self.mark_busy(slot, Pace::More),
+            Ok(Progress::Idle) => self.arm_slot(slot),
+            Ok(Progress::More) => self.mark_busy(slot, Progress::More),
             Err(end) => self.slot_ended(slot, end),
         }
     }

@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use selvedge_transport::{Frame, FrameHeader, LaneSet, NodeId, Role, Room};
+use selvedge_transport::{Frame, FrameHeader, LaneSet, NodeId, Role, SendCapacity};
 
 use super::{Life, Session};
 use crate::config::SessionConfig;
@@ -18,7 +18,7 @@ use crate::wire::{self, CloseCode, Hello, LanePosition, Seen};
 
 const TABLE: &str = include_str!("table.txt");
 const ID: AttachmentId = AttachmentId(1);
-const ROOM: Room = Room {
+const ROOM: SendCapacity = SendCapacity {
     frame_max: 1200,
     datagram_max: 1200,
     blocked: LaneSet::EMPTY,
@@ -34,8 +34,8 @@ struct Case {
     packets: u64,
 }
 
-fn bytes(head: FrameHeader) -> Bytes {
-    Bytes::copy_from_slice(head.as_slice())
+fn bytes(header: FrameHeader) -> Bytes {
+    Bytes::copy_from_slice(header.as_slice())
 }
 
 fn hello(knows: u64) -> Bytes {

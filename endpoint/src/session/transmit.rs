@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use selvedge_transport::{Frame, FrameHeader, FrameOrder, LaneSet, Room};
+use selvedge_transport::{Frame, FrameHeader, FrameOrder, LaneSet, SendCapacity};
 
 use super::{Life, Session};
 use crate::attachment::Attachment;
@@ -13,12 +13,17 @@ use crate::recovery::Content;
 use crate::wire::{self, CloseCode, DATA_HEAD_LEN_MAX, PACKET_HEAD_LEN_MAX};
 
 impl Session {
-    /// The next frame for a transport that has `room`: control first, then lanes by priority.
+    /// The next frame for a transport that has `capacity`: control first, then lanes by priority.
     ///
     /// Frames are decided when they are asked for, so ask only when they can be sent at once.
-    pub fn poll_frame(&mut self, now: Instant, id: AttachmentId, room: &Room) -> Option<Frame> {
+    pub fn poll_frame(
+        &mut self,
+        now: Instant,
+        id: AttachmentId,
+        capacity: &SendCapacity,
+    ) -> Option<Frame> {
         let index = self.attachments.iter().position(|a| a.id == id)?;
-        if !room.control_blocked
+        if !capacity.control_blocked
             && let Some(frame) = self.poll_control(now, index)
         {
             return Some(frame);
@@ -27,7 +32,7 @@ impl Session {
             return None;
         }
         let share = self.share_of(id)?;
-        self.poll_lane(now, index, share, room)
+        self.poll_lane(now, index, share, capacity)
     }
 
     /// Whether a transport has anything to send, given unlimited room and time.
@@ -77,8 +82,8 @@ impl Session {
             }
             Delivery::BestEffort if share == Share::All => {
                 let waiting = &self.best_effort_out[lane];
-                let head = DATA_HEAD_LEN_MAX + PACKET_HEAD_LEN_MAX;
-                !waiting.is_empty() && waiting.front_len() + head <= datagram_max
+                let header = DATA_HEAD_LEN_MAX + PACKET_HEAD_LEN_MAX;
+                !waiting.is_empty() && waiting.front_len() + header <= datagram_max
             }
             Delivery::Reliable | Delivery::BestEffort => false,
         }
@@ -184,8 +189,8 @@ impl Session {
                 }
             })
         });
-        let (head, body) = wire::ack(positions, head_max);
-        attachment.number(now, control(head, body), Content::Positions)
+        let (header, body) = wire::ack(positions, head_max);
+        attachment.number(now, control(header, body), Content::Positions)
     }
 
     fn poll_lane(
@@ -193,18 +198,18 @@ impl Session {
         now: Instant,
         index: usize,
         share: Share,
-        room: &Room,
+        capacity: &SendCapacity,
     ) -> Option<Frame> {
         let attachment = &self.attachments[index];
         let is_waiting = |lane: usize| {
             let is_blocked = self.config.lanes[lane].delivery == Delivery::Reliable
-                && room.blocked.contains(lane as u8);
-            !is_blocked && self.is_waiting(attachment, share, lane, room.datagram_max)
+                && capacity.blocked.contains(lane as u8);
+            !is_blocked && self.is_waiting(attachment, share, lane, capacity.datagram_max)
         };
         let chosen = attachment.scheduler.choose(is_waiting)?;
         let lane = LaneId::new(chosen as u8)?;
         let attachment = &mut self.attachments[index];
-        let mut len_max = room.frame_max.checked_sub(DATA_HEAD_LEN_MAX)?;
+        let mut len_max = capacity.frame_max.checked_sub(DATA_HEAD_LEN_MAX)?;
         if let Some(recovery) = &mut attachment.recovery {
             if !recovery.may_send(now) {
                 return None;
@@ -219,11 +224,11 @@ impl Session {
                 let piece = self.send[chosen].next_piece(cursor, len_max)?;
                 let (offset, len) = (piece.offset, piece.len());
                 self.stats.bytes_sent += len as u64;
-                let mut head = wire::data(lane, offset);
-                piece.prefix.write_to(&mut head);
+                let mut header = wire::data(lane, offset);
+                piece.prefix.write_to(&mut header);
                 let frame = Frame {
-                    flow: FrameOrder::Lane(lane.number()),
-                    head,
+                    order: FrameOrder::Lane(lane.number()),
+                    header,
                     body: piece.body,
                 };
                 attachment.number(now, frame, Content::Data { lane, offset, len })
@@ -232,8 +237,8 @@ impl Session {
                 let (sequence, body) = self.best_effort_out[chosen].pop()?;
                 self.stats.best_effort_sent += 1;
                 let frame = Frame {
-                    flow: FrameOrder::Datagram,
-                    head: wire::datagram(lane, sequence),
+                    order: FrameOrder::Datagram,
+                    header: wire::datagram(lane, sequence),
                     body,
                 };
                 attachment.number(now, frame, Content::Once)
@@ -267,10 +272,10 @@ enum Share {
     Redundant,
 }
 
-const fn control(head: FrameHeader, body: Bytes) -> Frame {
+const fn control(header: FrameHeader, body: Bytes) -> Frame {
     Frame {
-        flow: FrameOrder::Control,
-        head,
+        order: FrameOrder::Control,
+        header,
         body,
     }
 }

@@ -9,7 +9,7 @@ use selvedge_endpoint::{
     AttachmentId, DetachReason, Event, LaneId, Message, SendBuffer, SendError, Session,
     SessionConfig, SessionOutput,
 };
-use selvedge_transport::{FrameOrder, LaneSet, NodeId, Role, Room};
+use selvedge_transport::{FrameOrder, LaneSet, NodeId, Role, SendCapacity};
 
 /// One side: a session, its outbox, and what came out of it.
 pub(crate) struct Side {
@@ -176,7 +176,7 @@ impl Pair {
         let (frame_max, budget) = (self.frame_max, self.rng.usize(0..4));
         let mut moved = false;
         let pipe = &mut self.pipes[at];
-        let room = Room {
+        let capacity = SendCapacity {
             frame_max,
             datagram_max: frame_max,
             blocked: LaneSet::EMPTY,
@@ -188,17 +188,17 @@ impl Pair {
             }
             let Some(frame) = self.sides[from]
                 .session
-                .poll_frame(self.now, pipe.id, &room)
+                .poll_frame(self.now, pipe.id, &capacity)
             else {
                 break;
             };
             assert!(
-                frame.flow == FrameOrder::Control || frame.len() <= frame_max,
+                frame.order == FrameOrder::Control || frame.len() <= frame_max,
                 "{frame:?}"
             );
             let mut bytes = BytesMut::new();
             frame.write_to(&mut bytes);
-            pipe.in_flight[from].push_back((frame.flow, bytes.freeze()));
+            pipe.in_flight[from].push_back((frame.order, bytes.freeze()));
             moved = true;
         }
         for _ in 0..self.rng.usize(0..4) {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use selvedge_endpoint::{AttachmentId, DetachReason};
-use selvedge_transport::{FrameOrder, LaneSet, Role, Room};
+use selvedge_transport::{FrameOrder, LaneSet, Role, SendCapacity};
 
 use crate::side::Side;
 
@@ -121,7 +121,7 @@ impl Path {
         count: usize,
         size: u8,
     ) -> bool {
-        let room = Room {
+        let capacity = SendCapacity {
             frame_max: 40 + usize::from(size & 0x7f) * 9,
             datagram_max: 1175,
             blocked: LaneSet::EMPTY,
@@ -137,18 +137,18 @@ impl Path {
             if self.reliable && queue.len() >= HELD_MAX {
                 return pulled > 0;
             }
-            let Some(frame) = side.session.poll_frame(now, id, &room) else {
+            let Some(frame) = side.session.poll_frame(now, id, &capacity) else {
                 return pulled > 0;
             };
-            let is_short = frame.len() <= room.frame_max;
+            let is_short = frame.len() <= capacity.frame_max;
             assert!(
-                is_short || !matches!(frame.flow, FrameOrder::Lane(_)),
+                is_short || !matches!(frame.order, FrameOrder::Lane(_)),
                 "{frame:?}"
             );
             if self.reliable || !self.broken && queue.len() < QUEUE_MAX {
                 let mut bytes = BytesMut::new();
                 frame.write_to(&mut bytes);
-                queue.push_back((frame.flow, bytes.freeze()));
+                queue.push_back((frame.order, bytes.freeze()));
             }
         }
         true

@@ -8,7 +8,7 @@ use selvedge_endpoint::{
     AttachmentId, SessionConfig, Delivery, DetachReason, LaneConfig, LaneId, Message, SendBuffer, SessionOutput,
     Session,
 };
-use selvedge_transport::{FrameOrder, LANES_MAX, LaneSet, NodeId, Role, Room};
+use selvedge_transport::{FrameOrder, LANES_MAX, LaneSet, NodeId, Role, SendCapacity};
 
 /// A lane's window, and the longest message: small, so that a few frames reach them.
 pub const SMALL: usize = 512;
@@ -193,7 +193,7 @@ impl Subject {
     }
 
     fn pull(&mut self) -> Vec<(AttachmentId, Bytes)> {
-        let room = Room {
+        let capacity = SendCapacity {
             frame_max: FRAME_MAX,
             datagram_max: FRAME_MAX,
             blocked: LaneSet::EMPTY,
@@ -201,8 +201,8 @@ impl Subject {
         };
         let mut frames = Vec::new();
         for (id, _) in self.attached.clone() {
-            while let Some(frame) = self.session.poll_frame(self.now, id, &room) {
-                assert!(frame.flow == FrameOrder::Control || frame.len() <= FRAME_MAX);
+            while let Some(frame) = self.session.poll_frame(self.now, id, &capacity) {
+                assert!(frame.order == FrameOrder::Control || frame.len() <= FRAME_MAX);
                 let mut bytes = BytesMut::new();
                 frame.write_to(&mut bytes);
                 frames.push((id, bytes.freeze()));

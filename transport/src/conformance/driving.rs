@@ -3,19 +3,21 @@
 use std::time::{Duration, Instant};
 
 use super::ending::assert_ends;
-use super::moving::{UNRELIABLE, ordered_flows, until_all_arrived};
-use super::world::World;
-use super::{Check, Outcome};
+use super::moving::{UNRELIABLE, ordered_sequences, until_all_arrived};
+use super::test_bed::TestBed;
+use super::{Check, CheckOutcome};
 use crate::{FRAME_LEN_MAX, FrameOrder, Phase};
 
 pub(super) const IDLE: Check = Check {
     name: "idle_is_idle",
     rule: "with nothing to do, recv and send say Idle, no timer is due and no event comes",
     body: |harness| {
-        let mut world = World::connected(harness);
-        world.nodes[0].outgoing.put(FrameOrder::Lane(0), 10, 1000);
-        world.until_quiet();
-        Outcome::Kept
+        let mut bed = TestBed::connected(harness);
+        bed.transports[0]
+            .outgoing
+            .generate(FrameOrder::Lane(0), 10, 1000);
+        bed.until_quiet();
+        CheckOutcome::Kept
     },
 };
 
@@ -30,35 +32,35 @@ pub(super) const BUDGET: Check = Check {
         if !harness.abilities().reliable {
             return UNRELIABLE;
         }
-        let mut world = World::connected(harness);
-        let frame_max = world.nodes[0].transport.info().frame_max;
+        let mut bed = TestBed::connected(harness);
+        let frame_max = bed.transports[0].transport.info().frame_max;
         // A kernel holds more for a reader that was busy: more than one call may read.
-        world.nodes[0]
+        bed.transports[0]
             .outgoing
-            .put(FrameOrder::Lane(0), 300, frame_max);
-        until_all_arrived(&mut world);
-        world.nodes[1].received_max = 0;
-        world.nodes[1].more_count = 0;
+            .generate(FrameOrder::Lane(0), 300, frame_max);
+        until_all_arrived(&mut bed);
+        bed.transports[1].received_max = 0;
+        bed.transports[1].more_count = 0;
         // What has arrived while nobody received would all come at once.
-        world.nodes[1].is_deaf = true;
-        world.nodes[0]
+        bed.transports[1].receive_paused = true;
+        bed.transports[0]
             .outgoing
-            .put(FrameOrder::Lane(0), 300, frame_max);
-        world.nodes[0]
+            .generate(FrameOrder::Lane(0), 300, frame_max);
+        bed.transports[0]
             .outgoing
-            .put(FrameOrder::Lane(1), 300, frame_max);
-        world.until_quiet();
-        world.budget = 16 * 1024;
-        world.nodes[1].is_deaf = false;
-        until_all_arrived(&mut world);
-        let (most, more) = (world.nodes[1].received_max, world.nodes[1].more_count);
+            .generate(FrameOrder::Lane(1), 300, frame_max);
+        bed.until_quiet();
+        bed.budget = 16 * 1024;
+        bed.transports[1].receive_paused = false;
+        until_all_arrived(&mut bed);
+        let (most, more) = (bed.transports[1].received_max, bed.transports[1].more_count);
         assert!(more > 0, "no call said More");
         assert!(
-            most <= world.budget + EXCESS_MAX,
+            most <= bed.budget + EXCESS_MAX,
             "one call received {most} bytes with a budget of {}",
-            world.budget
+            bed.budget
         );
-        Outcome::Kept
+        CheckOutcome::Kept
     },
 };
 
@@ -66,22 +68,27 @@ pub(super) const SMALLEST_BUDGET: Check = Check {
     name: "the_smallest_budget_moves_frames",
     rule: "a budget of one byte is slow, but everything arrives",
     body: |harness| {
-        let mut world = World::connected(harness);
-        world.budget = 1;
+        let mut bed = TestBed::connected(harness);
+        bed.budget = 1;
         let is_reliable = harness.abilities().reliable;
-        let frame_max = world.nodes[0].transport.info().frame_max;
-        for node in &mut world.nodes {
-            node.outgoing.put(FrameOrder::Lane(0), 20, 20);
-            node.outgoing
-                .put(FrameOrder::Lane(1), 2, frame_max.min(5_000));
+        let frame_max = bed.transports[0].transport.info().frame_max;
+        for driven in &mut bed.transports {
+            driven.outgoing.generate(FrameOrder::Lane(0), 20, 20);
+            driven
+                .outgoing
+                .generate(FrameOrder::Lane(1), 2, frame_max.min(5_000));
         }
         if is_reliable {
-            until_all_arrived(&mut world);
+            until_all_arrived(&mut bed);
         } else {
-            world.until_quiet();
-            assert!(world.nodes.iter().all(|node| node.incoming.count > 0));
+            bed.until_quiet();
+            assert!(
+                bed.transports
+                    .iter()
+                    .all(|driven| driven.incoming.count > 0)
+            );
         }
-        Outcome::Kept
+        CheckOutcome::Kept
     },
 };
 
@@ -89,40 +96,43 @@ pub(super) const TIMERS: Check = Check {
     name: "timers_may_be_asked_and_called_at_any_time",
     rule: "timeout and on_timeout may be called at any time, also too early, and change nothing then",
     body: |harness| {
-        let mut world = World::new(harness);
-        world.dial(None);
-        let call = |world: &mut World<'_>| {
+        let mut bed = TestBed::new(harness);
+        bed.dial(None);
+        let call = |bed: &mut TestBed<'_>| {
             let now = Instant::now();
-            for node in &mut world.nodes {
-                let before = node.transport.timeout();
-                if node.end.is_none() && before.is_none_or(|at| at > now) {
-                    node.transport.on_timeout(now);
+            for driven in &mut bed.transports {
+                let before = driven.transport.timeout();
+                if driven.end.is_none() && before.is_none_or(|at| at > now) {
+                    driven.transport.on_timeout(now);
                 }
             }
         };
-        world.until("both sides are open", |world| {
-            call(world);
-            let is_open = |node: &super::node::Node| node.transport.phase() == Phase::Open;
-            world.nodes.len() == 2 && world.nodes.iter().all(is_open)
+        bed.until("both sides are open", |bed| {
+            call(bed);
+            let is_open = |driven: &super::driven_transport::DrivenTransport| {
+                driven.transport.phase() == Phase::Open
+            };
+            bed.transports.len() == 2 && bed.transports.iter().all(is_open)
         });
         let is_reliable = harness.abilities().reliable;
-        for node in &mut world.nodes {
+        for driven in &mut bed.transports {
             let count = if is_reliable { 500 } else { 20 };
-            node.outgoing.put(FrameOrder::Lane(0), count, 1000);
+            driven.outgoing.generate(FrameOrder::Lane(0), count, 1000);
         }
-        world.until("frames have arrived", |world| {
-            call(world);
-            let is_done =
-                |node: &super::node::Node| node.incoming.count >= if is_reliable { 500 } else { 1 };
-            world.nodes.iter().all(is_done)
+        bed.until("frames have arrived", |bed| {
+            call(bed);
+            let is_done = |driven: &super::driven_transport::DrivenTransport| {
+                driven.incoming.count >= if is_reliable { 500 } else { 1 }
+            };
+            bed.transports.iter().all(is_done)
         });
-        world.nodes[0].close();
-        world.until("both have ended", |world| {
-            call(world);
-            world.nodes.iter().all(|node| node.end.is_some())
+        bed.transports[0].close();
+        bed.until("both have ended", |bed| {
+            call(bed);
+            bed.transports.iter().all(|driven| driven.end.is_some())
         });
-        assert_ends(&world);
-        Outcome::Kept
+        assert_ends(&bed);
+        CheckOutcome::Kept
     },
 };
 
@@ -134,29 +144,31 @@ pub(super) const MOVES_POLL: Check = Check {
         if !harness.abilities().reliable {
             return UNRELIABLE;
         }
-        let mut world = World::connected(harness);
-        let frame_max = world.nodes[0].transport.info().frame_max;
-        for node in &mut world.nodes {
-            for (at, flow) in ordered_flows().enumerate() {
+        let mut bed = TestBed::connected(harness);
+        let frame_max = bed.transports[0].transport.info().frame_max;
+        for driven in &mut bed.transports {
+            for (at, order) in ordered_sequences().enumerate() {
                 let len = [40, 900, 8_000, frame_max][at % 4];
-                node.outgoing.put(flow, 60, len);
+                driven.outgoing.generate(order, 60, len);
             }
         }
         let mut turns = 0;
-        world.until("all is taken", |world| {
+        bed.until("all is taken", |bed| {
             turns += 1;
             if turns % 3 == 0 {
-                world.move_node(turns / 3 % 2);
+                bed.move_transport(turns / 3 % 2);
             }
-            world.nodes.iter().all(|node| node.outgoing.waiting() == 0)
+            bed.transports
+                .iter()
+                .all(|driven| driven.outgoing.waiting() == 0)
         });
         for at in 0..2 {
-            if world.nodes[at].poll == 1 {
-                world.move_node(at);
+            if bed.transports[at].poll == 1 {
+                bed.move_transport(at);
             }
         }
-        until_all_arrived(&mut world);
-        Outcome::Kept
+        until_all_arrived(&mut bed);
+        CheckOutcome::Kept
     },
 };
 
@@ -167,25 +179,25 @@ pub(super) const MOVES_BLOCKED: Check = Check {
         if !harness.abilities().reliable {
             return UNRELIABLE;
         }
-        let mut world = World::connected(harness);
-        let frame_max = world.nodes[0].transport.info().frame_max;
-        world.nodes[1].is_deaf = true;
-        world.nodes[0]
+        let mut bed = TestBed::connected(harness);
+        let frame_max = bed.transports[0].transport.info().frame_max;
+        bed.transports[1].receive_paused = true;
+        bed.transports[0]
             .outgoing
-            .put(FrameOrder::Lane(0), (64 << 20) / frame_max, frame_max);
-        world.until_quiet();
+            .generate(FrameOrder::Lane(0), (64 << 20) / frame_max, frame_max);
+        bed.until_quiet();
         // The writer is moved while it waits, the reader while it has not read.
-        world.move_node(0);
-        world.turn(Duration::ZERO);
-        world.move_node(1);
-        world.turn(Duration::ZERO);
-        world.nodes[1].is_deaf = false;
-        world.until("all is taken", |world| {
-            world.nodes[0].outgoing.waiting() == 0
+        bed.move_transport(0);
+        bed.turn(Duration::ZERO);
+        bed.move_transport(1);
+        bed.turn(Duration::ZERO);
+        bed.transports[1].receive_paused = false;
+        bed.until("all is taken", |bed| {
+            bed.transports[0].outgoing.waiting() == 0
         });
-        world.move_node(0);
-        world.move_node(1);
-        until_all_arrived(&mut world);
-        Outcome::Kept
+        bed.move_transport(0);
+        bed.move_transport(1);
+        until_all_arrived(&mut bed);
+        CheckOutcome::Kept
     },
 };

@@ -1,20 +1,20 @@
 //! Orderly and other ends.
 
-use super::moving::ordered_flows;
-use super::node::Node;
-use super::world::World;
-use super::{Check, Outcome};
+use super::driven_transport::DrivenTransport;
+use super::moving::ordered_sequences;
+use super::test_bed::TestBed;
+use super::{Check, CheckOutcome};
 use crate::{End, FrameOrder, Phase};
 
-fn until_both_ended(world: &mut World<'_>) {
-    world.until("both have ended", |world| {
-        world.nodes.iter().all(|node| node.end.is_some())
+fn until_both_ended(bed: &mut TestBed<'_>) {
+    bed.until("both have ended", |bed| {
+        bed.transports.iter().all(|driven| driven.end.is_some())
     });
 }
 
 /// The side that closed says so, and the other that its peer did.
-pub(super) fn assert_ends(world: &World<'_>) {
-    let ends = [&world.nodes[0].end, &world.nodes[1].end];
+pub(super) fn assert_ends(bed: &TestBed<'_>) {
+    let ends = [&bed.transports[0].end, &bed.transports[1].end];
     let are_right = matches!(ends, [Some(End::Closed), Some(End::PeerClosed)]);
     assert!(are_right, "they ended with {ends:?}");
 }
@@ -25,38 +25,38 @@ pub(super) const CLOSE_DELIVERS: Check = Check {
            Closed and the other with PeerClosed",
     body: |harness| {
         let is_reliable = harness.abilities().reliable;
-        let mut world = World::connected(harness);
-        let frame_max = world.nodes[0].transport.info().frame_max;
+        let mut bed = TestBed::connected(harness);
+        let frame_max = bed.transports[0].transport.info().frame_max;
         // More than is taken while the peer does not receive, where that holds the writer up.
         let count = if is_reliable {
             (64 << 20) / frame_max / 33 + 1
         } else {
             1
         };
-        world.nodes[1].is_deaf = true;
-        for flow in ordered_flows() {
-            world.nodes[0].outgoing.put(flow, count, frame_max);
+        bed.transports[1].receive_paused = true;
+        for order in ordered_sequences() {
+            bed.transports[0].outgoing.generate(order, count, frame_max);
         }
-        world.until("something is taken", |world| {
-            world.nodes[0].outgoing.taken_len > 0
+        bed.until("something is taken", |bed| {
+            bed.transports[0].outgoing.taken_len > 0
         });
-        world.until_quiet();
-        world.nodes[0].close();
-        let phase = world.nodes[0].transport.phase();
+        bed.until_quiet();
+        bed.transports[0].close();
+        let phase = bed.transports[0].transport.phase();
         assert!(
             phase >= Phase::Closing,
             "the phase is {phase:?} after close"
         );
-        world.nodes[1].is_deaf = false;
-        until_both_ended(&mut world);
-        assert_ends(&world);
-        let taken = world.nodes[0].outgoing.taken();
-        let arrived = world.nodes[1].incoming.arrived();
+        bed.transports[1].receive_paused = false;
+        until_both_ended(&mut bed);
+        assert_ends(&bed);
+        let taken = bed.transports[0].outgoing.taken();
+        let arrived = bed.transports[1].incoming.arrived();
         assert!(
             arrived == taken || !is_reliable,
             "{taken:?} frames of each flow were taken, but {arrived:?} arrived"
         );
-        Outcome::Kept
+        CheckOutcome::Kept
     },
 };
 
@@ -65,15 +65,15 @@ pub(super) const CLOSE_IDLE: Check = Check {
     rule: "either side may close a connection on which nothing is going on; closing twice is closing",
     body: |harness| {
         for closer in 0..2 {
-            let mut world = World::connected(harness);
-            world.until_quiet();
-            world.nodes.swap(0, closer);
-            world.nodes[0].close();
-            world.nodes[0].close();
-            until_both_ended(&mut world);
-            assert_ends(&world);
+            let mut bed = TestBed::connected(harness);
+            bed.until_quiet();
+            bed.transports.swap(0, closer);
+            bed.transports[0].close();
+            bed.transports[0].close();
+            until_both_ended(&mut bed);
+            assert_ends(&bed);
         }
-        Outcome::Kept
+        CheckOutcome::Kept
     },
 };
 
@@ -82,28 +82,30 @@ pub(super) const CLOSE_BOTH: Check = Check {
     rule: "when both sides close at once, both end in order, and what was taken arrives",
     body: |harness| {
         let is_reliable = harness.abilities().reliable;
-        let mut world = World::connected(harness);
-        for node in &mut world.nodes {
-            node.outgoing.put(FrameOrder::Lane(1), 5, 1000);
+        let mut bed = TestBed::connected(harness);
+        for driven in &mut bed.transports {
+            driven.outgoing.generate(FrameOrder::Lane(1), 5, 1000);
         }
-        world.until("all is taken", |world| {
-            world.nodes.iter().all(|node| node.outgoing.waiting() == 0)
+        bed.until("all is taken", |bed| {
+            bed.transports
+                .iter()
+                .all(|driven| driven.outgoing.waiting() == 0)
         });
-        world.nodes.iter_mut().for_each(Node::close);
-        until_both_ended(&mut world);
-        for (at, node) in world.nodes.iter().enumerate() {
-            let end = &node.end;
+        bed.transports.iter_mut().for_each(DrivenTransport::close);
+        until_both_ended(&mut bed);
+        for (at, driven) in bed.transports.iter().enumerate() {
+            let end = &driven.end;
             assert!(
                 matches!(end, Some(End::Closed | End::PeerClosed)),
                 "it ended with {end:?}"
             );
-            let taken = world.nodes[1 - at].outgoing.taken();
+            let taken = bed.transports[1 - at].outgoing.taken();
             assert!(
-                node.incoming.arrived() == taken || !is_reliable,
+                driven.incoming.arrived() == taken || !is_reliable,
                 "frames were lost"
             );
         }
-        Outcome::Kept
+        CheckOutcome::Kept
     },
 };
 
@@ -111,18 +113,23 @@ pub(super) const CLOSE_EARLY: Check = Check {
     name: "close_before_open_ends_it",
     rule: "a transport that is closed during its handshake ends with Closed, and moves no frame",
     body: |harness| {
-        let mut world = World::new(harness);
-        world.dial(None);
-        world.nodes[0].outgoing.put(FrameOrder::Control, 1, 0);
-        world.nodes[0].close();
-        world.until("it has ended", |world| world.nodes[0].end.is_some());
-        let end = &world.nodes[0].end;
+        let mut bed = TestBed::new(harness);
+        bed.dial(None);
+        bed.transports[0]
+            .outgoing
+            .generate(FrameOrder::Control, 1, 0);
+        bed.transports[0].close();
+        bed.until("it has ended", |bed| bed.transports[0].end.is_some());
+        let end = &bed.transports[0].end;
         assert!(matches!(end, Some(End::Closed)), "it ended with {end:?}");
-        assert!(world.nodes[0].outgoing.taken_len == 0, "a frame was taken");
-        world.until("the other has ended, if there is one", |world| {
-            world.nodes.iter().all(|node| node.end.is_some())
+        assert!(
+            bed.transports[0].outgoing.taken_len == 0,
+            "a frame was taken"
+        );
+        bed.until("the other has ended, if there is one", |bed| {
+            bed.transports.iter().all(|driven| driven.end.is_some())
         });
-        Outcome::Kept
+        CheckOutcome::Kept
     },
 };
 
@@ -131,20 +138,20 @@ pub(super) const VANISHED: Check = Check {
     rule: "when a peer is gone without a word, the other side ends by itself, and not with Closed",
     body: |harness| {
         for survivor in 0..2 {
-            let mut world = World::connected(harness);
-            world.until_quiet();
-            world.drop_node(1 - survivor);
-            world.until("the other has ended", |world| {
-                let outgoing = &mut world.nodes[0].outgoing;
+            let mut bed = TestBed::connected(harness);
+            bed.until_quiet();
+            bed.drop_transport(1 - survivor);
+            bed.until("the other has ended", |bed| {
+                let outgoing = &mut bed.transports[0].outgoing;
                 // As a session's heartbeats: some transports notice only what they send.
                 if outgoing.waiting() == 0 {
-                    outgoing.put(FrameOrder::Control, 1, 20);
+                    outgoing.generate(FrameOrder::Control, 1, 20);
                 }
-                world.nodes[0].end.is_some()
+                bed.transports[0].end.is_some()
             });
-            let end = &world.nodes[0].end;
+            let end = &bed.transports[0].end;
             assert!(!matches!(end, Some(End::Closed)), "it ended with {end:?}");
         }
-        Outcome::Kept
+        CheckOutcome::Kept
     },
 };

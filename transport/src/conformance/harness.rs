@@ -17,13 +17,13 @@ pub trait Harness {
 
     /// Somebody who has connected to a listener at `address`, but does not speak the protocol: what
     /// is written goes onto the wire as it is. Must not block. `None` where that cannot be staged.
-    fn stranger(&self, address: &Address) -> Option<Box<dyn io::Write>> {
+    fn raw_connection(&self, address: &Address) -> Option<Box<dyn io::Write>> {
         let _ = address;
         None
     }
 
     /// An address at which nobody listens. `None` where that cannot be staged.
-    fn nowhere(&self) -> Option<Address> {
+    fn unreachable_address(&self) -> Option<Address> {
         None
     }
 }
@@ -39,6 +39,6 @@ pub struct Abilities {
     pub encrypted: bool,
     /// Whether peers prove their identities. Without that, a wrong peer cannot be told.
     pub authenticated: bool,
-    /// Whether [`FrameOrder::Datagram`](crate::Flow::Datagram) is carried.
+    /// Whether [`FrameOrder::Datagram`](crate::FrameOrder::Datagram) is carried.
     pub datagrams: bool,
 }

@@ -11,7 +11,7 @@
 //! or run them all with [`check_all`], as `examples/custom_transport.rs` does.
 //!
 //! The suite drives transports itself, by a `mio::Poll` and nothing but the contract: it calls
-//! `recv` and `send` only after registration, an event, a timer, [`Pace::More`](crate::Pace::More)
+//! `recv` and `send` only after registration, an event, a timer, [`Progress::More`](crate::Pace::More)
 //! or a new frame. A transport that relies on being asked more often hangs here, as it would hang
 //! in a driver. Nothing sleeps; each check has a deadline.
 //!
@@ -23,14 +23,14 @@
 //! - every frame arrives as it was sent, at most `frame_max` long;
 //! - where the transport is reliable: all frames of a flow, in order, each once.
 
+mod driven_transport;
 mod driving;
 mod ending;
+mod frame_generator;
 mod harness;
-mod load;
 mod moving;
-mod node;
 mod opening;
-mod world;
+mod test_bed;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -44,12 +44,12 @@ pub struct Check {
     pub name: &'static str,
     /// The rule in full.
     pub rule: &'static str,
-    body: fn(&dyn Harness) -> Outcome,
+    body: fn(&dyn Harness) -> CheckOutcome,
 }
 
 /// What came of a check that found no fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum CheckOutcome {
     /// The rule is kept.
     Kept,
     /// The rule says nothing about such a transport, or the harness cannot stage it.
@@ -59,7 +59,7 @@ pub enum Outcome {
 /// A rule that is broken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{scheme}:// breaks `{check}`: {rule}\n{detail}")]
-pub struct Failure {
+pub struct CheckFailure {
     /// The transport, by its scheme.
     pub scheme: &'static str,
     /// The check's name.
@@ -75,11 +75,11 @@ impl Check {
     ///
     /// # Errors
     /// The rule is broken, or the harness panicked.
-    pub fn run(&self, harness: &dyn Harness) -> Result<Outcome, Failure> {
+    pub fn run(&self, harness: &dyn Harness) -> Result<CheckOutcome, CheckFailure> {
         catch_unwind(AssertUnwindSafe(|| (self.body)(harness))).map_err(|panic| {
             let text = panic.downcast_ref::<String>().cloned();
             let text = text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()));
-            Failure {
+            CheckFailure {
                 scheme: harness.abilities().scheme,
                 check: self.name,
                 rule: self.rule,
@@ -89,7 +89,7 @@ impl Check {
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for CheckOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Kept => f.write_str("ok"),
@@ -133,8 +133,8 @@ pub const CHECKS: &[Check] = &[
 /// The first rule that is broken.
 pub fn check_all(
     harness: &dyn Harness,
-    mut report: impl FnMut(&Check, Outcome),
-) -> Result<(), Failure> {
+    mut report: impl FnMut(&Check, CheckOutcome),
+) -> Result<(), CheckFailure> {
     CHECKS.iter().try_for_each(|check| {
         let outcome = check.run(harness)?;
         report(check, outcome);

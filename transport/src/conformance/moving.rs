@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::load::LABEL_LEN;
-use super::world::World;
-use super::{Check, Outcome};
+use super::frame_generator::LABEL_LEN;
+use super::test_bed::TestBed;
+use super::{Check, CheckOutcome};
 use crate::{Frame, FrameHeader, FrameOrder, LANES_MAX};
 
-pub(super) const UNRELIABLE: Outcome = Outcome::Skipped("it may lose and reorder frames");
+pub(super) const UNRELIABLE: CheckOutcome = CheckOutcome::Skipped("it may lose and reorder frames");
 
 /// The flows that keep their order: control and all lanes.
-pub(super) fn ordered_flows() -> impl Iterator<Item = FrameOrder> {
+pub(super) fn ordered_sequences() -> impl Iterator<Item = FrameOrder> {
     let lanes = (0..u8::MAX).take(LANES_MAX).map(FrameOrder::Lane);
     std::iter::once(FrameOrder::Control).chain(lanes)
 }
@@ -22,43 +22,43 @@ pub(super) const LENGTHS: Check = Check {
     rule: "a frame of any length from 1 to frame_max arrives whole, however it is divided into head \
            and body",
     body: |harness| {
-        let mut world = World::connected(harness);
-        let frame_max = world.nodes[0].transport.info().frame_max;
+        let mut bed = TestBed::connected(harness);
+        let frame_max = bed.transports[0].transport.info().frame_max;
         let mut lens: Vec<usize> = (1..40).collect();
         for near in [255, 1200, 4096, 16_384, 65_535] {
             lens.extend(near - 30..near + 10);
         }
         lens.extend([frame_max - 1, frame_max, 1, frame_max]);
         lens.retain(|&len| (1..=frame_max).contains(&len));
-        world.nodes[1].incoming.kept = Some(Vec::new());
+        bed.transports[1].incoming.kept = Some(Vec::new());
         for (number, len) in lens.into_iter().enumerate() {
             let bytes: Bytes = (0..len)
                 .map(|i| (i ^ (i >> 8) ^ number).to_le_bytes()[0])
                 .collect::<Vec<u8>>()
                 .into();
             let head_len = (number % 4 * 7).min(len).min(FrameHeader::CAPACITY);
-            deliver(&mut world, &bytes, head_len);
+            deliver(&mut bed, &bytes, head_len);
         }
-        Outcome::Kept
+        CheckOutcome::Kept
     },
 };
 
 /// Sends one frame from 0 to 1 until it has arrived; once, where that is reliable.
-fn deliver(world: &mut World<'_>, bytes: &Bytes, head_len: usize) {
-    let mut head = FrameHeader::EMPTY;
-    head.extend(&bytes[..head_len]);
+fn deliver(bed: &mut TestBed<'_>, bytes: &Bytes, head_len: usize) {
+    let mut header = FrameHeader::EMPTY;
+    header.extend(&bytes[..head_len]);
     let frame = Frame {
-        flow: FrameOrder::Lane(3),
-        head,
+        order: FrameOrder::Lane(3),
+        header,
         body: bytes.slice(head_len..),
     };
-    let is_reliable = world.nodes[0].transport.info().reliable;
-    world.nodes[0].outgoing.put_frame(frame.clone());
-    world.until("the frame has arrived", |world| {
-        if !is_reliable && world.nodes[0].outgoing.waiting() == 0 {
-            world.nodes[0].outgoing.put_frame(frame.clone());
+    let is_reliable = bed.transports[0].transport.info().reliable;
+    bed.transports[0].outgoing.push(frame.clone());
+    bed.until("the frame has arrived", |bed| {
+        if !is_reliable && bed.transports[0].outgoing.waiting() == 0 {
+            bed.transports[0].outgoing.push(frame.clone());
         }
-        let kept = world.nodes[1].incoming.kept.as_mut();
+        let kept = bed.transports[1].incoming.kept.as_mut();
         let Some(last) = kept.and_then(Vec::pop) else {
             return false;
         };
@@ -82,25 +82,27 @@ pub(super) const ORDER: Check = Check {
         if !harness.abilities().reliable {
             return UNRELIABLE;
         }
-        let mut world = World::connected(harness);
-        let frame_max = world.nodes[0].transport.info().frame_max;
+        let mut bed = TestBed::connected(harness);
+        let frame_max = bed.transports[0].transport.info().frame_max;
         for round in 0..40 {
-            for (at, flow) in ordered_flows().enumerate() {
+            for (at, order) in ordered_sequences().enumerate() {
                 let len = [LABEL_LEN, 64, 700, 4090, 9000, frame_max][(round + at * 5) % 6];
-                world.nodes[at % 2].outgoing.put(flow, 1 + at % 3, len);
-                world.nodes[1 - at % 2].outgoing.put(flow, 1, 100);
+                bed.transports[at % 2]
+                    .outgoing
+                    .generate(order, 1 + at % 3, len);
+                bed.transports[1 - at % 2].outgoing.generate(order, 1, 100);
             }
-            world.turn(Duration::ZERO);
+            bed.turn(Duration::ZERO);
         }
-        until_all_arrived(&mut world);
-        Outcome::Kept
+        until_all_arrived(&mut bed);
+        CheckOutcome::Kept
     },
 };
 
 /// Waits until each has received what the other has taken, and the other has taken everything.
-pub(super) fn until_all_arrived(world: &mut World<'_>) {
-    world.until("all frames have arrived", |world| {
-        let [a, b] = &world.nodes[..] else {
+pub(super) fn until_all_arrived(bed: &mut TestBed<'_>) {
+    bed.until("all frames have arrived", |bed| {
+        let [a, b] = &bed.transports[..] else {
             return false;
         };
         a.outgoing.waiting() + b.outgoing.waiting() == 0
@@ -108,10 +110,10 @@ pub(super) fn until_all_arrived(world: &mut World<'_>) {
             && b.incoming.arrived() == a.outgoing.taken()
     });
     // Nothing comes behind them.
-    world.until_quiet();
+    bed.until_quiet();
     for (to, from) in [(0, 1), (1, 0)] {
-        let received = world.nodes[to].incoming.arrived();
-        assert!(received == world.nodes[from].outgoing.taken());
+        let received = bed.transports[to].incoming.arrived();
+        assert!(received == bed.transports[from].outgoing.taken());
     }
 }
 
@@ -122,17 +124,17 @@ pub(super) const SMALL_FRAMES: Check = Check {
         if !harness.abilities().reliable {
             return UNRELIABLE;
         }
-        let mut world = World::connected(harness);
-        for flow in [
+        let mut bed = TestBed::connected(harness);
+        for order in [
             FrameOrder::Lane(0),
             FrameOrder::Lane(7),
             FrameOrder::Control,
         ] {
-            world.nodes[0].outgoing.put(flow, 12_000, 40);
-            world.nodes[1].outgoing.put(flow, 3_000, LABEL_LEN);
+            bed.transports[0].outgoing.generate(order, 12_000, 40);
+            bed.transports[1].outgoing.generate(order, 3_000, LABEL_LEN);
         }
-        until_all_arrived(&mut world);
-        Outcome::Kept
+        until_all_arrived(&mut bed);
+        CheckOutcome::Kept
     },
 };
 
@@ -143,17 +145,20 @@ pub(super) const FULL_LOAD: Check = Check {
         if !harness.abilities().reliable {
             return UNRELIABLE;
         }
-        let mut world = World::connected(harness);
-        let frame_max = world.nodes[0].transport.info().frame_max;
-        for node in &mut world.nodes {
+        let mut bed = TestBed::connected(harness);
+        let frame_max = bed.transports[0].transport.info().frame_max;
+        for driven in &mut bed.transports {
             for lane in 0..4 {
-                node.outgoing
-                    .put(FrameOrder::Lane(lane), 400, frame_max - usize::from(lane));
+                driven.outgoing.generate(
+                    FrameOrder::Lane(lane),
+                    400,
+                    frame_max - usize::from(lane),
+                );
             }
-            node.outgoing.put(FrameOrder::Control, 400, 30);
+            driven.outgoing.generate(FrameOrder::Control, 400, 30);
         }
-        until_all_arrived(&mut world);
-        Outcome::Kept
+        until_all_arrived(&mut bed);
+        CheckOutcome::Kept
     },
 };
 
@@ -162,19 +167,19 @@ pub(super) const DRY_SOURCE: Check = Check {
     rule: "a source that had nothing is asked again by the next call of send, and one frame needs no \
            other to follow it",
     body: |harness| {
-        let mut world = World::connected(harness);
+        let mut bed = TestBed::connected(harness);
         for number in 0..200 {
             let (from, to) = (number % 2, 1 - number % 2);
-            let before = world.nodes[to].incoming.count;
-            world.nodes[from]
+            let before = bed.transports[to].incoming.count;
+            bed.transports[from]
                 .outgoing
-                .put(FrameOrder::Lane(0), 1, 50 + number);
+                .generate(FrameOrder::Lane(0), 1, 50 + number);
             // Loopback loses nothing while its buffers are empty.
-            world.until("the frame has arrived", |world| {
-                world.nodes[to].incoming.count > before
+            bed.until("the frame has arrived", |bed| {
+                bed.transports[to].incoming.count > before
             });
         }
-        Outcome::Kept
+        CheckOutcome::Kept
     },
 };
 
@@ -186,22 +191,22 @@ pub(super) const BACKPRESSURE: Check = Check {
         if !harness.abilities().reliable {
             return UNRELIABLE;
         }
-        let mut world = World::connected(harness);
-        let frame_max = world.nodes[0].transport.info().frame_max;
+        let mut bed = TestBed::connected(harness);
+        let frame_max = bed.transports[0].transport.info().frame_max;
         let frames = HELD_LEN_MAX / frame_max + 1;
-        world.nodes[1].is_deaf = true;
-        world.nodes[0]
+        bed.transports[1].receive_paused = true;
+        bed.transports[0]
             .outgoing
-            .put(FrameOrder::Lane(0), frames, frame_max);
-        world.until_quiet();
-        let taken = world.nodes[0].outgoing.taken_len;
+            .generate(FrameOrder::Lane(0), frames, frame_max);
+        bed.until_quiet();
+        let taken = bed.transports[0].outgoing.taken_len;
         assert!(
-            world.nodes[0].outgoing.waiting() > 0,
+            bed.transports[0].outgoing.waiting() > 0,
             "all of {taken} bytes were taken though nobody receives"
         );
-        world.nodes[1].is_deaf = false;
-        until_all_arrived(&mut world);
-        Outcome::Kept
+        bed.transports[1].receive_paused = false;
+        until_all_arrived(&mut bed);
+        CheckOutcome::Kept
     },
 };
 
@@ -214,22 +219,24 @@ pub(super) const DATAGRAMS: Check = Check {
     rule: "datagrams up to datagram_max arrive whole, or not at all",
     body: |harness| {
         if !harness.abilities().datagrams {
-            return Outcome::Skipped("it has no datagrams");
+            return CheckOutcome::Skipped("it has no datagrams");
         }
-        let mut world = World::connected(harness);
-        world.until_quiet();
+        let mut bed = TestBed::connected(harness);
+        bed.until_quiet();
         for number in 0..100 {
             let (from, to) = (number % 2, 1 - number % 2);
-            let max = world.nodes[from].transport.info().datagram_max;
+            let max = bed.transports[from].transport.info().datagram_max;
             let len = [max, max - 1, LABEL_LEN, 100][number % 4];
-            let before = world.nodes[to].incoming.count;
-            world.until("a datagram has arrived", |world| {
-                if world.nodes[from].outgoing.waiting() == 0 {
-                    world.nodes[from].outgoing.put(FrameOrder::Datagram, 1, len);
+            let before = bed.transports[to].incoming.count;
+            bed.until("a datagram has arrived", |bed| {
+                if bed.transports[from].outgoing.waiting() == 0 {
+                    bed.transports[from]
+                        .outgoing
+                        .generate(FrameOrder::Datagram, 1, len);
                 }
-                world.nodes[to].incoming.count > before
+                bed.transports[to].incoming.count > before
             });
         }
-        Outcome::Kept
+        CheckOutcome::Kept
     },
 };

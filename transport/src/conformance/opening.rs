@@ -3,23 +3,26 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::node::Node;
-use super::world::World;
-use super::{Check, Outcome};
+use super::driven_transport::DrivenTransport;
+use super::test_bed::TestBed;
+use super::{Check, CheckOutcome};
 use crate::{Admission, DialError, DialTarget, End, FRAME_LEN_MAX, FrameOrder, Info, Phase, Role};
 
-const UNPROVED: Outcome = Outcome::Skipped("its peers do not prove who they are");
+const UNPROVED: CheckOutcome = CheckOutcome::Skipped("its peers do not prove who they are");
 
 pub(super) const OPENS: Check = Check {
     name: "both_sides_open_and_know_each_other",
     rule: "after its handshake each side is open and knows the other's identity",
     body: |harness| {
-        let world = World::connected(harness);
-        let peers = world.nodes.iter().map(|node| node.transport.info().peer);
+        let bed = TestBed::connected(harness);
+        let peers = bed
+            .transports
+            .iter()
+            .map(|driven| driven.transport.info().peer);
         let peers: Vec<_> = peers.collect();
-        let expected = [Some(world.listener_id), Some(world.dialer_id)];
+        let expected = [Some(bed.listener_id), Some(bed.dialer_id)];
         assert!(peers == expected, "they know {peers:?}, not {expected:?}");
-        Outcome::Kept
+        CheckOutcome::Kept
     },
 };
 
@@ -27,14 +30,14 @@ pub(super) const INFO: Check = Check {
     name: "info_is_truthful",
     rule: "info tells scheme, role, addresses, limits and abilities as they are",
     body: |harness| {
-        let mut world = World::connected(harness);
-        world.until_quiet();
+        let mut bed = TestBed::connected(harness);
+        bed.until_quiet();
         let abilities = harness.abilities();
-        let address = world.listener_address();
-        let infos: Vec<&Info> = world
-            .nodes
+        let address = bed.listener_address();
+        let infos: Vec<&Info> = bed
+            .transports
             .iter()
-            .map(|node| node.transport.info())
+            .map(|driven| driven.transport.info())
             .collect();
         for (info, role) in infos.iter().zip([Role::Dialer, Role::Acceptor]) {
             assert!(info.role == role, "{role:?} says {:?}", info.role);
@@ -72,7 +75,7 @@ pub(super) const INFO: Check = Check {
                 "the dialer is at {local}, but the acceptor's peer at {remote}"
             );
         }
-        Outcome::Kept
+        CheckOutcome::Kept
     },
 };
 
@@ -83,20 +86,25 @@ pub(super) const WRONG_PEER: Check = Check {
         if !harness.abilities().authenticated {
             return UNPROVED;
         }
-        let mut world = World::new(harness);
-        world.greets = true;
-        let (expected, found) = (world.dialer_id, world.listener_id);
-        world.dial(Some(expected));
-        world.nodes[0].outgoing.put(FrameOrder::Control, 3, 0);
-        world.until("the dialer has ended", |world| world.nodes[0].end.is_some());
-        let end = world.nodes[0].end.clone();
+        let mut bed = TestBed::new(harness);
+        bed.greets = true;
+        let (expected, found) = (bed.dialer_id, bed.listener_id);
+        bed.dial(Some(expected));
+        bed.transports[0]
+            .outgoing
+            .generate(FrameOrder::Control, 3, 0);
+        bed.until("the dialer has ended", |bed| {
+            bed.transports[0].end.is_some()
+        });
+        let end = bed.transports[0].end.clone();
         let is_right = matches!(end, Some(End::WrongPeer { expected: e, found: f })
             if e == expected && f == found);
         assert!(is_right, "the dialer ended with {end:?}");
-        let is_over = |world: &mut World<'_>| world.nodes.iter().all(|node| node.end.is_some());
-        world.until("the acceptor has ended, if there is one", is_over);
-        assert_nothing_moved(&world.nodes);
-        Outcome::Kept
+        let is_over =
+            |bed: &mut TestBed<'_>| bed.transports.iter().all(|driven| driven.end.is_some());
+        bed.until("the acceptor has ended, if there is one", is_over);
+        assert_nothing_moved(&bed.transports);
+        CheckOutcome::Kept
     },
 };
 
@@ -108,38 +116,40 @@ pub(super) const NOT_ADMITTED: Check = Check {
         if !harness.abilities().authenticated {
             return UNPROVED;
         }
-        let mut world = World::admitting(harness, Admission::new(|_| false));
-        world.greets = true;
-        world.dial(None);
-        world.nodes[0].outgoing.put(FrameOrder::Control, 3, 0);
-        let is_over = |world: &mut World<'_>| world.nodes.iter().all(|node| node.end.is_some());
-        world.until("both have ended", is_over);
-        let end = world.nodes[0].end.clone();
+        let mut bed = TestBed::admitting(harness, Admission::new(|_| false));
+        bed.greets = true;
+        bed.dial(None);
+        bed.transports[0]
+            .outgoing
+            .generate(FrameOrder::Control, 3, 0);
+        let is_over =
+            |bed: &mut TestBed<'_>| bed.transports.iter().all(|driven| driven.end.is_some());
+        bed.until("both have ended", is_over);
+        let end = bed.transports[0].end.clone();
         assert!(
             matches!(end, Some(End::Refused { .. })),
             "the dialer ended with {end:?}"
         );
-        for node in &world.nodes[1..] {
-            let end = &node.end;
-            let is_right =
-                matches!(end, Some(End::NotAdmitted { peer }) if *peer == world.dialer_id);
+        for driven in &bed.transports[1..] {
+            let end = &driven.end;
+            let is_right = matches!(end, Some(End::NotAdmitted { peer }) if *peer == bed.dialer_id);
             assert!(is_right, "the acceptor ended with {end:?}");
         }
         // What a dialer takes before it hears of the refusal ends with the transport.
         assert!(
-            world.nodes[0].incoming.count == 0,
+            bed.transports[0].incoming.count == 0,
             "the dialer received a frame"
         );
-        assert_nothing_moved(&world.nodes[1..]);
-        Outcome::Kept
+        assert_nothing_moved(&bed.transports[1..]);
+        CheckOutcome::Kept
     },
 };
 
-fn assert_nothing_moved(nodes: &[Node]) {
-    for node in nodes {
-        let role = node.transport.info().role;
-        assert!(node.incoming.count == 0, "{role:?} received a frame");
-        assert!(node.outgoing.taken_len == 0, "{role:?} took a frame");
+fn assert_nothing_moved(transports: &[DrivenTransport]) {
+    for driven in transports {
+        let role = driven.transport.info().role;
+        assert!(driven.incoming.count == 0, "{role:?} received a frame");
+        assert!(driven.outgoing.taken_len == 0, "{role:?} took a frame");
     }
 }
 
@@ -147,31 +157,33 @@ pub(super) const RUBBISH: Check = Check {
     name: "rubbish_instead_of_a_handshake_opens_nothing",
     rule: "bytes that are no handshake open nothing, are not gathered up, and do not hurt the listener",
     body: |harness| {
-        let mut world = World::new(harness);
-        let address = world.listener_address();
+        let mut bed = TestBed::new(harness);
+        let address = bed.listener_address();
         for kind in 0..5 {
-            let Some(mut stranger) = harness.stranger(&address) else {
-                return Outcome::Skipped("its harness knows no stranger");
+            let Some(mut raw_connection) = harness.raw_connection(&address) else {
+                return CheckOutcome::Skipped("its harness knows no stranger");
             };
-            say_rubbish(&mut world, &mut *stranger, kind);
-            drop(stranger);
+            say_rubbish(&mut bed, &mut *raw_connection, kind);
+            drop(raw_connection);
         }
         assert!(
-            world.nodes.iter().all(|node| node.incoming.count == 0),
+            bed.transports
+                .iter()
+                .all(|driven| driven.incoming.count == 0),
             "rubbish was received as a frame"
         );
-        let friend = world.nodes.len();
-        world.dial(None);
-        world.until("a friend is let in", |world| world.nodes[friend].is_open());
-        Outcome::Kept
+        let friend = bed.transports.len();
+        bed.dial(None);
+        bed.until("a friend is let in", |bed| bed.transports[friend].is_open());
+        CheckOutcome::Kept
     },
 };
 
 /// More than any handshake has, and than a kernel keeps for a reader that does not read.
 const RUBBISH_LEN: usize = 64 << 20;
 
-fn say_rubbish(world: &mut World<'_>, stranger: &mut dyn io::Write, kind: u64) {
-    let first = world.nodes.len();
+fn say_rubbish(bed: &mut TestBed<'_>, raw_connection: &mut dyn io::Write, kind: u64) {
+    let first = bed.transports.len();
     // Deterministic noise: a xorshift generator (Marsaglia, 2003).
     let mut state = 0x9e37_79b9_7f4a_7c15_u64 ^ kind;
     let mut noise = || {
@@ -192,19 +204,19 @@ fn say_rubbish(world: &mut World<'_>, stranger: &mut dyn io::Write, kind: u64) {
             3 => piece[..5].copy_from_slice(&[22, 3, 1, 3, 227]),
             _ => piece[..4].copy_from_slice(&[0, 0, 1, 0]),
         }
-        match stranger.write(&piece) {
+        match raw_connection.write(&piece) {
             Ok(written) => said += written,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // It was shown the door.
             Err(_) => break,
         }
-        world.turn(Duration::ZERO);
-        let is_over = |node: &Node| node.end.is_some();
-        if world.nodes.len() > first && world.nodes[first..].iter().all(is_over) {
+        bed.turn(Duration::ZERO);
+        let is_over = |driven: &DrivenTransport| driven.end.is_some();
+        if bed.transports.len() > first && bed.transports[first..].iter().all(is_over) {
             break;
         }
         // Nobody was made of it: it was dropped at the door.
-        if said > 2_000_000 && world.nodes.len() == first {
+        if said > 2_000_000 && bed.transports.len() == first {
             break;
         }
         assert!(
@@ -212,15 +224,17 @@ fn say_rubbish(world: &mut World<'_>, stranger: &mut dyn io::Write, kind: u64) {
             "{said} bytes of rubbish were taken"
         );
     }
-    for node in &world.nodes[first..] {
-        let phase = node.transport.phase();
+    for driven in &bed.transports[first..] {
+        let phase = driven.transport.phase();
         assert!(
             matches!(phase, Phase::Handshaking | Phase::Ended),
             "rubbish of kind {kind} led to {phase:?}"
         );
     }
-    world.until("whoever talked rubbish has been ended", |world| {
-        world.nodes[first..].iter().all(|node| node.end.is_some())
+    bed.until("whoever talked rubbish has been ended", |bed| {
+        bed.transports[first..]
+            .iter()
+            .all(|driven| driven.end.is_some())
     });
 }
 
@@ -228,26 +242,26 @@ pub(super) const NOWHERE: Check = Check {
     name: "an_address_of_nobody_is_unreachable",
     rule: "dialing where nobody listens ends with Unreachable, and says that a retry may help",
     body: |harness| {
-        let Some(address) = harness.nowhere() else {
-            return Outcome::Skipped("its harness knows no such address");
+        let Some(address) = harness.unreachable_address() else {
+            return CheckOutcome::Skipped("its harness knows no such address");
         };
-        let mut world = World::new(harness);
+        let mut bed = TestBed::new(harness);
         let target = DialTarget {
             address,
             peer: None,
         };
-        let end = match world.dialer().dial(Instant::now(), &target) {
+        let end = match bed.dialer().dial(Instant::now(), &target) {
             Ok(transport) => {
-                world.add(transport);
-                world.until("it has ended", |world| world.nodes[0].end.is_some());
-                world.nodes[0].end.clone()
+                bed.add(transport);
+                bed.until("it has ended", |bed| bed.transports[0].end.is_some());
+                bed.transports[0].end.clone()
             }
             Err(DialError::Ended(end)) => Some(end),
             Err(error) => panic!("dial failed: {error:?}"),
         };
         let is_right = |end: &End| matches!(end, End::Unreachable(_)) && end.retry_helps();
         assert!(end.as_ref().is_some_and(is_right), "it ended with {end:?}");
-        Outcome::Kept
+        CheckOutcome::Kept
     },
 };
 
@@ -256,22 +270,25 @@ pub(super) const MANY_AT_ONCE: Check = Check {
     rule: "many dialers at once are all let in, and each gets its own frames",
     body: |harness| {
         const DIALERS: usize = 50;
-        let mut world = World::new(harness);
-        world.greets = true;
+        let mut bed = TestBed::new(harness);
+        bed.greets = true;
         for at in 0..DIALERS {
-            world.dial(None);
-            world.nodes[at]
+            bed.dial(None);
+            bed.transports[at]
                 .outgoing
-                .put(FrameOrder::Control, at + 1, 20);
+                .generate(FrameOrder::Control, at + 1, 20);
         }
-        world.until("all are open and have their frames", |world| {
-            let (dialers, acceptors) = world.nodes.split_at(DIALERS);
-            let mut counts: Vec<_> = acceptors.iter().map(|node| node.incoming.count).collect();
+        bed.until("all are open and have their frames", |bed| {
+            let (dialers, acceptors) = bed.transports.split_at(DIALERS);
+            let mut counts: Vec<_> = acceptors
+                .iter()
+                .map(|driven| driven.incoming.count)
+                .collect();
             counts.sort_unstable();
             // A frame of an unreliable transport may be lost; loopback loses none of so few.
-            dialers.iter().all(|node| node.incoming.count == 1)
+            dialers.iter().all(|driven| driven.incoming.count == 1)
                 && counts.into_iter().eq(1..=DIALERS)
         });
-        Outcome::Kept
+        CheckOutcome::Kept
     },
 };

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
-use selvedge_transport::{Frame, FrameSink, FrameSource, Room};
+use selvedge_transport::{Frame, FrameSink, FrameSource, SendCapacity};
 
 use super::Fault;
 
@@ -66,7 +66,7 @@ impl FrameSink for FaultySink<'_> {
 pub(super) struct Hoard<'a>(pub(super) &'a mut VecDeque<Frame>);
 
 impl FrameSource for Hoard<'_> {
-    fn next_frame(&mut self, _: &Room) -> Option<Frame> {
+    fn next_frame(&mut self, _: &SendCapacity) -> Option<Frame> {
         self.0.pop_front()
     }
 }
@@ -81,11 +81,11 @@ pub(super) struct Watched<'a> {
 }
 
 impl FrameSource for Watched<'_> {
-    fn next_frame(&mut self, room: &Room) -> Option<Frame> {
+    fn next_frame(&mut self, capacity: &SendCapacity) -> Option<Frame> {
         let frame = if self.is_shut {
             None
         } else {
-            self.inner.next_frame(room)
+            self.inner.next_frame(capacity)
         };
         self.is_dry = frame.is_none();
         frame

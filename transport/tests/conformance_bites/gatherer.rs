@@ -6,7 +6,7 @@ use std::time::Instant;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
 use selvedge_transport::{
-    Address, End, FRAME_LEN_MAX, FrameSink, FrameSource, Info, Listener, Pace, Phase, Role,
+    Address, End, FRAME_LEN_MAX, FrameSink, FrameSource, Info, Listener, Phase, Progress, Role,
     Transport, Turn,
 };
 
@@ -41,9 +41,9 @@ impl Listener for Gathering {
         &mut self,
         _: &mut Turn<'_>,
         accepted: &mut Vec<Box<dyn Transport>>,
-    ) -> Result<Pace, io::Error> {
+    ) -> Result<Progress, io::Error> {
         let Ok((socket, _)) = self.socket.accept() else {
-            return Ok(Pace::Idle);
+            return Ok(Progress::Idle);
         };
         accepted.push(Box::new(Gatherer {
             socket,
@@ -61,7 +61,7 @@ impl Listener for Gathering {
             gathered: Vec::new(),
             end: None,
         }));
-        Ok(Pace::More)
+        Ok(Progress::More)
     }
 
     fn timeout(&self) -> Option<Instant> {
@@ -78,8 +78,8 @@ struct Gatherer {
 }
 
 impl Gatherer {
-    fn result(&self) -> Result<Pace, End> {
-        self.end.clone().map_or(Ok(Pace::Idle), Err)
+    fn result(&self) -> Result<Progress, End> {
+        self.end.clone().map_or(Ok(Progress::Idle), Err)
     }
 }
 
@@ -104,16 +104,16 @@ impl Transport for Gatherer {
         registry.deregister(&mut self.socket)
     }
 
-    fn send(&mut self, _: &mut Turn<'_>, _: &mut dyn FrameSource) -> Result<Pace, End> {
+    fn send(&mut self, _: &mut Turn<'_>, _: &mut dyn FrameSource) -> Result<Progress, End> {
         self.result()
     }
 
-    fn recv(&mut self, turn: &mut Turn<'_>, _: &mut dyn FrameSink) -> Result<Pace, End> {
+    fn recv(&mut self, turn: &mut Turn<'_>, _: &mut dyn FrameSink) -> Result<Progress, End> {
         match self.socket.read(turn.buffer.space(FRAME_LEN_MAX)) {
             Ok(0) => self.end = Some(End::broken(io::ErrorKind::UnexpectedEof.into())),
             Ok(len) => {
                 self.gathered.extend_from_slice(&turn.buffer.take(len));
-                return Ok(Pace::More);
+                return Ok(Progress::More);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => self.end = Some(End::broken(error)),

@@ -9,7 +9,7 @@ use std::time::Instant;
 use mio::{Registry, Token};
 use selvedge_transport::conformance::{Abilities, Harness};
 use selvedge_transport::{
-    Address, Admission, DialError, DialTarget, Dialer, Identity, Listener, Pace, TcpDialer,
+    Address, Admission, DialError, DialTarget, Dialer, Identity, Listener, Progress, TcpDialer,
     TcpListener, Transport, Turn, UdpDialer, UdpListener,
 };
 
@@ -76,13 +76,13 @@ impl Harness for Faulty {
         })
     }
 
-    fn stranger(&self, address: &Address) -> Option<Box<dyn io::Write>> {
+    fn raw_connection(&self, address: &Address) -> Option<Box<dyn io::Write>> {
         let stream = StdStream::connect(address.as_socket()?).ok()?;
         stream.set_nonblocking(true).ok()?;
         Some(Box::new(stream))
     }
 
-    fn nowhere(&self) -> Option<Address> {
+    fn unreachable_address(&self) -> Option<Address> {
         let free = StdListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?;
         Some(Address::socket(self.abilities().scheme, free))
     }
@@ -113,7 +113,7 @@ impl Listener for FaultyListener {
         &mut self,
         turn: &mut Turn<'_>,
         accepted: &mut Vec<Box<dyn Transport>>,
-    ) -> Result<Pace, io::Error> {
+    ) -> Result<Progress, io::Error> {
         if self.fault == Fault::RubbishEndsListener && self.is_hurt.load(Ordering::Relaxed) {
             return Err(io::Error::other("a handshake has failed"));
         }
@@ -122,15 +122,15 @@ impl Listener for FaultyListener {
             turn.budget = 1;
         }
         let mut sound = Vec::new();
-        let pace = self.inner.accept(turn, &mut sound)?;
+        let progress = self.inner.accept(turn, &mut sound)?;
         turn.budget = budget;
         accepted.extend(sound.into_iter().map(|inner| {
             let is_hurt = Arc::clone(&self.is_hurt);
             Box::new(FaultyTransport::new(inner, self.fault, is_hurt)) as Box<dyn Transport>
         }));
         match self.fault {
-            Fault::AcceptsOneAnEvent => Ok(Pace::Idle),
-            _ => Ok(pace),
+            Fault::AcceptsOneAnEvent => Ok(Progress::Idle),
+            _ => Ok(progress),
         }
     }
 

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use mio::{Registry, Token};
 use selvedge_transport::{
-    End, Frame, FrameSink, FrameSource, Info, LaneSet, NodeId, Pace, Phase, Role, Room, Transport,
-    Turn,
+    End, Frame, FrameSink, FrameSource, Info, LaneSet, NodeId, Phase, Progress, Role, SendCapacity,
+    Transport, Turn,
 };
 
 use super::Fault;
@@ -93,13 +93,13 @@ impl FaultyTransport {
             Fault::TakesAfterClose => self.inner.phase() == Phase::Closing,
             _ => false,
         };
-        let room = Room {
+        let capacity = SendCapacity {
             frame_max: self.info.frame_max,
             datagram_max: 0,
             blocked: LaneSet::EMPTY,
             control_blocked: false,
         };
-        while takes && let Some(frame) = source.next_frame(&room) {
+        while takes && let Some(frame) = source.next_frame(&capacity) {
             self.hoard.push_back(frame);
         }
     }
@@ -108,21 +108,21 @@ impl FaultyTransport {
         &mut self,
         turn: &mut Turn<'_>,
         source: &mut dyn FrameSource,
-    ) -> Result<Pace, End> {
+    ) -> Result<Progress, End> {
         let mut source = Watched {
             inner: source,
             is_shut: self.fault == Fault::StaysDry && self.is_dry,
             is_dry: false,
         };
         let result = self.inner.send(turn, &mut source);
-        let is_idle = matches!(result, Ok(Pace::Idle));
+        let is_idle = matches!(result, Ok(Progress::Idle));
         self.is_dry = source.is_dry;
         self.is_blocked = is_idle && !source.is_dry && self.inner.phase() == Phase::Open;
         self.repent(turn.now).map_or(result, Ok)
     }
 
     /// What an open connection should have done before it was open.
-    fn repent(&mut self, now: Instant) -> Option<Pace> {
+    fn repent(&mut self, now: Instant) -> Option<Progress> {
         if self.inner.phase() != Phase::Open {
             return None;
         }
@@ -134,35 +134,39 @@ impl FaultyTransport {
             }
             _ => return None,
         }
-        Some(Pace::More)
+        Some(Progress::More)
     }
 
-    fn forward_recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Pace, End> {
+    fn forward_recv(
+        &mut self,
+        turn: &mut Turn<'_>,
+        sink: &mut dyn FrameSink,
+    ) -> Result<Progress, End> {
         let mut sink = FaultySink {
             inner: sink,
             fault: self.fault,
             is_closing: self.inner.phase() == Phase::Closing,
             arrivals: &mut self.arrivals,
         };
-        let pace = self.inner.recv(turn, &mut sink)?;
+        let progress = self.inner.recv(turn, &mut sink)?;
         let overruns = matches!(self.fault, Fault::IgnoresBudget | Fault::OverrunsBudget);
-        if overruns && pace == Pace::More {
+        if overruns && progress == Progress::More {
             let budget = std::mem::replace(&mut turn.budget, usize::MAX);
-            let pace = self.inner.recv(turn, &mut sink);
+            let progress = self.inner.recv(turn, &mut sink);
             turn.budget = budget;
             return match self.fault {
-                Fault::OverrunsBudget => pace.map(|_| Pace::More),
-                _ => pace,
+                Fault::OverrunsBudget => progress.map(|_| Progress::More),
+                _ => progress,
             };
         }
         match self.fault {
-            Fault::NeverIdle => Ok(Pace::More),
-            _ => Ok(pace),
+            Fault::NeverIdle => Ok(Progress::More),
+            _ => Ok(progress),
         }
     }
 
     /// What is told of a call's result.
-    fn settle(&mut self, result: Result<Pace, End>) -> Result<Pace, End> {
+    fn settle(&mut self, result: Result<Progress, End>) -> Result<Progress, End> {
         let inner = &self.inner;
         self.info.peer = self.info.peer.or_else(|| inner.info().peer);
         match (self.fault, result) {
@@ -173,7 +177,7 @@ impl FaultyTransport {
             (Fault::LetsInUnproved, Err(End::Unauthenticated { .. })) => {
                 self.info.peer = Some(NodeId::new([0; 32]));
                 self.pretends = Some(Phase::Open);
-                Ok(Pace::Idle)
+                Ok(Progress::Idle)
             }
             (Fault::RubbishEndsListener, Err(end @ End::Unauthenticated { .. })) => {
                 self.is_hurt.store(true, Ordering::Relaxed);
@@ -181,7 +185,7 @@ impl FaultyTransport {
             }
             (Fault::TakesEndForNothing, Err(End::PeerClosed | End::Broken(_))) => {
                 self.pretends = Some(Phase::Open);
-                Ok(Pace::Idle)
+                Ok(Progress::Idle)
             }
             (_, result) => result,
         }
@@ -214,10 +218,10 @@ impl Transport for FaultyTransport {
         self.inner.deregister(registry)
     }
 
-    fn send(&mut self, turn: &mut Turn<'_>, source: &mut dyn FrameSource) -> Result<Pace, End> {
+    fn send(&mut self, turn: &mut Turn<'_>, source: &mut dyn FrameSource) -> Result<Progress, End> {
         self.own_end()?;
         if self.sits_out_send(turn) {
-            return Ok(Pace::Idle);
+            return Ok(Progress::Idle);
         }
         self.hoard(source);
         let result = match self.fault {
@@ -227,11 +231,11 @@ impl Transport for FaultyTransport {
         self.settle(result)
     }
 
-    fn recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Pace, End> {
+    fn recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Progress, End> {
         self.own_end()?;
         self.wakeups += 1;
         if self.sits_out_recv() {
-            return Ok(Pace::Idle);
+            return Ok(Progress::Idle);
         }
         // Something has happened: that is when `Fault::StaysDry` asks again.
         self.is_dry = false;

@@ -123,13 +123,14 @@ fn a_dialer_that_caps_datagrams_holds_both_sides_to_it() {
     ));
     let dialer = QuicDialer::new(Identity::generate().unwrap()).with_mtu_max(1452);
     let sides: [usize; 2] = world.connect(&dialer).into();
-    let room = |world: &World| sides.map(|side| world.sides[side].transport.info().datagram_max);
+    let capacity =
+        |world: &World| sides.map(|side| world.sides[side].transport.info().datagram_max);
     world.until("both have probed up to the cap", |world| {
         // Something has to move for the probes to be sent.
         for side in sides {
             world.sides[side].put(FrameOrder::Control, Bytes::from_static(b"x"));
         }
-        room(world).into_iter().all(|max| max > 1350)
+        capacity(world).into_iter().all(|max| max > 1350)
     });
     for side in sides {
         for number in 0..100 {
@@ -141,7 +142,7 @@ fn a_dialer_that_caps_datagrams_holds_both_sides_to_it() {
             .iter()
             .all(|&side| numbers(&world.sides[side].inbox, 0).len() == 100)
     });
-    assert!(room(&world).into_iter().all(|max| max < 1452));
+    assert!(capacity(&world).into_iter().all(|max| max < 1452));
 }
 
 #[test]

@@ -52,13 +52,13 @@ fn frames_of_all_flows_and_lengths_arrive() {
     let max = world.sides[dialing].transport.info().frame_max;
     for number in 0..600 {
         let len = [max, max, 1000, 5, 5, 64][number as usize % 6];
-        let flow = [
+        let order = [
             FrameOrder::Control,
             FrameOrder::Datagram,
             FrameOrder::Lane(31),
         ][number as usize % 3];
         for side in [dialing, accepted] {
-            world.sides[side].put(flow, numbered(0, number, len));
+            world.sides[side].put(order, numbered(0, number, len));
         }
     }
     world.until("all frames are there", |world| {

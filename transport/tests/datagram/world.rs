@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::{BufMut, Bytes, BytesMut};
 use mio::{Events, Poll, Registry, Token};
 use selvedge_transport::{
-    Address, DialTarget, Dialer, End, Frame, FrameHeader, FrameOrder, FrameSource, Listener, Pace,
-    Phase, ReadBuffer, Room, Transport, Turn,
+    Address, DialTarget, Dialer, End, Frame, FrameHeader, FrameOrder, FrameSource, Listener, Phase,
+    Progress, ReadBuffer, SendCapacity, Transport, Turn,
 };
 
 use crate::relay::Relay;
@@ -24,16 +24,16 @@ const BUDGET: usize = 256 * 1024;
 pub(crate) struct Queue {
     pub(crate) frames: VecDeque<Frame>,
     /// The last room that was offered.
-    pub(crate) room: Option<Room>,
+    pub(crate) capacity: Option<SendCapacity>,
 }
 
 impl FrameSource for Queue {
-    fn next_frame(&mut self, room: &Room) -> Option<Frame> {
-        self.room = Some(*room);
-        let fits = |frame: &Frame| match frame.flow {
-            FrameOrder::Control => !room.control_blocked,
-            FrameOrder::Lane(lane) => !room.blocked.contains(lane),
-            FrameOrder::Datagram => frame.len() <= room.datagram_max,
+    fn next_frame(&mut self, capacity: &SendCapacity) -> Option<Frame> {
+        self.capacity = Some(*capacity);
+        let fits = |frame: &Frame| match frame.order {
+            FrameOrder::Control => !capacity.control_blocked,
+            FrameOrder::Lane(lane) => !capacity.blocked.contains(lane),
+            FrameOrder::Datagram => frame.len() <= capacity.datagram_max,
         };
         let at = self.frames.iter().take(64).position(fits)?;
         self.frames.remove(at)
@@ -63,10 +63,10 @@ impl Side {
         self.phase() == Phase::Open
     }
 
-    pub(crate) fn put(&mut self, flow: FrameOrder, body: Bytes) {
+    pub(crate) fn put(&mut self, order: FrameOrder, body: Bytes) {
         self.queue.frames.push_back(Frame {
-            flow,
-            head: FrameHeader::EMPTY,
+            order,
+            header: FrameHeader::EMPTY,
             body,
         });
     }
@@ -85,18 +85,18 @@ impl Side {
         if self.transport.timeout().is_some_and(|at| at <= now) {
             self.transport.on_timeout(now);
         }
-        let mut paces = [Pace::Idle, Pace::Idle];
+        let mut paces = [Progress::Idle, Progress::Idle];
         if !self.is_deaf {
             match self.transport.recv(&mut turn, &mut self.inbox) {
-                Ok(pace) => paces[0] = pace,
+                Ok(progress) => paces[0] = progress,
                 Err(end) => return self.end = Some(end),
             }
         }
         match self.transport.send(&mut turn, &mut self.queue) {
-            Ok(pace) => paces[1] = pace,
+            Ok(progress) => paces[1] = progress,
             Err(end) => return self.end = Some(end),
         }
-        self.has_more = paces != [Pace::Idle, Pace::Idle];
+        self.has_more = paces != [Progress::Idle, Progress::Idle];
     }
 }
 
@@ -236,7 +236,7 @@ impl World {
                 budget: BUDGET,
                 registry: self.poll.registry(),
             };
-            while listener.accept(&mut turn, &mut accepted).unwrap() == Pace::More {}
+            while listener.accept(&mut turn, &mut accepted).unwrap() == Progress::More {}
         }
         for transport in accepted {
             self.add(transport);

@@ -167,14 +167,14 @@ fn der(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     let content = parts.concat();
     let len = u16::try_from(content.len()).unwrap();
     let [high, low] = len.to_be_bytes();
-    let head = match len {
+    let header = match len {
         0..0x80 => vec![tag, low],
         _ => vec![tag, 0x82, high, low],
     };
     // Lengths from 128 to 255 have a form of their own, of one byte.
-    let head = match len {
+    let header = match len {
         0x80..0x100 => vec![tag, 0x81, low],
-        _ => head,
+        _ => header,
     };
-    [head, content].concat()
+    [header, content].concat()
 }

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use mio::{Events, Poll, Token};
 use selvedge_transport::{
     Admission, DialTarget, Dialer, End, Frame, FrameHeader, FrameOrder, FrameSource, Identity,
-    Listener, Pace, Phase, QuicDialer, ReadBuffer, Role, Room, TcpDialer, Transport, Turn,
-    UdpDialer, bind,
+    Listener, Phase, Progress, QuicDialer, ReadBuffer, Role, SendCapacity, TcpDialer, Transport,
+    Turn, UdpDialer, bind,
 };
 
 /// How long anything here may take, in real time.
@@ -26,13 +26,13 @@ pub(crate) struct Greeting {
 }
 
 impl FrameSource for Greeting {
-    fn next_frame(&mut self, _: &Room) -> Option<Frame> {
+    fn next_frame(&mut self, _: &SendCapacity) -> Option<Frame> {
         if std::mem::replace(&mut self.is_taken, true) {
             return None;
         }
         Some(Frame {
-            flow: FrameOrder::Control,
-            head: FrameHeader::EMPTY,
+            order: FrameOrder::Control,
+            header: FrameHeader::EMPTY,
             body: Bytes::from_static(b"hello"),
         })
     }
@@ -65,7 +65,7 @@ impl Side {
                 Ok([received, sent])
             });
             match sent {
-                Ok([Pace::Idle, Pace::Idle]) => break Ok(()),
+                Ok([Progress::Idle, Progress::Idle]) => break Ok(()),
                 Ok(_) => {}
                 Err(end) => break Err(end),
             }
@@ -193,8 +193,8 @@ impl Scene {
             registry: self.poll.registry(),
         };
         self.asked += 1;
-        let pace = self.listener.accept(&mut turn, &mut accepted).unwrap();
-        self.has_more = pace == Pace::More;
+        let progress = self.listener.accept(&mut turn, &mut accepted).unwrap();
+        self.has_more = progress == Progress::More;
         for transport in accepted {
             self.add(transport);
         }

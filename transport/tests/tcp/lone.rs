@@ -7,8 +7,8 @@ use bytes::Bytes;
 use mio::{Events, Poll, Token};
 use selvedge_transport::{
     Address, Admission, DialTarget, Dialer, End, Frame, FrameHeader, FrameOrder, FrameSink,
-    FrameSource, Identity, Listener, Pace, Phase, ReadBuffer, Room, TcpDialer, TcpListener,
-    Transport, Turn,
+    FrameSource, Identity, Listener, Phase, Progress, ReadBuffer, SendCapacity, TcpDialer,
+    TcpListener, Transport, Turn,
 };
 
 /// How long anything here may take, at the most.
@@ -25,7 +25,7 @@ pub(crate) struct Queue {
 }
 
 impl FrameSource for Queue {
-    fn next_frame(&mut self, _: &Room) -> Option<Frame> {
+    fn next_frame(&mut self, _: &SendCapacity) -> Option<Frame> {
         let body = match (self.frames.pop_front(), &mut self.repeated) {
             (Some(body), _) => body,
             (None, Some((count, body))) if *count > 0 => {
@@ -35,8 +35,8 @@ impl FrameSource for Queue {
             _ => return None,
         };
         Some(Frame {
-            flow: FrameOrder::Lane(0),
-            head: FrameHeader::EMPTY,
+            order: FrameOrder::Lane(0),
+            header: FrameHeader::EMPTY,
             body,
         })
     }
@@ -113,9 +113,9 @@ impl Lone {
                 self.transport.send(&mut turn, &mut self.queue),
             ];
             is_idle = true;
-            for pace in paces {
-                match pace {
-                    Ok(pace) => is_idle &= pace == Pace::Idle,
+            for progress in paces {
+                match progress {
+                    Ok(progress) => is_idle &= progress == Progress::Idle,
                     Err(end) => {
                         self.end.get_or_insert(end);
                     }
@@ -132,7 +132,7 @@ impl Lone {
             budget: BUDGET,
             registry: self.poll.registry(),
         };
-        while self.transport.send(&mut turn, &mut self.queue).unwrap() == Pace::More {}
+        while self.transport.send(&mut turn, &mut self.queue).unwrap() == Progress::More {}
     }
 
     /// Drives it until `is_so`. With `spins`, it does not wait for events.

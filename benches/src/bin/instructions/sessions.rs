@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use selvedge_endpoint::{AttachmentId, LaneId, Message, SendBuffer, Session, SessionConfig};
-use selvedge_transport::{LaneSet, NodeId, Role, Room};
+use selvedge_transport::{LaneSet, NodeId, Role, SendCapacity};
 
 use crate::counted_region;
 
@@ -41,7 +41,7 @@ impl Side {
     }
 
     /// What a worker does with an endpoint: takes from producers, hands to the user, sends.
-    fn turn(&mut self, now: Instant, room: &Room) {
+    fn turn(&mut self, now: Instant, capacity: &SendCapacity) {
         self.session.exchange(&mut self.outbox);
         while self.session.poll_output().is_some() {}
         let mut taken = [0, 0];
@@ -56,7 +56,7 @@ impl Side {
             self.received += taken[0] as usize;
             self.session.taken(LaneId::FIRST, taken[1]);
         }
-        while let Some(frame) = self.session.poll_frame(now, TRANSPORT, room) {
+        while let Some(frame) = self.session.poll_frame(now, TRANSPORT, capacity) {
             let mut bytes = BytesMut::with_capacity(frame.len());
             frame.write_to(&mut bytes);
             self.sent.push_back((now + LATENCY, bytes.freeze()));
@@ -70,7 +70,7 @@ impl Side {
 
 struct Pair {
     sides: [Side; 2],
-    room: Room,
+    capacity: SendCapacity,
     now: Instant,
 }
 
@@ -81,7 +81,7 @@ impl Pair {
         let frame_max = if reliable { 64 << 10 } else { 1175 };
         let mut pair = Self {
             sides: [0, 1].map(Side::new),
-            room: Room {
+            capacity: SendCapacity {
                 frame_max,
                 datagram_max: frame_max,
                 blocked: LaneSet::EMPTY,
@@ -103,7 +103,7 @@ impl Pair {
         loop {
             self.sides
                 .iter_mut()
-                .for_each(|side| side.turn(self.now, &self.room));
+                .for_each(|side| side.turn(self.now, &self.capacity));
             if done(&self.sides) {
                 return;
             }

@@ -4,7 +4,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use quinn_proto::{Connection, Dir, ReadError, ReadableError, StreamId};
 
 use super::config::FLOWS_MAX;
-use crate::{End, FRAME_LEN_MAX, FrameSink, Pace};
+use crate::{End, FRAME_LEN_MAX, FrameSink, Progress};
 
 /// The length before each frame on a stream: a `u32`, little-endian.
 pub(super) const PREFIX_LEN: usize = 4;
@@ -51,7 +51,7 @@ impl Inbound {
         conn: &mut Connection,
         sink: &mut dyn FrameSink,
         budget: usize,
-    ) -> Result<Pace, End> {
+    ) -> Result<Progress, End> {
         let mut left = budget;
         while self.readable != 0 {
             for step in 0..self.streams.len() {
@@ -61,14 +61,14 @@ impl Inbound {
                 }
                 if left == 0 {
                     self.first = place;
-                    return Ok(Pace::More);
+                    return Ok(Progress::More);
                 }
                 let turn = left.min(STREAM_TURN_LEN);
                 let read = self.read_stream(conn, sink, place, turn)?;
                 left = left.saturating_sub(read);
             }
         }
-        Ok(Pace::Idle)
+        Ok(Progress::Idle)
     }
 
     /// Reads one stream until it has no more, or `limit` bytes. Returns how much it was.

@@ -22,7 +22,7 @@ use crate::io::door::{Door, Lease};
 use crate::io::identity::{Admission, Identity};
 use crate::io::mailbox::{self, Polls, Slot};
 use crate::io::tls::RefusalCell;
-use crate::{Address, ListenError, Listener, Pace, Role, Transport, Turn};
+use crate::{Address, ListenError, Listener, Progress, Role, Transport, Turn};
 
 /// From so many concurrent handshakes on, a stranger must first prove its address (Retry), which
 /// costs it a round trip and us no memory.
@@ -360,7 +360,7 @@ impl Listener for QuicListener {
         &mut self,
         turn: &mut Turn<'_>,
         accepted: &mut Vec<Box<dyn Transport>>,
-    ) -> Result<Pace, io::Error> {
+    ) -> Result<Progress, io::Error> {
         self.forget_left();
         let admitted_max = accepted.len() + ADMITTED_PER_TURN;
         let mut left = turn.budget;
@@ -375,7 +375,7 @@ impl Listener for QuicListener {
                         }
                     }
                     if received.is_all {
-                        return Ok(Pace::Idle);
+                        return Ok(Progress::Idle);
                     }
                 }
                 // An unconnected socket reports hardly any, and each is about one datagram.
@@ -385,7 +385,7 @@ impl Listener for QuicListener {
                 }
             }
         }
-        Ok(Pace::More)
+        Ok(Progress::More)
     }
 
     fn timeout(&self) -> Option<Instant> {

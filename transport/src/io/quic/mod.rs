@@ -31,7 +31,7 @@
 //! flow: 0 = control, 1 + n = lane n.   length: at most FRAME_LEN_MAX.
 //! ```
 //!
-//! [`FrameOrder::Datagram`](crate::Flow::Datagram) frames are DATAGRAM frames (RFC 9221), as they are.
+//! [`FrameOrder::Datagram`](crate::FrameOrder::Datagram) frames are DATAGRAM frames (RFC 9221), as they are.
 //! Anything else ends the connection with application error 1.
 //!
 //! # The end

@@ -7,7 +7,7 @@ use quinn_proto::{Connection, Dir, SendDatagramError, StreamId, WriteError};
 
 use super::config::{FLOWS_MAX, SEND_WINDOW_MAX};
 use super::inbound::PREFIX_LEN;
-use crate::{End, FRAME_LEN_MAX, Frame, FrameOrder, FrameSource, LaneSet, Room};
+use crate::{End, FRAME_LEN_MAX, Frame, FrameOrder, FrameSource, LaneSet, SendCapacity};
 
 /// Bodies up to this length are copied together; longer ones are sent from where they lie.
 ///
@@ -77,27 +77,27 @@ impl Outbound {
         let ahead = window.clamp(AHEAD_LEN_MIN, AHEAD_LEN_MAX);
         conn.set_send_window(window.saturating_add(ahead).min(SEND_WINDOW_MAX));
         self.retry(conn)?;
-        let mut room = self.room(conn);
+        let mut capacity = self.capacity(conn);
         let mut taken = 0;
         let pulled = loop {
             if taken >= PULL_LEN {
                 break Pulled::Some;
             }
-            let Some(frame) = source.next_frame(&room) else {
+            let Some(frame) = source.next_frame(&capacity) else {
                 break Pulled::Dry;
             };
             taken += frame.len() + PREFIX_LEN;
             let blocked = self.blocked;
-            match frame.flow {
+            match frame.order {
                 FrameOrder::Datagram => {
                     send_datagram(conn, &frame)?;
-                    room.datagram_max = datagram_room(conn);
+                    capacity.datagram_max = datagram_room(conn);
                 }
                 FrameOrder::Control => self.stage(conn, 0, frame)?,
                 FrameOrder::Lane(lane) => self.stage(conn, 1 + usize::from(lane), frame)?,
             }
             if self.blocked != blocked {
-                self.mark_blocked(&mut room);
+                self.mark_blocked(&mut capacity);
             }
         };
         self.flush(conn)?;
@@ -131,24 +131,24 @@ impl Outbound {
         }
     }
 
-    fn room(&self, conn: &mut Connection) -> Room {
-        let mut room = Room {
+    fn capacity(&self, conn: &mut Connection) -> SendCapacity {
+        let mut capacity = SendCapacity {
             frame_max: FRAME_LEN_MAX,
             datagram_max: datagram_room(conn),
             blocked: LaneSet::EMPTY,
             control_blocked: false,
         };
-        self.mark_blocked(&mut room);
-        room
+        self.mark_blocked(&mut capacity);
+        capacity
     }
 
-    fn mark_blocked(&self, room: &mut Room) {
-        room.control_blocked = self.blocked & 1 != 0;
-        room.blocked = LaneSet::EMPTY;
+    fn mark_blocked(&self, capacity: &mut SendCapacity) {
+        capacity.control_blocked = self.blocked & 1 != 0;
+        capacity.blocked = LaneSet::EMPTY;
         let mut lanes = self.blocked >> 1;
         while lanes != 0 {
             // Lanes are below 32.
-            room.blocked.insert(lanes.trailing_zeros() as u8);
+            capacity.blocked.insert(lanes.trailing_zeros() as u8);
             lanes &= lanes - 1;
         }
     }
@@ -175,7 +175,7 @@ impl Outbound {
             frame.write_to(out);
             return Ok(());
         }
-        out.put_slice(frame.head.as_slice());
+        out.put_slice(frame.header.as_slice());
         let mut chunks = [out.split().freeze(), frame.body];
         self.write(conn, flow, &mut chunks)
     }
@@ -248,7 +248,7 @@ fn datagram_room(conn: &mut Connection) -> usize {
 }
 
 fn send_datagram(conn: &mut Connection, frame: &Frame) -> Result<(), End> {
-    let bytes = if frame.head.as_slice().is_empty() {
+    let bytes = if frame.header.as_slice().is_empty() {
         frame.body.clone()
     } else {
         let mut bytes = BytesMut::with_capacity(frame.len());

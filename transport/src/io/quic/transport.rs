@@ -24,7 +24,8 @@ use crate::io::door::Lease;
 use crate::io::mailbox::Mailbox;
 use crate::io::tls::{self, RefusalCell};
 use crate::{
-    Address, End, FRAME_LEN_MAX, FrameSink, FrameSource, Info, Pace, Phase, Role, Transport, Turn,
+    Address, End, FRAME_LEN_MAX, FrameSink, FrameSource, Info, Phase, Progress, Role, Transport,
+    Turn,
 };
 
 /// How many errors in a row a socket may report before its turn is over. Each stands for an answer
@@ -153,7 +154,7 @@ impl QuicTransport {
     }
 
     /// Reads the socket and the mailbox, at most about `budget` bytes.
-    fn receive(&mut self, turn: &mut Turn<'_>) -> Result<Pace, End> {
+    fn receive(&mut self, turn: &mut Turn<'_>) -> Result<Progress, End> {
         let mut left = turn.budget;
         while let Some((mailbox, _)) = &self.mailbox
             && let Some((meta, datagram)) = mailbox.take()
@@ -174,19 +175,19 @@ impl QuicTransport {
                         }
                     }
                     if received.is_all {
-                        return Ok(Pace::Idle);
+                        return Ok(Progress::Idle);
                     }
                 }
                 Err(error) => {
                     self.handle_socket_error(error)?;
                     errors += 1;
                     if errors == SOCKET_ERRORS_IN_A_ROW {
-                        return Ok(Pace::More);
+                        return Ok(Progress::More);
                     }
                 }
             }
         }
-        Ok(Pace::More)
+        Ok(Progress::More)
     }
 
     /// A refusal says that nobody listens there, which is an answer to a first packet. Once the
@@ -407,7 +408,7 @@ impl QuicTransport {
         end
     }
 
-    fn try_recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Pace, End> {
+    fn try_recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Progress, End> {
         let received = self.receive(turn)?;
         self.handle_events();
         // The keys for reading come only with a finished handshake, so there is nothing before.
@@ -416,8 +417,8 @@ impl QuicTransport {
         }
         let read = self.inbound.read(&mut self.conn, sink, turn.budget)?;
         self.handle_events();
-        if read == Pace::More {
-            return Ok(Pace::More);
+        if read == Progress::More {
+            return Ok(Progress::More);
         }
         match &self.end {
             Some(end) => Err(end.clone()),
@@ -426,10 +427,10 @@ impl QuicTransport {
         }
     }
 
-    fn try_send(&mut self, turn: &Turn<'_>, source: &mut dyn FrameSource) -> Result<Pace, End> {
+    fn try_send(&mut self, turn: &Turn<'_>, source: &mut dyn FrameSource) -> Result<Progress, End> {
         let mut budget = turn.budget;
         if self.held.is_some() && self.flush(turn.now, &mut budget) == Flushed::Blocked {
-            return Ok(Pace::Idle);
+            return Ok(Progress::Idle);
         }
         loop {
             let pulled = match self.phase {
@@ -443,8 +444,8 @@ impl QuicTransport {
                 _ => Pulled::Dry,
             };
             match self.flush(turn.now, &mut budget) {
-                Flushed::Blocked => return Ok(Pace::Idle),
-                Flushed::Budget => return Ok(Pace::More),
+                Flushed::Blocked => return Ok(Progress::Idle),
+                Flushed::Budget => return Ok(Progress::More),
                 Flushed::All if pulled == Pulled::Dry => break,
                 Flushed::All => {}
             }
@@ -457,7 +458,7 @@ impl QuicTransport {
         if self.is_close_over() {
             return Err(End::Closed);
         }
-        Ok(Pace::Idle)
+        Ok(Progress::Idle)
     }
 
     fn ended(&self) -> Option<End> {
@@ -492,18 +493,18 @@ impl Transport for QuicTransport {
         self.socket.deregister(registry)
     }
 
-    fn send(&mut self, turn: &mut Turn<'_>, source: &mut dyn FrameSource) -> Result<Pace, End> {
+    fn send(&mut self, turn: &mut Turn<'_>, source: &mut dyn FrameSource) -> Result<Progress, End> {
         if let Some(end) = self.ended() {
             return Err(end);
         }
-        let sent = self.try_send(turn, source).and_then(|pace| {
+        let sent = self.try_send(turn, source).and_then(|progress| {
             self.socket.settle(turn.registry).map_err(End::broken)?;
-            Ok(pace)
+            Ok(progress)
         });
         sent.map_err(|end| self.finish(turn.now, end))
     }
 
-    fn recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Pace, End> {
+    fn recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Progress, End> {
         if let Some(end) = self.ended() {
             return Err(end);
         }

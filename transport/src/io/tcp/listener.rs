@@ -18,7 +18,7 @@ use super::{SCHEME_PLAIN, SCHEME_TLS, SCHEMES_KNOWN, socket};
 use crate::io::identity::{Admission, Identity, random};
 use crate::io::plain::Handshake;
 use crate::io::tls;
-use crate::{Address, ListenError, Listener, Pace, Role, Transport, Turn};
+use crate::{Address, ListenError, Listener, Progress, Role, Transport, Turn};
 
 /// What one accept counts in the budget of a turn: about the time in which 4 KiB are moved.
 const ACCEPT_COST: usize = 4 * 1024;
@@ -127,9 +127,9 @@ impl Listener for TcpListener {
         &mut self,
         turn: &mut Turn<'_>,
         accepted: &mut Vec<Box<dyn Transport>>,
-    ) -> Result<Pace, io::Error> {
+    ) -> Result<Progress, io::Error> {
         if self.resume.is_some_and(|resume| turn.now < resume) {
-            return Ok(Pace::Idle);
+            return Ok(Progress::Idle);
         }
         self.resume = None;
         let accepted_max = accepted.len() + ACCEPTED_PER_TURN;
@@ -144,17 +144,17 @@ impl Listener for TcpListener {
                 Err(error) => error,
             };
             match Trouble::of(&error) {
-                Trouble::Nothing => return Ok(Pace::Idle),
+                Trouble::Nothing => return Ok(Progress::Idle),
                 Trouble::OfOne => tracing::debug!(%error, "a connection was not let in"),
                 Trouble::OfAll => {
                     tracing::warn!(%error, "no room for another connection: pausing to accept");
                     self.resume = Some(turn.now + PAUSE);
-                    return Ok(Pace::Idle);
+                    return Ok(Progress::Idle);
                 }
                 Trouble::OfListener => return Err(error),
             }
         }
-        Ok(Pace::More)
+        Ok(Progress::More)
     }
 
     fn timeout(&self) -> Option<Instant> {

@@ -6,7 +6,7 @@ use std::io::{self, IoSlice, Write};
 use bytes::{Buf, Bytes};
 
 use super::PREFIX_LEN;
-use crate::{FRAME_LEN_MAX, Frame, FrameHeader, FrameSource, LaneSet, ReadBuffer, Room};
+use crate::{FRAME_LEN_MAX, Frame, FrameHeader, FrameSource, LaneSet, ReadBuffer, SendCapacity};
 
 /// Frames up to this length are copied together; the body of a longer one is written from where it
 /// lies. A copy of 4 KiB costs about as much as one more slice in a write.
@@ -22,7 +22,7 @@ const BODIES_MAX: usize = 32;
 /// that what goes next is decided late.
 const BATCH_LEN: usize = 192 * 1024;
 
-const ROOM: Room = Room {
+const ROOM: SendCapacity = SendCapacity {
     frame_max: FRAME_LEN_MAX,
     datagram_max: 0,
     blocked: LaneSet::EMPTY,
@@ -155,8 +155,8 @@ impl Outbox {
             };
             let space = &mut memory[batch.copied..];
             space[..PREFIX_LEN].copy_from_slice(&prefix);
-            space[PREFIX_LEN..][..FrameHeader::CAPACITY].copy_from_slice(frame.head.padded());
-            batch.copied += PREFIX_LEN + frame.head.as_slice().len();
+            space[PREFIX_LEN..][..FrameHeader::CAPACITY].copy_from_slice(frame.header.padded());
+            batch.copied += PREFIX_LEN + frame.header.as_slice().len();
             batch.len += PREFIX_LEN + frame.len();
             if frame.len() <= COPIED_FRAME_MAX {
                 memory[batch.copied..][..frame.body.len()].copy_from_slice(&frame.body);

@@ -11,7 +11,8 @@ use super::splitter::{Received, Splitter};
 use super::wire::Wire;
 use super::{SCHEME_PLAIN, SCHEME_TLS};
 use crate::{
-    Address, End, FRAME_LEN_MAX, FrameSink, FrameSource, Info, Pace, Phase, Role, Transport, Turn,
+    Address, End, FRAME_LEN_MAX, FrameSink, FrameSource, Info, Phase, Progress, Role, Transport,
+    Turn,
 };
 
 /// How long connecting and proving may take together.
@@ -131,41 +132,45 @@ impl TcpTransport {
         }
     }
 
-    fn try_recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Pace, End> {
+    fn try_recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Progress, End> {
         if let Some(end) = self.overdue(turn.now) {
             return Err(end);
         }
         if !self.shake()? {
-            return Ok(Pace::Idle);
+            return Ok(Progress::Idle);
         }
         let received = self
             .splitter
             .receive(&mut self.wire, turn.buffer, turn.budget, sink)?;
         if received == Received::Budget {
-            return Ok(Pace::More);
+            return Ok(Progress::More);
         }
         if let Some(error) = self.write_error.take() {
             return Err(End::broken(error));
         }
         match (received, &mut self.state) {
-            (Received::Blocked | Received::Budget, _) => Ok(Pace::Idle),
+            (Received::Blocked | Received::Budget, _) => Ok(Progress::Idle),
             // However the peer ends, it has ended after us.
             (_, State::Closing { is_said: true, .. }) => Err(End::Closed),
             (_, State::Closing { is_heard, .. }) => {
                 *is_heard = true;
-                Ok(Pace::Idle)
+                Ok(Progress::Idle)
             }
             (Received::Finished, _) => Err(End::PeerClosed),
             (Received::CutOff, _) => Err(End::broken(io::ErrorKind::UnexpectedEof.into())),
         }
     }
 
-    fn try_send(&mut self, turn: &mut Turn<'_>, source: &mut dyn FrameSource) -> Result<Pace, End> {
+    fn try_send(
+        &mut self,
+        turn: &mut Turn<'_>,
+        source: &mut dyn FrameSource,
+    ) -> Result<Progress, End> {
         if let Some(end) = self.overdue(turn.now) {
             return Err(end);
         }
         if !self.shake()? || self.write_error.is_some() {
-            return Ok(Pace::Idle);
+            return Ok(Progress::Idle);
         }
         let result = match self.state {
             State::Closing { is_said: false, .. } => self.write_last(turn.budget),
@@ -173,17 +178,17 @@ impl TcpTransport {
             _ => self.write(turn, source),
         };
         match result {
-            Ok(Sent::Budget) => Ok(Pace::More),
+            Ok(Sent::Budget) => Ok(Progress::More),
             Ok(Sent::All) if matches!(self.state, State::Closing { is_heard: true, .. }) => {
                 Err(End::Closed)
             }
-            Ok(Sent::All | Sent::Blocked) => Ok(Pace::Idle),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Pace::Idle),
+            Ok(Sent::All | Sent::Blocked) => Ok(Progress::Idle),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Progress::Idle),
             Err(error) => {
                 // Often the peer has said why before it went; that is still to be read.
                 self.write_error = Some(error);
                 self.limit = Some(turn.now);
-                Ok(Pace::Idle)
+                Ok(Progress::Idle)
             }
         }
     }
@@ -247,12 +252,12 @@ impl Transport for TcpTransport {
         registry.deregister(self.wire.stream_mut().socket_mut())
     }
 
-    fn send(&mut self, turn: &mut Turn<'_>, source: &mut dyn FrameSource) -> Result<Pace, End> {
+    fn send(&mut self, turn: &mut Turn<'_>, source: &mut dyn FrameSource) -> Result<Progress, End> {
         self.ended()?;
         self.try_send(turn, source).map_err(|end| self.end(end))
     }
 
-    fn recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Pace, End> {
+    fn recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Progress, End> {
         self.ended()?;
         let received = self.try_recv(turn, sink);
         self.wire.stream_mut().look_again();

@@ -53,7 +53,11 @@ impl Batch {
         debug_assert!(!self.is_ended && len <= self.segment, "the frame fits");
         self.is_ended = len < self.segment;
         self.count += 1;
-        cover.wrap(kind, [frame.head.as_slice(), &frame.body], &mut self.bytes);
+        cover.wrap(
+            kind,
+            [frame.header.as_slice(), &frame.body],
+            &mut self.bytes,
+        );
     }
 
     pub(super) fn clear(&mut self) {
@@ -69,8 +73,8 @@ mod tests {
 
     fn frame(len: usize) -> Frame {
         Frame {
-            flow: FrameOrder::Control,
-            head: FrameHeader::EMPTY,
+            order: FrameOrder::Control,
+            header: FrameHeader::EMPTY,
             body: vec![0; len].into(),
         }
     }

@@ -16,7 +16,7 @@ use crate::io::datagram_socket::{DatagramMeta, DatagramSocket};
 use crate::io::door::{Door, Lease};
 use crate::io::identity::{Admission, Identity};
 use crate::io::mailbox::{self, Polls, Slot};
-use crate::{Address, ListenError, Listener, Pace, Transport, Turn};
+use crate::{Address, ListenError, Listener, Progress, Transport, Turn};
 
 /// So many handshakes at once, and no more; each has proved its address.
 const HANDSHAKES_MAX: usize = 1024;
@@ -190,7 +190,7 @@ impl Listener for UdpListener {
         &mut self,
         turn: &mut Turn<'_>,
         accepted: &mut Vec<Box<dyn Transport>>,
-    ) -> Result<Pace, io::Error> {
+    ) -> Result<Progress, io::Error> {
         self.forget_left();
         let admitted_max = accepted.len() + ADMITTED_PER_TURN;
         let mut left = turn.budget;
@@ -205,7 +205,7 @@ impl Listener for UdpListener {
                         }
                     }
                     if received.is_all {
-                        return Ok(Pace::Idle);
+                        return Ok(Progress::Idle);
                     }
                 }
                 // An unconnected socket reports hardly any, and each is about one datagram.
@@ -215,7 +215,7 @@ impl Listener for UdpListener {
                 }
             }
         }
-        Ok(Pace::More)
+        Ok(Progress::More)
     }
 
     fn timeout(&self) -> Option<Instant> {

@@ -15,7 +15,7 @@ use crate::io::door::Lease;
 use crate::io::mailbox::Mailbox;
 use crate::{
     Address, End, Frame, FrameOrder, FrameSink, FrameSource, Info, LANES_MAX, LaneSet, NodeId,
-    Pace, Phase, Role, Room, Transport, Turn,
+    Phase, Progress, Role, SendCapacity, Transport, Turn,
 };
 
 const CONTROL: u8 = 16;
@@ -182,7 +182,7 @@ impl UdpTransport {
     }
 
     /// Reads the socket and the mailbox, at most about `budget` bytes.
-    fn receive(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Pace, End> {
+    fn receive(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Progress, End> {
         let mut left = turn.budget;
         while let Some((mailbox, _)) = &self.mailbox
             && let Some((_, datagram)) = mailbox.take()
@@ -200,7 +200,7 @@ impl UdpTransport {
                         }
                     }
                     if received.is_all {
-                        return Ok(Pace::Idle);
+                        return Ok(Progress::Idle);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
@@ -210,12 +210,12 @@ impl UdpTransport {
                     tracing::debug!(%error, "the socket reports an error");
                     errors += 1;
                     if errors == SOCKET_ERRORS_IN_A_ROW {
-                        return Ok(Pace::More);
+                        return Ok(Progress::More);
                     }
                 }
             }
         }
-        Ok(Pace::More)
+        Ok(Progress::More)
     }
 
     /// The peer's host says that nobody listens there.
@@ -322,7 +322,7 @@ impl UdpTransport {
     /// Fills the batch from `source`; `false` when there is nothing more for now.
     fn fill(&mut self, source: &mut dyn FrameSource) -> bool {
         let frame_max = self.info.frame_max;
-        let room = Room {
+        let capacity = SendCapacity {
             frame_max,
             datagram_max: frame_max,
             blocked: LaneSet::EMPTY,
@@ -333,7 +333,7 @@ impl UdpTransport {
             return false;
         };
         loop {
-            let Some(frame) = self.next.take().or_else(|| source.next_frame(&room)) else {
+            let Some(frame) = self.next.take().or_else(|| source.next_frame(&capacity)) else {
                 return false;
             };
             if frame.len() > frame_max {
@@ -348,7 +348,7 @@ impl UdpTransport {
                 self.next = Some(frame);
                 return true;
             }
-            let kind = match frame.flow {
+            let kind = match frame.order {
                 FrameOrder::Control => CONTROL,
                 FrameOrder::Datagram => DATAGRAM,
                 FrameOrder::Lane(lane) => LANE_0.saturating_add(lane),
@@ -377,37 +377,41 @@ impl UdpTransport {
         }
     }
 
-    fn try_send(&mut self, turn: &Turn<'_>, source: &mut dyn FrameSource) -> Result<Pace, End> {
+    fn try_send(&mut self, turn: &Turn<'_>, source: &mut dyn FrameSource) -> Result<Progress, End> {
         match self.phase {
             Phase::Handshaking => {
                 self.say_handshake()?;
-                Ok(Pace::Idle)
+                Ok(Progress::Idle)
             }
             Phase::Open => self.send_frames(turn.budget, source),
             Phase::Closing | Phase::Ended => self.send_close(),
         }
     }
 
-    fn send_frames(&mut self, budget: usize, source: &mut dyn FrameSource) -> Result<Pace, End> {
+    fn send_frames(
+        &mut self,
+        budget: usize,
+        source: &mut dyn FrameSource,
+    ) -> Result<Progress, End> {
         let mut left = budget;
         while left > 0 {
             let has_more = self.fill(source);
             left = left.saturating_sub(self.batch.bytes().len());
             if self.flush()? == Sent::Blocked {
-                return Ok(Pace::Idle);
+                return Ok(Progress::Idle);
             }
             if !has_more {
                 // What an idle transport holds: nothing.
                 self.batch = Batch::default();
-                return Ok(Pace::Idle);
+                return Ok(Progress::Idle);
             }
         }
-        Ok(Pace::More)
+        Ok(Progress::More)
     }
 
-    fn send_close(&mut self) -> Result<Pace, End> {
+    fn send_close(&mut self) -> Result<Progress, End> {
         if self.flush()? == Sent::Blocked {
-            return Ok(Pace::Idle);
+            return Ok(Progress::Idle);
         }
         let Some(cover) = &mut self.cover else {
             return Err(End::Closed);
@@ -415,7 +419,7 @@ impl UdpTransport {
         if let Some(frame) = self.next.take() {
             self.batch.push(CONTROL, cover, &frame);
             if self.flush()? == Sent::Blocked {
-                return Ok(Pace::Idle);
+                return Ok(Progress::Idle);
             }
         }
         // Best effort: if it is lost, the peer hears from our host that nobody listens any more.
@@ -424,7 +428,7 @@ impl UdpTransport {
             cover.wrap(CLOSE, [&[], &[]], &mut message);
         }
         match self.say(&message) {
-            Sent::Blocked => Ok(Pace::Idle),
+            Sent::Blocked => Ok(Progress::Idle),
             Sent::Gone | Sent::Refused => Err(End::Closed),
         }
     }
@@ -470,16 +474,16 @@ impl Transport for UdpTransport {
         self.socket.deregister(registry)
     }
 
-    fn send(&mut self, turn: &mut Turn<'_>, source: &mut dyn FrameSource) -> Result<Pace, End> {
+    fn send(&mut self, turn: &mut Turn<'_>, source: &mut dyn FrameSource) -> Result<Progress, End> {
         self.ended()?;
-        let sent = self.try_send(turn, source).and_then(|pace| {
+        let sent = self.try_send(turn, source).and_then(|progress| {
             self.socket.settle(turn.registry).map_err(End::broken)?;
-            Ok(pace)
+            Ok(progress)
         });
         sent.map_err(|end| self.finish(end))
     }
 
-    fn recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Pace, End> {
+    fn recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Progress, End> {
         self.ended()?;
         self.receive(turn, sink).map_err(|end| self.finish(end))
     }

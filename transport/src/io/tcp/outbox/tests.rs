@@ -46,7 +46,7 @@ struct Given {
 }
 
 impl FrameSource for Given {
-    fn next_frame(&mut self, _: &Room) -> Option<Frame> {
+    fn next_frame(&mut self, _: &SendCapacity) -> Option<Frame> {
         let frame = self.frames.next()?;
         self.pulled.set(self.pulled.get() + frame.len());
         Some(frame)
@@ -54,12 +54,12 @@ impl FrameSource for Given {
 }
 
 fn frame(head_len: usize, body_len: usize, seed: u8) -> Frame {
-    let mut head = FrameHeader::EMPTY;
-    head.extend(&vec![seed; head_len]);
+    let mut header = FrameHeader::EMPTY;
+    header.extend(&vec![seed; head_len]);
     let body = (0..body_len).map(|i| (i as u8).wrapping_mul(3) ^ seed);
     Frame {
-        flow: FrameOrder::Lane(0),
-        head,
+        order: FrameOrder::Lane(0),
+        header,
         body: body.collect::<Vec<u8>>().into(),
     }
 }
@@ -89,7 +89,7 @@ proptest! {
         let mut gives = gives;
         gives.push(10_000);
         let frames: Vec<Frame> = lens.iter().enumerate()
-            .map(|(i, &(head, body))| frame(head.min(23), body, i as u8))
+            .map(|(i, &(header, body))| frame(header.min(23), body, i as u8))
             .collect();
         let mut miser = Miser { taken: Vec::new(), gives, at: 0 };
         let pulled = Cell::new(0);
@@ -109,9 +109,9 @@ proptest! {
 
 #[test]
 fn a_frame_that_breaks_the_contract_is_an_error() {
-    for (head, body) in [(0, 0), (1, FRAME_LEN_MAX), (23, FRAME_LEN_MAX)] {
+    for (header, body) in [(0, 0), (1, FRAME_LEN_MAX), (23, FRAME_LEN_MAX)] {
         let mut source = Given {
-            frames: vec![frame(1, 5000, 1), frame(head, body, 1)].into_iter(),
+            frames: vec![frame(1, 5000, 1), frame(header, body, 1)].into_iter(),
             pulled: Cell::new(0),
         };
         let mut miser = Miser {

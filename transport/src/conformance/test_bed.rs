@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Token};
 
 use super::Harness;
-use super::node::Node;
+use super::driven_transport::DrivenTransport;
 use crate::{
-    Address, Admission, DialTarget, Dialer, Identity, Listener, NodeId, Pace, ReadBuffer,
+    Address, Admission, DialTarget, Dialer, Identity, Listener, NodeId, Progress, ReadBuffer,
     Transport, Turn,
 };
 
@@ -24,7 +24,7 @@ const QUIET: Duration = Duration::from_millis(200);
 const STUCK: Duration = Duration::from_secs(5);
 
 /// Everything of one check.
-pub(super) struct World<'a> {
+pub(super) struct TestBed<'a> {
     harness: &'a dyn Harness,
     polls: [Poll; 2],
     events: Events,
@@ -32,7 +32,7 @@ pub(super) struct World<'a> {
     dialer: Box<dyn Dialer>,
     pub(super) dialer_id: NodeId,
     pub(super) listener_id: NodeId,
-    pub(super) nodes: Vec<Node>,
+    pub(super) transports: Vec<DrivenTransport>,
     pub(super) budget: usize,
     /// Each accepted transport has a frame to send.
     pub(super) greets: bool,
@@ -43,7 +43,7 @@ pub(super) struct World<'a> {
 
 const LISTENER: Token = Token(0);
 
-impl<'a> World<'a> {
+impl<'a> TestBed<'a> {
     /// A listener and a dialer, not connected.
     pub(super) fn new(harness: &'a dyn Harness) -> Self {
         Self::admitting(harness, Admission::anyone())
@@ -63,7 +63,7 @@ impl<'a> World<'a> {
             dialer: harness.dialer(&ours),
             dialer_id: ours.node_id(),
             listener_id: theirs.node_id(),
-            nodes: Vec::new(),
+            transports: Vec::new(),
             budget: BUDGET,
             greets: false,
             buffer: ReadBuffer::default(),
@@ -74,12 +74,12 @@ impl<'a> World<'a> {
 
     /// A dialer at 0 and an acceptor at 1, both open.
     pub(super) fn connected(harness: &'a dyn Harness) -> Self {
-        let mut world = Self::new(harness);
-        world.dial(Some(world.listener_id));
-        world.until("both sides are open", |world| {
-            world.nodes.len() == 2 && world.nodes.iter().all(Node::is_open)
+        let mut bed = Self::new(harness);
+        bed.dial(Some(bed.listener_id));
+        bed.until("both sides are open", |bed| {
+            bed.transports.len() == 2 && bed.transports.iter().all(DrivenTransport::is_open)
         });
-        world
+        bed
     }
 
     pub(super) fn listener_address(&self) -> Address {
@@ -105,28 +105,28 @@ impl<'a> World<'a> {
     pub(super) fn add(&mut self, transport: Box<dyn Transport>) {
         let token = Token(self.next_token);
         self.next_token += 1;
-        let mut node = Node::new(transport, token, self.harness.abilities().reliable);
-        node.register(self.polls[0].registry());
-        self.nodes.push(node);
+        let mut driven = DrivenTransport::new(transport, token, self.harness.abilities().reliable);
+        driven.register(self.polls[0].registry());
+        self.transports.push(driven);
     }
 
     /// Drops a transport without a word.
-    pub(super) fn drop_node(&mut self, at: usize) {
-        let mut node = self.nodes.remove(at);
-        if node.end.is_none() {
-            node.deregister(self.polls[node.poll].registry());
+    pub(super) fn drop_transport(&mut self, at: usize) {
+        let mut driven = self.transports.remove(at);
+        if driven.end.is_none() {
+            driven.deregister(self.polls[driven.poll].registry());
         }
     }
 
     /// Moves a transport to the other poll, where it has another token.
-    pub(super) fn move_node(&mut self, at: usize) {
-        let node = &mut self.nodes[at];
-        if node.end.is_none() {
-            node.deregister(self.polls[node.poll].registry());
-            node.poll = 1 - node.poll;
-            node.token = Token(self.next_token);
+    pub(super) fn move_transport(&mut self, at: usize) {
+        let driven = &mut self.transports[at];
+        if driven.end.is_none() {
+            driven.deregister(self.polls[driven.poll].registry());
+            driven.poll = 1 - driven.poll;
+            driven.token = Token(self.next_token);
             self.next_token += 1;
-            node.register(self.polls[node.poll].registry());
+            driven.register(self.polls[driven.poll].registry());
         }
     }
 
@@ -142,8 +142,8 @@ impl<'a> World<'a> {
                 "it never came to this: {what}; {}",
                 self.summary()
             );
-            let mut nodes = self.nodes.iter().filter(|node| node.end.is_none());
-            let has_timer = nodes.any(|node| node.transport.timeout().is_some());
+            let mut transports = self.transports.iter().filter(|driven| driven.end.is_none());
+            let has_timer = transports.any(|driven| driven.transport.timeout().is_some());
             if self.turn(Duration::from_millis(100)) || has_timer {
                 stuck = Instant::now() + STUCK;
             }
@@ -153,10 +153,10 @@ impl<'a> World<'a> {
     /// Drives everything until nothing happens any more.
     #[track_caller]
     pub(super) fn until_quiet(&mut self) {
-        let moved = |world: &Self| -> usize {
-            let nodes = world.nodes.iter();
-            nodes
-                .map(|node| node.outgoing.taken_len + node.incoming.len)
+        let moved = |bed: &Self| -> usize {
+            let transports = bed.transports.iter();
+            transports
+                .map(|driven| driven.outgoing.taken_len + driven.incoming.len)
                 .sum()
         };
         let mut last = moved(self);
@@ -179,17 +179,17 @@ impl<'a> World<'a> {
         let mut is_busy = self.poll(wait);
         self.accept();
         let now = Instant::now();
-        for at in 0..self.nodes.len() {
-            let node = &mut self.nodes[at];
-            if node.is_due(now) {
+        for at in 0..self.transports.len() {
+            let driven = &mut self.transports[at];
+            if driven.is_due(now) {
                 is_busy = true;
-                node.drive(
+                driven.drive(
                     &mut self.buffer,
                     self.budget,
-                    self.polls[node.poll].registry(),
+                    self.polls[driven.poll].registry(),
                 );
-                if node.end.is_some() {
-                    node.bury(self.polls[node.poll].registry());
+                if driven.end.is_some() {
+                    driven.replace_ended(self.polls[driven.poll].registry());
                 }
             }
         }
@@ -199,14 +199,14 @@ impl<'a> World<'a> {
     /// Waits for events; whether there were any.
     fn poll(&mut self, wait: Duration) -> bool {
         let now = Instant::now();
-        let is_due = self.accepts || self.nodes.iter().any(|node| node.is_due(now));
-        let timers = self.nodes.iter().filter(|node| node.end.is_none());
+        let is_due = self.accepts || self.transports.iter().any(|driven| driven.is_due(now));
+        let timers = self.transports.iter().filter(|driven| driven.end.is_none());
         let wait = timers
-            .filter_map(|node| node.transport.timeout())
+            .filter_map(|driven| driven.transport.timeout())
             .chain(self.listener.timeout())
             .map(|at| at.saturating_duration_since(now))
             .fold(if is_due { Duration::ZERO } else { wait }, Duration::min);
-        let has_second = self.nodes.iter().any(|node| node.poll == 1);
+        let has_second = self.transports.iter().any(|driven| driven.poll == 1);
         // With two polls the wait is shared out, in short pieces.
         let wait = if has_second {
             wait.min(Duration::from_millis(1))
@@ -227,10 +227,12 @@ impl<'a> World<'a> {
                 if event.token() == LISTENER {
                     self.accepts = true;
                 }
-                let woken = self.nodes.iter_mut();
-                for node in woken.filter(|node| node.token == event.token() && node.poll == at) {
-                    node.transport.on_event(event);
-                    node.wake();
+                let woken = self.transports.iter_mut();
+                for driven in
+                    woken.filter(|driven| driven.token == event.token() && driven.poll == at)
+                {
+                    driven.transport.on_event(event);
+                    driven.wake();
                 }
             }
         }
@@ -250,30 +252,30 @@ impl<'a> World<'a> {
             registry: self.polls[0].registry(),
         };
         match self.listener.accept(&mut turn, &mut accepted) {
-            Ok(pace) => self.accepts = pace == Pace::More,
+            Ok(progress) => self.accepts = progress == Progress::More,
             Err(error) => panic!("accept failed: {error}"),
         }
         for transport in accepted {
             self.add(transport);
-            if let (true, Some(node)) = (self.greets, self.nodes.last_mut()) {
-                node.outgoing.put(crate::FrameOrder::Control, 1, 0);
+            if let (true, Some(driven)) = (self.greets, self.transports.last_mut()) {
+                driven.outgoing.generate(crate::FrameOrder::Control, 1, 0);
             }
         }
     }
 
     fn summary(&self) -> String {
-        let nodes = self.nodes.iter().enumerate().map(|(at, node)| {
+        let transports = self.transports.iter().enumerate().map(|(at, driven)| {
             format!(
                 "{at}: {:?} by {:?}, took {} B, has {} frames, received {} frames, ended {:?}",
-                node.transport.phase(),
-                node.transport.info().role,
-                node.outgoing.taken_len,
-                node.outgoing.waiting(),
-                node.incoming.count,
-                node.end,
+                driven.transport.phase(),
+                driven.transport.info().role,
+                driven.outgoing.taken_len,
+                driven.outgoing.waiting(),
+                driven.incoming.count,
+                driven.end,
             )
         });
-        nodes.collect::<Vec<_>>().join("; ")
+        transports.collect::<Vec<_>>().join("; ")
     }
 }
 

@@ -5,18 +5,18 @@ use std::time::Instant;
 
 use mio::{Registry, Token};
 
-use super::load::{Incoming, Outgoing};
-use crate::{End, FrameSink, FrameSource, Info, Pace, Phase, ReadBuffer, Transport, Turn};
+use super::frame_generator::{FrameGenerator, FrameVerifier};
+use crate::{End, FrameSink, FrameSource, Info, Phase, Progress, ReadBuffer, Transport, Turn};
 
 /// A transport and the session above it.
 #[derive(Debug)]
-pub(super) struct Node {
+pub(super) struct DrivenTransport {
     pub(super) transport: Box<dyn Transport>,
-    pub(super) outgoing: Outgoing,
-    pub(super) incoming: Incoming,
+    pub(super) outgoing: FrameGenerator,
+    pub(super) incoming: FrameVerifier,
     pub(super) end: Option<End>,
     /// Does not receive while it is set.
-    pub(super) is_deaf: bool,
+    pub(super) receive_paused: bool,
     /// Which poll it is on.
     pub(super) poll: usize,
     pub(super) token: Token,
@@ -25,40 +25,40 @@ pub(super) struct Node {
     pub(super) taken_max: usize,
     /// How often a call said that there may be more.
     pub(super) more_count: u64,
-    owes: Owes,
+    due: DueCalls,
     phase: Phase,
     offered: usize,
 }
 
 /// Which calls the contract asks for now.
 #[derive(Debug, Clone, Copy)]
-struct Owes {
+struct DueCalls {
     recv: bool,
     send: bool,
 }
 
-impl Owes {
+impl DueCalls {
     const BOTH: Self = Self {
         recv: true,
         send: true,
     };
 }
 
-impl Node {
+impl DrivenTransport {
     pub(super) fn new(transport: Box<dyn Transport>, token: Token, is_reliable: bool) -> Self {
         Self {
             phase: transport.phase(),
             transport,
-            outgoing: Outgoing::default(),
-            incoming: Incoming::new(is_reliable),
+            outgoing: FrameGenerator::default(),
+            incoming: FrameVerifier::new(is_reliable),
             end: None,
-            is_deaf: false,
+            receive_paused: false,
             poll: 0,
             token,
             received_max: 0,
             taken_max: 0,
             more_count: 0,
-            owes: Owes::BOTH,
+            due: DueCalls::BOTH,
             offered: 0,
         }
     }
@@ -69,22 +69,22 @@ impl Node {
 
     /// It was registered, or has an event.
     pub(super) const fn wake(&mut self) {
-        self.owes = Owes::BOTH;
+        self.due = DueCalls::BOTH;
     }
 
     /// Whether it is to be called without waiting for an event.
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        let has_new = self.outgoing.waiting() > self.offered;
+        let has_new_frames = self.outgoing.waiting() > self.offered;
         let is_time = self.transport.timeout().is_some_and(|at| at <= now);
         self.end.is_none()
-            && (self.owes.send || has_new || is_time || self.owes.recv && !self.is_deaf)
+            && (self.due.send || has_new_frames || is_time || self.due.recv && !self.receive_paused)
     }
 
     pub(super) fn close(&mut self) {
         self.transport.close(Instant::now());
         self.watch_phase();
         // As a driver does: it wants the farewell on the wire.
-        self.owes.send = true;
+        self.due.send = true;
     }
 
     pub(super) fn register(&mut self, registry: &Registry) {
@@ -99,9 +99,9 @@ impl Node {
     }
 
     /// It has ended: drops the transport, as the contract asks for, and with it its socket.
-    pub(super) fn bury(&mut self, registry: &Registry) {
+    pub(super) fn replace_ended(&mut self, registry: &Registry) {
         self.deregister(registry);
-        self.transport = Box::new(Gone(self.transport.info().clone()));
+        self.transport = Box::new(EndedTransport(self.transport.info().clone()));
     }
 
     /// One turn of a worker's loop.
@@ -120,11 +120,11 @@ impl Node {
             budget,
             registry,
         };
-        if self.owes.recv && !self.is_deaf {
+        if self.due.recv && !self.receive_paused {
             self.recv(&mut turn);
         }
-        let has_new = self.outgoing.waiting() > self.offered;
-        if (self.owes.send || has_new) && self.end.is_none() {
+        let has_new_frames = self.outgoing.waiting() > self.offered;
+        if (self.due.send || has_new_frames) && self.end.is_none() {
             self.send(&mut turn);
         }
     }
@@ -133,9 +133,9 @@ impl Node {
         let (count, len) = (self.incoming.count, self.incoming.len);
         let result = self.transport.recv(turn, &mut self.incoming);
         self.received_max = self.received_max.max(self.incoming.len - len);
-        self.owes.recv = self.settle(result);
+        self.due.recv = self.record_result(result);
         // What was received may be to be answered: acknowledgements, credit.
-        self.owes.send = true;
+        self.due.send = true;
         let is_moving = self.incoming.count > count;
         assert!(
             !is_moving || self.transport.info().peer.is_some(),
@@ -151,13 +151,13 @@ impl Node {
     }
 
     fn send(&mut self, turn: &mut Turn<'_>) {
-        let (asked, len) = (self.outgoing.asked, self.outgoing.taken_len);
+        let (calls, len) = (self.outgoing.calls, self.outgoing.taken_len);
         let before = self.phase;
         let result = self.transport.send(turn, &mut self.outgoing);
         self.taken_max = self.taken_max.max(self.outgoing.taken_len - len);
-        self.owes.send = self.settle(result);
+        self.due.send = self.record_result(result);
         self.offered = self.outgoing.waiting();
-        if self.outgoing.asked > asked {
+        if self.outgoing.calls > calls {
             assert!(
                 self.phase != Phase::Handshaking,
                 "a frame was asked for while the phase was Handshaking"
@@ -173,16 +173,16 @@ impl Node {
     }
 
     /// Looks at what a call returned; says whether it is to be repeated.
-    fn settle(&mut self, result: Result<Pace, End>) -> bool {
+    fn record_result(&mut self, result: Result<Progress, End>) -> bool {
         match result {
-            Ok(pace) => {
+            Ok(progress) => {
                 self.watch_phase();
                 assert!(
                     self.phase != Phase::Ended,
                     "the phase is Ended though no call said why"
                 );
-                self.more_count += u64::from(pace == Pace::More);
-                pace == Pace::More
+                self.more_count += u64::from(progress == Progress::More);
+                progress == Progress::More
             }
             Err(end) => {
                 self.watch_phase();
@@ -214,9 +214,9 @@ impl Node {
 
 /// Stands where a transport was that has ended.
 #[derive(Debug)]
-struct Gone(Info);
+struct EndedTransport(Info);
 
-impl Transport for Gone {
+impl Transport for EndedTransport {
     fn info(&self) -> &Info {
         &self.0
     }
@@ -233,11 +233,11 @@ impl Transport for Gone {
         Ok(())
     }
 
-    fn send(&mut self, _: &mut Turn<'_>, _: &mut dyn FrameSource) -> Result<Pace, End> {
+    fn send(&mut self, _: &mut Turn<'_>, _: &mut dyn FrameSource) -> Result<Progress, End> {
         Err(End::Closed)
     }
 
-    fn recv(&mut self, _: &mut Turn<'_>, _: &mut dyn FrameSink) -> Result<Pace, End> {
+    fn recv(&mut self, _: &mut Turn<'_>, _: &mut dyn FrameSink) -> Result<Progress, End> {
         Err(End::Closed)
     }
 

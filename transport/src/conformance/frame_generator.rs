@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
-    FRAME_LEN_MAX, Frame, FrameHeader, FrameOrder, FrameSink, FrameSource, LANES_MAX, Room,
+    FRAME_LEN_MAX, Frame, FrameHeader, FrameOrder, FrameSink, FrameSource, LANES_MAX, SendCapacity,
 };
 
 /// Flow, number and length; they are in the head of a frame.
@@ -15,10 +15,10 @@ pub(super) const LABEL_LEN: usize = 1 + 4 + 4;
 const OFFSETS: u32 = 251;
 
 /// All flows: the lanes, control, datagrams.
-const FLOWS: usize = LANES_MAX + 2;
+const ORDERS: usize = LANES_MAX + 2;
 
-const fn index(flow: FrameOrder) -> usize {
-    match flow {
+const fn index(order: FrameOrder) -> usize {
+    match order {
         FrameOrder::Lane(lane) => lane as usize,
         FrameOrder::Control => LANES_MAX,
         FrameOrder::Datagram => LANES_MAX + 1,
@@ -36,42 +36,42 @@ fn pattern() -> Bytes {
 
 /// A session that has frames to send: a queue for each flow, which take turns.
 #[derive(Debug)]
-pub(super) struct Outgoing {
+pub(super) struct FrameGenerator {
     pattern: Bytes,
-    queues: [VecDeque<Frame>; FLOWS],
-    numbers: [u32; FLOWS],
+    queues: [VecDeque<Frame>; ORDERS],
+    numbers: [u32; ORDERS],
     turn: usize,
     waiting: usize,
     /// How often it was asked for a frame.
-    pub(super) asked: u64,
+    pub(super) calls: u64,
     /// How many frames were taken from each flow.
-    taken: [u32; FLOWS],
+    taken: [u32; ORDERS],
     pub(super) taken_len: usize,
     /// A room that makes no sense was offered.
     pub(super) fault: Option<String>,
 }
 
-impl Default for Outgoing {
+impl Default for FrameGenerator {
     fn default() -> Self {
         Self {
             pattern: pattern(),
             queues: std::array::from_fn(|_| VecDeque::new()),
-            numbers: [0; FLOWS],
+            numbers: [0; ORDERS],
             turn: 0,
             waiting: 0,
-            asked: 0,
-            taken: [0; FLOWS],
+            calls: 0,
+            taken: [0; ORDERS],
             taken_len: 0,
             fault: None,
         }
     }
 }
 
-impl Outgoing {
+impl FrameGenerator {
     /// Adds `count` frames of `len` bytes, at least as many as the label needs.
-    pub(super) fn put(&mut self, flow: FrameOrder, count: usize, len: usize) {
+    pub(super) fn generate(&mut self, order: FrameOrder, count: usize, len: usize) {
         let len = len.max(LABEL_LEN);
-        let at = index(flow);
+        let at = index(order);
         for _ in 0..count {
             let number = self.numbers[at];
             self.numbers[at] += 1;
@@ -79,18 +79,22 @@ impl Outgoing {
             label.put_u8(u8::try_from(at).unwrap_or(u8::MAX));
             label.put_u32_le(number);
             label.put_u32_le(u32::try_from(len).unwrap_or(u32::MAX));
-            let mut head = FrameHeader::EMPTY;
-            head.extend(&label);
+            let mut header = FrameHeader::EMPTY;
+            header.extend(&label);
             let offset = (number % OFFSETS) as usize;
             let body = self.pattern.slice(offset..offset + len - LABEL_LEN);
-            self.put_frame(Frame { flow, head, body });
+            self.push(Frame {
+                order,
+                header,
+                body,
+            });
         }
     }
 
     /// Adds a frame as it is.
-    pub(super) fn put_frame(&mut self, frame: Frame) {
+    pub(super) fn push(&mut self, frame: Frame) {
         self.waiting += 1;
-        self.queues[index(frame.flow)].push_back(frame);
+        self.queues[index(frame.order)].push_back(frame);
     }
 
     /// How many frames have not been taken.
@@ -104,23 +108,28 @@ impl Outgoing {
     }
 }
 
-impl FrameSource for Outgoing {
-    fn next_frame(&mut self, room: &Room) -> Option<Frame> {
-        self.asked += 1;
-        if room.frame_max == 0 || room.frame_max > FRAME_LEN_MAX {
-            self.fault = Some(format!("a room of {} bytes was offered", room.frame_max));
+impl FrameSource for FrameGenerator {
+    fn next_frame(&mut self, capacity: &SendCapacity) -> Option<Frame> {
+        self.calls += 1;
+        if capacity.frame_max == 0 || capacity.frame_max > FRAME_LEN_MAX {
+            self.fault = Some(format!(
+                "a room of {} bytes was offered",
+                capacity.frame_max
+            ));
         }
-        for step in 0..FLOWS {
-            let at = (self.turn + step) % FLOWS;
+        for step in 0..ORDERS {
+            let at = (self.turn + step) % ORDERS;
             let Some(first) = self.queues[at].front() else {
                 continue;
             };
-            let fits = match first.flow {
-                FrameOrder::Control => !room.control_blocked && first.len() <= room.frame_max,
-                FrameOrder::Lane(lane) => {
-                    !room.blocked.contains(lane) && first.len() <= room.frame_max
+            let fits = match first.order {
+                FrameOrder::Control => {
+                    !capacity.control_blocked && first.len() <= capacity.frame_max
                 }
-                FrameOrder::Datagram => first.len() <= room.datagram_max,
+                FrameOrder::Lane(lane) => {
+                    !capacity.blocked.contains(lane) && first.len() <= capacity.frame_max
+                }
+                FrameOrder::Datagram => first.len() <= capacity.datagram_max,
             };
             if fits {
                 self.turn = at + 1;
@@ -137,10 +146,10 @@ impl FrameSource for Outgoing {
 
 /// A session that receives frames, and looks at each.
 #[derive(Debug)]
-pub(super) struct Incoming {
+pub(super) struct FrameVerifier {
     pattern: Bytes,
     is_reliable: bool,
-    next: [u32; FLOWS],
+    next: [u32; ORDERS],
     pub(super) count: usize,
     pub(super) len: usize,
     /// The first thing that was wrong.
@@ -149,12 +158,12 @@ pub(super) struct Incoming {
     pub(super) kept: Option<Vec<Bytes>>,
 }
 
-impl Incoming {
+impl FrameVerifier {
     pub(super) fn new(is_reliable: bool) -> Self {
         Self {
             pattern: pattern(),
             is_reliable,
-            next: [0; FLOWS],
+            next: [0; ORDERS],
             count: 0,
             len: 0,
             fault: None,
@@ -167,14 +176,14 @@ impl Incoming {
         &self.next
     }
 
-    fn look(&mut self, frame: &[u8]) -> Result<(), String> {
+    fn verify(&mut self, frame: &[u8]) -> Result<(), String> {
         let cut = || format!("a frame of {} bytes has no label", frame.len());
         let (label, body) = frame.split_first_chunk::<LABEL_LEN>().ok_or_else(cut)?;
         let [at, label @ ..] = *label;
         let [n0, n1, n2, n3, l0, l1, l2, l3] = label;
         let (at, number) = (usize::from(at), u32::from_le_bytes([n0, n1, n2, n3]));
         let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
-        if at >= FLOWS {
+        if at >= ORDERS {
             return Err(format!("a frame says that its flow is {at}: it is damaged"));
         }
         let offset = (number % OFFSETS) as usize;
@@ -194,13 +203,13 @@ impl Incoming {
     }
 }
 
-impl FrameSink for Incoming {
+impl FrameSink for FrameVerifier {
     fn frame(&mut self, frame: Bytes) {
         self.count += 1;
         self.len += frame.len();
         if let Some(kept) = &mut self.kept {
             kept.push(frame);
-        } else if let Err(fault) = self.look(&frame) {
+        } else if let Err(fault) = self.verify(&frame) {
             self.fault.get_or_insert(fault);
         }
     }

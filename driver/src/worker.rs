@@ -2,7 +2,6 @@
 //!
 //! The tick: hear commands and bells, do what is due, carry on with busy transports, then poll.
 
-mod ahead;
 mod balance;
 mod connections;
 mod endpoints;
@@ -26,7 +25,6 @@ use crate::seldom::Seldom;
 use crate::shared::Shared;
 use crate::spin::Spin;
 use crate::timers::{Armed, Timers};
-use ahead::AHEAD;
 pub(crate) use balance::Balance;
 use balance::Balancer;
 pub(crate) use connections::Owner;
@@ -214,21 +212,10 @@ impl Worker {
                 tracing::error!(%error, "the poll failed; the worker stops");
                 break;
             }
-            self.answer_events(&events);
+            events.iter().for_each(|event| self.answer_event(event));
         }
         for index in self.places() {
             self.abandon(index);
-        }
-    }
-
-    /// Each in its order; a few at a time, so that what they need comes out of memory together.
-    fn answer_events(&mut self, events: &Events) {
-        let mut coming = events.iter();
-        while coming.clone().next().is_some() {
-            self.look_ahead(coming.clone().take(AHEAD));
-            for event in coming.by_ref().take(AHEAD) {
-                self.answer_event(event);
-            }
         }
     }
 

@@ -126,18 +126,6 @@ impl Attachment {
         }
     }
 
-    /// See [`Session::fetch`](crate::Session::fetch).
-    pub(crate) fn fetch(&self) -> impl Sized {
-        let cursor = self.cursors.first().map(Cursor::fetch);
-        (
-            self.id,
-            self.due.ask,
-            self.last_heard,
-            self.repeat_at,
-            cursor,
-        )
-    }
-
     pub(crate) const fn is_ready(&self) -> bool {
         matches!(self.stage, Stage::Ready)
     }

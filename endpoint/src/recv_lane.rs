@@ -97,11 +97,6 @@ impl RecvLane {
         };
     }
 
-    /// See [`Session::fetch`](crate::Session::fetch).
-    pub(crate) fn fetch(&self) -> impl Sized {
-        (self.expected, self.told, self.asked, self.ahead.len())
-    }
-
     pub(crate) const fn has_moved(&self) -> bool {
         self.expected > 0
     }

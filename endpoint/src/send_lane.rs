@@ -10,12 +10,6 @@ use crate::segment::{Prefix, Segment};
 use crate::session::Misbehaved;
 use crate::varint;
 
-/// How much of what is retained [`SendLane::fetch_retained`] reads: a burst of small messages.
-const LINES_MAX: usize = 20;
-
-/// A cache line.
-const LINE_LEN: usize = 64;
-
 /// A piece of a lane's stream, for one frame.
 #[derive(Debug)]
 pub(crate) struct Piece {
@@ -68,11 +62,6 @@ pub(crate) struct Cursor {
 }
 
 impl Cursor {
-    /// See [`Session::fetch`](crate::Session::fetch).
-    pub(crate) const fn fetch(&self) -> u64 {
-        self.next
-    }
-
     /// A piece got lost: it goes again first.
     pub(crate) fn lose(&mut self, offset: u64, len: usize) {
         if len > 0 {
@@ -93,22 +82,6 @@ impl Cursor {
 }
 
 impl SendLane {
-    /// See [`Session::fetch`](crate::Session::fetch).
-    pub(crate) fn fetch(&self) -> impl Sized {
-        let first = self.segments.front().map(|(start, _)| *start);
-        (self.acked, self.asked, first)
-    }
-
-    /// See [`Session::fetch_retained`](crate::Session::fetch_retained).
-    pub(crate) fn fetch_retained(&self) -> impl Sized {
-        let (_, first) = self.segments.front()?;
-        let lines = first.bytes.chunks(LINE_LEN).take(LINES_MAX);
-        let bytes = lines.fold(0, |all, line| all ^ line[0]);
-        // The first reads the head of that memory, in which references are counted. The rest is mostly
-        // written anew in the same turn, and the next atomic operation would wait for each of its lines.
-        Some((first.bytes.is_unique(), bytes))
-    }
-
     pub(crate) fn push(&mut self, segment: Segment) {
         let start = self.end;
         self.end += segment.len();

@@ -2,7 +2,6 @@
 
 mod acks;
 mod best_effort;
-mod fetch;
 mod introduce;
 mod receive;
 mod transmit;

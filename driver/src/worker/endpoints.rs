@@ -1,6 +1,5 @@
 //! Endpoints on a worker: their sessions between queues and transports.
 
-use std::hint::black_box;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
@@ -104,38 +103,6 @@ impl Entry {
             turns: 0,
             weighed: 0,
         }
-    }
-
-    /// Reads a little of each part of itself.
-    pub(super) fn fetch_own(&self) {
-        black_box((
-            Arc::as_ptr(&self.shared),
-            self.inbox.is_some(),
-            self.resumed,
-            self.turns,
-            self.armed,
-            self.taken.total(),
-            self.attachments.len(),
-            self.weighed,
-        ));
-        self.session.fetch_own();
-    }
-
-    /// Reads a little of everything that a turn needs, so that it comes out of memory at the same time
-    /// and not one after the other: of thousands of endpoints the one that has its turn has left the
-    /// caches.
-    pub(super) fn fetch(&self) {
-        let shared = &*self.shared;
-        black_box((
-            shared.bell.home(),
-            shared.outbox.is_poisoned(),
-            shared.received.is_poisoned(),
-            shared.control.is_poisoned(),
-        ));
-        black_box((self.turns, self.armed, self.taken.total()));
-        black_box(self.attachments.first().copied());
-        black_box(self.left.is_empty());
-        self.session.fetch();
     }
 
     pub(super) fn forget(&mut self, attachment: AttachmentId) {
@@ -429,7 +396,6 @@ impl Worker {
         let Some(entry) = self.endpoints.get_mut(index) else {
             return;
         };
-        entry.fetch();
         entry.shared.bell.answer();
         entry.turns += 1;
         let control = std::mem::take(&mut *lock(&entry.shared.control));
@@ -487,7 +453,6 @@ impl Worker {
             budget: self.config.budget,
             registry: self.poll.registry(),
         };
-        entry.fetch();
         let mut sink = Pushing(entry, attachment, self.now);
         match place.transport.recv(&mut turn, &mut sink) {
             Ok(progress) => self.mark_busy(slot, progress),

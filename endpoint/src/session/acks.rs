@@ -67,10 +67,6 @@ impl Acks {
         self.sent_at = Some(now);
     }
 
-    pub(super) const fn is_due(&self) -> bool {
-        self.due.is_some()
-    }
-
     /// No more go.
     pub(super) const fn end(&mut self) {
         self.due = None;

@@ -59,9 +59,9 @@ pub(super) struct SocketErrors {
 
 /// What became of a send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sent {
+pub(super) enum SendResult {
     /// The kernel took it, or it is lost, as any datagram may be; the loss is counted.
-    Gone,
+    Sent,
     /// The socket is full: repeat it after the next writable event.
     Blocked,
     /// An earlier datagram was refused by the peer's host; this one was not sent.
@@ -70,7 +70,7 @@ pub(super) enum Sent {
 
 /// One or more datagrams of equal length (the last may be shorter) from one peer.
 #[derive(Debug)]
-pub(super) struct Batch {
+pub(super) struct ReceivedBatch {
     pub(super) bytes: BytesMut,
     pub(super) stride: usize,
     pub(super) meta: DatagramMeta,
@@ -86,14 +86,14 @@ pub(super) struct DatagramMeta {
 
 /// What one call has received.
 #[derive(Debug)]
-pub(super) struct Received {
-    pub(super) batches: [Option<Batch>; 2],
+pub(super) struct ReceivedDatagrams {
+    pub(super) batches: [Option<ReceivedBatch>; 2],
     /// Nothing more had arrived then: an event comes when something does.
-    pub(super) is_all: bool,
+    pub(super) is_drained: bool,
 }
 
 /// Takes out of `buffer` what was received at its beginning, and at [`RECEIVE_LEN`] behind it.
-fn cut_out(buffer: &mut ReadBuffer, metas: &[RecvMeta]) -> [Option<Batch>; 2] {
+fn split_received(buffer: &mut ReadBuffer, metas: &[RecvMeta]) -> [Option<ReceivedBatch>; 2] {
     let lens = [0, 1].map(|at| metas.get(at).map_or(0, |meta| meta.len.min(RECEIVE_LEN)));
     let gap = RECEIVE_LEN - lens[0];
     let gap = if gap > lens[1] {
@@ -110,7 +110,7 @@ fn cut_out(buffer: &mut ReadBuffer, metas: &[RecvMeta]) -> [Option<Batch>; 2] {
         if at == 0 {
             buffer.take(gap);
         }
-        Some(Batch {
+        Some(ReceivedBatch {
             bytes,
             stride: meta.stride,
             meta: DatagramMeta {
@@ -122,7 +122,7 @@ fn cut_out(buffer: &mut ReadBuffer, metas: &[RecvMeta]) -> [Option<Batch>; 2] {
     })
 }
 
-impl Iterator for Batch {
+impl Iterator for ReceivedBatch {
     type Item = BytesMut;
 
     fn next(&mut self) -> Option<BytesMut> {
@@ -146,12 +146,12 @@ pub(super) struct DatagramSocket {
     /// Whom it is connected to, if marks of the socket are on what goes there.
     remote: Option<SocketAddr>,
     /// The congestion mark that it gives to what is sent without one of its own.
-    mark: Option<EcnCodepoint>,
+    ecn: Option<EcnCodepoint>,
     token: Option<Token>,
     /// The last send found no room.
     is_full: bool,
     /// If it is registered for writable events: how often it had been full when that was asked for.
-    heard: Option<u64>,
+    registered_interest: Option<u64>,
     pub(super) errors: SocketErrors,
 }
 
@@ -194,7 +194,7 @@ impl DatagramSocket {
     fn connected(socket: Socket, remote: SocketAddr) -> io::Result<Self> {
         socket.connect(&remote.into())?;
         Ok(Self {
-            remote: markable(remote),
+            remote: ecn_settable(remote),
             ..Self::new(socket)?
         })
     }
@@ -208,10 +208,10 @@ impl DatagramSocket {
             socket,
             state,
             remote: None,
-            mark: None,
+            ecn: None,
             token: None,
             is_full: false,
-            heard: None,
+            registered_interest: None,
             errors: SocketErrors::default(),
         })
     }
@@ -224,7 +224,7 @@ impl DatagramSocket {
     pub(super) fn reconnect(&mut self, remote: SocketAddr) -> io::Result<()> {
         self.remote = None;
         self.socket.connect(remote)?;
-        self.remote = markable(remote);
+        self.remote = ecn_settable(remote);
         Ok(())
     }
 
@@ -239,12 +239,12 @@ impl DatagramSocket {
     }
 
     /// Sends a datagram, or a batch of them if it says a segment size.
-    pub(super) fn send(&mut self, transmit: &quinn_udp::Transmit<'_>) -> Sent {
+    pub(super) fn send(&mut self, transmit: &quinn_udp::Transmit<'_>) -> SendResult {
         let sent = match self.try_send(transmit) {
-            Ok(()) => Sent::Gone,
-            Err(error) => self.count(&error, transmit),
+            Ok(()) => SendResult::Sent,
+            Err(error) => self.record_send_error(&error, transmit),
         };
-        self.is_full = sent == Sent::Blocked;
+        self.is_full = sent == SendResult::Blocked;
         sent
     }
 
@@ -252,10 +252,10 @@ impl DatagramSocket {
     /// look for the route nor read an address and an option.
     fn try_send(&mut self, transmit: &quinn_udp::Transmit<'_>) -> io::Result<()> {
         #[cfg(test)]
-        fault::take()?;
+        fault_injection::take()?;
         if transmit.segment_size.is_none()
             && self.remote == Some(transmit.destination)
-            && self.set_mark(transmit.ecn).is_ok()
+            && self.set_ecn(transmit.ecn).is_ok()
         {
             return self.socket.send(transmit.contents).map(drop);
         }
@@ -263,30 +263,34 @@ impl DatagramSocket {
             .try_io(|| self.state.try_send((&self.socket).into(), transmit))
     }
 
-    fn set_mark(&mut self, mark: Option<EcnCodepoint>) -> io::Result<()> {
-        if self.mark == mark {
+    fn set_ecn(&mut self, ecn: Option<EcnCodepoint>) -> io::Result<()> {
+        if self.ecn == ecn {
             return Ok(());
         }
-        let (socket, bits) = (SockRef::from(&self.socket), mark.map_or(0, |it| it as u32));
+        let (socket, bits) = (SockRef::from(&self.socket), ecn.map_or(0, |it| it as u32));
         if self.local.is_ipv4() {
             socket.set_tos_v4(bits)?;
         } else {
             socket.set_tclass_v6(bits)?;
         }
-        self.mark = mark;
+        self.ecn = ecn;
         Ok(())
     }
 
     /// Decides what an error of a send means.
-    fn count(&mut self, error: &io::Error, transmit: &quinn_udp::Transmit<'_>) -> Sent {
+    fn record_send_error(
+        &mut self,
+        error: &io::Error,
+        transmit: &quinn_udp::Transmit<'_>,
+    ) -> SendResult {
         match error.kind() {
             io::ErrorKind::WouldBlock => {
                 self.errors.blocked += 1;
-                return Sent::Blocked;
+                return SendResult::Blocked;
             }
             io::ErrorKind::ConnectionRefused => {
                 self.errors.refused += 1;
-                return Sent::Refused;
+                return SendResult::Refused;
             }
             _ => {}
         }
@@ -295,17 +299,17 @@ impl DatagramSocket {
         {
             // quinn-udp has just found that this device cannot segment (EIO, EINVAL).
             self.errors.unsegmented += 1;
-            return self.send_one_by_one(transmit, segment);
+            return self.send_unsegmented(transmit, segment);
         }
         match error.raw_os_error() {
             Some(EMSGSIZE) => self.errors.oversized += 1,
             _ => self.errors.other += 1,
         }
         tracing::debug!(%error, len = transmit.contents.len(), "a datagram was not sent");
-        Sent::Gone
+        SendResult::Sent
     }
 
-    fn send_one_by_one(&mut self, batch: &quinn_udp::Transmit<'_>, segment: usize) -> Sent {
+    fn send_unsegmented(&mut self, batch: &quinn_udp::Transmit<'_>, segment: usize) -> SendResult {
         for contents in batch.contents.chunks(segment.max(1)) {
             let one = quinn_udp::Transmit {
                 contents,
@@ -317,7 +321,7 @@ impl DatagramSocket {
                 self.errors.other += 1;
             }
         }
-        Sent::Gone
+        SendResult::Sent
     }
 
     /// What has arrived, or as much of it as two receives take.
@@ -333,7 +337,7 @@ impl DatagramSocket {
     /// # Errors
     /// An error that the kernel kept for this socket, such as a refusal by the peer's host. It says
     /// nothing about the datagrams behind it: call again.
-    pub(super) fn recv(&mut self, buffer: &mut ReadBuffer) -> io::Result<Received> {
+    pub(super) fn recv(&mut self, buffer: &mut ReadBuffer) -> io::Result<ReceivedDatagrams> {
         let space = &mut buffer.space(2 * RECEIVE_LEN)[..2 * RECEIVE_LEN];
         let mut metas = [RecvMeta::default(); 2];
         let received = self.socket.try_io(|| {
@@ -343,13 +347,13 @@ impl DatagramSocket {
                 .recv((&self.socket).into(), &mut slices, &mut metas)
         });
         match received {
-            Ok(count) => Ok(Received {
-                batches: cut_out(buffer, &metas[..count.min(2)]),
-                is_all: count < 2,
+            Ok(count) => Ok(ReceivedDatagrams {
+                batches: split_received(buffer, &metas[..count.min(2)]),
+                is_drained: count < 2,
             }),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Received {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(ReceivedDatagrams {
                 batches: [None, None],
-                is_all: true,
+                is_drained: true,
             }),
             Err(error) => {
                 match error.kind() {
@@ -372,7 +376,7 @@ impl DatagramSocket {
                 let meta = batch.meta;
                 datagrams.extend(batch.map(|datagram| (meta, datagram)));
             }
-            if received.is_all {
+            if received.is_drained {
                 break;
             }
         }
@@ -385,11 +389,11 @@ impl DatagramSocket {
     /// not: a thread that waits for the answer would be woken by its own question.
     pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         registry.register(&mut self.socket, token, interest(self.is_full))?;
-        (self.token, self.heard) = (Some(token), self.wanted());
+        (self.token, self.registered_interest) = (Some(token), self.wanted_interest());
         Ok(())
     }
 
-    const fn wanted(&self) -> Option<u64> {
+    const fn wanted_interest(&self) -> Option<u64> {
         if self.is_full {
             Some(self.errors.blocked)
         } else {
@@ -402,13 +406,13 @@ impl DatagramSocket {
     ///
     /// No event is missed: the kernel looks when it is asked (EPOLL_CTL_MOD), and finds the room that
     /// was made since the send. It is asked each time that the socket was full.
-    pub(super) fn settle(&mut self, registry: &Registry) -> io::Result<()> {
-        if self.wanted() == self.heard {
+    pub(super) fn update_interest(&mut self, registry: &Registry) -> io::Result<()> {
+        if self.wanted_interest() == self.registered_interest {
             return Ok(());
         }
         if let Some(token) = self.token {
             registry.reregister(&mut self.socket, token, interest(self.is_full))?;
-            self.heard = self.wanted();
+            self.registered_interest = self.wanted_interest();
         }
         Ok(())
     }
@@ -420,7 +424,7 @@ impl DatagramSocket {
 }
 
 /// A socket of IPv6 puts its mark on packets of IPv6 only.
-fn markable(remote: SocketAddr) -> Option<SocketAddr> {
+fn ecn_settable(remote: SocketAddr) -> Option<SocketAddr> {
     let is_mapped = matches!(remote.ip(), IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some());
     (!is_mapped).then_some(remote)
 }
@@ -473,7 +477,7 @@ fn new_socket(address: SocketAddr) -> io::Result<Socket> {
 
 /// A socket that is full now and then: UDP on loopback never is, since nothing holds datagrams back.
 #[cfg(test)]
-pub(super) mod fault {
+pub(super) mod fault_injection {
     use std::cell::Cell;
     use std::io;
 

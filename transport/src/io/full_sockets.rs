@@ -1,13 +1,13 @@
 //! The conformance suite over sockets that are full now and then.
 
-use super::datagram_socket::fault;
+use super::datagram_socket::fault_injection;
 use super::{QuicDialer, QuicListener, UdpDialer, UdpListener};
 use crate::conformance::{Abilities, Harness, assert_kept};
 use crate::{Address, Admission, Dialer, Identity, Listener};
 
-struct Over(&'static str);
+struct FullSocketHarness(&'static str);
 
-impl Harness for Over {
+impl Harness for FullSocketHarness {
     fn abilities(&self) -> Abilities {
         Abilities {
             scheme: self.0,
@@ -66,9 +66,9 @@ const CASES: [(&str, u32); 5] = [
 #[test]
 fn transports_keep_the_contract_when_sends_find_no_room_now_and_then() {
     for (scheme, every) in CASES {
-        fault::set(every);
+        fault_injection::set(every);
         for check in CHECKS {
-            assert_kept(&Over(scheme), check);
+            assert_kept(&FullSocketHarness(scheme), check);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::io::{Cursor, Read};
 
 use bytes::Bytes;
 
-use crate::io::tcp::splitter::{Received, Splitter};
+use crate::io::tcp::frame_decoder::{DecodeProgress, FrameDecoder};
 use crate::io::{Admission, Identity, plain, udp};
 use crate::{End, FRAME_LEN_MAX, ReadBuffer};
 
@@ -13,18 +13,20 @@ use crate::{End, FRAME_LEN_MAX, ReadBuffer};
 /// # Errors
 /// What is wrong with the stream.
 pub fn split(stream: &[u8], step: usize, budget: usize) -> Result<Vec<Bytes>, End> {
-    let (mut splitter, mut buffer, mut frames) =
-        (Splitter::default(), ReadBuffer::default(), Vec::new());
-    let mut stream = Steps(Cursor::new(stream), step.max(1));
-    while splitter.receive(&mut stream, &mut buffer, budget, &mut frames)? == Received::Budget {}
+    let (mut decoder, mut buffer, mut frames) =
+        (FrameDecoder::default(), ReadBuffer::default(), Vec::new());
+    let mut stream = ChunkedReader(Cursor::new(stream), step.max(1));
+    while decoder.receive(&mut stream, &mut buffer, budget, &mut frames)? == DecodeProgress::Budget
+    {
+    }
     assert!(frames.iter().all(|frame| frame.len() <= FRAME_LEN_MAX));
     Ok(frames)
 }
 
 /// Gives a few bytes at a time.
-struct Steps<'a>(Cursor<&'a [u8]>, usize);
+struct ChunkedReader<'a>(Cursor<&'a [u8]>, usize);
 
-impl Read for Steps<'_> {
+impl Read for ChunkedReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let len = buffer.len().min(self.1);
         self.0.read(&mut buffer[..len])
@@ -33,8 +35,8 @@ impl Read for Steps<'_> {
 
 /// Both sides of the handshake of plain streams, fed with a stranger's bytes.
 pub fn plain_handshake(identity: &Identity, bytes: &[u8]) {
-    let dialer = plain::Handshake::dialer(identity.clone(), None, [7; 32]);
-    let acceptor = plain::Handshake::acceptor(identity.clone(), Admission::anyone(), [7; 32]);
+    let dialer = plain::PlainHandshake::dialer(identity.clone(), None, [7; 32]);
+    let acceptor = plain::PlainHandshake::acceptor(identity.clone(), Admission::anyone(), [7; 32]);
     for mut handshake in [dialer, acceptor] {
         let mut rest = bytes;
         while let wanted @ 1.. = handshake.wanted() {

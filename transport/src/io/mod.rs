@@ -1,14 +1,15 @@
 //! Everything that touches a socket. Nothing outside this folder names rustls or quinn.
 
 mod datagram_socket;
-mod door;
+mod handshake_slots;
+
+mod forward_queue;
 #[cfg(all(test, feature = "conformance"))]
 mod full_sockets;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 mod identity;
-mod mailbox;
 mod plain;
 mod quic;
 mod tcp;

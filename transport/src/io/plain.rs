@@ -35,74 +35,78 @@ const HELLO_LEN: usize = MAGIC.len() + 1 + KEY_LEN + NONCE_LEN;
 const ACCEPT_LEN: usize = KEY_LEN + NONCE_LEN + SIGNATURE_LEN;
 
 /// The codes that an acceptor's answer begins with.
-const CODE_TAKEN: u8 = 1;
+const CODE_ACCEPTED: u8 = 1;
 const CODE_VERSION: u8 = 2;
 const CODE_NOT_ADMITTED: u8 = 3;
 
 /// Bytes that nobody can guess and nobody has used before.
-pub(crate) type Nonce = [u8; NONCE_LEN];
+pub(crate) type PlainNonce = [u8; NONCE_LEN];
 
 /// One side's part of the handshake.
 ///
 /// Give [`handle`](Self::handle) exactly the [`wanted`](Self::wanted) bytes, again and again;
 /// before and after that send what [`take_output`](Self::take_output) has, also after a failure.
 #[derive(Debug)]
-pub(crate) struct Handshake {
+pub(crate) struct PlainHandshake {
     identity: Identity,
-    nonce: Nonce,
+    nonce: PlainNonce,
     output: Vec<u8>,
-    state: State,
+    state: PlainHandshakeState,
 }
 
 /// What comes next.
 #[derive(Debug)]
-enum State {
+enum PlainHandshakeState {
     /// The dialer waits for the code of an Accept, ...
-    Dialed { expected: Option<NodeId> },
+    AwaitAcceptCode { expected: Option<NodeId> },
     /// ... for the rest of it, ...
-    Taken { expected: Option<NodeId> },
+    AwaitAccept { expected: Option<NodeId> },
     /// ... and for the Welcome.
-    Proved { peer: NodeId },
+    AwaitWelcome { peer: NodeId },
     /// The acceptor waits for a Hello, ...
-    Listening { admission: Admission },
+    AwaitHello { admission: Admission },
     /// ... and for a proof.
-    Accepted {
+    AwaitProof {
         admission: Admission,
         peer: NodeId,
-        peer_nonce: Nonce,
+        peer_nonce: PlainNonce,
     },
     /// It is over.
-    Over,
+    Done,
 }
 
 /// How far a message brought the handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum HandshakeStep {
     /// More is needed.
     Wait,
     /// The peer is known, and has taken this side.
     Open(NodeId),
 }
 
-impl Handshake {
+impl PlainHandshake {
     /// The side that dialed `expected`, or anyone who proves a key.
-    pub(crate) fn dialer(identity: Identity, expected: Option<NodeId>, nonce: Nonce) -> Self {
+    pub(crate) fn dialer(identity: Identity, expected: Option<NodeId>, nonce: PlainNonce) -> Self {
         let key = *identity.node_id().as_bytes();
         Self {
             identity,
             nonce,
             output: [&MAGIC[..], &[VERSION], &key, &nonce].concat(),
-            state: State::Dialed { expected },
+            state: PlainHandshakeState::AwaitAcceptCode { expected },
         }
     }
 
     /// The side that was dialed.
-    pub(crate) const fn acceptor(identity: Identity, admission: Admission, nonce: Nonce) -> Self {
+    pub(crate) const fn acceptor(
+        identity: Identity,
+        admission: Admission,
+        nonce: PlainNonce,
+    ) -> Self {
         Self {
             identity,
             nonce,
             output: Vec::new(),
-            state: State::Listening { admission },
+            state: PlainHandshakeState::AwaitHello { admission },
         }
     }
 
@@ -114,11 +118,12 @@ impl Handshake {
     /// How many bytes the next message has; 0 when there is none.
     pub(crate) const fn wanted(&self) -> usize {
         match self.state {
-            State::Dialed { .. } | State::Proved { .. } => 1,
-            State::Taken { .. } => ACCEPT_LEN,
-            State::Listening { .. } => HELLO_LEN,
-            State::Accepted { .. } => SIGNATURE_LEN,
-            State::Over => 0,
+            PlainHandshakeState::AwaitAcceptCode { .. }
+            | PlainHandshakeState::AwaitWelcome { .. } => 1,
+            PlainHandshakeState::AwaitAccept { .. } => ACCEPT_LEN,
+            PlainHandshakeState::AwaitHello { .. } => HELLO_LEN,
+            PlainHandshakeState::AwaitProof { .. } => SIGNATURE_LEN,
+            PlainHandshakeState::Done => 0,
         }
     }
 
@@ -126,25 +131,25 @@ impl Handshake {
     ///
     /// # Errors
     /// Why it failed. It is over then, but there may be a last word to send.
-    pub(crate) fn handle(&mut self, message: &[u8]) -> Result<Step, End> {
-        match std::mem::replace(&mut self.state, State::Over) {
-            State::Dialed { expected } => {
+    pub(crate) fn handle(&mut self, message: &[u8]) -> Result<HandshakeStep, End> {
+        match std::mem::replace(&mut self.state, PlainHandshakeState::Done) {
+            PlainHandshakeState::AwaitAcceptCode { expected } => {
                 self.handle_code(message)?;
-                self.state = State::Taken { expected };
-                Ok(Step::Wait)
+                self.state = PlainHandshakeState::AwaitAccept { expected };
+                Ok(HandshakeStep::Wait)
             }
-            State::Taken { expected } => self.handle_accept(message, expected),
-            State::Proved { peer } => {
+            PlainHandshakeState::AwaitAccept { expected } => self.handle_accept(message, expected),
+            PlainHandshakeState::AwaitWelcome { peer } => {
                 self.handle_code(message)?;
-                Ok(Step::Open(peer))
+                Ok(HandshakeStep::Open(peer))
             }
-            State::Listening { admission } => self.handle_hello(message, admission),
-            State::Accepted {
+            PlainHandshakeState::AwaitHello { admission } => self.handle_hello(message, admission),
+            PlainHandshakeState::AwaitProof {
                 admission,
                 peer,
                 peer_nonce,
             } => self.handle_prove(message, &admission, peer, &peer_nonce),
-            State::Over => Err(unauthenticated("a message after the handshake")),
+            PlainHandshakeState::Done => Err(unauthenticated("a message after the handshake")),
         }
     }
 
@@ -155,14 +160,18 @@ impl Handshake {
             })
         };
         match message {
-            [CODE_TAKEN] => Ok(()),
+            [CODE_ACCEPTED] => Ok(()),
             [CODE_VERSION] => refused("it does not speak this version"),
             [CODE_NOT_ADMITTED] => refused("this key is not admitted there"),
             _ => Err(unauthenticated("it speaks another protocol")),
         }
     }
 
-    fn handle_accept(&mut self, message: &[u8], expected: Option<NodeId>) -> Result<Step, End> {
+    fn handle_accept(
+        &mut self,
+        message: &[u8],
+        expected: Option<NodeId>,
+    ) -> Result<HandshakeStep, End> {
         let fields = split_key(message).and_then(|(found, rest)| {
             let (nonce, signature) = rest.split_first_chunk::<NONCE_LEN>()?;
             Some((found, nonce, signature))
@@ -177,11 +186,11 @@ impl Handshake {
             return Err(End::WrongPeer { expected, found });
         }
         self.output = self.identity.sign(&transcript(Role::Dialer)).to_vec();
-        self.state = State::Proved { peer: found };
-        Ok(Step::Wait)
+        self.state = PlainHandshakeState::AwaitWelcome { peer: found };
+        Ok(HandshakeStep::Wait)
     }
 
-    fn handle_hello(&mut self, message: &[u8], admission: Admission) -> Result<Step, End> {
+    fn handle_hello(&mut self, message: &[u8], admission: Admission) -> Result<HandshakeStep, End> {
         let rest = message
             .strip_prefix(MAGIC)
             .ok_or_else(|| unauthenticated("it speaks another protocol"))?;
@@ -191,17 +200,23 @@ impl Handshake {
             return Err(unauthenticated("it speaks another version"));
         }
         let (peer, nonce) = split_key(rest).ok_or_else(cut_short)?;
-        let peer_nonce: Nonce = nonce.try_into().map_err(|_| cut_short())?;
+        let peer_nonce: PlainNonce = nonce.try_into().map_err(|_| cut_short())?;
         let own = self.identity.node_id();
         let signed = transcript(Role::Acceptor, (&peer, &peer_nonce), (&own, &self.nonce));
         let signature = self.identity.sign(&signed);
-        self.output = [&[CODE_TAKEN], &own.as_bytes()[..], &self.nonce, &signature].concat();
-        self.state = State::Accepted {
+        self.output = [
+            &[CODE_ACCEPTED],
+            &own.as_bytes()[..],
+            &self.nonce,
+            &signature,
+        ]
+        .concat();
+        self.state = PlainHandshakeState::AwaitProof {
             admission,
             peer,
             peer_nonce,
         };
-        Ok(Step::Wait)
+        Ok(HandshakeStep::Wait)
     }
 
     fn handle_prove(
@@ -209,8 +224,8 @@ impl Handshake {
         signature: &[u8],
         admission: &Admission,
         peer: NodeId,
-        peer_nonce: &Nonce,
-    ) -> Result<Step, End> {
+        peer_nonce: &PlainNonce,
+    ) -> Result<HandshakeStep, End> {
         let own = self.identity.node_id();
         let signed = transcript(Role::Dialer, (&peer, peer_nonce), (&own, &self.nonce));
         check(&peer, &signed, signature)?;
@@ -219,13 +234,17 @@ impl Handshake {
             self.output = vec![CODE_NOT_ADMITTED];
             return Err(End::NotAdmitted { peer });
         }
-        self.output = vec![CODE_TAKEN];
-        Ok(Step::Open(peer))
+        self.output = vec![CODE_ACCEPTED];
+        Ok(HandshakeStep::Open(peer))
     }
 }
 
 /// What the side of `role` signs. All parts but the label have fixed lengths.
-fn transcript(role: Role, dialer: (&NodeId, &Nonce), acceptor: (&NodeId, &Nonce)) -> Vec<u8> {
+fn transcript(
+    role: Role,
+    dialer: (&NodeId, &PlainNonce),
+    acceptor: (&NodeId, &PlainNonce),
+) -> Vec<u8> {
     let role = match role {
         Role::Dialer => b'd',
         Role::Acceptor => b'a',

@@ -73,7 +73,7 @@ pub(crate) fn recording_client_config(
     refusal: RefusalCell,
 ) -> Result<ClientConfig, rustls::Error> {
     let provider = provider();
-    let policy = Policy::Dialed(expected);
+    let policy = PeerPolicy::Dialed(expected);
     let verifier = Arc::new(Verifier::new(&provider, policy, refusal));
     let key = certified_key(identity)?;
     let mut config = ClientConfig::builder_with_provider(provider)
@@ -104,7 +104,7 @@ pub(crate) fn recording_server_config(
     refusal: RefusalCell,
 ) -> Result<ServerConfig, rustls::Error> {
     let provider = provider();
-    let policy = Policy::Admitted(admission);
+    let policy = PeerPolicy::Admitted(admission);
     let verifier = Arc::new(Verifier::new(&provider, policy, refusal));
     let key = certified_key(identity)?;
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -137,13 +137,13 @@ pub(crate) fn end_of(error: &rustls::Error) -> End {
 fn unauthenticated(error: &rustls::Error) -> End {
     let detail = error.to_string();
     End::Unauthenticated {
-        detail: plain_words(&detail).unwrap_or(&detail).to_owned(),
+        detail: operator_message(&detail).unwrap_or(&detail).to_owned(),
     }
 }
 
 /// What the library's text means to an operator, where that is known better here. By its text,
 /// because QUIC's stack hands on nothing else.
-pub(crate) fn plain_words(text: &str) -> Option<&'static str> {
+pub(crate) fn operator_message(text: &str) -> Option<&'static str> {
     use rustls::PeerIncompatible as Cannot;
     let known = [
         (
@@ -174,12 +174,12 @@ pub(crate) fn plain_words(text: &str) -> Option<&'static str> {
 struct Refusal(End);
 
 #[derive(Debug)]
-enum Policy {
+enum PeerPolicy {
     Dialed(Option<NodeId>),
     Admitted(Admission),
 }
 
-impl Policy {
+impl PeerPolicy {
     fn check(&self, found: NodeId) -> Result<(), End> {
         match self {
             Self::Dialed(Some(expected)) if *expected != found => Err(End::WrongPeer {
@@ -196,14 +196,14 @@ impl Policy {
 
 #[derive(Debug)]
 struct Verifier {
-    policy: Policy,
+    policy: PeerPolicy,
     /// Set by the first refusal; later ones of a shared configuration leave it as it is.
     refusal: RefusalCell,
     algorithms: rustls::crypto::WebPkiSupportedAlgorithms,
 }
 
 impl Verifier {
-    fn new(provider: &CryptoProvider, policy: Policy, refusal: RefusalCell) -> Self {
+    fn new(provider: &CryptoProvider, policy: PeerPolicy, refusal: RefusalCell) -> Self {
         Self {
             policy,
             refusal,

@@ -15,7 +15,7 @@ fn pair(poll: &Poll) -> [DatagramSocket; 2] {
     [near, far]
 }
 
-fn say(near: &mut DatagramSocket, far: &DatagramSocket, contents: &[u8]) -> Sent {
+fn say(near: &mut DatagramSocket, far: &DatagramSocket, contents: &[u8]) -> SendResult {
     near.send(&quinn_udp::Transmit {
         destination: far.local_addr(),
         ecn: None,
@@ -25,7 +25,7 @@ fn say(near: &mut DatagramSocket, far: &DatagramSocket, contents: &[u8]) -> Sent
     })
 }
 
-fn send(near: &mut DatagramSocket, far: &DatagramSocket) -> Sent {
+fn send(near: &mut DatagramSocket, far: &DatagramSocket) -> SendResult {
     say(near, far, b"question")
 }
 
@@ -42,21 +42,21 @@ fn marks_arrive_by_each_way_to_send() {
         let mut fars = [(); 2].map(|()| DatagramSocket::listening(host.parse().unwrap()).unwrap());
         let mut near = DatagramSocket::dialing(fars[0].local_addr()).unwrap();
         let mut buffer = ReadBuffer::default();
-        for mark in [None, Some(EcnCodepoint::Ect0), Some(EcnCodepoint::Ce), None] {
+        for ecn in [None, Some(EcnCodepoint::Ect0), Some(EcnCodepoint::Ce), None] {
             for (at, segment_size) in [(0, None), (1, None), (0, Some(4)), (0, None)] {
                 let socket = &mut fars[at];
                 let sent = near.send(&quinn_udp::Transmit {
                     destination: socket.local_addr(),
-                    ecn: mark,
+                    ecn: ecn,
                     contents: b"question",
                     segment_size,
                     src_ip: None,
                 });
-                assert_eq!(sent, Sent::Gone);
+                assert_eq!(sent, SendResult::Sent);
                 let arrived = socket.drain(&mut buffer);
                 assert!(!arrived.is_empty(), "{host}");
                 for (meta, _) in arrived {
-                    assert_eq!(meta.ecn, mark, "{host}");
+                    assert_eq!(meta.ecn, ecn, "{host}");
                 }
             }
         }
@@ -75,8 +75,8 @@ fn a_send_makes_no_event() {
     let mut poll = Poll::new().unwrap();
     let [mut near, mut far] = pair(&poll);
     for _ in 0..10 {
-        assert_eq!(send(&mut near, &far), Sent::Gone);
-        near.settle(poll.registry()).unwrap();
+        assert_eq!(send(&mut near, &far), SendResult::Sent);
+        near.update_interest(poll.registry()).unwrap();
         // It has left the buffer: it is here.
         assert_eq!(lens(&mut far), [8]);
         assert_eq!(events(&mut poll), 0);
@@ -106,7 +106,7 @@ fn datagrams_of_any_length_arrive_whole_and_in_order() {
             .map(|(byte, &len)| vec![byte; len])
             .collect();
         for contents in &sent {
-            assert_eq!(say(&mut near, &far, contents), Sent::Gone);
+            assert_eq!(say(&mut near, &far, contents), SendResult::Sent);
         }
         let arrived = far.drain(&mut buffer);
         let arrived: Vec<_> = arrived.into_iter().map(|(_, bytes)| bytes).collect();
@@ -123,15 +123,15 @@ fn what_comes_after_all_was_received_makes_an_event() {
     let mut buffer = ReadBuffer::default();
     for count in [1, 2, 3, 1, 4] {
         for _ in 0..count {
-            assert_eq!(send(&mut near, &far), Sent::Gone);
+            assert_eq!(send(&mut near, &far), SendResult::Sent);
         }
         assert_eq!(events(&mut poll), 1, "{count}");
         let mut arrived = 0;
-        let mut is_all = false;
-        while !is_all {
+        let mut is_drained = false;
+        while !is_drained {
             let received = far.recv(&mut buffer).unwrap();
             arrived += received.batches.into_iter().flatten().flatten().count();
-            is_all = received.is_all;
+            is_drained = received.is_drained;
         }
         assert_eq!(arrived, count);
         assert_eq!(events(&mut poll), 0, "{count}");
@@ -143,21 +143,21 @@ fn a_full_socket_makes_an_event_when_there_is_room_also_where_it_has_moved_to() 
     let (mut poll, mut other) = (Poll::new().unwrap(), Poll::new().unwrap());
     let [mut near, far] = pair(&poll);
     for moves in [false, true] {
-        fault::set(1);
-        assert_eq!(send(&mut near, &far), Sent::Blocked);
-        fault::set(0);
+        fault_injection::set(1);
+        assert_eq!(send(&mut near, &far), SendResult::Blocked);
+        fault_injection::set(0);
         if moves {
             near.deregister(poll.registry()).unwrap();
             std::mem::swap(&mut poll, &mut other);
             near.register(poll.registry(), Token(1)).unwrap();
         } else {
-            near.settle(poll.registry()).unwrap();
+            near.update_interest(poll.registry()).unwrap();
         }
         assert_eq!(events(&mut poll), 1);
-        assert_eq!(send(&mut near, &far), Sent::Gone);
-        near.settle(poll.registry()).unwrap();
+        assert_eq!(send(&mut near, &far), SendResult::Sent);
+        near.update_interest(poll.registry()).unwrap();
         events(&mut poll);
-        assert_eq!(send(&mut near, &far), Sent::Gone);
+        assert_eq!(send(&mut near, &far), SendResult::Sent);
         assert_eq!(events(&mut poll), 0);
     }
 }
@@ -183,7 +183,7 @@ fn a_batch_is_cut_at_its_stride() {
     };
     let lens = |bytes: &[u8], stride| {
         let bytes = BytesMut::from(bytes);
-        Batch {
+        ReceivedBatch {
             bytes,
             stride,
             meta,

@@ -2,24 +2,24 @@
 
 use super::*;
 
-struct Pair {
-    dialer: Handshake,
-    acceptor: Handshake,
+struct PlainPair {
+    dialer: PlainHandshake,
+    acceptor: PlainHandshake,
     ids: (NodeId, NodeId),
 }
 
-fn pair(expected: impl Fn(NodeId, NodeId) -> Option<NodeId>, admission: Admission) -> Pair {
+fn pair(expected: impl Fn(NodeId, NodeId) -> Option<NodeId>, admission: Admission) -> PlainPair {
     let (ours, theirs) = (Identity::generate().unwrap(), Identity::generate().unwrap());
     let ids = (ours.node_id(), theirs.node_id());
-    Pair {
-        dialer: Handshake::dialer(ours, expected(ids.0, ids.1), [1; NONCE_LEN]),
-        acceptor: Handshake::acceptor(theirs, admission, [2; NONCE_LEN]),
+    PlainPair {
+        dialer: PlainHandshake::dialer(ours, expected(ids.0, ids.1), [1; NONCE_LEN]),
+        acceptor: PlainHandshake::acceptor(theirs, admission, [2; NONCE_LEN]),
         ids,
     }
 }
 
 /// Hands `bytes` on as a stream would, in the pieces that are asked for.
-fn deliver(to: &mut Handshake, bytes: &[u8]) -> Result<Option<NodeId>, End> {
+fn deliver(to: &mut PlainHandshake, bytes: &[u8]) -> Result<Option<NodeId>, End> {
     let mut rest = bytes;
     while !rest.is_empty() {
         let wanted = to.wanted();
@@ -28,7 +28,7 @@ fn deliver(to: &mut Handshake, bytes: &[u8]) -> Result<Option<NodeId>, End> {
             return Ok(None);
         }
         let (message, behind) = rest.split_at(wanted);
-        if let Step::Open(peer) = to.handle(message)? {
+        if let HandshakeStep::Open(peer) = to.handle(message)? {
             assert_eq!((to.wanted(), behind.len()), (0, 0));
             return Ok(Some(peer));
         }
@@ -37,7 +37,7 @@ fn deliver(to: &mut Handshake, bytes: &[u8]) -> Result<Option<NodeId>, End> {
     Ok(None)
 }
 
-fn drive(pair: &mut Pair) -> [Result<Option<NodeId>, End>; 2] {
+fn drive(pair: &mut PlainPair) -> [Result<Option<NodeId>, End>; 2] {
     let mut got = [Ok(None), Ok(None)];
     for _ in 0..2 {
         let said = pair.dialer.take_output();
@@ -91,7 +91,7 @@ fn another_version_is_refused_with_a_code() {
 }
 
 /// The messages of one good handshake, by sender.
-fn golden(pair: &mut Pair) -> [(Role, Vec<u8>); 4] {
+fn golden(pair: &mut PlainPair) -> [(Role, Vec<u8>); 4] {
     let hello = pair.dialer.take_output();
     deliver(&mut pair.acceptor, &hello).unwrap();
     let accept = pair.acceptor.take_output();
@@ -110,9 +110,9 @@ fn golden(pair: &mut Pair) -> [(Role, Vec<u8>); 4] {
 #[test]
 fn no_flipped_bit_opens() {
     let (ours, theirs) = (Identity::generate().unwrap(), Identity::generate().unwrap());
-    let fresh = || Pair {
-        dialer: Handshake::dialer(ours.clone(), None, [1; NONCE_LEN]),
-        acceptor: Handshake::acceptor(theirs.clone(), Admission::anyone(), [2; NONCE_LEN]),
+    let fresh = || PlainPair {
+        dialer: PlainHandshake::dialer(ours.clone(), None, [1; NONCE_LEN]),
+        acceptor: PlainHandshake::acceptor(theirs.clone(), Admission::anyone(), [2; NONCE_LEN]),
         ids: (ours.node_id(), theirs.node_id()),
     };
     let messages = golden(&mut fresh());
@@ -147,16 +147,16 @@ fn nothing_replayed_or_reflected_is_a_proof() {
     let messages = golden(&mut first);
     // The same proof to an acceptor with another nonce.
     let theirs = Identity::generate().unwrap();
-    let mut acceptor = Handshake::acceptor(theirs, Admission::anyone(), [3; NONCE_LEN]);
+    let mut acceptor = PlainHandshake::acceptor(theirs, Admission::anyone(), [3; NONCE_LEN]);
     deliver(&mut acceptor, &messages[0].1).unwrap();
     assert!(deliver(&mut acceptor, &messages[2].1).is_err());
     // A dialer's own signature sent back to it, as that of its own key.
     let ours = Identity::generate().unwrap();
-    let mut dialer = Handshake::dialer(ours.clone(), None, [1; NONCE_LEN]);
+    let mut dialer = PlainHandshake::dialer(ours.clone(), None, [1; NONCE_LEN]);
     let (key, nonce) = (ours.node_id(), [1; NONCE_LEN]);
     let signed = transcript(Role::Dialer, (&key, &nonce), (&key, &nonce));
     let signature = ours.sign(&signed);
-    let forged = [&[CODE_TAKEN], &key.as_bytes()[..], &nonce, &signature];
+    let forged = [&[CODE_ACCEPTED], &key.as_bytes()[..], &nonce, &signature];
     assert!(deliver(&mut dialer, &forged.concat()).is_err());
 }
 
@@ -173,10 +173,10 @@ fn messages_of_any_length_are_refused_without_a_panic() {
         for role in [Role::Dialer, Role::Acceptor] {
             let mut side = fresh(role);
             assert!(side.handle(&vec![7; len]).is_err(), "{role:?} {len}");
-            assert!(side.handle(&[CODE_TAKEN]).is_err());
+            assert!(side.handle(&[CODE_ACCEPTED]).is_err());
         }
         let mut dialer = fresh(Role::Dialer);
-        dialer.handle(&[CODE_TAKEN]).unwrap();
+        dialer.handle(&[CODE_ACCEPTED]).unwrap();
         assert!(dialer.handle(&vec![7; len]).is_err(), "{len}");
     }
 }

@@ -12,7 +12,7 @@ use quinn_proto::{
 
 use ring::hmac;
 
-use super::congestion::Congestion;
+use super::congestion::CubicFactory;
 use crate::io::identity::{Admission, Identity};
 use crate::io::tls::{self, RefusalCell};
 use crate::{LANES_MAX, NodeId};
@@ -40,7 +40,7 @@ pub(super) const SEND_WINDOW_MAX: u64 = 16 << 20;
 const DATAGRAM_BUFFER_LEN: usize = 256 << 10;
 
 /// The control flow and the lanes.
-pub(super) const FLOWS_MAX: usize = 1 + LANES_MAX;
+pub(super) const STREAMS_MAX: usize = 1 + LANES_MAX;
 
 /// The least that a datagram may be capped to: what every path of QUIC carries (RFC 9000, 14).
 pub(super) const MTU_CAP_MIN: u16 = 1200;
@@ -54,65 +54,65 @@ pub(super) const MTU_CAP_NONE: u16 = 65_527;
 /// A probe that is too large costs round trips, not data, yet a path that cannot carry 8952 takes
 /// about twenty of them until it has found 1452. So it is probed where large ones are likely and
 /// round trips short: on loopback and private networks.
-fn reach(remote: IpAddr) -> Reach {
+fn path_scope(remote: IpAddr) -> PathScope {
     let ip = remote.to_canonical();
     let is_near = match ip {
         IpAddr::V4(ip) => ip.is_private() || ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_unique_local() || ip.is_unicast_link_local(),
     };
     match ip.is_loopback() {
-        true => Reach::Loopback,
-        false if is_near => Reach::Near,
-        false => Reach::Far,
+        true => PathScope::Loopback,
+        false if is_near => PathScope::Private,
+        false => PathScope::Public,
     }
 }
 
 /// What a path may be expected to carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reach {
+enum PathScope {
     /// Large datagrams from the start: its MTU is 65,536, and there is nothing to find out. Each probe
     /// is a large datagram of padding, which the library reads byte by byte: nine of them for 60 us
     /// each, while sessions introduce themselves. Should somebody have made it smaller, large ones are
     /// lost, and the library goes back to 1200 and searches (RFC 8899, section 4.3).
     Loopback,
     /// Large ones are looked for.
-    Near,
+    Private,
     /// What Ethernet carries is looked for.
-    Far,
+    Public,
 }
 
-const MTU_NEAR: u16 = 8952;
-const MTU_FAR: u16 = 1452;
+const MTU_PRIVATE: u16 = 8952;
+const MTU_PUBLIC: u16 = 1452;
 
 /// The parameters of connections to near and to far peers. A connection keeps its own for as long as
 /// it lives, so all of a listener or dialer share these.
 #[derive(Debug, Clone)]
-pub(super) struct Parameters {
+pub(super) struct TransportConfigs {
     loopback: Arc<TransportConfig>,
-    near: Arc<TransportConfig>,
-    far: Arc<TransportConfig>,
+    private: Arc<TransportConfig>,
+    public: Arc<TransportConfig>,
 }
 
-impl Parameters {
+impl TransportConfigs {
     /// `cap` is the largest datagram to send, in bytes.
     pub(super) fn new(cap: u16) -> Self {
-        let large = MTU_NEAR.min(cap);
+        let large = MTU_PRIVATE.min(cap);
         let mut loopback = transport_config(large);
         loopback.initial_mtu(large);
         Self {
             loopback: Arc::new(loopback),
-            near: Arc::new(transport_config(large)),
-            far: Arc::new(transport_config(MTU_FAR.min(cap))),
+            private: Arc::new(transport_config(large)),
+            public: Arc::new(transport_config(MTU_PUBLIC.min(cap))),
         }
     }
 
     pub(super) fn of(&self, remote: IpAddr) -> Arc<TransportConfig> {
-        let parameters = match reach(remote) {
-            Reach::Loopback => &self.loopback,
-            Reach::Near => &self.near,
-            Reach::Far => &self.far,
+        let transport_configs = match path_scope(remote) {
+            PathScope::Loopback => &self.loopback,
+            PathScope::Private => &self.private,
+            PathScope::Public => &self.public,
         };
-        Arc::clone(parameters)
+        Arc::clone(transport_configs)
     }
 }
 
@@ -120,7 +120,7 @@ fn transport_config(mtu_max: u16) -> TransportConfig {
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(mtu_max);
     let idle = u32::try_from(IDLE_MAX.as_millis()).unwrap_or(u32::MAX);
-    let flows = u32::try_from(FLOWS_MAX).unwrap_or(u32::MAX);
+    let flows = u32::try_from(STREAMS_MAX).unwrap_or(u32::MAX);
     let mut config = TransportConfig::default();
     config
         .max_concurrent_uni_streams(VarInt::from_u32(flows))
@@ -131,7 +131,7 @@ fn transport_config(mtu_max: u16) -> TransportConfig {
         .send_window(SEND_WINDOW_MAX)
         .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER_LEN))
         .datagram_send_buffer_size(DATAGRAM_BUFFER_LEN)
-        .congestion_controller_factory(Arc::new(Congestion::default()))
+        .congestion_controller_factory(Arc::new(CubicFactory::default()))
         .mtu_discovery_config(Some(mtu));
     config
 }
@@ -156,12 +156,12 @@ pub(super) fn endpoint_config(identity: &Identity, cap: u16) -> EndpointConfig {
 pub(super) fn client_config(
     identity: &Identity,
     expected: Option<NodeId>,
-    parameters: Arc<TransportConfig>,
+    transport_configs: Arc<TransportConfig>,
     refusal: RefusalCell,
-) -> Result<ClientConfig, BadTls> {
+) -> Result<ClientConfig, TlsConfigError> {
     let tls = tls::recording_client_config(identity, expected, refusal)?;
     let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
-    config.transport_config(parameters);
+    config.transport_config(transport_configs);
     // The default remembers tokens for the next dial, which has a configuration of its own.
     config.token_store(Arc::new(NoneTokenStore));
     Ok(config)
@@ -171,7 +171,7 @@ pub(super) fn client_config(
 pub(super) fn server_base(
     identity: &Identity,
     admission: &Admission,
-) -> Result<ServerConfig, BadTls> {
+) -> Result<ServerConfig, TlsConfigError> {
     let tls = tls::server_config(identity, admission.clone())?;
     let mut config = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
     config.incoming_buffer_size(0).incoming_buffer_size_total(0);
@@ -183,26 +183,26 @@ pub(super) fn server_config(
     base: &ServerConfig,
     identity: &Identity,
     admission: &Admission,
-    parameters: Arc<TransportConfig>,
+    transport_configs: Arc<TransportConfig>,
     refusal: RefusalCell,
-) -> Result<ServerConfig, BadTls> {
+) -> Result<ServerConfig, TlsConfigError> {
     let tls = tls::recording_server_config(identity, admission.clone(), refusal)?;
     let mut config = base.clone();
     config.crypto = Arc::new(QuicServerConfig::try_from(tls)?);
-    config.transport_config(parameters);
+    config.transport_config(transport_configs);
     Ok(config)
 }
 
 /// The TLS library does not take our key or our protocol version: a mistake of this crate.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum BadTls {
+pub(super) enum TlsConfigError {
     #[error(transparent)]
     Rustls(#[from] rustls::Error),
     #[error(transparent)]
     InitialSuite(#[from] quinn_proto::crypto::rustls::NoInitialCipherSuite),
 }
 
-impl BadTls {
+impl TlsConfigError {
     pub(super) fn into_io(self) -> std::io::Error {
         std::io::Error::other(self)
     }
@@ -215,15 +215,15 @@ mod tests {
     #[test]
     fn large_datagrams_are_probed_on_near_networks_only() {
         for (ip, expected) in [
-            ("127.0.0.1", Reach::Loopback),
-            ("::1", Reach::Loopback),
-            ("::ffff:127.0.0.1", Reach::Loopback),
-            ("10.1.2.3", Reach::Near),
-            ("fd00::1", Reach::Near),
-            ("192.0.2.1", Reach::Far),
-            ("2001:db8::1", Reach::Far),
+            ("127.0.0.1", PathScope::Loopback),
+            ("::1", PathScope::Loopback),
+            ("::ffff:127.0.0.1", PathScope::Loopback),
+            ("10.1.2.3", PathScope::Private),
+            ("fd00::1", PathScope::Private),
+            ("192.0.2.1", PathScope::Public),
+            ("2001:db8::1", PathScope::Public),
         ] {
-            assert_eq!(reach(ip.parse().unwrap()), expected, "{ip}");
+            assert_eq!(path_scope(ip.parse().unwrap()), expected, "{ip}");
         }
     }
 }

@@ -18,13 +18,13 @@ use quinn_proto::congestion::{
 
 /// Makes the controllers of connections.
 #[derive(Debug, Default)]
-pub(super) struct Congestion {
+pub(super) struct CubicFactory {
     cubic: Arc<CubicConfig>,
 }
 
-impl ControllerFactory for Congestion {
+impl ControllerFactory for CubicFactory {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
-        Box::new(TwoAtLeast {
+        Box::new(FlooredCubic {
             cubic: Cubic::new(Arc::clone(&self.cubic), now, current_mtu),
             mtu: current_mtu,
         })
@@ -32,12 +32,12 @@ impl ControllerFactory for Congestion {
 }
 
 #[derive(Debug, Clone)]
-struct TwoAtLeast {
+struct FlooredCubic {
     cubic: Cubic,
     mtu: u16,
 }
 
-impl Controller for TwoAtLeast {
+impl Controller for FlooredCubic {
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
         self.cubic.on_sent(now, bytes, last_packet_number);
     }
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn a_second_datagram_goes_whatever_the_mtu_and_the_losses() {
         let now = Instant::now();
-        let mut controller = Arc::new(Congestion::default()).build(now, 1200);
+        let mut controller = Arc::new(CubicFactory::default()).build(now, 1200);
         for mtu in [1200, 5076, 8952, 65_527, 1200] {
             controller.on_mtu_update(mtu);
             assert!(sends_a_second(controller.as_ref(), mtu), "{mtu}");
@@ -132,7 +132,7 @@ mod tests {
         let now = Instant::now();
         let config = Arc::new(CubicConfig::default());
         let cubic = Cubic::new(config, now, 1200);
-        let controller = Arc::new(Congestion::default()).build(now, 1200);
+        let controller = Arc::new(CubicFactory::default()).build(now, 1200);
         assert_eq!(controller.window(), cubic.window());
     }
 }

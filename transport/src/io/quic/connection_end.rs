@@ -26,7 +26,7 @@ pub(super) fn end_of(error: ConnectionError, refusal: &RefusalCell) -> End {
             if let Some(end) = refusal.get() {
                 return end.clone();
             }
-            found_fault(error)
+            protocol_violation(error)
         }
         ConnectionError::ConnectionClosed(close) => {
             let text = close.to_string();
@@ -54,10 +54,10 @@ pub(super) fn end_of(error: ConnectionError, refusal: &RefusalCell) -> End {
 }
 
 /// The fault that our side found with what the peer sent.
-fn found_fault(error: quinn_proto::TransportError) -> End {
+fn protocol_violation(error: quinn_proto::TransportError) -> End {
     if CRYPTO_ERRORS.contains(&u64::from(error.code)) || error.reason.starts_with("TLS error") {
         let detail =
-            tls::plain_words(&error.reason).map_or_else(|| error.to_string(), str::to_owned);
+            tls::operator_message(&error.reason).map_or_else(|| error.to_string(), str::to_owned);
         return End::Unauthenticated { detail };
     }
     let what = match error.code {

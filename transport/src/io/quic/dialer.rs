@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use quinn_proto::{ConnectError, Endpoint, EndpointConfig};
 
-use super::config::{self, BadTls, MTU_CAP_MIN, MTU_CAP_NONE, Parameters};
-use super::transport::{Parts, QuicTransport};
+use super::config::{self, MTU_CAP_MIN, MTU_CAP_NONE, TlsConfigError, TransportConfigs};
+use super::transport::{ConnectionParts, QuicTransport};
 use super::{SCHEME, SERVER_NAME};
 use crate::io::datagram_socket::DatagramSocket;
 use crate::io::identity::Identity;
@@ -20,14 +20,14 @@ use crate::{DialError, DialTarget, Dialer, End, NodeId, Role, Transport};
 pub struct QuicDialer {
     identity: Identity,
     mtu_cap: u16,
-    common: OnceLock<Common>,
+    shared: OnceLock<SharedQuicConfig>,
 }
 
 /// What all its connections have in common, made with the first.
 #[derive(Debug, Clone)]
-struct Common {
+struct SharedQuicConfig {
     endpoint: Arc<EndpointConfig>,
-    parameters: Parameters,
+    transport_configs: TransportConfigs,
 }
 
 impl QuicDialer {
@@ -37,7 +37,7 @@ impl QuicDialer {
         Self {
             identity,
             mtu_cap: MTU_CAP_NONE,
-            common: OnceLock::new(),
+            shared: OnceLock::new(),
         }
     }
 
@@ -50,7 +50,7 @@ impl QuicDialer {
     #[must_use]
     pub fn with_mtu_max(mut self, bytes: u16) -> Self {
         self.mtu_cap = bytes.max(MTU_CAP_MIN);
-        self.common = OnceLock::new();
+        self.shared = OnceLock::new();
         self
     }
 
@@ -86,29 +86,34 @@ impl QuicDialer {
     ) -> io::Result<QuicTransport> {
         let socket = DatagramSocket::dialing(remote)?;
         let refusal = RefusalCell::default();
-        let common = self.common.get_or_init(|| Common {
+        let shared = self.shared.get_or_init(|| SharedQuicConfig {
             endpoint: Arc::new(config::endpoint_config(&self.identity, self.mtu_cap)),
-            parameters: Parameters::new(self.mtu_cap),
+            transport_configs: TransportConfigs::new(self.mtu_cap),
         });
-        let parameters = common.parameters.of(remote.ip());
-        let config = config::client_config(&self.identity, peer, parameters, Arc::clone(&refusal))
-            .map_err(BadTls::into_io)?;
+        let transport_configs = shared.transport_configs.of(remote.ip());
+        let config = config::client_config(
+            &self.identity,
+            peer,
+            transport_configs,
+            Arc::clone(&refusal),
+        )
+        .map_err(TlsConfigError::into_io)?;
         let probes_mtu = !socket.may_fragment();
-        let mut endpoint = Endpoint::new(Arc::clone(&common.endpoint), None, probes_mtu, None);
+        let mut endpoint = Endpoint::new(Arc::clone(&shared.endpoint), None, probes_mtu, None);
         let (handle, conn) = endpoint
             .connect(now, config, remote, SERVER_NAME)
             .map_err(|error: ConnectError| io::Error::other(error))?;
         Ok(QuicTransport::new(
             now,
-            Parts {
+            ConnectionParts {
                 role: Role::Dialer,
                 socket,
                 endpoint,
                 handle,
                 conn,
                 refusal,
-                mailbox: None,
-                allowance: None,
+                forward_queue: None,
+                amplification_limit: None,
             },
         ))
     }

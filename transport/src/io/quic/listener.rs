@@ -12,15 +12,15 @@ use mio::{Registry, Token};
 use quinn_proto::{DatagramEvent, Endpoint, EndpointConfig, Incoming, ServerConfig};
 
 use super::SCHEME;
-use super::allowance::Allowance;
+use super::amplification_limit::AmplificationLimit;
 use super::cid::{CID_LEN, CidKey, SlotCids};
-use super::config::{self, BadTls, MTU_CAP_NONE, Parameters};
+use super::config::{self, MTU_CAP_NONE, TlsConfigError, TransportConfigs};
 use super::connection_end::end_of;
-use super::transport::{Parts, QuicTransport};
+use super::transport::{ConnectionParts, QuicTransport};
 use crate::io::datagram_socket::{DatagramMeta, DatagramSocket};
-use crate::io::door::{Door, Lease};
+use crate::io::forward_queue::{self, ForwardSender, PollHandles};
+use crate::io::handshake_slots::{HandshakeSlots, SlotLease};
 use crate::io::identity::{Admission, Identity};
-use crate::io::mailbox::{self, Polls, Slot};
 use crate::io::tls::RefusalCell;
 use crate::{Address, ListenError, Listener, Progress, Role, Transport, Turn};
 
@@ -36,7 +36,7 @@ const CONNECTIONS_MAX: usize = 1 << 18;
 
 /// How many connections one turn lets in: a handshake costs about 0.3 ms here (perf.md T1), and the
 /// worker's other transports wait for the turn to end.
-const ADMITTED_PER_TURN: usize = 16;
+const ACCEPTED_PER_TURN: usize = 16;
 
 /// Listens on `quic://`.
 pub struct QuicListener {
@@ -45,34 +45,34 @@ pub struct QuicListener {
     admission: Admission,
     base: ServerConfig,
     endpoint_config: EndpointConfig,
-    parameters: Parameters,
+    transport_configs: TransportConfigs,
     cids: CidKey,
-    /// Hears strangers, and goes with the one that is let in. Its ids name `spare_slot`.
-    spare: Endpoint,
-    spare_slot: u32,
-    owners: HashMap<u32, Owner>,
+    /// Hears strangers, and goes with the one that is let in. Its ids name `accepting_slot`.
+    accepting: Endpoint,
+    accepting_slot: u32,
+    connections: HashMap<u32, ConnectionEntry>,
     /// The connection ids that clients chose for their first packets, before they learned ours.
     first_ids: HashMap<FirstId, u32>,
-    door: Arc<Door>,
-    polls: Arc<Polls>,
-    counters: Counters,
+    slots: Arc<HandshakeSlots>,
+    poll_handles: Arc<PollHandles>,
+    counters: ListenerCounters,
 }
 
 /// Where a client's first packet came from, and the id that it chose for us.
 type FirstId = (SocketAddr, Vec<u8>);
 
 /// A transport, as its listener sees it.
-struct Owner {
-    slot: Slot,
+struct ConnectionEntry {
+    sender: ForwardSender,
     first_id: FirstId,
 }
 
 /// What a listener did with what it heard.
 #[derive(Debug, Clone, Copy, Default)]
-struct Counters {
+struct ListenerCounters {
     admitted: u64,
     retried: u64,
-    turned_away: u64,
+    dropped: u64,
     failed: u64,
     forwarded: u64,
     forward_failed: u64,
@@ -110,60 +110,60 @@ impl QuicListener {
 
     fn open(address: SocketAddr, identity: Identity, admission: Admission) -> io::Result<Self> {
         let socket = DatagramSocket::listening(address)?;
-        let base = config::server_base(&identity, &admission).map_err(BadTls::into_io)?;
+        let base = config::server_base(&identity, &admission).map_err(TlsConfigError::into_io)?;
         let (endpoint_config, cids) = (
             config::endpoint_config(&identity, MTU_CAP_NONE),
             CidKey::generate()?,
         );
-        let spare = new_endpoint(&endpoint_config, &base, &socket, &cids, 0);
+        let accepting = new_endpoint(&endpoint_config, &base, &socket, &cids, 0);
         Ok(Self {
             socket,
             identity,
             admission,
             base,
             endpoint_config,
-            parameters: Parameters::new(MTU_CAP_NONE),
+            transport_configs: TransportConfigs::new(MTU_CAP_NONE),
             cids,
-            spare,
-            spare_slot: 0,
-            owners: HashMap::new(),
+            accepting,
+            accepting_slot: 0,
+            connections: HashMap::new(),
             first_ids: HashMap::new(),
-            door: Arc::default(),
-            polls: Arc::new(Polls::new()?),
-            counters: Counters::default(),
+            slots: Arc::default(),
+            poll_handles: Arc::new(PollHandles::new()?),
+            counters: ListenerCounters::default(),
         })
     }
 
     /// Forgets the transports that have gone.
-    fn forget_left(&mut self) {
-        for slot in self.door.take_left() {
-            if let Some(owner) = self.owners.remove(&slot) {
-                self.first_ids.remove(&owner.first_id);
+    fn remove_released(&mut self) {
+        for slot in self.slots.take_released() {
+            if let Some(entry) = self.connections.remove(&slot) {
+                self.first_ids.remove(&entry.first_id);
             }
         }
     }
 
     /// Brings a datagram to its owner, or hears what a stranger wants.
-    fn route(
+    fn dispatch(
         &mut self,
         turn: &mut Turn<'_>,
         meta: &DatagramMeta,
         datagram: BytesMut,
         accepted: &mut Vec<Box<dyn Transport>>,
     ) {
-        match self.owner_of(meta.remote, &datagram) {
-            Some(owner) => {
-                if owner.slot.put(meta, &datagram) {
+        match self.connection_for(meta.remote, &datagram) {
+            Some(entry) => {
+                if entry.sender.push(meta, &datagram) {
                     self.counters.forwarded += 1;
                 } else {
                     self.counters.forward_failed += 1;
                 }
             }
-            None => self.hear(turn, meta, datagram, accepted),
+            None => self.handle_unmatched(turn, meta, datagram, accepted),
         }
     }
 
-    fn owner_of(&self, remote: SocketAddr, datagram: &[u8]) -> Option<&Owner> {
+    fn connection_for(&self, remote: SocketAddr, datagram: &[u8]) -> Option<&ConnectionEntry> {
         let id = destination_id(datagram)?;
         let by_first = || self.first_ids.get(&(remote, id.bytes.to_vec()));
         let is_client_chosen = id.is_initial && by_first().is_some();
@@ -171,14 +171,14 @@ impl QuicListener {
             true => *by_first()?,
             false => self.cids.decode(id.bytes)?,
         };
-        let owner = self.owners.get(&slot)?;
+        let entry = self.connections.get(&slot)?;
         // A client that chose 8 bytes for its first packet has not named anyone.
-        let is_chance = id.is_initial && owner.first_id.0 != remote;
-        (!is_chance).then_some(owner)
+        let is_chance = id.is_initial && entry.first_id.0 != remote;
+        (!is_chance).then_some(entry)
     }
 
     /// A packet that belongs to no transport: a stranger's first one, or rubbish.
-    fn hear(
+    fn handle_unmatched(
         &mut self,
         turn: &mut Turn<'_>,
         meta: &DatagramMeta,
@@ -190,21 +190,21 @@ impl QuicListener {
         let ecn = meta
             .ecn
             .and_then(|ecn| quinn_proto::EcnCodepoint::from_bits(ecn as u8));
-        let mut answer = Vec::new();
-        let event = self.spare.handle(
+        let mut respond = Vec::new();
+        let event = self.accepting.handle(
             turn.now,
             meta.remote,
             meta.local_ip,
             ecn,
             datagram,
-            &mut answer,
+            &mut respond,
         );
         match (event, first_id) {
             (Some(DatagramEvent::NewConnection(incoming)), Some(first_id)) => {
                 self.admit(turn, incoming, (first_id, len), accepted);
             }
-            (Some(DatagramEvent::Response(transmit)), _) => self.answer(&transmit, &answer),
-            (Some(DatagramEvent::NewConnection(incoming)), None) => self.spare.ignore(incoming),
+            (Some(DatagramEvent::Response(transmit)), _) => self.respond(&transmit, &respond),
+            (Some(DatagramEvent::NewConnection(incoming)), None) => self.accepting.ignore(incoming),
             (Some(DatagramEvent::ConnectionEvent(..)) | None, _) => self.counters.ignored += 1,
         }
     }
@@ -217,21 +217,21 @@ impl QuicListener {
         accepted: &mut Vec<Box<dyn Transport>>,
     ) {
         let is_proved = incoming.remote_address_validated();
-        let handshakes = self.door.handshakes();
-        if handshakes >= HANDSHAKES_MAX || self.owners.len() >= CONNECTIONS_MAX {
-            self.counters.turned_away += 1;
+        let handshakes = self.slots.handshakes();
+        if handshakes >= HANDSHAKES_MAX || self.connections.len() >= CONNECTIONS_MAX {
+            self.counters.dropped += 1;
             // It will ask again in a second; an answer to an unproved address might hit a victim.
-            return self.spare.ignore(incoming);
+            return self.accepting.ignore(incoming);
         }
-        let mut answer = Vec::new();
+        let mut respond = Vec::new();
         if handshakes >= RETRY_FROM && !is_proved {
             self.counters.retried += 1;
-            if let Ok(transmit) = self.spare.retry(incoming, &mut answer) {
-                self.answer(&transmit, &answer);
+            if let Ok(transmit) = self.accepting.retry(incoming, &mut respond) {
+                self.respond(&transmit, &respond);
             }
             return;
         }
-        match self.let_in(turn, incoming, first, accepted) {
+        match self.accept_connection(turn, incoming, first, accepted) {
             Ok(()) => self.counters.admitted += 1,
             Err(error) => {
                 self.counters.failed += 1;
@@ -240,7 +240,7 @@ impl QuicListener {
         }
     }
 
-    fn let_in(
+    fn accept_connection(
         &mut self,
         turn: &mut Turn<'_>,
         incoming: Incoming,
@@ -248,7 +248,8 @@ impl QuicListener {
         accepted: &mut Vec<Box<dyn Transport>>,
     ) -> io::Result<()> {
         let is_proved = incoming.remote_address_validated();
-        let allowance = (!is_proved).then(|| Allowance::new(first_id.1.clone(), first_len as u64));
+        let amplification_limit =
+            (!is_proved).then(|| AmplificationLimit::new(first_id.1.clone(), first_len as u64));
         let remote = incoming.remote_address();
         let ip = incoming
             .local_ip()
@@ -261,77 +262,81 @@ impl QuicListener {
                 &self.base,
                 &self.identity,
                 &self.admission,
-                self.parameters.of(remote.ip()),
+                self.transport_configs.of(remote.ip()),
                 Arc::clone(&refusal),
             )
-            .map_err(BadTls::into_io)?;
+            .map_err(TlsConfigError::into_io)?;
             Ok((socket, config))
         });
         let (mut socket, config) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
-                self.spare.ignore(incoming);
+                self.accepting.ignore(incoming);
                 return Err(error);
             }
         };
-        let misled = socket.drain(turn.buffer);
-        let mut answer = Vec::new();
+        let early = socket.drain(turn.buffer);
+        let mut respond = Vec::new();
         let config = Some(Arc::new(config));
-        let (handle, conn) = match self.spare.accept(incoming, turn.now, &mut answer, config) {
+        let (handle, conn) = match self
+            .accepting
+            .accept(incoming, turn.now, &mut respond, config)
+        {
             Ok(connection) => connection,
             Err(error) => {
                 if let Some(transmit) = error.response {
-                    self.answer(&transmit, &answer);
+                    self.respond(&transmit, &respond);
                 }
                 return Err(io::Error::other(end_of(error.cause, &refusal)));
             }
         };
-        let (endpoint, number) = self.replace_spare();
-        let lease = Lease::new(&self.door, number);
-        let (slot, mailbox) = mailbox::pair(&self.polls);
+        let (endpoint, number) = self.replace_accepting();
+        let lease = SlotLease::new(&self.slots, number);
+        let (sender, forward_queue) = forward_queue::channel(&self.poll_handles);
         self.first_ids.insert(first_id.clone(), number);
-        self.owners.insert(number, Owner { slot, first_id });
+        self.connections
+            .insert(number, ConnectionEntry { sender, first_id });
         accepted.push(Box::new(QuicTransport::new(
             turn.now,
-            Parts {
+            ConnectionParts {
                 role: Role::Acceptor,
                 socket,
                 endpoint,
                 handle,
                 conn,
                 refusal,
-                mailbox: Some((mailbox, lease)),
-                allowance,
+                forward_queue: Some((forward_queue, lease)),
+                amplification_limit,
             },
         )));
-        for (meta, datagram) in misled {
-            self.route(turn, &meta, datagram, accepted);
+        for (meta, datagram) in early {
+            self.dispatch(turn, &meta, datagram, accepted);
         }
         Ok(())
     }
 
     /// The endpoint that has heard a stranger, and its slot; a new one listens from now on.
-    fn replace_spare(&mut self) -> (Endpoint, u32) {
-        let slot = self.spare_slot;
+    fn replace_accepting(&mut self) -> (Endpoint, u32) {
+        let slot = self.accepting_slot;
         let mut next = slot.wrapping_add(1);
-        while self.owners.contains_key(&next) {
+        while self.connections.contains_key(&next) {
             next = next.wrapping_add(1);
         }
-        let spare = new_endpoint(
+        let accepting = new_endpoint(
             &self.endpoint_config,
             &self.base,
             &self.socket,
             &self.cids,
             next,
         );
-        self.spare_slot = next;
-        let mut endpoint = std::mem::replace(&mut self.spare, spare);
+        self.accepting_slot = next;
+        let mut endpoint = std::mem::replace(&mut self.accepting, accepting);
         // From now on it has one connection and takes no other.
         endpoint.set_server_config(None);
         (endpoint, slot)
     }
 
-    fn answer(&mut self, transmit: &quinn_proto::Transmit, bytes: &[u8]) {
+    fn respond(&mut self, transmit: &quinn_proto::Transmit, bytes: &[u8]) {
         // Not repeated if the socket is full: the stranger asks again.
         self.socket.send(&quinn_udp::Transmit {
             destination: transmit.destination,
@@ -361,26 +366,26 @@ impl Listener for QuicListener {
         turn: &mut Turn<'_>,
         accepted: &mut Vec<Box<dyn Transport>>,
     ) -> Result<Progress, io::Error> {
-        self.forget_left();
-        let admitted_max = accepted.len() + ADMITTED_PER_TURN;
-        let mut left = turn.budget;
-        while left > 0 && accepted.len() < admitted_max {
+        self.remove_released();
+        let admitted_max = accepted.len() + ACCEPTED_PER_TURN;
+        let mut remaining = turn.budget;
+        while remaining > 0 && accepted.len() < admitted_max {
             match self.socket.recv(turn.buffer) {
                 Ok(received) => {
                     for batch in received.batches.into_iter().flatten() {
-                        left = left.saturating_sub(batch.bytes.len().max(1));
+                        remaining = remaining.saturating_sub(batch.bytes.len().max(1));
                         let meta = batch.meta;
                         for datagram in batch {
-                            self.route(turn, &meta, datagram, accepted);
+                            self.dispatch(turn, &meta, datagram, accepted);
                         }
                     }
-                    if received.is_all {
+                    if received.is_drained {
                         return Ok(Progress::Idle);
                     }
                 }
                 // An unconnected socket reports hardly any, and each is about one datagram.
                 Err(error) => {
-                    left = left.saturating_sub(1);
+                    remaining = remaining.saturating_sub(1);
                     tracing::debug!(%error, "the listening socket reports an error");
                 }
             }
@@ -397,8 +402,8 @@ impl fmt::Debug for QuicListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("QuicListener")
             .field("local", &self.socket.local_addr())
-            .field("connections", &self.owners.len())
-            .field("handshakes", &self.door.handshakes())
+            .field("connections", &self.connections.len())
+            .field("handshakes", &self.slots.handshakes())
             .field("counters", &self.counters)
             .finish_non_exhaustive()
     }

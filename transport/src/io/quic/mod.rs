@@ -53,15 +53,15 @@
 //! An address that has not proved itself gets at most three times the bytes that came from it, and
 //! from 128 concurrent handshakes on a Retry instead of an answer.
 
-mod allowance;
+mod amplification_limit;
 mod cid;
 mod config;
 mod congestion;
 mod connection_end;
 mod dialer;
-mod inbound;
 mod listener;
-mod outbound;
+mod recv_streams;
+mod send_streams;
 mod stats;
 mod transport;
 

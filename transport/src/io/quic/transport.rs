@@ -12,16 +12,16 @@ use quinn_proto::{
 };
 use rustls::pki_types::CertificateDer;
 
-use super::allowance::Allowance;
+use super::amplification_limit::AmplificationLimit;
 use super::config::{CLOSE_MAX, HANDSHAKE_MAX};
 use super::connection_end::{CODE_CLOSED, CODE_MISBEHAVED, end_of};
-use super::inbound::Inbound;
 use super::listener::destination_id;
-use super::outbound::{Outbound, Pulled};
+use super::recv_streams::RecvStreams;
+use super::send_streams::{PullResult, SendStreams};
 use super::stats::QuicStats;
-use crate::io::datagram_socket::{DatagramMeta, DatagramSocket, Sent};
-use crate::io::door::Lease;
-use crate::io::mailbox::Mailbox;
+use crate::io::datagram_socket::{DatagramMeta, DatagramSocket, SendResult};
+use crate::io::forward_queue::ForwardQueue;
+use crate::io::handshake_slots::SlotLease;
 use crate::io::tls::{self, RefusalCell};
 use crate::{
     Address, End, FRAME_LEN_MAX, FrameSink, FrameSource, Info, Phase, Progress, Role, Transport,
@@ -38,51 +38,51 @@ pub struct QuicTransport {
     phase: Phase,
     socket: DatagramSocket,
     /// Whom the socket is connected to.
-    connected: SocketAddr,
-    mailbox: Option<(Mailbox, Lease)>,
+    socket_peer: SocketAddr,
+    forward_queue: Option<(ForwardQueue, SlotLease)>,
     endpoint: Endpoint,
     handle: ConnectionHandle,
     conn: Connection,
-    inbound: Inbound,
-    outbound: Outbound,
+    recv_streams: RecvStreams,
+    send_streams: SendStreams,
     /// What the socket did not take.
-    held: Option<Held>,
+    pending: Option<PendingTransmit>,
     /// Why the connection is over, while there is still something to read.
     end: Option<End>,
     refusal: RefusalCell,
     /// Until the peer's address is proved.
-    allowance: Option<Allowance>,
+    amplification_limit: Option<AmplificationLimit>,
     /// When the handshake, or the close, has taken too long.
-    limit: Option<Instant>,
+    deadline: Option<Instant>,
     /// The connection's own timer, asked for after each change.
     timer: Option<Instant>,
     /// CONNECTION_CLOSE has been handed to the connection.
-    is_told: bool,
+    close_sent: bool,
     forwarded: u64,
     moves: u64,
 }
 
 /// Packets that wait for a writable socket.
-struct Held {
+struct PendingTransmit {
     bytes: Vec<u8>,
     transmit: quinn_proto::Transmit,
 }
 
 /// What a connection is made of.
-pub(super) struct Parts {
+pub(super) struct ConnectionParts {
     pub(super) role: Role,
     pub(super) socket: DatagramSocket,
     pub(super) endpoint: Endpoint,
     pub(super) handle: ConnectionHandle,
     pub(super) conn: Connection,
     pub(super) refusal: RefusalCell,
-    pub(super) mailbox: Option<(Mailbox, Lease)>,
-    pub(super) allowance: Option<Allowance>,
+    pub(super) forward_queue: Option<(ForwardQueue, SlotLease)>,
+    pub(super) amplification_limit: Option<AmplificationLimit>,
 }
 
 /// How far [`QuicTransport::flush`] came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Flushed {
+enum FlushResult {
     /// Nothing is left to send now.
     All,
     /// The socket is full.
@@ -92,15 +92,15 @@ enum Flushed {
 }
 
 impl QuicTransport {
-    pub(super) fn new(now: Instant, parts: Parts) -> Self {
+    pub(super) fn new(now: Instant, parts: ConnectionParts) -> Self {
         let mut conn = parts.conn;
-        let connected = conn.remote_address();
+        let socket_peer = conn.remote_address();
         Self {
             info: Info {
                 scheme: super::SCHEME,
                 role: parts.role,
                 local: Some(Address::socket(super::SCHEME, parts.socket.local_addr())),
-                remote: Some(Address::socket(super::SCHEME, connected)),
+                remote: Some(Address::socket(super::SCHEME, socket_peer)),
                 peer: None,
                 reliable: true,
                 encrypted: true,
@@ -109,20 +109,20 @@ impl QuicTransport {
             },
             phase: Phase::Handshaking,
             socket: parts.socket,
-            connected,
-            mailbox: parts.mailbox,
+            socket_peer,
+            forward_queue: parts.forward_queue,
             endpoint: parts.endpoint,
             handle: parts.handle,
             timer: conn.poll_timeout(),
             conn,
-            inbound: Inbound::default(),
-            outbound: Outbound::default(),
-            held: None,
+            recv_streams: RecvStreams::default(),
+            send_streams: SendStreams::default(),
+            pending: None,
             end: None,
             refusal: parts.refusal,
-            allowance: parts.allowance,
-            limit: Some(now + HANDSHAKE_MAX),
-            is_told: false,
+            amplification_limit: parts.amplification_limit,
+            deadline: Some(now + HANDSHAKE_MAX),
+            close_sent: false,
             forwarded: 0,
             moves: 0,
         }
@@ -155,26 +155,26 @@ impl QuicTransport {
 
     /// Reads the socket and the mailbox, at most about `budget` bytes.
     fn receive(&mut self, turn: &mut Turn<'_>) -> Result<Progress, End> {
-        let mut left = turn.budget;
-        while let Some((mailbox, _)) = &self.mailbox
-            && let Some((meta, datagram)) = mailbox.take()
+        let mut remaining = turn.budget;
+        while let Some((forward_queue, _)) = &self.forward_queue
+            && let Some((meta, datagram)) = forward_queue.pop()
         {
             self.forwarded += 1;
-            left = left.saturating_sub(datagram.len());
+            remaining = remaining.saturating_sub(datagram.len());
             self.handle_datagram(turn.now, &meta, datagram);
         }
         let mut errors = 0;
-        while left > 0 {
+        while remaining > 0 {
             match self.socket.recv(turn.buffer) {
                 Ok(received) => {
                     for batch in received.batches.into_iter().flatten() {
-                        left = left.saturating_sub(batch.bytes.len().max(1));
+                        remaining = remaining.saturating_sub(batch.bytes.len().max(1));
                         let meta = batch.meta;
                         for datagram in batch {
                             self.handle_datagram(turn.now, &meta, datagram);
                         }
                     }
-                    if received.is_all {
+                    if received.is_drained {
                         return Ok(Progress::Idle);
                     }
                 }
@@ -198,7 +198,7 @@ impl QuicTransport {
             tracing::debug!(%error, "the socket reports an error");
             return Ok(());
         }
-        if self.is_told {
+        if self.close_sent {
             return Err(End::Closed);
         }
         match self.phase {
@@ -211,9 +211,13 @@ impl QuicTransport {
         let ecn = meta
             .ecn
             .and_then(|ecn| quinn_proto::EcnCodepoint::from_bits(ecn as u8));
-        let is_proof = self.allowance.as_mut().is_some_and(|allowance| {
-            destination_id(&datagram).is_some_and(|id| allowance.receive(id.bytes, datagram.len()))
-        });
+        let is_proof = self
+            .amplification_limit
+            .as_mut()
+            .is_some_and(|amplification_limit| {
+                destination_id(&datagram)
+                    .is_some_and(|id| amplification_limit.receive(id.bytes, datagram.len()))
+            });
         let mut response = Vec::new();
         // The local address is that of the socket, so QUIC need not know it.
         let event = self
@@ -222,7 +226,7 @@ impl QuicTransport {
         match event {
             Some(DatagramEvent::ConnectionEvent(_, event)) => {
                 if is_proof {
-                    self.allowance = None;
+                    self.amplification_limit = None;
                 }
                 self.conn.handle_event(event);
             }
@@ -238,16 +242,18 @@ impl QuicTransport {
     /// Lets the endpoint and the connection agree, and takes the connection's events.
     fn handle_events(&mut self) {
         while let Some(event) = self.conn.poll_endpoint_events() {
-            if let Some(answer) = self.endpoint.handle_event(self.handle, event) {
-                self.conn.handle_event(answer);
+            if let Some(respond) = self.endpoint.handle_event(self.handle, event) {
+                self.conn.handle_event(respond);
             }
         }
         while let Some(event) = self.conn.poll() {
             match event {
                 Event::Connected => self.open(),
-                Event::ConnectionLost { reason } => self.lose(reason),
-                Event::Stream(StreamEvent::Opened { .. }) => self.inbound.accept(&mut self.conn),
-                Event::Stream(StreamEvent::Readable { id }) => self.inbound.mark_readable(id),
+                Event::ConnectionLost { reason } => self.on_connection_lost(reason),
+                Event::Stream(StreamEvent::Opened { .. }) => {
+                    self.recv_streams.accept(&mut self.conn)
+                }
+                Event::Stream(StreamEvent::Readable { id }) => self.recv_streams.mark_readable(id),
                 // Backlogs and datagrams are tried again with each send, and reads with each recv.
                 Event::Stream(
                     StreamEvent::Writable { .. }
@@ -274,17 +280,17 @@ impl QuicTransport {
             });
             return;
         };
-        if let Some((_, lease)) = &mut self.mailbox {
-            lease.opened();
+        if let Some((_, lease)) = &mut self.forward_queue {
+            lease.handshake_done();
         }
         self.info.peer = Some(peer);
         if self.phase == Phase::Handshaking {
             self.phase = Phase::Open;
-            self.limit = None;
+            self.deadline = None;
         }
     }
 
-    fn lose(&mut self, reason: ConnectionError) {
+    fn on_connection_lost(&mut self, reason: ConnectionError) {
         let all_arrived = self.phase == Phase::Closing && self.conn.streams().send_streams() == 0;
         self.end = Some(match end_of(reason, &self.refusal) {
             // Both sides closed at once, and the peer has all of ours.
@@ -297,34 +303,34 @@ impl QuicTransport {
     /// the old one because the new one was not proved).
     fn follow_peer(&mut self) {
         let remote = self.conn.remote_address();
-        if remote == self.connected {
+        if remote == self.socket_peer {
             return;
         }
         if let Err(error) = self.socket.reconnect(remote) {
             tracing::debug!(%error, %remote, "cannot follow the peer; the listener forwards");
         }
         self.moves += 1;
-        self.connected = remote;
+        self.socket_peer = remote;
         self.info.remote = Some(Address::socket(super::SCHEME, remote));
     }
 
     /// Sends what the connection has to send, at most about `budget` bytes.
-    fn flush(&mut self, now: Instant, budget: &mut usize) -> Flushed {
+    fn flush(&mut self, now: Instant, budget: &mut usize) -> FlushResult {
         let mut bytes = Vec::new();
-        if let Some(held) = self.held.take() {
-            *budget = budget.saturating_sub(held.bytes.len());
-            if self.transmit(&held.transmit, &held.bytes) == Sent::Blocked {
-                self.held = Some(held);
-                return Flushed::Blocked;
+        if let Some(pending) = self.pending.take() {
+            *budget = budget.saturating_sub(pending.bytes.len());
+            if self.transmit(&pending.transmit, &pending.bytes) == SendResult::Blocked {
+                self.pending = Some(pending);
+                return FlushResult::Blocked;
             }
-            bytes = held.bytes;
+            bytes = pending.bytes;
         }
         let flushed = loop {
             if *budget == 0 {
-                break Flushed::Budget;
+                break FlushResult::Budget;
             }
             bytes.clear();
-            let segments = match self.allowance {
+            let segments = match self.amplification_limit {
                 Some(_) => 1,
                 None => {
                     let mtu = usize::from(self.conn.current_mtu());
@@ -332,58 +338,58 @@ impl QuicTransport {
                 }
             };
             let Some(transmit) = self.conn.poll_transmit(now, segments, &mut bytes) else {
-                break Flushed::All;
+                break FlushResult::All;
             };
             *budget = budget.saturating_sub(transmit.size);
-            if let Some(allowance) = &mut self.allowance
-                && !allowance.take(transmit.size)
+            if let Some(amplification_limit) = &mut self.amplification_limit
+                && !amplification_limit.take(transmit.size)
             {
                 continue;
             }
-            if self.transmit(&transmit, &bytes) == Sent::Blocked {
-                self.held = Some(Held { bytes, transmit });
-                break Flushed::Blocked;
+            if self.transmit(&transmit, &bytes) == SendResult::Blocked {
+                self.pending = Some(PendingTransmit { bytes, transmit });
+                break FlushResult::Blocked;
             }
         };
         self.timer = self.conn.poll_timeout();
         flushed
     }
 
-    fn transmit(&mut self, transmit: &quinn_proto::Transmit, bytes: &[u8]) -> Sent {
+    fn transmit(&mut self, transmit: &quinn_proto::Transmit, bytes: &[u8]) -> SendResult {
         let outgoing = outgoing(transmit, bytes);
         match self.socket.send(&outgoing) {
             // The error belonged to an earlier datagram and is cleared now.
-            Sent::Refused if self.phase != Phase::Handshaking => self.socket.send(&outgoing),
+            SendResult::Refused if self.phase != Phase::Handshaking => self.socket.send(&outgoing),
             sent => sent,
         }
     }
 
     /// Carries an orderly close on; `true` when the connection has something to send for it.
     fn advance_close(&mut self, now: Instant) -> bool {
-        if self.is_told || self.end.is_some() {
+        if self.close_sent || self.end.is_some() {
             return false;
         }
-        let is_late = self.limit.is_some_and(|limit| now >= limit);
-        if !self.outbound.has_backlog() {
-            self.outbound.finish(&mut self.conn);
+        let is_late = self.deadline.is_some_and(|deadline| now >= deadline);
+        if !self.send_streams.has_backlog() {
+            self.send_streams.finish(&mut self.conn);
         }
-        let is_done = !self.outbound.has_backlog() && self.conn.streams().send_streams() == 0;
+        let is_done = !self.send_streams.has_backlog() && self.conn.streams().send_streams() == 0;
         if is_done || is_late {
-            self.tell(now, CODE_CLOSED, &[]);
+            self.send_close(now, CODE_CLOSED, &[]);
         }
         true
     }
 
-    fn tell(&mut self, now: Instant, code: quinn_proto::VarInt, reason: &[u8]) {
+    fn send_close(&mut self, now: Instant, code: quinn_proto::VarInt, reason: &[u8]) {
         self.conn.close(now, code, Bytes::copy_from_slice(reason));
-        self.is_told = true;
+        self.close_sent = true;
         self.timer = self.conn.poll_timeout();
     }
 
     /// Whether the peer has answered our CONNECTION_CLOSE, or has had time to ask for it again.
     /// A peer that was never known is not waited for.
     fn is_close_over(&self) -> bool {
-        self.is_told
+        self.close_sent
             && (self.info.peer.is_none()
                 || self.conn.is_drained()
                 || self.conn.stats().frame_rx.connection_close > 0)
@@ -394,7 +400,7 @@ impl QuicTransport {
         if let End::Misbehaved { what } = &end
             && !self.conn.is_closed()
         {
-            self.tell(now, CODE_MISBEHAVED, what.as_bytes());
+            self.send_close(now, CODE_MISBEHAVED, what.as_bytes());
         }
         if self.phase != Phase::Ended {
             let mut budget = usize::MAX;
@@ -403,7 +409,7 @@ impl QuicTransport {
         }
         self.phase = Phase::Ended;
         self.end = Some(end.clone());
-        self.limit = None;
+        self.deadline = None;
         self.timer = None;
         end
     }
@@ -415,7 +421,7 @@ impl QuicTransport {
         while let Some(datagram) = self.conn.datagrams().recv() {
             sink.frame(datagram);
         }
-        let read = self.inbound.read(&mut self.conn, sink, turn.budget)?;
+        let read = self.recv_streams.read(&mut self.conn, sink, turn.budget)?;
         self.handle_events();
         if read == Progress::More {
             return Ok(Progress::More);
@@ -429,25 +435,27 @@ impl QuicTransport {
 
     fn try_send(&mut self, turn: &Turn<'_>, source: &mut dyn FrameSource) -> Result<Progress, End> {
         let mut budget = turn.budget;
-        if self.held.is_some() && self.flush(turn.now, &mut budget) == Flushed::Blocked {
+        if self.pending.is_some() && self.flush(turn.now, &mut budget) == FlushResult::Blocked {
             return Ok(Progress::Idle);
         }
         loop {
             let pulled = match self.phase {
                 // After the end nothing arrives any more, so nothing is taken.
-                Phase::Open if self.end.is_none() => self.outbound.pull(&mut self.conn, source)?,
-                Phase::Closing if !self.is_told => {
-                    self.outbound.retry(&mut self.conn)?;
-                    self.advance_close(turn.now);
-                    Pulled::Dry
+                Phase::Open if self.end.is_none() => {
+                    self.send_streams.pull(&mut self.conn, source)?
                 }
-                _ => Pulled::Dry,
+                Phase::Closing if !self.close_sent => {
+                    self.send_streams.retry(&mut self.conn)?;
+                    self.advance_close(turn.now);
+                    PullResult::Drained
+                }
+                _ => PullResult::Drained,
             };
             match self.flush(turn.now, &mut budget) {
-                Flushed::Blocked => return Ok(Progress::Idle),
-                Flushed::Budget => return Ok(Progress::More),
-                Flushed::All if pulled == Pulled::Dry => break,
-                Flushed::All => {}
+                FlushResult::Blocked => return Ok(Progress::Idle),
+                FlushResult::Budget => return Ok(Progress::More),
+                FlushResult::All if pulled == PullResult::Drained => break,
+                FlushResult::All => {}
             }
         }
         self.handle_events();
@@ -480,15 +488,15 @@ impl Transport for QuicTransport {
 
     fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         self.socket.register(registry, token)?;
-        match &self.mailbox {
-            Some((mailbox, _)) => mailbox.register(registry, token),
+        match &self.forward_queue {
+            Some((forward_queue, _)) => forward_queue.register(registry, token),
             None => Ok(()),
         }
     }
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        if let Some((mailbox, _)) = &self.mailbox {
-            mailbox.deregister();
+        if let Some((forward_queue, _)) = &self.forward_queue {
+            forward_queue.deregister();
         }
         self.socket.deregister(registry)
     }
@@ -498,7 +506,9 @@ impl Transport for QuicTransport {
             return Err(end);
         }
         let sent = self.try_send(turn, source).and_then(|progress| {
-            self.socket.settle(turn.registry).map_err(End::broken)?;
+            self.socket
+                .update_interest(turn.registry)
+                .map_err(End::broken)?;
             Ok(progress)
         });
         sent.map_err(|end| self.finish(turn.now, end))
@@ -513,7 +523,7 @@ impl Transport for QuicTransport {
     }
 
     fn timeout(&self) -> Option<Instant> {
-        [self.timer, self.limit].into_iter().flatten().min()
+        [self.timer, self.deadline].into_iter().flatten().min()
     }
 
     fn on_timeout(&mut self, now: Instant) {
@@ -529,13 +539,13 @@ impl Transport for QuicTransport {
             // quinn-proto 0.11.19: quinn-rs/quinn#2660.)
             self.conn.ping();
         }
-        if self.limit.is_some_and(|limit| now >= limit) {
+        if self.deadline.is_some_and(|deadline| now >= deadline) {
             match self.phase {
                 Phase::Handshaking => self.end = Some(End::TimedOut),
                 // `send` gives up waiting and tells the peer.
                 Phase::Closing => {
                     self.advance_close(now);
-                    self.limit = None;
+                    self.deadline = None;
                 }
                 Phase::Open | Phase::Ended => {}
             }
@@ -545,12 +555,12 @@ impl Transport for QuicTransport {
 
     fn close(&mut self, now: Instant) {
         match self.phase {
-            Phase::Handshaking => self.tell(now, CODE_CLOSED, &[]),
+            Phase::Handshaking => self.send_close(now, CODE_CLOSED, &[]),
             Phase::Open => {}
             Phase::Closing | Phase::Ended => return,
         }
         self.phase = Phase::Closing;
-        self.limit = Some(now + CLOSE_MAX);
+        self.deadline = Some(now + CLOSE_MAX);
     }
 }
 

@@ -8,14 +8,14 @@ use std::time::Instant;
 use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
 
-use super::proof::Proof;
-use super::stream::Stream;
+use super::handshake_io::HandshakeIo;
+use super::peer_stream::PeerStream;
+use super::socket_stream::SocketStream;
 use super::tls_stream::TlsStream;
 use super::transport::TcpTransport;
-use super::wire::Wire;
 use super::{SCHEME_PLAIN, SCHEME_TLS, SCHEMES_KNOWN, socket};
 use crate::io::identity::{Identity, random};
-use crate::io::plain::Handshake;
+use crate::io::plain::PlainHandshake;
 use crate::io::tls;
 use crate::{DialError, DialTarget, Dialer, End, NodeId, Role, Transport};
 
@@ -32,22 +32,25 @@ impl TcpDialer {
         Self { identity }
     }
 
-    fn plain(&self, remote: SocketAddr, peer: Option<NodeId>) -> io::Result<Wire> {
-        let machine = Handshake::dialer(self.identity.clone(), peer, random()?);
-        let proof = Box::new(Proof::new(machine));
-        Ok(Wire::Plain(
-            Stream::new(socket::connecting(remote)?),
+    fn plain(&self, remote: SocketAddr, peer: Option<NodeId>) -> io::Result<PeerStream> {
+        let handshake = PlainHandshake::dialer(self.identity.clone(), peer, random()?);
+        let proof = Box::new(HandshakeIo::new(handshake));
+        Ok(PeerStream::Plain(
+            SocketStream::new(socket::connecting(remote)?),
             Some(proof),
         ))
     }
 
-    fn tls(&self, remote: SocketAddr, peer: Option<NodeId>) -> io::Result<Wire> {
+    fn tls(&self, remote: SocketAddr, peer: Option<NodeId>) -> io::Result<PeerStream> {
         let config = tls::client_config(&self.identity, peer).map_err(io::Error::other)?;
         // The library wants a name. Keys have none; an IP address is one that is not sent.
         let name = ServerName::IpAddress(remote.ip().into());
         let conn = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
-        let socket = Stream::new(socket::connecting(remote)?);
-        Ok(Wire::Tls(Box::new(TlsStream::new(socket, conn.into()))))
+        let socket = SocketStream::new(socket::connecting(remote)?);
+        Ok(PeerStream::Tls(Box::new(TlsStream::new(
+            socket,
+            conn.into(),
+        ))))
     }
 }
 
@@ -74,8 +77,8 @@ impl Dialer for TcpDialer {
             .ok_or_else(|| DialError::BadPlace {
                 address: address.clone(),
             })?;
-        let wire = begin(self, remote, target.peer).map_err(End::unreachable)?;
-        let transport = TcpTransport::new(now, Role::Dialer, wire, address.clone());
+        let stream = begin(self, remote, target.peer).map_err(End::unreachable)?;
+        let transport = TcpTransport::new(now, Role::Dialer, stream, address.clone());
         Ok(Box::new(transport))
     }
 }

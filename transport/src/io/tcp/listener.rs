@@ -9,14 +9,14 @@ use mio::{Interest, Registry, Token};
 use rustls::{ServerConfig, ServerConnection};
 use socket2::SockRef;
 
-use super::proof::Proof;
-use super::stream::Stream;
+use super::handshake_io::HandshakeIo;
+use super::peer_stream::PeerStream;
+use super::socket_stream::SocketStream;
 use super::tls_stream::TlsStream;
 use super::transport::TcpTransport;
-use super::wire::Wire;
 use super::{SCHEME_PLAIN, SCHEME_TLS, SCHEMES_KNOWN, socket};
 use crate::io::identity::{Admission, Identity, random};
-use crate::io::plain::Handshake;
+use crate::io::plain::PlainHandshake;
 use crate::io::tls;
 use crate::{Address, ListenError, Listener, Progress, Role, Transport, Turn};
 
@@ -29,7 +29,7 @@ const ACCEPTED_PER_TURN: usize = 32;
 
 /// How long a listener waits when the system has no descriptor or memory for another connection.
 /// It has to wait for others to end: there is no event for that, and trying at once would spin.
-const PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Listens on `tcp://` or `tcp+plain://`.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub struct TcpListener {
     local: Address,
     security: Security,
     /// Until when it pauses.
-    resume: Option<Instant>,
+    paused_until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -83,20 +83,27 @@ impl TcpListener {
             listener,
             local: address.at(local),
             security,
-            resume: None,
+            paused_until: None,
         })
     }
 
-    fn wire(&self, stream: TcpStream) -> io::Result<Wire> {
-        let socket = Stream::new(stream);
+    fn stream(&self, stream: TcpStream) -> io::Result<PeerStream> {
+        let socket = SocketStream::new(stream);
         match &self.security {
             Security::Plain(identity, admission) => {
-                let machine = Handshake::acceptor(identity.clone(), admission.clone(), random()?);
-                Ok(Wire::Plain(socket, Some(Box::new(Proof::new(machine)))))
+                let handshake =
+                    PlainHandshake::acceptor(identity.clone(), admission.clone(), random()?);
+                Ok(PeerStream::Plain(
+                    socket,
+                    Some(Box::new(HandshakeIo::new(handshake))),
+                ))
             }
             Security::Tls(config) => {
                 let conn = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
-                Ok(Wire::Tls(Box::new(TlsStream::new(socket, conn.into()))))
+                Ok(PeerStream::Tls(Box::new(TlsStream::new(
+                    socket,
+                    conn.into(),
+                ))))
             }
         }
     }
@@ -105,8 +112,8 @@ impl TcpListener {
         let (socket, remote) = self.listener.accept()?;
         socket::set_options(SockRef::from(&socket));
         let remote = self.local.at(remote);
-        let wire = self.wire(socket)?;
-        Ok(TcpTransport::new(now, Role::Acceptor, wire, remote))
+        let stream = self.stream(socket)?;
+        Ok(TcpTransport::new(now, Role::Acceptor, stream, remote))
     }
 }
 
@@ -128,10 +135,13 @@ impl Listener for TcpListener {
         turn: &mut Turn<'_>,
         accepted: &mut Vec<Box<dyn Transport>>,
     ) -> Result<Progress, io::Error> {
-        if self.resume.is_some_and(|resume| turn.now < resume) {
+        if self
+            .paused_until
+            .is_some_and(|paused_until| turn.now < paused_until)
+        {
             return Ok(Progress::Idle);
         }
-        self.resume = None;
+        self.paused_until = None;
         let accepted_max = accepted.len() + ACCEPTED_PER_TURN;
         let mut left = turn.budget.max(1);
         while left > 0 && accepted.len() < accepted_max {
@@ -143,40 +153,40 @@ impl Listener for TcpListener {
                 }
                 Err(error) => error,
             };
-            match Trouble::of(&error) {
-                Trouble::Nothing => return Ok(Progress::Idle),
-                Trouble::OfOne => tracing::debug!(%error, "a connection was not let in"),
-                Trouble::OfAll => {
+            match AcceptError::of(&error) {
+                AcceptError::WouldBlock => return Ok(Progress::Idle),
+                AcceptError::Connection => tracing::debug!(%error, "a connection was not let in"),
+                AcceptError::Exhausted => {
                     tracing::warn!(%error, "no room for another connection: pausing to accept");
-                    self.resume = Some(turn.now + PAUSE);
+                    self.paused_until = Some(turn.now + ACCEPT_PAUSE);
                     return Ok(Progress::Idle);
                 }
-                Trouble::OfListener => return Err(error),
+                AcceptError::Fatal => return Err(error),
             }
         }
         Ok(Progress::More)
     }
 
     fn timeout(&self) -> Option<Instant> {
-        self.resume
+        self.paused_until
     }
 }
 
 /// What an error of `accept` is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Trouble {
+enum AcceptError {
     /// Nobody waits.
-    Nothing,
+    WouldBlock,
     /// The connection that was to be accepted: it is gone, and the next may be well. Linux also
     /// reports here what the network said about it (accept(2), "Error handling").
-    OfOne,
+    Connection,
     /// No connection can be accepted until others have ended.
-    OfAll,
+    Exhausted,
     /// The listener itself.
-    OfListener,
+    Fatal,
 }
 
-impl Trouble {
+impl AcceptError {
     fn of(error: &io::Error) -> Self {
         /// Linux's numbers (`errno.h`).
         const EBADF: i32 = 9;
@@ -188,10 +198,10 @@ impl Trouble {
         const ENOTSOCK: i32 = 88;
         const ENOBUFS: i32 = 105;
         match error.raw_os_error() {
-            _ if error.kind() == io::ErrorKind::WouldBlock => Self::Nothing,
-            Some(EMFILE | ENFILE | ENOBUFS | ENOMEM) => Self::OfAll,
-            Some(EBADF | EFAULT | EINVAL | ENOTSOCK) => Self::OfListener,
-            _ => Self::OfOne,
+            _ if error.kind() == io::ErrorKind::WouldBlock => Self::WouldBlock,
+            Some(EMFILE | ENFILE | ENOBUFS | ENOMEM) => Self::Exhausted,
+            Some(EBADF | EFAULT | EINVAL | ENOTSOCK) => Self::Fatal,
+            _ => Self::Connection,
         }
     }
 }
@@ -203,21 +213,21 @@ mod tests {
     #[test]
     fn only_the_listener_s_own_errors_end_it() {
         for (number, expected) in [
-            (11, Trouble::Nothing),
-            (4, Trouble::OfOne),
-            (103, Trouble::OfOne),
-            (71, Trouble::OfOne),
-            (110, Trouble::OfOne),
-            (1, Trouble::OfOne),
-            (23, Trouble::OfAll),
-            (24, Trouble::OfAll),
-            (105, Trouble::OfAll),
-            (12, Trouble::OfAll),
-            (9, Trouble::OfListener),
-            (22, Trouble::OfListener),
+            (11, AcceptError::WouldBlock),
+            (4, AcceptError::Connection),
+            (103, AcceptError::Connection),
+            (71, AcceptError::Connection),
+            (110, AcceptError::Connection),
+            (1, AcceptError::Connection),
+            (23, AcceptError::Exhausted),
+            (24, AcceptError::Exhausted),
+            (105, AcceptError::Exhausted),
+            (12, AcceptError::Exhausted),
+            (9, AcceptError::Fatal),
+            (22, AcceptError::Fatal),
         ] {
             let error = io::Error::from_raw_os_error(number);
-            assert_eq!(Trouble::of(&error), expected, "{error}");
+            assert_eq!(AcceptError::of(&error), expected, "{error}");
         }
     }
 }

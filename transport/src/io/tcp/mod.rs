@@ -40,15 +40,15 @@
 //! What the kernel holds comes on top (`net.ipv4.tcp_wmem`, `tcp_rmem`).
 
 mod dialer;
+pub(super) mod frame_decoder;
+mod handshake_io;
 mod listener;
-mod outbox;
-mod proof;
+mod peer_stream;
 mod socket;
-pub(super) mod splitter;
-mod stream;
+mod socket_stream;
 mod tls_stream;
 mod transport;
-mod wire;
+mod write_buffer;
 
 pub use dialer::TcpDialer;
 pub use listener::TcpListener;

@@ -4,15 +4,15 @@ use std::io::{self, IoSlice, Read, Write};
 
 use rustls::Connection;
 
-use super::stream::Stream;
+use super::socket_stream::SocketStream;
 use crate::io::tls;
 use crate::{End, NodeId, UNAUTHENTICATED_LEN_MAX};
 
 /// The longest record: header, 2^14 bytes of plaintext, and what encryption may add (RFC 8446, 5.2).
 const RECORD_LEN_MAX: usize = 5 + (1 << 14) + 256;
 
-/// The least memory with which records are read many at a time, see [`TlsStream::read_many`].
-const MANY_LEN_MIN: usize = 4 * RECORD_LEN_MAX;
+/// The least memory with which records are read many at a time, see [`TlsStream::read_bulk`].
+const BULK_READ_LEN_MIN: usize = 4 * RECORD_LEN_MAX;
 
 /// How much ciphertext the library may hold: what one batch of frames makes.
 const CIPHERTEXT_LEN_MAX: usize = 256 * 1024;
@@ -20,35 +20,35 @@ const CIPHERTEXT_LEN_MAX: usize = 256 * 1024;
 /// TLS on a socket. It reads and writes plaintext.
 #[derive(Debug)]
 pub(super) struct TlsStream {
-    socket: Stream,
+    socket: SocketStream,
     conn: Connection,
     /// How many bytes an unknown peer has sent.
-    unproved_len: usize,
+    unauthenticated_len: usize,
     /// Why nothing more can be read, once what was good has been read.
-    failure: Option<rustls::Error>,
+    error: Option<rustls::Error>,
 }
 
 impl TlsStream {
-    pub(super) fn new(socket: Stream, mut conn: Connection) -> Self {
+    pub(super) fn new(socket: SocketStream, mut conn: Connection) -> Self {
         conn.set_buffer_limit(Some(CIPHERTEXT_LEN_MAX));
         Self {
             socket,
             conn,
-            unproved_len: 0,
-            failure: None,
+            unauthenticated_len: 0,
+            error: None,
         }
     }
 
-    pub(super) const fn stream(&self) -> &Stream {
+    pub(super) const fn socket_stream(&self) -> &SocketStream {
         &self.socket
     }
 
-    pub(super) const fn stream_mut(&mut self) -> &mut Stream {
+    pub(super) const fn socket_stream_mut(&mut self) -> &mut SocketStream {
         &mut self.socket
     }
 
     /// Carries the handshake on; says who the peer is once that is proved.
-    pub(super) fn prove(&mut self) -> Result<Option<NodeId>, End> {
+    pub(super) fn drive_handshake(&mut self) -> Result<Option<NodeId>, End> {
         loop {
             match self.flush() {
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
@@ -60,7 +60,7 @@ impl TlsStream {
             }
             match self.conn.read_tls(&mut self.socket) {
                 Ok(0) => return Err(End::broken(io::ErrorKind::UnexpectedEof.into())),
-                Ok(read) => self.unproved_len += read,
+                Ok(read) => self.unauthenticated_len += read,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(End::broken(error)),
@@ -70,7 +70,7 @@ impl TlsStream {
                 let _ = self.flush();
                 return Err(tls::end_of(&error));
             }
-            if self.conn.is_handshaking() && self.unproved_len > UNAUTHENTICATED_LEN_MAX {
+            if self.conn.is_handshaking() && self.unauthenticated_len > UNAUTHENTICATED_LEN_MAX {
                 return Err(End::Misbehaved {
                     what: "too many bytes before it proved who it is",
                 });
@@ -91,13 +91,13 @@ impl TlsStream {
     }
 
     /// Announces the end of this half of the stream; a flush sends it.
-    pub(super) fn say_close(&mut self) {
+    pub(super) fn send_close_notify(&mut self) {
         self.conn.send_close_notify();
     }
 
     /// Reads and decrypts many records with one read of the socket. The library alone reads 4 KiB
     /// at a time. Returns how much plaintext is in the front of `memory`; perhaps none.
-    fn read_many(&mut self, memory: &mut [u8]) -> io::Result<usize> {
+    fn read_bulk(&mut self, memory: &mut [u8]) -> io::Result<usize> {
         // The front holds all that can come out: of this read, and of a record begun before.
         let middle = memory.len().midpoint(RECORD_LEN_MAX);
         let (plaintext, ciphertext) = memory.split_at_mut(middle);
@@ -116,7 +116,7 @@ impl TlsStream {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
-            if self.failure.is_some() {
+            if self.error.is_some() {
                 break;
             }
         }
@@ -124,7 +124,7 @@ impl TlsStream {
     }
 
     /// Reads at most 4 KiB of the socket into the library.
-    fn read_little(&mut self) -> io::Result<()> {
+    fn read_some(&mut self) -> io::Result<()> {
         self.conn.read_tls(&mut self.socket)?;
         self.process();
         Ok(())
@@ -132,7 +132,7 @@ impl TlsStream {
 
     fn process(&mut self) {
         if let Err(error) = self.conn.process_new_packets() {
-            self.failure = Some(error);
+            self.error = Some(error);
         }
     }
 }
@@ -145,14 +145,14 @@ impl Read for TlsStream {
                 // `Ok(0)` is close_notify; the end of the socket without it is `UnexpectedEof`.
                 result => return result,
             }
-            if let Some(error) = &self.failure {
+            if let Some(error) = &self.error {
                 return Err(io::Error::other(tls::end_of(error)));
             }
-            if memory.len() < MANY_LEN_MIN {
-                self.read_little()?;
+            if memory.len() < BULK_READ_LEN_MIN {
+                self.read_some()?;
                 continue;
             }
-            match self.read_many(memory)? {
+            match self.read_bulk(memory)? {
                 0 => {}
                 len => return Ok(len),
             }

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use mio::event::Event;
 use mio::{Interest, Registry, Token};
 
-use super::outbox::{Outbox, Sent};
-use super::splitter::{Received, Splitter};
-use super::wire::Wire;
+use super::frame_decoder::{DecodeProgress, FrameDecoder};
+use super::peer_stream::PeerStream;
+use super::write_buffer::{WriteBuffer, WriteProgress};
 use super::{SCHEME_PLAIN, SCHEME_TLS};
 use crate::{
     Address, End, FRAME_LEN_MAX, FrameSink, FrameSource, Info, Phase, Progress, Role, Transport,
@@ -25,37 +25,37 @@ const CLOSE_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct TcpTransport {
     info: Info,
-    wire: Wire,
-    state: State,
-    splitter: Splitter,
-    outbox: Outbox,
+    stream: PeerStream,
+    state: TcpState,
+    decoder: FrameDecoder,
+    write_buffer: WriteBuffer,
     /// When a handshake or a close has taken too long, or a failed write is to be told at last.
-    limit: Option<Instant>,
+    deadline: Option<Instant>,
     /// Nothing can be written any more. What the peer sent before may still say why.
     write_error: Option<io::Error>,
 }
 
 #[derive(Debug)]
-enum State {
+enum TcpState {
     Connecting,
-    Proving,
+    Handshaking,
     Open,
     Closing {
         /// This half of the stream is finished.
-        is_said: bool,
+        fin_sent: bool,
         /// The peer's half is.
-        is_heard: bool,
+        fin_received: bool,
     },
     Ended(End),
 }
 
 impl TcpTransport {
-    pub(super) fn new(now: Instant, role: Role, wire: Wire, remote: Address) -> Self {
-        let scheme = match wire {
-            Wire::Plain(..) => SCHEME_PLAIN,
-            Wire::Tls(_) => SCHEME_TLS,
+    pub(super) fn new(now: Instant, role: Role, stream: PeerStream, remote: Address) -> Self {
+        let scheme = match stream {
+            PeerStream::Plain(..) => SCHEME_PLAIN,
+            PeerStream::Tls(_) => SCHEME_TLS,
         };
-        let local = wire.stream().socket().local_addr().ok();
+        let local = stream.socket_stream().socket().local_addr().ok();
         Self {
             info: Info {
                 scheme,
@@ -64,44 +64,44 @@ impl TcpTransport {
                 remote: Some(remote),
                 peer: None,
                 reliable: true,
-                encrypted: matches!(wire, Wire::Tls(_)),
+                encrypted: matches!(stream, PeerStream::Tls(_)),
                 frame_max: FRAME_LEN_MAX,
                 datagram_max: 0,
             },
             state: match role {
-                Role::Dialer => State::Connecting,
-                Role::Acceptor => State::Proving,
+                Role::Dialer => TcpState::Connecting,
+                Role::Acceptor => TcpState::Handshaking,
             },
-            wire,
-            splitter: Splitter::default(),
-            outbox: Outbox::default(),
-            limit: Some(now + HANDSHAKE_MAX),
+            stream,
+            decoder: FrameDecoder::default(),
+            write_buffer: WriteBuffer::default(),
+            deadline: Some(now + HANDSHAKE_MAX),
             write_error: None,
         }
     }
 
     /// Carries a handshake on, if there is one; whether frames may move.
-    fn shake(&mut self) -> Result<bool, End> {
-        if matches!(self.state, State::Connecting) {
+    fn drive_handshake(&mut self) -> Result<bool, End> {
+        if matches!(self.state, TcpState::Connecting) {
             if !self.is_connected()? {
                 return Ok(false);
             }
-            self.state = State::Proving;
+            self.state = TcpState::Handshaking;
         }
-        if matches!(self.state, State::Proving) {
-            let Some(peer) = self.wire.prove()? else {
+        if matches!(self.state, TcpState::Handshaking) {
+            let Some(peer) = self.stream.drive_handshake()? else {
                 return Ok(false);
             };
-            self.wire.forget_proof();
+            self.stream.drop_handshake();
             self.info.peer = Some(peer);
-            self.state = State::Open;
-            self.limit = None;
+            self.state = TcpState::Open;
+            self.deadline = None;
         }
         Ok(true)
     }
 
     fn is_connected(&mut self) -> Result<bool, End> {
-        let socket = self.wire.stream().socket();
+        let socket = self.stream.socket_stream().socket();
         let refused = socket.take_error().and_then(|error| match error {
             Some(error) => Err(error),
             None => Ok(()),
@@ -119,45 +119,47 @@ impl TcpTransport {
     }
 
     /// Why it is over by time.
-    fn overdue(&self, now: Instant) -> Option<End> {
-        if self.limit.is_none_or(|limit| now < limit) {
+    fn expired(&self, now: Instant) -> Option<End> {
+        if self.deadline.is_none_or(|deadline| now < deadline) {
             return None;
         }
         match self.state {
-            State::Connecting | State::Proving => Some(End::TimedOut),
-            State::Closing { is_said: true, .. } => Some(End::Closed),
-            State::Closing { is_said: false, .. } => Some(End::TimedOut),
+            TcpState::Connecting | TcpState::Handshaking => Some(End::TimedOut),
+            TcpState::Closing { fin_sent: true, .. } => Some(End::Closed),
+            TcpState::Closing {
+                fin_sent: false, ..
+            } => Some(End::TimedOut),
             // A failed write: `recv` tells it, behind the frames that came before.
-            State::Open | State::Ended(_) => None,
+            TcpState::Open | TcpState::Ended(_) => None,
         }
     }
 
     fn try_recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Progress, End> {
-        if let Some(end) = self.overdue(turn.now) {
+        if let Some(end) = self.expired(turn.now) {
             return Err(end);
         }
-        if !self.shake()? {
+        if !self.drive_handshake()? {
             return Ok(Progress::Idle);
         }
         let received = self
-            .splitter
-            .receive(&mut self.wire, turn.buffer, turn.budget, sink)?;
-        if received == Received::Budget {
+            .decoder
+            .receive(&mut self.stream, turn.buffer, turn.budget, sink)?;
+        if received == DecodeProgress::Budget {
             return Ok(Progress::More);
         }
         if let Some(error) = self.write_error.take() {
             return Err(End::broken(error));
         }
         match (received, &mut self.state) {
-            (Received::Blocked | Received::Budget, _) => Ok(Progress::Idle),
+            (DecodeProgress::Blocked | DecodeProgress::Budget, _) => Ok(Progress::Idle),
             // However the peer ends, it has ended after us.
-            (_, State::Closing { is_said: true, .. }) => Err(End::Closed),
-            (_, State::Closing { is_heard, .. }) => {
-                *is_heard = true;
+            (_, TcpState::Closing { fin_sent: true, .. }) => Err(End::Closed),
+            (_, TcpState::Closing { fin_received, .. }) => {
+                *fin_received = true;
                 Ok(Progress::Idle)
             }
-            (Received::Finished, _) => Err(End::PeerClosed),
-            (Received::CutOff, _) => Err(End::broken(io::ErrorKind::UnexpectedEof.into())),
+            (DecodeProgress::Finished, _) => Err(End::PeerClosed),
+            (DecodeProgress::CutOff, _) => Err(End::broken(io::ErrorKind::UnexpectedEof.into())),
         }
     }
 
@@ -166,64 +168,80 @@ impl TcpTransport {
         turn: &mut Turn<'_>,
         source: &mut dyn FrameSource,
     ) -> Result<Progress, End> {
-        if let Some(end) = self.overdue(turn.now) {
+        if let Some(end) = self.expired(turn.now) {
             return Err(end);
         }
-        if !self.shake()? || self.write_error.is_some() {
+        if !self.drive_handshake()? || self.write_error.is_some() {
             return Ok(Progress::Idle);
         }
         let result = match self.state {
-            State::Closing { is_said: false, .. } => self.write_last(turn.budget),
-            State::Closing { .. } => Ok(Sent::All),
+            TcpState::Closing {
+                fin_sent: false, ..
+            } => self.write_remaining(turn.budget),
+            TcpState::Closing { .. } => Ok(WriteProgress::Done),
             _ => self.write(turn, source),
         };
         match result {
-            Ok(Sent::Budget) => Ok(Progress::More),
-            Ok(Sent::All) if matches!(self.state, State::Closing { is_heard: true, .. }) => {
+            Ok(WriteProgress::Budget) => Ok(Progress::More),
+            Ok(WriteProgress::Done)
+                if matches!(
+                    self.state,
+                    TcpState::Closing {
+                        fin_received: true,
+                        ..
+                    }
+                ) =>
+            {
                 Err(End::Closed)
             }
-            Ok(Sent::All | Sent::Blocked) => Ok(Progress::Idle),
+            Ok(WriteProgress::Done | WriteProgress::Blocked) => Ok(Progress::Idle),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Progress::Idle),
             Err(error) => {
                 // Often the peer has said why before it went; that is still to be read.
                 self.write_error = Some(error);
-                self.limit = Some(turn.now);
+                self.deadline = Some(turn.now);
                 Ok(Progress::Idle)
             }
         }
     }
 
-    fn write(&mut self, turn: &mut Turn<'_>, source: &mut dyn FrameSource) -> io::Result<Sent> {
-        self.wire.flush()?;
-        self.outbox
-            .send(&mut self.wire, turn.buffer, turn.budget, source)
+    fn write(
+        &mut self,
+        turn: &mut Turn<'_>,
+        source: &mut dyn FrameSource,
+    ) -> io::Result<WriteProgress> {
+        self.stream.flush()?;
+        self.write_buffer
+            .send(&mut self.stream, turn.buffer, turn.budget, source)
     }
 
     /// Writes what was taken before the close, then finishes this half of the stream.
-    fn write_last(&mut self, budget: usize) -> io::Result<Sent> {
-        self.wire.flush()?;
+    fn write_remaining(&mut self, budget: usize) -> io::Result<WriteProgress> {
+        self.stream.flush()?;
         let mut left = budget;
-        let sent = self.outbox.write_held(&mut self.wire, &mut left)?;
-        if sent == Sent::All {
-            self.wire.finish()?;
-            if let State::Closing { is_said, .. } = &mut self.state {
-                *is_said = true;
+        let sent = self
+            .write_buffer
+            .write_pending(&mut self.stream, &mut left)?;
+        if sent == WriteProgress::Done {
+            self.stream.finish()?;
+            if let TcpState::Closing { fin_sent, .. } = &mut self.state {
+                *fin_sent = true;
             }
         }
         Ok(sent)
     }
 
     /// Ends it. Every `Err` of a call goes through here.
-    fn end(&mut self, end: End) -> End {
+    fn finish(&mut self, end: End) -> End {
         tracing::debug!(peer = ?self.info.peer, %end, "TCP ended");
-        self.state = State::Ended(end.clone());
-        self.limit = None;
+        self.state = TcpState::Ended(end.clone());
+        self.deadline = None;
         end
     }
 
     fn ended(&self) -> Result<(), End> {
         match &self.state {
-            State::Ended(end) => Err(end.clone()),
+            TcpState::Ended(end) => Err(end.clone()),
             _ => Ok(()),
         }
     }
@@ -236,57 +254,61 @@ impl Transport for TcpTransport {
 
     fn phase(&self) -> Phase {
         match self.state {
-            State::Connecting | State::Proving => Phase::Handshaking,
-            State::Open => Phase::Open,
-            State::Closing { .. } => Phase::Closing,
-            State::Ended(_) => Phase::Ended,
+            TcpState::Connecting | TcpState::Handshaking => Phase::Handshaking,
+            TcpState::Open => Phase::Open,
+            TcpState::Closing { .. } => Phase::Closing,
+            TcpState::Ended(_) => Phase::Ended,
         }
     }
 
     fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         let interest = Interest::READABLE | Interest::WRITABLE;
-        registry.register(self.wire.stream_mut().socket_mut(), token, interest)
+        registry.register(
+            self.stream.socket_stream_mut().socket_mut(),
+            token,
+            interest,
+        )
     }
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        registry.deregister(self.wire.stream_mut().socket_mut())
+        registry.deregister(self.stream.socket_stream_mut().socket_mut())
     }
 
     fn send(&mut self, turn: &mut Turn<'_>, source: &mut dyn FrameSource) -> Result<Progress, End> {
         self.ended()?;
-        self.try_send(turn, source).map_err(|end| self.end(end))
+        self.try_send(turn, source).map_err(|end| self.finish(end))
     }
 
     fn recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Progress, End> {
         self.ended()?;
         let received = self.try_recv(turn, sink);
-        self.wire.stream_mut().look_again();
-        received.map_err(|end| self.end(end))
+        self.stream.socket_stream_mut().reset_events();
+        received.map_err(|end| self.finish(end))
     }
 
     fn on_event(&mut self, event: &Event) {
-        self.wire.stream_mut().on_event(event);
+        self.stream.socket_stream_mut().on_event(event);
     }
 
     fn timeout(&self) -> Option<Instant> {
-        self.limit
+        self.deadline
     }
 
     /// Nothing: the calls that follow see that a limit has passed.
     fn on_timeout(&mut self, _now: Instant) {}
 
     fn close(&mut self, now: Instant) {
-        let limit = match self.state {
+        let deadline = match self.state {
             // Nothing was taken, and the peer is nobody yet.
-            State::Connecting | State::Proving => now,
-            State::Open => now + CLOSE_MAX,
-            State::Closing { .. } | State::Ended(_) => return,
+            TcpState::Connecting | TcpState::Handshaking => now,
+            TcpState::Open => now + CLOSE_MAX,
+            TcpState::Closing { .. } | TcpState::Ended(_) => return,
         };
-        let is_over = limit == now;
-        self.state = State::Closing {
-            is_said: is_over,
-            is_heard: is_over,
+        let is_over = deadline == now;
+        self.state = TcpState::Closing {
+            fin_sent: is_over,
+            fin_received: is_over,
         };
-        self.limit = Some(limit);
+        self.deadline = Some(deadline);
     }
 }

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use super::handshake::{Dialing, Protection};
+use super::handshake::{DialerHandshake, UdpSecurity};
 use super::transport::UdpTransport;
-use super::{PLAIN_SCHEME, SCHEMES, SEALED_SCHEME};
+use super::{ENCRYPTED_SCHEME, PLAIN_SCHEME, SCHEMES};
 use crate::io::datagram_socket::DatagramSocket;
 use crate::io::identity::Identity;
 use crate::{DialError, DialTarget, Dialer, End, Transport};
@@ -25,12 +25,12 @@ impl UdpDialer {
 
 impl Dialer for UdpDialer {
     fn schemes(&self) -> &[&'static str] {
-        &[SEALED_SCHEME, PLAIN_SCHEME]
+        &[ENCRYPTED_SCHEME, PLAIN_SCHEME]
     }
 
     fn dial(&self, now: Instant, target: &DialTarget) -> Result<Box<dyn Transport>, DialError> {
         let address = &target.address;
-        let Some(protection) = Protection::of_scheme(address.scheme()) else {
+        let Some(security) = UdpSecurity::of_scheme(address.scheme()) else {
             return Err(DialError::UnknownScheme {
                 scheme: address.scheme().to_owned(),
                 known: SCHEMES.to_owned(),
@@ -43,9 +43,9 @@ impl Dialer for UdpDialer {
                 address: address.clone(),
             })?;
         let socket = DatagramSocket::dialing(remote).map_err(End::unreachable)?;
-        let machine = Dialing::new(protection, self.identity.clone(), target.peer)
+        let handshake = DialerHandshake::new(security, self.identity.clone(), target.peer)
             .map_err(End::unreachable)?;
-        let transport = UdpTransport::dialing(now, protection, socket, remote, machine);
+        let transport = UdpTransport::dialing(now, security, socket, remote, handshake);
         Ok(Box::new(transport))
     }
 }

@@ -20,14 +20,14 @@ use std::net::SocketAddr;
 
 use ring::hmac;
 
-use super::cover::{Cover, Tag};
 use super::noise::{NoiseAccept, NoiseDial, NoiseKey};
+use super::packet_protection::{ConnectionTag, PacketProtection};
 use super::signed::{SignedAccept, SignedDial};
 use crate::io::identity::{Admission, Identity, random};
 use crate::{End, NodeId};
 
 pub(super) const NONCE_LEN: usize = 32;
-pub(super) type Nonce = [u8; NONCE_LEN];
+pub(super) type HandshakeNonce = [u8; NONCE_LEN];
 pub(super) const KEY_LEN: usize = 32;
 pub(super) const SIGNATURE_LEN: usize = 64;
 const COOKIE_LEN: usize = 16;
@@ -47,42 +47,42 @@ const COOKIE_SECONDS: u64 = 5;
 
 /// What the frames are to be protected by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Protection {
+pub(super) enum UdpSecurity {
     /// Nothing but a tag that those on the path can see.
     Plain,
     /// Encryption.
-    Sealed,
+    Encrypted,
 }
 
-impl Protection {
+impl UdpSecurity {
     /// The first bytes of a Hello: what this is, and its version.
     const fn magic(self) -> &'static [u8; MAGIC_LEN] {
         match self {
             Self::Plain => b"svdg\x01",
-            Self::Sealed => b"svdn\x01",
+            Self::Encrypted => b"svdn\x01",
         }
     }
 }
 
 /// What a datagram of the handshake leads to.
 #[derive(Debug)]
-pub(super) enum Outcome {
+pub(super) enum HandshakeAction {
     /// It is late, repeated or rubbish.
-    Nothing,
-    /// Say [`Dialing::message`] now.
-    Say,
+    Ignore,
+    /// Say [`DialerHandshake::message`] now.
+    Transmit,
     /// Answer this.
-    Answer(Vec<u8>),
+    Reply(Vec<u8>),
     /// The peer is known. Answer this, if it is not empty.
-    Open { peer: NodeId, answer: Vec<u8> },
+    Open { peer: NodeId, reply: Vec<u8> },
     /// It failed. Answer this, if it is not empty.
-    Failed { end: End, answer: Vec<u8> },
+    Failed { end: End, reply: Vec<u8> },
 }
 
 /// The dialer's side.
 #[derive(Debug)]
-pub(super) struct Dialing {
-    protection: Protection,
+pub(super) struct DialerHandshake {
+    security: UdpSecurity,
     expected: Option<NodeId>,
     proof: DialProof,
     state: DialState,
@@ -96,39 +96,39 @@ enum DialProof {
 
 #[derive(Debug)]
 enum DialState {
-    Greeting {
+    AwaitAccept {
         cookie: Cookie,
     },
-    Proving {
+    AwaitWelcome {
         peer: NodeId,
-        tag: Tag,
+        tag: ConnectionTag,
         message: Vec<u8>,
         /// Until it is open.
-        cover: Option<Cover>,
+        protection: Option<PacketProtection>,
     },
 }
 
-impl Dialing {
+impl DialerHandshake {
     pub(super) fn new(
-        protection: Protection,
+        security: UdpSecurity,
         identity: Identity,
         expected: Option<NodeId>,
     ) -> std::io::Result<Self> {
-        let proof = match protection {
-            Protection::Plain => DialProof::Signed(SignedDial::new(identity)?),
-            Protection::Sealed => DialProof::Noise(NoiseDial::new(&identity)?),
+        let proof = match security {
+            UdpSecurity::Plain => DialProof::Signed(SignedDial::new(identity)?),
+            UdpSecurity::Encrypted => DialProof::Noise(NoiseDial::new(&identity)?),
         };
         Ok(Self {
-            protection,
+            security,
             expected,
             proof,
-            state: DialState::Greeting {
+            state: DialState::AwaitAccept {
                 cookie: [0; COOKIE_LEN],
             },
         })
     }
 
-    const fn nonce(&self) -> &Nonce {
+    const fn nonce(&self) -> &HandshakeNonce {
         match &self.proof {
             DialProof::Signed(proof) => &proof.nonce,
             DialProof::Noise(proof) => &proof.hello,
@@ -138,107 +138,111 @@ impl Dialing {
     /// What to say now, and again until it is answered.
     pub(super) fn message(&self) -> Vec<u8> {
         match &self.state {
-            DialState::Greeting { cookie } => {
-                [&[HELLO], &self.protection.magic()[..], self.nonce(), cookie].concat()
+            DialState::AwaitAccept { cookie } => {
+                [&[HELLO], &self.security.magic()[..], self.nonce(), cookie].concat()
             }
-            DialState::Proving { message, .. } => message.clone(),
+            DialState::AwaitWelcome { message, .. } => message.clone(),
         }
     }
 
     /// What covers the connection, and the peer that may already have opened it.
-    pub(super) const fn cover_mut(&mut self) -> Option<(&mut Cover, NodeId)> {
+    pub(super) const fn protection_mut(&mut self) -> Option<(&mut PacketProtection, NodeId)> {
         match &mut self.state {
-            DialState::Proving {
-                cover: Some(cover),
+            DialState::AwaitWelcome {
+                protection: Some(protection),
                 peer,
                 ..
-            } => Some((cover, *peer)),
+            } => Some((protection, *peer)),
             _ => None,
         }
     }
 
     /// What covers the connection from now on: it is open.
-    pub(super) const fn take_cover(&mut self) -> Option<Cover> {
+    pub(super) const fn take_protection(&mut self) -> Option<PacketProtection> {
         match &mut self.state {
-            DialState::Proving { cover, .. } => cover.take(),
-            DialState::Greeting { .. } => None,
+            DialState::AwaitWelcome { protection, .. } => protection.take(),
+            DialState::AwaitAccept { .. } => None,
         }
     }
 
-    pub(super) fn handle(&mut self, datagram: &[u8]) -> Outcome {
+    pub(super) fn handle(&mut self, datagram: &[u8]) -> HandshakeAction {
         let Some((kind, rest)) = datagram.split_first() else {
-            return Outcome::Nothing;
+            return HandshakeAction::Ignore;
         };
         let own = *self.nonce();
         match (&mut self.state, *kind) {
-            (DialState::Greeting { cookie }, COOKIE) => {
+            (DialState::AwaitAccept { cookie }, COOKIE) => {
                 let Some((nonce, rest)) = rest.split_first_chunk::<NONCE_LEN>() else {
-                    return Outcome::Nothing;
+                    return HandshakeAction::Ignore;
                 };
                 match <&Cookie>::try_from(rest) {
                     Ok(new) if *nonce == own && new != cookie => {
                         *cookie = *new;
-                        Outcome::Say
+                        HandshakeAction::Transmit
                     }
-                    _ => Outcome::Nothing,
+                    _ => HandshakeAction::Ignore,
                 }
             }
-            (DialState::Greeting { .. }, ACCEPT) => self.handle_accept(rest),
-            (DialState::Proving { peer, tag, .. }, WELCOME) if rest == *tag => Outcome::Open {
-                peer: *peer,
-                answer: Vec::new(),
-            },
-            (DialState::Proving { tag, .. }, REFUSE) if rest == *tag => Outcome::Failed {
-                end: End::Refused {
-                    detail: "this key is not admitted there".to_owned(),
-                },
-                answer: Vec::new(),
-            },
-            _ => Outcome::Nothing,
+            (DialState::AwaitAccept { .. }, ACCEPT) => self.handle_accept(rest),
+            (DialState::AwaitWelcome { peer, tag, .. }, WELCOME) if rest == *tag => {
+                HandshakeAction::Open {
+                    peer: *peer,
+                    reply: Vec::new(),
+                }
+            }
+            (DialState::AwaitWelcome { tag, .. }, REFUSE) if rest == *tag => {
+                HandshakeAction::Failed {
+                    end: End::Refused {
+                        detail: "this key is not admitted there".to_owned(),
+                    },
+                    reply: Vec::new(),
+                }
+            }
+            _ => HandshakeAction::Ignore,
         }
     }
 
-    fn handle_accept(&mut self, accept: &[u8]) -> Outcome {
+    fn handle_accept(&mut self, accept: &[u8]) -> HandshakeAction {
         let found = match &mut self.proof {
             DialProof::Signed(proof) => proof.check(accept),
             DialProof::Noise(proof) => proof.check(accept),
         };
         // Not the end if there is none: it may be a forgery that was faster than the peer.
         let Some(found) = found else {
-            return Outcome::Nothing;
+            return HandshakeAction::Ignore;
         };
         if let Some(expected) = self.expected
             && expected != found
         {
             let end = End::WrongPeer { expected, found };
-            let answer = Vec::new();
-            return Outcome::Failed { end, answer };
+            let reply = Vec::new();
+            return HandshakeAction::Failed { end, reply };
         }
         let proved = match &mut self.proof {
             DialProof::Signed(proof) => proof.prove(),
             DialProof::Noise(proof) => proof.prove(),
         };
-        let Some((proof, tag, cover)) = proved else {
-            return Outcome::Nothing;
+        let Some((proof, tag, protection)) = proved else {
+            return HandshakeAction::Ignore;
         };
-        self.state = DialState::Proving {
+        self.state = DialState::AwaitWelcome {
             peer: found,
             tag,
             message: [&[PROVE], &proof[..]].concat(),
-            cover: Some(cover),
+            protection: Some(protection),
         };
-        Outcome::Say
+        HandshakeAction::Transmit
     }
 }
 
 /// The acceptor's side.
 #[derive(Debug)]
-pub(super) struct Accepting {
-    protection: Protection,
+pub(super) struct AcceptorHandshake {
+    security: UdpSecurity,
     admission: Admission,
-    dialer_nonce: Nonce,
+    dialer_nonce: HandshakeNonce,
     proof: AcceptProof,
-    cover: Option<Cover>,
+    protection: Option<PacketProtection>,
 }
 
 #[derive(Debug)]
@@ -249,46 +253,48 @@ enum AcceptProof {
 
 /// What a listener proves itself with.
 #[derive(Debug)]
-pub(super) enum ListenKey {
+pub(super) enum ListenerKey {
     Plain(Identity),
-    Sealed(NoiseKey),
+    Encrypted(NoiseKey),
 }
 
-impl ListenKey {
-    pub(super) fn new(protection: Protection, identity: Identity) -> std::io::Result<Self> {
-        Ok(match protection {
-            Protection::Plain => Self::Plain(identity),
-            Protection::Sealed => Self::Sealed(NoiseKey::new(&identity)?),
+impl ListenerKey {
+    pub(super) fn new(security: UdpSecurity, identity: Identity) -> std::io::Result<Self> {
+        Ok(match security {
+            UdpSecurity::Plain => Self::Plain(identity),
+            UdpSecurity::Encrypted => Self::Encrypted(NoiseKey::new(&identity)?),
         })
     }
 
-    pub(super) const fn protection(&self) -> Protection {
+    pub(super) const fn security(&self) -> UdpSecurity {
         match self {
-            Self::Plain(_) => Protection::Plain,
-            Self::Sealed(_) => Protection::Sealed,
+            Self::Plain(_) => UdpSecurity::Plain,
+            Self::Encrypted(_) => UdpSecurity::Encrypted,
         }
     }
 }
 
-impl Accepting {
-    /// For the dialer of a Hello that the [`Greeter`] took.
+impl AcceptorHandshake {
+    /// For the dialer of a Hello that the [`HelloValidator`] took.
     pub(super) fn new(
-        key: &ListenKey,
+        key: &ListenerKey,
         admission: Admission,
-        dialer_nonce: Nonce,
+        dialer_nonce: HandshakeNonce,
     ) -> std::io::Result<Self> {
         let proof = match key {
-            ListenKey::Plain(identity) => {
+            ListenerKey::Plain(identity) => {
                 AcceptProof::Signed(SignedAccept::new(identity, dialer_nonce)?)
             }
-            ListenKey::Sealed(key) => AcceptProof::Noise(NoiseAccept::new(key, &dialer_nonce)?),
+            ListenerKey::Encrypted(key) => {
+                AcceptProof::Noise(NoiseAccept::new(key, &dialer_nonce)?)
+            }
         };
         Ok(Self {
-            protection: key.protection(),
+            security: key.security(),
             admission,
             dialer_nonce,
             proof,
-            cover: None,
+            protection: None,
         })
     }
 
@@ -302,39 +308,41 @@ impl Accepting {
     }
 
     /// What covers the connection from now on: it is open.
-    pub(super) const fn take_cover(&mut self) -> Option<Cover> {
-        self.cover.take()
+    pub(super) const fn take_protection(&mut self) -> Option<PacketProtection> {
+        self.protection.take()
     }
 
-    pub(super) fn handle(&mut self, datagram: &[u8]) -> Outcome {
+    pub(super) fn handle(&mut self, datagram: &[u8]) -> HandshakeAction {
         match datagram.split_first() {
-            Some((&HELLO, rest)) => match read_hello(self.protection, rest) {
-                Some((nonce, _)) if nonce == self.dialer_nonce => Outcome::Answer(self.message()),
-                _ => Outcome::Nothing,
+            Some((&HELLO, rest)) => match parse_hello(self.security, rest) {
+                Some((nonce, _)) if nonce == self.dialer_nonce => {
+                    HandshakeAction::Reply(self.message())
+                }
+                _ => HandshakeAction::Ignore,
             },
             Some((&PROVE, rest)) => self.handle_prove(rest),
-            _ => Outcome::Nothing,
+            _ => HandshakeAction::Ignore,
         }
     }
 
-    fn handle_prove(&mut self, proof: &[u8]) -> Outcome {
+    fn handle_prove(&mut self, proof: &[u8]) -> HandshakeAction {
         let proved = match &mut self.proof {
             AcceptProof::Signed(own) => own.check(proof),
             AcceptProof::Noise(own) => own.check(proof),
         };
-        let Some((peer, tag, cover)) = proved else {
-            return Outcome::Nothing;
+        let Some((peer, tag, protection)) = proved else {
+            return HandshakeAction::Ignore;
         };
         if self.admission.admits(&peer) {
-            self.cover = Some(cover);
-            Outcome::Open {
+            self.protection = Some(protection);
+            HandshakeAction::Open {
                 peer,
-                answer: [&[WELCOME], &tag[..]].concat(),
+                reply: [&[WELCOME], &tag[..]].concat(),
             }
         } else {
-            Outcome::Failed {
+            HandshakeAction::Failed {
                 end: End::NotAdmitted { peer },
-                answer: [&[REFUSE], &tag[..]].concat(),
+                reply: [&[REFUSE], &tag[..]].concat(),
             }
         }
     }
@@ -342,43 +350,48 @@ impl Accepting {
 
 /// The listener's side, which keeps nothing about anyone.
 #[derive(Debug)]
-pub(super) struct Greeter {
-    protection: Protection,
+pub(super) struct HelloValidator {
+    security: UdpSecurity,
     key: hmac::Key,
 }
 
 /// What a listener does about a stranger's datagram.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Greeting {
+pub(super) enum HelloVerdict {
     /// It is no Hello.
     Ignore,
     /// Answer this; keep nothing.
-    Ask(Vec<u8>),
-    /// The stranger is where it says it is: go on with [`Accepting`].
-    Accept(Nonce),
+    SendCookie(Vec<u8>),
+    /// The stranger is where it says it is: go on with [`AcceptorHandshake`].
+    Accept(HandshakeNonce),
 }
 
-impl Greeter {
-    pub(super) fn new(protection: Protection) -> std::io::Result<Self> {
+impl HelloValidator {
+    pub(super) fn new(security: UdpSecurity) -> std::io::Result<Self> {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &random::<32>()?);
-        Ok(Self { protection, key })
+        Ok(Self { security, key })
     }
 
     /// `seconds` of the listener's own clock.
-    pub(super) fn greet(&self, from: SocketAddr, seconds: u64, datagram: &[u8]) -> Greeting {
+    pub(super) fn check_hello(
+        &self,
+        from: SocketAddr,
+        seconds: u64,
+        datagram: &[u8],
+    ) -> HelloVerdict {
         let hello = datagram.strip_prefix(&[HELLO]);
-        let Some((nonce, shown)) = hello.and_then(|rest| read_hello(self.protection, rest)) else {
-            return Greeting::Ignore;
+        let Some((nonce, shown)) = hello.and_then(|rest| parse_hello(self.security, rest)) else {
+            return HelloVerdict::Ignore;
         };
         let epoch = seconds / COOKIE_SECONDS;
         let fresh = self.cookie(from, &nonce, epoch);
         if shown == fresh || shown == self.cookie(from, &nonce, epoch.wrapping_sub(1)) {
-            return Greeting::Accept(nonce);
+            return HelloVerdict::Accept(nonce);
         }
-        Greeting::Ask([&[COOKIE], &nonce[..], &fresh].concat())
+        HelloVerdict::SendCookie([&[COOKIE], &nonce[..], &fresh].concat())
     }
 
-    fn cookie(&self, from: SocketAddr, nonce: &Nonce, epoch: u64) -> Cookie {
+    fn cookie(&self, from: SocketAddr, nonce: &HandshakeNonce, epoch: u64) -> Cookie {
         let mut context = hmac::Context::with_key(&self.key);
         match from.ip() {
             std::net::IpAddr::V4(ip) => context.update(&ip.octets()),
@@ -391,8 +404,8 @@ impl Greeter {
     }
 }
 
-fn read_hello(protection: Protection, rest: &[u8]) -> Option<(Nonce, Cookie)> {
-    let rest = rest.strip_prefix(protection.magic())?;
+fn parse_hello(security: UdpSecurity, rest: &[u8]) -> Option<(HandshakeNonce, Cookie)> {
+    let rest = rest.strip_prefix(security.magic())?;
     let (nonce, rest) = rest.split_first_chunk::<NONCE_LEN>()?;
     Some((*nonce, rest.try_into().ok()?))
 }
@@ -402,7 +415,7 @@ pub(super) fn first_bytes<const N: usize>(digest: &[u8]) -> [u8; N] {
     digest.first_chunk::<N>().copied().unwrap_or([0; N])
 }
 
-const _: () = assert!(COOKIE_LEN <= 32 && super::cover::TAG_LEN <= 32);
+const _: () = assert!(COOKIE_LEN <= 32 && super::packet_protection::TAG_LEN <= 32);
 
 // An answer to an address that is not proved must not be longer than the question.
 const _: () = assert!(1 + NONCE_LEN + COOKIE_LEN <= 1 + MAGIC_LEN + NONCE_LEN + COOKIE_LEN);

@@ -10,12 +10,12 @@ use bytes::BytesMut;
 use mio::{Registry, Token};
 
 use super::SCHEMES;
-use super::handshake::{Accepting, Greeter, Greeting, ListenKey, Protection};
+use super::handshake::{AcceptorHandshake, HelloValidator, HelloVerdict, ListenerKey, UdpSecurity};
 use super::transport::UdpTransport;
 use crate::io::datagram_socket::{DatagramMeta, DatagramSocket};
-use crate::io::door::{Door, Lease};
+use crate::io::forward_queue::{self, ForwardSender, PollHandles};
+use crate::io::handshake_slots::{HandshakeSlots, SlotLease};
 use crate::io::identity::{Admission, Identity};
-use crate::io::mailbox::{self, Polls, Slot};
 use crate::{Address, ListenError, Listener, Progress, Transport, Turn};
 
 /// So many handshakes at once, and no more; each has proved its address.
@@ -25,22 +25,22 @@ const HANDSHAKES_MAX: usize = 1024;
 const CONNECTIONS_MAX: usize = 1 << 18;
 
 /// How many connections one turn lets in: each costs two signatures, about 0.1 ms.
-const ADMITTED_PER_TURN: usize = 32;
+const ACCEPTED_PER_TURN: usize = 32;
 
 /// Listens on `udp://` or `udp+plain://`.
 #[derive(Debug)]
 pub struct UdpListener {
     socket: DatagramSocket,
-    key: ListenKey,
+    key: ListenerKey,
     admission: Admission,
-    greeter: Greeter,
+    hello_validator: HelloValidator,
     /// The zero of the greeter's clock.
-    since: Instant,
-    owners: HashMap<SocketAddr, (u32, Slot)>,
-    places: HashMap<u32, SocketAddr>,
+    started: Instant,
+    senders: HashMap<SocketAddr, (u32, ForwardSender)>,
+    addresses: HashMap<u32, SocketAddr>,
     next_slot: u32,
-    door: Arc<Door>,
-    polls: Arc<Polls>,
+    slots: Arc<HandshakeSlots>,
+    poll_handles: Arc<PollHandles>,
 }
 
 impl UdpListener {
@@ -57,7 +57,7 @@ impl UdpListener {
         identity: Identity,
         admission: Admission,
     ) -> Result<Self, ListenError> {
-        let Some(protection) = Protection::of_scheme(address.scheme()) else {
+        let Some(security) = UdpSecurity::of_scheme(address.scheme()) else {
             return Err(ListenError::UnknownScheme {
                 scheme: address.scheme().to_owned(),
                 known: SCHEMES,
@@ -66,79 +66,83 @@ impl UdpListener {
         let socket = address.as_socket().ok_or_else(|| ListenError::BadPlace {
             address: address.clone(),
         })?;
-        let opened = DatagramSocket::listening(socket)
+        let handshake_done = DatagramSocket::listening(socket)
             .and_then(|socket| {
-                let greeter = Greeter::new(protection)?;
-                let key = ListenKey::new(protection, identity)?;
-                Ok((socket, greeter, key, Polls::new()?))
+                let hello_validator = HelloValidator::new(security)?;
+                let key = ListenerKey::new(security, identity)?;
+                Ok((socket, hello_validator, key, PollHandles::new()?))
             })
             .map_err(|error| ListenError::Bind {
                 address: address.clone(),
                 error,
             });
-        let (socket, greeter, key, polls) = opened?;
+        let (socket, hello_validator, key, poll_handles) = handshake_done?;
         Ok(Self {
             socket,
             key,
             admission,
-            greeter,
-            since: Instant::now(),
-            owners: HashMap::new(),
-            places: HashMap::new(),
+            hello_validator,
+            started: Instant::now(),
+            senders: HashMap::new(),
+            addresses: HashMap::new(),
             next_slot: 0,
-            door: Arc::default(),
-            polls: Arc::new(polls),
+            slots: Arc::default(),
+            poll_handles: Arc::new(poll_handles),
         })
     }
 
     /// Forgets the transports that have gone.
-    fn forget_left(&mut self) {
-        for slot in self.door.take_left() {
-            if let Some(remote) = self.places.remove(&slot) {
-                self.owners.remove(&remote);
+    fn remove_released(&mut self) {
+        for slot in self.slots.take_released() {
+            if let Some(remote) = self.addresses.remove(&slot) {
+                self.senders.remove(&remote);
             }
         }
     }
 
     /// Brings a datagram to its owner, or greets a stranger.
-    fn route(
+    fn dispatch(
         &mut self,
         turn: &mut Turn<'_>,
         meta: &DatagramMeta,
         datagram: &BytesMut,
         accepted: &mut Vec<Box<dyn Transport>>,
     ) {
-        if let Some((_, slot)) = self.owners.get(&meta.remote) {
+        if let Some((_, sender)) = self.senders.get(&meta.remote) {
             // If the mailbox is full, the datagram is lost, as any may be.
-            slot.put(meta, datagram);
+            sender.push(meta, datagram);
             return;
         }
-        let seconds = turn.now.saturating_duration_since(self.since).as_secs();
-        match self.greeter.greet(meta.remote, seconds, datagram) {
-            Greeting::Ignore => {}
-            Greeting::Ask(answer) => {
+        let seconds = turn.now.saturating_duration_since(self.started).as_secs();
+        match self
+            .hello_validator
+            .check_hello(meta.remote, seconds, datagram)
+        {
+            HelloVerdict::Ignore => {}
+            HelloVerdict::SendCookie(reply) => {
                 // If it is lost, the stranger asks again.
                 self.socket.send(&quinn_udp::Transmit {
                     destination: meta.remote,
                     ecn: None,
-                    contents: &answer,
+                    contents: &reply,
                     segment_size: None,
                     src_ip: meta.local_ip,
                 });
             }
-            Greeting::Accept(nonce) => {
-                if self.door.handshakes() >= HANDSHAKES_MAX || self.owners.len() >= CONNECTIONS_MAX
+            HelloVerdict::Accept(nonce) => {
+                if self.slots.handshakes() >= HANDSHAKES_MAX
+                    || self.senders.len() >= CONNECTIONS_MAX
                 {
                     return;
                 }
-                if let Err(error) = self.let_in(turn, meta, nonce, accepted) {
+                if let Err(error) = self.accept_connection(turn, meta, nonce, accepted) {
                     tracing::debug!(%error, "a connection was not let in");
                 }
             }
         }
     }
 
-    fn let_in(
+    fn accept_connection(
         &mut self,
         turn: &mut Turn<'_>,
         meta: &DatagramMeta,
@@ -148,26 +152,26 @@ impl UdpListener {
         let bound = self.socket.local_addr();
         let local = SocketAddr::new(meta.local_ip.unwrap_or_else(|| bound.ip()), bound.port());
         let mut socket = DatagramSocket::accepted(local, meta.remote)?;
-        let machine = Accepting::new(&self.key, self.admission.clone(), nonce)?;
-        let (slot, mailbox) = mailbox::pair(&self.polls);
-        let misled = socket.drain(turn.buffer);
-        while self.places.contains_key(&self.next_slot) {
+        let handshake = AcceptorHandshake::new(&self.key, self.admission.clone(), nonce)?;
+        let (sender, forward_queue) = forward_queue::channel(&self.poll_handles);
+        let early = socket.drain(turn.buffer);
+        while self.addresses.contains_key(&self.next_slot) {
             self.next_slot = self.next_slot.wrapping_add(1);
         }
         let number = self.next_slot;
-        self.places.insert(number, meta.remote);
-        self.owners.insert(meta.remote, (number, slot));
-        let lease = Lease::new(&self.door, number);
+        self.addresses.insert(number, meta.remote);
+        self.senders.insert(meta.remote, (number, sender));
+        let lease = SlotLease::new(&self.slots, number);
         accepted.push(Box::new(UdpTransport::accepting(
             turn.now,
-            self.key.protection(),
+            self.key.security(),
             socket,
             meta.remote,
-            machine,
-            (mailbox, lease),
+            handshake,
+            (forward_queue, lease),
         )));
-        for (meta, datagram) in misled {
-            self.route(turn, &meta, &datagram, accepted);
+        for (meta, datagram) in early {
+            self.dispatch(turn, &meta, &datagram, accepted);
         }
         Ok(())
     }
@@ -175,7 +179,7 @@ impl UdpListener {
 
 impl Listener for UdpListener {
     fn local_address(&self) -> Address {
-        Address::socket(self.key.protection().scheme(), self.socket.local_addr())
+        Address::socket(self.key.security().scheme(), self.socket.local_addr())
     }
 
     fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
@@ -191,26 +195,26 @@ impl Listener for UdpListener {
         turn: &mut Turn<'_>,
         accepted: &mut Vec<Box<dyn Transport>>,
     ) -> Result<Progress, io::Error> {
-        self.forget_left();
-        let admitted_max = accepted.len() + ADMITTED_PER_TURN;
-        let mut left = turn.budget;
-        while left > 0 && accepted.len() < admitted_max {
+        self.remove_released();
+        let admitted_max = accepted.len() + ACCEPTED_PER_TURN;
+        let mut remaining = turn.budget;
+        while remaining > 0 && accepted.len() < admitted_max {
             match self.socket.recv(turn.buffer) {
                 Ok(received) => {
                     for batch in received.batches.into_iter().flatten() {
-                        left = left.saturating_sub(batch.bytes.len().max(1));
+                        remaining = remaining.saturating_sub(batch.bytes.len().max(1));
                         let meta = batch.meta;
                         for datagram in batch {
-                            self.route(turn, &meta, &datagram, accepted);
+                            self.dispatch(turn, &meta, &datagram, accepted);
                         }
                     }
-                    if received.is_all {
+                    if received.is_drained {
                         return Ok(Progress::Idle);
                     }
                 }
                 // An unconnected socket reports hardly any, and each is about one datagram.
                 Err(error) => {
-                    left = left.saturating_sub(1);
+                    remaining = remaining.saturating_sub(1);
                     tracing::debug!(%error, "the listening socket reports an error");
                 }
             }

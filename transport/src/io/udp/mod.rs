@@ -3,7 +3,7 @@
 //! `udp://` is authenticated and encrypted by a Noise handshake and AES-256-GCM. `udp+plain://` is for
 //! trusted links: nothing is encrypted, identities are proved once by signatures, and after that
 //! nothing is authenticated but by a tag that those on the path can see. See [`handshake`] for how the
-//! peers prove who they are, and [`cover`] for what lies around a frame; at most 1,200 bytes go in a
+//! peers prove who they are, and [`protection`] for what lies around a frame; at most 1,200 bytes go in a
 //! datagram, which any path carries (RFC 9000, section 14).
 //!
 //! ```text
@@ -14,13 +14,13 @@
 //! and the listener forwards what arrived before that. But a datagram has no connection id, so a
 //! peer whose address changes is lost; it has to dial again.
 
-mod batch;
-mod cover;
 mod dialer;
 mod handshake;
 mod listener;
 mod noise;
-mod replay;
+mod packet_protection;
+mod replay_window;
+mod segment_batch;
 mod signed;
 mod transport;
 
@@ -28,20 +28,20 @@ pub use dialer::UdpDialer;
 pub use listener::UdpListener;
 pub use transport::UdpTransport;
 
-use handshake::Protection;
+use handshake::UdpSecurity;
 
 /// The schemes of the addresses.
-const SEALED_SCHEME: &str = "udp";
+const ENCRYPTED_SCHEME: &str = "udp";
 const PLAIN_SCHEME: &str = "udp+plain";
 const SCHEMES: &str = "udp, udp+plain";
 
 /// The longest datagram.
 const DATAGRAM_LEN_MAX: usize = 1200;
 
-impl Protection {
+impl UdpSecurity {
     fn of_scheme(scheme: &str) -> Option<Self> {
         match scheme {
-            SEALED_SCHEME => Some(Self::Sealed),
+            ENCRYPTED_SCHEME => Some(Self::Encrypted),
             PLAIN_SCHEME => Some(Self::Plain),
             _ => None,
         }
@@ -49,7 +49,7 @@ impl Protection {
 
     const fn scheme(self) -> &'static str {
         match self {
-            Self::Sealed => SEALED_SCHEME,
+            Self::Encrypted => ENCRYPTED_SCHEME,
             Self::Plain => PLAIN_SCHEME,
         }
     }
@@ -58,8 +58,8 @@ impl Protection {
     const fn frame_max(self) -> usize {
         DATAGRAM_LEN_MAX
             - match self {
-                Self::Sealed => cover::SEALED_OVERHEAD,
-                Self::Plain => cover::TAGGED_OVERHEAD,
+                Self::Encrypted => packet_protection::ENCRYPTED_OVERHEAD,
+                Self::Plain => packet_protection::TAGGED_OVERHEAD,
             }
     }
 }
@@ -67,23 +67,25 @@ impl Protection {
 /// Feeds all who read datagrams before anybody has proved anything.
 #[cfg(feature = "fuzzing")]
 pub(super) fn fuzz_handshake(identity: &super::Identity, datagram: &[u8]) {
-    use handshake::{Accepting, Dialing, Greeter, ListenKey};
+    use handshake::{AcceptorHandshake, DialerHandshake, HelloValidator, ListenerKey};
     let from = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-    for protection in [Protection::Plain, Protection::Sealed] {
-        let greeter = Greeter::new(protection);
-        let dialing = Dialing::new(protection, identity.clone(), None);
-        let key = ListenKey::new(protection, identity.clone());
-        if let (Ok(greeter), Ok(mut dialing), Ok(key)) = (greeter, dialing, key) {
-            drop(greeter.greet(from, 0, datagram));
+    for security in [UdpSecurity::Plain, UdpSecurity::Encrypted] {
+        let hello_validator = HelloValidator::new(security);
+        let dialing = DialerHandshake::new(security, identity.clone(), None);
+        let key = ListenerKey::new(security, identity.clone());
+        if let (Ok(hello_validator), Ok(mut dialing), Ok(key)) = (hello_validator, dialing, key) {
+            drop(hello_validator.check_hello(from, 0, datagram));
             drop(dialing.handle(datagram));
             // The base point of X25519: a valid first message.
             let mut nonce = [0; 32];
             nonce[0] = 9;
-            if let Ok(mut accepting) = Accepting::new(&key, super::Admission::anyone(), nonce) {
+            if let Ok(mut accepting) =
+                AcceptorHandshake::new(&key, super::Admission::anyone(), nonce)
+            {
                 drop(accepting.handle(datagram));
             }
         }
     }
-    let mut cover = cover::Cover::sealed([1; 32], [2; 32]);
-    drop(cover.unwrap(datagram.into()));
+    let mut protection = packet_protection::PacketProtection::encrypted([1; 32], [2; 32]);
+    drop(protection.unwrap(datagram.into()));
 }

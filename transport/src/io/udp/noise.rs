@@ -16,8 +16,8 @@ use std::sync::Arc;
 
 use snow::{Builder, HandshakeState};
 
-use super::cover::{Cover, Secret, Tag, derive};
-use super::handshake::{KEY_LEN, NONCE_LEN, Nonce, SIGNATURE_LEN};
+use super::handshake::{HandshakeNonce, KEY_LEN, NONCE_LEN, SIGNATURE_LEN};
+use super::packet_protection::{ConnectionTag, PacketProtection, TrafficSecret, derive};
 use crate::NodeId;
 use crate::io::identity::{Identity, verify};
 
@@ -92,7 +92,7 @@ fn read(state: &mut HandshakeState, message: &[u8]) -> Option<NodeId> {
 }
 
 /// The secrets of dialer and acceptor, and the tag that only they know.
-fn split(state: &mut HandshakeState) -> (Secret, Secret, Tag) {
+fn split(state: &mut HandshakeState) -> (TrafficSecret, TrafficSecret, ConnectionTag) {
     let (dialer, acceptor) = state.dangerously_get_raw_split();
     (dialer, acceptor, derive(&acceptor, b"welcome"))
 }
@@ -102,7 +102,7 @@ fn split(state: &mut HandshakeState) -> (Secret, Secret, Tag) {
 pub(super) struct NoiseDial {
     state: Box<HandshakeState>,
     key: NoiseKey,
-    pub(super) hello: Nonce,
+    pub(super) hello: HandshakeNonce,
 }
 
 impl NoiseDial {
@@ -124,10 +124,10 @@ impl NoiseDial {
     }
 
     /// The own proof, the tag of the Welcome, and what covers the connection.
-    pub(super) fn prove(&mut self) -> Option<(Vec<u8>, Tag, Cover)> {
+    pub(super) fn prove(&mut self) -> Option<(Vec<u8>, ConnectionTag, PacketProtection)> {
         let message = write(&mut self.state, &self.key.0.1)?;
         let (dialer, acceptor, tag) = split(&mut self.state);
-        Some((message, tag, Cover::sealed(dialer, acceptor)))
+        Some((message, tag, PacketProtection::encrypted(dialer, acceptor)))
     }
 }
 
@@ -152,9 +152,12 @@ impl NoiseAccept {
     }
 
     /// Who proves itself with this, and what covers the connection.
-    pub(super) fn check(&mut self, proof: &[u8]) -> Option<(NodeId, Tag, Cover)> {
+    pub(super) fn check(
+        &mut self,
+        proof: &[u8],
+    ) -> Option<(NodeId, ConnectionTag, PacketProtection)> {
         let peer = read(&mut self.state, proof)?;
         let (dialer, acceptor, tag) = split(&mut self.state);
-        Some((peer, tag, Cover::sealed(acceptor, dialer)))
+        Some((peer, tag, PacketProtection::encrypted(acceptor, dialer)))
     }
 }

@@ -2,8 +2,8 @@
 
 use ring::digest;
 
-use super::cover::{Cover, Tag};
-use super::handshake::{KEY_LEN, NONCE_LEN, Nonce, SIGNATURE_LEN, first_bytes};
+use super::handshake::{HandshakeNonce, KEY_LEN, NONCE_LEN, SIGNATURE_LEN, first_bytes};
+use super::packet_protection::{ConnectionTag, PacketProtection};
 use crate::NodeId;
 use crate::io::identity::{Identity, random, verify};
 
@@ -15,9 +15,9 @@ const PROVE_LABEL: &[u8] = b"selvedge/1 udp+plain prove";
 #[derive(Debug)]
 pub(super) struct SignedDial {
     identity: Identity,
-    pub(super) nonce: Nonce,
+    pub(super) nonce: HandshakeNonce,
     /// Once the peer has proved itself.
-    peer: Option<(NodeId, Nonce)>,
+    peer: Option<(NodeId, HandshakeNonce)>,
 }
 
 impl SignedDial {
@@ -43,7 +43,7 @@ impl SignedDial {
     }
 
     /// The own proof, the tag of the Welcome, and what covers the connection.
-    pub(super) fn prove(&self) -> Option<(Vec<u8>, Tag, Cover)> {
+    pub(super) fn prove(&self) -> Option<(Vec<u8>, ConnectionTag, PacketProtection)> {
         let (peer, nonce) = &self.peer?;
         let own = self.identity.node_id();
         let signed = [
@@ -57,7 +57,7 @@ impl SignedDial {
         let signature = self.identity.sign(&signed);
         let tag = tag_of(&self.nonce, nonce);
         let message = [&own.as_bytes()[..], &signature].concat();
-        Some((message, tag, Cover::Tagged(tag)))
+        Some((message, tag, PacketProtection::Tagged(tag)))
     }
 }
 
@@ -65,14 +65,14 @@ impl SignedDial {
 #[derive(Debug)]
 pub(super) struct SignedAccept {
     own: NodeId,
-    dialer_nonce: Nonce,
-    nonce: Nonce,
+    dialer_nonce: HandshakeNonce,
+    nonce: HandshakeNonce,
     pub(super) message: Vec<u8>,
 }
 
 impl SignedAccept {
-    pub(super) fn new(identity: &Identity, dialer_nonce: Nonce) -> std::io::Result<Self> {
-        let nonce: Nonce = random()?;
+    pub(super) fn new(identity: &Identity, dialer_nonce: HandshakeNonce) -> std::io::Result<Self> {
+        let nonce: HandshakeNonce = random()?;
         let own = identity.node_id();
         let signed = [ACCEPT_LABEL, &dialer_nonce, &nonce, own.as_bytes()].concat();
         let message = [&nonce[..], own.as_bytes(), &identity.sign(&signed)].concat();
@@ -85,7 +85,7 @@ impl SignedAccept {
     }
 
     /// Who proves itself with this, and what covers the connection.
-    pub(super) fn check(&self, proof: &[u8]) -> Option<(NodeId, Tag, Cover)> {
+    pub(super) fn check(&self, proof: &[u8]) -> Option<(NodeId, ConnectionTag, PacketProtection)> {
         let (key, signature) = proof.split_first_chunk::<KEY_LEN>()?;
         let peer = NodeId::new(*key);
         let signed = [
@@ -98,11 +98,11 @@ impl SignedAccept {
         .concat();
         let is_proved = signature.len() == SIGNATURE_LEN && verify(&peer, &signed, signature);
         let tag = tag_of(&self.dialer_nonce, &self.nonce);
-        is_proved.then_some((peer, tag, Cover::Tagged(tag)))
+        is_proved.then_some((peer, tag, PacketProtection::Tagged(tag)))
     }
 }
 
-fn tag_of(dialer: &Nonce, acceptor: &Nonce) -> Tag {
+fn tag_of(dialer: &HandshakeNonce, acceptor: &HandshakeNonce) -> ConnectionTag {
     let digest = digest::digest(&digest::SHA256, &[&dialer[..], acceptor].concat());
     first_bytes(digest.as_ref())
 }

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use mio::{Registry, Token};
 
-use super::batch::Batch;
-use super::cover::Cover;
-use super::handshake::{Accepting, Dialing, Outcome, Protection};
-use crate::io::datagram_socket::{DatagramSocket, Sent};
-use crate::io::door::Lease;
-use crate::io::mailbox::Mailbox;
+use super::handshake::{AcceptorHandshake, DialerHandshake, HandshakeAction, UdpSecurity};
+use super::packet_protection::PacketProtection;
+use super::segment_batch::SegmentBatch;
+use crate::io::datagram_socket::{DatagramSocket, SendResult};
+use crate::io::forward_queue::ForwardQueue;
+use crate::io::handshake_slots::SlotLease;
 use crate::{
     Address, End, Frame, FrameOrder, FrameSink, FrameSource, Info, LANES_MAX, LaneSet, NodeId,
     Phase, Progress, Role, SendCapacity, Transport, Turn,
@@ -27,7 +27,7 @@ const LANE_0: u8 = 32;
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 
 /// How long the dialer waits for an answer before it repeats itself; doubled each time.
-const REPEAT_AFTER: Duration = Duration::from_millis(250);
+const RETRANSMIT_AFTER: Duration = Duration::from_millis(250);
 
 /// So long without a datagram is the end. A session's heartbeats (1 s) keep a living peer alive,
 /// and notice a dead one first (3 s).
@@ -43,28 +43,28 @@ pub struct UdpTransport {
     phase: Phase,
     socket: DatagramSocket,
     remote: SocketAddr,
-    mailbox: Option<(Mailbox, Lease)>,
-    handshake: Handshake,
+    forward_queue: Option<(ForwardQueue, SlotLease)>,
+    handshake: UdpHandshake,
     /// Once it is open.
-    cover: Option<Cover>,
+    protection: Option<PacketProtection>,
     /// The handshake's message is to be said in the next send.
-    is_to_say: bool,
+    handshake_due: bool,
     /// When it is to be said again, and how long after that.
-    repeat: Option<(Instant, Duration)>,
+    retransmit: Option<(Instant, Duration)>,
     /// When the handshake, or silence, has taken too long.
-    limit: Instant,
+    deadline: Instant,
     /// What the socket did not take, or has not been offered yet.
-    batch: Batch,
+    batch: SegmentBatch,
     /// A frame that did not fit into the batch.
-    next: Option<Frame>,
+    pending_frame: Option<Frame>,
     end: Option<End>,
 }
 
 #[derive(Debug)]
-enum Handshake {
-    Dialing(Dialing),
-    Accepting {
-        machine: Accepting,
+enum UdpHandshake {
+    DialerHandshake(DialerHandshake),
+    AcceptorHandshake {
+        state: AcceptorHandshake,
         /// The proof that opened it, and the Welcome that answers it, which may get lost.
         proof: Option<(Vec<u8>, Vec<u8>)>,
     },
@@ -73,43 +73,43 @@ enum Handshake {
 impl UdpTransport {
     pub(super) fn dialing(
         now: Instant,
-        protection: Protection,
+        security: UdpSecurity,
         socket: DatagramSocket,
         remote: SocketAddr,
-        machine: Dialing,
+        state: DialerHandshake,
     ) -> Self {
-        let handshake = Handshake::Dialing(machine);
+        let handshake = UdpHandshake::DialerHandshake(state);
         Self {
-            repeat: Some((now + REPEAT_AFTER, 2 * REPEAT_AFTER)),
-            ..Self::new(now, Role::Dialer, protection, socket, remote, handshake)
+            retransmit: Some((now + RETRANSMIT_AFTER, 2 * RETRANSMIT_AFTER)),
+            ..Self::new(now, Role::Dialer, security, socket, remote, handshake)
         }
     }
 
     pub(super) fn accepting(
         now: Instant,
-        protection: Protection,
+        security: UdpSecurity,
         socket: DatagramSocket,
         remote: SocketAddr,
-        machine: Accepting,
-        mailbox: (Mailbox, Lease),
+        state: AcceptorHandshake,
+        forward_queue: (ForwardQueue, SlotLease),
     ) -> Self {
         let proof = None;
-        let handshake = Handshake::Accepting { machine, proof };
+        let handshake = UdpHandshake::AcceptorHandshake { state, proof };
         Self {
-            mailbox: Some(mailbox),
-            ..Self::new(now, Role::Acceptor, protection, socket, remote, handshake)
+            forward_queue: Some(forward_queue),
+            ..Self::new(now, Role::Acceptor, security, socket, remote, handshake)
         }
     }
 
     fn new(
         now: Instant,
         role: Role,
-        protection: Protection,
+        security: UdpSecurity,
         socket: DatagramSocket,
         remote: SocketAddr,
-        handshake: Handshake,
+        handshake: UdpHandshake,
     ) -> Self {
-        let scheme = protection.scheme();
+        let scheme = security.scheme();
         Self {
             info: Info {
                 scheme,
@@ -118,31 +118,31 @@ impl UdpTransport {
                 remote: Some(Address::socket(scheme, remote)),
                 peer: None,
                 reliable: false,
-                encrypted: protection == Protection::Sealed,
-                frame_max: protection.frame_max(),
-                datagram_max: protection.frame_max(),
+                encrypted: security == UdpSecurity::Encrypted,
+                frame_max: security.frame_max(),
+                datagram_max: security.frame_max(),
             },
             phase: Phase::Handshaking,
             socket,
             remote,
-            mailbox: None,
+            forward_queue: None,
             handshake,
-            cover: None,
-            is_to_say: true,
-            repeat: None,
-            limit: now + HANDSHAKE_MAX,
-            batch: Batch::default(),
-            next: None,
+            protection: None,
+            handshake_due: true,
+            retransmit: None,
+            deadline: now + HANDSHAKE_MAX,
+            batch: SegmentBatch::default(),
+            pending_frame: None,
             end: None,
         }
     }
 
     /// Sends one datagram, which may be lost as any other.
-    fn say(&mut self, contents: &[u8]) -> Sent {
+    fn send_datagram(&mut self, contents: &[u8]) -> SendResult {
         self.transmit(contents, None)
     }
 
-    fn transmit(&mut self, contents: &[u8], segment_size: Option<usize>) -> Sent {
+    fn transmit(&mut self, contents: &[u8], segment_size: Option<usize>) -> SendResult {
         self.socket.send(&quinn_udp::Transmit {
             destination: self.remote,
             ecn: None,
@@ -153,17 +153,17 @@ impl UdpTransport {
     }
 
     /// Says what the handshake has to say.
-    fn say_handshake(&mut self) -> Result<(), End> {
-        if !std::mem::take(&mut self.is_to_say) {
+    fn send_handshake(&mut self) -> Result<(), End> {
+        if !std::mem::take(&mut self.handshake_due) {
             return Ok(());
         }
         let message = match &self.handshake {
-            Handshake::Dialing(machine) => machine.message(),
-            Handshake::Accepting { machine, .. } => machine.message(),
+            UdpHandshake::DialerHandshake(state) => state.message(),
+            UdpHandshake::AcceptorHandshake { state, .. } => state.message(),
         };
-        match self.say(&message) {
-            Sent::Gone | Sent::Blocked => Ok(()),
-            Sent::Refused => Err(End::unreachable(io::ErrorKind::ConnectionRefused.into())),
+        match self.send_datagram(&message) {
+            SendResult::Sent | SendResult::Blocked => Ok(()),
+            SendResult::Refused => Err(End::unreachable(io::ErrorKind::ConnectionRefused.into())),
         }
     }
 
@@ -171,21 +171,21 @@ impl UdpTransport {
         if self.phase != Phase::Handshaking {
             return;
         }
-        if let Some((_, lease)) = &mut self.mailbox {
-            lease.opened();
+        if let Some((_, lease)) = &mut self.forward_queue {
+            lease.handshake_done();
         }
         self.info.peer = Some(peer);
         self.phase = Phase::Open;
-        self.repeat = None;
-        self.is_to_say = false;
-        self.limit = now + IDLE_MAX;
+        self.retransmit = None;
+        self.handshake_due = false;
+        self.deadline = now + IDLE_MAX;
     }
 
     /// Reads the socket and the mailbox, at most about `budget` bytes.
     fn receive(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Progress, End> {
         let mut left = turn.budget;
-        while let Some((mailbox, _)) = &self.mailbox
-            && let Some((_, datagram)) = mailbox.take()
+        while let Some((forward_queue, _)) = &self.forward_queue
+            && let Some((_, datagram)) = forward_queue.pop()
         {
             self.handle(turn.now, datagram, sink)?;
         }
@@ -199,7 +199,7 @@ impl UdpTransport {
                             self.handle(turn.now, datagram, sink)?;
                         }
                     }
-                    if received.is_all {
+                    if received.is_drained {
                         return Ok(Progress::Idle);
                     }
                 }
@@ -242,7 +242,7 @@ impl UdpTransport {
         let Some((kind, frame)) = self.unwrap(now, datagram) else {
             return Ok(());
         };
-        self.limit = now + IDLE_MAX;
+        self.deadline = now + IDLE_MAX;
         match kind {
             CLOSE => return Err(End::PeerClosed),
             CONTROL | DATAGRAM => {}
@@ -259,45 +259,47 @@ impl UdpTransport {
     fn unwrap(&mut self, now: Instant, datagram: BytesMut) -> Option<(u8, BytesMut)> {
         match (&mut self.handshake, self.phase) {
             // The peer would not send it if it had not opened: the Welcome was lost or is late.
-            (Handshake::Dialing(machine), Phase::Handshaking) => {
-                let (cover, peer) = machine.cover_mut()?;
-                let unwrapped = cover.unwrap(datagram)?;
-                self.cover = machine.take_cover();
+            (UdpHandshake::DialerHandshake(state), Phase::Handshaking) => {
+                let (protection, peer) = state.protection_mut()?;
+                let unwrapped = protection.unwrap(datagram)?;
+                self.protection = state.take_protection();
                 self.open(now, peer);
                 Some(unwrapped)
             }
-            (Handshake::Accepting { .. }, Phase::Handshaking) => None,
-            _ => self.cover.as_mut()?.unwrap(datagram),
+            (UdpHandshake::AcceptorHandshake { .. }, Phase::Handshaking) => None,
+            _ => self.protection.as_mut()?.unwrap(datagram),
         }
     }
 
     fn handle_handshake(&mut self, now: Instant, datagram: &[u8]) -> Result<(), End> {
         let outcome = match &mut self.handshake {
-            Handshake::Dialing(machine) if self.phase == Phase::Handshaking => {
-                machine.handle(datagram)
+            UdpHandshake::DialerHandshake(state) if self.phase == Phase::Handshaking => {
+                state.handle(datagram)
             }
-            Handshake::Dialing(_) => return Ok(()),
-            Handshake::Accepting { proof, machine } => match proof {
+            UdpHandshake::DialerHandshake(_) => return Ok(()),
+            UdpHandshake::AcceptorHandshake { proof, state } => match proof {
                 // Once open, only the repeated proof is answered, which costs no signature check.
-                Some((known, welcome)) if known == datagram => Outcome::Answer(welcome.clone()),
-                Some(_) => Outcome::Nothing,
-                None => machine.handle(datagram),
+                Some((known, welcome)) if known == datagram => {
+                    HandshakeAction::Reply(welcome.clone())
+                }
+                Some(_) => HandshakeAction::Ignore,
+                None => state.handle(datagram),
             },
         };
         match outcome {
-            Outcome::Nothing => {}
-            Outcome::Say => {
-                self.is_to_say = true;
-                self.repeat = Some((now + REPEAT_AFTER, 2 * REPEAT_AFTER));
-                self.say_handshake()?;
+            HandshakeAction::Ignore => {}
+            HandshakeAction::Transmit => {
+                self.handshake_due = true;
+                self.retransmit = Some((now + RETRANSMIT_AFTER, 2 * RETRANSMIT_AFTER));
+                self.send_handshake()?;
             }
-            Outcome::Answer(answer) => {
-                self.say(&answer);
+            HandshakeAction::Reply(reply) => {
+                self.send_datagram(&reply);
             }
-            Outcome::Open { peer, answer } => self.handle_open(now, peer, datagram, answer),
-            Outcome::Failed { end, answer } => {
-                if !answer.is_empty() {
-                    self.say(&answer);
+            HandshakeAction::Open { peer, reply } => self.handle_open(now, peer, datagram, reply),
+            HandshakeAction::Failed { end, reply } => {
+                if !reply.is_empty() {
+                    self.send_datagram(&reply);
                 }
                 return Err(end);
             }
@@ -305,16 +307,16 @@ impl UdpTransport {
         Ok(())
     }
 
-    fn handle_open(&mut self, now: Instant, peer: NodeId, datagram: &[u8], answer: Vec<u8>) {
+    fn handle_open(&mut self, now: Instant, peer: NodeId, datagram: &[u8], reply: Vec<u8>) {
         match &mut self.handshake {
-            Handshake::Dialing(machine) => self.cover = machine.take_cover(),
-            Handshake::Accepting { machine, proof } => {
-                self.cover = machine.take_cover();
-                *proof = Some((datagram.to_vec(), answer.clone()));
+            UdpHandshake::DialerHandshake(state) => self.protection = state.take_protection(),
+            UdpHandshake::AcceptorHandshake { state, proof } => {
+                self.protection = state.take_protection();
+                *proof = Some((datagram.to_vec(), reply.clone()));
             }
         }
-        if !answer.is_empty() {
-            self.say(&answer);
+        if !reply.is_empty() {
+            self.send_datagram(&reply);
         }
         self.open(now, peer);
     }
@@ -329,11 +331,15 @@ impl UdpTransport {
             control_blocked: false,
         };
         let socket = &self.socket;
-        let Some(cover) = &mut self.cover else {
+        let Some(protection) = &mut self.protection else {
             return false;
         };
         loop {
-            let Some(frame) = self.next.take().or_else(|| source.next_frame(&capacity)) else {
+            let Some(frame) = self
+                .pending_frame
+                .take()
+                .or_else(|| source.next_frame(&capacity))
+            else {
                 return false;
             };
             if frame.len() > frame_max {
@@ -343,9 +349,9 @@ impl UdpTransport {
             }
             if !self
                 .batch
-                .fits(cover, &frame, |len| socket.segments_max(len))
+                .fits(protection, &frame, |len| socket.segments_max(len))
             {
-                self.next = Some(frame);
+                self.pending_frame = Some(frame);
                 return true;
             }
             let kind = match frame.order {
@@ -353,34 +359,34 @@ impl UdpTransport {
                 FrameOrder::Datagram => DATAGRAM,
                 FrameOrder::Lane(lane) => LANE_0.saturating_add(lane),
             };
-            self.batch.push(kind, cover, &frame);
+            self.batch.push(kind, protection, &frame);
         }
     }
 
     /// Sends the batch, unless the socket is full.
-    fn flush(&mut self) -> Result<Sent, End> {
+    fn flush(&mut self) -> Result<SendResult, End> {
         if self.batch.is_empty() {
-            return Ok(Sent::Gone);
+            return Ok(SendResult::Sent);
         }
         let batch = std::mem::take(&mut self.batch);
         match self.transmit(batch.bytes(), batch.segment()) {
-            Sent::Gone => {
+            SendResult::Sent => {
                 self.batch = batch;
                 self.batch.clear();
-                Ok(Sent::Gone)
+                Ok(SendResult::Sent)
             }
-            Sent::Blocked => {
+            SendResult::Blocked => {
                 self.batch = batch;
-                Ok(Sent::Blocked)
+                Ok(SendResult::Blocked)
             }
-            Sent::Refused => Err(self.refused(io::ErrorKind::ConnectionRefused.into())),
+            SendResult::Refused => Err(self.refused(io::ErrorKind::ConnectionRefused.into())),
         }
     }
 
     fn try_send(&mut self, turn: &Turn<'_>, source: &mut dyn FrameSource) -> Result<Progress, End> {
         match self.phase {
             Phase::Handshaking => {
-                self.say_handshake()?;
+                self.send_handshake()?;
                 Ok(Progress::Idle)
             }
             Phase::Open => self.send_frames(turn.budget, source),
@@ -397,12 +403,12 @@ impl UdpTransport {
         while left > 0 {
             let has_more = self.fill(source);
             left = left.saturating_sub(self.batch.bytes().len());
-            if self.flush()? == Sent::Blocked {
+            if self.flush()? == SendResult::Blocked {
                 return Ok(Progress::Idle);
             }
             if !has_more {
                 // What an idle transport holds: nothing.
-                self.batch = Batch::default();
+                self.batch = SegmentBatch::default();
                 return Ok(Progress::Idle);
             }
         }
@@ -410,26 +416,26 @@ impl UdpTransport {
     }
 
     fn send_close(&mut self) -> Result<Progress, End> {
-        if self.flush()? == Sent::Blocked {
+        if self.flush()? == SendResult::Blocked {
             return Ok(Progress::Idle);
         }
-        let Some(cover) = &mut self.cover else {
+        let Some(protection) = &mut self.protection else {
             return Err(End::Closed);
         };
-        if let Some(frame) = self.next.take() {
-            self.batch.push(CONTROL, cover, &frame);
-            if self.flush()? == Sent::Blocked {
+        if let Some(frame) = self.pending_frame.take() {
+            self.batch.push(CONTROL, protection, &frame);
+            if self.flush()? == SendResult::Blocked {
                 return Ok(Progress::Idle);
             }
         }
         // Best effort: if it is lost, the peer hears from our host that nobody listens any more.
         let mut message = Vec::new();
-        if let Some(cover) = &mut self.cover {
-            cover.wrap(CLOSE, [&[], &[]], &mut message);
+        if let Some(protection) = &mut self.protection {
+            protection.protect(CLOSE, [&[], &[]], &mut message);
         }
-        match self.say(&message) {
-            Sent::Blocked => Ok(Progress::Idle),
-            Sent::Gone | Sent::Refused => Err(End::Closed),
+        match self.send_datagram(&message) {
+            SendResult::Blocked => Ok(Progress::Idle),
+            SendResult::Sent | SendResult::Refused => Err(End::Closed),
         }
     }
 
@@ -461,15 +467,15 @@ impl Transport for UdpTransport {
 
     fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         self.socket.register(registry, token)?;
-        match &self.mailbox {
-            Some((mailbox, _)) => mailbox.register(registry, token),
+        match &self.forward_queue {
+            Some((forward_queue, _)) => forward_queue.register(registry, token),
             None => Ok(()),
         }
     }
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        if let Some((mailbox, _)) = &self.mailbox {
-            mailbox.deregister();
+        if let Some((forward_queue, _)) = &self.forward_queue {
+            forward_queue.deregister();
         }
         self.socket.deregister(registry)
     }
@@ -477,7 +483,9 @@ impl Transport for UdpTransport {
     fn send(&mut self, turn: &mut Turn<'_>, source: &mut dyn FrameSource) -> Result<Progress, End> {
         self.ended()?;
         let sent = self.try_send(turn, source).and_then(|progress| {
-            self.socket.settle(turn.registry).map_err(End::broken)?;
+            self.socket
+                .update_interest(turn.registry)
+                .map_err(End::broken)?;
             Ok(progress)
         });
         sent.map_err(|end| self.finish(end))
@@ -491,18 +499,21 @@ impl Transport for UdpTransport {
     fn timeout(&self) -> Option<Instant> {
         match self.phase {
             Phase::Ended => None,
-            _ => Some(self.repeat.map_or(self.limit, |(at, _)| at.min(self.limit))),
+            _ => Some(
+                self.retransmit
+                    .map_or(self.deadline, |(at, _)| at.min(self.deadline)),
+            ),
         }
     }
 
     fn on_timeout(&mut self, now: Instant) {
-        if let Some((at, after)) = self.repeat
+        if let Some((at, after)) = self.retransmit
             && now >= at
         {
-            self.is_to_say = true;
-            self.repeat = Some((now + after, 2 * after));
+            self.handshake_due = true;
+            self.retransmit = Some((now + after, 2 * after));
         }
-        if now >= self.limit && self.phase != Phase::Ended {
+        if now >= self.deadline && self.phase != Phase::Ended {
             self.end = Some(End::TimedOut);
         }
     }
@@ -510,7 +521,7 @@ impl Transport for UdpTransport {
     fn close(&mut self, _now: Instant) {
         if self.phase < Phase::Closing {
             self.phase = Phase::Closing;
-            self.repeat = None;
+            self.retransmit = None;
         }
     }
 }

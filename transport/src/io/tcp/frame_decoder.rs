@@ -16,25 +16,25 @@ const READ_LEN_MIN: usize = 32 * 1024;
 /// length of that frame; what follows is read straight behind it. So each byte is copied at most
 /// once, however slowly a frame comes.
 #[derive(Debug, Default)]
-pub(crate) struct Splitter {
-    rest: Rest,
+pub(crate) struct FrameDecoder {
+    partial: PartialFrame,
 }
 
 /// The beginning of a frame.
 #[derive(Debug, Default)]
-enum Rest {
+enum PartialFrame {
     /// None: the stream is between two frames.
     #[default]
-    Nothing,
+    Empty,
     /// A part of its length.
     Prefix { bytes: [u8; PREFIX_LEN], len: usize },
     /// `have` of its bytes; the length of `frame` is its own.
     Frame { frame: BytesMut, have: usize },
 }
 
-/// Why [`Splitter::receive`] stopped.
+/// Why [`FrameDecoder::receive`] stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Received {
+pub(crate) enum DecodeProgress {
     /// Nothing more has arrived.
     Blocked,
     /// The budget is used up.
@@ -45,7 +45,7 @@ pub(crate) enum Received {
     CutOff,
 }
 
-impl Splitter {
+impl FrameDecoder {
     /// Reads at most `budget` bytes (at least one) and puts the frames that are whole into `sink`.
     ///
     /// # Errors
@@ -57,28 +57,28 @@ impl Splitter {
         buffer: &mut ReadBuffer,
         budget: usize,
         sink: &mut dyn FrameSink,
-    ) -> Result<Received, End> {
-        let mut left = budget.max(1);
+    ) -> Result<DecodeProgress, End> {
+        let mut remaining = budget.max(1);
         // How many bytes of an unfinished frame lie at the front of the buffer.
-        let mut filled = self.unpark(buffer);
+        let mut filled = self.restore_partial(buffer);
         loop {
-            if left == 0 {
-                self.park(buffer, filled);
-                return Ok(Received::Budget);
+            if remaining == 0 {
+                self.store_partial(buffer, filled);
+                return Ok(DecodeProgress::Budget);
             }
             if buffer.space(0).len() < filled + READ_LEN_MIN {
-                self.park(buffer, std::mem::take(&mut filled));
+                self.store_partial(buffer, std::mem::take(&mut filled));
                 buffer.space(READ_LEN_MIN);
                 // Cuts the prefix off again if that is all there was.
-                filled = self.unpark(buffer);
+                filled = self.restore_partial(buffer);
             }
-            let error = match self.read(stream, buffer, filled, left) {
-                Ok(0) if filled == 0 && matches!(self.rest, Rest::Nothing) => {
-                    return Ok(Received::Finished);
+            let error = match self.read(stream, buffer, filled, remaining) {
+                Ok(0) if filled == 0 && matches!(self.partial, PartialFrame::Empty) => {
+                    return Ok(DecodeProgress::Finished);
                 }
-                Ok(0) => return Ok(Received::CutOff),
+                Ok(0) => return Ok(DecodeProgress::CutOff),
                 Ok(read) => {
-                    left -= read;
+                    remaining -= read;
                     filled = self.advance(buffer, filled, read, sink)?;
                     continue;
                 }
@@ -87,10 +87,10 @@ impl Splitter {
             match error.kind() {
                 io::ErrorKind::Interrupted => {}
                 io::ErrorKind::WouldBlock => {
-                    self.park(buffer, filled);
-                    return Ok(Received::Blocked);
+                    self.store_partial(buffer, filled);
+                    return Ok(DecodeProgress::Blocked);
                 }
-                io::ErrorKind::UnexpectedEof => return Ok(Received::CutOff),
+                io::ErrorKind::UnexpectedEof => return Ok(DecodeProgress::CutOff),
                 _ => return Err(error.downcast().unwrap_or_else(End::broken)),
             }
         }
@@ -106,8 +106,8 @@ impl Splitter {
         max: usize,
     ) -> io::Result<usize> {
         let space = &mut buffer.space(0)[filled..];
-        match &mut self.rest {
-            Rest::Frame { frame, have } => {
+        match &mut self.partial {
+            PartialFrame::Frame { frame, have } => {
                 let missing = &mut frame[*have..];
                 let first = missing.len().min(max);
                 let second = space.len().min(max - first);
@@ -117,7 +117,7 @@ impl Splitter {
                 ];
                 stream.read_vectored(&mut slices)
             }
-            Rest::Nothing | Rest::Prefix { .. } => {
+            PartialFrame::Empty | PartialFrame::Prefix { .. } => {
                 let len = space.len().min(max);
                 stream.read(&mut space[..len])
             }
@@ -134,58 +134,62 @@ impl Splitter {
         sink: &mut dyn FrameSink,
     ) -> Result<usize, End> {
         let mut behind = read;
-        if let Rest::Frame { frame, have } = &mut self.rest {
+        if let PartialFrame::Frame { frame, have } = &mut self.partial {
             let missing = frame.len() - *have;
             if read < missing {
                 *have += read;
                 return Ok(0);
             }
             sink.frame(std::mem::take(frame).freeze());
-            self.rest = Rest::Nothing;
+            self.partial = PartialFrame::Empty;
             behind = read - missing;
         }
-        cut(buffer, filled + behind, sink)
+        extract_frames(buffer, filled + behind, sink)
     }
 
     /// Keeps the beginning of a frame that lies in the first `filled` bytes of the buffer.
-    fn park(&mut self, buffer: &mut ReadBuffer, filled: usize) {
+    fn store_partial(&mut self, buffer: &mut ReadBuffer, filled: usize) {
         if filled == 0 {
             return;
         }
-        debug_assert!(matches!(self.rest, Rest::Nothing));
-        let begun = &buffer.space(0)[..filled];
-        self.rest = match begun.split_first_chunk::<PREFIX_LEN>() {
-            Some((prefix, begun)) => {
-                // The length was checked when the prefix arrived, by `cut`.
+        debug_assert!(matches!(self.partial, PartialFrame::Empty));
+        let received = &buffer.space(0)[..filled];
+        self.partial = match received.split_first_chunk::<PREFIX_LEN>() {
+            Some((prefix, received)) => {
+                // The length was checked when the prefix arrived, by `extract_frames`.
                 let len = prefix_value(*prefix);
-                debug_assert!(begun.len() < len && len <= FRAME_LEN_MAX);
+                debug_assert!(received.len() < len && len <= FRAME_LEN_MAX);
                 let mut frame = BytesMut::with_capacity(len);
-                frame.extend_from_slice(begun);
+                frame.extend_from_slice(received);
                 frame.resize(len, 0);
-                let have = begun.len();
-                Rest::Frame { frame, have }
+                let have = received.len();
+                PartialFrame::Frame { frame, have }
             }
             None => {
                 let mut bytes = [0; PREFIX_LEN];
-                bytes[..filled].copy_from_slice(begun);
-                Rest::Prefix { bytes, len: filled }
+                bytes[..filled].copy_from_slice(received);
+                PartialFrame::Prefix { bytes, len: filled }
             }
         };
     }
 
     /// Puts a part of a length back to the front of the buffer; returns how many bytes that are.
-    fn unpark(&mut self, buffer: &mut ReadBuffer) -> usize {
-        let Rest::Prefix { bytes, len } = self.rest else {
+    fn restore_partial(&mut self, buffer: &mut ReadBuffer) -> usize {
+        let PartialFrame::Prefix { bytes, len } = self.partial else {
             return 0;
         };
-        self.rest = Rest::Nothing;
+        self.partial = PartialFrame::Empty;
         buffer.space(READ_LEN_MIN)[..len].copy_from_slice(&bytes[..len]);
         len
     }
 }
 
 /// Cuts the whole frames out of the first `filled` bytes; returns how many bytes are left there.
-fn cut(buffer: &mut ReadBuffer, filled: usize, sink: &mut dyn FrameSink) -> Result<usize, End> {
+fn extract_frames(
+    buffer: &mut ReadBuffer,
+    filled: usize,
+    sink: &mut dyn FrameSink,
+) -> Result<usize, End> {
     let mut filled = filled;
     while let Some(prefix) = buffer.space(0)[..filled].first_chunk::<PREFIX_LEN>() {
         let len = prefix_value(*prefix);

@@ -8,31 +8,31 @@ use super::*;
 use crate::FrameOrder;
 
 /// Takes at most so many bytes at each write, and blocks where it is told to.
-struct Miser {
-    taken: Vec<u8>,
-    gives: Vec<usize>,
+struct LimitedWriter {
+    written: Vec<u8>,
+    limits: Vec<usize>,
     at: usize,
 }
 
-impl Write for Miser {
+impl Write for LimitedWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.write_vectored(&[IoSlice::new(bytes)])
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         assert!(slices.iter().all(|slice| !slice.is_empty()));
-        let mut left = self.gives[self.at % self.gives.len()];
+        let mut remaining = self.limits[self.at % self.limits.len()];
         self.at += 1;
-        if left == 0 {
+        if remaining == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let before = self.taken.len();
+        let before = self.written.len();
         for slice in slices {
-            let take = slice.len().min(left);
-            self.taken.extend_from_slice(&slice[..take]);
-            left -= take;
+            let take = slice.len().min(remaining);
+            self.written.extend_from_slice(&slice[..take]);
+            remaining -= take;
         }
-        Ok(self.taken.len() - before)
+        Ok(self.written.len() - before)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -40,12 +40,12 @@ impl Write for Miser {
     }
 }
 
-struct Given {
+struct FrameList {
     frames: std::vec::IntoIter<Frame>,
     pulled: Cell<usize>,
 }
 
-impl FrameSource for Given {
+impl FrameSource for FrameList {
     fn next_frame(&mut self, _: &SendCapacity) -> Option<Frame> {
         let frame = self.frames.next()?;
         self.pulled.set(self.pulled.get() + frame.len());
@@ -81,46 +81,46 @@ proptest! {
         lens in prop::collection::vec((1..24_usize, prop_oneof![
             0..64_usize, 4000..4200_usize, 0..65_000_usize, Just(FRAME_LEN_MAX - 23),
         ]), 1..80),
-        gives in prop::collection::vec(prop_oneof![
+        limits in prop::collection::vec(prop_oneof![
             Just(0_usize), 1..9_usize, 1..70_000_usize, Just(usize::MAX),
         ], 1..12),
         budget in 1..300_000_usize,
     ) {
-        let mut gives = gives;
-        gives.push(10_000);
+        let mut limits = limits;
+        limits.push(10_000);
         let frames: Vec<Frame> = lens.iter().enumerate()
             .map(|(i, &(header, body))| frame(header.min(23), body, i as u8))
             .collect();
-        let mut miser = Miser { taken: Vec::new(), gives, at: 0 };
+        let mut writer = LimitedWriter { written: Vec::new(), limits, at: 0 };
         let pulled = Cell::new(0);
-        let mut source = Given { frames: frames.clone().into_iter(), pulled };
-        let (mut outbox, mut buffer) = (Outbox::default(), ReadBuffer::default());
+        let mut source = FrameList { frames: frames.clone().into_iter(), pulled };
+        let (mut write_buffer, mut buffer) = (WriteBuffer::default(), ReadBuffer::default());
         let mut calls = 0;
-        while outbox.send(&mut miser, &mut buffer, budget, &mut source).unwrap() != Sent::All {
-            prop_assert!(source.pulled.get() <= miser.taken.len() + 256 * 1024);
-            prop_assert!(outbox.bodies.is_empty());
+        while write_buffer.send(&mut writer, &mut buffer, budget, &mut source).unwrap() != WriteProgress::Done {
+            prop_assert!(source.pulled.get() <= writer.written.len() + 256 * 1024);
+            prop_assert!(write_buffer.bodies.is_empty());
             calls += 1;
             prop_assert!(calls < 1_000_000);
         }
-        prop_assert!(outbox.held.is_empty());
-        prop_assert_eq!(miser.taken, expected(&frames));
+        prop_assert!(write_buffer.pending.is_empty());
+        prop_assert_eq!(writer.written, expected(&frames));
     }
 }
 
 #[test]
 fn a_frame_that_breaks_the_contract_is_an_error() {
     for (header, body) in [(0, 0), (1, FRAME_LEN_MAX), (23, FRAME_LEN_MAX)] {
-        let mut source = Given {
+        let mut source = FrameList {
             frames: vec![frame(1, 5000, 1), frame(header, body, 1)].into_iter(),
             pulled: Cell::new(0),
         };
-        let mut miser = Miser {
-            taken: Vec::new(),
-            gives: vec![usize::MAX],
+        let mut writer = LimitedWriter {
+            written: Vec::new(),
+            limits: vec![usize::MAX],
             at: 0,
         };
         let mut buffer = ReadBuffer::default();
-        let result = Outbox::default().send(&mut miser, &mut buffer, 1 << 20, &mut source);
+        let result = WriteBuffer::default().send(&mut writer, &mut buffer, 1 << 20, &mut source);
         assert_eq!(result.unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 }

@@ -17,14 +17,14 @@ use bytes::{Buf, BytesMut};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hkdf::{self, HKDF_SHA256, Prk};
 
-use super::replay::Replay;
+use super::replay_window::ReplayWindow;
 
 /// The bytes that name a tagged connection in each of its datagrams, and a Welcome in any.
 pub(super) const TAG_LEN: usize = 8;
-pub(super) type Tag = [u8; TAG_LEN];
+pub(super) type ConnectionTag = [u8; TAG_LEN];
 
 /// What the first byte of a sealed datagram is.
-pub(super) const SEALED: u8 = 64;
+pub(super) const ENCRYPTED: u8 = 64;
 
 const COUNTER_LEN: usize = 8;
 const HEADER_LEN: usize = 1 + COUNTER_LEN;
@@ -34,40 +34,40 @@ const AUTH_LEN: usize = 16;
 /// a window holds, so that one former key is enough for what comes late.
 const EPOCH_LEN: u64 = 1 << 20;
 
-pub(super) type Secret = [u8; 32];
+pub(super) type TrafficSecret = [u8; 32];
 
 /// How the datagrams of one connection are told from others.
 #[derive(Debug)]
-pub(super) enum Cover {
-    Tagged(Tag),
-    Sealed(Box<Sealed>),
+pub(super) enum PacketProtection {
+    Tagged(ConnectionTag),
+    Encrypted(Box<Encrypted>),
 }
 
 /// Bytes that every datagram has more than its frame.
 pub(super) const TAGGED_OVERHEAD: usize = 1 + TAG_LEN;
-pub(super) const SEALED_OVERHEAD: usize = HEADER_LEN + 1 + AUTH_LEN;
+pub(super) const ENCRYPTED_OVERHEAD: usize = HEADER_LEN + 1 + AUTH_LEN;
 
-impl Cover {
+impl PacketProtection {
     /// Encryption with the secrets of the two directions.
-    pub(super) fn sealed(outgoing: Secret, incoming: Secret) -> Self {
-        Self::Sealed(Box::new(Sealed {
-            outgoing: Key::first(outgoing),
+    pub(super) fn encrypted(outgoing: TrafficSecret, incoming: TrafficSecret) -> Self {
+        Self::Encrypted(Box::new(Encrypted {
+            outgoing: TrafficKey::first(outgoing),
             counter: 0,
-            incoming: Key::first(incoming),
-            former: None,
-            replay: Replay::default(),
+            incoming: TrafficKey::first(incoming),
+            previous: None,
+            replay_window: ReplayWindow::default(),
         }))
     }
 
     pub(super) const fn overhead(&self) -> usize {
         match self {
             Self::Tagged(_) => TAGGED_OVERHEAD,
-            Self::Sealed(_) => SEALED_OVERHEAD,
+            Self::Encrypted(_) => ENCRYPTED_OVERHEAD,
         }
     }
 
     /// Appends a datagram to `out`.
-    pub(super) fn wrap(&mut self, kind: u8, frame: [&[u8]; 2], out: &mut Vec<u8>) {
+    pub(super) fn protect(&mut self, kind: u8, frame: [&[u8]; 2], out: &mut Vec<u8>) {
         match self {
             Self::Tagged(tag) => {
                 out.push(kind);
@@ -75,7 +75,7 @@ impl Cover {
                 out.extend_from_slice(frame[0]);
                 out.extend_from_slice(frame[1]);
             }
-            Self::Sealed(sealed) => sealed.seal(kind, frame, out),
+            Self::Encrypted(encrypted) => encrypted.seal(kind, frame, out),
         }
     }
 
@@ -85,29 +85,29 @@ impl Cover {
         match self {
             Self::Tagged(tag) => {
                 let (&kind, rest) = datagram.split_first()?;
-                if kind == SEALED || rest.first_chunk::<TAG_LEN>()? != tag {
+                if kind == ENCRYPTED || rest.first_chunk::<TAG_LEN>()? != tag {
                     return None;
                 }
                 datagram.advance(TAGGED_OVERHEAD);
                 Some((kind, datagram))
             }
-            Self::Sealed(sealed) => sealed.open(datagram),
+            Self::Encrypted(encrypted) => encrypted.open(datagram),
         }
     }
 }
 
 /// The keys of one connection.
 #[derive(Debug)]
-pub(super) struct Sealed {
-    outgoing: Key,
+pub(super) struct Encrypted {
+    outgoing: TrafficKey,
     counter: u64,
-    incoming: Key,
+    incoming: TrafficKey,
     /// The key before, for what comes late.
-    former: Option<Key>,
-    replay: Replay,
+    previous: Option<TrafficKey>,
+    replay_window: ReplayWindow,
 }
 
-impl Sealed {
+impl Encrypted {
     fn seal(&mut self, kind: u8, frame: [&[u8]; 2], out: &mut Vec<u8>) {
         let counter = self.counter;
         self.counter += 1;
@@ -120,12 +120,12 @@ impl Sealed {
         out.push(kind);
         out.extend_from_slice(frame[0]);
         out.extend_from_slice(frame[1]);
-        let sealed = self.outgoing.key.seal_in_place_separate_tag(
+        let encrypted = self.outgoing.key.seal_in_place_separate_tag(
             nonce(counter),
             Aad::from(header),
             &mut out[begin..],
         );
-        match sealed {
+        match encrypted {
             Ok(tag) => out.extend_from_slice(tag.as_ref()),
             // Only beyond 256 GiB. Without its tag nobody takes it.
             Err(_) => debug_assert!(false, "a datagram is short enough to seal"),
@@ -135,7 +135,7 @@ impl Sealed {
     fn open(&mut self, mut datagram: BytesMut) -> Option<(u8, BytesMut)> {
         let header = *datagram.first_chunk::<HEADER_LEN>()?;
         let counter = u64::from_be_bytes(*header.last_chunk()?);
-        if header[0] != SEALED || !self.replay.is_new(counter) {
+        if header[0] != ENCRYPTED || !self.replay_window.is_new(counter) {
             return None;
         }
         let epoch = counter / EPOCH_LEN;
@@ -144,27 +144,27 @@ impl Sealed {
             Some(1) => Some(self.incoming.next()),
             Some(_) => return None,
             None => {
-                let former = self.former.as_ref()?;
-                if former.epoch != epoch {
+                let previous = self.previous.as_ref()?;
+                if previous.epoch != epoch {
                     return None;
                 }
                 None
             }
         };
-        let key = match (&next, &self.former) {
+        let key = match (&next, &self.previous) {
             (Some(next), _) => next,
-            (None, Some(former)) if former.epoch == epoch => former,
+            (None, Some(previous)) if previous.epoch == epoch => previous,
             (None, _) => &self.incoming,
         };
-        let sealed = datagram.get_mut(HEADER_LEN..)?;
-        let opened = key
+        let encrypted = datagram.get_mut(HEADER_LEN..)?;
+        let handshake_done = key
             .key
-            .open_in_place(nonce(counter), Aad::from(header), sealed);
-        let len = opened.ok()?.len();
+            .open_in_place(nonce(counter), Aad::from(header), encrypted);
+        let len = handshake_done.ok()?.len();
         if let Some(next) = next {
-            self.former = Some(std::mem::replace(&mut self.incoming, next));
+            self.previous = Some(std::mem::replace(&mut self.incoming, next));
         }
-        self.replay.mark(counter);
+        self.replay_window.mark(counter);
         datagram.truncate(HEADER_LEN + len);
         datagram.advance(HEADER_LEN);
         let kind = *datagram.first()?;
@@ -174,25 +174,25 @@ impl Sealed {
 }
 
 /// A key and the secret that the next one comes from.
-struct Key {
+struct TrafficKey {
     epoch: u64,
-    secret: Secret,
+    secret: TrafficSecret,
     key: LessSafeKey,
 }
 
-impl std::fmt::Debug for Key {
+impl std::fmt::Debug for TrafficKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Key(epoch {})", self.epoch)
     }
 }
 
-impl Key {
-    fn first(secret: Secret) -> Self {
+impl TrafficKey {
+    fn first(secret: TrafficSecret) -> Self {
         Self::of(0, secret)
     }
 
-    fn of(epoch: u64, secret: Secret) -> Self {
-        let bytes: Secret = derive(&secret, b"key");
+    fn of(epoch: u64, secret: TrafficSecret) -> Self {
+        let bytes: TrafficSecret = derive(&secret, b"key");
         #[allow(clippy::expect_used, reason = "AES-256 takes any 32 bytes")]
         let key = UnboundKey::new(&AES_256_GCM, &bytes).expect("32 bytes are a key");
         Self {
@@ -207,27 +207,27 @@ impl Key {
     }
 }
 
-struct Len(usize);
+struct OutputLen(usize);
 
-impl hkdf::KeyType for Len {
+impl hkdf::KeyType for OutputLen {
     fn len(&self) -> usize {
         self.0
     }
 }
 
 /// Other bytes from a secret, for a purpose.
-pub(super) fn derive<const N: usize>(secret: &Secret, purpose: &[u8]) -> [u8; N] {
+pub(super) fn derive<const N: usize>(secret: &TrafficSecret, purpose: &[u8]) -> [u8; N] {
     let mut out = [0; N];
     let info = [b"selvedge/1 udp ", purpose];
     let expanded = Prk::new_less_safe(HKDF_SHA256, secret)
-        .expand(&info, Len(N))
+        .expand(&info, OutputLen(N))
         .and_then(|okm| okm.fill(&mut out));
     debug_assert!(expanded.is_ok(), "HKDF gives up to 8,160 bytes");
     out
 }
 
 fn header(counter: u64) -> [u8; HEADER_LEN] {
-    let mut header = [SEALED; HEADER_LEN];
+    let mut header = [ENCRYPTED; HEADER_LEN];
     header[1..].copy_from_slice(&counter.to_be_bytes());
     header
 }
@@ -243,28 +243,31 @@ fn nonce(counter: u64) -> Nonce {
 mod tests {
     use super::*;
 
-    fn pair() -> (Cover, Cover) {
+    fn pair() -> (PacketProtection, PacketProtection) {
         let (there, back) = ([1; 32], [2; 32]);
-        (Cover::sealed(there, back), Cover::sealed(back, there))
+        (
+            PacketProtection::encrypted(there, back),
+            PacketProtection::encrypted(back, there),
+        )
     }
 
-    fn wrapped(cover: &mut Cover, text: &[u8]) -> BytesMut {
+    fn wrapped(protection: &mut PacketProtection, text: &[u8]) -> BytesMut {
         let mut out = Vec::new();
-        cover.wrap(33, [b"", text], &mut out);
-        assert_eq!(out.len(), cover.overhead() + text.len());
+        protection.protect(33, [b"", text], &mut out);
+        assert_eq!(out.len(), protection.overhead() + text.len());
         BytesMut::from(&out[..])
     }
 
-    fn opened(cover: &mut Cover, datagram: &BytesMut) -> Option<Vec<u8>> {
-        let (kind, frame) = cover.unwrap(datagram.clone())?;
+    fn handshake_done(protection: &mut PacketProtection, datagram: &BytesMut) -> Option<Vec<u8>> {
+        let (kind, frame) = protection.unwrap(datagram.clone())?;
         assert_eq!(kind, 33);
         Some(frame.to_vec())
     }
 
-    fn counter_of(cover: &mut Cover) -> &mut u64 {
-        match cover {
-            Cover::Sealed(sealed) => &mut sealed.counter,
-            Cover::Tagged(_) => panic!("no counter"),
+    fn counter_of(protection: &mut PacketProtection) -> &mut u64 {
+        match protection {
+            PacketProtection::Encrypted(encrypted) => &mut encrypted.counter,
+            PacketProtection::Tagged(_) => panic!("no counter"),
         }
     }
 
@@ -273,9 +276,12 @@ mod tests {
         let (mut ours, mut theirs) = pair();
         let datagram = wrapped(&mut ours, b"the text of it");
         assert!(!datagram.windows(4).any(|four| four == b"text"));
-        assert_eq!(opened(&mut theirs, &datagram).unwrap(), b"the text of it");
-        assert_eq!(opened(&mut theirs, &datagram), None, "a replay");
-        assert_eq!(opened(&mut ours, &datagram), None, "a reflection");
+        assert_eq!(
+            handshake_done(&mut theirs, &datagram).unwrap(),
+            b"the text of it"
+        );
+        assert_eq!(handshake_done(&mut theirs, &datagram), None, "a replay");
+        assert_eq!(handshake_done(&mut ours, &datagram), None, "a reflection");
     }
 
     #[test]
@@ -285,13 +291,13 @@ mod tests {
         for bit in 0..datagram.len() * 8 {
             let mut changed = datagram.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(opened(&mut theirs, &changed), None, "bit {bit}");
+            assert_eq!(handshake_done(&mut theirs, &changed), None, "bit {bit}");
         }
         for len in 0..datagram.len() {
             let cut = BytesMut::from(&datagram[..len]);
-            assert_eq!(opened(&mut theirs, &cut), None, "cut to {len}");
+            assert_eq!(handshake_done(&mut theirs, &cut), None, "cut to {len}");
         }
-        assert_eq!(opened(&mut theirs, &datagram).unwrap(), b"text");
+        assert_eq!(handshake_done(&mut theirs, &datagram).unwrap(), b"text");
     }
 
     #[test]
@@ -301,9 +307,9 @@ mod tests {
             *counter_of(&mut ours) = epoch * EPOCH_LEN - 2;
             let late = wrapped(&mut ours, b"late");
             let [before, after] = [b"before", b"after!"].map(|text| wrapped(&mut ours, text));
-            assert_eq!(opened(&mut theirs, &before).unwrap(), b"before");
-            assert_eq!(opened(&mut theirs, &after).unwrap(), b"after!");
-            assert_eq!(opened(&mut theirs, &late).unwrap(), b"late");
+            assert_eq!(handshake_done(&mut theirs, &before).unwrap(), b"before");
+            assert_eq!(handshake_done(&mut theirs, &after).unwrap(), b"after!");
+            assert_eq!(handshake_done(&mut theirs, &late).unwrap(), b"late");
         }
     }
 
@@ -313,12 +319,12 @@ mod tests {
         let first = wrapped(&mut ours, b"first");
         let mut forged = wrapped(&mut ours, b"forged");
         forged[1..9].copy_from_slice(&(EPOCH_LEN + 1).to_be_bytes());
-        assert_eq!(opened(&mut theirs, &forged), None);
+        assert_eq!(handshake_done(&mut theirs, &forged), None);
         *counter_of(&mut ours) = EPOCH_LEN;
         wrapped(&mut ours, b"the next key");
         *counter_of(&mut ours) = 2 * EPOCH_LEN;
         let far = wrapped(&mut ours, b"two keys on");
-        assert_eq!(opened(&mut theirs, &far), None);
-        assert_eq!(opened(&mut theirs, &first).unwrap(), b"first");
+        assert_eq!(handshake_done(&mut theirs, &far), None);
+        assert_eq!(handshake_done(&mut theirs, &first).unwrap(), b"first");
     }
 }

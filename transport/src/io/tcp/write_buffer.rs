@@ -22,7 +22,7 @@ const BODIES_MAX: usize = 32;
 /// that what goes next is decided late.
 const BATCH_LEN: usize = 192 * 1024;
 
-const ROOM: SendCapacity = SendCapacity {
+const CAPACITY: SendCapacity = SendCapacity {
     frame_max: FRAME_LEN_MAX,
     datagram_max: 0,
     blocked: LaneSet::EMPTY,
@@ -31,18 +31,18 @@ const ROOM: SendCapacity = SendCapacity {
 
 /// What was taken from the source and the stream has not taken yet; mostly nothing.
 #[derive(Debug, Default)]
-pub(super) struct Outbox {
-    held: VecDeque<Bytes>,
+pub(super) struct WriteBuffer {
+    pending: VecDeque<Bytes>,
     /// Bodies of the write that is being made, each with the length of what is copied before it.
     /// Empty between calls; kept for its memory.
     bodies: Vec<(usize, Bytes)>,
 }
 
-/// Why [`Outbox::send`] stopped.
+/// Why [`WriteBuffer::send`] stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sent {
+pub(super) enum WriteProgress {
     /// Everything is written.
-    All,
+    Done,
     /// The stream takes no more for now.
     Blocked,
     /// The budget is used up.
@@ -51,13 +51,13 @@ pub(super) enum Sent {
 
 /// How much a batch has in it, and whether there is more where it came from.
 #[derive(Debug, Clone, Copy)]
-struct Batch {
+struct WriteBatch {
     copied: usize,
     len: usize,
     is_last: bool,
 }
 
-impl Outbox {
+impl WriteBuffer {
     /// Takes frames from `source` and writes them, at most about `budget` bytes.
     ///
     /// # Errors
@@ -68,72 +68,72 @@ impl Outbox {
         buffer: &mut ReadBuffer,
         budget: usize,
         source: &mut dyn FrameSource,
-    ) -> io::Result<Sent> {
-        let mut left = budget;
-        if self.write_held(stream, &mut left)? == Sent::Blocked {
-            return Ok(Sent::Blocked);
+    ) -> io::Result<WriteProgress> {
+        let mut remaining = budget;
+        if self.write_pending(stream, &mut remaining)? == WriteProgress::Blocked {
+            return Ok(WriteProgress::Blocked);
         }
-        while left > 0 {
+        while remaining > 0 {
             let memory = &mut buffer.space(COPY_LEN)[..COPY_LEN];
-            let batch = self.gather(memory, left.min(BATCH_LEN), source)?;
-            left = left.saturating_sub(batch.len);
+            let batch = self.collect(memory, remaining.min(BATCH_LEN), source)?;
+            remaining = remaining.saturating_sub(batch.len);
             let written = self.write_batch(stream, memory, batch)?;
             if written < batch.len {
-                return Ok(Sent::Blocked);
+                return Ok(WriteProgress::Blocked);
             }
             if batch.is_last {
-                return Ok(Sent::All);
+                return Ok(WriteProgress::Done);
             }
         }
-        Ok(Sent::Budget)
+        Ok(WriteProgress::Budget)
     }
 
     /// Writes what an earlier call could not.
     ///
     /// # Errors
     /// What the stream says.
-    pub(super) fn write_held(
+    pub(super) fn write_pending(
         &mut self,
         stream: &mut impl Write,
-        left: &mut usize,
-    ) -> io::Result<Sent> {
-        while !self.held.is_empty() {
+        remaining: &mut usize,
+    ) -> io::Result<WriteProgress> {
+        while !self.pending.is_empty() {
             let mut slices = [IoSlice::new(&[]); 2 * BODIES_MAX + 1];
-            for (slice, bytes) in slices.iter_mut().zip(&self.held) {
+            for (slice, bytes) in slices.iter_mut().zip(&self.pending) {
                 *slice = IoSlice::new(bytes);
             }
-            let count = self.held.len().min(slices.len());
+            let count = self.pending.len().min(slices.len());
             let Some(written) = write_some(stream, &slices[..count])? else {
-                return Ok(Sent::Blocked);
+                return Ok(WriteProgress::Blocked);
             };
-            *left = left.saturating_sub(written);
+            *remaining = remaining.saturating_sub(written);
             self.drop_written(written);
         }
-        Ok(Sent::All)
+        Ok(WriteProgress::Done)
     }
 
     fn drop_written(&mut self, written: usize) {
         let mut skip = written;
-        while let Some(first) = self.held.front_mut() {
+        while let Some(first) = self.pending.front_mut() {
             if skip < first.len() {
                 first.advance(skip);
                 return;
             }
             skip -= first.len();
-            self.held.pop_front();
+            self.pending.pop_front();
         }
         // A burst must not leave its table behind on an idle connection.
-        self.held.shrink_to(0);
+        self.pending.shrink_to(0);
     }
 
     /// Takes frames until there are enough for one write.
-    fn gather(
+    fn collect(
         &mut self,
         memory: &mut [u8],
         len_min: usize,
         source: &mut dyn FrameSource,
-    ) -> io::Result<Batch> {
-        let mut batch = Batch {
+    ) -> io::Result<WriteBatch> {
+        let mut batch = WriteBatch {
             copied: 0,
             len: 0,
             is_last: false,
@@ -142,7 +142,7 @@ impl Outbox {
             && self.bodies.len() < BODIES_MAX
             && memory.len() - batch.copied >= PREFIX_LEN + COPIED_FRAME_MAX
         {
-            let Some(frame) = source.next_frame(&ROOM) else {
+            let Some(frame) = source.next_frame(&CAPACITY) else {
                 batch.is_last = true;
                 break;
             };
@@ -173,7 +173,7 @@ impl Outbox {
         &mut self,
         stream: &mut impl Write,
         memory: &[u8],
-        batch: Batch,
+        batch: WriteBatch,
     ) -> io::Result<usize> {
         let mut written = 0;
         while written < batch.len {
@@ -188,7 +188,7 @@ impl Outbox {
                 skip = skip.saturating_sub(part.len());
             }
             let Some(some) = write_some(stream, &slices[..count])? else {
-                self.hold(memory, batch.copied, written);
+                self.keep_unwritten(memory, batch.copied, written);
                 return Ok(written);
             };
             written += some;
@@ -209,16 +209,16 @@ impl Outbox {
 
     /// Keeps what is left of a batch behind its first `written` bytes. What was copied together is
     /// copied once more, because the memory is the worker's and far larger than this.
-    fn hold(&mut self, memory: &[u8], copied: usize, written: usize) {
+    fn keep_unwritten(&mut self, memory: &[u8], copied: usize, written: usize) {
         let mut skip = written;
         let mut start = 0;
-        let held = &mut self.held;
+        let pending = &mut self.pending;
         let mut keep = |mut bytes: Bytes| {
             let skipped = skip.min(bytes.len());
             skip -= skipped;
             bytes.advance(skipped);
             if !bytes.is_empty() {
-                held.push_back(bytes);
+                pending.push_back(bytes);
             }
         };
         for (end, body) in self.bodies.drain(..) {

@@ -2,18 +2,18 @@
 
 use crate::Frame;
 
-use super::cover::Cover;
+use super::packet_protection::PacketProtection;
 
 /// Equally long datagrams, of which the last may be shorter: what the kernel can cut apart again.
 #[derive(Debug, Default)]
-pub(super) struct Batch {
+pub(super) struct SegmentBatch {
     bytes: Vec<u8>,
     segment: usize,
     count: usize,
     is_ended: bool,
 }
 
-impl Batch {
+impl SegmentBatch {
     pub(super) const fn is_empty(&self) -> bool {
         self.count == 0
     }
@@ -34,26 +34,26 @@ impl Batch {
     /// Whether a frame can join; `segments_max` tells how many datagrams of a length may.
     pub(super) fn fits(
         &self,
-        cover: &Cover,
+        protection: &PacketProtection,
         frame: &Frame,
         segments_max: impl Fn(usize) -> usize,
     ) -> bool {
         self.count == 0
             || (!self.is_ended
-                && cover.overhead() + frame.len() <= self.segment
+                && protection.overhead() + frame.len() <= self.segment
                 && self.count < segments_max(self.segment))
     }
 
     /// Adds a frame that fits.
-    pub(super) fn push(&mut self, kind: u8, cover: &mut Cover, frame: &Frame) {
-        let len = cover.overhead() + frame.len();
+    pub(super) fn push(&mut self, kind: u8, protection: &mut PacketProtection, frame: &Frame) {
+        let len = protection.overhead() + frame.len();
         if self.count == 0 {
             self.segment = len;
         }
         debug_assert!(!self.is_ended && len <= self.segment, "the frame fits");
         self.is_ended = len < self.segment;
         self.count += 1;
-        cover.wrap(
+        protection.protect(
             kind,
             [frame.header.as_slice(), &frame.body],
             &mut self.bytes,
@@ -81,24 +81,24 @@ mod tests {
 
     #[test]
     fn only_equal_datagrams_and_one_shorter_share_a_send() {
-        let mut cover = Cover::Tagged([0; 8]);
-        let mut batch = Batch::default();
+        let mut protection = PacketProtection::Tagged([0; 8]);
+        let mut batch = SegmentBatch::default();
         let three = |_| 3;
-        batch.push(16, &mut cover, &frame(100));
+        batch.push(16, &mut protection, &frame(100));
         assert_eq!(batch.segment(), None);
-        assert!(!batch.fits(&cover, &frame(101), three));
-        assert!(batch.fits(&cover, &frame(100), three));
-        batch.push(16, &mut cover, &frame(100));
+        assert!(!batch.fits(&protection, &frame(101), three));
+        assert!(batch.fits(&protection, &frame(100), three));
+        batch.push(16, &mut protection, &frame(100));
         assert_eq!(batch.segment(), Some(109));
-        assert!(batch.fits(&cover, &frame(1), three));
-        batch.push(16, &mut cover, &frame(1));
-        assert!(!batch.fits(&cover, &frame(1), |_| 44));
+        assert!(batch.fits(&protection, &frame(1), three));
+        batch.push(16, &mut protection, &frame(1));
+        assert!(!batch.fits(&protection, &frame(1), |_| 44));
         assert_eq!(batch.bytes().len(), 109 + 109 + 10);
         batch.clear();
-        assert!(batch.is_empty() && batch.fits(&cover, &frame(1191), three));
+        assert!(batch.is_empty() && batch.fits(&protection, &frame(1191), three));
         for _ in 0..3 {
-            batch.push(16, &mut cover, &frame(100));
+            batch.push(16, &mut protection, &frame(100));
         }
-        assert!(!batch.fits(&cover, &frame(100), three));
+        assert!(!batch.fits(&protection, &frame(100), three));
     }
 }

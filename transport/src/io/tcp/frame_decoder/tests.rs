@@ -6,15 +6,15 @@ use proptest::prelude::*;
 use super::*;
 
 /// Gives a stream in pieces of the given lengths; a length of 0 blocks once.
-struct Pieces<'a> {
+struct ChunkedStream<'a> {
     bytes: &'a [u8],
     lens: Vec<usize>,
     at: usize,
     /// How it ends: in order, or blocked for good.
-    ends: bool,
+    finishes: bool,
 }
 
-impl Read for Pieces<'_> {
+impl Read for ChunkedStream<'_> {
     fn read(&mut self, memory: &mut [u8]) -> io::Result<usize> {
         self.read_vectored(&mut [IoSliceMut::new(memory)])
     }
@@ -22,20 +22,20 @@ impl Read for Pieces<'_> {
     fn read_vectored(&mut self, slices: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         let len = self.lens[self.at % self.lens.len()];
         self.at += 1;
-        if self.bytes.is_empty() && self.ends {
+        if self.bytes.is_empty() && self.finishes {
             return Ok(0);
         }
-        let mut left = len.min(self.bytes.len());
-        if left == 0 {
+        let mut remaining = len.min(self.bytes.len());
+        if remaining == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let mut read = 0;
         for slice in slices {
-            let take = slice.len().min(left);
+            let take = slice.len().min(remaining);
             let (now, later) = self.bytes.split_at(take);
             slice[..take].copy_from_slice(now);
             self.bytes = later;
-            left -= take;
+            remaining -= take;
             read += take;
         }
         Ok(read)
@@ -52,20 +52,20 @@ fn stream(frames: &[Vec<u8>]) -> Vec<u8> {
 }
 
 /// Splits `bytes`, which come in pieces of `lens`, with `budget` at each call.
-fn split(bytes: &[u8], lens: &[usize], budget: usize) -> (Vec<Bytes>, Result<Received, End>) {
-    let mut pieces = Pieces {
+fn split(bytes: &[u8], lens: &[usize], budget: usize) -> (Vec<Bytes>, Result<DecodeProgress, End>) {
+    let mut pieces = ChunkedStream {
         bytes,
         lens: lens.to_vec(),
         at: 0,
-        ends: true,
+        finishes: true,
     };
-    let (mut splitter, mut frames) = (Splitter::default(), Vec::new());
+    let (mut decoder, mut frames) = (FrameDecoder::default(), Vec::new());
     let mut buffer = ReadBuffer::default();
     loop {
         // Another transport of the worker uses the buffer in between.
         buffer.space(1)[..1].fill(0xff);
-        match splitter.receive(&mut pieces, &mut buffer, budget, &mut frames) {
-            Ok(Received::Blocked | Received::Budget) => {}
+        match decoder.receive(&mut pieces, &mut buffer, budget, &mut frames) {
+            Ok(DecodeProgress::Blocked | DecodeProgress::Budget) => {}
             result => return (frames, result),
         }
     }
@@ -86,7 +86,7 @@ proptest! {
         let mut lens = lens;
         lens.push(5_000);
         let (got, result) = split(&stream(&frames), &lens, budget);
-        prop_assert!(matches!(result, Ok(Received::Finished)));
+        prop_assert!(matches!(result, Ok(DecodeProgress::Finished)));
         prop_assert_eq!(got, frames);
     }
 
@@ -121,9 +121,9 @@ fn a_stream_may_end_between_frames_only() {
         let whole = [9, bytes.len()].iter().filter(|&&end| len >= end).count();
         assert_eq!(got, &frames[..whole], "{len}");
         let expected = if [0, 9, bytes.len()].contains(&len) {
-            Received::Finished
+            DecodeProgress::Finished
         } else {
-            Received::CutOff
+            DecodeProgress::CutOff
         };
         assert_eq!(result.unwrap(), expected, "{len}");
     }
@@ -146,7 +146,7 @@ fn f2_lengths_from_one_to_the_limit_are_allowed() {
         for piece in [1, 3, 1 << 20] {
             let (frames, result) = split(&bytes, &[piece], 1 << 20);
             if allowed {
-                assert_eq!(result.unwrap(), Received::Finished);
+                assert_eq!(result.unwrap(), DecodeProgress::Finished);
                 assert_eq!(frames, [vec![7; len as usize]]);
             } else {
                 assert!(matches!(result, Err(End::Misbehaved { .. })), "{len}");
@@ -161,20 +161,20 @@ fn between_frames_nothing_is_kept_and_within_one_no_more_than_it() {
     let bytes = stream(&[vec![7; 50_000], vec![8; 20]]);
     let mut buffer = ReadBuffer::default();
     for len in [0, 3, 4, 100, 40_000, 50_004, 50_010, bytes.len()] {
-        let mut pieces = Pieces {
+        let mut pieces = ChunkedStream {
             bytes: &bytes[..len],
             lens: vec![1 << 20],
             at: 0,
-            ends: false,
+            finishes: false,
         };
-        let mut splitter = Splitter::default();
+        let mut decoder = FrameDecoder::default();
         let mut frames = Vec::new();
-        let received = splitter.receive(&mut pieces, &mut buffer, 1 << 20, &mut frames);
-        assert_eq!(received.unwrap(), Received::Blocked);
-        match splitter.rest {
-            Rest::Nothing => assert!([0, 50_004, bytes.len()].contains(&len), "{len}"),
-            Rest::Prefix { .. } => assert_eq!(len, 3),
-            Rest::Frame { frame, have } => {
+        let received = decoder.receive(&mut pieces, &mut buffer, 1 << 20, &mut frames);
+        assert_eq!(received.unwrap(), DecodeProgress::Blocked);
+        match decoder.partial {
+            PartialFrame::Empty => assert!([0, 50_004, bytes.len()].contains(&len), "{len}"),
+            PartialFrame::Prefix { .. } => assert_eq!(len, 3),
+            PartialFrame::Frame { frame, have } => {
                 assert!(frame.capacity() <= 50_000 && have < frame.len(), "{len}");
             }
         }
@@ -183,13 +183,14 @@ fn between_frames_nothing_is_kept_and_within_one_no_more_than_it() {
 
 #[test]
 fn an_end_inside_an_io_error_is_the_end() {
-    struct Fails;
-    impl Read for Fails {
+    struct FailingStream;
+    impl Read for FailingStream {
         fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
             Err(io::Error::other(End::TimedOut))
         }
     }
     let mut buffer = ReadBuffer::default();
-    let result = Splitter::default().receive(&mut Fails, &mut buffer, 1, &mut Vec::new());
+    let result =
+        FrameDecoder::default().receive(&mut FailingStream, &mut buffer, 1, &mut Vec::new());
     assert!(matches!(result, Err(End::TimedOut)));
 }

@@ -3,47 +3,47 @@
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::Shutdown;
 
-use super::proof::Proof;
-use super::stream::Stream;
+use super::handshake_io::HandshakeIo;
+use super::socket_stream::SocketStream;
 use super::tls_stream::TlsStream;
 use crate::{End, NodeId};
 
 /// The byte stream to a peer. It begins with a handshake; frames follow.
 #[derive(Debug)]
-pub(super) enum Wire {
+pub(super) enum PeerStream {
     /// The socket, and the handshake until it is done.
-    Plain(Stream, Option<Box<Proof>>),
+    Plain(SocketStream, Option<Box<HandshakeIo>>),
     Tls(Box<TlsStream>),
 }
 
-impl Wire {
-    pub(super) const fn stream(&self) -> &Stream {
+impl PeerStream {
+    pub(super) const fn socket_stream(&self) -> &SocketStream {
         match self {
             Self::Plain(socket, _) => socket,
-            Self::Tls(stream) => stream.stream(),
+            Self::Tls(socket_stream) => socket_stream.socket_stream(),
         }
     }
 
-    pub(super) const fn stream_mut(&mut self) -> &mut Stream {
+    pub(super) const fn socket_stream_mut(&mut self) -> &mut SocketStream {
         match self {
             Self::Plain(socket, _) => socket,
-            Self::Tls(stream) => stream.stream_mut(),
+            Self::Tls(socket_stream) => socket_stream.socket_stream_mut(),
         }
     }
 
     /// Carries the handshake on; says who the peer is once that is proved.
-    pub(super) fn prove(&mut self) -> Result<Option<NodeId>, End> {
+    pub(super) fn drive_handshake(&mut self) -> Result<Option<NodeId>, End> {
         match self {
-            Self::Plain(socket, Some(proof)) => proof.prove(socket),
+            Self::Plain(socket, Some(handshake)) => handshake.drive_handshake(socket),
             Self::Plain(_, None) => Ok(None),
-            Self::Tls(stream) => stream.prove(),
+            Self::Tls(socket_stream) => socket_stream.drive_handshake(),
         }
     }
 
     /// The handshake is done.
-    pub(super) fn forget_proof(&mut self) {
-        if let Self::Plain(_, proof) = self {
-            *proof = None;
+    pub(super) fn drop_handshake(&mut self) {
+        if let Self::Plain(_, handshake) = self {
+            *handshake = None;
         }
     }
 
@@ -52,50 +52,50 @@ impl Wire {
     /// # Errors
     /// `WouldBlock` until all is sent that goes before.
     pub(super) fn finish(&mut self) -> io::Result<()> {
-        if let Self::Tls(stream) = self {
+        if let Self::Tls(socket_stream) = self {
             // More than one call says it only once.
-            stream.say_close();
-            stream.flush()?;
+            socket_stream.send_close_notify();
+            socket_stream.flush()?;
         }
-        self.stream().socket().shutdown(Shutdown::Write)
+        self.socket_stream().socket().shutdown(Shutdown::Write)
     }
 }
 
-impl Read for Wire {
+impl Read for PeerStream {
     fn read(&mut self, memory: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Plain(socket, _) => socket.read(memory),
-            Self::Tls(stream) => stream.read(memory),
+            Self::Tls(socket_stream) => socket_stream.read(memory),
         }
     }
 
     fn read_vectored(&mut self, slices: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         match self {
             Self::Plain(socket, _) => socket.read_vectored(slices),
-            Self::Tls(stream) => stream.read_vectored(slices),
+            Self::Tls(socket_stream) => socket_stream.read_vectored(slices),
         }
     }
 }
 
-impl Write for Wire {
+impl Write for PeerStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Plain(socket, _) => socket.write(bytes),
-            Self::Tls(stream) => stream.write(bytes),
+            Self::Tls(socket_stream) => socket_stream.write(bytes),
         }
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Plain(socket, _) => socket.write_vectored(slices),
-            Self::Tls(stream) => stream.write_vectored(slices),
+            Self::Tls(socket_stream) => socket_stream.write_vectored(slices),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
             Self::Plain(..) => Ok(()),
-            Self::Tls(stream) => stream.flush(),
+            Self::Tls(socket_stream) => socket_stream.flush(),
         }
     }
 }

@@ -14,27 +14,27 @@ use mio::net::TcpStream;
 /// told it, and no other will. So this holds only behind events that say nothing of an end; behind
 /// others, and where no event was told, reads go on until the kernel says that it would block.
 #[derive(Debug)]
-pub(super) struct Stream {
+pub(super) struct SocketStream {
     socket: TcpStream,
-    told: Told,
+    event_hint: EventHint,
     is_drained: bool,
 }
 
 /// What events have said since the last call of `recv`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
-    Nothing,
+enum EventHint {
+    None,
     /// Something has come, and no end.
-    GoesOn,
+    Open,
     /// The peer has ended its half, or something is wrong.
-    Ends,
+    MayEnd,
 }
 
-impl Stream {
+impl SocketStream {
     pub(super) const fn new(socket: TcpStream) -> Self {
         Self {
             socket,
-            told: Told::Nothing,
+            event_hint: EventHint::None,
             is_drained: false,
         }
     }
@@ -50,30 +50,30 @@ impl Stream {
     pub(super) fn on_event(&mut self, event: &Event) {
         let ends = event.is_read_closed() || event.is_write_closed() || event.is_error();
         if ends {
-            self.told = Told::Ends;
-        } else if self.told == Told::Nothing {
-            self.told = Told::GoesOn;
+            self.event_hint = EventHint::MayEnd;
+        } else if self.event_hint == EventHint::None {
+            self.event_hint = EventHint::Open;
         }
     }
 
     /// A call of `recv` is over: the next one asks the kernel again.
-    pub(super) const fn look_again(&mut self) {
-        self.told = Told::Nothing;
+    pub(super) const fn reset_events(&mut self) {
+        self.event_hint = EventHint::None;
         self.is_drained = false;
     }
 
-    const fn note(&mut self, read: usize, asked: usize) {
-        self.is_drained = matches!(self.told, Told::GoesOn) && read > 0 && read < asked;
+    const fn record_read(&mut self, read: usize, asked: usize) {
+        self.is_drained = matches!(self.event_hint, EventHint::Open) && read > 0 && read < asked;
     }
 }
 
-impl Read for Stream {
+impl Read for SocketStream {
     fn read(&mut self, memory: &mut [u8]) -> io::Result<usize> {
         if self.is_drained {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let read = self.socket.read(memory)?;
-        self.note(read, memory.len());
+        self.record_read(read, memory.len());
         Ok(read)
     }
 
@@ -83,12 +83,12 @@ impl Read for Stream {
         }
         let asked = slices.iter().map(|slice| slice.len()).sum();
         let read = self.socket.read_vectored(slices)?;
-        self.note(read, asked);
+        self.record_read(read, asked);
         Ok(read)
     }
 }
 
-impl Write for Stream {
+impl Write for SocketStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.socket.write(bytes)
     }
@@ -111,14 +111,14 @@ mod tests {
 
     use super::*;
 
-    struct Ends {
+    struct MayEnd {
         peer: Peer,
-        stream: Stream,
+        stream: SocketStream,
         poll: Poll,
         events: Events,
     }
 
-    fn connected() -> Ends {
+    fn connected() -> MayEnd {
         let listening = Listening::bind("127.0.0.1:0").expect("a port");
         let at = listening.local_addr().expect("an address");
         let peer = Peer::connect(at).expect("it listens");
@@ -128,8 +128,8 @@ mod tests {
         let both = Interest::READABLE | Interest::WRITABLE;
         let registered = poll.registry().register(&mut socket, Token(0), both);
         registered.expect("a socket");
-        let (stream, events) = (Stream::new(socket), Events::with_capacity(4));
-        let mut ends = Ends {
+        let (stream, events) = (SocketStream::new(socket), Events::with_capacity(4));
+        let mut ends = MayEnd {
             peer,
             stream,
             poll,
@@ -140,7 +140,7 @@ mod tests {
         ends
     }
 
-    impl Ends {
+    impl MayEnd {
         /// Waits for events, tells them, and reads as `recv` does: returns what came, and whether the
         /// stream has ended.
         fn wait(&mut self) -> (Vec<u8>, bool) {
@@ -151,7 +151,7 @@ mod tests {
             let events = self.events.iter();
             events.for_each(|event| self.stream.on_event(event));
             let read = self.read();
-            self.stream.look_again();
+            self.stream.reset_events();
             read
         }
 
@@ -199,7 +199,7 @@ mod tests {
         ends.arrive(b"second");
         let error = ends.stream.read(&mut memory).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
-        ends.stream.look_again();
+        ends.stream.reset_events();
         assert_eq!(ends.wait(), (b"second".to_vec(), false));
         // Without an event it is.
         ends.arrive(b"third");

@@ -5,8 +5,8 @@ use std::io;
 use bytes::{BufMut, Bytes, BytesMut};
 use quinn_proto::{Connection, Dir, SendDatagramError, StreamId, WriteError};
 
-use super::config::{FLOWS_MAX, SEND_WINDOW_MAX};
-use super::inbound::PREFIX_LEN;
+use super::config::{SEND_WINDOW_MAX, STREAMS_MAX};
+use super::recv_streams::PREFIX_LEN;
 use crate::{End, FRAME_LEN_MAX, Frame, FrameOrder, FrameSource, LaneSet, SendCapacity};
 
 /// Bodies up to this length are copied together; longer ones are sent from where they lie.
@@ -16,7 +16,7 @@ use crate::{End, FRAME_LEN_MAX, Frame, FrameOrder, FrameSource, LaneSet, SendCap
 const COPY_LEN_MAX: usize = 16 * 1024;
 
 /// How much is put together before it goes to its stream, in bytes.
-const GATHER_LEN: usize = 48 * 1024;
+const COALESCE_LEN: usize = 48 * 1024;
 
 /// How much is taken beyond a congestion window: as much again, within these bounds.
 ///
@@ -31,48 +31,48 @@ const PULL_LEN: usize = 256 << 10;
 /// The priority of the control stream; lanes have 0.
 const CONTROL_PRIORITY: i32 = 1;
 
-/// What one [`Outbound::pull`] did.
+/// What one [`SendStreams::pull`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pulled {
+pub(super) enum PullResult {
     /// The source has nothing more for the room there is.
-    Dry,
+    Drained,
     /// There may be more.
-    Some,
+    More,
 }
 
 /// All streams of this side.
 #[derive(Debug, Default)]
-pub(super) struct Outbound {
+pub(super) struct SendStreams {
     /// The control flow and the lanes so far used, by flow number.
-    flows: Vec<OutFlow>,
+    streams: Vec<SendStreamState>,
     /// The flow numbers with a backlog, by their bits.
     blocked: u64,
-    gather: Gather,
+    coalescer: FrameCoalescer,
 }
 
 /// One stream of ours.
 #[derive(Debug, Default)]
-struct OutFlow {
+struct SendStreamState {
     stream: Option<StreamId>,
-    named: bool,
+    type_known: bool,
     /// What the stream does not take now. While there is any, no frame of the flow is taken.
     backlog: Vec<Bytes>,
 }
 
 /// Small frames of one flow on their way to its stream.
 #[derive(Debug, Default)]
-struct Gather {
-    flow: usize,
+struct FrameCoalescer {
+    stream_type: usize,
     bytes: BytesMut,
 }
 
-impl Outbound {
+impl SendStreams {
     /// Takes frames from `source` and writes them to their streams, up to [`PULL_LEN`].
     pub(super) fn pull(
         &mut self,
         conn: &mut Connection,
         source: &mut dyn FrameSource,
-    ) -> Result<Pulled, End> {
+    ) -> Result<PullResult, End> {
         let window = conn.congestion_state().window();
         let ahead = window.clamp(AHEAD_LEN_MIN, AHEAD_LEN_MAX);
         conn.set_send_window(window.saturating_add(ahead).min(SEND_WINDOW_MAX));
@@ -81,20 +81,20 @@ impl Outbound {
         let mut taken = 0;
         let pulled = loop {
             if taken >= PULL_LEN {
-                break Pulled::Some;
+                break PullResult::More;
             }
             let Some(frame) = source.next_frame(&capacity) else {
-                break Pulled::Dry;
+                break PullResult::Drained;
             };
             taken += frame.len() + PREFIX_LEN;
             let blocked = self.blocked;
             match frame.order {
                 FrameOrder::Datagram => {
                     send_datagram(conn, &frame)?;
-                    capacity.datagram_max = datagram_room(conn);
+                    capacity.datagram_max = datagram_capacity(conn);
                 }
-                FrameOrder::Control => self.stage(conn, 0, frame)?,
-                FrameOrder::Lane(lane) => self.stage(conn, 1 + usize::from(lane), frame)?,
+                FrameOrder::Control => self.enqueue(conn, 0, frame)?,
+                FrameOrder::Lane(lane) => self.enqueue(conn, 1 + usize::from(lane), frame)?,
             }
             if self.blocked != blocked {
                 self.mark_blocked(&mut capacity);
@@ -106,12 +106,12 @@ impl Outbound {
 
     /// Tries again what the streams did not take.
     pub(super) fn retry(&mut self, conn: &mut Connection) -> Result<(), End> {
-        let mut left = self.blocked;
-        while left != 0 {
-            let flow = left.trailing_zeros() as usize;
-            left &= left - 1;
-            let mut chunks = std::mem::take(&mut self.flows[flow].backlog);
-            self.write(conn, flow, &mut chunks)?;
+        let mut remaining = self.blocked;
+        while remaining != 0 {
+            let stream_type = remaining.trailing_zeros() as usize;
+            remaining &= remaining - 1;
+            let mut chunks = std::mem::take(&mut self.streams[stream_type].backlog);
+            self.write(conn, stream_type, &mut chunks)?;
         }
         Ok(())
     }
@@ -123,8 +123,8 @@ impl Outbound {
 
     /// No more frames will come: finishes all streams, so that their end can be acknowledged.
     pub(super) fn finish(&mut self, conn: &mut Connection) {
-        for flow in &mut self.flows {
-            if let Some(stream) = flow.stream.take() {
+        for stream_type in &mut self.streams {
+            if let Some(stream) = stream_type.stream.take() {
                 // It fails only if the peer has stopped the stream; then there is nothing to wait for.
                 let _ = conn.send_stream(stream).finish();
             }
@@ -134,7 +134,7 @@ impl Outbound {
     fn capacity(&self, conn: &mut Connection) -> SendCapacity {
         let mut capacity = SendCapacity {
             frame_max: FRAME_LEN_MAX,
-            datagram_max: datagram_room(conn),
+            datagram_max: datagram_capacity(conn),
             blocked: LaneSet::EMPTY,
             control_blocked: false,
         };
@@ -154,20 +154,26 @@ impl Outbound {
     }
 
     /// Puts a frame behind those of its flow.
-    fn stage(&mut self, conn: &mut Connection, flow: usize, frame: Frame) -> Result<(), End> {
-        if flow >= FLOWS_MAX {
+    fn enqueue(
+        &mut self,
+        conn: &mut Connection,
+        stream_type: usize,
+        frame: Frame,
+    ) -> Result<(), End> {
+        if stream_type >= STREAMS_MAX {
             return Err(End::broken(io::Error::other("a frame of an unknown lane")));
         }
-        if self.flows.len() <= flow {
-            self.flows.resize_with(flow + 1, OutFlow::default);
+        if self.streams.len() <= stream_type {
+            self.streams
+                .resize_with(stream_type + 1, SendStreamState::default);
         }
-        if self.gather.flow != flow || self.gather.bytes.len() >= GATHER_LEN {
+        if self.coalescer.stream_type != stream_type || self.coalescer.bytes.len() >= COALESCE_LEN {
             self.flush(conn)?;
-            self.gather.flow = flow;
+            self.coalescer.stream_type = stream_type;
         }
-        let out = &mut self.gather.bytes;
-        if !std::mem::replace(&mut self.flows[flow].named, true) {
-            out.put_u8(u8::try_from(flow).unwrap_or(u8::MAX));
+        let out = &mut self.coalescer.bytes;
+        if !std::mem::replace(&mut self.streams[stream_type].type_known, true) {
+            out.put_u8(u8::try_from(stream_type).unwrap_or(u8::MAX));
         }
         // A frame is at most 64 KiB long.
         out.put_u32_le(u32::try_from(frame.len()).unwrap_or(u32::MAX));
@@ -177,30 +183,30 @@ impl Outbound {
         }
         out.put_slice(frame.header.as_slice());
         let mut chunks = [out.split().freeze(), frame.body];
-        self.write(conn, flow, &mut chunks)
+        self.write(conn, stream_type, &mut chunks)
     }
 
     /// Writes what was put together.
     fn flush(&mut self, conn: &mut Connection) -> Result<(), End> {
-        if self.gather.bytes.is_empty() {
+        if self.coalescer.bytes.is_empty() {
             return Ok(());
         }
-        let bytes = self.gather.bytes.split().freeze();
-        self.write(conn, self.gather.flow, &mut [bytes])
+        let bytes = self.coalescer.bytes.split().freeze();
+        self.write(conn, self.coalescer.stream_type, &mut [bytes])
     }
 
-    /// Writes `chunks` to the stream of `flow`, or behind its backlog.
+    /// Writes `chunks` to the stream of `stream_type`, or behind its backlog.
     fn write(
         &mut self,
         conn: &mut Connection,
-        flow: usize,
+        stream_type: usize,
         chunks: &mut [Bytes],
     ) -> Result<(), End> {
-        let out = &mut self.flows[flow];
+        let out = &mut self.streams[stream_type];
         let is_written = out.backlog.is_empty() && {
             if out.stream.is_none() {
                 out.stream = conn.streams().open(Dir::Uni);
-                if let (Some(stream), 0) = (out.stream, flow) {
+                if let (Some(stream), 0) = (out.stream, stream_type) {
                     // It fails only for a stream that does not exist.
                     let _ = conn.send_stream(stream).set_priority(CONTROL_PRIORITY);
                 }
@@ -211,11 +217,11 @@ impl Outbound {
             }
         };
         if is_written {
-            self.blocked &= !(1 << flow);
+            self.blocked &= !(1 << stream_type);
         } else {
             let rest = chunks.iter_mut().map(std::mem::take);
             out.backlog.extend(rest.filter(|chunk| !chunk.is_empty()));
-            self.blocked |= 1 << flow;
+            self.blocked |= 1 << stream_type;
         }
         Ok(())
     }
@@ -238,7 +244,7 @@ fn write_all(conn: &mut Connection, stream: StreamId, chunks: &mut [Bytes]) -> R
 }
 
 /// The longest datagram that can be taken now; 0 when there is no room for one of full length.
-fn datagram_room(conn: &mut Connection) -> usize {
+fn datagram_capacity(conn: &mut Connection) -> usize {
     let max = conn.datagrams().max_size().unwrap_or(0);
     if conn.datagrams().send_buffer_space() >= max {
         max.min(FRAME_LEN_MAX)

@@ -9,14 +9,14 @@ const FACTOR: u64 = 3;
 /// a first packet of 1252 bytes was answered with 4011. A datagram that this one stops is lost, as
 /// any may be, and repeated when the peer has said more.
 #[derive(Debug)]
-pub(super) struct Allowance {
+pub(super) struct AmplificationLimit {
     /// The id that the client chose for us. Who names another has heard from us.
     first_id: Vec<u8>,
     received: u64,
     sent: u64,
 }
 
-impl Allowance {
+impl AmplificationLimit {
     /// For a client whose first datagram was so long and addressed to `first_id`.
     pub(super) const fn new(first_id: Vec<u8>, received: u64) -> Self {
         Self {
@@ -50,11 +50,15 @@ mod tests {
 
     #[test]
     fn no_more_than_three_times_as_much_goes_out_until_the_address_is_proved() {
-        let mut allowance = Allowance::new(vec![1, 2], 1252);
-        assert!((0..3).all(|_| allowance.take(1200)));
-        assert!(!allowance.take(157) && allowance.take(156) && !allowance.take(1));
-        assert!(!allowance.receive(&[1, 2], 10));
-        assert!(allowance.take(30) && !allowance.take(1));
-        assert!(allowance.receive(&[1, 2, 3], 10));
+        let mut amplification_limit = AmplificationLimit::new(vec![1, 2], 1252);
+        assert!((0..3).all(|_| amplification_limit.take(1200)));
+        assert!(
+            !amplification_limit.take(157)
+                && amplification_limit.take(156)
+                && !amplification_limit.take(1)
+        );
+        assert!(!amplification_limit.receive(&[1, 2], 10));
+        assert!(amplification_limit.take(30) && !amplification_limit.take(1));
+        assert!(amplification_limit.receive(&[1, 2, 3], 10));
     }
 }

@@ -3,7 +3,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 use quinn_proto::{Connection, Dir, ReadError, ReadableError, StreamId};
 
-use super::config::FLOWS_MAX;
+use super::config::STREAMS_MAX;
 use crate::{End, FRAME_LEN_MAX, FrameSink, Progress};
 
 /// The length before each frame on a stream: a `u32`, little-endian.
@@ -14,27 +14,27 @@ const STREAM_TURN_LEN: usize = FRAME_LEN_MAX;
 
 /// All streams that the peer has opened.
 #[derive(Debug, Default)]
-pub(super) struct Inbound {
+pub(super) struct RecvStreams {
     /// By the order in which the peer opened them.
-    streams: Vec<(StreamId, Reassembly)>,
+    streams: Vec<(StreamId, StreamDecoder)>,
     /// The flows that have a stream, by their bits.
-    named: u64,
+    type_known: u64,
     /// The streams that may have something to read, by the bits of their places in `streams`.
     readable: u64,
     /// The place that is read first in the next turn, so that none starves.
     first: usize,
 }
 
-const _: () = assert!(FLOWS_MAX <= u64::BITS as usize);
+const _: () = assert!(STREAMS_MAX <= u64::BITS as usize);
 
-impl Inbound {
+impl RecvStreams {
     /// The peer has opened streams.
     pub(super) fn accept(&mut self, conn: &mut Connection) {
-        while self.streams.len() < FLOWS_MAX
+        while self.streams.len() < STREAMS_MAX
             && let Some(id) = conn.streams().accept(Dir::Uni)
         {
             self.readable |= 1 << self.streams.len();
-            self.streams.push((id, Reassembly::default()));
+            self.streams.push((id, StreamDecoder::default()));
         }
     }
 
@@ -52,34 +52,34 @@ impl Inbound {
         sink: &mut dyn FrameSink,
         budget: usize,
     ) -> Result<Progress, End> {
-        let mut left = budget;
+        let mut remaining = budget;
         while self.readable != 0 {
             for step in 0..self.streams.len() {
                 let place = (self.first + step) % self.streams.len();
                 if self.readable & 1 << place == 0 {
                     continue;
                 }
-                if left == 0 {
+                if remaining == 0 {
                     self.first = place;
                     return Ok(Progress::More);
                 }
-                let turn = left.min(STREAM_TURN_LEN);
+                let turn = remaining.min(STREAM_TURN_LEN);
                 let read = self.read_stream(conn, sink, place, turn)?;
-                left = left.saturating_sub(read);
+                remaining = remaining.saturating_sub(read);
             }
         }
         Ok(Progress::Idle)
     }
 
-    /// Reads one stream until it has no more, or `limit` bytes. Returns how much it was.
+    /// Reads one stream until it has no more, or `deadline` bytes. Returns how much it was.
     fn read_stream(
         &mut self,
         conn: &mut Connection,
         sink: &mut dyn FrameSink,
         place: usize,
-        limit: usize,
+        deadline: usize,
     ) -> Result<usize, End> {
-        let (id, reassembly) = &mut self.streams[place];
+        let (id, decoder) = &mut self.streams[place];
         let mut stream = conn.recv_stream(*id);
         let mut chunks = match stream.read(true) {
             Ok(chunks) => chunks,
@@ -91,19 +91,19 @@ impl Inbound {
         };
         let mut read = 0;
         let outcome = loop {
-            if read >= limit {
+            if read >= deadline {
                 break Ok(());
             }
-            match chunks.next(limit - read) {
+            match chunks.next(deadline - read) {
                 Ok(Some(chunk)) => {
                     read += chunk.bytes.len();
-                    if let Err(end) = reassembly.feed(chunk.bytes, &mut self.named, sink) {
+                    if let Err(end) = decoder.feed(chunk.bytes, &mut self.type_known, sink) {
                         break Err(end);
                     }
                 }
                 Ok(None) => {
                     self.readable &= !(1 << place);
-                    break reassembly.finish();
+                    break decoder.finish();
                 }
                 Err(ReadError::Blocked) => {
                     self.readable &= !(1 << place);
@@ -120,29 +120,29 @@ impl Inbound {
 
 /// Cuts one stream into frames.
 #[derive(Debug, Default)]
-struct Reassembly {
-    named: bool,
+struct StreamDecoder {
+    type_known: bool,
     /// The beginning of a frame and its length, if it did not lie in one chunk.
     partial: BytesMut,
 }
 
-impl Reassembly {
+impl StreamDecoder {
     fn feed(
         &mut self,
         mut chunk: Bytes,
-        named: &mut u64,
+        type_known: &mut u64,
         sink: &mut dyn FrameSink,
     ) -> Result<(), End> {
-        if !self.named && !chunk.is_empty() {
-            let flow = chunk.get_u8();
-            if usize::from(flow) >= FLOWS_MAX {
+        if !self.type_known && !chunk.is_empty() {
+            let stream_type = chunk.get_u8();
+            if usize::from(stream_type) >= STREAMS_MAX {
                 return Err(misbehaved("a stream of an unknown flow"));
             }
-            if *named & 1 << flow != 0 {
+            if *type_known & 1 << stream_type != 0 {
                 return Err(misbehaved("a second stream of a flow"));
             }
-            *named |= 1 << flow;
-            self.named = true;
+            *type_known |= 1 << stream_type;
+            self.type_known = true;
         }
         while !chunk.is_empty() {
             if self.partial.is_empty() && chunk.len() >= PREFIX_LEN {
@@ -153,13 +153,13 @@ impl Reassembly {
                     continue;
                 }
             }
-            self.join(&mut chunk, sink)?;
+            self.complete_partial(&mut chunk, sink)?;
         }
         Ok(())
     }
 
     /// Moves the beginning of `chunk` to the partial frame, and the frame on if that completes it.
-    fn join(&mut self, chunk: &mut Bytes, sink: &mut dyn FrameSink) -> Result<(), End> {
+    fn complete_partial(&mut self, chunk: &mut Bytes, sink: &mut dyn FrameSink) -> Result<(), End> {
         if self.partial.len() < PREFIX_LEN {
             let take = chunk.len().min(PREFIX_LEN - self.partial.len());
             self.partial.extend_from_slice(&chunk.split_to(take));
@@ -209,8 +209,8 @@ const fn misbehaved(what: &'static str) -> End {
 mod tests {
     use super::*;
 
-    fn stream(flow: u8, frames: &[&[u8]]) -> Vec<u8> {
-        let mut bytes = vec![flow];
+    fn stream(stream_type: u8, frames: &[&[u8]]) -> Vec<u8> {
+        let mut bytes = vec![stream_type];
         for frame in frames {
             bytes.extend_from_slice(&(frame.len() as u32).to_le_bytes());
             bytes.extend_from_slice(frame);
@@ -219,11 +219,11 @@ mod tests {
     }
 
     fn feed(bytes: &[u8], chunk_len: usize) -> Result<Vec<Bytes>, End> {
-        let (mut reassembly, mut named, mut frames) = (Reassembly::default(), 0, Vec::new());
+        let (mut decoder, mut type_known, mut frames) = (StreamDecoder::default(), 0, Vec::new());
         for chunk in bytes.chunks(chunk_len) {
-            reassembly.feed(Bytes::copy_from_slice(chunk), &mut named, &mut frames)?;
+            decoder.feed(Bytes::copy_from_slice(chunk), &mut type_known, &mut frames)?;
         }
-        reassembly.finish()?;
+        decoder.finish()?;
         Ok(frames)
     }
 
@@ -256,10 +256,11 @@ mod tests {
 
     #[test]
     fn a_flow_has_one_stream() {
-        let mut named = 0;
+        let mut type_known = 0;
         let mut frames = Vec::new();
         let bytes = Bytes::from_static(&[5]);
-        let mut feed = || Reassembly::default().feed(bytes.clone(), &mut named, &mut frames);
+        let mut feed =
+            || StreamDecoder::default().feed(bytes.clone(), &mut type_known, &mut frames);
         assert!(feed().is_ok());
         assert!(matches!(feed(), Err(End::Misbehaved { .. })));
     }

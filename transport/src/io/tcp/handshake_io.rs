@@ -2,25 +2,25 @@
 
 use std::io::{self, Read, Write};
 
-use super::stream::Stream;
-use crate::io::plain::{Handshake, Step};
+use super::socket_stream::SocketStream;
+use crate::io::plain::{HandshakeStep, PlainHandshake};
 use crate::{End, NodeId};
 
 /// The handshake of one side, and what of it is on the way.
 #[derive(Debug)]
-pub(super) struct Proof {
-    machine: Handshake,
+pub(super) struct HandshakeIo {
+    handshake: PlainHandshake,
     output: Vec<u8>,
     written: usize,
     input: Vec<u8>,
     peer: Option<NodeId>,
 }
 
-impl Proof {
-    pub(super) fn new(mut machine: Handshake) -> Self {
+impl HandshakeIo {
+    pub(super) fn new(mut handshake: PlainHandshake) -> Self {
         Self {
-            output: machine.take_output(),
-            machine,
+            output: handshake.take_output(),
+            handshake,
             written: 0,
             input: Vec::new(),
             peer: None,
@@ -30,7 +30,10 @@ impl Proof {
     /// Carries the handshake on; says who the peer is once that is proved.
     ///
     /// It reads no further than the handshake goes: what follows are frames.
-    pub(super) fn prove(&mut self, socket: &mut Stream) -> Result<Option<NodeId>, End> {
+    pub(super) fn drive_handshake(
+        &mut self,
+        socket: &mut SocketStream,
+    ) -> Result<Option<NodeId>, End> {
         loop {
             if !self.flush(socket)? {
                 return Ok(None);
@@ -39,13 +42,13 @@ impl Proof {
                 return Ok(self.peer);
             }
             let have = self.input.len();
-            self.input.resize(self.machine.wanted(), 0);
+            self.input.resize(self.handshake.wanted(), 0);
             let read = socket.read(&mut self.input[have..]);
             self.input
                 .truncate(have + read.as_ref().map_or(0, |&read| read));
             match read {
                 Ok(0) => return Err(End::broken(io::ErrorKind::UnexpectedEof.into())),
-                Ok(_) if self.input.len() < self.machine.wanted() => {}
+                Ok(_) if self.input.len() < self.handshake.wanted() => {}
                 Ok(_) => self.handle(socket)?,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -55,14 +58,14 @@ impl Proof {
     }
 
     /// Hands on a message that is whole.
-    fn handle(&mut self, socket: &mut Stream) -> Result<(), End> {
+    fn handle(&mut self, socket: &mut SocketStream) -> Result<(), End> {
         let message = std::mem::take(&mut self.input);
-        let step = self.machine.handle(&message);
-        self.output = self.machine.take_output();
+        let step = self.handshake.handle(&message);
+        self.output = self.handshake.take_output();
         self.written = 0;
         match step {
-            Ok(Step::Wait) => Ok(()),
-            Ok(Step::Open(peer)) => {
+            Ok(HandshakeStep::Wait) => Ok(()),
+            Ok(HandshakeStep::Open(peer)) => {
                 self.peer = Some(peer);
                 Ok(())
             }
@@ -75,7 +78,7 @@ impl Proof {
     }
 
     /// Whether all of the output is written.
-    fn flush(&mut self, socket: &mut Stream) -> Result<bool, End> {
+    fn flush(&mut self, socket: &mut SocketStream) -> Result<bool, End> {
         while self.written < self.output.len() {
             match socket.write(&self.output[self.written..]) {
                 Ok(written) => self.written += written,

@@ -23,74 +23,74 @@ use super::datagram_socket::DatagramMeta;
 
 /// What may wait for one transport, in bytes: as much as a socket holds by default
 /// (`net.core.wmem_default`).
-const WAITING_LEN_MAX: usize = 212_992;
+const QUEUE_LEN_MAX: usize = 212_992;
 
 /// A datagram, and where it came from.
-type Letter = (DatagramMeta, BytesMut);
+type ForwardedDatagram = (DatagramMeta, BytesMut);
 
 /// The polls at which the transports of one listener are registered. A handle to one is a descriptor,
 /// so transports at the same poll share it.
 #[derive(Debug)]
-pub(super) struct Polls {
+pub(super) struct PollHandles {
     /// Added to one poll, it can be taken out of that one only: so the kernel says which it is.
     probe: UnixDatagram,
-    known: Mutex<Vec<Weak<Registry>>>,
+    handles: Mutex<Vec<Weak<Registry>>>,
 }
 
-impl Polls {
+impl PollHandles {
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
             probe: UnixDatagram::unbound()?,
-            known: Mutex::default(),
+            handles: Mutex::default(),
         })
     }
 
     /// A handle to the poll of `registry`, which outlives this call.
     fn handle(&self, registry: &Registry) -> io::Result<Arc<Registry>> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|handle| handle.strong_count() > 0);
+        let mut handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
+        handles.retain(|handle| handle.strong_count() > 0);
         let fd = self.probe.as_raw_fd();
         registry.register(&mut SourceFd(&fd), Token(0), Interest::READABLE)?;
-        let mut handles = known.iter().filter_map(Weak::upgrade);
-        if let Some(same) = handles.find(|it| it.deregister(&mut SourceFd(&fd)).is_ok()) {
+        let mut candidates = handles.iter().filter_map(Weak::upgrade);
+        if let Some(same) = candidates.find(|it| it.deregister(&mut SourceFd(&fd)).is_ok()) {
             return Ok(same);
         }
         registry.deregister(&mut SourceFd(&fd))?;
         let handle = Arc::new(registry.try_clone()?);
-        known.push(Arc::downgrade(&handle));
+        handles.push(Arc::downgrade(&handle));
         Ok(handle)
     }
 }
 
 /// What a slot and its mailbox share.
 #[derive(Debug, Default)]
-struct Shared {
+struct SharedQueue {
     /// So that a transport without mail need not lock. Set before the bell is rung.
-    has_any: AtomicBool,
-    waiting: Mutex<Waiting>,
+    has_datagrams: AtomicBool,
+    queued: Mutex<QueuedDatagrams>,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
-    letters: VecDeque<Letter>,
+struct QueuedDatagrams {
+    datagrams: VecDeque<ForwardedDatagram>,
     /// Of all letters, in bytes.
     len: usize,
     /// Where the transport is registered.
-    place: Option<(Arc<Registry>, Token)>,
-    bell: Option<UnixDatagram>,
+    registration: Option<(Arc<Registry>, Token)>,
+    wake_socket: Option<UnixDatagram>,
 }
 
-impl Shared {
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+impl SharedQueue {
+    fn queued(&self) -> MutexGuard<'_, QueuedDatagrams> {
+        self.queued.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Waiting {
-    fn ring(&mut self) {
-        if let (None, Some((registry, token))) = (&self.bell, &self.place) {
+impl QueuedDatagrams {
+    fn wake(&mut self) {
+        if let (None, Some((registry, token))) = (&self.wake_socket, &self.registration) {
             // Without a descriptor for it the letter waits for whatever wakes the transport next.
-            self.bell = new_bell(registry, *token)
+            self.wake_socket = new_wake_socket(registry, *token)
                 .inspect_err(|error| tracing::debug!(%error, "a transport is not told of its mail"))
                 .ok();
         }
@@ -98,87 +98,91 @@ impl Waiting {
 }
 
 /// A socket that nobody writes to is ready for writing: one event, as soon as it is registered.
-fn new_bell(registry: &Registry, token: Token) -> io::Result<UnixDatagram> {
-    let bell = UnixDatagram::unbound()?;
-    registry.register(&mut SourceFd(&bell.as_raw_fd()), token, Interest::WRITABLE)?;
-    Ok(bell)
+fn new_wake_socket(registry: &Registry, token: Token) -> io::Result<UnixDatagram> {
+    let wake_socket = UnixDatagram::unbound()?;
+    registry.register(
+        &mut SourceFd(&wake_socket.as_raw_fd()),
+        token,
+        Interest::WRITABLE,
+    )?;
+    Ok(wake_socket)
 }
 
-fn cost(datagram: &[u8]) -> usize {
-    datagram.len() + size_of::<Letter>()
+fn cost(bytes: &[u8]) -> usize {
+    bytes.len() + size_of::<ForwardedDatagram>()
 }
 
 /// The listener's end. It goes with the mailbox: a listener that nobody knocks at does not look for
 /// what has gone, and must not keep the mail of each connection that it ever had.
 #[derive(Debug)]
-pub(super) struct Slot(Weak<Shared>);
+pub(super) struct ForwardSender(Weak<SharedQueue>);
 
 /// The transport's end.
 #[derive(Debug)]
-pub(super) struct Mailbox {
-    shared: Arc<Shared>,
-    polls: Arc<Polls>,
+pub(super) struct ForwardQueue {
+    shared: Arc<SharedQueue>,
+    polls: Arc<PollHandles>,
 }
 
 /// A slot and its mailbox.
-pub(super) fn pair(polls: &Arc<Polls>) -> (Slot, Mailbox) {
-    let shared = Arc::<Shared>::default();
-    let slot = Slot(Arc::downgrade(&shared));
+pub(super) fn channel(polls: &Arc<PollHandles>) -> (ForwardSender, ForwardQueue) {
+    let shared = Arc::<SharedQueue>::default();
+    let sender = ForwardSender(Arc::downgrade(&shared));
     let polls = Arc::clone(polls);
-    (slot, Mailbox { shared, polls })
+    (sender, ForwardQueue { shared, polls })
 }
 
-impl Slot {
+impl ForwardSender {
     /// Hands a datagram over; `false` when the mailbox is full or gone, and the datagram is lost.
-    pub(super) fn put(&self, meta: &DatagramMeta, datagram: &[u8]) -> bool {
+    pub(super) fn push(&self, meta: &DatagramMeta, bytes: &[u8]) -> bool {
         let Some(shared) = self.0.upgrade() else {
             return false;
         };
-        let mut waiting = shared.waiting();
-        let len = waiting.len + cost(datagram);
-        if len > WAITING_LEN_MAX {
+        let mut queued = shared.queued();
+        let len = queued.len + cost(bytes);
+        if len > QUEUE_LEN_MAX {
             return false;
         }
-        waiting.len = len;
+        queued.len = len;
         // Copied, since it would keep the whole block of the listener's worker.
-        waiting.letters.push_back((*meta, BytesMut::from(datagram)));
-        shared.has_any.store(true, Ordering::Release);
-        waiting.ring();
+        queued.datagrams.push_back((*meta, BytesMut::from(bytes)));
+        shared.has_datagrams.store(true, Ordering::Release);
+        queued.wake();
         true
     }
 }
 
-impl Mailbox {
+impl ForwardQueue {
     /// The next letter; `None` when there is none.
-    pub(super) fn take(&self) -> Option<Letter> {
-        if !self.shared.has_any.load(Ordering::Acquire) {
+    pub(super) fn pop(&self) -> Option<ForwardedDatagram> {
+        if !self.shared.has_datagrams.load(Ordering::Acquire) {
             return None;
         }
-        let mut waiting = self.shared.waiting();
-        let letter = waiting.letters.pop_front();
-        match &letter {
-            Some((_, datagram)) => waiting.len -= cost(datagram),
+        let mut queued = self.shared.queued();
+        let datagram = queued.datagrams.pop_front();
+        match &datagram {
+            Some((_, bytes)) => queued.len -= cost(bytes),
             None => {
-                self.shared.has_any.store(false, Ordering::Release);
-                waiting.letters = VecDeque::new();
-                waiting.bell = None;
+                self.shared.has_datagrams.store(false, Ordering::Release);
+                queued.datagrams = VecDeque::new();
+                queued.wake_socket = None;
             }
         }
-        letter
+        datagram
     }
 
     /// From now on mail is announced under `token`. What waits already is not: who registers a
     /// transport asks it at once.
     pub(super) fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
         let handle = self.polls.handle(registry)?;
-        self.shared.waiting().place = Some((handle, token));
+        self.shared.queued().registration = Some((handle, token));
         Ok(())
     }
 
     pub(super) fn deregister(&self) {
-        let mut waiting = self.shared.waiting();
+        let mut queued = self.shared.queued();
         // Closed, the bell is out of the poll.
-        (waiting.place, waiting.bell) = (None, None);
+        (queued.registration, queued.wake_socket) = (None, None);
     }
 }
 
@@ -198,8 +202,8 @@ mod tests {
         }
     }
 
-    fn new_pair() -> (Slot, Mailbox) {
-        pair(&Arc::new(Polls::new().expect("a descriptor")))
+    fn new_channel() -> (ForwardSender, ForwardQueue) {
+        channel(&Arc::new(PollHandles::new().expect("a descriptor")))
     }
 
     /// The tokens of the events that have come.
@@ -212,57 +216,58 @@ mod tests {
 
     #[test]
     fn a_letter_arrives_as_it_was_put() {
-        let (slot, mailbox) = new_pair();
-        assert!(mailbox.take().is_none());
+        let (sender, queue) = new_channel();
+        assert!(queue.pop().is_none());
         for remote in ["192.0.2.1:7", "[2001:db8::1]:9", "[::ffff:192.0.2.1]:7"] {
             let meta = meta(remote);
-            assert!(slot.put(&meta, b"datagram"));
-            let (read, bytes) = mailbox.take().unwrap();
+            assert!(sender.push(&meta, b"datagram"));
+            let (read, content) = queue.pop().unwrap();
             assert_eq!((read.remote, read.ecn), (meta.remote, meta.ecn));
-            assert_eq!(&bytes[..], b"datagram");
+            assert_eq!(&content[..], b"datagram");
         }
-        assert!(mailbox.take().is_none());
+        assert!(queue.pop().is_none());
     }
 
     #[test]
     fn a_full_or_orphaned_mailbox_refuses() {
-        let (slot, mailbox) = new_pair();
+        let (sender, queue) = new_channel();
         let meta = meta("192.0.2.1:7");
-        assert!(!slot.put(&meta, &[0; WAITING_LEN_MAX]));
-        for datagram in [&[0; 1200][..], &[]] {
-            let put = (0..10_000).take_while(|_| slot.put(&meta, datagram));
-            assert!((100..10_000).contains(&put.count()));
-            while mailbox.take().is_some() {}
+        assert!(!sender.push(&meta, &[0; QUEUE_LEN_MAX]));
+        for bytes in [&[0; 1200][..], &[]] {
+            let push = (0..10_000).take_while(|_| sender.push(&meta, bytes));
+            assert!((100..10_000).contains(&push.count()));
+            while queue.pop().is_some() {}
         }
-        assert!(slot.put(&meta, b"there is room again"));
-        drop(mailbox);
-        assert!(!slot.put(&meta, b"x"));
+        assert!(sender.push(&meta, b"there is room again"));
+        drop(queue);
+        assert!(!sender.push(&meta, b"x"));
     }
 
     #[test]
     fn mail_is_announced_where_the_transport_is_and_only_there() {
         let mut polls = [(); 2].map(|()| Poll::new().unwrap());
-        let (slot, mailbox) = new_pair();
+        let (sender, queue) = new_channel();
         let meta = meta("192.0.2.1:7");
         for _ in 0..2 {
             for (at, token) in [(0, 3), (1, 4), (1, 5)] {
-                mailbox
-                    .register(polls[at].registry(), Token(token))
-                    .unwrap();
+                queue.register(polls[at].registry(), Token(token)).unwrap();
                 assert!(polls.iter_mut().all(|poll| events(poll).is_empty()));
                 for _ in 0..2 {
-                    assert!(slot.put(&meta, b"a") && slot.put(&meta, b"b"));
+                    assert!(sender.push(&meta, b"a") && sender.push(&meta, b"b"));
                     assert_eq!(events(&mut polls[at]), [token]);
                     assert!(events(&mut polls[1 - at]).is_empty());
-                    while mailbox.take().is_some() {}
+                    while queue.pop().is_some() {}
                 }
                 // Told, and not taken before it moves.
-                assert!(slot.put(&meta, b"c"));
-                mailbox.deregister();
+                assert!(sender.push(&meta, b"c"));
+                queue.deregister();
                 assert!(polls.iter_mut().all(|poll| events(poll).is_empty()));
-                assert!(slot.put(&meta, b"d"));
-                let taken = std::iter::from_fn(|| mailbox.take());
-                assert_eq!(taken.map(|(_, bytes)| bytes[0]).collect::<Vec<_>>(), b"cd");
+                assert!(sender.push(&meta, b"d"));
+                let taken = std::iter::from_fn(|| queue.pop());
+                assert_eq!(
+                    taken.map(|(_, content)| content[0]).collect::<Vec<_>>(),
+                    b"cd"
+                );
             }
         }
     }
@@ -270,15 +275,15 @@ mod tests {
     #[test]
     fn transports_at_one_poll_share_a_handle_to_it() {
         let [poll, other] = [(); 2].map(|()| Poll::new().unwrap());
-        let polls = Polls::new().unwrap();
+        let polls = PollHandles::new().unwrap();
         let handle = |poll: &Poll| polls.handle(poll.registry()).unwrap();
-        let (one, two, elsewhere) = (handle(&poll), handle(&poll), handle(&other));
-        assert!(Arc::ptr_eq(&one, &two) && !Arc::ptr_eq(&one, &elsewhere));
-        assert!(Arc::ptr_eq(&elsewhere, &handle(&other)));
+        let (one, two, other_handle) = (handle(&poll), handle(&poll), handle(&other));
+        assert!(Arc::ptr_eq(&one, &two) && !Arc::ptr_eq(&one, &other_handle));
+        assert!(Arc::ptr_eq(&other_handle, &handle(&other)));
         let gone = Arc::downgrade(&one);
         drop((one, two));
         assert!(gone.upgrade().is_none());
         let _known = handle(&poll);
-        assert_eq!(polls.known.lock().unwrap().len(), 2);
+        assert_eq!(polls.handles.lock().unwrap().len(), 2);
     }
 }

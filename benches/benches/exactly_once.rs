@@ -1,12 +1,12 @@
-//! What a session adds to its transport: messages one way, beside the same as frames only.
+//! The cost of a session above its transport: messages in one direction, beside frames alone.
 #![allow(missing_docs, reason = "criterion makes a public function")]
 
 use std::time::Instant;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use selvedge_benches::{Load, endpoint, frames::FramesOneWay, sessions::SessionsOneWay};
+use selvedge_benches::{Workload, endpoint, frames::FramesOneWay, sessions::SessionsOneWay};
 
-/// Messages an iteration: waking up at its end must not count.
+/// Messages per iteration, so many that the final wake-up does not matter.
 const COUNT: u64 = 10_000;
 
 fn exactly_once(c: &mut Criterion) {
@@ -14,7 +14,7 @@ fn exactly_once(c: &mut Criterion) {
         for len in [64, 8192] {
             let mut group = c.benchmark_group(format!("exactly once, {scheme}, {len} B"));
             group.throughput(Throughput::Elements(COUNT));
-            let mut bench = |name: &str, load: &mut dyn Load| {
+            let mut bench = |name: &str, load: &mut dyn Workload| {
                 group.bench_function(name, |b| {
                     b.iter_custom(|count| {
                         let began = Instant::now();

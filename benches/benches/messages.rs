@@ -1,19 +1,19 @@
-//! How many messages a second go one way.
+//! Messages per second in one direction.
 #![allow(missing_docs, reason = "criterion makes a public function")]
 
 use std::time::Instant;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use selvedge_benches::{Load, SCHEMES, endpoint, raw};
+use selvedge_benches::{SCHEMES, Workload, endpoint, raw};
 
-/// Messages an iteration: waking up at its end must not count.
+/// Messages per iteration, so many that the final wake-up does not matter.
 const COUNT: u64 = 10_000;
 
 fn messages(c: &mut Criterion) {
     for len in [64, 1024] {
         let mut group = c.benchmark_group(format!("messages, {len} B"));
         group.throughput(Throughput::Elements(COUNT));
-        let mut bench = |name: &str, load: &mut dyn Load| {
+        let mut bench = |name: &str, load: &mut dyn Workload| {
             group.bench_function(name, |b| {
                 b.iter_custom(|count| {
                     let began = Instant::now();

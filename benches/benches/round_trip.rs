@@ -1,14 +1,14 @@
-//! How long a request of 64 bytes and its answer take.
+//! The duration of a 64-byte request and its response.
 #![allow(missing_docs, reason = "criterion makes a public function")]
 
 use std::time::Instant;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use selvedge_benches::{Load, SCHEMES, endpoint, raw};
+use selvedge_benches::{SCHEMES, Workload, endpoint, raw};
 
 fn round_trip(c: &mut Criterion) {
     let mut group = c.benchmark_group("round trip, 64 B");
-    let mut bench = |name: &str, load: &mut dyn Load| {
+    let mut bench = |name: &str, load: &mut dyn Workload| {
         group.bench_function(name, |b| {
             b.iter_custom(|count| {
                 let began = Instant::now();

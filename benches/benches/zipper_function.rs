@@ -1,13 +1,13 @@
-//! What WebAssembly takes from a function in a zipper: beside the same work in native code.
+//! A WebAssembly function in a zipper beside the same work in native code.
 #![allow(missing_docs, reason = "criterion makes a public function")]
 
 use std::time::Instant;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use selvedge_benches::Load;
+use selvedge_benches::Workload;
 use selvedge_benches::through::{Through, Work};
 
-/// Messages an iteration.
+/// Messages per iteration.
 const COUNT: u64 = 10_000;
 
 fn zipper_function(c: &mut Criterion) {

@@ -1,15 +1,15 @@
-//! What one zipper between a source and a function costs.
+//! The cost of one zipper between a source and a function.
 #![allow(missing_docs, reason = "criterion makes a public function")]
 
 use std::time::Instant;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use selvedge_benches::{Load, endpoint, hop::Hop, raw};
+use selvedge_benches::{Workload, endpoint, hop::Hop, raw};
 
-/// Messages an iteration of the throughput.
+/// Messages per iteration of the throughput bench.
 const COUNT: u64 = 10_000;
 
-fn timed(c: &mut Criterion, group: &str, per: u64, loads: &mut [(&str, &mut dyn Load)]) {
+fn timed(c: &mut Criterion, group: &str, per: u64, loads: &mut [(&str, &mut dyn Workload)]) {
     let mut group = c.benchmark_group(group);
     group.throughput(Throughput::Elements(per));
     for (name, load) in loads {
@@ -29,7 +29,7 @@ fn zipper_hop(c: &mut Criterion) {
         "one hop, 64 B, one at a time",
         1,
         &mut [
-            // There and back: two wake-ups of a far end, as a hop has.
+            // Back and forth: two wake-ups of a remote end, as a hop has.
             ("raw tcp, there and back", &mut raw::TcpRoundTrip::new(64)),
             ("zipper, quic", &mut Hop::new("quic", 64, 1)),
             ("zipper, tcp", &mut Hop::new("tcp", 64, 1)),

@@ -1,5 +1,5 @@
-//! Two bare transports, each with a loop and a thread of its own, or both on the thread that asks: what
-//! frames, or Sessions, move over.
+//! Two bare transports for frames or Sessions, each with its own loop and thread, or both on the calling
+//! thread.
 
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -12,42 +12,42 @@ use selvedge_driver::{
     ReadBuffer, SendCapacity, Transport, Turn, bind, dialers,
 };
 
-use crate::Load;
+use crate::Workload;
 
 const TRANSPORT: Token = Token(0);
 const WAKER: Token = Token(1);
 
-/// As the driver has it.
+/// The driver's default.
 const BUDGET: usize = 1 << 20;
 
-/// What moves over a bare transport, at one of its ends.
-pub(crate) trait Carried: FrameSource + FrameSink + Send {
-    /// A turn begins.
+/// The source and sink of frames at one end of a bare transport.
+pub(crate) trait Traffic: FrameSource + FrameSink + Send {
+    /// Called at the start of each turn.
     fn begin(&mut self, _now: Instant) {}
 
-    /// When the next turn begins at the latest.
+    /// The latest time of the next turn.
     fn timeout(&self) -> Option<Instant> {
         None
     }
 
-    /// So many messages more are to be sent from here.
+    /// Adds `count` messages to send from this end.
     fn order(&mut self, _count: u64) {}
 }
 
-/// Counts what arrives, and tells when a number is reached.
+/// Counts received messages and signals when the requested number is reached.
 #[derive(Debug)]
-pub(crate) struct Count {
-    left: u64,
+pub(crate) struct FrameCount {
+    remaining: u64,
     wanted: Receiver<u64>,
     reached: Sender<()>,
 }
 
-impl Count {
-    /// With where to say the next number, and where it is told when that is reached.
+impl FrameCount {
+    /// The counter, the sender for the next number, and the receiver of the signal that it is reached.
     fn new() -> (Self, Sender<u64>, Receiver<()>) {
         let ((want, wanted), (reach, reached)) = (bounded(1), bounded(1));
         let count = Self {
-            left: 0,
+            remaining: 0,
             wanted,
             reached: reach,
         };
@@ -55,27 +55,27 @@ impl Count {
     }
 
     pub(crate) fn one(&mut self) {
-        if self.left == 0 {
+        if self.remaining == 0 {
             let wanted = self.wanted.try_recv();
-            self.left = wanted.expect("it is said before it is sent");
+            self.remaining = wanted.expect("the number precedes the messages");
         }
-        self.left -= 1;
-        if self.left == 0 {
-            self.reached.send(()).expect("somebody waits");
+        self.remaining -= 1;
+        if self.remaining == 0 {
+            self.reached.send(()).expect("the receiver lives");
         }
     }
 }
 
 /// A transport and the loop around it.
 #[derive(Debug)]
-struct Node {
+struct BareEnd {
     transport: Box<dyn Transport>,
     poll: Poll,
     events: Events,
     buffer: ReadBuffer,
 }
 
-impl Node {
+impl BareEnd {
     fn new(mut transport: Box<dyn Transport>) -> Self {
         let poll = Poll::new().expect("a poll");
         let registered = transport.register(poll.registry(), TRANSPORT);
@@ -88,8 +88,8 @@ impl Node {
         }
     }
 
-    /// Everything that can be done now; an error is the end.
-    fn drive(&mut self, carried: &mut dyn Carried) -> Result<(), End> {
+    /// Receives and sends until neither makes progress. An error ends the transport.
+    fn drive(&mut self, carried: &mut dyn Traffic) -> Result<(), End> {
         loop {
             let now = Instant::now();
             if self.transport.timeout().is_some_and(|at| at <= now) {
@@ -111,7 +111,7 @@ impl Node {
         }
     }
 
-    fn wait(&mut self, carried: &dyn Carried) {
+    fn wait(&mut self, carried: &dyn Traffic) {
         let at = self.transport.timeout().into_iter();
         let at = at.chain(carried.timeout()).min();
         let timeout = at.map(|at| at.saturating_duration_since(Instant::now()));
@@ -120,23 +120,23 @@ impl Node {
     }
 }
 
-/// Sends nothing and expects nothing: for a handshake.
-struct Nothing;
+/// Sends and expects no frames, during a handshake.
+struct NoFrames;
 
-impl FrameSource for Nothing {
+impl FrameSource for NoFrames {
     fn next_frame(&mut self, _room: &SendCapacity) -> Option<Frame> {
         None
     }
 }
 
-impl FrameSink for Nothing {
+impl FrameSink for NoFrames {
     fn frame(&mut self, _frame: Bytes) {}
 }
 
-impl Carried for Nothing {}
+impl Traffic for NoFrames {}
 
-/// Two open ends, and the listener, which a QUIC connection may still need.
-fn open(scheme: &str) -> ([Node; 2], Box<dyn Listener>) {
+/// Two open ends and the listener, which a QUIC connection may still need.
+fn open(scheme: &str) -> ([BareEnd; 2], Box<dyn Listener>) {
     let keys = [(); 2].map(|()| Identity::generate().expect("randomness"));
     let address = format!("{scheme}://127.0.0.1:0");
     let address = address.parse().expect("an address");
@@ -153,14 +153,14 @@ fn open(scheme: &str) -> ([Node; 2], Box<dyn Listener>) {
     let dialed = dialer
         .expect("it is built in")
         .dial(Instant::now(), &target);
-    let mut near = Node::new(dialed.expect("it listens"));
+    let mut near = BareEnd::new(dialed.expect("it listens"));
     let (mut far, mut accepted) = (Vec::new(), Vec::new());
     let mut buffer = ReadBuffer::default();
-    // Turn by turn: only a handshake.
+    // Both ends take turns; a handshake needs no thread.
     while near.transport.phase() < Phase::Open
         || far
             .first()
-            .is_none_or(|it: &Node| it.transport.phase() < Phase::Open)
+            .is_none_or(|it: &BareEnd| it.transport.phase() < Phase::Open)
     {
         let mut turn = Turn {
             now: Instant::now(),
@@ -171,15 +171,15 @@ fn open(scheme: &str) -> ([Node; 2], Box<dyn Listener>) {
         let _pace = listener
             .accept(&mut turn, &mut accepted)
             .expect("it listens");
-        far.extend(accepted.drain(..).map(Node::new));
+        far.extend(accepted.drain(..).map(BareEnd::new));
         for node in far.iter_mut().chain([&mut near]) {
-            node.drive(&mut Nothing).expect("they agree");
+            node.drive(&mut NoFrames).expect("they agree");
         }
     }
     ([near, far.remove(0)], listener)
 }
 
-/// Messages one way over a bare transport, counted at the far end.
+/// Messages in one direction over a bare transport, counted at the receiver.
 #[derive(Debug)]
 pub(crate) struct BareOneWay {
     send: Option<Sender<u64>>,
@@ -191,14 +191,14 @@ pub(crate) struct BareOneWay {
 }
 
 impl BareOneWay {
-    /// What moves between `near` and what is made of a count.
-    pub(crate) fn new<F: Carried + 'static>(
+    /// Traffic from `near` to the end that `far` creates from a count.
+    pub(crate) fn new<F: Traffic + 'static>(
         scheme: &str,
-        mut near: impl Carried + 'static,
-        far: impl FnOnce(Count) -> F,
+        mut near: impl Traffic + 'static,
+        far: impl FnOnce(FrameCount) -> F,
     ) -> Self {
         let ([near_node, far_node], listener) = open(scheme);
-        let (count, want, reached) = Count::new();
+        let (count, want, reached) = FrameCount::new();
         let mut far = far(count);
         let (send, orders) = bounded(1);
         let waker = Waker::new(near_node.poll.registry(), WAKER).expect("a waker");
@@ -216,21 +216,21 @@ impl BareOneWay {
     }
 }
 
-/// The same without threads: the ends take turns on the thread that asks, so no core is woken, and
-/// the processor's time is that of the work alone.
+/// The same without threads: both ends take turns on the calling thread, so no core is woken and CPU time
+/// is that of the work alone.
 pub(crate) struct BareByTurns<N, F> {
-    near: (Node, N),
-    far: (Node, F),
+    near: (BareEnd, N),
+    far: (BareEnd, F),
     want: Sender<u64>,
     reached: Receiver<()>,
     _listener: Box<dyn Listener>,
 }
 
-impl<N: Carried, F: Carried> BareByTurns<N, F> {
-    /// What moves between `near` and what is made of a count.
-    pub(crate) fn new(scheme: &str, near: N, far: impl FnOnce(Count) -> F) -> Self {
+impl<N: Traffic, F: Traffic> BareByTurns<N, F> {
+    /// Traffic from `near` to the end that `far` creates from a count.
+    pub(crate) fn new(scheme: &str, near: N, far: impl FnOnce(FrameCount) -> F) -> Self {
         let ([near_node, far_node], listener) = open(scheme);
-        let (count, want, reached) = Count::new();
+        let (count, want, reached) = FrameCount::new();
         Self {
             near: (near_node, near),
             far: (far_node, far(count)),
@@ -241,7 +241,7 @@ impl<N: Carried, F: Carried> BareByTurns<N, F> {
     }
 }
 
-impl<N: Carried, F: Carried> Load for BareByTurns<N, F> {
+impl<N: Traffic, F: Traffic> Workload for BareByTurns<N, F> {
     fn run(&mut self, count: u64) {
         self.want.send(count).expect("the far end lives");
         self.near.1.order(count);
@@ -252,7 +252,7 @@ impl<N: Carried, F: Carried> Load for BareByTurns<N, F> {
     }
 }
 
-fn run_near(mut node: Node, carried: &mut dyn Carried, orders: &Receiver<u64>) {
+fn run_near(mut node: BareEnd, carried: &mut dyn Traffic, orders: &Receiver<u64>) {
     while node.drive(carried).is_ok() {
         node.wait(carried);
         match orders.try_recv() {
@@ -263,13 +263,13 @@ fn run_near(mut node: Node, carried: &mut dyn Carried, orders: &Receiver<u64>) {
     }
 }
 
-fn run_far(mut node: Node, carried: &mut dyn Carried) {
+fn run_far(mut node: BareEnd, carried: &mut dyn Traffic) {
     while node.drive(carried).is_ok() {
         node.wait(carried);
     }
 }
 
-impl Load for BareOneWay {
+impl Workload for BareOneWay {
     fn run(&mut self, count: u64) {
         self.want.send(count).expect("the far end lives");
         let send = self.send.as_ref().expect("it is there until it is dropped");

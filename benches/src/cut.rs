@@ -22,7 +22,7 @@ fn any_port(scheme: &str) -> Address {
     address.parse().expect("an address")
 }
 
-/// Breaks the connections that were dialed, the youngest first.
+/// Breaks dialed connections, the youngest first.
 #[derive(Debug, Clone, Default)]
 struct Knife(Arc<Mutex<Vec<Arc<AtomicBool>>>>);
 
@@ -41,7 +41,7 @@ impl Knife {
     }
 }
 
-/// Dials by another dialer, under the knife.
+/// A dialer whose connections can be cut.
 #[derive(Debug)]
 struct FragileDialer {
     inner: Arc<dyn Dialer>,
@@ -61,7 +61,7 @@ impl Dialer for FragileDialer {
     }
 }
 
-/// The dialer for a scheme, with a knife for what it dials.
+/// The dialer for a scheme, with the handle that cuts its connections.
 fn fragile(identity: &Identity, scheme: &str) -> (Arc<dyn Dialer>, Knife) {
     let all = dialers(identity);
     let inner = all.iter().find(|it| it.schemes().contains(&scheme));
@@ -73,7 +73,7 @@ fn fragile(identity: &Identity, scheme: &str) -> (Arc<dyn Dialer>, Knife) {
     (Arc::new(dialer), knife)
 }
 
-/// Once cut, it breaks at the next call, as a socket does that was reset.
+/// A cut transport fails at the next call, as a socket does after a reset.
 #[derive(Debug)]
 struct Fragile {
     inner: Box<dyn Transport>,
@@ -130,16 +130,16 @@ impl Transport for Fragile {
     }
 }
 
-/// Tells of each message, and answers it.
-struct Tell {
+/// Reports each message and echoes it.
+struct EchoReport {
     own: Endpoint,
     arrived: Sender<()>,
 }
 
-impl Inbox for Tell {
+impl Inbox for EchoReport {
     fn on_messages(&mut self, incoming: &mut Incoming<'_>) {
         while let Some(message) = incoming.take(LANE) {
-            self.arrived.send(()).expect("somebody waits");
+            self.arrived.send(()).expect("the receiver lives");
             self.own
                 .try_send(LANE, message.payload)
                 .expect("room for one");
@@ -154,29 +154,29 @@ fn send_one(endpoint: &Endpoint) {
     sent.expect("it is open");
 }
 
-/// Two hubs, of which one dials.
+/// Two hubs; the first one dials.
 #[derive(Debug)]
 pub struct HubCut {
     near: Hub,
     endpoint: Endpoint,
     knife: Knife,
     arrived: Receiver<()>,
-    // Held, not used: dropped, it closes.
+    // Kept because dropping it closes it.
     _far: Hub,
 }
 
 impl HubCut {
-    /// Connected by that scheme.
+    /// Two hubs connected over `scheme`.
     #[must_use]
     pub fn new(scheme: &str) -> Self {
         let keys = [(); 2].map(|()| Identity::generate().expect("randomness"));
         let [a, b] = keys.each_ref().map(Identity::node_id);
-        let (tell, arrived) = for_one();
+        let (report, arrived) = for_one();
         let far = Hub::builder(keys[1].clone())
             .receive(move |endpoint| {
-                Box::new(Tell {
+                Box::new(EchoReport {
                     own: endpoint.clone(),
-                    arrived: tell.clone(),
+                    arrived: report.clone(),
                 })
             })
             .listen_on(any_port(scheme))
@@ -200,7 +200,7 @@ impl HubCut {
         while !matches!(self.near.events().recv(), Ok(HubEvent::Up { .. })) {}
     }
 
-    /// Cuts the connection, and returns when the next message has arrived.
+    /// Cuts the connection and returns when the next message has arrived.
     pub fn cut_and_deliver(&self) {
         self.knife.cut();
         send_one(&self.endpoint);
@@ -208,13 +208,13 @@ impl HubCut {
     }
 }
 
-/// Only one message is under way: nothing piles up.
+/// One message is in flight at a time, so no queue grows.
 fn for_one() -> (Sender<()>, Receiver<()>) {
     bounded(4)
 }
 
-/// Two drivers: handshakes, and an endpoint with two connections, of which one is cut, once: the far
-/// end may take the one that was cut for alive until it has been silent for long.
+/// Two drivers, for handshakes and for an endpoint with two connections, one of which is cut once: the
+/// remote end may consider it alive until it has been silent for long.
 #[derive(Debug)]
 pub struct SpareCut {
     near: Endpoint,
@@ -228,7 +228,7 @@ pub struct SpareCut {
 }
 
 impl SpareCut {
-    /// Connected twice by that scheme.
+    /// Two endpoints connected twice over `scheme`.
     #[must_use]
     pub fn new(scheme: &str) -> Self {
         let keys = [(); 2].map(|()| Identity::generate().expect("randomness"));
@@ -242,19 +242,19 @@ impl SpareCut {
             lanes: vec![redundant],
             ..SessionConfig::default()
         };
-        let (tell, arrived) = for_one();
+        let (report, arrived) = for_one();
         let near = drivers[0].endpoint(config.clone(), a, b);
         let far = drivers[1].endpoint_with(config, b, a, |endpoint| Reception {
-            inbox: Some(Box::new(Tell {
+            inbox: Some(Box::new(EchoReport {
                 own: endpoint.clone(),
-                arrived: tell,
+                arrived: report,
             })),
             watch: None,
         });
         let listener = bind(&any_port(scheme), &keys[1], &Admission::anyone());
         let (accept, accepted) = bounded(4);
         let listening = drivers[1].listen(listener.expect("a port"), move |connected| {
-            accept.send(connected).expect("somebody waits");
+            accept.send(connected).expect("the receiver lives");
         });
         let (dialer, knife) = fragile(&keys[0], scheme);
         let cut = Self {
@@ -272,7 +272,7 @@ impl SpareCut {
         cut
     }
 
-    /// Connects once, and lets go of it.
+    /// Connects once and closes the connection.
     pub fn handshake(&self) {
         drop(self.connect());
         self.knife.cut();
@@ -289,19 +289,19 @@ impl SpareCut {
         let [dialed, accepted] = self.connect();
         self.near.attach(dialed).expect("the peer is right");
         self.far.attach(accepted).expect("the peer is right");
-        // Both are known when an answer is there, and a message behind it.
+        // Both connections are attached once an echo and one further message have arrived.
         self.round_trip();
         self.round_trip();
     }
 
-    /// A message and its answer.
+    /// A message and its echo.
     pub fn round_trip(&self) {
         send_one(&self.near);
         self.arrived.recv().expect("the far end lives");
         self.near.recv().expect("the far end lives");
     }
 
-    /// Cuts the younger connection, and returns when the next message has arrived.
+    /// Cuts the younger connection and returns when the next message has arrived.
     pub fn cut_and_deliver(&self) {
         self.knife.cut();
         send_one(&self.near);
@@ -311,7 +311,7 @@ impl SpareCut {
 
 impl Drop for SpareCut {
     fn drop(&mut self) {
-        // In order it would take a second: for the one that was cut, and does not answer.
+        // An orderly close would wait a second for the connection that was cut.
         self.near.abort();
         self.far.abort();
     }

@@ -9,24 +9,24 @@ use selvedge_driver::{
     QuicDialer, SessionConfig, bind, dialers,
 };
 
-use crate::Load;
+use crate::Workload;
 use crate::watched::{Seen, WatchedDialer, look};
 
 const LANE: LaneId = LaneId::FIRST;
 
-/// Two connected endpoints and what keeps them alive.
+/// Two connected endpoints and the owners of their connection.
 #[derive(Debug)]
-struct Pair {
+struct EndpointPair {
     near: Endpoint,
     seen: Option<Seen>,
-    // Held, not used: dropped, they close.
+    // Kept because dropping them closes them.
     _far: Endpoint,
     _listening: Listening,
     _drivers: [Driver; 2],
 }
 
-impl Pair {
-    /// `inbox` receives at the far end.
+impl EndpointPair {
+    /// `inbox` receives at the remote end.
     fn new(scheme: &str, inbox: impl FnOnce(&Endpoint) -> Box<dyn Inbox>) -> Self {
         let keys = [(); 2].map(|()| Identity::generate().expect("randomness"));
         let drivers = [(); 2].map(|()| Driver::new(DriverConfig::default()).expect("threads"));
@@ -65,10 +65,10 @@ impl Pair {
     }
 }
 
-/// Answers each message with itself.
-pub(crate) struct Echo(pub(crate) Endpoint);
+/// Echoes each message.
+pub(crate) struct EchoInbox(pub(crate) Endpoint);
 
-impl Inbox for Echo {
+impl Inbox for EchoInbox {
     fn on_messages(&mut self, incoming: &mut Incoming<'_>) {
         while let Some(message) = incoming.take(LANE) {
             self.0
@@ -80,25 +80,25 @@ impl Inbox for Echo {
     fn on_event(&mut self, _event: Event) {}
 }
 
-/// A request and its answer, from a thread that blocks; the far end answers on its worker.
+/// A request and its response from a blocking thread; the remote end responds on its worker.
 #[derive(Debug)]
 pub struct RoundTrip {
-    pair: Pair,
+    pair: EndpointPair,
     payload: Bytes,
 }
 
 impl RoundTrip {
-    /// Messages of `len` bytes, both ways.
+    /// Messages of `len` bytes in both directions.
     #[must_use]
     pub fn new(scheme: &str, len: usize) -> Self {
         Self {
-            pair: Pair::new(scheme, |endpoint| Box::new(Echo(endpoint.clone()))),
+            pair: EndpointPair::new(scheme, |endpoint| Box::new(EchoInbox(endpoint.clone()))),
             payload: vec![7; len].into(),
         }
     }
 }
 
-impl Load for RoundTrip {
+impl Workload for RoundTrip {
     fn run(&mut self, count: u64) {
         for _ in 0..count {
             let sent = self.pair.near.send(LANE, self.payload.clone());
@@ -108,25 +108,25 @@ impl Load for RoundTrip {
     }
 }
 
-/// Counts, and tells when a number is reached.
-struct Count {
-    left: u64,
+/// Counts messages and signals when the requested number is reached.
+struct CountInbox {
+    remaining: u64,
     wanted: Receiver<u64>,
     reached: Sender<()>,
 }
 
-impl Inbox for Count {
+impl Inbox for CountInbox {
     fn on_messages(&mut self, incoming: &mut Incoming<'_>) {
         while incoming.take_bytes(LANE).is_some() {
-            if self.left == 0 {
-                self.left = self
+            if self.remaining == 0 {
+                self.remaining = self
                     .wanted
                     .try_recv()
-                    .expect("it is said before it is sent");
+                    .expect("the number precedes the messages");
             }
-            self.left -= 1;
-            if self.left == 0 {
-                self.reached.send(()).expect("somebody waits");
+            self.remaining -= 1;
+            if self.remaining == 0 {
+                self.reached.send(()).expect("the receiver lives");
             }
         }
     }
@@ -134,20 +134,21 @@ impl Inbox for Count {
     fn on_event(&mut self, _event: Event) {}
 }
 
-/// How a message is handed in.
+/// How a message is passed to `send`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Handed {
-    /// As `Bytes`: a reference is counted up before and down behind.
-    Over,
-    /// As a slice of the sender's own memory.
+enum SendMode {
+    /// As `Bytes`: one reference count up and one down.
+    Shared,
+    /// As a slice of the sender's memory.
     Copied,
 }
 
-/// Messages one way, from a thread that blocks when the buffer is full, counted on the far worker.
+/// Messages in one direction from a thread that blocks when the buffer is full, counted on the remote
+/// worker.
 #[derive(Debug)]
 pub struct OneWay {
-    pair: Pair,
-    handed: Handed,
+    pair: EndpointPair,
+    handed: SendMode,
     payload: Bytes,
     want: Sender<u64>,
     reached: Receiver<()>,
@@ -158,37 +159,37 @@ impl OneWay {
     #[must_use]
     pub fn new(scheme: &str, len: usize) -> Self {
         let ((want, wanted), (reach, reached)) = (bounded(1), bounded(1));
-        let count = Count {
-            left: 0,
+        let count = CountInbox {
+            remaining: 0,
             wanted,
             reached: reach,
         };
         Self {
-            pair: Pair::new(scheme, |_| Box::new(count)),
-            handed: Handed::Over,
+            pair: EndpointPair::new(scheme, |_| Box::new(count)),
+            handed: SendMode::Shared,
             payload: vec![7; len].into(),
             want,
             reached,
         }
     }
 
-    /// Messages of `len` bytes out of the sender's own memory.
+    /// Messages of `len` bytes, passed as slices.
     #[must_use]
     pub fn copied(scheme: &str, len: usize) -> Self {
         Self {
-            handed: Handed::Copied,
+            handed: SendMode::Copied,
             ..Self::new(scheme, len)
         }
     }
 }
 
-impl Load for OneWay {
+impl Workload for OneWay {
     fn run(&mut self, count: u64) {
         self.want.send(count).expect("the far end lives");
         for _ in 0..count {
             let sent = match self.handed {
-                Handed::Over => self.pair.near.send(LANE, self.payload.clone()),
-                Handed::Copied => self.pair.near.send_parts(LANE, &[&self.payload]),
+                SendMode::Shared => self.pair.near.send(LANE, self.payload.clone()),
+                SendMode::Copied => self.pair.near.send_parts(LANE, &[&self.payload]),
             };
             sent.expect("it is open");
         }

@@ -1,25 +1,25 @@
-//! Messages one way over a bare transport, one a frame: what a Session stands on.
+//! Messages in one direction over a bare transport, one per frame: the layer below a Session.
 
 use bytes::Bytes;
 use selvedge_driver::{Frame, FrameHeader, FrameOrder, FrameSink, FrameSource, SendCapacity};
 
-use crate::Load;
-use crate::bare::{BareByTurns, BareOneWay, Carried, Count};
+use crate::Workload;
+use crate::bare::{BareByTurns, BareOneWay, FrameCount, Traffic};
 
-/// The same body again and again.
+/// Sends the same body repeatedly.
 #[derive(Debug)]
 struct Repeat {
     body: Bytes,
-    left: u64,
+    remaining: u64,
 }
 
 impl FrameSource for Repeat {
     fn next_frame(&mut self, capacity: &SendCapacity) -> Option<Frame> {
         let fits = capacity.frame_max >= self.body.len() && !capacity.blocked.contains(0);
-        if self.left == 0 || !fits {
+        if self.remaining == 0 || !fits {
             return None;
         }
-        self.left -= 1;
+        self.remaining -= 1;
         Some(Frame {
             order: FrameOrder::Lane(0),
             header: FrameHeader::EMPTY,
@@ -32,31 +32,31 @@ impl FrameSink for Repeat {
     fn frame(&mut self, _frame: Bytes) {}
 }
 
-impl Carried for Repeat {
+impl Traffic for Repeat {
     fn order(&mut self, count: u64) {
-        self.left += count;
+        self.remaining += count;
     }
 }
 
-/// Counts frames, and has none to send.
+/// Counts received frames and sends none.
 #[derive(Debug)]
-struct Counted(Count);
+struct CountedFrames(FrameCount);
 
-impl FrameSource for Counted {
+impl FrameSource for CountedFrames {
     fn next_frame(&mut self, _room: &SendCapacity) -> Option<Frame> {
         None
     }
 }
 
-impl FrameSink for Counted {
+impl FrameSink for CountedFrames {
     fn frame(&mut self, _frame: Bytes) {
         self.0.one();
     }
 }
 
-impl Carried for Counted {}
+impl Traffic for CountedFrames {}
 
-/// Messages one way, each a frame, counted at the far end: no session, no acknowledgement of ours.
+/// Messages in one direction, one per frame, counted at the receiver: no session and no acknowledgement.
 #[derive(Debug)]
 pub struct FramesOneWay(BareOneWay);
 
@@ -65,19 +65,19 @@ impl FramesOneWay {
     #[must_use]
     pub fn new(scheme: &str, len: usize) -> Self {
         let body = vec![7; len].into();
-        let near = Repeat { body, left: 0 };
-        Self(BareOneWay::new(scheme, near, Counted))
+        let near = Repeat { body, remaining: 0 };
+        Self(BareOneWay::new(scheme, near, CountedFrames))
     }
 
-    /// The same, both ends on the thread that asks.
+    /// The same with both ends on the calling thread.
     #[must_use]
-    pub fn by_turns(scheme: &str, len: usize) -> impl Load + use<> {
+    pub fn by_turns(scheme: &str, len: usize) -> impl Workload + use<> {
         let body = vec![7; len].into();
-        BareByTurns::new(scheme, Repeat { body, left: 0 }, Counted)
+        BareByTurns::new(scheme, Repeat { body, remaining: 0 }, CountedFrames)
     }
 }
 
-impl Load for FramesOneWay {
+impl Workload for FramesOneWay {
     fn run(&mut self, count: u64) {
         self.0.run(count);
     }

@@ -1,4 +1,4 @@
-//! A source, one zipper, and functions that read: each with threads of its own.
+//! A source, one zipper, and functions that read, each with its own threads.
 
 use std::sync::Arc;
 
@@ -8,12 +8,12 @@ use selvedge_client::{Client, ClientOptions};
 use selvedge_driver::{Address, Driver, DriverConfig, Identity};
 use selvedge_zipper::zipper::{self, Zipper};
 
-use crate::Load;
+use crate::Workload;
 
-/// What the functions observe.
+/// The tag that the functions observe.
 pub const TAG: Tag = Tag(0x10);
 
-/// A zipper that listens at some port.
+/// A zipper that listens on a free port.
 #[must_use]
 pub fn start_zipper(scheme: &str) -> Zipper {
     let identity = Identity::generate().expect("randomness");
@@ -23,45 +23,45 @@ pub fn start_zipper(scheme: &str) -> Zipper {
     Zipper::start(options).expect("a zipper")
 }
 
-/// Who writes to the zipper at one of these addresses.
+/// A source connected to the zipper at one of these addresses.
 #[must_use]
 pub fn source(at: Vec<Address>) -> Client {
-    Client::connect(ClientOptions::source("source", at)).expect("it lets everybody in")
+    Client::connect(ClientOptions::source("source", at)).expect("the zipper has no token")
 }
 
-/// So many functions with a name of their own: each gets a copy of each message. They share a worker.
+/// `count` functions with distinct names, each of which receives a copy of each message. They share a
+/// worker.
 #[must_use]
 pub fn sinks(count: usize, at: &[Address]) -> Vec<Client> {
     let driver = Arc::new(Driver::new(DriverConfig::default()).expect("a thread"));
     let sink = |number| {
         let mut options = ClientOptions::function(format!("sink {number}"), vec![TAG], at.to_vec());
         options.driver = Some(Arc::clone(&driver));
-        Client::connect(options).expect("it lets everybody in")
+        Client::connect(options).expect("the zipper has no token")
     };
     (0..count).map(sink).collect()
 }
 
-/// Messages from a source by a zipper to functions: one way, counted where they are read.
+/// Messages in one direction from a source through a zipper to functions, counted by the readers.
 #[derive(Debug)]
 pub struct Hop {
     source: Client,
     sinks: Vec<Client>,
     payload: Bytes,
-    /// How many may be under way: 1 measures the time of one.
+    /// The limit of messages in flight: 1 measures the latency of one.
     window: u64,
-    // Held, not used: dropped, it ends.
+    // Kept because dropping it stops it.
     _zipper: Zipper,
 }
 
 impl Hop {
-    /// Messages of `len` bytes, of which so many are under way at once (0: as many as go), to one
-    /// function.
+    /// Messages of `len` bytes to one function, with a limit of messages in flight (0: no limit).
     #[must_use]
     pub fn new(scheme: &str, len: usize, window: u64) -> Self {
         Self::fan_out(scheme, len, window, 1)
     }
 
-    /// The same to so many functions, each of which gets a copy of every message.
+    /// The same to several functions, each of which receives a copy of every message.
     #[must_use]
     pub fn fan_out(scheme: &str, len: usize, window: u64, functions: usize) -> Self {
         let zipper = start_zipper(scheme);
@@ -75,7 +75,7 @@ impl Hop {
     }
 }
 
-impl Load for Hop {
+impl Workload for Hop {
     fn run(&mut self, count: u64) {
         let Self {
             source,

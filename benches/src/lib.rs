@@ -1,6 +1,6 @@
-//! Loads that are timed: each runs over our layers or over raw sockets, and does the same work.
+//! Workloads to be timed: each does the same work over our layers or over raw sockets.
 //!
-//! Both ends live in this process, each with threads of its own, as two processes would have.
+//! Both ends are in this process, each with its own threads, as two processes have.
 #![forbid(unsafe_code)]
 
 mod bare;
@@ -17,18 +17,18 @@ pub mod wasm;
 #[path = "../compare/src/watched.rs"]
 mod watched;
 
-/// Something that is timed.
-pub trait Load {
-    /// Moves so many messages (or round trips), and returns when the last one has arrived.
+/// Work to be timed.
+pub trait Workload {
+    /// Moves `count` messages (or round trips) and returns when the last one has arrived.
     fn run(&mut self, count: u64);
 
-    /// How many it must move at least to be as busy as it is meant to be.
+    /// The fewest messages with which the workload reaches its intended load.
     fn count_min(&self) -> u64 {
         16
     }
 
-    /// What a lossy path has cost, in words; none if the load has no such path. A bulk that is slow
-    /// because each batch is refused (EMSGSIZE) looks like any other slow one.
+    /// The losses of a lossy path as text; `None` if the workload has no such path. A transfer that is slow
+    /// because each batch is refused (EMSGSIZE) looks like any other slow transfer.
     fn losses(&self) -> Option<String> {
         None
     }

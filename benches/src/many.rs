@@ -1,4 +1,4 @@
-//! Many endpoints in one driver, which talk to each other on its workers alone.
+//! Many endpoints of one driver that exchange messages on its workers, without user threads.
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,12 +12,12 @@ use selvedge_driver::{
     Placement, Reception, SessionConfig, bind, dialers,
 };
 
-use crate::Load;
-use crate::endpoint::Echo;
+use crate::Workload;
+use crate::endpoint::EchoInbox;
 
 const LANE: LaneId = LaneId::FIRST;
 
-/// Endpoints in pairs, and what keeps them alive.
+/// Pairs of endpoints and the owners of their connections.
 #[derive(Debug)]
 pub struct Many {
     pairs: Vec<[Endpoint; 2]>,
@@ -26,8 +26,8 @@ pub struct Many {
 }
 
 impl Many {
-    /// So many connected pairs on a driver of so many workers; both ends of a pair on one worker, the
-    /// pairs on each in turn. `near` makes the inbox of the dialing end from its number.
+    /// `pairs` connected pairs on a driver of `workers` workers; both ends of a pair are on one worker, the
+    /// pairs are distributed in turn. `near` creates the inbox of the dialing end from its number.
     ///
     /// # Panics
     /// If they cannot be connected.
@@ -56,7 +56,7 @@ impl Many {
         );
         let (accept, accepted) = bounded(1);
         let listening = driver.listen(listener.expect("a port"), move |connected| {
-            accept.send(connected).expect("somebody waits");
+            accept.send(connected).expect("the receiver lives");
         });
         let listening = listening.expect("it runs");
         let dialers = dialers(&keys[0]);
@@ -66,7 +66,7 @@ impl Many {
                 watch: None,
             });
             let far = driver.endpoint_with(config.clone(), b, a, |endpoint| Reception {
-                inbox: Some(Box::new(Echo(endpoint.clone()))),
+                inbox: Some(Box::new(EchoInbox(endpoint.clone()))),
                 watch: None,
             });
             let pair = [near.expect("it runs"), far.expect("it runs")];
@@ -87,38 +87,38 @@ impl Many {
         }
     }
 
-    /// Sends one message on each and waits for the echo, so that all have said hello.
+    /// Sends one message on each pair and waits for the echo, so that all sessions are introduced.
     fn warm_up(&self, done: &Receiver<()>) {
         for [near, _] in &self.pairs {
             near.send(LANE, Bytes::from_static(&[0])).expect("open");
-            done.recv().expect("it is told");
+            done.recv().expect("the sender lives");
         }
     }
 }
 
-/// What a pair still has to do.
+/// The remaining work of a pair.
 #[derive(Debug, Default)]
-struct Left {
-    /// Messages that were not begun.
+struct Remaining {
+    /// Messages not sent yet.
     unsent: AtomicU64,
-    under_way: AtomicU64,
+    in_flight: AtomicU64,
 }
 
-/// What each pair does with its answers.
-struct Stream {
+/// Sends the next message of a pair for each echo.
+struct PingInbox {
     own: Endpoint,
-    left: Arc<Left>,
+    remaining: Arc<Remaining>,
     done: Sender<()>,
 }
 
-impl Inbox for Stream {
+impl Inbox for PingInbox {
     fn on_messages(&mut self, incoming: &mut Incoming<'_>) {
         while let Some(message) = incoming.take(LANE) {
-            if self.left.unsent.load(Ordering::Relaxed) > 0 {
-                self.left.unsent.fetch_sub(1, Ordering::Relaxed);
+            if self.remaining.unsent.load(Ordering::Relaxed) > 0 {
+                self.remaining.unsent.fetch_sub(1, Ordering::Relaxed);
                 self.own.try_send(LANE, message.payload).expect("room");
-            } else if self.left.under_way.fetch_sub(1, Ordering::Relaxed) == 1 {
-                self.done.send(()).expect("somebody waits");
+            } else if self.remaining.in_flight.fetch_sub(1, Ordering::Relaxed) == 1 {
+                self.done.send(()).expect("the receiver lives");
             }
         }
     }
@@ -126,55 +126,57 @@ impl Inbox for Stream {
     fn on_event(&mut self, _event: Event) {}
 }
 
-/// Pairs that throw messages to and fro, so many under way on each, on the workers alone.
+/// Pairs that send messages back and forth on the workers, with a fixed number in flight on each.
 #[derive(Debug)]
 pub struct PingStreams {
     many: Many,
-    left: Vec<Arc<Left>>,
-    under_way: u64,
+    remaining: Vec<Arc<Remaining>>,
+    in_flight: u64,
     payload: Bytes,
     done: Receiver<()>,
 }
 
 impl PingStreams {
-    /// So many pairs on so many workers, `under_way` messages of `len` bytes on each.
+    /// `pairs` pairs on `workers` workers, with `in_flight` messages of `len` bytes on each.
     #[must_use]
-    pub fn new(scheme: &str, workers: usize, pairs: usize, under_way: u64, len: usize) -> Self {
-        let left: Vec<Arc<Left>> = (0..pairs).map(|_| Arc::default()).collect();
-        let (tell, done) = bounded(pairs);
+    pub fn new(scheme: &str, workers: usize, pairs: usize, in_flight: u64, len: usize) -> Self {
+        let remaining: Vec<Arc<Remaining>> = (0..pairs).map(|_| Arc::default()).collect();
+        let (done_sender, done) = bounded(pairs);
         let config = SessionConfig::default();
         let many = Many::new(scheme, workers, pairs, &config, |number, endpoint| {
-            Box::new(Stream {
+            Box::new(PingInbox {
                 own: endpoint.clone(),
-                left: Arc::clone(&left[number]),
-                done: tell.clone(),
+                remaining: Arc::clone(&remaining[number]),
+                done: done_sender.clone(),
             })
         });
-        for left in &left {
-            left.under_way.store(1, Ordering::Relaxed);
+        for remaining in &remaining {
+            remaining.in_flight.store(1, Ordering::Relaxed);
         }
         many.warm_up(&done);
         Self {
             many,
-            left,
-            under_way,
+            remaining,
+            in_flight,
             payload: vec![7; len].into(),
             done,
         }
     }
 }
 
-impl Load for PingStreams {
-    /// The pairs share the round trips; at the end there are fewer under way. Each begins with one
-    /// bell and ends with one word, as the raw sockets do.
+impl Workload for PingStreams {
+    /// The pairs share the round trips; near the end fewer are in flight. Each pair starts with one wake-up
+    /// and ends with one signal, as the raw sockets do.
     fn run(&mut self, count: u64) {
-        let pairs = self.left.len() as u64;
+        let pairs = self.remaining.len() as u64;
         let mut going = 0;
-        for (number, ([near, _], left)) in (0..).zip(self.many.pairs.iter().zip(&self.left)) {
+        for (number, ([near, _], remaining)) in
+            (0..).zip(self.many.pairs.iter().zip(&self.remaining))
+        {
             let own = count / pairs + u64::from(number < count % pairs);
-            let at_once = own.min(self.under_way);
-            left.unsent.store(own - at_once, Ordering::Relaxed);
-            left.under_way.store(at_once, Ordering::Relaxed);
+            let at_once = own.min(self.in_flight);
+            remaining.unsent.store(own - at_once, Ordering::Relaxed);
+            remaining.in_flight.store(at_once, Ordering::Relaxed);
             going += u64::from(at_once > 0);
             let mut sending = near.sending();
             for _ in 0..at_once {
@@ -183,32 +185,32 @@ impl Load for PingStreams {
             }
         }
         for _ in 0..going {
-            self.done.recv().expect("it is told");
+            self.done.recv().expect("the sender lives");
         }
     }
 
-    /// So many rounds that the first and the last hardly count.
+    /// Enough rounds that the first and the last hardly matter.
     fn count_min(&self) -> u64 {
-        4 * self.under_way * self.left.len() as u64
+        4 * self.in_flight * self.remaining.len() as u64
     }
 }
 
-/// What the end of one round trip begins: that of the next pair.
-struct Baton {
+/// Starts the round trip of the next pair at the end of one.
+struct RoundRobinInbox {
     next: Arc<OnceLock<Vec<Endpoint>>>,
     number: usize,
-    left: Arc<AtomicU64>,
+    remaining: Arc<AtomicU64>,
     done: Sender<()>,
 }
 
-impl Inbox for Baton {
+impl Inbox for RoundRobinInbox {
     fn on_messages(&mut self, incoming: &mut Incoming<'_>) {
         while let Some(message) = incoming.take(LANE) {
-            if self.left.load(Ordering::Relaxed) == 0 {
-                self.done.send(()).expect("somebody waits");
+            if self.remaining.load(Ordering::Relaxed) == 0 {
+                self.done.send(()).expect("the receiver lives");
                 continue;
             }
-            self.left.fetch_sub(1, Ordering::Relaxed);
+            self.remaining.fetch_sub(1, Ordering::Relaxed);
             let all = self.next.get().expect("it is set before the first turn");
             let next = &all[(self.number + 1) % all.len()];
             next.try_send(LANE, message.payload).expect("room for one");
@@ -218,47 +220,50 @@ impl Inbox for Baton {
     fn on_event(&mut self, _event: Event) {}
 }
 
-/// A few messages that go from pair to pair, by turns: the same traffic whatever the number of
-/// endpoints.
+/// A message that travels from pair to pair: the same traffic for any number of endpoints.
 #[derive(Debug)]
 pub struct RoundRobin {
     many: Many,
-    left: Arc<AtomicU64>,
+    remaining: Arc<AtomicU64>,
     done: Receiver<()>,
 }
 
 impl RoundRobin {
-    /// So many pairs on one worker, asked for signs of life as often as that.
+    /// `pairs` pairs on one worker, with that heartbeat.
     #[must_use]
     pub fn new(scheme: &str, pairs: usize, heartbeat: Duration) -> Self {
         let all: Arc<OnceLock<Vec<Endpoint>>> = Arc::default();
-        let left = Arc::<AtomicU64>::default();
-        let (tell, done) = bounded(1);
+        let remaining = Arc::<AtomicU64>::default();
+        let (done_sender, done) = bounded(1);
         let config = SessionConfig {
             heartbeat,
             silence_max: heartbeat * 3,
             ..SessionConfig::default()
         };
         let many = Many::new(scheme, 1, pairs, &config, |number, _| {
-            Box::new(Baton {
+            Box::new(RoundRobinInbox {
                 next: Arc::clone(&all),
                 number,
-                left: Arc::clone(&left),
-                done: tell.clone(),
+                remaining: Arc::clone(&remaining),
+                done: done_sender.clone(),
             })
         });
         many.warm_up(&done);
         let near = many.pairs.iter().map(|[near, _]| near.clone()).collect();
         all.set(near).expect("it is set once");
-        Self { many, left, done }
+        Self {
+            many,
+            remaining,
+            done,
+        }
     }
 }
 
-impl Load for RoundRobin {
+impl Workload for RoundRobin {
     fn run(&mut self, count: u64) {
-        self.left.store(count - 1, Ordering::Relaxed);
+        self.remaining.store(count - 1, Ordering::Relaxed);
         let [near, _] = &self.many.pairs[0];
         near.send(LANE, vec![7; 64].into()).expect("it is open");
-        self.done.recv().expect("it is told");
+        self.done.recv().expect("the sender lives");
     }
 }

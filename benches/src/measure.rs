@@ -1,4 +1,4 @@
-//! Loads that take turns, and what each turn has cost: ratios within a round, medians over rounds.
+//! Workloads that take turns, and the cost of each turn: ratios within a round, medians over rounds.
 #![allow(
     clippy::print_stdout,
     reason = "printing tables is what the programs that use it do"
@@ -8,25 +8,25 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::Load;
+use crate::Workload;
 
-/// How often the loads take turns.
+/// The number of rounds.
 const ROUNDS: usize = 7;
 
-/// How long one turn takes, about.
+/// The approximate duration of one turn.
 const TURN: Duration = Duration::from_millis(300);
 
-/// What one turn has cost for each message, in nanoseconds.
+/// The cost of one turn per message, in nanoseconds.
 #[derive(Debug, Clone, Copy)]
 pub struct Cost {
-    /// By the clock.
+    /// Wall time.
     pub wall_ns: f64,
     /// User and system time.
     pub cpu_ns: f64,
 }
 
-/// User and system time of this process, all threads, to the nanosecond: ticks of 10 ms, as
-/// /proc/self/stat has them, would be 3 % of a turn.
+/// User and system time of all threads of this process in nanoseconds: the ticks of 10 ms in
+/// /proc/self/stat would be 3 % of a turn.
 #[must_use]
 pub fn cpu() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
@@ -34,7 +34,7 @@ pub fn cpu() -> Duration {
     Duration::new(u64::try_from(time.tv_sec).expect("not before zero"), nanos)
 }
 
-fn turn(load: &mut dyn Load, count: u64) -> Cost {
+fn turn(load: &mut dyn Workload, count: u64) -> Cost {
     let (cpu_before, began) = (cpu(), Instant::now());
     load.run(count);
     let (wall, cpu) = (began.elapsed(), cpu() - cpu_before);
@@ -45,17 +45,18 @@ fn turn(load: &mut dyn Load, count: u64) -> Cost {
     }
 }
 
-fn timed(load: &mut dyn Load, count: u64) -> Duration {
+fn timed(load: &mut dyn Workload, count: u64) -> Duration {
     let began = Instant::now();
     load.run(count);
     began.elapsed()
 }
 
-/// How many messages fill a turn.
+/// The number of messages that fill a turn.
 ///
-/// Each count is tried twice, and the quicker try counts: a pause of 51 ms in the first 16 messages,
-/// once, made all turns of 95, and those measure how threads start, end and wait for a core.
-fn count_for(load: &mut dyn Load) -> u64 {
+/// Each count is tried twice and the faster attempt is used: a single pause of 51 ms in the first 16
+/// messages had set all turns to 95 messages, and so short turns measure how threads start, end and wait
+/// for a core.
+fn count_for(load: &mut dyn Workload) -> u64 {
     let mut count = load.count_min();
     loop {
         let took = timed(load, count).min(timed(load, count));
@@ -67,8 +68,8 @@ fn count_for(load: &mut dyn Load) -> u64 {
     }
 }
 
-/// What a load costs that has the process for itself: medians of some turns.
-pub fn alone(load: &mut dyn Load) -> Cost {
+/// The cost of a workload that is alone in the process: medians of several turns.
+pub fn alone(load: &mut dyn Workload) -> Cost {
     let count = count_for(load);
     let turns: Vec<Cost> = (0..ROUNDS).map(|_| turn(load, count)).collect();
     let of = |pick: fn(&Cost) -> f64| median(turns.iter().map(pick).collect()).1;
@@ -78,7 +79,7 @@ pub fn alone(load: &mut dyn Load) -> Cost {
     }
 }
 
-/// The least, the middle and the greatest.
+/// The minimum, the median and the maximum.
 #[must_use]
 pub fn median(mut values: Vec<f64>) -> (f64, f64, f64) {
     values.sort_by(f64::total_cmp);
@@ -89,9 +90,9 @@ pub fn median(mut values: Vec<f64>) -> (f64, f64, f64) {
     )
 }
 
-/// Prints a table. The first load is what the others are compared with. Skipped if the title lacks
-/// the first argument of the program.
-pub fn compare(title: &str, loads: impl FnOnce() -> Vec<(String, Box<dyn Load>)>) {
+/// Prints a table that compares the other workloads with the first. Skipped if the title does not contain
+/// the program's first argument.
+pub fn compare(title: &str, loads: impl FnOnce() -> Vec<(String, Box<dyn Workload>)>) {
     if std::env::args()
         .nth(1)
         .is_some_and(|wanted| !title.contains(&wanted))
@@ -146,7 +147,7 @@ fn row(name: &str, rounds: &[Vec<Cost>], at: usize) {
     );
 }
 
-/// A time in words.
+/// A duration as text.
 #[must_use]
 pub fn time(ns: f64) -> String {
     match ns {

@@ -1,4 +1,4 @@
-//! The same work on raw sockets: what the kernel alone would allow.
+//! The same work on raw sockets: the limit that the kernel sets.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, UdpSocket};
@@ -8,20 +8,20 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::Load;
+use crate::Workload;
 
-/// What our transports read and write at a time, so that the comparison is fair.
+/// The read and write sizes of our transports, for a fair comparison.
 const BATCH: usize = 256 * 1024;
 
-/// A stream on a poll of its own.
+/// A stream with its own poll.
 #[derive(Debug)]
-struct Stream {
+struct RawStream {
     stream: TcpStream,
     poll: Poll,
     events: Events,
 }
 
-impl Stream {
+impl RawStream {
     fn new(stream: std::net::TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
@@ -35,7 +35,7 @@ impl Stream {
         })
     }
 
-    /// Does something until it would not block.
+    /// Repeats an operation until it does not block.
     fn until_ready(
         &mut self,
         mut act: impl FnMut(&mut TcpStream) -> io::Result<usize>,
@@ -64,24 +64,24 @@ impl Stream {
     }
 }
 
-fn streams() -> [Stream; 2] {
+fn streams() -> [RawStream; 2] {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let at = listener.local_addr().expect("an address");
     let near = std::net::TcpStream::connect(at).expect("it listens");
     let (far, _) = listener.accept().expect("a stream");
-    [near, far].map(|stream| Stream::new(stream).expect("a poll"))
+    [near, far].map(|stream| RawStream::new(stream).expect("a poll"))
 }
 
-/// TCP: a request and its answer.
+/// TCP: a request and its response.
 #[derive(Debug)]
 pub struct TcpRoundTrip {
-    near: Stream,
+    near: RawStream,
     payload: Vec<u8>,
     far: Option<JoinHandle<()>>,
 }
 
 impl TcpRoundTrip {
-    /// Messages of `len` bytes, both ways.
+    /// Messages of `len` bytes in both directions.
     #[must_use]
     pub fn new(len: usize) -> Self {
         let [near, mut far] = streams();
@@ -99,7 +99,7 @@ impl TcpRoundTrip {
     }
 }
 
-impl Load for TcpRoundTrip {
+impl Workload for TcpRoundTrip {
     fn run(&mut self, count: u64) {
         let mut buffer = vec![0; self.payload.len()];
         for _ in 0..count {
@@ -118,10 +118,10 @@ impl Drop for TcpRoundTrip {
     }
 }
 
-/// TCP: messages one way, each behind its length, many to a write.
+/// TCP: length-prefixed messages in one direction, many per write.
 #[derive(Debug)]
 pub struct TcpOneWay {
-    near: Stream,
+    near: RawStream,
     batch: Vec<u8>,
     per_batch: u64,
     message_len: usize,
@@ -144,7 +144,7 @@ impl TcpOneWay {
                 while left > 0 {
                     left -= far.read(&mut buffer).expect("it is open") as u64;
                 }
-                reach.send(()).expect("somebody waits");
+                reach.send(()).expect("the receiver lives");
             }
         };
         let per_batch = (BATCH / message_len).max(1) as u64;
@@ -160,7 +160,7 @@ impl TcpOneWay {
     }
 }
 
-impl Load for TcpOneWay {
+impl Workload for TcpOneWay {
     fn run(&mut self, count: u64) {
         let bytes = count * self.message_len as u64;
         self.want.send(bytes).expect("the far end lives");
@@ -177,14 +177,14 @@ impl Load for TcpOneWay {
 
 impl Drop for TcpOneWay {
     fn drop(&mut self) {
-        // The far end waits for the next wish: there is none.
+        // The remote end waits for the next request; there is none.
         let (none, _) = bounded(0);
         self.want = none;
         end(&self.near, &mut self.far);
     }
 }
 
-fn end(near: &Stream, far: &mut Option<JoinHandle<()>>) {
+fn end(near: &RawStream, far: &mut Option<JoinHandle<()>>) {
     let _already_closed = near.stream.shutdown(Shutdown::Both);
     if let Some(far) = far.take() {
         far.join().expect("the far end does not panic");
@@ -222,19 +222,19 @@ impl Pairs {
         Self {
             all: (0..pairs).map(pair).collect(),
             poll,
-            // As many as a worker of ours takes at a time.
+            // The event capacity of our worker.
             events: Events::with_capacity(1024),
         }
     }
 
-    /// Waits once, and calls `arrived` with what has come at which end of which pair.
+    /// Waits once and calls `arrived` for each end of a pair with data.
     fn turn(&mut self, mut arrived: impl FnMut(&mut [[TcpStream; 2]], usize, usize, &[u8])) {
         let polled = self.poll.poll(&mut self.events, None);
         polled.expect("it is not interrupted");
         let mut buffer = [0; 4096];
         for event in &self.events {
             let (number, end) = (event.token().0 / 2, event.token().0 % 2);
-            // An error: it can be written again, and has nothing to read.
+            // An error means that it is writable again and has nothing to read.
             if let Ok(read) = self.all[number][end].read(&mut buffer) {
                 arrived(&mut self.all, number, end, &buffer[..read]);
             }
@@ -242,19 +242,19 @@ impl Pairs {
     }
 }
 
-/// TCP: a message that goes there and back on one pair of sockets after the other, all on one thread.
+/// TCP: a message that travels back and forth on one pair of sockets after another, all on one thread.
 #[derive(Debug)]
 pub struct TcpRoundRobin(Pairs);
 
 impl TcpRoundRobin {
-    /// So many pairs on one poll.
+    /// `pairs` pairs on one poll.
     #[must_use]
     pub fn new(pairs: usize) -> Self {
         Self(Pairs::new(pairs))
     }
 }
 
-impl Load for TcpRoundRobin {
+impl Workload for TcpRoundRobin {
     fn run(&mut self, count: u64) {
         let mut done = 0;
         let begin = |stream: &mut TcpStream| stream.write_all(&[7; 64]).expect("room for one");
@@ -273,7 +273,7 @@ impl Load for TcpRoundRobin {
     }
 }
 
-/// TCP: messages to and fro on all pairs of sockets at once, those under way on one together, all on
+/// TCP: messages back and forth on all pairs of sockets at once, those in flight on a pair together, all on
 /// one thread.
 #[derive(Debug)]
 pub struct TcpStreams {
@@ -283,19 +283,19 @@ pub struct TcpStreams {
 }
 
 impl TcpStreams {
-    /// So many pairs on one poll, `under_way` messages of `message_len` bytes on each.
+    /// `pairs` pairs on one poll, with `in_flight` messages of `message_len` bytes on each.
     #[must_use]
-    pub fn new(pairs: usize, under_way: usize, message_len: usize) -> Self {
+    pub fn new(pairs: usize, in_flight: usize, message_len: usize) -> Self {
         Self {
             pairs: Pairs::new(pairs),
-            batch: vec![7; under_way * message_len],
+            batch: vec![7; in_flight * message_len],
             message_len,
         }
     }
 }
 
-impl Load for TcpStreams {
-    /// Each pair makes as many rounds.
+impl Workload for TcpStreams {
+    /// All pairs make the same number of rounds.
     fn run(&mut self, count: u64) {
         let pairs = self.pairs.all.len();
         let bytes = count.div_ceil(pairs as u64) as usize * self.message_len;
@@ -308,7 +308,7 @@ impl Load for TcpStreams {
             self.pairs.turn(|all, number, end, bytes| {
                 let mut again = bytes;
                 if end == 0 {
-                    // As many as were under way at the beginning are the last.
+                    // The last ones are as many as were in flight at the start.
                     let more = left[number].saturating_sub(self.batch.len());
                     again = &bytes[..more.min(bytes.len())];
                     left[number] -= bytes.len();
@@ -322,12 +322,12 @@ impl Load for TcpStreams {
     }
 
     fn count_min(&self) -> u64 {
-        let under_way = self.batch.len() / self.message_len;
-        4 * (under_way * self.pairs.all.len()) as u64
+        let in_flight = self.batch.len() / self.message_len;
+        4 * (in_flight * self.pairs.all.len()) as u64
     }
 }
 
-/// UDP: a request and its answer.
+/// UDP: a request and its response.
 #[derive(Debug)]
 pub struct UdpRoundTrip {
     near: UdpSocket,
@@ -345,7 +345,7 @@ fn sockets() -> [UdpSocket; 2] {
 }
 
 impl UdpRoundTrip {
-    /// Messages of `len` bytes, both ways; an empty one ends.
+    /// Messages of `len` bytes in both directions; an empty one ends the run.
     #[must_use]
     pub fn new(len: usize) -> Self {
         let [near, far] = sockets();
@@ -363,7 +363,7 @@ impl UdpRoundTrip {
     }
 }
 
-impl Load for UdpRoundTrip {
+impl Workload for UdpRoundTrip {
     fn run(&mut self, count: u64) {
         let mut buffer = vec![0; self.payload.len()];
         for _ in 0..count {

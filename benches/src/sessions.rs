@@ -1,5 +1,5 @@
-//! Messages one way through a Session in the same bare loop as [frames](crate::frames): no driver, no
-//! user's thread, but all that makes messages exactly once.
+//! Messages in one direction through a Session, in the same bare loop as [frames](crate::frames): no
+//! driver and no user's thread, but everything that exactly-once delivery needs.
 
 use std::time::Instant;
 
@@ -7,28 +7,27 @@ use bytes::Bytes;
 use selvedge_driver::{Frame, FrameSink, FrameSource, LaneId, Message, NodeId, Role, SendCapacity};
 use selvedge_endpoint::{AttachmentId, SendBuffer, SendError, Session, SessionConfig};
 
-use crate::Load;
-use crate::bare::{BareByTurns, BareOneWay, Carried, Count};
+use crate::Workload;
+use crate::bare::{BareByTurns, BareOneWay, FrameCount, Traffic};
 
 const LANE: LaneId = LaneId::FIRST;
 const TRANSPORT: AttachmentId = AttachmentId(0);
 
-/// How many messages are handed in before the transport is asked to take them: about a full frame of
-/// those of 64 B.
+/// How many messages are enqueued before the transport sends: about one full frame of 64 B messages.
 const AT_ONCE: u64 = 512;
 
-/// One end: a session and what it is given, or a count of what it delivers.
-struct Side {
+/// One end: a session with the messages to send, or with a count of those it delivers.
+struct SessionEnd {
     session: Session,
     outbox: SendBuffer,
     body: Bytes,
-    left: u64,
-    count: Option<Count>,
+    remaining: u64,
+    count: Option<FrameCount>,
     now: Instant,
 }
 
-impl Side {
-    fn new(role: Role, body: Bytes, count: Option<Count>) -> Self {
+impl SessionEnd {
+    fn new(role: Role, body: Bytes, count: Option<FrameCount>) -> Self {
         let ids = [1, 2].map(|number| NodeId::new([number; 32]));
         let (local, peer) = match role {
             Role::Dialer => (ids[0], ids[1]),
@@ -42,7 +41,7 @@ impl Side {
             session,
             outbox: SendBuffer::new(&config),
             body,
-            left: 0,
+            remaining: 0,
             count,
             now,
         }
@@ -52,15 +51,15 @@ impl Side {
         Self::new(Role::Dialer, vec![7; len].into(), None)
     }
 
-    fn far(count: Count) -> Self {
+    fn far(count: FrameCount) -> Self {
         Self::new(Role::Acceptor, Bytes::new(), Some(count))
     }
 
-    /// Hands messages in while there are any and the send buffer has room; whether there were.
+    /// Enqueues messages while any remain and the send buffer has room. Returns whether it enqueued any.
     fn hand_in(&mut self) -> bool {
-        for _ in 0..self.left.min(AT_ONCE) {
+        for _ in 0..self.remaining.min(AT_ONCE) {
             match self.outbox.push(LANE, self.body.clone()) {
-                Ok(()) => self.left -= 1,
+                Ok(()) => self.remaining -= 1,
                 Err(SendError::Full(_)) => break,
                 Err(error) => panic!("it is open: {error}"),
             }
@@ -69,7 +68,7 @@ impl Side {
     }
 }
 
-impl FrameSource for Side {
+impl FrameSource for SessionEnd {
     fn next_frame(&mut self, capacity: &SendCapacity) -> Option<Frame> {
         let frame = self.session.poll_frame(self.now, TRANSPORT, capacity);
         if frame.is_some() || !self.hand_in() {
@@ -79,7 +78,7 @@ impl FrameSource for Side {
     }
 }
 
-impl FrameSink for Side {
+impl FrameSink for SessionEnd {
     fn frame(&mut self, frame: Bytes) {
         self.session.handle_frame(self.now, TRANSPORT, frame);
         let mut taken = 0;
@@ -95,7 +94,7 @@ impl FrameSink for Side {
     }
 }
 
-impl Carried for Side {
+impl Traffic for SessionEnd {
     fn begin(&mut self, now: Instant) {
         self.now = now;
         if self.session.poll_timeout().is_some_and(|at| at <= now) {
@@ -109,11 +108,11 @@ impl Carried for Side {
     }
 
     fn order(&mut self, count: u64) {
-        self.left += count;
+        self.remaining += count;
     }
 }
 
-/// Messages one way from a session to another, each over a bare transport, counted at the far end.
+/// Messages in one direction between two sessions over bare transports, counted at the receiver.
 #[derive(Debug)]
 pub struct SessionsOneWay(BareOneWay);
 
@@ -121,17 +120,21 @@ impl SessionsOneWay {
     /// Messages of `len` bytes.
     #[must_use]
     pub fn new(scheme: &str, len: usize) -> Self {
-        Self(BareOneWay::new(scheme, Side::near(len), Side::far))
+        Self(BareOneWay::new(
+            scheme,
+            SessionEnd::near(len),
+            SessionEnd::far,
+        ))
     }
 
-    /// The same, both ends on the thread that asks.
+    /// The same with both ends on the calling thread.
     #[must_use]
-    pub fn by_turns(scheme: &str, len: usize) -> impl Load + use<> {
-        BareByTurns::new(scheme, Side::near(len), Side::far)
+    pub fn by_turns(scheme: &str, len: usize) -> impl Workload + use<> {
+        BareByTurns::new(scheme, SessionEnd::near(len), SessionEnd::far)
     }
 }
 
-impl Load for SessionsOneWay {
+impl Workload for SessionsOneWay {
     fn run(&mut self, count: u64) {
         self.0.run(count);
     }

@@ -1,4 +1,4 @@
-//! A source, a zipper, a function that copies what it reads, and a sink: the function native or in
+//! A source, a zipper, a function that copies its input, and a sink; the function is native or
 //! WebAssembly.
 
 use std::sync::Arc;
@@ -11,14 +11,14 @@ use selvedge_driver::Identity;
 use selvedge_zipper::runner::{Runner, RunnerGuest};
 use selvedge_zipper::zipper::{self, Zipper};
 
-use crate::{Load, wasm};
+use crate::{Workload, wasm};
 
 const IN: Tag = Tag(0x10);
 
-/// What the guest of [`wasm::CORE`] writes on.
+/// The output tag of the guest [`wasm::CORE`].
 const OUT: Tag = Tag(0x20);
 
-/// What the function is.
+/// The kind of function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
     /// A loop over the client.
@@ -27,7 +27,7 @@ pub enum Work {
     Wasm,
 }
 
-/// Messages from a source by a zipper to a function, and its answers by the zipper to a sink.
+/// Messages from a source through a zipper to a function, and its outputs through the zipper to a sink.
 #[derive(Debug)]
 pub struct Through {
     source: Client,
@@ -35,7 +35,7 @@ pub struct Through {
     function: Arc<Client>,
     working: Option<JoinHandle<()>>,
     payload: Bytes,
-    // Held, not used: dropped, it ends.
+    // Kept because dropping it stops it.
     _zipper: Zipper,
 }
 
@@ -49,7 +49,7 @@ impl Through {
         options.listen = vec![address.expect("an address")];
         let zipper = Zipper::start(options).expect("a zipper");
         let at = || zipper.addresses().to_vec();
-        let connect = |options| Client::connect(options).expect("it lets everybody in");
+        let connect = |options| Client::connect(options).expect("the zipper has no token");
         let sink = connect(ClientOptions::function("sink", vec![OUT], at()));
         let function = Arc::new(connect(ClientOptions::function("copy", vec![IN], at())));
         let source = connect(ClientOptions::source("source", at()));
@@ -83,7 +83,7 @@ fn copy(client: &Client, work: Work) {
     }
 }
 
-impl Load for Through {
+impl Workload for Through {
     fn run(&mut self, count: u64) {
         let Self {
             source,

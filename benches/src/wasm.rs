@@ -1,4 +1,4 @@
-//! One call of a WebAssembly function that copies its input: by wasm-host, and by bare wasmtime.
+//! One call of a WebAssembly function that copies its input, in wasm-host and in bare wasmtime.
 
 mod bare;
 mod emitting;
@@ -6,7 +6,7 @@ mod emitting;
 use bytes::Bytes;
 use selvedge_wasm_host::{FunctionConfig, Host, HostConfig, Instance};
 
-use crate::Load;
+use crate::Workload;
 
 pub use bare::{BareComponent, BareCore};
 pub use emitting::{EmittingComponent, EmittingCore};
@@ -14,19 +14,19 @@ pub use emitting::{EmittingComponent, EmittingCore};
 /// The tag that a guest is called with.
 const TAG: u32 = 0x10;
 
-/// The core module that a zipper can run; its answers have the tag 0x20.
+/// The core module that a zipper can run; its outputs have the tag 0x20.
 pub const CORE: &str = include_str!("wasm/core.wat");
 
 const COMPONENT: &str = include_str!("wasm/component.wat");
 
-/// An instance under wasm-host, as a zipper's runner uses it: what it wrote is taken, and dropped.
+/// An instance in wasm-host, as a zipper's runner uses it. Its outputs are read and dropped.
 #[derive(Debug)]
-pub struct ActorHandle {
+pub struct HostedGuest {
     instance: Instance,
     payload: Bytes,
 }
 
-impl ActorHandle {
+impl HostedGuest {
     /// A core module, called with `len` bytes.
     #[must_use]
     pub fn core(len: usize) -> Self {
@@ -57,7 +57,7 @@ pub fn instance(text: &str) -> Instance {
     instance.expect("a guest that starts")
 }
 
-impl Load for ActorHandle {
+impl Workload for HostedGuest {
     fn run(&mut self, count: u64) {
         for _ in 0..count {
             let outputs = self.instance.handle(TAG, &self.payload);

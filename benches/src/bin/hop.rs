@@ -1,7 +1,7 @@
-//! Through one zipper as three processes: a source, a zipper, and one process with all functions.
+//! One zipper in three processes: a source, a zipper, and one process with all functions.
 //!
-//! `hop <scheme> <length> <functions> <seconds>` prints one line: copies a second as they are read,
-//! and the processor time of all three processes for each copy.
+//! `hop <scheme> <length> <functions> <seconds>` prints one line: copies read per second, and the CPU time
+//! of all three processes per copy.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "printing is what this program does")]
 
@@ -15,13 +15,13 @@ use bytes::Bytes;
 use selvedge_benches::hop::{TAG, sinks, source, start_zipper};
 use selvedge_client::Client;
 
-/// Until windows and chunks have the size that they keep.
+/// Until windows and chunks have reached their final size.
 const WARM_UP: Duration = Duration::from_millis(400);
 
-/// Ends with the process that started it, which holds the other end of its input.
-struct Role(Child);
+/// Ends with its parent process, which holds the other end of its input.
+struct RoleProcess(Child);
 
-impl Role {
+impl RoleProcess {
     fn start(role: &str, arguments: &[&str]) -> Self {
         let mut command = Command::new(std::env::current_exe().expect("this program"));
         let command = command.arg(role).args(arguments).stdin(Stdio::piped());
@@ -33,12 +33,12 @@ impl Role {
         let mut line = String::new();
         BufReader::new(output)
             .read_line(&mut line)
-            .expect("it says something");
+            .expect("the process prints a line");
         line.trim().to_owned()
     }
 }
 
-impl Drop for Role {
+impl Drop for RoleProcess {
     fn drop(&mut self) {
         self.0.kill().expect("it is a child");
         self.0.wait().expect("it is a child");
@@ -77,7 +77,7 @@ fn run_source(address: &str, len: usize) {
     }
 }
 
-/// Reads until the end, and counts every thousandth time: the count must not cost anything.
+/// Reads until the end and publishes the count every thousandth message, so that counting costs nothing.
 fn read_all(sink: &Client, count: &AtomicU64) {
     loop {
         for _ in 0..1000 {
@@ -90,7 +90,7 @@ fn read_all(sink: &Client, count: &AtomicU64) {
 }
 
 fn measure(scheme: &str, len: &str, functions: usize, seconds: f64) {
-    let mut zipper = Role::start("zipper", &[scheme]);
+    let mut zipper = RoleProcess::start("zipper", &[scheme]);
     let address = zipper.line();
     let sinks = sinks(functions, &[address.parse().expect("an address")]);
     let count = AtomicU64::new(0);
@@ -98,7 +98,7 @@ fn measure(scheme: &str, len: &str, functions: usize, seconds: f64) {
         for sink in &sinks {
             scope.spawn(|| read_all(sink, &count));
         }
-        let writer = Role::start("source", &[&address, len]);
+        let writer = RoleProcess::start("source", &[&address, len]);
         let processes = [std::process::id(), zipper.0.id(), writer.0.id()];
         let used = || processes.map(cpu);
         thread::sleep(WARM_UP);

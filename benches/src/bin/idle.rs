@@ -1,9 +1,9 @@
-//! What endpoints cost that have nothing to do: memory each, and how often the process wakes up.
+//! The cost of idle endpoints: memory per endpoint, and wake-ups of the process.
 //!
 //! `cargo run --release -p selvedge-benches --bin idle [endpoints [scheme]]`
 //!
-//! Bytes are those that the allocator has handed out; what the kernel keeps for sockets is not in
-//! them. Both ends are in this process, on one worker.
+//! Bytes are those of the allocator, without the kernel's socket buffers. Both ends are in this process, on
+//! one worker.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "printing is what this program does")]
 

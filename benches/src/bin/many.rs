@@ -1,11 +1,11 @@
-//! What a message costs as endpoints grow from 2 to 10,000, beside raw sockets.
+//! The cost of a message as endpoints grow from 2 to 10,000, beside raw sockets.
 //!
 //! `cargo run --release -p selvedge-benches --bin many [title [rounds]]`
 //!
-//! Each number of endpoints has processes of its own, one after the other in turn: in one process the
-//! 10,000 would send their last acknowledgements, and their signs of life, while the two are measured.
-//! `--bin many -- load pairs` is one such process: it prints wall and processor time of a message, in ns;
-//! with a number of messages behind it moves so many without looking at the clock, for a profiler.
+//! Each number of endpoints has its own processes, one after another: in a single process the 10,000 would
+//! send their last acknowledgements and heartbeats while the two are measured.
+//! `--bin many -- load pairs` is one such process: it prints wall and CPU time per message, in ns; with a
+//! number of messages as further argument it moves that many without reading the clock, for a profiler.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "printing is what this program does")]
 
@@ -15,17 +15,17 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use selvedge_benches::many::{PingStreams, RoundRobin};
 use selvedge_benches::measure::{Cost, alone, median, time};
-use selvedge_benches::{Load, raw};
+use selvedge_benches::{Workload, raw};
 
-/// How many pairs take turns, or are busy all at once.
+/// The numbers of pairs that take turns, or are busy at once.
 const PAIRS: [usize; 3] = [1, 50, 5000];
 
-/// How many messages each busy pair has on its way.
+/// The messages in flight on each busy pair.
 const UNDER_WAY: u64 = 16;
 
 const SCHEME: &str = "tcp+plain";
 
-/// The loads by name, with what the tables call them.
+/// The workloads by name, with their titles in the tables.
 const LOADS: [(&str, &str); 4] = [
     ("turns", "By turns, endpoints on one worker"),
     ("raw-turns", "By turns, raw sockets on one poll"),
@@ -33,17 +33,17 @@ const LOADS: [(&str, &str); 4] = [
     ("raw-busy", "All busy, raw sockets on one poll"),
 ];
 
-/// How often the processes take turns, unless told otherwise.
+/// The default number of rounds.
 const ROUNDS: usize = 5;
 
-fn load_of(name: &str, pairs: usize) -> Option<Box<dyn Load>> {
+fn load_of(name: &str, pairs: usize) -> Option<Box<dyn Workload>> {
     let heartbeat = Duration::from_secs(1);
-    let under_way = UNDER_WAY as usize;
+    let in_flight = UNDER_WAY as usize;
     Some(match name {
         "turns" => Box::new(RoundRobin::new(SCHEME, pairs, heartbeat)),
         "raw-turns" => Box::new(raw::TcpRoundRobin::new(pairs)),
         "busy" => Box::new(PingStreams::new(SCHEME, 1, pairs, UNDER_WAY, 64)),
-        "raw-busy" => Box::new(raw::TcpStreams::new(pairs, under_way, 64)),
+        "raw-busy" => Box::new(raw::TcpStreams::new(pairs, in_flight, 64)),
         _ => return None,
     })
 }
@@ -76,7 +76,7 @@ fn main() {
     }
 }
 
-/// One process with one load.
+/// One process with one workload.
 fn measured(name: &str, pairs: usize) -> Cost {
     let this = std::env::current_exe().expect("it runs");
     let output = Command::new(this).arg(name).arg(pairs.to_string()).output();

@@ -1,4 +1,4 @@
-//! Ours beside raw sockets, interleaved: ratios of time and of processor time, for benches/README.md.
+//! Our layers beside raw sockets, interleaved: ratios of wall and CPU time, for benches/README.md.
 //!
 //! `cargo run --release -p selvedge-benches --bin ratios`
 #![forbid(unsafe_code)]
@@ -8,9 +8,9 @@ use selvedge_benches::many::PingStreams;
 use selvedge_benches::measure::compare;
 use selvedge_benches::sessions::SessionsOneWay;
 use selvedge_benches::through::{Through, Work};
-use selvedge_benches::{Load, SCHEMES, endpoint, hop::Hop, raw, wasm};
+use selvedge_benches::{SCHEMES, Workload, endpoint, hop::Hop, raw, wasm};
 
-fn boxed(name: &str, load: impl Load + 'static) -> (String, Box<dyn Load>) {
+fn boxed(name: &str, load: impl Workload + 'static) -> (String, Box<dyn Workload>) {
     (name.to_owned(), Box::new(load))
 }
 
@@ -61,7 +61,7 @@ fn main() {
     compare_own();
 }
 
-/// What a layer of ours adds to what lies below it.
+/// The cost that each layer adds to the one below.
 fn compare_own() {
     compare("WebAssembly, core module, 1 KiB in and out", || {
         vec![
@@ -70,7 +70,7 @@ fn compare_own() {
                 "wasmtime, by a host function",
                 wasm::EmittingCore::new(1024),
             ),
-            boxed("wasm-host", wasm::ActorHandle::core(1024)),
+            boxed("wasm-host", wasm::HostedGuest::core(1024)),
         ]
     });
     compare("WebAssembly, component, 1 KiB in and out", || {
@@ -80,7 +80,7 @@ fn compare_own() {
                 "wasmtime, by a host function",
                 wasm::EmittingComponent::new(1024),
             ),
-            boxed("wasm-host", wasm::ActorHandle::component(1024)),
+            boxed("wasm-host", wasm::HostedGuest::component(1024)),
         ]
     });
     for scheme in ["tcp+plain", "quic"] {
@@ -118,13 +118,13 @@ fn compare_own() {
     compare_workers();
 }
 
-/// What more workers give. What more endpoints take says `--bin many`.
+/// The gain of more workers. `--bin many` measures the cost of more endpoints.
 fn compare_workers() {
-    for (len, under_way) in [(64, 64), (1024, 64)] {
+    for (len, in_flight) in [(64, 64), (1024, 64)] {
         compare(&format!("Workers, 8 pairs, tcp+plain, {len} B"), || {
             [1, 2]
                 .map(|workers| {
-                    let load = PingStreams::new("tcp+plain", workers, 8, under_way, len);
+                    let load = PingStreams::new("tcp+plain", workers, 8, in_flight, len);
                     boxed(&format!("workers: {workers}"), load)
                 })
                 .into()

@@ -1,5 +1,5 @@
-//! How long a cut connection keeps a message: beside the handshake of its transport and a round
-//! trip, interleaved.
+//! How long a cut connection delays a message, beside the handshake of its transport and a round trip,
+//! interleaved.
 //!
 //! `cargo run --release -p selvedge-benches --bin resume [scheme]...`
 #![forbid(unsafe_code)]
@@ -10,11 +10,11 @@ use std::time::Instant;
 use selvedge_benches::cut::{HubCut, SpareCut};
 use selvedge_benches::measure::median;
 
-/// How often each is tried.
+/// The number of attempts for each.
 const ROUNDS: usize = 60;
 
-/// In one of how many rounds a second connection is cut: that takes two new drivers, of which one may
-/// wait for a second for the end of what was cut.
+/// A second connection is cut in one of this many rounds: it takes two new drivers, and one of them may wait
+/// a second for the cut connection to end.
 const SPARE_EVERY: usize = 3;
 
 fn micros(act: impl FnOnce()) -> f64 {

@@ -1,19 +1,19 @@
-//! Bare wasmtime, by the shortest way: bytes are an argument and a result.
+//! Bare wasmtime with the shortest interface: bytes are an argument and a result.
 
 use bytes::Bytes;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, Engine, Memory, Module, Store, TypedFunc};
 
-use crate::Load;
+use crate::Workload;
 
 pub(super) fn engine() -> Engine {
-    // As wasm-host has it.
+    // The settings of wasm-host.
     let mut config = Config::new();
     config.epoch_interruption(true).shared_memory(false);
     Engine::new(&config).expect("an engine")
 }
 
-/// Room in the guest, one call of it, and a copy of the answer.
+/// An allocation in the guest, one call, and a copy of the result.
 pub struct BareCore {
     store: Store<()>,
     memory: Memory,
@@ -62,7 +62,7 @@ impl BareCore {
     }
 }
 
-impl Load for BareCore {
+impl Workload for BareCore {
     fn run(&mut self, count: u64) {
         for _ in 0..count {
             let answer = self.call().expect("it does not fail");
@@ -71,7 +71,7 @@ impl Load for BareCore {
     }
 }
 
-/// Bytes in and out by the canonical ABI.
+/// Bytes in and out through the canonical ABI.
 pub struct BareComponent {
     store: Store<()>,
     process: wasmtime::component::TypedFunc<(&'static [u8],), (Vec<u8>,)>,
@@ -106,7 +106,7 @@ impl BareComponent {
     }
 }
 
-impl Load for BareComponent {
+impl Workload for BareComponent {
     fn run(&mut self, count: u64) {
         for _ in 0..count {
             let answer = self.process.call(&mut self.store, (self.payload,));

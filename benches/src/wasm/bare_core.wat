@@ -1,4 +1,4 @@
-;; A core module of the plainest ABI: it copies its input and says where the copy lies.
+;; A core module of the plainest ABI: it copies its input and returns the place of the copy.
 (module
   (memory (export "memory") 3)
   (func (export "alloc") (param i32) (result i32) (i32.const 1024))

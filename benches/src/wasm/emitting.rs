@@ -1,5 +1,5 @@
-//! Bare wasmtime with the guests of wasm-host, which write by a host function: what the contract
-//! itself costs, with no limit, deadline or counter.
+//! Bare wasmtime with the guests of wasm-host, which write through a host function: the cost of the
+//! interface alone, without limits, deadlines and counters.
 
 use bytes::Bytes;
 use wasmtime::component::{Component, ComponentType, Lift};
@@ -7,24 +7,24 @@ use wasmtime::{Caller, Engine, Memory, Module, Store, StoreContextMut, TypedFunc
 
 use super::bare::engine;
 use super::{COMPONENT, CORE, TAG};
-use crate::Load;
+use crate::Workload;
 
-/// What a guest may touch: where its memory is, and what it has written.
+/// A guest's memory and its outputs.
 #[derive(Debug, Default)]
-struct State {
+struct GuestMemory {
     memory: Option<Memory>,
     written: Vec<Bytes>,
 }
 
-fn store(engine: &Engine) -> Store<State> {
-    let mut store = Store::new(engine, State::default());
+fn store(engine: &Engine) -> Store<GuestMemory> {
+    let mut store = Store::new(engine, GuestMemory::default());
     store.set_epoch_deadline(1);
     store
 }
 
 /// The core ABI.
 pub struct EmittingCore {
-    store: Store<State>,
+    store: Store<GuestMemory>,
     memory: Memory,
     alloc: TypedFunc<u32, u32>,
     handle: TypedFunc<(u32, u32, u32), i32>,
@@ -37,7 +37,7 @@ impl std::fmt::Debug for EmittingCore {
     }
 }
 
-fn emit(mut caller: Caller<'_, State>, _tag: u32, at: u32, len: u32) -> i32 {
+fn emit(mut caller: Caller<'_, GuestMemory>, _tag: u32, at: u32, len: u32) -> i32 {
     let memory = caller
         .data()
         .memory
@@ -83,7 +83,7 @@ impl EmittingCore {
     }
 }
 
-impl Load for EmittingCore {
+impl Workload for EmittingCore {
     fn run(&mut self, count: u64) {
         for _ in 0..count {
             let answer = self.call().expect("it does not fail");
@@ -95,17 +95,18 @@ impl Load for EmittingCore {
 /// The record `failure` of the world.
 #[derive(Debug, ComponentType, Lift)]
 #[component(record)]
-struct Failure {
+struct GuestFailure {
     code: i32,
     message: String,
 }
 
-type Handle = wasmtime::component::TypedFunc<(u32, &'static [u8]), (Result<(), Failure>,)>;
+type HandleFunction =
+    wasmtime::component::TypedFunc<(u32, &'static [u8]), (Result<(), GuestFailure>,)>;
 
 /// The world of components.
 pub struct EmittingComponent {
-    store: Store<State>,
-    handle: Handle,
+    store: Store<GuestMemory>,
+    handle: HandleFunction,
     payload: &'static [u8],
 }
 
@@ -126,7 +127,7 @@ impl EmittingComponent {
         let mut output = linker
             .instance("selvedge:function/output@0.1.0")
             .expect("it is not there yet");
-        let emit = |mut store: StoreContextMut<'_, State>, (_, payload): (u32, Vec<u8>)| {
+        let emit = |mut store: StoreContextMut<'_, GuestMemory>, (_, payload): (u32, Vec<u8>)| {
             store.data_mut().written.push(payload.into());
             Ok(())
         };
@@ -145,11 +146,11 @@ impl EmittingComponent {
     }
 }
 
-impl Load for EmittingComponent {
+impl Workload for EmittingComponent {
     fn run(&mut self, count: u64) {
         for _ in 0..count {
             let result = self.handle.call(&mut self.store, (TAG, self.payload));
-            if let (Err(Failure { code, message }),) = result.expect("it does not fail") {
+            if let (Err(GuestFailure { code, message }),) = result.expect("it does not fail") {
                 panic!("refused with code {code}: {message}");
             }
             let answer = self.store.data_mut().written.pop();

@@ -10,10 +10,10 @@ use selvedge_endpoint::counting::{Frames, decodes};
 
 use crate::counted_repeats;
 
-/// A session acknowledges the lanes that have moved: seldom more.
+/// A session acknowledges only the lanes that have advanced, rarely more.
 const ACKED_LANES: usize = 4;
 
-/// Far into a stream: four bytes as a varint.
+/// An offset far into a stream: four bytes as a varint.
 const OFFSET: u64 = 1 << 24;
 
 fn data_frame(number: Option<u64>) -> Bytes {

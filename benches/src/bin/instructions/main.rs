@@ -1,10 +1,10 @@
-//! Loads whose instructions callgrind counts: `.ci/instructions` runs each in a process of its own and
+//! Workloads whose instructions callgrind counts: `.ci/instructions` runs each in its own process and
 //! compares the counts with benches/instructions.txt.
 //!
-//! A count does not depend on what else the machine does, so a small change shows that no clock would
-//! show. It is no time either: a cache miss counts as one instruction, a system call as none.
+//! Counts do not depend on the machine's load, so they reveal changes that are too small for a clock. They
+//! are not times: a cache miss counts as one instruction, a system call as none.
 //!
-//! `cargo run --release -p selvedge-benches --bin instructions` names the loads, with a name it runs one.
+//! `cargo run --release -p selvedge-benches --bin instructions` lists the workloads; with a name it runs one.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::print_stdout,
@@ -20,7 +20,7 @@ mod wasm;
 use std::hint::black_box;
 use std::process::ExitCode;
 
-/// Each prepares its work, hands it to [`counted_region`], and looks at what came of it.
+/// Each prepares its work, passes it to [`counted_region`], and asserts the result.
 const LOADS: [(&str, fn()); 18] = [
     ("codec/ack_decode", codec::ack_decode),
     ("codec/ack_encode", codec::ack_encode),
@@ -42,17 +42,17 @@ const LOADS: [(&str, fn()); 18] = [
     ("wasm/core_echo_1_kib", wasm::core_echo_1_kib),
 ];
 
-/// How often a load does what is too small to be counted once: the frame around it is lost in it.
+/// Repetitions of work that is too small to be counted once, so that the surrounding call does not matter.
 const REPEATS: usize = 1000;
 
-/// What is counted: the script tells callgrind this name. Never inlined, or there would be no such
-/// function.
+/// The counted work: the script passes this name to callgrind. Never inlined, otherwise the function would
+/// not exist.
 #[inline(never)]
 fn counted_region<T>(work: impl FnOnce() -> T) -> T {
     black_box(work())
 }
 
-/// Counts [`REPEATS`] times the same.
+/// Counts the same work [`REPEATS`] times.
 fn counted_repeats<T>(mut work: impl FnMut() -> T) {
     counted_region(|| {
         for _ in 0..REPEATS {
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn every_load_does_its_work() {
-        // Each asserts what came of it.
+        // Each workload asserts its result.
         LOADS.iter().for_each(|(_, load)| load());
         assert!(LOADS.is_sorted_by_key(|(name, _)| *name), "as in the file");
     }

@@ -1,4 +1,4 @@
-//! One message after the other through the router of a zipper.
+//! Messages through the router of a zipper, one after another.
 
 use std::hint::black_box;
 
@@ -28,7 +28,7 @@ fn router() -> Router {
     Router::new([0; 32], 7)
 }
 
-/// So many functions of different names here: each gets a copy of every message.
+/// `count` local functions with different names, each of which receives a copy of every message.
 fn with_functions(count: u8) -> Router {
     let mut router = router();
     for number in 1..=count {

@@ -1,5 +1,5 @@
-//! Two sessions that exchange messages in virtual time, over a transport that is a queue: from the push
-//! to the acknowledgement, with one copy of each frame, as a transport makes.
+//! Two sessions that exchange messages in virtual time over a queue, from the push to the acknowledgement,
+//! with one copy per frame, as a transport makes.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -12,22 +12,22 @@ use crate::counted_region;
 
 const TRANSPORT: AttachmentId = AttachmentId(1);
 
-/// How long a frame is under way: a path within one building, so that there is a round trip to measure.
+/// The latency of a frame: a path within one building, so that there is a round trip to measure.
 const LATENCY: Duration = Duration::from_micros(250);
 
-/// Longer than any load takes.
+/// Longer than any workload takes.
 const END: Duration = Duration::from_secs(10);
 
-struct Side {
+struct VirtualEnd {
     session: Session,
     outbox: SendBuffer,
-    /// Frames that it has sent and that have not arrived, with their arrivals.
+    /// Frames in flight, with their arrival times.
     sent: VecDeque<(Instant, Bytes)>,
     received: usize,
     received_bytes: usize,
 }
 
-impl Side {
+impl VirtualEnd {
     fn new(number: u8) -> Self {
         let config = SessionConfig::default();
         let (own, other) = (NodeId::new([number; 32]), NodeId::new([1 - number; 32]));
@@ -40,7 +40,7 @@ impl Side {
         }
     }
 
-    /// What a worker does with an endpoint: takes from producers, hands to the user, sends.
+    /// A worker's turn for an endpoint: drains producers, delivers to the user, sends.
     fn turn(&mut self, now: Instant, capacity: &SendCapacity) {
         self.session.exchange(&mut self.outbox);
         while self.session.poll_output().is_some() {}
@@ -68,19 +68,19 @@ impl Side {
     }
 }
 
-struct Pair {
-    sides: [Side; 2],
+struct VirtualPair {
+    sides: [VirtualEnd; 2],
     capacity: SendCapacity,
     now: Instant,
 }
 
-impl Pair {
-    /// Two sessions that have met. `reliable`: as TCP carries them; else in packets, as UDP does, of
-    /// which none is lost here.
+impl VirtualPair {
+    /// Two introduced sessions. `reliable`: over a transport like TCP; otherwise in packets, as over UDP, none
+    /// of which is lost here.
     fn met(reliable: bool) -> Self {
         let frame_max = if reliable { 64 << 10 } else { 1175 };
         let mut pair = Self {
-            sides: [0, 1].map(Side::new),
+            sides: [0, 1].map(VirtualEnd::new),
             capacity: SendCapacity {
                 frame_max,
                 datagram_max: frame_max,
@@ -97,8 +97,8 @@ impl Pair {
         pair
     }
 
-    /// Lets time pass until `done`.
-    fn run(&mut self, done: impl Fn(&[Side; 2]) -> bool) {
+    /// Advances time until `done`.
+    fn run(&mut self, done: impl Fn(&[VirtualEnd; 2]) -> bool) {
         let end = self.now + END;
         loop {
             self.sides
@@ -131,9 +131,9 @@ impl Pair {
     }
 }
 
-/// Each side sends so many messages to the other, and gets all of them acknowledged.
+/// Each side sends `count` messages to the other and receives the acknowledgements of all.
 fn exchange(reliable: bool, count: usize, len: usize) {
-    let mut pair = Pair::met(reliable);
+    let mut pair = VirtualPair::met(reliable);
     let payload = Bytes::from(vec![7; len]);
     counted_region(|| {
         for side in &mut pair.sides {
@@ -142,7 +142,7 @@ fn exchange(reliable: bool, count: usize, len: usize) {
                 pushed.expect("within the send buffer");
             }
         }
-        pair.run(|sides| sides.iter().all(Side::is_settled));
+        pair.run(|sides| sides.iter().all(VirtualEnd::is_settled));
     });
     for side in &pair.sides {
         assert_eq!(side.received, count);

@@ -1,14 +1,14 @@
-//! What round trips have cost: time, and processor time of the processes that take part.
+//! The cost of round trips: time, and CPU time of all processes involved.
 
 use std::io::Read;
 
-/// What one run has measured, in nanoseconds.
+/// The result of one run, in nanoseconds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Summary {
     pub(crate) p50: f64,
     pub(crate) p99: f64,
     pub(crate) p999: f64,
-    /// For each round trip, of all processes that take part.
+    /// Per round trip, of all processes involved.
     pub(crate) cpu: f64,
 }
 
@@ -40,7 +40,7 @@ impl Summary {
     }
 }
 
-/// The least, the middle and the greatest.
+/// The minimum, the median and the maximum.
 pub(crate) fn median(runs: &[Summary], pick: impl Fn(&Summary) -> f64) -> (f64, f64, f64) {
     let mut values: Vec<f64> = runs.iter().map(pick).collect();
     values.sort_by(f64::total_cmp);
@@ -48,7 +48,7 @@ pub(crate) fn median(runs: &[Summary], pick: impl Fn(&Summary) -> f64) -> (f64, 
     (values[0], values[values.len() / 2], values[last])
 }
 
-/// How long the threads of a process have run, in nanoseconds. Those that have ended are not in it.
+/// The CPU time of a process's threads in nanoseconds, without those that have ended.
 pub(crate) fn cpu(pid: u32) -> u64 {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
     let times = tasks.filter_map(|task| {
@@ -58,7 +58,7 @@ pub(crate) fn cpu(pid: u32) -> u64 {
     times.sum()
 }
 
-/// Returns when the parent has ended, or has let go.
+/// Returns when the parent has ended or closed the pipe.
 pub(crate) fn wait_for_parent() {
     let _end = std::io::stdin().read_to_end(&mut Vec::new());
 }

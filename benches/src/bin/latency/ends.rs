@@ -1,4 +1,4 @@
-//! The two ends: endpoints in processes of their own.
+//! The two ends: endpoints in their own processes.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -11,50 +11,50 @@ use selvedge_driver::{
     Message, NodeId, Reception, SessionConfig, bind, dialers,
 };
 
-use crate::mode::Mode;
+use crate::mode::RoundTripMode;
 use crate::{cost, raw, relay};
 
 const LANE: LaneId = LaneId::FIRST;
 
-/// What asks.
-pub(crate) trait Near {
-    /// So many round trips, and how long each took in nanoseconds.
+/// The end that sends requests.
+pub(crate) trait Requester {
+    /// Makes `count` round trips and returns the duration of each in nanoseconds.
     fn run(&mut self, count: usize) -> Vec<u64>;
 
-    /// The other processes that take part.
+    /// The other processes involved.
     fn others(&self) -> Vec<u32>;
 
-    /// How long all who take part have run.
+    /// The CPU time of all processes involved.
     fn cpu(&self) -> u64 {
         let all = self.others().into_iter().chain([std::process::id()]);
         all.map(cost::cpu).sum()
     }
 }
 
-/// What answers, on threads of its own.
-pub(crate) trait Far {
-    /// Where it is, for the one that asks.
+/// The end that responds, on its own threads.
+pub(crate) trait Responder {
+    /// The address for the requesting end.
     fn address(&self) -> String;
 }
 
-/// The asking end of a mode.
-pub(crate) fn near(mode: &Mode) -> Box<dyn Near> {
+/// The requesting end of a mode.
+pub(crate) fn near(mode: &RoundTripMode) -> Box<dyn Requester> {
     match mode {
-        mode if mode.carrier == "raw" => Box::new(raw::Asking::start(mode)),
-        mode if mode.zipper => Box::new(relay::Asking::start(mode)),
-        mode if mode.thread => Box::new(Blocking::start(mode)),
-        mode => Box::new(Bouncing::start(mode)),
+        mode if mode.carrier == "raw" => Box::new(raw::RawRequester::start(mode)),
+        mode if mode.zipper => Box::new(relay::ZipperRequester::start(mode)),
+        mode if mode.thread => Box::new(ThreadRequester::start(mode)),
+        mode => Box::new(InboxRequester::start(mode)),
     }
 }
 
-/// This program, as another process. Dropped, it ends.
+/// This program as another process, which ends when this is dropped.
 pub(crate) struct Child {
     child: std::process::Child,
     pub(crate) address: String,
 }
 
 impl Child {
-    /// Starts it, and reads the line that it says.
+    /// Starts the process and reads the line that it prints.
     pub(crate) fn start(words: &[&str]) -> Self {
         let mut child = Command::new(std::env::current_exe().expect("a program"))
             .args(words)
@@ -66,7 +66,7 @@ impl Child {
         if words != ["hog"] {
             let output = child.stdout.take().expect("it is piped");
             let read = BufReader::new(output).read_line(&mut address);
-            read.expect("it says where it is");
+            read.expect("the process prints its address");
         }
         Self {
             child,
@@ -81,18 +81,18 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // It ends when nobody holds the other end of its input.
+        // The process ends when its input is closed.
         drop(self.child.stdin.take());
         let _status = self.child.wait();
     }
 }
 
 /// How long a worker may poll.
-pub(crate) fn spin(mode: &Mode) -> Duration {
+pub(crate) fn spin(mode: &RoundTripMode) -> Duration {
     if mode.spin { raw::SPIN } else { Duration::ZERO }
 }
 
-fn driver(mode: &Mode) -> Driver {
+fn driver(mode: &RoundTripMode) -> Driver {
     let config = DriverConfig {
         spin: spin(mode),
         ..DriverConfig::default()
@@ -100,18 +100,18 @@ fn driver(mode: &Mode) -> Driver {
     Driver::new(config).expect("threads")
 }
 
-/// Answers on its worker, or from a thread that blocks.
-pub(crate) struct Echo {
+/// Responds on its worker, or from a blocking thread.
+pub(crate) struct EndpointResponder {
     address: String,
-    // Held, not used: dropped, they end.
+    // Kept because dropping them stops them.
     _listening: Listening,
     _driver: Driver,
     _endpoint: Endpoint,
 }
 
-struct Answer(Endpoint);
+struct ResponderInbox(Endpoint);
 
-impl Inbox for Answer {
+impl Inbox for ResponderInbox {
     fn on_messages(&mut self, incoming: &mut Incoming<'_>) {
         while let Some(message) = incoming.take(LANE) {
             let sent = self.0.try_send(LANE, message.payload);
@@ -122,12 +122,12 @@ impl Inbox for Answer {
     fn on_event(&mut self, _event: Event) {}
 }
 
-impl Echo {
-    pub(crate) fn start(mode: &Mode, peer: &str) -> Self {
+impl EndpointResponder {
+    pub(crate) fn start(mode: &RoundTripMode, peer: &str) -> Self {
         let (identity, driver) = (Identity::generate().expect("randomness"), driver(mode));
         let (local, peer) = (identity.node_id(), peer.parse().expect("an id"));
         let answers = |endpoint: &Endpoint| -> Option<Box<dyn Inbox>> {
-            (!mode.thread).then(|| -> Box<dyn Inbox> { Box::new(Answer(endpoint.clone())) })
+            (!mode.thread).then(|| -> Box<dyn Inbox> { Box::new(ResponderInbox(endpoint.clone())) })
         };
         let endpoint = driver.endpoint_with(SessionConfig::default(), local, peer, |endpoint| {
             Reception {
@@ -161,21 +161,21 @@ impl Echo {
     }
 }
 
-impl Far for Echo {
+impl Responder for EndpointResponder {
     fn address(&self) -> String {
         self.address.clone()
     }
 }
 
 /// A driver and an endpoint to the other process.
-struct Link {
+struct RequestLink {
     endpoint: Endpoint,
     far: Child,
     _driver: Driver,
 }
 
-impl Link {
-    fn new(mode: &Mode, inbox: impl FnOnce(&Endpoint) -> Option<Box<dyn Inbox>>) -> Self {
+impl RequestLink {
+    fn new(mode: &RoundTripMode, inbox: impl FnOnce(&Endpoint) -> Option<Box<dyn Inbox>>) -> Self {
         let (identity, driver) = (Identity::generate().expect("randomness"), driver(mode));
         let local = identity.node_id();
         let far = Child::start(&["far", &mode.to_string(), "", &local.to_string()]);
@@ -202,31 +202,34 @@ impl Link {
     }
 }
 
-/// An inbox that asks again as soon as it has the answer.
-struct Bounce {
+/// An inbox that sends the next request as soon as it has the response.
+struct BounceInbox {
     endpoint: Endpoint,
     runs: Receiver<usize>,
     done: Sender<Vec<u64>>,
     times: Vec<u64>,
-    left: usize,
+    remaining: usize,
     before: Instant,
 }
 
-impl Inbox for Bounce {
+impl Inbox for BounceInbox {
     fn on_messages(&mut self, incoming: &mut Incoming<'_>) {
         while let Some(message) = incoming.take(LANE) {
             let now = Instant::now();
-            if self.left == 0 {
-                self.left = self.runs.try_recv().expect("it is said before it is sent");
-                self.times.reserve(self.left);
+            if self.remaining == 0 {
+                self.remaining = self
+                    .runs
+                    .try_recv()
+                    .expect("the number precedes the messages");
+                self.times.reserve(self.remaining);
             } else {
                 self.times.push((now - self.before).as_nanos() as u64);
-                self.left -= 1;
+                self.remaining -= 1;
             }
             self.before = now;
-            if self.left == 0 {
+            if self.remaining == 0 {
                 let times = std::mem::take(&mut self.times);
-                self.done.send(times).expect("somebody waits");
+                self.done.send(times).expect("the receiver lives");
             } else {
                 let sent = self.endpoint.try_send(LANE, message.payload);
                 sent.expect("room for one");
@@ -237,23 +240,23 @@ impl Inbox for Bounce {
     fn on_event(&mut self, _event: Event) {}
 }
 
-/// Asks from its worker.
-struct Bouncing {
-    link: Link,
+/// Sends requests from its worker.
+struct InboxRequester {
+    link: RequestLink,
     run: Sender<usize>,
     done: Receiver<Vec<u64>>,
 }
 
-impl Bouncing {
-    fn start(mode: &Mode) -> Self {
-        let ((run, runs), (tell, done)) = (bounded(1), bounded(1));
-        let link = Link::new(mode, |endpoint| {
-            Some(Box::new(Bounce {
+impl InboxRequester {
+    fn start(mode: &RoundTripMode) -> Self {
+        let ((run, runs), (done_sender, done)) = (bounded(1), bounded(1));
+        let link = RequestLink::new(mode, |endpoint| {
+            Some(Box::new(BounceInbox {
                 endpoint: endpoint.clone(),
                 runs,
-                done: tell,
+                done: done_sender,
                 times: Vec::new(),
-                left: 0,
+                remaining: 0,
                 before: Instant::now(),
             }))
         });
@@ -261,7 +264,7 @@ impl Bouncing {
     }
 }
 
-impl Near for Bouncing {
+impl Requester for InboxRequester {
     fn run(&mut self, count: usize) -> Vec<u64> {
         self.run.send(count).expect("it lives");
         let first = self
@@ -277,16 +280,16 @@ impl Near for Bouncing {
     }
 }
 
-/// Asks from a thread that blocks.
-struct Blocking(Link);
+/// Sends requests from a blocking thread.
+struct ThreadRequester(RequestLink);
 
-impl Blocking {
-    fn start(mode: &Mode) -> Self {
-        Self(Link::new(mode, |_| None))
+impl ThreadRequester {
+    fn start(mode: &RoundTripMode) -> Self {
+        Self(RequestLink::new(mode, |_| None))
     }
 }
 
-impl Near for Blocking {
+impl Requester for ThreadRequester {
     fn run(&mut self, count: usize) -> Vec<u64> {
         let payload = Bytes::from_static(&[7; raw::LEN]);
         let trip = |_| {

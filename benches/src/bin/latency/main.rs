@@ -1,14 +1,13 @@
-//! How long a round trip of 64 bytes takes between processes: raw, over endpoints, by a zipper;
-//! blocking or spinning, on an idle machine or beside a hog.
+//! The duration of a 64-byte round trip between processes: raw, over endpoints, through a zipper; blocking
+//! or polling, on an idle machine or beside an endless loop.
 //!
 //! `cargo run --release -p selvedge-benches --bin latency -- [--rounds 5] [--count 5000]
 //! [--other PROGRAM] MODE...`
 //!
-//! A mode is what carries the bytes, and how: `raw`, `quic`, `tcp`, `tcp+plain`, `udp`, or
-//! `zipper-quic` and so on (three processes, both clients block); then `/spin` (poll for up to
-//! 50 us before sleeping), `/thread` (both ends block in `recv`; else an inbox answers on its
-//! worker), `/hog` (an endless loop runs beside it). With `--other` each mode runs by another build
-//! of this program too, in the same rounds.
+//! A mode names the carrier: `raw`, `quic`, `tcp`, `tcp+plain`, `udp`, or `zipper-quic` and so on (three
+//! processes, both clients block); then `/spin` (poll for up to 50 us before sleeping), `/thread` (both ends
+//! block in `recv`; otherwise an inbox responds on its worker), `/hog` (beside an endless loop). With
+//! `--other` each mode also runs in another build of this program, in the same rounds.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::print_stdout,
@@ -25,10 +24,10 @@ mod relay;
 use std::path::PathBuf;
 
 use cost::{Summary, median};
-use ends::{Child, Far};
-use mode::Mode;
+use ends::{Child, Responder};
+use mode::RoundTripMode;
 
-/// Round trips before those that count.
+/// Round trips that are not counted.
 const WARM_UP: usize = 1000;
 
 const DEFAULT: [&str; 12] = [
@@ -46,16 +45,16 @@ const DEFAULT: [&str; 12] = [
     "quic/spin/hog",
 ];
 
-struct Args {
+struct LatencyArgs {
     rounds: usize,
     count: usize,
     programs: Vec<PathBuf>,
-    modes: Vec<Mode>,
+    modes: Vec<RoundTripMode>,
 }
 
-fn args(mut words: impl Iterator<Item = String>) -> Args {
+fn args(mut words: impl Iterator<Item = String>) -> LatencyArgs {
     let this = std::env::current_exe().expect("a program");
-    let mut args = Args {
+    let mut args = LatencyArgs {
         rounds: 5,
         count: 5000,
         programs: vec![this],
@@ -95,22 +94,22 @@ fn main() {
     }
 }
 
-/// The process that answers. Ends with its parent.
+/// The responding process. It ends with its parent.
 fn far(words: &[String]) {
-    let mode: Mode = words[0].parse().expect("a mode");
-    let far: Box<dyn Far> = match (&mode, words[1].as_str()) {
-        (mode, _) if mode.carrier == "raw" => Box::new(raw::Echo::start(mode)),
-        (mode, "zipper") => Box::new(relay::Middle::start(mode)),
-        (mode, "function") => Box::new(relay::Function::start(mode, &words[2])),
-        (mode, _) => Box::new(ends::Echo::start(mode, &words[2])),
+    let mode: RoundTripMode = words[0].parse().expect("a mode");
+    let far: Box<dyn Responder> = match (&mode, words[1].as_str()) {
+        (mode, _) if mode.carrier == "raw" => Box::new(raw::RawResponder::start(mode)),
+        (mode, "zipper") => Box::new(relay::ZipperProcess::start(mode)),
+        (mode, "function") => Box::new(relay::FunctionResponder::start(mode, &words[2])),
+        (mode, _) => Box::new(ends::EndpointResponder::start(mode, &words[2])),
     };
     println!("{}", far.address());
     cost::wait_for_parent();
 }
 
-/// The process that asks: prints what it has measured.
+/// The requesting process, which prints its result.
 fn near(words: &[String]) {
-    let mode: Mode = words[0].parse().expect("a mode");
+    let mode: RoundTripMode = words[0].parse().expect("a mode");
     let count = words[1].parse().expect("a number");
     let mut near = ends::near(&mode);
     let _hog = mode.hog.then(|| Child::start(&["hog"]));
@@ -131,7 +130,7 @@ fn hog() {
     }
 }
 
-fn compare(args: &Args) {
+fn compare(args: &LatencyArgs) {
     let mut runs = vec![vec![Vec::new(); args.programs.len()]; args.modes.len()];
     for round in 0..args.rounds {
         for (mode, runs) in args.modes.iter().zip(&mut runs) {
@@ -152,7 +151,7 @@ fn compare(args: &Args) {
     }
     println!("| mode | p50 us | p50 over runs | p99 us | p99.9 us | CPU us, both | p50 of raw |");
     println!("|---|---|---|---|---|---|---|");
-    let raw_of = |mode: &Mode| {
+    let raw_of = |mode: &RoundTripMode| {
         let at = args.modes.iter().position(|it| mode.raw() == *it)?;
         runs[at].last().map(|runs| median(runs, |it| it.p50).1)
     };

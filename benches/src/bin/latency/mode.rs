@@ -1,22 +1,22 @@
-//! What is measured: what carries the bytes, and how its ends wait.
+//! A measured mode: the carrier of the bytes, and how its ends wait.
 
 use std::fmt;
 use std::str::FromStr;
 
 /// One way to make round trips.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Mode {
+pub(crate) struct RoundTripMode {
     /// `raw`, or a scheme.
     pub(crate) carrier: String,
-    /// A zipper is between the two.
+    /// A zipper is between the two ends.
     pub(crate) zipper: bool,
     pub(crate) spin: bool,
-    /// Both ends are threads that block.
+    /// Both ends are blocking threads.
     pub(crate) thread: bool,
     pub(crate) hog: bool,
 }
 
-impl Mode {
+impl RoundTripMode {
     /// The same on raw sockets.
     pub(crate) fn raw(&self) -> Self {
         Self {
@@ -28,7 +28,7 @@ impl Mode {
     }
 }
 
-impl FromStr for Mode {
+impl FromStr for RoundTripMode {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -57,7 +57,7 @@ impl FromStr for Mode {
     }
 }
 
-impl fmt::Display for Mode {
+impl fmt::Display for RoundTripMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.zipper {
             f.write_str("zipper-")?;

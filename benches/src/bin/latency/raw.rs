@@ -1,4 +1,4 @@
-//! Round trips on a bare socket: the least that a poll, a read and a write cost.
+//! Round trips on a bare socket: the minimal cost of a poll, a read and a write.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpListener;
@@ -7,23 +7,23 @@ use std::time::{Duration, Instant};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::ends::{Child, Far, Near};
-use crate::mode::Mode;
+use crate::ends::{Child, Requester, Responder};
+use crate::mode::RoundTripMode;
 
 pub(crate) const LEN: usize = 64;
 
-/// How long it polls before it sleeps, if it spins.
+/// How long it polls before it sleeps, with `spin`.
 pub(crate) const SPIN: Duration = Duration::from_micros(50);
 
-struct Stream {
+struct PolledStream {
     stream: TcpStream,
     poll: Poll,
     events: Events,
     spins: bool,
 }
 
-impl Stream {
-    fn new(stream: std::net::TcpStream, mode: &Mode) -> Self {
+impl PolledStream {
+    fn new(stream: std::net::TcpStream, mode: &RoundTripMode) -> Self {
         stream.set_nodelay(true).expect("TCP");
         stream.set_nonblocking(true).expect("a socket");
         let (mut stream, poll) = (TcpStream::from_std(stream), Poll::new().expect("a poll"));
@@ -52,7 +52,7 @@ impl Stream {
         self.poll.poll(&mut self.events, None).expect("a poll");
     }
 
-    /// Reads a message; false at the end of the stream. One read for each event.
+    /// Reads a message; `false` at the end of the stream. One read per event.
     fn read(&mut self, buffer: &mut [u8; LEN]) -> bool {
         let mut got = 0;
         while got < LEN {
@@ -72,17 +72,17 @@ impl Stream {
     }
 }
 
-/// Answers.
-pub(crate) struct Echo(String);
+/// Echoes on a raw socket.
+pub(crate) struct RawResponder(String);
 
-impl Echo {
-    pub(crate) fn start(mode: &Mode) -> Self {
+impl RawResponder {
+    pub(crate) fn start(mode: &RoundTripMode) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
         let mode = mode.clone();
         std::thread::spawn(move || {
             let (stream, _) = listener.accept().expect("a stream");
-            let (mut stream, mut buffer) = (Stream::new(stream, &mode), [0; LEN]);
+            let (mut stream, mut buffer) = (PolledStream::new(stream, &mode), [0; LEN]);
             while stream.read(&mut buffer) {
                 stream.write(&buffer);
             }
@@ -91,30 +91,30 @@ impl Echo {
     }
 }
 
-impl Far for Echo {
+impl Responder for RawResponder {
     fn address(&self) -> String {
         self.0.clone()
     }
 }
 
-/// Asks.
-pub(crate) struct Asking {
-    stream: Stream,
+/// Sends requests on a raw socket.
+pub(crate) struct RawRequester {
+    stream: PolledStream,
     far: Child,
 }
 
-impl Asking {
-    pub(crate) fn start(mode: &Mode) -> Self {
+impl RawRequester {
+    pub(crate) fn start(mode: &RoundTripMode) -> Self {
         let far = Child::start(&["far", &mode.to_string(), ""]);
         let stream = std::net::TcpStream::connect(&far.address).expect("it listens");
         Self {
-            stream: Stream::new(stream, mode),
+            stream: PolledStream::new(stream, mode),
             far,
         }
     }
 }
 
-impl Near for Asking {
+impl Requester for RawRequester {
     fn run(&mut self, count: usize) -> Vec<u64> {
         let (mut times, mut buffer) = (Vec::with_capacity(count), [7; LEN]);
         let mut before = Instant::now();

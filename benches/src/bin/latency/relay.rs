@@ -1,4 +1,4 @@
-//! Round trips by a zipper: a client here, the zipper and a function in processes of their own.
+//! Round trips through a zipper: a client here, the zipper and a function in their own processes.
 
 use std::time::Instant;
 
@@ -8,18 +8,18 @@ use selvedge_client::{Client, ClientOptions};
 use selvedge_driver::{Address, Identity};
 use selvedge_zipper::zipper::{self, Zipper};
 
-use crate::ends::{Child, Far, Near};
-use crate::mode::Mode;
+use crate::ends::{Child, Requester, Responder};
+use crate::mode::RoundTripMode;
 use crate::{ends, raw};
 
 const ASK: Tag = Tag(0x10);
 const ANSWER: Tag = Tag(0x11);
 
 /// The zipper.
-pub(crate) struct Middle(Zipper);
+pub(crate) struct ZipperProcess(Zipper);
 
-impl Middle {
-    pub(crate) fn start(mode: &Mode) -> Self {
+impl ZipperProcess {
+    pub(crate) fn start(mode: &RoundTripMode) -> Self {
         let identity = Identity::generate().expect("randomness");
         let mut options = zipper::ZipperOptions::new("bench", identity);
         let address = format!("{}://127.0.0.1:0", mode.carrier).parse();
@@ -29,24 +29,24 @@ impl Middle {
     }
 }
 
-impl Far for Middle {
+impl Responder for ZipperProcess {
     fn address(&self) -> String {
         self.0.addresses()[0].to_string()
     }
 }
 
-fn client(mode: &Mode, name: &str, tag: Tag, at: &str) -> Client {
+fn client(mode: &RoundTripMode, name: &str, tag: Tag, at: &str) -> Client {
     let at: Address = at.parse().expect("an address");
     let mut options = ClientOptions::function(name, vec![tag], vec![at]);
     options.spin = ends::spin(mode);
-    Client::connect(options).expect("it lets everybody in")
+    Client::connect(options).expect("the zipper has no token")
 }
 
-/// Who answers.
-pub(crate) struct Function(String);
+/// The function that responds.
+pub(crate) struct FunctionResponder(String);
 
-impl Function {
-    pub(crate) fn start(mode: &Mode, zipper: &str) -> Self {
+impl FunctionResponder {
+    pub(crate) fn start(mode: &RoundTripMode, zipper: &str) -> Self {
         let client = client(mode, "answer", ASK, zipper);
         std::thread::spawn(move || {
             while let Ok(data) = client.read() {
@@ -57,21 +57,21 @@ impl Function {
     }
 }
 
-impl Far for Function {
+impl Responder for FunctionResponder {
     fn address(&self) -> String {
         self.0.clone()
     }
 }
 
-/// Who asks. It observes the answers, so for the zipper it is a function too.
-pub(crate) struct Asking {
+/// The client that sends requests. It observes the responses, so for the zipper it is a function, too.
+pub(crate) struct ZipperRequester {
     client: Client,
     function: Child,
     zipper: Child,
 }
 
-impl Asking {
-    pub(crate) fn start(mode: &Mode) -> Self {
+impl ZipperRequester {
+    pub(crate) fn start(mode: &RoundTripMode) -> Self {
         let name = mode.to_string();
         let zipper = Child::start(&["far", &name, "zipper"]);
         let client = client(mode, "ask", ANSWER, &zipper.address);
@@ -84,7 +84,7 @@ impl Asking {
     }
 }
 
-impl Near for Asking {
+impl Requester for ZipperRequester {
     fn run(&mut self, count: usize) -> Vec<u64> {
         let payload = Bytes::from_static(&[7; raw::LEN]);
         let trip = |_| {

@@ -1,13 +1,17 @@
-//! Where a node can be reached: `quic://host:port`, `tcp://host:port`, `unix:///path`.
+//! The address of a node: `quic://host:port`, `tcp://host:port`, `unix:///path`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-/// The longest address text that parses, in bytes: a DNS name has at most 253 (RFC 1035, 2.3.4).
+/// The maximum length of an address, in bytes. A DNS name has at most 253 (RFC 1035, section
+/// 2.3.4).
 pub const ADDRESS_LEN_MAX: usize = 320;
 
-/// How and where to reach a node: a scheme, which names the protocol, and a place.
+/// The address of a node: a scheme, which selects the protocol, and a place.
+///
+/// Text of more than [`ADDRESS_LEN_MAX`] bytes does not parse. A parsed address prints as the same
+/// text.
 ///
 /// ```
 /// # use selvedge_transport::Address;
@@ -22,12 +26,12 @@ pub struct Address {
     place: Place,
 }
 
-/// The part of an [`Address`] behind `://`.
+/// The part of an [`Address`] after `://`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Place {
     /// An IP address and a port.
     Socket(SocketAddr),
-    /// A DNS name and a port; the driver resolves it, off the workers.
+    /// A DNS name and a port. The driver resolves the name outside the workers.
     Name {
         /// The DNS name.
         host: String,
@@ -57,19 +61,19 @@ impl Address {
         }
     }
 
-    /// The protocol: what stands before `://`.
+    /// The scheme, which selects the protocol: the part before `://`.
     #[must_use]
     pub fn scheme(&self) -> &str {
         &self.scheme
     }
 
-    /// The place: what stands behind `://`.
+    /// The place: the part after `://`.
     #[must_use]
     pub const fn place(&self) -> &Place {
         &self.place
     }
 
-    /// The IP address and port, unless this is a name or a path.
+    /// The IP address and port; `None` for a DNS name or a path.
     #[must_use]
     pub const fn as_socket(&self) -> Option<SocketAddr> {
         match self.place {
@@ -78,7 +82,7 @@ impl Address {
         }
     }
 
-    /// The same protocol at a resolved place.
+    /// The same scheme at a resolved IP address and port.
     #[must_use]
     pub fn at(&self, socket: SocketAddr) -> Self {
         Self::socket(&self.scheme, socket)
@@ -101,35 +105,35 @@ impl fmt::Debug for Address {
     }
 }
 
-/// Text that is not an [`Address`]. The caller's fault; the message says what was expected.
+/// The error for text that is not an [`Address`]. The message states the expected form.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParseAddressError {
-    /// There is no `://`.
+    /// The text contains no `://`.
     #[error("an address begins with a protocol, as in `quic://{text}`")]
     NoScheme {
-        /// What was given.
+        /// The rejected text.
         text: String,
     },
-    /// The scheme has other characters than lower-case letters, digits, `+` and `-`.
+    /// The scheme contains characters other than lower-case letters, digits, `+` and `-`.
     #[error("`{scheme}` is not a protocol name (lower-case letters, digits, `+`, `-`)")]
     BadScheme {
-        /// What was given.
+        /// The rejected scheme.
         scheme: String,
     },
-    /// There is no port, or it is not a number up to 65535.
+    /// The port is missing or not a number from 0 to 65535.
     #[error("`{text}` needs a port from 0 to 65535, as in `host:9000`")]
     BadPort {
-        /// What was given.
+        /// The rejected text.
         text: String,
     },
     /// The host is neither an IP address nor a DNS name.
     #[error("`{host}` is neither an IP address ([..] around IPv6) nor a DNS name")]
     BadHost {
-        /// What was given.
+        /// The rejected host.
         host: String,
     },
-    /// Longer than [`ADDRESS_LEN_MAX`].
+    /// The text is longer than [`ADDRESS_LEN_MAX`].
     #[error("an address has at most {ADDRESS_LEN_MAX} bytes")]
     TooLong,
 }
@@ -168,7 +172,7 @@ fn parse_place(text: &str) -> Result<Place, ParseAddressError> {
         text: text.to_owned(),
     };
     let (host, port) = text.rsplit_once(':').ok_or_else(bad_port)?;
-    // `u16::from_str` takes a leading plus sign, which no address has.
+    // `u16::from_str` accepts a leading plus sign, which is not valid in an address.
     if port.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()) {
         return Err(bad_port());
     }
@@ -192,7 +196,8 @@ fn parse_place(text: &str) -> Result<Place, ParseAddressError> {
     })
 }
 
-/// Letters, digits, hyphens and underscores in labels of 1 to 63 (RFC 1123, 2.1), not all digits.
+/// Accepts labels of 1 to 63 letters, digits, hyphens and underscores (RFC 1123, section 2.1), not
+/// all of them digits.
 fn is_dns_name(host: &str) -> bool {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -226,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_address_says_what_is_wrong() {
+    fn an_invalid_address_reports_the_expected_form() {
         let check = |text: &str, expected: &str| {
             let error = text.parse::<Address>().unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");

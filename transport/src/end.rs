@@ -1,90 +1,96 @@
-//! Why a transport ended: whose fault, and whether dialing again can help.
+//! The reasons for which a transport ends, the origin of each, and whether a retry can succeed.
 
 use std::io;
 use std::sync::Arc;
 
 use crate::NodeId;
 
-/// Why a [`Transport`](crate::Transport) ended, or never opened.
+/// The reason for which a [`Transport`](crate::Transport) ended or did not open.
+///
+/// [`fault`](Self::fault) returns the party that caused it; [`retry_helps`](Self::retry_helps) states whether
+/// dialing again can succeed.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum End {
-    /// This side closed it.
+    /// This side closed the connection and the orderly close is complete.
     #[error("closed by this side")]
     Closed,
-    /// The peer closed it, in order.
+    /// The peer closed the connection in order: every frame that it had accepted was sent.
     #[error("closed by the peer")]
     PeerClosed,
-    /// Nobody listens there, or the network refused.
+    /// No process listens at the address, or the network or the peer's host refused the connection
+    /// attempt.
     #[error("cannot reach the peer: {0}")]
     Unreachable(Arc<io::Error>),
-    /// The connection broke.
+    /// The established connection failed: an I/O error, a reset, or the end of the stream within a
+    /// frame.
     #[error("the connection broke: {0}")]
     Broken(Arc<io::Error>),
-    /// The handshake did not finish in time, or the protocol's own idle timer fired.
+    /// The handshake did not finish within 5 s, or the protocol's idle timer (10 s) expired.
     #[error("the peer did not answer in time")]
     TimedOut,
-    /// The peer proved another identity than the one that was dialed.
+    /// The peer authenticated with another identity than the one that was dialed.
     #[error("dialed {expected:#}, but {found:#} answered: a wrong address or a changed key")]
     WrongPeer {
-        /// The identity asked for.
+        /// The identity that was dialed.
         expected: NodeId,
         /// The identity that the peer proved.
         found: NodeId,
     },
-    /// The peer could not prove an identity (no key, a wrong signature, another protocol).
-    #[error("the peer did not prove who it is: {detail}")]
+    /// The peer did not prove an identity: no key, a wrong signature, or another protocol.
+    #[error("the peer did not prove its identity: {detail}")]
     Unauthenticated {
-        /// What failed, from the TLS library or the handshake.
+        /// The step that failed, as reported by the TLS library or the handshake.
         detail: String,
     },
-    /// This side does not admit that peer.
+    /// The peer proved its identity, but the [`Admission`](crate::Admission) of this side rejects
+    /// it.
     #[error("{peer:#} is not admitted here")]
     NotAdmitted {
-        /// Who asked.
+        /// The rejected identity.
         peer: NodeId,
     },
-    /// The peer refused this side: its key is not admitted there, or the peer is overloaded.
+    /// The peer rejected this side: its admission excludes this key, or the peer is overloaded.
     #[error("refused by the peer: {detail}")]
     Refused {
-        /// What the peer said.
+        /// The reason that the peer sent.
         detail: String,
     },
-    /// The peer sent what the protocol does not allow.
-    #[error("the peer broke the protocol: {what}")]
+    /// The peer violated the protocol.
+    #[error("the peer violated the protocol: {what}")]
     Misbehaved {
-        /// The rule that it broke.
+        /// The rule that was violated.
         what: &'static str,
     },
 }
 
-/// Whose fault an [`End`] is.
+/// The party that caused an [`End`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FaultOrigin {
-    /// Nobody's: an orderly close.
+    /// No party: an orderly close.
     Nobody,
-    /// This side's: its configuration or its key.
+    /// This side: its configuration or its key.
     Local,
-    /// The peer's.
+    /// The peer.
     Peer,
-    /// The network's between the two.
+    /// The network between the two.
     Network,
 }
 
 impl End {
-    /// An end from an I/O error on an established connection.
+    /// Wraps an I/O error of an established connection.
     #[must_use]
     pub fn broken(error: io::Error) -> Self {
         Self::Broken(Arc::new(error))
     }
 
-    /// An end from an I/O error while connecting.
+    /// Wraps an I/O error that occurred while connecting.
     #[must_use]
     pub fn unreachable(error: io::Error) -> Self {
         Self::Unreachable(Arc::new(error))
     }
 
-    /// Whose fault it is.
+    /// The party that caused this end.
     #[must_use]
     pub const fn fault(&self) -> FaultOrigin {
         match self {
@@ -97,7 +103,7 @@ impl End {
         }
     }
 
-    /// Whether dialing the same address again, without changing anything, can help.
+    /// Whether dialing the same address again with the same configuration can succeed.
     #[must_use]
     pub const fn retry_helps(&self) -> bool {
         matches!(self.fault(), FaultOrigin::Network | FaultOrigin::Nobody)

@@ -1,26 +1,27 @@
-//! What a Transport carries: frames, pulled from a session and pushed into one.
+//! The frames that a transport carries, and the traits that supply and receive them.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-/// The most lanes that two nodes can have between them.
+/// The maximum number of lanes between two nodes.
 pub const LANES_MAX: usize = 32;
 
-/// Which order a frame keeps, and whether it may be lost.
+/// The ordering and reliability that a frame requires.
 ///
-/// On a reliable transport frames of one flow arrive in the order in which they were taken, all of
-/// them. Different flows are independent: a transport that can (QUIC: a stream a flow) does not let
-/// a loss on one hold another, so no order holds between them.
+/// A reliable transport delivers all frames of one order (control, or one lane) in the order in
+/// which it accepted them. There is no ordering between different orders: QUIC maps each to a
+/// stream of its own, so a loss on one does not delay the others (no head-of-line blocking).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FrameOrder {
-    /// The session's own words: Hello, Ack, Ping, Close.
+    /// A control frame of the session, such as Hello, Ack, Ping or Close.
     Control,
-    /// Data of one lane, below [`LANES_MAX`].
+    /// Data of one lane; lane numbers are below [`LANES_MAX`].
     Lane(u8),
-    /// At most once, in any order, at most [`Info::datagram_max`](crate::Info::datagram_max) bytes.
+    /// An unreliable, unordered frame, delivered at most once, of at most
+    /// [`Info::datagram_max`](crate::Info::datagram_max) bytes.
     Datagram,
 }
 
-/// The first bytes of a frame, kept in place: no allocation for what is written anew each time.
+/// The first bytes of a frame, stored inline: fields that differ in each frame need no allocation.
 #[derive(Debug, Clone, Copy)]
 pub struct FrameHeader {
     bytes: [u8; Self::CAPACITY],
@@ -28,10 +29,10 @@ pub struct FrameHeader {
 }
 
 impl FrameHeader {
-    /// The longest head: a type, a lane and two 8-byte varints fit.
+    /// The maximum length of a header, in bytes: a type, a lane and two 8-byte varints.
     pub const CAPACITY: usize = 23;
 
-    /// No bytes.
+    /// An empty header.
     pub const EMPTY: Self = Self {
         bytes: [0; Self::CAPACITY],
         len: 0,
@@ -44,8 +45,8 @@ impl FrameHeader {
         &self.bytes[..usize::from(self.len)]
     }
 
-    /// All bytes that it has room for. Those behind [`as_slice`](Self::as_slice) mean nothing: they are
-    /// there for who copies heads, since a copy of a known length needs no call.
+    /// The whole array. Bytes after the length of [`as_slice`](Self::as_slice) are padding. A copy
+    /// of this constant length compiles to moves instead of a call of `memcpy`.
     #[must_use]
     #[inline]
     pub const fn padded(&self) -> &[u8; Self::CAPACITY] {
@@ -55,7 +56,8 @@ impl FrameHeader {
     /// Appends `bytes`.
     ///
     /// # Panics
-    /// When more than [`FrameHeader::CAPACITY`] bytes come together: the writer of the layout counts them.
+    /// If the header would exceed [`FrameHeader::CAPACITY`] bytes. The encoder of the frame layout
+    /// guarantees that it does not.
     #[inline]
     pub fn extend(&mut self, bytes: &[u8]) {
         let from = usize::from(self.len);
@@ -63,11 +65,11 @@ impl FrameHeader {
         self.len += u8::try_from(bytes.len()).expect("the copy above fitted into 23 bytes");
     }
 
-    /// Appends the first `len` of `bytes`: as [`extend`](Self::extend), but all are stored where there is
-    /// room, which needs no call.
+    /// Appends the first `len` of `bytes`. Unlike [`extend`](Self::extend) it stores all eight
+    /// bytes where they fit, which needs no call of `memcpy`.
     ///
     /// # Panics
-    /// As `extend`, and when `len` is greater than 8.
+    /// As [`extend`](Self::extend), and if `len` is greater than 8.
     #[inline]
     pub fn extend_by(&mut self, bytes: [u8; 8], len: usize) {
         let from = usize::from(self.len);
@@ -81,33 +83,33 @@ impl FrameHeader {
     }
 }
 
-/// One frame on its way out: a small head, and a body that is sent from where it lies.
+/// One outgoing frame: a small header, and a body that is sent from its own memory without a copy.
 ///
-/// The peer receives both as one piece of [`Bytes`].
+/// The peer receives both as one contiguous [`Bytes`].
 #[derive(Debug, Clone)]
 pub struct Frame {
-    /// The order that it keeps.
+    /// The ordering and reliability that the frame requires.
     pub order: FrameOrder,
-    /// The first bytes.
+    /// The first bytes of the frame.
     pub header: FrameHeader,
-    /// The rest.
+    /// The remaining bytes.
     pub body: Bytes,
 }
 
 impl Frame {
-    /// The length of head and body together, in bytes.
+    /// The length of header and body together, in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
         usize::from(self.header.len) + self.body.len()
     }
 
-    /// Whether there is nothing in it.
+    /// Whether header and body are both empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Copies head and body to the end of `out`.
+    /// Appends header and body to `out`.
     pub fn write_to(&self, out: &mut BytesMut) {
         out.put_slice(self.header.as_slice());
         out.put_slice(&self.body);
@@ -121,10 +123,10 @@ pub struct LaneSet(u32);
 const _: () = assert!(LANES_MAX <= u32::BITS as usize);
 
 impl LaneSet {
-    /// No lane.
+    /// The empty set.
     pub const EMPTY: Self = Self(0);
 
-    /// Adds a lane; lanes from [`LANES_MAX`] on are ignored.
+    /// Adds a lane. Lanes of [`LANES_MAX`] and above are ignored.
     pub fn insert(&mut self, lane: u8) {
         self.0 |= 1_u32.checked_shl(u32::from(lane)).unwrap_or(0);
     }
@@ -136,31 +138,34 @@ impl LaneSet {
     }
 }
 
-/// What a transport can take just now, told to a [`FrameSource`].
+/// The frames that a transport can accept at present. It is passed to [`FrameSource::next_frame`].
 #[derive(Debug, Clone, Copy)]
 pub struct SendCapacity {
-    /// The longest frame, head and body together, in bytes.
+    /// The maximum length of a frame, header and body together, in bytes.
     pub frame_max: usize,
-    /// The longest frame of [`FrameOrder::Datagram`]; 0 when none can be taken.
+    /// The maximum length of a [`FrameOrder::Datagram`] frame, in bytes; 0 if none can be accepted.
     pub datagram_max: usize,
-    /// Lanes of which no frame can be taken now (their QUIC stream is blocked, say).
+    /// The lanes of which no frame can be accepted, for example because their QUIC stream is
+    /// blocked by flow control.
     pub blocked: LaneSet,
-    /// Whether control frames cannot be taken now.
+    /// Whether no control frame can be accepted.
     pub control_blocked: bool,
 }
 
-/// Where a transport takes frames from. It asks only while it has room, so that what goes next is
-/// decided at the last moment, and nothing queues below the session.
+/// The supplier of outgoing frames; a session implements it.
+///
+/// A transport pulls a frame only while it can send one. The session therefore selects the next
+/// frame at the last moment, and no queue forms below it.
 pub trait FrameSource {
-    /// The next frame to send that fits into `capacity`; `None` when there is none for now.
+    /// Returns the next frame that fits `capacity`, or `None` if there is none at present.
     ///
-    /// A frame that is handed out is the transport's: it arrives, or the transport ends.
+    /// The transport owns a returned frame: a reliable transport delivers it or ends.
     fn next_frame(&mut self, capacity: &SendCapacity) -> Option<Frame>;
 }
 
-/// Where a transport puts the frames it received.
+/// The receiver of incoming frames; a session implements it.
 pub trait FrameSink {
-    /// Takes one frame, whole, of at most [`Info::frame_max`](crate::Info::frame_max) bytes.
+    /// Accepts one complete frame of at most [`Info::frame_max`](crate::Info::frame_max) bytes.
     fn frame(&mut self, frame: Bytes);
 }
 
@@ -175,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lane_set_holds_what_was_put_in() {
+    fn a_lane_set_contains_the_inserted_lanes() {
         let mut set = LaneSet::EMPTY;
         set.insert(0);
         set.insert(31);
@@ -185,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_holds_what_was_appended_in_either_way_up_to_its_end() {
+    fn both_append_methods_fill_a_header_to_its_capacity() {
         let digits = [1, 2, 3, 4, 5, 6, 7, 8];
         let (mut header, mut expected) = (FrameHeader::EMPTY, Vec::new());
         for len in [0, 8, 1, 4, 2, 7, 1] {
@@ -198,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_is_its_head_and_its_body() {
+    fn a_frame_is_written_as_header_and_body() {
         let mut header = FrameHeader::EMPTY;
         header.extend(b"ab");
         let frame = Frame {

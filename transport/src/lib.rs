@@ -1,8 +1,9 @@
-//! Transports: one live connection to one peer, by one protocol.
+//! A [`Transport`] is one live connection to one peer over one protocol.
 //!
-//! A [`Transport`] owns its socket and moves [`Frame`]s in batches; it never blocks. It takes frames
-//! from a [`FrameSource`] and puts them into a [`FrameSink`]; both are a session, of which this crate
-//! knows nothing. [`Listener`]s and [`Dialer`]s are where transports come from. After its handshake
+//! A transport owns its socket, moves [`Frame`]s in batches and never blocks. It pulls frames from
+//! a [`FrameSource`] and delivers received frames to a [`FrameSink`]. A session implements both
+//! traits; this crate does not depend on it. [`Listener`]s and [`Dialer`]s create transports. After
+//! the handshake each side has an authenticated [`NodeId`] of its peer, whatever the protocol.
 //! each side *knows* the other's [`NodeId`], whatever the protocol.
 //!
 //! | scheme | what | encrypted | reliable |

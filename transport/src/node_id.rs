@@ -1,12 +1,13 @@
-//! Who a node is: its Ed25519 public key.
+//! The identity of a node: its Ed25519 public key.
 
 use std::fmt;
 use std::str::FromStr;
 
 /// The identity of a node: the 32 bytes of its Ed25519 public key (RFC 8032).
 ///
-/// A [`Transport`](crate::Transport) that is open has proved that its peer holds the private half.
-/// Written as 64 lower-case hexadecimal digits; `{:#}` writes the first ten, for people.
+/// An open [`Transport`](crate::Transport) has verified that its peer holds the corresponding
+/// private key. `{}` writes 64 lower-case hexadecimal digits; `{:#}` writes the first ten, for
+/// logs. Parsing accepts exactly 64 hexadecimal digits of either case.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId([u8; 32]);
 
@@ -41,7 +42,7 @@ impl fmt::Debug for NodeId {
     }
 }
 
-/// Text that is not a [`NodeId`].
+/// The error for text that is not a [`NodeId`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a node id is 64 hexadecimal digits, as `zipper keygen` prints it")]
 pub struct ParseNodeIdError;

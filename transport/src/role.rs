@@ -1,10 +1,10 @@
-//! Which side began a connection.
+//! The side of a connection that an endpoint is on: dialer or acceptor.
 
-/// Which side began a connection.
+/// The side that initiated a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// This side dialed.
+    /// This side dialed the peer.
     Dialer,
-    /// The peer dialed.
+    /// The peer dialed this side.
     Acceptor,
 }

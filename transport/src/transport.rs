@@ -1,4 +1,4 @@
-//! The contract of a Transport: one live connection to one peer, by one protocol.
+//! The contracts of [`Transport`], [`Dialer`] and [`Listener`].
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -11,96 +11,108 @@ use mio::{Registry, Token};
 
 use crate::{Address, End, FrameSink, FrameSource, NodeId, Role};
 
-/// The longest frame that any transport carries, head and body, in bytes.
+/// The maximum length of a frame on any transport, header and body together, in bytes.
 ///
-/// 64 KiB amortise the per-frame work (perf.md T9: 8 KiB already give 90 % of it), yet a frame of a
-/// low lane delays an urgent one by no more than 64 KiB.
+/// 64 KiB amortise the cost of a frame: coalescing of 8 KiB already gives 90 % of the gain for
+/// messages of 64 bytes over TCP. A frame of a low-priority lane delays an urgent frame by at most
+/// 64 KiB.
 pub const FRAME_LEN_MAX: usize = 64 * 1024;
 
-/// How many bytes a transport may hold for a peer that has not proved who it is.
+/// The maximum number of bytes that a transport buffers for an unauthenticated peer.
 pub const UNAUTHENTICATED_LEN_MAX: usize = 16 * 1024;
 
-/// What a [`Transport`] is.
+/// The properties of a [`Transport`].
 #[derive(Debug, Clone)]
 pub struct Info {
-    /// The protocol, as the scheme of its addresses (`quic`, `tcp+plain`).
+    /// The scheme of its addresses, which names the protocol (`quic`, `tcp+plain`).
     pub scheme: &'static str,
-    /// Who began.
+    /// The side of the connection that this transport is on.
     pub role: Role,
-    /// This end, where the protocol has such an address.
+    /// The local address, if the protocol has one.
     pub local: Option<Address>,
-    /// The other end, where the protocol has such an address.
+    /// The remote address, if the protocol has one. It changes when a QUIC peer migrates.
     pub remote: Option<Address>,
-    /// Who the peer is; always there once the phase is [`Phase::Open`].
+    /// The authenticated identity of the peer; always `Some` from [`Phase::Open`] on.
     pub peer: Option<NodeId>,
-    /// Whether frames of one flow (not [`FrameOrder::Datagram`](crate::FrameOrder::Datagram)) all arrive, in order.
+    /// Whether all frames of one order are delivered, in order;
+    /// [`FrameOrder::Datagram`](crate::FrameOrder::Datagram) is exempt.
     pub reliable: bool,
-    /// Whether what it carries is encrypted on the way.
+    /// Whether frames are encrypted on the network.
     pub encrypted: bool,
-    /// The longest frame, in bytes; at most [`FRAME_LEN_MAX`].
+    /// The maximum length of a frame, in bytes; at most [`FRAME_LEN_MAX`].
     pub frame_max: usize,
-    /// The longest frame of [`FrameOrder::Datagram`](crate::FrameOrder::Datagram), in bytes; 0 where there are none.
+    /// The maximum length of a [`FrameOrder::Datagram`](crate::FrameOrder::Datagram) frame, in
+    /// bytes; 0 if the transport carries none. It changes with the path MTU.
     pub datagram_max: usize,
 }
 
-/// Where in its life a [`Transport`] is. It only moves down this list.
+/// The phase of a [`Transport`]. Phases advance in the order of this list and never go back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// Connecting and proving identities. No frame moves.
+    /// Connecting and authenticating. No frame is sent or received.
     Handshaking,
-    /// The peer is known; frames move.
+    /// The peer is authenticated; frames are sent and received.
     Open,
-    /// [`Transport::close`] was called: what was taken is still being sent.
+    /// [`Transport::close`] was called: accepted frames are being sent, no further frame is
+    /// accepted.
     Closing,
-    /// Over; [`Transport::send`] or [`Transport::recv`] has returned the reason.
+    /// The transport has ended; [`Transport::send`] or [`Transport::recv`] has returned the reason.
     Ended,
 }
 
-/// What a [`Transport`] works with during one call; it belongs to the worker.
+/// The resources of a worker that a [`Transport`] or [`Listener`] uses during one call.
 #[derive(Debug)]
 pub struct Turn<'a> {
-    /// The time of this turn of the worker's loop.
+    /// The time at which this iteration of the worker's loop began.
     pub now: Instant,
-    /// Memory to receive into, shared by all transports of a worker, so that an idle one holds none.
+    /// The receive buffer. All transports of a worker share it, so an idle transport holds no
+    /// memory.
     pub buffer: &'a mut ReadBuffer,
-    /// How many bytes to move at the most before giving way to other transports.
+    /// The number of bytes to transfer before the call yields to other transports. A call may
+    /// exceed it by the batch or frame that it has begun.
     pub budget: usize,
-    /// Where it is registered: it may ask there for other events of its sources, under its token.
+    /// The registry in which the transport is registered. The transport may change the interests of
+    /// its event sources there, under its token.
     pub registry: &'a Registry,
 }
 
-/// Whether a call ended because there was nothing left to do, or because its budget was used up.
+/// Whether a call has no more work at present, or stopped because its budget is used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Progress {
-    /// Nothing more until the next event, timeout or frame.
+    /// No more work until the next event, timeout or new frame.
     Idle,
-    /// There may be more: call again in this or the next turn without waiting for an event.
+    /// There may be more work: call again in this or the next iteration without waiting for an
+    /// event.
     More,
 }
 
-/// Memory that sockets are read into. Frames are cut out of it without a copy.
+/// The memory that sockets are read into. Received frames are slices of it, without a copy.
 ///
-/// A block of it is used again when all frames in it are gone; fresh memory costs as much in page
-/// faults as the reading itself. Frames that are kept keep their whole block.
+/// A block is reused once all frames in it have been dropped: a fresh block costs as much in page
+/// faults as reading into it. A retained frame keeps its whole block of [`ReadBuffer::LEN`] bytes
+/// allocated.
 #[derive(Debug, Default)]
 pub struct ReadBuffer {
     bytes: BytesMut,
-    /// Blocks that have been filled, the oldest first; their frames may be gone by now.
+    /// Full blocks, the oldest first. Their frames may have been dropped since.
     filled: VecDeque<BytesMut>,
 }
 
 impl ReadBuffer {
-    /// How much is allocated at a time, in bytes: four full frames, one `recv` of a busy socket.
+    /// The size of a block in bytes: four frames of maximum length, about what one `recv` of a busy
+    /// socket returns.
     pub const LEN: usize = 4 * FRAME_LEN_MAX;
 
-    /// How many filled blocks are kept in view: 1 MiB a worker.
+    /// The number of full blocks that are kept for reuse: 1 MiB per worker.
     const FILLED_MAX: usize = 4;
 
-    /// At least `len` writable bytes, initialised. Give what was filled to [`ReadBuffer::take`].
+    /// Returns at least `len` initialised writable bytes. Pass the filled part to
+    /// [`ReadBuffer::take`].
     ///
-    /// A block is zeroed each time: at 60 GB/s (perf.md T7) that is 4 µs for 256 KiB, about 10 % of
-    /// what reading as much from a socket costs, and spares the crate its only `unsafe`.
+    /// Each block is zeroed before use. At 60 GB/s (measured for `memcpy` of 1 MiB on one core)
+    /// that takes 4 µs for 256 KiB, about 10 % of the cost of reading as much from a socket, and it
+    /// avoids `unsafe` in this crate.
     pub fn space(&mut self, len: usize) -> &mut [u8] {
         if self.bytes.len() < len {
             self.renew(len.max(Self::LEN));
@@ -112,7 +124,7 @@ impl ReadBuffer {
         let mut last = std::mem::take(&mut self.bytes);
         last.clear();
         self.filled.push_back(last);
-        // The youngest first: it is still in the caches.
+        // The most recent block is tried first, because it is still in the caches.
         let free = self
             .filled
             .iter_mut()
@@ -126,133 +138,142 @@ impl ReadBuffer {
         }
     }
 
-    /// Cuts off the first `len` bytes, which the caller has filled.
+    /// Splits off the first `len` bytes, which the caller has filled.
     pub fn take(&mut self, len: usize) -> BytesMut {
         self.bytes.split_to(len)
     }
 }
 
-/// One live connection to one peer, by one protocol.
+/// One live connection to one peer over one protocol.
 ///
-/// It owns its socket, moves frames in batches and never blocks. It is a value: a worker registers
-/// it with its `mio::Registry`, drives it, and can hand it to another worker after deregistering.
+/// A transport owns its socket, transfers frames in batches and never blocks. A worker registers it
+/// with its `mio::Registry` and drives it; after deregistration another worker can take it over.
 ///
-/// # How to drive it
+/// # How to drive a transport
 ///
-/// 1. [`register`](Self::register), then call [`recv`](Self::recv) and [`send`](Self::send) once.
-/// 2. Registration is **edge-triggered**: after an event, and after [`on_timeout`](Self::on_timeout),
-///    call `recv` until it says [`Progress::Idle`], then `send` likewise. Tell it of each event by
-///    [`on_event`](Self::on_event) before that, or of none.
-/// 3. When there are new frames, call `send`.
-/// 4. After each call ask [`timeout`](Self::timeout); when that time comes call `on_timeout`.
-/// 5. An `Err` from any call is final: deregister and drop it.
+/// 1. Call [`register`](Self::register), then [`recv`](Self::recv) and [`send`](Self::send) once.
+/// 2. Registration is **edge-triggered**. After an event, and after
+///    [`on_timeout`](Self::on_timeout), call `recv` until it returns [`Progress::Idle`], then
+///    `send` likewise. Pass either every event to [`on_event`](Self::on_event) first, or none.
+/// 3. When the source has new frames, call `send`.
+/// 4. After each call read [`timeout`](Self::timeout), and call `on_timeout` when that time has
+///    come.
+/// 5. An `Err` of any call is final: deregister and drop the transport.
 ///
-/// `now` never goes backwards. No call blocks, sleeps or spawns.
+/// `now` must not decrease between calls. No call blocks, sleeps or starts a thread.
 pub trait Transport: Send + fmt::Debug {
-    /// What it is. `peer` may be missing until the phase is [`Phase::Open`].
+    /// The properties of the transport. `peer` is `None` until the handshake has authenticated it.
     fn info(&self) -> &Info;
 
-    /// Where in its life it is.
+    /// The current phase.
     fn phase(&self) -> Phase;
 
-    /// Adds its event sources to `registry`, all under `token`, for what it waits for. If that
-    /// changes later, so does the registration: see [`Turn::registry`].
+    /// Registers all event sources of the transport under `token`, with the interests that it has
+    /// at present. The transport changes the interests later through [`Turn::registry`].
     ///
     /// # Errors
-    /// What the operating system says.
+    /// An error of the operating system.
     fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()>;
 
-    /// Takes its event sources out of `registry`, so that it can move to another.
+    /// Deregisters all event sources, so that the transport can be registered elsewhere.
     ///
     /// # Errors
-    /// What the operating system says.
+    /// An error of the operating system.
     fn deregister(&mut self, registry: &Registry) -> io::Result<()>;
 
-    /// Sends what it holds and takes more from `source` while it has room and budget.
-    /// Also carries the handshake forward; takes no frame before [`Phase::Open`].
+    /// Sends buffered data, then pulls frames from `source` while there is capacity and budget.
+    /// Also advances the handshake; pulls no frame before [`Phase::Open`].
     ///
     /// # Errors
-    /// Why the transport has ended.
+    /// The reason for which the transport has ended.
     fn send(&mut self, turn: &mut Turn<'_>, source: &mut dyn FrameSource) -> Result<Progress, End>;
 
-    /// Receives what has arrived, each frame into `sink`, within the budget.
-    /// Also carries the handshake forward; yields no frame before [`Phase::Open`].
+    /// Receives data and passes each complete frame to `sink`, within the budget. Also advances the
+    /// handshake; delivers no frame before [`Phase::Open`].
     ///
     /// # Errors
-    /// Why the transport has ended; frames that arrived whole before that are in `sink`.
+    /// The reason for which the transport has ended. All complete frames received before the end
+    /// have been passed to `sink`.
     fn recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Progress, End>;
 
-    /// An event has come under its token. Whoever tells it spares system calls: a stream need not be
-    /// read until it would block if no event has said that it ends. Nothing by default.
+    /// Passes an event that arrived under the token of the transport. This saves system calls: if
+    /// no event reports the end of the stream, a short read proves that the socket is drained. The
+    /// default implementation does nothing.
     fn on_event(&mut self, event: &Event) {
         let _ = event;
     }
 
-    /// When [`on_timeout`](Self::on_timeout) wants to be called at the latest.
+    /// The time at which [`on_timeout`](Self::on_timeout) must be called; `None` if no timer is
+    /// armed.
     fn timeout(&self) -> Option<Instant>;
 
-    /// Time has passed: at least until [`timeout`](Self::timeout).
+    /// Handles expired timers. `now` is at or after [`timeout`](Self::timeout); an earlier call has
+    /// no effect.
     fn on_timeout(&mut self, now: Instant);
 
-    /// Begins an orderly end: no further frame is taken, what was taken is sent, then the peer is
-    /// told. `send` and `recv` return [`End::Closed`] when that is done.
+    /// Begins an orderly close: no further frame is accepted, accepted frames are sent, then the
+    /// peer is notified. `send` and `recv` return [`End::Closed`] when the close is complete or has
+    /// timed out (5 s).
     fn close(&mut self, now: Instant);
 }
 
-/// What to dial.
+/// The target of a dial.
 #[derive(Debug, Clone)]
 pub struct DialTarget {
-    /// Where. A DNS name has been resolved already: the place is a socket address or a path.
+    /// The address: an IP address and port, or a path. DNS names must be resolved before.
     pub address: Address,
-    /// Who must answer; `None` takes anyone who proves an identity.
+    /// The expected identity; `None` accepts every peer that proves an identity.
     pub peer: Option<NodeId>,
 }
 
-/// Begins connections. One dialer serves one or more schemes.
+/// Initiates connections. One dialer serves one or more schemes.
 pub trait Dialer: Send + Sync + fmt::Debug {
-    /// The schemes that it serves.
+    /// The schemes that the dialer serves.
     fn schemes(&self) -> &[&'static str];
 
-    /// Begins to connect; the handshake goes on as the transport is driven.
+    /// Creates a transport that connects to `target`, without blocking. The handshake advances as
+    /// the transport is driven; it is limited to 5 s.
     ///
     /// # Errors
-    /// What fails at once.
+    /// [`DialError`] for a target that the dialer does not support and for immediate failures of
+    /// the operating system. Later failures are reported by the transport as [`End`].
     fn dial(&self, now: Instant, target: &DialTarget) -> Result<Box<dyn Transport>, DialError>;
 }
 
-/// Why a dial failed before it began.
+/// The error of a dial that failed before there was a transport, or before it opened.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum DialError {
-    /// No dialer serves the scheme. The caller's fault.
-    #[error("no transport for `{scheme}://` here (there is: {known})")]
+    /// No dialer serves the scheme. This is an error of the caller.
+    #[error("no transport for `{scheme}://` (supported: {known})")]
     UnknownScheme {
-        /// The scheme asked for.
+        /// The requested scheme.
         scheme: String,
-        /// The schemes served, separated by commas.
+        /// The supported schemes, separated by commas.
         known: String,
     },
-    /// The name has no address, or the resolver failed. Retrying may help.
+    /// The DNS name has no address, or the resolver failed. A retry may succeed.
     #[error("cannot resolve `{host}`: {detail}")]
     Unresolved {
-        /// The name.
+        /// The DNS name.
         host: String,
-        /// What the resolver said.
+        /// The error of the resolver.
         detail: String,
     },
-    /// The scheme needs another kind of place (a path for `unix`, a socket for `tcp`).
-    #[error("`{address}` is not a place that this transport can dial")]
+    /// The scheme requires another kind of place: a path for `unix`, an IP address and a port other
+    /// than 0 for `tcp`, `udp` and `quic`.
+    #[error("this transport cannot dial `{address}`: wrong kind of place for its scheme")]
     BadPlace {
-        /// The address.
+        /// The rejected address.
         address: Address,
     },
-    /// The connection could not begin, or ended before it was open.
+    /// The connection attempt failed, or the transport ended before it was open.
     #[error(transparent)]
     Ended(#[from] End),
 }
 
 impl DialError {
-    /// Whether dialing again, without changing anything, can help.
+    /// Whether the same dial can succeed later.
     #[must_use]
     pub const fn retry_helps(&self) -> bool {
         match self {
@@ -263,64 +284,67 @@ impl DialError {
     }
 }
 
-/// Takes in connections that peers begin. Driven like a [`Transport`].
+/// Accepts connections that peers initiate. It is driven like a [`Transport`].
 pub trait Listener: Send + fmt::Debug {
-    /// The address that peers dial, with the port that was really bound.
+    /// The bound address, with the port that the operating system assigned.
     fn local_address(&self) -> Address;
 
-    /// Adds its event sources to `registry`, all under `token`.
+    /// Registers all event sources of the listener under `token`, edge-triggered.
     ///
     /// # Errors
-    /// What the operating system says.
+    /// An error of the operating system.
     fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()>;
 
-    /// Takes its event sources out of `registry`.
+    /// Deregisters all event sources.
     ///
     /// # Errors
-    /// What the operating system says.
+    /// An error of the operating system.
     fn deregister(&mut self, registry: &Registry) -> io::Result<()>;
 
-    /// Puts new connections, still in their handshake, into `accepted`.
+    /// Appends new connections, which are still in their handshake, to `accepted`. It does not
+    /// block; call it again after [`Progress::More`].
     ///
-    /// A full table of file descriptors is not an error: the listener pauses and asks to be called
-    /// again by [`timeout`](Self::timeout).
+    /// Exhausted file descriptors or memory are not an error: the listener pauses and arms
+    /// [`timeout`](Self::timeout).
     ///
     /// # Errors
-    /// Only what ends the listener for good.
+    /// An error that makes the listener unusable.
     fn accept(
         &mut self,
         turn: &mut Turn<'_>,
         accepted: &mut Vec<Box<dyn Transport>>,
     ) -> Result<Progress, io::Error>;
 
-    /// When to call [`accept`](Self::accept) again though no event came.
+    /// The time at which to call [`accept`](Self::accept) without an event; `None` if there is
+    /// none.
     fn timeout(&self) -> Option<Instant>;
 }
 
-/// Why listening failed.
+/// The error of an attempt to listen.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ListenError {
     /// No built-in listener serves the scheme.
-    #[error("cannot listen on `{scheme}://` (there is: {known})")]
+    #[error("cannot listen on `{scheme}://` (supported: {known})")]
     UnknownScheme {
-        /// The scheme asked for.
+        /// The requested scheme.
         scheme: String,
-        /// The schemes served, separated by commas.
+        /// The supported schemes, separated by commas.
         known: &'static str,
     },
-    /// Listening needs an IP address and port.
+    /// A listener requires an IP address and a port.
     #[error("cannot listen on `{address}`: give an IP address and a port (0.0.0.0 for all)")]
     BadPlace {
-        /// The address.
+        /// The rejected address.
         address: Address,
     },
-    /// The operating system refused: the port is in use, say, or needs privileges.
+    /// The operating system refused to bind: for example, the port is in use or requires
+    /// privileges.
     #[error("cannot listen on `{address}`: {error}")]
     Bind {
-        /// The address.
+        /// The requested address.
         address: Address,
-        /// What the operating system said.
+        /// The error of the operating system.
         error: io::Error,
     },
 }

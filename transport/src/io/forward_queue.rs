@@ -1,12 +1,15 @@
-//! How a listener hands a datagram to the transport that owns it, on whatever worker that is.
+//! Forwards datagrams from a listener to the transport that they belong to, which may be on another
+//! worker.
 //!
-//! A queue in memory, and a bell that is there only while something waits: a socket that is ready
-//! from the start, which the listener registers under the transport's token. So a transport that
-//! nobody has mail for needs no descriptor beside its own; a pair of sockets for each let 10,000
-//! ends over QUIC reach the 20,000 descriptors that a process often has.
+//! The queue is in memory. A wake socket exists only while datagrams are queued: a socket that is
+//! writable from the start, which the listener registers under the token of the transport. A
+//! transport without forwarded datagrams therefore needs one descriptor, that of its own socket.
+//! With a permanent socket pair for each, 10,000 QUIC connections reached a common limit of 20,000
+//! descriptors.
 //!
-//! Few datagrams go this way: those of a peer whose address has just changed, and those that arrived
-//! before the peer's own socket was connected. So the copy and the system calls do not matter.
+//! Only few datagrams take this path: those of a peer whose address has just changed, and those
+//! that arrived before the transport's own socket was connected. The costs of a copy and of the
+//! system calls are therefore acceptable.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,18 +24,19 @@ use mio::{Interest, Registry, Token};
 
 use super::datagram_socket::DatagramMeta;
 
-/// What may wait for one transport, in bytes: as much as a socket holds by default
+/// The limit of queued bytes for one transport: the default send buffer of a Linux socket
 /// (`net.core.wmem_default`).
 const QUEUE_LEN_MAX: usize = 212_992;
 
-/// A datagram, and where it came from.
+/// A datagram and its source.
 type ForwardedDatagram = (DatagramMeta, BytesMut);
 
-/// The polls at which the transports of one listener are registered. A handle to one is a descriptor,
-/// so transports at the same poll share it.
+/// Handles to the polls in which the transports of one listener are registered. A handle uses a
+/// descriptor, so transports in the same poll share one.
 #[derive(Debug)]
 pub(super) struct PollHandles {
-    /// Added to one poll, it can be taken out of that one only: so the kernel says which it is.
+    /// A descriptor that is registered in one poll can be deregistered only there, so this socket
+    /// identifies the poll behind a registry.
     probe: UnixDatagram,
     handles: Mutex<Vec<Weak<Registry>>>,
 }
@@ -45,7 +49,7 @@ impl PollHandles {
         })
     }
 
-    /// A handle to the poll of `registry`, which outlives this call.
+    /// Returns an owned handle to the poll of `registry`.
     fn handle(&self, registry: &Registry) -> io::Result<Arc<Registry>> {
         let mut handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
         handles.retain(|handle| handle.strong_count() > 0);
@@ -62,10 +66,11 @@ impl PollHandles {
     }
 }
 
-/// What a slot and its mailbox share.
+/// The state that a [`ForwardSender`] and its [`ForwardQueue`] share.
 #[derive(Debug, Default)]
 struct SharedQueue {
-    /// So that a transport without mail need not lock. Set before the bell is rung.
+    /// Lets a transport without queued datagrams skip the lock. Set before the wake socket is
+    /// created.
     has_datagrams: AtomicBool,
     queued: Mutex<QueuedDatagrams>,
 }
@@ -73,9 +78,9 @@ struct SharedQueue {
 #[derive(Debug, Default)]
 struct QueuedDatagrams {
     datagrams: VecDeque<ForwardedDatagram>,
-    /// Of all letters, in bytes.
+    /// The bytes of all queued datagrams, with their overhead.
     len: usize,
-    /// Where the transport is registered.
+    /// The poll and the token under which the transport is registered.
     registration: Option<(Arc<Registry>, Token)>,
     wake_socket: Option<UnixDatagram>,
 }
@@ -89,15 +94,16 @@ impl SharedQueue {
 impl QueuedDatagrams {
     fn wake(&mut self) {
         if let (None, Some((registry, token))) = (&self.wake_socket, &self.registration) {
-            // Without a descriptor for it the letter waits for whatever wakes the transport next.
+            // If no descriptor is left, the datagram is handled at the next wake-up of the
+            // transport.
             self.wake_socket = new_wake_socket(registry, *token)
-                .inspect_err(|error| tracing::debug!(%error, "a transport is not told of its mail"))
+                .inspect_err(|error| tracing::debug!(%error, "no wake-up for a forwarded datagram"))
                 .ok();
         }
     }
 }
 
-/// A socket that nobody writes to is ready for writing: one event, as soon as it is registered.
+/// Creates a socket that never has unsent data: it is writable, so registering it causes one event.
 fn new_wake_socket(registry: &Registry, token: Token) -> io::Result<UnixDatagram> {
     let wake_socket = UnixDatagram::unbound()?;
     registry.register(
@@ -112,19 +118,19 @@ fn cost(bytes: &[u8]) -> usize {
     bytes.len() + size_of::<ForwardedDatagram>()
 }
 
-/// The listener's end. It goes with the mailbox: a listener that nobody knocks at does not look for
-/// what has gone, and must not keep the mail of each connection that it ever had.
+/// The listener's half. It holds a weak reference: an idle listener does not remove the entries of
+/// dropped transports, and must not keep their queued datagrams in memory.
 #[derive(Debug)]
 pub(super) struct ForwardSender(Weak<SharedQueue>);
 
-/// The transport's end.
+/// The transport's half.
 #[derive(Debug)]
 pub(super) struct ForwardQueue {
     shared: Arc<SharedQueue>,
     polls: Arc<PollHandles>,
 }
 
-/// A slot and its mailbox.
+/// Creates a connected sender and queue.
 pub(super) fn channel(polls: &Arc<PollHandles>) -> (ForwardSender, ForwardQueue) {
     let shared = Arc::<SharedQueue>::default();
     let sender = ForwardSender(Arc::downgrade(&shared));
@@ -133,7 +139,8 @@ pub(super) fn channel(polls: &Arc<PollHandles>) -> (ForwardSender, ForwardQueue)
 }
 
 impl ForwardSender {
-    /// Hands a datagram over; `false` when the mailbox is full or gone, and the datagram is lost.
+    /// Queues a datagram. Returns `false`, and drops the datagram, if the queue is full or its
+    /// transport was dropped.
     pub(super) fn push(&self, meta: &DatagramMeta, bytes: &[u8]) -> bool {
         let Some(shared) = self.0.upgrade() else {
             return false;
@@ -144,7 +151,8 @@ impl ForwardSender {
             return false;
         }
         queued.len = len;
-        // Copied, since it would keep the whole block of the listener's worker.
+        // Copied, because a slice would keep a whole receive block of the listener's worker
+        // allocated.
         queued.datagrams.push_back((*meta, BytesMut::from(bytes)));
         shared.has_datagrams.store(true, Ordering::Release);
         queued.wake();
@@ -153,7 +161,7 @@ impl ForwardSender {
 }
 
 impl ForwardQueue {
-    /// The next letter; `None` when there is none.
+    /// Returns the next datagram; `None` if the queue is empty.
     pub(super) fn pop(&self) -> Option<ForwardedDatagram> {
         if !self.shared.has_datagrams.load(Ordering::Acquire) {
             return None;
@@ -171,8 +179,8 @@ impl ForwardQueue {
         datagram
     }
 
-    /// From now on mail is announced under `token`. What waits already is not: who registers a
-    /// transport asks it at once.
+    /// Delivers wake-ups under `token` from now on. Datagrams that are already queued cause no
+    /// wake-up: the contract requires a `recv` after registration.
     pub(super) fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
         let handle = self.polls.handle(registry)?;
         self.shared.queued().registration = Some((handle, token));
@@ -181,7 +189,7 @@ impl ForwardQueue {
 
     pub(super) fn deregister(&self) {
         let mut queued = self.shared.queued();
-        // Closed, the bell is out of the poll.
+        // Dropping the wake socket closes it, which removes it from the poll.
         (queued.registration, queued.wake_socket) = (None, None);
     }
 }
@@ -206,16 +214,16 @@ mod tests {
         channel(&Arc::new(PollHandles::new().expect("a descriptor")))
     }
 
-    /// The tokens of the events that have come.
+    /// Returns the tokens of all pending events.
     fn events(poll: &mut Poll) -> Vec<usize> {
         let mut events = Events::with_capacity(8);
         let polled = poll.poll(&mut events, Some(Duration::ZERO));
-        polled.expect("nothing interrupts it");
+        polled.expect("poll");
         events.iter().map(|event| event.token().0).collect()
     }
 
     #[test]
-    fn a_letter_arrives_as_it_was_put() {
+    fn a_forwarded_datagram_arrives_unchanged() {
         let (sender, queue) = new_channel();
         assert!(queue.pop().is_none());
         for remote in ["192.0.2.1:7", "[2001:db8::1]:9", "[::ffff:192.0.2.1]:7"] {
@@ -229,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_or_orphaned_mailbox_refuses() {
+    fn a_full_or_disconnected_queue_rejects_datagrams() {
         let (sender, queue) = new_channel();
         let meta = meta("192.0.2.1:7");
         assert!(!sender.push(&meta, &[0; QUEUE_LEN_MAX]));
@@ -244,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn mail_is_announced_where_the_transport_is_and_only_there() {
+    fn wake_ups_are_delivered_only_to_the_poll_of_the_transport() {
         let mut polls = [(); 2].map(|()| Poll::new().unwrap());
         let (sender, queue) = new_channel();
         let meta = meta("192.0.2.1:7");
@@ -258,7 +266,7 @@ mod tests {
                     assert!(events(&mut polls[1 - at]).is_empty());
                     while queue.pop().is_some() {}
                 }
-                // Told, and not taken before it moves.
+                // A wake-up was delivered, but the transport moves before it reads the datagram.
                 assert!(sender.push(&meta, b"c"));
                 queue.deregister();
                 assert!(polls.iter_mut().all(|poll| events(poll).is_empty()));
@@ -273,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn transports_at_one_poll_share_a_handle_to_it() {
+    fn transports_in_one_poll_share_its_handle() {
         let [poll, other] = [(); 2].map(|()| Poll::new().unwrap());
         let polls = PollHandles::new().unwrap();
         let handle = |poll: &Poll| polls.handle(poll.registry()).unwrap();

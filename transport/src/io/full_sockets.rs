@@ -1,4 +1,4 @@
-//! The conformance suite over sockets that are full now and then.
+//! Runs the conformance suite over sockets whose sends periodically return `WouldBlock`.
 
 use super::datagram_socket::fault_injection;
 use super::{QuicDialer, QuicListener, UdpDialer, UdpListener};
@@ -40,8 +40,8 @@ impl Harness for FullSocketHarness {
     }
 }
 
-/// Those about data under way. What is said last goes once, as the contract allows it: on a socket
-/// that is full it may be lost.
+/// The checks of data transfer. The final message of a close is sent only once, as the contract
+/// allows, and may be lost on a full socket; checks of closes are therefore left out.
 const CHECKS: &[&str] = &[
     "both_sides_open_and_know_each_other",
     "frames_of_every_length_arrive_whole",
@@ -54,7 +54,8 @@ const CHECKS: &[&str] = &[
     "close_delivers_what_was_taken",
 ];
 
-/// Of UDP's handshake a message that finds no room is lost, so each fifth at the most.
+/// The transport scheme, and the period of the sends that fail. UDP loses a handshake message that
+/// does not fit into the socket, so for UDP at most every fifth send fails.
 const CASES: [(&str, u32); 5] = [
     ("quic", 2),
     ("quic", 3),
@@ -64,7 +65,7 @@ const CASES: [(&str, u32); 5] = [
 ];
 
 #[test]
-fn transports_keep_the_contract_when_sends_find_no_room_now_and_then() {
+fn transports_conform_when_sends_periodically_block() {
     for (scheme, every) in CASES {
         fault_injection::set(every);
         for check in CHECKS {

@@ -1,4 +1,4 @@
-//! What the fuzz targets reach: decoders of bytes that nobody has vouched for. No part of the API.
+//! Entry points of the fuzz targets: decoders of unauthenticated bytes. Not part of the API.
 
 use std::io::{Cursor, Read};
 
@@ -8,10 +8,10 @@ use crate::io::tcp::frame_decoder::{DecodeProgress, FrameDecoder};
 use crate::io::{Admission, Identity, plain, udp};
 use crate::{End, FRAME_LEN_MAX, ReadBuffer};
 
-/// Cuts a stream, which comes in pieces of `step` bytes, into frames.
+/// Decodes frames from a stream that arrives in chunks of `step` bytes.
 ///
 /// # Errors
-/// What is wrong with the stream.
+/// The protocol violation that the decoder found.
 pub fn split(stream: &[u8], step: usize, budget: usize) -> Result<Vec<Bytes>, End> {
     let (mut decoder, mut buffer, mut frames) =
         (FrameDecoder::default(), ReadBuffer::default(), Vec::new());
@@ -23,7 +23,7 @@ pub fn split(stream: &[u8], step: usize, budget: usize) -> Result<Vec<Bytes>, En
     Ok(frames)
 }
 
-/// Gives a few bytes at a time.
+/// A reader that returns at most a fixed number of bytes per call.
 struct ChunkedReader<'a>(Cursor<&'a [u8]>, usize);
 
 impl Read for ChunkedReader<'_> {
@@ -33,7 +33,7 @@ impl Read for ChunkedReader<'_> {
     }
 }
 
-/// Both sides of the handshake of plain streams, fed with a stranger's bytes.
+/// Feeds the bytes of an unauthenticated peer to both sides of the plain-stream handshake.
 pub fn plain_handshake(identity: &Identity, bytes: &[u8]) {
     let dialer = plain::PlainHandshake::dialer(identity.clone(), None, [7; 32]);
     let acceptor = plain::PlainHandshake::acceptor(identity.clone(), Admission::anyone(), [7; 32]);
@@ -52,7 +52,7 @@ pub fn plain_handshake(identity: &Identity, bytes: &[u8]) {
     }
 }
 
-/// All who read datagrams of plain UDP before anybody has proved anything.
+/// Feeds a datagram of an unauthenticated peer to every decoder of the UDP handshake.
 pub fn udp_handshake(identity: &Identity, datagram: &[u8]) {
     udp::fuzz_handshake(identity, datagram);
 }

@@ -1,9 +1,10 @@
-//! What a datagram listener and the transports that it let in know of each other.
+//! The state that a datagram listener shares with the transports that it accepted.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Shared by a listener and its transports. Touched when one opens or ends, never in between.
+/// Counts the handshakes in progress and collects the slots of dropped transports. It is accessed
+/// only when a transport opens or is dropped, not on the hot path.
 #[derive(Debug, Default)]
 pub(super) struct HandshakeSlots {
     handshakes: AtomicUsize,
@@ -11,18 +12,18 @@ pub(super) struct HandshakeSlots {
 }
 
 impl HandshakeSlots {
-    /// How many transports are still in their handshake.
+    /// The number of transports whose handshake is in progress.
     pub(super) fn handshakes(&self) -> usize {
         self.handshakes.load(Ordering::Relaxed)
     }
 
-    /// The slots of the transports that have gone since the last call.
+    /// Returns the slots of the transports that were dropped since the last call.
     pub(super) fn take_released(&self) -> Vec<u32> {
         std::mem::take(&mut *self.released.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// A transport's place behind a [`HandshakeSlots`], given back when it is dropped.
+/// A slot of an accepted transport in [`HandshakeSlots`]. Dropping it releases the slot.
 #[derive(Debug)]
 pub(super) struct SlotLease {
     slots: Arc<HandshakeSlots>,
@@ -31,7 +32,7 @@ pub(super) struct SlotLease {
 }
 
 impl SlotLease {
-    /// Takes a place for a transport whose handshake begins.
+    /// Acquires a slot for a transport whose handshake begins.
     pub(super) fn new(slots: &Arc<HandshakeSlots>, slot: u32) -> Self {
         slots.handshakes.fetch_add(1, Ordering::Relaxed);
         Self {
@@ -41,7 +42,7 @@ impl SlotLease {
         }
     }
 
-    /// The handshake is over.
+    /// Records that the handshake is complete.
     pub(super) fn handshake_done(&mut self) {
         if std::mem::take(&mut self.handshaking) {
             self.slots.handshakes.fetch_sub(1, Ordering::Relaxed);
@@ -65,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lease_counts_as_a_handshake_until_it_opens_or_ends() {
+    fn a_slot_counts_as_a_handshake_until_it_opens_or_is_dropped() {
         let slots = Arc::new(HandshakeSlots::default());
         let (mut first, second) = (SlotLease::new(&slots, 1), SlotLease::new(&slots, 2));
         assert_eq!(slots.handshakes(), 2);

@@ -1,4 +1,4 @@
-//! The key of a node: made, stored as PEM, used to sign.
+//! The key pair of a node: generation, PEM encoding, signatures, and the admission of peers.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -11,7 +11,7 @@ use rustls::sign::CertifiedKey;
 
 use crate::NodeId;
 
-/// An Ed25519 key pair (RFC 8032): who this node is. Cheap to clone.
+/// An Ed25519 key pair (RFC 8032), which identifies this node. Cloning copies a pointer.
 #[derive(Clone)]
 pub struct Identity(Arc<Keys>);
 
@@ -19,27 +19,27 @@ struct Keys {
     pkcs8: Vec<u8>,
     pair: Ed25519KeyPair,
     node_id: NodeId,
-    /// As the TLS library wants it, made on first use: one for all connections, not one for each.
+    /// The key in the form of the TLS library, created on first use and shared by all connections.
     certified: OnceLock<Arc<CertifiedKey>>,
 }
 
-/// Why an [`Identity`] could not be made or read.
+/// The error of creating or reading an [`Identity`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IdentityError {
-    /// The text has no PEM block of a private key.
+    /// The text contains no PEM block of a private key.
     #[error("no `-----BEGIN PRIVATE KEY-----` block (make a key with `zipper keygen`)")]
     NoKey,
-    /// There is a private key, but not an Ed25519 key in PKCS#8 (RFC 8410).
+    /// The private key is not an Ed25519 key in PKCS#8 (RFC 8410).
     #[error("the private key is not Ed25519 in PKCS#8 (make one with `zipper keygen`)")]
     NotEd25519,
-    /// The operating system gave no randomness. Retrying may help.
-    #[error("the operating system gave no randomness")]
+    /// The random number generator of the operating system failed. A retry may succeed.
+    #[error("the random number generator of the operating system failed")]
     NoRandomness,
 }
 
 impl Identity {
-    /// A new random identity.
+    /// Generates a random identity.
     ///
     /// # Errors
     /// [`IdentityError::NoRandomness`].
@@ -49,23 +49,25 @@ impl Identity {
         Self::from_pkcs8(document.as_ref())
     }
 
-    /// Reads the first private key in `text`.
+    /// Reads the first private key in `text`, in PEM.
     ///
     /// # Errors
-    /// [`IdentityError::NoKey`] and [`IdentityError::NotEd25519`].
+    /// [`IdentityError::NoKey`] if there is none, [`IdentityError::NotEd25519`] if it is of another
+    /// kind.
     pub fn from_pem(text: &str) -> Result<Self, IdentityError> {
         let key = PrivatePkcs8KeyDer::from_pem_slice(text.as_bytes())
             .map_err(|_| IdentityError::NoKey)?;
         Self::from_pkcs8(key.secret_pkcs8_der())
     }
 
-    /// The identity whose private key is `seed`: who knows the seed is that node. For keys that come
-    /// from elsewhere, and for tests that must repeat themselves.
+    /// Creates the identity whose private key is `seed`. Anyone who has the seed can impersonate
+    /// the node. Use it for keys from an external key store and for reproducible tests.
     ///
     /// # Errors
-    /// [`IdentityError::NotEd25519`]; any 32 bytes are a key (RFC 8032, section 5.1.5).
+    /// [`IdentityError::NotEd25519`] if the library rejects the key; all 32-byte strings are valid
+    /// keys (RFC 8032, section 5.1.5).
     pub fn from_seed(seed: &[u8; 32]) -> Result<Self, IdentityError> {
-        // RFC 8410, section 7: the key in PKCS#8, which is these bytes and the seed.
+        // The PKCS#8 encoding of RFC 8410, section 7: this prefix and the seed.
         const PKCS8: [u8; 16] =
             *b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20";
         Self::from_pkcs8(&[&PKCS8[..], seed].concat())
@@ -87,7 +89,7 @@ impl Identity {
         })))
     }
 
-    /// The private key as PEM. Keep it where only its owner can read.
+    /// Encodes the private key as PEM. Store it where only the owner of the node can read it.
     #[must_use]
     pub fn to_pem(&self) -> String {
         let mut pem = String::from("-----BEGIN PRIVATE KEY-----\n");
@@ -100,7 +102,7 @@ impl Identity {
         pem
     }
 
-    /// The public half: who this is.
+    /// The public key, which identifies the node.
     #[must_use]
     pub fn node_id(&self) -> NodeId {
         self.0.node_id
@@ -113,10 +115,10 @@ impl Identity {
         signature
     }
 
-    /// The key pair for the TLS library, as `make` makes it of the private key.
+    /// Returns the key pair in the form of the TLS library, created by `make` on the first call.
     ///
     /// # Errors
-    /// What `make` says.
+    /// The error of `make`.
     pub(crate) fn certified_key<E>(
         &self,
         make: impl FnOnce(&PrivateKeyDer<'_>) -> Result<CertifiedKey, E>,
@@ -136,40 +138,44 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// Whether `signature` over `message` was made by the private half of `node`.
+/// Whether `signature` is a valid signature of `message` by the private key of `node`.
 pub(crate) fn verify(node: &NodeId, message: &[u8], signature: &[u8]) -> bool {
     UnparsedPublicKey::new(&ED25519, node.as_bytes())
         .verify(message, signature)
         .is_ok()
 }
 
-/// Bytes that nobody can guess.
+/// Returns cryptographically secure random bytes.
 pub(crate) fn random<const N: usize>() -> std::io::Result<[u8; N]> {
     let mut bytes = [0; N];
     SystemRandom::new()
         .fill(&mut bytes)
-        .map_err(|_| std::io::Error::other("the operating system gave no randomness"))?;
+        .map_err(|_| std::io::Error::other(IdentityError::NoRandomness))?;
     Ok(bytes)
 }
 
-/// Who may connect: asked with a proved identity, before the handshake ends.
+/// Decides which authenticated peers may connect.
+///
+/// It is evaluated during the handshake, after the peer has proved its identity. A rejected dialer
+/// ends with [`End::Refused`](crate::End::Refused), the accepting side with
+/// [`End::NotAdmitted`](crate::End::NotAdmitted).
 #[derive(Clone)]
 pub struct Admission(Arc<dyn Fn(&NodeId) -> bool + Send + Sync>);
 
 impl Admission {
-    /// Asks `admits`, on the worker that does the handshake: answer at once.
+    /// Uses `admits` as the decision. It runs on a worker during the handshake and must not block.
     #[must_use]
     pub fn new(admits: impl Fn(&NodeId) -> bool + Send + Sync + 'static) -> Self {
         Self(Arc::new(admits))
     }
 
-    /// Anyone who proves an identity.
+    /// Admits every peer that proves an identity.
     #[must_use]
     pub fn anyone() -> Self {
         Self::new(|_| true)
     }
 
-    /// Whether `node` may connect.
+    /// Whether `node` is admitted.
     #[must_use]
     pub fn admits(&self, node: &NodeId) -> bool {
         self.0(node)
@@ -182,7 +188,7 @@ impl fmt::Debug for Admission {
     }
 }
 
-/// Standard base64 with padding (RFC 4648, section 4), for the PEM of one 85-byte key.
+/// Standard base64 with padding (RFC 4648, section 4), for the PEM encoding of one 85-byte key.
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
@@ -227,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_right_key_signs() {
+    fn only_the_matching_key_verifies_a_signature() {
         let (ours, other) = (Identity::generate().unwrap(), Identity::generate().unwrap());
         let signature = ours.sign(b"message");
         assert!(verify(&ours.node_id(), b"message", &signature));
@@ -236,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn rubbish_is_not_a_key() {
+    fn malformed_pem_is_rejected() {
         assert_eq!(
             Identity::from_pem("hello").unwrap_err(),
             IdentityError::NoKey

@@ -1,4 +1,4 @@
-//! Everything that touches a socket. Nothing outside this folder names rustls or quinn.
+//! The built-in transports. All code that uses sockets, rustls or quinn is in this module.
 
 mod datagram_socket;
 mod handshake_slots;
@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use crate::{Address, Dialer, ListenError, Listener};
 
-/// Dialers of all built-in transports, which prove `identity`.
+/// Returns dialers for all built-in schemes. They authenticate this node with `identity`.
 #[must_use]
 pub fn dialers(identity: &Identity) -> Arc<[Arc<dyn Dialer>]> {
     let quic: Arc<dyn Dialer> = Arc::new(QuicDialer::new(identity.clone()));
@@ -34,10 +34,12 @@ pub fn dialers(identity: &Identity) -> Arc<[Arc<dyn Dialer>]> {
     [quic, tcp, udp].into()
 }
 
-/// Listens on `address` with the built-in transport of its scheme.
+/// Binds the built-in listener of the scheme of `address`. Port 0 lets the operating system choose
+/// a port.
 ///
 /// # Errors
-/// [`ListenError`].
+/// [`ListenError`] for an unknown scheme, an address that is no IP address and port, and a refusal
+/// of the operating system.
 pub fn bind(
     address: &Address,
     identity: &Identity,

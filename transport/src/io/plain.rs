@@ -1,23 +1,24 @@
-//! How two peers on a plain stream prove who they are: a pure state machine.
+//! The mutual authentication of `tcp+plain://`, as a state machine without I/O.
 //!
 //! ```text
 //!   dialer                                              acceptor
 //!     │── Hello:   magic 8 │ version 1 │ key 32 │ nonce 32 ──▶│  takes the version, or refuses
 //!     │◀─ Accept:  code 1 │ key 32 │ nonce 32 │ signature 64 ─│
-//!     │   is it whom we dialed?                               │
+//!     │   compares the key with the one that was dialed       │
 //!     │── Prove:   signature 64 ─────────────────────────────▶│  admits, or refuses
 //!     │◀─ Welcome: code 1 ────────────────────────────────────│
 //! ```
 //!
-//! Every message has a fixed length; where the acceptor may refuse, its answer begins with a code,
-//! and a refusal is nothing but that code. Lengths are in bytes.
+//! Every message has a fixed length, given above in bytes. A message in which the acceptor may
+//! refuse begins with a code; a refusal consists of the code alone.
 //!
-//! Both sign the same transcript but for the role: label, version, role, both keys, both nonces. So
-//! nothing replayed is a proof, no signature stands for the other's, and neither can be led to
-//! believe in another peer than the one that believes in it.
+//! Both sides sign the same transcript except for the role: label, version, role, both keys, both
+//! nonces. A replayed signature is therefore invalid, one side's signature cannot be used as the
+//! other's, and both sides agree on the identities.
 //!
-//! This proves who *began*. Nothing after it is encrypted or authenticated: whoever can write into
-//! the stream can write as the peer. It is for links that are trusted (loopback, a private wire).
+//! The handshake authenticates only the establishment of the connection. Subsequent bytes are
+//! neither encrypted nor authenticated: anyone able to write into the stream can impersonate the
+//! peer. Use it on trusted links only (loopback, a private network).
 
 use crate::io::identity::{Admission, Identity, verify};
 use crate::{End, NodeId, Role};
@@ -31,21 +32,22 @@ const KEY_LEN: usize = 32;
 const SIGNATURE_LEN: usize = 64;
 
 const HELLO_LEN: usize = MAGIC.len() + 1 + KEY_LEN + NONCE_LEN;
-/// What follows the code of an Accept.
+/// The length of an Accept after its code.
 const ACCEPT_LEN: usize = KEY_LEN + NONCE_LEN + SIGNATURE_LEN;
 
-/// The codes that an acceptor's answer begins with.
+/// The codes with which messages of the acceptor begin.
 const CODE_ACCEPTED: u8 = 1;
 const CODE_VERSION: u8 = 2;
 const CODE_NOT_ADMITTED: u8 = 3;
 
-/// Bytes that nobody can guess and nobody has used before.
+/// Random bytes that are unique to one handshake.
 pub(crate) type PlainNonce = [u8; NONCE_LEN];
 
-/// One side's part of the handshake.
+/// One side of the handshake.
 ///
-/// Give [`handle`](Self::handle) exactly the [`wanted`](Self::wanted) bytes, again and again;
-/// before and after that send what [`take_output`](Self::take_output) has, also after a failure.
+/// Pass [`handle`](Self::handle) exactly [`wanted`](Self::wanted) bytes at a time. Send the bytes
+/// of [`take_output`](Self::take_output) after construction and after each call, also after a
+/// failure.
 #[derive(Debug)]
 pub(crate) struct PlainHandshake {
     identity: Identity,
@@ -54,38 +56,38 @@ pub(crate) struct PlainHandshake {
     state: PlainHandshakeState,
 }
 
-/// What comes next.
+/// The message that is expected next.
 #[derive(Debug)]
 enum PlainHandshakeState {
-    /// The dialer waits for the code of an Accept, ...
+    /// The dialer waits for the code of an Accept.
     AwaitAcceptCode { expected: Option<NodeId> },
-    /// ... for the rest of it, ...
+    /// The dialer waits for the remainder of the Accept.
     AwaitAccept { expected: Option<NodeId> },
-    /// ... and for the Welcome.
+    /// The dialer waits for the Welcome.
     AwaitWelcome { peer: NodeId },
-    /// The acceptor waits for a Hello, ...
+    /// The acceptor waits for a Hello.
     AwaitHello { admission: Admission },
-    /// ... and for a proof.
+    /// The acceptor waits for a Prove.
     AwaitProof {
         admission: Admission,
         peer: NodeId,
         peer_nonce: PlainNonce,
     },
-    /// It is over.
+    /// The handshake succeeded or failed.
     Done,
 }
 
-/// How far a message brought the handshake.
+/// The progress after a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HandshakeStep {
-    /// More is needed.
+    /// Another message is required.
     Wait,
-    /// The peer is known, and has taken this side.
+    /// The peer is authenticated and has accepted this side.
     Open(NodeId),
 }
 
 impl PlainHandshake {
-    /// The side that dialed `expected`, or anyone who proves a key.
+    /// Creates the side that dialed `expected`; `None` accepts every peer that proves an identity.
     pub(crate) fn dialer(identity: Identity, expected: Option<NodeId>, nonce: PlainNonce) -> Self {
         let key = *identity.node_id().as_bytes();
         Self {
@@ -96,7 +98,7 @@ impl PlainHandshake {
         }
     }
 
-    /// The side that was dialed.
+    /// Creates the side that was dialed.
     pub(crate) const fn acceptor(
         identity: Identity,
         admission: Admission,
@@ -110,12 +112,12 @@ impl PlainHandshake {
         }
     }
 
-    /// What is to be sent now; empty when there is nothing.
+    /// Returns the bytes to send now; empty if there are none.
     pub(crate) fn take_output(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.output)
     }
 
-    /// How many bytes the next message has; 0 when there is none.
+    /// The length of the next message in bytes; 0 if none is expected.
     pub(crate) const fn wanted(&self) -> usize {
         match self.state {
             PlainHandshakeState::AwaitAcceptCode { .. }
@@ -127,10 +129,10 @@ impl PlainHandshake {
         }
     }
 
-    /// Takes the next message.
+    /// Handles the next message.
     ///
     /// # Errors
-    /// Why it failed. It is over then, but there may be a last word to send.
+    /// The reason for which the handshake failed. A refusal may remain in the output.
     pub(crate) fn handle(&mut self, message: &[u8]) -> Result<HandshakeStep, End> {
         match std::mem::replace(&mut self.state, PlainHandshakeState::Done) {
             PlainHandshakeState::AwaitAcceptCode { expected } => {
@@ -161,9 +163,9 @@ impl PlainHandshake {
         };
         match message {
             [CODE_ACCEPTED] => Ok(()),
-            [CODE_VERSION] => refused("it does not speak this version"),
+            [CODE_VERSION] => refused("the peer does not support this protocol version"),
             [CODE_NOT_ADMITTED] => refused("this key is not admitted there"),
-            _ => Err(unauthenticated("it speaks another protocol")),
+            _ => Err(unauthenticated("the peer uses another protocol")),
         }
     }
 
@@ -193,11 +195,11 @@ impl PlainHandshake {
     fn handle_hello(&mut self, message: &[u8], admission: Admission) -> Result<HandshakeStep, End> {
         let rest = message
             .strip_prefix(MAGIC)
-            .ok_or_else(|| unauthenticated("it speaks another protocol"))?;
+            .ok_or_else(|| unauthenticated("the peer uses another protocol"))?;
         let (&version, rest) = rest.split_first().ok_or_else(cut_short)?;
         if version != VERSION {
             self.output = vec![CODE_VERSION];
-            return Err(unauthenticated("it speaks another version"));
+            return Err(unauthenticated("the peer uses another protocol version"));
         }
         let (peer, nonce) = split_key(rest).ok_or_else(cut_short)?;
         let peer_nonce: PlainNonce = nonce.try_into().map_err(|_| cut_short())?;
@@ -229,7 +231,8 @@ impl PlainHandshake {
         let own = self.identity.node_id();
         let signed = transcript(Role::Dialer, (&peer, peer_nonce), (&own, &self.nonce));
         check(&peer, &signed, signature)?;
-        // Asked only now, so that nobody learns whom we admit without holding that key.
+        // Checked after the signature, so that a peer learns only about a key that it holds whether
+        // it is admitted.
         if !admission.admits(&peer) {
             self.output = vec![CODE_NOT_ADMITTED];
             return Err(End::NotAdmitted { peer });
@@ -239,7 +242,7 @@ impl PlainHandshake {
     }
 }
 
-/// What the side of `role` signs. All parts but the label have fixed lengths.
+/// The bytes that the side of `role` signs. All parts except the label have fixed lengths.
 fn transcript(
     role: Role,
     dialer: (&NodeId, &PlainNonce),
@@ -264,7 +267,7 @@ fn check(peer: &NodeId, signed: &[u8], signature: &[u8]) -> Result<(), End> {
     if verify(peer, signed, signature) {
         Ok(())
     } else {
-        Err(unauthenticated("its signature is wrong"))
+        Err(unauthenticated("the signature is wrong"))
     }
 }
 
@@ -274,7 +277,7 @@ fn split_key(bytes: &[u8]) -> Option<(NodeId, &[u8])> {
 }
 
 fn cut_short() -> End {
-    unauthenticated("a message is cut short")
+    unauthenticated("a message is truncated")
 }
 
 fn unauthenticated(detail: &str) -> End {

@@ -1,7 +1,7 @@
 //! TLS 1.3 with raw Ed25519 public keys (RFC 7250): no certificates, no names, no expiry.
 //!
-//! Both sides prove their key. The verifiers refuse a key that was not dialed or is not admitted
-//! *inside* the handshake, so that nobody else gets a byte past it.
+//! Both sides prove possession of their key. The verifiers reject a key that was not dialed or is
+//! not admitted *within* the handshake, so no application data reaches an unauthorised peer.
 
 use std::sync::{Arc, LazyLock, OnceLock};
 
@@ -18,22 +18,24 @@ use rustls::{
 use super::identity::{Admission, Identity};
 use crate::{End, NodeId};
 
-/// The protocol name that both sides must offer (ALPN, RFC 7301).
+/// The application protocol that both sides must negotiate (ALPN, RFC 7301).
 pub(crate) const ALPN: &[u8] = b"selvedge/1";
 
-/// An Ed25519 SubjectPublicKeyInfo is this and the 32 bytes of the key (RFC 8410, section 4).
+/// The encoding of an Ed25519 SubjectPublicKeyInfo before the 32 bytes of the key (RFC 8410,
+/// section 4).
 const SPKI_PREFIX: [u8; 12] = [
     0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
 ];
 
-/// One for the process: every configuration keeps it, and a QUIC connection keeps its own of those.
+/// Returns the provider of the process. Each configuration refers to a provider, and each QUIC
+/// connection has a configuration of its own, so they share one.
 fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> =
         LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
     Arc::clone(&PROVIDER)
 }
 
-/// The identity in a SubjectPublicKeyInfo.
+/// Extracts the identity from a SubjectPublicKeyInfo.
 pub(crate) fn node_id_of(spki: &[u8]) -> Option<NodeId> {
     spki.strip_prefix(&SPKI_PREFIX)?
         .try_into()
@@ -41,7 +43,7 @@ pub(crate) fn node_id_of(spki: &[u8]) -> Option<NodeId> {
         .map(NodeId::new)
 }
 
-/// The identity that the peer of a finished handshake proved.
+/// Returns the identity that the peer proved in a completed handshake.
 pub(crate) fn peer_of(certificates: Option<&[CertificateDer<'_>]>) -> Option<NodeId> {
     node_id_of(certificates?.first()?)
 }
@@ -55,10 +57,12 @@ fn certified_key(identity: &Identity) -> Result<Arc<CertifiedKey>, rustls::Error
     })
 }
 
-/// Where a verifier leaves why it refused. For QUIC, whose stack hands on only the alert's text.
+/// Stores the reason for which a verifier rejected the peer. quinn-proto reports only the text of
+/// the alert.
 pub(crate) type RefusalCell = Arc<OnceLock<End>>;
 
-/// The configuration of a dialer that accepts `expected` only, or anyone who proves a key.
+/// The configuration of a dialer that accepts only `expected`; `None` accepts every peer that
+/// proves an identity.
 pub(crate) fn client_config(
     identity: &Identity,
     expected: Option<NodeId>,
@@ -66,7 +70,7 @@ pub(crate) fn client_config(
     recording_client_config(identity, expected, RefusalCell::default())
 }
 
-/// [`client_config`] for one connection, whose refusal is left in `refusal`.
+/// [`client_config`] for one connection, which stores a rejection in `refusal`.
 pub(crate) fn recording_client_config(
     identity: &Identity,
     expected: Option<NodeId>,
@@ -84,12 +88,12 @@ pub(crate) fn recording_client_config(
             rustls::client::AlwaysResolvesClientRawPublicKeys::new(key),
         ));
     config.alpn_protocols = vec![ALPN.to_vec()];
-    // Tickets would let a peer back in without proving its key again, for one round trip saved.
+    // Session tickets save one round trip, but would admit a peer without a new proof of its key.
     config.resumption = rustls::client::Resumption::disabled();
     Ok(config)
 }
 
-/// The configuration of a listener that takes in whom `admission` admits.
+/// The configuration of a listener that accepts the peers that `admission` admits.
 pub(crate) fn server_config(
     identity: &Identity,
     admission: Admission,
@@ -97,7 +101,7 @@ pub(crate) fn server_config(
     recording_server_config(identity, admission, RefusalCell::default())
 }
 
-/// [`server_config`] for one connection, whose refusal is left in `refusal`.
+/// [`server_config`] for one connection, which stores a rejection in `refusal`.
 pub(crate) fn recording_server_config(
     identity: &Identity,
     admission: Admission,
@@ -115,13 +119,13 @@ pub(crate) fn recording_server_config(
         ));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.send_tls13_tickets = 0;
-    // Nothing resumes, and the default has room for 256 sessions from the start: 31 KiB for each
-    // connection that has a configuration of its own, as QUIC's have.
+    // Sessions are never resumed. The default storage allocates space for 256 sessions in advance:
+    // 31 KiB for each configuration, and each QUIC connection has its own.
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     Ok(config)
 }
 
-/// The reason in a TLS error: ours, where a [`Verifier`] refused.
+/// Converts a TLS error; a rejection by a [`Verifier`] yields its stored reason.
 pub(crate) fn end_of(error: &rustls::Error) -> End {
     match error {
         rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) => inner
@@ -141,34 +145,37 @@ fn unauthenticated(error: &rustls::Error) -> End {
     }
 }
 
-/// What the library's text means to an operator, where that is known better here. By its text,
-/// because QUIC's stack hands on nothing else.
+/// Returns a message for operators that is clearer than the text of the library. Errors are
+/// identified by their text, because quinn-proto reports nothing else.
 pub(crate) fn operator_message(text: &str) -> Option<&'static str> {
     use rustls::PeerIncompatible as Cannot;
     let known = [
         (
             rustls::Error::PeerIncompatible(Cannot::IncorrectCertificateTypeExtension),
-            "it has no raw public key (RFC 7250), only X.509 certificates or none at all",
+            "the peer has no raw public key (RFC 7250), only X.509 certificates or none at all",
         ),
-        (rustls::Error::NoCertificatesPresented, "it showed no key"),
+        (
+            rustls::Error::NoCertificatesPresented,
+            "the peer presented no key",
+        ),
         (
             rustls::Error::NoApplicationProtocol,
-            "it speaks another protocol (ALPN)",
+            "the peer uses another protocol (ALPN)",
         ),
         (
             rustls::Error::PeerIncompatible(Cannot::Tls12NotOfferedOrEnabled),
-            "it does not speak TLS 1.3",
+            "the peer does not support TLS 1.3",
         ),
         (
             rustls::Error::InvalidCertificate(CertificateError::BadEncoding),
-            "its key is no Ed25519 public key",
+            "the key of the peer is not an Ed25519 public key",
         ),
     ];
     let words = known.iter().find(|(error, _)| error.to_string() == text);
     words.map(|(_, words)| *words)
 }
 
-/// Carries an [`End`] through the TLS library.
+/// Transports an [`End`] through the TLS library.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 struct Refusal(End);
@@ -197,7 +204,7 @@ impl PeerPolicy {
 #[derive(Debug)]
 struct Verifier {
     policy: PeerPolicy,
-    /// Set by the first refusal; later ones of a shared configuration leave it as it is.
+    /// Set by the first rejection; later rejections of a shared configuration do not replace it.
     refusal: RefusalCell,
     algorithms: rustls::crypto::WebPkiSupportedAlgorithms,
 }
@@ -233,7 +240,7 @@ impl Verifier {
     }
 }
 
-/// TLS 1.2 is not offered; if it were spoken all the same, nothing it signs is accepted.
+/// TLS 1.2 is not offered. If it were negotiated all the same, no signature would be accepted.
 const NO_TLS12: rustls::Error =
     rustls::Error::PeerIncompatible(rustls::PeerIncompatible::ServerDoesNotSupportTls12Or13);
 

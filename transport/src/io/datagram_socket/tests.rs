@@ -1,4 +1,4 @@
-//! What batches, marks, events and full sockets come to.
+//! Tests of batches, ECN codepoints, events and full sockets.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use mio::{Events, Poll};
 
 use super::*;
 
-/// Two sockets that know each other, the first registered.
+/// Two sockets connected to each other; the first is registered.
 fn pair(poll: &Poll) -> [DatagramSocket; 2] {
     let any = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
     let far = DatagramSocket::listening(any).unwrap();
@@ -15,7 +15,7 @@ fn pair(poll: &Poll) -> [DatagramSocket; 2] {
     [near, far]
 }
 
-fn say(near: &mut DatagramSocket, far: &DatagramSocket, contents: &[u8]) -> SendResult {
+fn transmit(near: &mut DatagramSocket, far: &DatagramSocket, contents: &[u8]) -> SendResult {
     near.send(&quinn_udp::Transmit {
         destination: far.local_addr(),
         ecn: None,
@@ -26,10 +26,10 @@ fn say(near: &mut DatagramSocket, far: &DatagramSocket, contents: &[u8]) -> Send
 }
 
 fn send(near: &mut DatagramSocket, far: &DatagramSocket) -> SendResult {
-    say(near, far, b"question")
+    transmit(near, far, b"question")
 }
 
-/// The lengths of all that has arrived.
+/// The lengths of all datagrams that have arrived.
 fn lens(socket: &mut DatagramSocket) -> Vec<usize> {
     let mut buffer = ReadBuffer::default();
     let datagrams = socket.drain(&mut buffer).into_iter();
@@ -37,7 +37,7 @@ fn lens(socket: &mut DatagramSocket) -> Vec<usize> {
 }
 
 #[test]
-fn marks_arrive_by_each_way_to_send() {
+fn ecn_codepoints_arrive_by_both_send_paths() {
     for host in ["127.0.0.1:0", "[::1]:0"] {
         let mut fars = [(); 2].map(|()| DatagramSocket::listening(host.parse().unwrap()).unwrap());
         let mut near = DatagramSocket::dialing(fars[0].local_addr()).unwrap();
@@ -47,7 +47,7 @@ fn marks_arrive_by_each_way_to_send() {
                 let socket = &mut fars[at];
                 let sent = near.send(&quinn_udp::Transmit {
                     destination: socket.local_addr(),
-                    ecn: ecn,
+                    ecn,
                     contents: b"question",
                     segment_size,
                     src_ip: None,
@@ -63,7 +63,7 @@ fn marks_arrive_by_each_way_to_send() {
     }
 }
 
-/// The events so far.
+/// The number of pending events.
 fn events(poll: &mut Poll) -> usize {
     let mut events = Events::with_capacity(4);
     poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
@@ -71,13 +71,13 @@ fn events(poll: &mut Poll) -> usize {
 }
 
 #[test]
-fn a_send_makes_no_event() {
+fn a_send_causes_no_event() {
     let mut poll = Poll::new().unwrap();
     let [mut near, mut far] = pair(&poll);
     for _ in 0..10 {
         assert_eq!(send(&mut near, &far), SendResult::Sent);
         near.update_interest(poll.registry()).unwrap();
-        // It has left the buffer: it is here.
+        // The datagram has arrived, so it has left the send buffer.
         assert_eq!(lens(&mut far), [8]);
         assert_eq!(events(&mut poll), 0);
     }
@@ -106,7 +106,7 @@ fn datagrams_of_any_length_arrive_whole_and_in_order() {
             .map(|(byte, &len)| vec![byte; len])
             .collect();
         for contents in &sent {
-            assert_eq!(say(&mut near, &far, contents), SendResult::Sent);
+            assert_eq!(transmit(&mut near, &far, contents), SendResult::Sent);
         }
         let arrived = far.drain(&mut buffer);
         let arrived: Vec<_> = arrived.into_iter().map(|(_, bytes)| bytes).collect();
@@ -115,7 +115,7 @@ fn datagrams_of_any_length_arrive_whole_and_in_order() {
 }
 
 #[test]
-fn what_comes_after_all_was_received_makes_an_event() {
+fn datagrams_after_a_complete_receive_cause_an_event() {
     let mut poll = Poll::new().unwrap();
     let [mut near, mut far] = pair(&poll);
     near.deregister(poll.registry()).unwrap();
@@ -139,7 +139,7 @@ fn what_comes_after_all_was_received_makes_an_event() {
 }
 
 #[test]
-fn a_full_socket_makes_an_event_when_there_is_room_also_where_it_has_moved_to() {
+fn a_full_socket_becomes_writable_also_in_another_poll() {
     let (mut poll, mut other) = (Poll::new().unwrap(), Poll::new().unwrap());
     let [mut near, far] = pair(&poll);
     for moves in [false, true] {
@@ -163,7 +163,7 @@ fn a_full_socket_makes_an_event_when_there_is_room_also_where_it_has_moved_to() 
 }
 
 #[test]
-fn a_batch_never_exceeds_what_one_send_takes() {
+fn a_batch_never_exceeds_the_limit_of_one_send() {
     for len in 1..=65_535_usize {
         let segments = segments_max(len, 64);
         assert!((1..=SEGMENTS_MAX).contains(&segments), "{len}");
@@ -175,7 +175,7 @@ fn a_batch_never_exceeds_what_one_send_takes() {
 }
 
 #[test]
-fn a_batch_is_cut_at_its_stride() {
+fn a_batch_is_split_at_its_stride() {
     let meta = DatagramMeta {
         remote: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 1),
         local_ip: None,

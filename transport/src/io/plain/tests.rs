@@ -1,4 +1,4 @@
-//! The two sides against each other, and against forgers.
+//! Both sides against each other and against forged messages.
 
 use super::*;
 
@@ -18,7 +18,7 @@ fn pair(expected: impl Fn(NodeId, NodeId) -> Option<NodeId>, admission: Admissio
     }
 }
 
-/// Hands `bytes` on as a stream would, in the pieces that are asked for.
+/// Delivers `bytes` as a stream would, in pieces of the wanted lengths.
 fn deliver(to: &mut PlainHandshake, bytes: &[u8]) -> Result<Option<NodeId>, End> {
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -53,7 +53,7 @@ fn drive(pair: &mut PlainPair) -> [Result<Option<NodeId>, End>; 2] {
 }
 
 #[test]
-fn both_learn_who_the_other_is() {
+fn both_sides_authenticate_each_other() {
     for expects in [false, true] {
         let mut pair = pair(|_, id| expects.then_some(id), Admission::anyone());
         let [dialer, acceptor] = drive(&mut pair);
@@ -63,7 +63,7 @@ fn both_learn_who_the_other_is() {
 }
 
 #[test]
-fn a_dialer_does_not_prove_itself_to_another_than_it_dialed() {
+fn a_dialer_sends_no_proof_to_another_peer_than_it_dialed() {
     let mut pair = pair(|own, _| Some(own), Admission::anyone());
     let [dialer, acceptor] = drive(&mut pair);
     assert!(matches!(dialer, Err(End::WrongPeer { .. })));
@@ -72,7 +72,7 @@ fn a_dialer_does_not_prove_itself_to_another_than_it_dialed() {
 }
 
 #[test]
-fn a_peer_that_is_not_admitted_is_told_so() {
+fn a_peer_that_is_not_admitted_is_refused_with_a_code() {
     let mut pair = pair(|_, _| None, Admission::new(|_| false));
     let [dialer, acceptor] = drive(&mut pair);
     assert!(matches!(dialer, Err(End::Refused { .. })), "{dialer:?}");
@@ -90,8 +90,8 @@ fn another_version_is_refused_with_a_code() {
     assert!(matches!(told, Err(End::Refused { .. })), "{told:?}");
 }
 
-/// The messages of one good handshake, by sender.
-fn golden(pair: &mut PlainPair) -> [(Role, Vec<u8>); 4] {
+/// The messages of one successful handshake, with their senders.
+fn recorded_handshake(pair: &mut PlainPair) -> [(Role, Vec<u8>); 4] {
     let hello = pair.dialer.take_output();
     deliver(&mut pair.acceptor, &hello).unwrap();
     let accept = pair.acceptor.take_output();
@@ -108,14 +108,14 @@ fn golden(pair: &mut PlainPair) -> [(Role, Vec<u8>); 4] {
 }
 
 #[test]
-fn no_flipped_bit_opens() {
+fn no_message_with_a_flipped_bit_is_accepted() {
     let (ours, theirs) = (Identity::generate().unwrap(), Identity::generate().unwrap());
     let fresh = || PlainPair {
         dialer: PlainHandshake::dialer(ours.clone(), None, [1; NONCE_LEN]),
         acceptor: PlainHandshake::acceptor(theirs.clone(), Admission::anyone(), [2; NONCE_LEN]),
         ids: (ours.node_id(), theirs.node_id()),
     };
-    let messages = golden(&mut fresh());
+    let messages = recorded_handshake(&mut fresh());
     for (at, (sender, message)) in messages.iter().enumerate() {
         for bit in 0..message.len() * 8 {
             let mut pair = fresh();
@@ -131,7 +131,8 @@ fn no_flipped_bit_opens() {
                 };
                 opened = deliver(to, &bytes);
             }
-            // A changed key or nonce in the Hello shows only in the next signatures, which these are not.
+            // A changed key or nonce in the Hello is detected only by the next signatures, which
+            // are absent here.
             let is_hello = at == 0 && bit / 8 > MAGIC.len();
             assert!(
                 opened.is_err() || is_hello,
@@ -142,15 +143,15 @@ fn no_flipped_bit_opens() {
 }
 
 #[test]
-fn nothing_replayed_or_reflected_is_a_proof() {
+fn replayed_and_reflected_signatures_are_rejected() {
     let mut first = pair(|_, _| None, Admission::anyone());
-    let messages = golden(&mut first);
-    // The same proof to an acceptor with another nonce.
+    let messages = recorded_handshake(&mut first);
+    // The same signature, presented to an acceptor with another nonce.
     let theirs = Identity::generate().unwrap();
     let mut acceptor = PlainHandshake::acceptor(theirs, Admission::anyone(), [3; NONCE_LEN]);
     deliver(&mut acceptor, &messages[0].1).unwrap();
     assert!(deliver(&mut acceptor, &messages[2].1).is_err());
-    // A dialer's own signature sent back to it, as that of its own key.
+    // A dialer's own signature, reflected to it as that of its own key.
     let ours = Identity::generate().unwrap();
     let mut dialer = PlainHandshake::dialer(ours.clone(), None, [1; NONCE_LEN]);
     let (key, nonce) = (ours.node_id(), [1; NONCE_LEN]);
@@ -161,7 +162,7 @@ fn nothing_replayed_or_reflected_is_a_proof() {
 }
 
 #[test]
-fn messages_of_any_length_are_refused_without_a_panic() {
+fn messages_of_any_length_are_rejected_without_a_panic() {
     let fresh = |role| {
         let pair = pair(|_, _| None, Admission::anyone());
         match role {

@@ -1,4 +1,4 @@
-//! Where TCP connections begin.
+//! Dials TCP connections.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,14 +19,14 @@ use crate::io::plain::PlainHandshake;
 use crate::io::tls;
 use crate::{DialError, DialTarget, Dialer, End, NodeId, Role, Transport};
 
-/// Dials `tcp://` and `tcp+plain://`.
+/// Dials `tcp://` (TLS 1.3) and `tcp+plain://`.
 #[derive(Debug, Clone)]
 pub struct TcpDialer {
     identity: Identity,
 }
 
 impl TcpDialer {
-    /// A dialer that proves `identity`.
+    /// Creates a dialer that authenticates with `identity`.
     #[must_use]
     pub const fn new(identity: Identity) -> Self {
         Self { identity }
@@ -43,7 +43,8 @@ impl TcpDialer {
 
     fn tls(&self, remote: SocketAddr, peer: Option<NodeId>) -> io::Result<PeerStream> {
         let config = tls::client_config(&self.identity, peer).map_err(io::Error::other)?;
-        // The library wants a name. Keys have none; an IP address is one that is not sent.
+        // The library requires a server name. Raw keys have none; an IP address is not sent to the
+        // peer (RFC 6066, section 3).
         let name = ServerName::IpAddress(remote.ip().into());
         let conn = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
         let socket = SocketStream::new(socket::connecting(remote)?);

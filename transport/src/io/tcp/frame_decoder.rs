@@ -1,4 +1,4 @@
-//! Cuts a byte stream into frames.
+//! Decodes length-prefixed frames from a byte stream.
 
 use std::io::{self, IoSliceMut, Read};
 
@@ -7,50 +7,50 @@ use bytes::{Buf, BytesMut};
 use super::PREFIX_LEN;
 use crate::{End, FRAME_LEN_MAX, FrameSink, ReadBuffer};
 
-/// The least space worth a read; with less left, the worker's buffer is renewed.
+/// The minimum space for a read; with less left in the worker's buffer, a new block is used.
 const READ_LEN_MIN: usize = 32 * 1024;
 
-/// Reads a stream into the worker's buffer and cuts frames out of it, without a copy.
+/// Reads a stream into the worker's buffer and splits frames off it, without a copy.
 ///
-/// Only the beginning of a frame that has not arrived whole is kept here, in memory of exactly the
-/// length of that frame; what follows is read straight behind it. So each byte is copied at most
-/// once, however slowly a frame comes.
+/// The decoder keeps only the received part of an incomplete frame, in memory of exactly the length
+/// of that frame; the next reads append to it directly. Each byte is therefore copied at most once,
+/// however slowly a frame arrives.
 #[derive(Debug, Default)]
 pub(crate) struct FrameDecoder {
     partial: PartialFrame,
 }
 
-/// The beginning of a frame.
+/// The received part of an incomplete frame.
 #[derive(Debug, Default)]
 enum PartialFrame {
-    /// None: the stream is between two frames.
+    /// The stream is at a frame boundary.
     #[default]
     Empty,
-    /// A part of its length.
+    /// A part of the length prefix.
     Prefix { bytes: [u8; PREFIX_LEN], len: usize },
-    /// `have` of its bytes; the length of `frame` is its own.
+    /// The first `have` bytes of a frame; `frame` has the full length of the frame.
     Frame { frame: BytesMut, have: usize },
 }
 
-/// Why [`FrameDecoder::receive`] stopped.
+/// The condition at which [`FrameDecoder::receive`] stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DecodeProgress {
-    /// Nothing more has arrived.
+    /// The stream has no more data at present.
     Blocked,
     /// The budget is used up.
     Budget,
-    /// The stream ended in order, between two frames.
+    /// The stream ended at a frame boundary.
     Finished,
-    /// The stream ended within a frame, or was cut off.
+    /// The stream ended within a frame, or without the close of its security layer.
     CutOff,
 }
 
 impl FrameDecoder {
-    /// Reads at most `budget` bytes (at least one) and puts the frames that are whole into `sink`.
+    /// Reads at most `budget` bytes (at least one) and passes complete frames to `sink`.
     ///
     /// # Errors
-    /// [`End::Misbehaved`] for a length that is not allowed, [`End::Broken`] for an I/O error;
-    /// an [`End`] within an I/O error is taken out of it.
+    /// [`End::Misbehaved`] for an invalid length, [`End::Broken`] for an I/O error. An [`End`]
+    /// wrapped in an I/O error is returned as it is.
     pub(crate) fn receive(
         &mut self,
         stream: &mut impl Read,
@@ -59,7 +59,7 @@ impl FrameDecoder {
         sink: &mut dyn FrameSink,
     ) -> Result<DecodeProgress, End> {
         let mut remaining = budget.max(1);
-        // How many bytes of an unfinished frame lie at the front of the buffer.
+        // The length of the incomplete frame at the front of the buffer.
         let mut filled = self.restore_partial(buffer);
         loop {
             if remaining == 0 {
@@ -69,7 +69,7 @@ impl FrameDecoder {
             if buffer.space(0).len() < filled + READ_LEN_MIN {
                 self.store_partial(buffer, std::mem::take(&mut filled));
                 buffer.space(READ_LEN_MIN);
-                // Cuts the prefix off again if that is all there was.
+                // Restores a partial prefix that was just stored.
                 filled = self.restore_partial(buffer);
             }
             let error = match self.read(stream, buffer, filled, remaining) {
@@ -96,8 +96,8 @@ impl FrameDecoder {
         }
     }
 
-    /// One read of at most `max` bytes: first to the end of the frame that has begun, if there is
-    /// one, then into the buffer behind `filled`.
+    /// Reads at most `max` bytes with one call: first into the remainder of the incomplete frame,
+    /// if there is one, then into the buffer after `filled`.
     fn read(
         &mut self,
         stream: &mut impl Read,
@@ -124,8 +124,8 @@ impl FrameDecoder {
         }
     }
 
-    /// Takes note of `read` bytes more; returns how many at the front of the buffer are no whole
-    /// frame yet.
+    /// Accounts for `read` new bytes. Returns the length of the incomplete frame at the front of
+    /// the buffer.
     fn advance(
         &mut self,
         buffer: &mut ReadBuffer,
@@ -147,7 +147,7 @@ impl FrameDecoder {
         extract_frames(buffer, filled + behind, sink)
     }
 
-    /// Keeps the beginning of a frame that lies in the first `filled` bytes of the buffer.
+    /// Stores the incomplete frame in the first `filled` bytes of the buffer.
     fn store_partial(&mut self, buffer: &mut ReadBuffer, filled: usize) {
         if filled == 0 {
             return;
@@ -156,7 +156,7 @@ impl FrameDecoder {
         let received = &buffer.space(0)[..filled];
         self.partial = match received.split_first_chunk::<PREFIX_LEN>() {
             Some((prefix, received)) => {
-                // The length was checked when the prefix arrived, by `extract_frames`.
+                // `extract_frames` validated the length when the prefix was complete.
                 let len = prefix_value(*prefix);
                 debug_assert!(received.len() < len && len <= FRAME_LEN_MAX);
                 let mut frame = BytesMut::with_capacity(len);
@@ -173,7 +173,7 @@ impl FrameDecoder {
         };
     }
 
-    /// Puts a part of a length back to the front of the buffer; returns how many bytes that are.
+    /// Copies a partial length prefix back to the front of the buffer. Returns its length.
     fn restore_partial(&mut self, buffer: &mut ReadBuffer) -> usize {
         let PartialFrame::Prefix { bytes, len } = self.partial else {
             return 0;
@@ -184,7 +184,7 @@ impl FrameDecoder {
     }
 }
 
-/// Cuts the whole frames out of the first `filled` bytes; returns how many bytes are left there.
+/// Splits the complete frames off the first `filled` bytes. Returns the length of the remainder.
 fn extract_frames(
     buffer: &mut ReadBuffer,
     filled: usize,
@@ -194,10 +194,10 @@ fn extract_frames(
     while let Some(prefix) = buffer.space(0)[..filled].first_chunk::<PREFIX_LEN>() {
         let len = prefix_value(*prefix);
         if len == 0 {
-            return Err(misbehaved("a frame has no bytes"));
+            return Err(misbehaved("an empty frame"));
         }
         if len > FRAME_LEN_MAX {
-            return Err(misbehaved("a frame is too long"));
+            return Err(misbehaved("a frame longer than 64 KiB"));
         }
         if filled < PREFIX_LEN + len {
             break;
@@ -218,7 +218,7 @@ const fn misbehaved(what: &'static str) -> End {
     End::Misbehaved { what }
 }
 
-// A read behind the beginning of a frame may complete it without the buffer being renewed.
+// One read can complete a frame of maximum length that follows a prefix, without a new block.
 const _: () = assert!(ReadBuffer::LEN >= PREFIX_LEN + FRAME_LEN_MAX + READ_LEN_MIN);
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The plain handshake on a socket.
+//! Performs the plain handshake on a socket.
 
 use std::io::{self, Read, Write};
 
@@ -6,7 +6,7 @@ use super::socket_stream::SocketStream;
 use crate::io::plain::{HandshakeStep, PlainHandshake};
 use crate::{End, NodeId};
 
-/// The handshake of one side, and what of it is on the way.
+/// The handshake of one side, with its unsent output and incomplete input.
 #[derive(Debug)]
 pub(super) struct HandshakeIo {
     handshake: PlainHandshake,
@@ -27,9 +27,9 @@ impl HandshakeIo {
         }
     }
 
-    /// Carries the handshake on; says who the peer is once that is proved.
+    /// Advances the handshake; returns the peer once it is authenticated.
     ///
-    /// It reads no further than the handshake goes: what follows are frames.
+    /// It reads no byte beyond the handshake, because frames follow.
     pub(super) fn drive_handshake(
         &mut self,
         socket: &mut SocketStream,
@@ -57,7 +57,7 @@ impl HandshakeIo {
         }
     }
 
-    /// Hands on a message that is whole.
+    /// Handles a complete message.
     fn handle(&mut self, socket: &mut SocketStream) -> Result<(), End> {
         let message = std::mem::take(&mut self.input);
         let step = self.handshake.handle(&message);
@@ -70,14 +70,14 @@ impl HandshakeIo {
                 Ok(())
             }
             Err(end) => {
-                // The refusal; if it does not get through, that changes nothing.
+                // Best effort: if the refusal is not sent, the result is the same.
                 let _ = self.flush(socket);
                 Err(end)
             }
         }
     }
 
-    /// Whether all of the output is written.
+    /// Writes the output. Returns whether all of it is written.
     fn flush(&mut self, socket: &mut SocketStream) -> Result<bool, End> {
         while self.written < self.output.len() {
             match socket.write(&self.output[self.written..]) {

@@ -1,4 +1,4 @@
-//! Lets TCP peers in.
+//! Accepts TCP connections.
 
 use std::io;
 use std::sync::Arc;
@@ -20,24 +20,28 @@ use crate::io::plain::PlainHandshake;
 use crate::io::tls;
 use crate::{Address, ListenError, Listener, Progress, Role, Transport, Turn};
 
-/// What one accept counts in the budget of a turn: about the time in which 4 KiB are moved.
+/// The cost of an accept against the budget of a call: about the time in which 4 KiB are
+/// transferred.
 const ACCEPT_COST: usize = 4 * 1024;
 
-/// How many connections one turn lets in: each is driven at once, which costs a TLS handshake if its
-/// first bytes are there (about 0.3 ms), and the worker's other transports wait for the turn to end.
+/// The maximum number of connections that one call accepts. Each is driven in the same iteration of
+/// the worker's loop and may cost a TLS handshake of about 0.3 ms, while other transports wait.
 const ACCEPTED_PER_TURN: usize = 32;
 
-/// How long a listener waits when the system has no descriptor or memory for another connection.
-/// It has to wait for others to end: there is no event for that, and trying at once would spin.
+/// The pause after the system had no descriptor or memory for a connection. No event reports the
+/// release of a resource, and retrying at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Listens on `tcp://` or `tcp+plain://`.
+///
+/// If the process has no file descriptor or the system no memory for another connection, the
+/// listener pauses for 100 ms. The backlog of the kernel holds up to 1024 connections meanwhile.
 #[derive(Debug)]
 pub struct TcpListener {
     listener: mio::net::TcpListener,
     local: Address,
     security: Security,
-    /// Until when it pauses.
+    /// The end of a pause.
     paused_until: Option<Instant>,
 }
 
@@ -48,8 +52,9 @@ enum Security {
 }
 
 impl TcpListener {
-    /// Listens at `address` (`0.0.0.0` or `[::]` for all, port 0 for any) and lets in whom
-    /// `admission` admits. The scheme decides whether inside TLS.
+    /// Binds `address`: `0.0.0.0` or `[::]` for all interfaces, port 0 for a port chosen by the
+    /// operating system. The scheme selects TLS or plain TCP. Peers are accepted if `admission`
+    /// admits their identity.
     ///
     /// # Errors
     /// [`ListenError`].
@@ -155,9 +160,11 @@ impl Listener for TcpListener {
             };
             match AcceptError::of(&error) {
                 AcceptError::WouldBlock => return Ok(Progress::Idle),
-                AcceptError::Connection => tracing::debug!(%error, "a connection was not let in"),
+                AcceptError::Connection => {
+                    tracing::debug!(%error, local = %self.local, "accept failed")
+                }
                 AcceptError::Exhausted => {
-                    tracing::warn!(%error, "no room for another connection: pausing to accept");
+                    tracing::warn!(%error, local = %self.local, "out of resources: accepting pauses for 100 ms");
                     self.paused_until = Some(turn.now + ACCEPT_PAUSE);
                     return Ok(Progress::Idle);
                 }
@@ -172,23 +179,23 @@ impl Listener for TcpListener {
     }
 }
 
-/// What an error of `accept` is about.
+/// The scope of an error of `accept`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AcceptError {
-    /// Nobody waits.
+    /// No connection is pending.
     WouldBlock,
-    /// The connection that was to be accepted: it is gone, and the next may be well. Linux also
-    /// reports here what the network said about it (accept(2), "Error handling").
+    /// The connection to accept has failed; later ones are not affected. Linux also reports pending
+    /// network errors of the new socket here (accept(2), "Error handling").
     Connection,
-    /// No connection can be accepted until others have ended.
+    /// No connection can be accepted until descriptors or memory are released.
     Exhausted,
-    /// The listener itself.
+    /// The listener is unusable.
     Fatal,
 }
 
 impl AcceptError {
     fn of(error: &io::Error) -> Self {
-        /// Linux's numbers (`errno.h`).
+        /// Error numbers of Linux (`errno.h`).
         const EBADF: i32 = 9;
         const ENOMEM: i32 = 12;
         const EFAULT: i32 = 14;
@@ -211,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_listener_s_own_errors_end_it() {
+    fn only_errors_of_the_listener_itself_are_fatal() {
         for (number, expected) in [
             (11, AcceptError::WouldBlock),
             (4, AcceptError::Connection),

@@ -1,6 +1,6 @@
 //! TCP: `tcp://` with TLS 1.3, and `tcp+plain://` for trusted links.
 //!
-//! Inside TLS, or behind the [plain handshake](super::plain), the stream is frames and nothing else:
+//! Inside TLS, or after the [plain handshake](super::plain), the stream is a sequence of frames:
 //!
 //! ```text
 //! ┌────────────────┬───────┐ ┌────────────────┬───────┐
@@ -8,36 +8,38 @@
 //! └────────────────┴───────┘ └────────────────┴───────┘
 //! ```
 //!
-//! Any other length ends the connection before anything is allocated for it. All flows share the
-//! one stream, so a loss holds up every lane; `quic://` does better on bad networks.
+//! Any other length ends the connection before memory is allocated for it. All frames share one
+//! stream, so a lost packet delays every lane (head-of-line blocking); on lossy networks `quic://`
+//! performs better.
 //!
-//! # The life of one
+//! # States
 //!
 //! ```text
-//!   Connecting ──connected──▶ Proving ──peer known──▶ Open ──close()──▶ Closing
-//!        └──────────────────────┴──────────────────────┴──────────────────┴──▶ Ended
+//!   Connecting ──connected──▶ Handshaking ──authenticated──▶ Open ──close()──▶ Closing
+//!        └─────────────────────────┴───────────────────────────┴─────────────────┴──▶ Ended
 //! ```
 //!
-//! Connecting and proving may take 5 s together. A dialer of `tcp://` is open one round trip before
-//! the acceptor has judged its key (TLS 1.3), so a refusal may end an open transport; the acceptor
-//! yields none of its frames. On `tcp+plain://` a dialer is open only when it was taken.
+//! Connecting and handshaking may take 5 s together. With TLS 1.3 a dialer is open one round trip
+//! before the acceptor has verified its key (RFC 8446, section 2), so a refusal may end an open
+//! transport; the acceptor delivers none of its frames. With `tcp+plain://` a dialer is open only
+//! after the acceptor has accepted it.
 //!
-//! An orderly close writes what was taken, says so (TLS: close_notify), finishes its half of the
-//! stream and waits for the peer's; 5 s after [`close`](crate::Transport::close) it gives up.
-//! A peer that ends between two frames has closed; one that ends within a frame, or without
-//! close_notify, is cut off. A plain stream cannot tell a crashed process from a close: the session
-//! above can, by its own farewell.
+//! An orderly close writes all accepted frames, sends close_notify (TLS), shuts down its half of
+//! the stream and waits for the peer's half. 5 s after [`close`](crate::Transport::close) it ends
+//! without it. A stream that ends at a frame boundary was closed by the peer; one that ends within
+//! a frame, or without close_notify, is broken. On a plain stream the exit of a process looks like
+//! a close; the session distinguishes the two by its own Close frame.
 //!
 //! # Memory
 //!
-//! | what | at most |
+//! | memory | maximum |
 //! |---|---|
-//! | idle, at a frame boundary | nothing (TLS: the library's state, about 10 KiB) |
-//! | the beginning of a frame | that frame |
-//! | taken and not written | 256 KiB (TLS: once more as ciphertext) |
-//! | a stranger's handshake | 16 KiB, at most 5 s |
+//! | idle, at a frame boundary | none (TLS: state of the library, about 10 KiB) |
+//! | an incomplete received frame | its length, at most 64 KiB |
+//! | accepted frames not yet written | 256 KiB (TLS: as much again as ciphertext) |
+//! | handshake of an unauthenticated peer | 16 KiB for at most 5 s |
 //!
-//! What the kernel holds comes on top (`net.ipv4.tcp_wmem`, `tcp_rmem`).
+//! Socket buffers of the kernel are additional (`net.ipv4.tcp_wmem`, `tcp_rmem`).
 
 mod dialer;
 pub(super) mod frame_decoder;
@@ -54,14 +56,14 @@ pub use dialer::TcpDialer;
 pub use listener::TcpListener;
 pub use transport::TcpTransport;
 
-/// The scheme of TLS over TCP.
+/// The scheme of TLS 1.3 over TCP.
 const SCHEME_TLS: &str = "tcp";
 
-/// The scheme of bare TCP.
+/// The scheme of unencrypted TCP.
 const SCHEME_PLAIN: &str = "tcp+plain";
 
-/// The schemes that are served here, for errors.
+/// The supported schemes, for error messages.
 const SCHEMES_KNOWN: &str = "tcp, tcp+plain";
 
-/// The length in front of each frame.
+/// The length of the prefix of each frame, in bytes.
 const PREFIX_LEN: usize = 4;

@@ -8,10 +8,10 @@ use super::socket_stream::SocketStream;
 use super::tls_stream::TlsStream;
 use crate::{End, NodeId};
 
-/// The byte stream to a peer. It begins with a handshake; frames follow.
+/// The byte stream to a peer: a handshake, then frames.
 #[derive(Debug)]
 pub(super) enum PeerStream {
-    /// The socket, and the handshake until it is done.
+    /// The socket, and the handshake until it is complete.
     Plain(SocketStream, Option<Box<HandshakeIo>>),
     Tls(Box<TlsStream>),
 }
@@ -31,7 +31,7 @@ impl PeerStream {
         }
     }
 
-    /// Carries the handshake on; says who the peer is once that is proved.
+    /// Advances the handshake; returns the peer once it is authenticated.
     pub(super) fn drive_handshake(&mut self) -> Result<Option<NodeId>, End> {
         match self {
             Self::Plain(socket, Some(handshake)) => handshake.drive_handshake(socket),
@@ -40,20 +40,20 @@ impl PeerStream {
         }
     }
 
-    /// The handshake is done.
+    /// Frees the state of a completed handshake.
     pub(super) fn drop_handshake(&mut self) {
         if let Self::Plain(_, handshake) = self {
             *handshake = None;
         }
     }
 
-    /// Finishes this half of the stream.
+    /// Shuts down this half of the stream.
     ///
     /// # Errors
-    /// `WouldBlock` until all is sent that goes before.
+    /// `WouldBlock` while earlier data is unsent.
     pub(super) fn finish(&mut self) -> io::Result<()> {
         if let Self::Tls(socket_stream) = self {
-            // More than one call says it only once.
+            // Repeated calls send close_notify only once.
             socket_stream.send_close_notify();
             socket_stream.flush()?;
         }

@@ -1,4 +1,4 @@
-//! A byte stream inside TLS.
+//! The TLS layer of a TCP connection.
 
 use std::io::{self, IoSlice, Read, Write};
 
@@ -8,23 +8,24 @@ use super::socket_stream::SocketStream;
 use crate::io::tls;
 use crate::{End, NodeId, UNAUTHENTICATED_LEN_MAX};
 
-/// The longest record: header, 2^14 bytes of plaintext, and what encryption may add (RFC 8446, 5.2).
+/// The maximum length of a record: header, 2^14 bytes of plaintext, and 256 bytes of expansion (RFC
+/// 8446, section 5.2).
 const RECORD_LEN_MAX: usize = 5 + (1 << 14) + 256;
 
-/// The least memory with which records are read many at a time, see [`TlsStream::read_bulk`].
+/// The minimum buffer length for a bulk read, see [`TlsStream::read_bulk`].
 const BULK_READ_LEN_MIN: usize = 4 * RECORD_LEN_MAX;
 
-/// How much ciphertext the library may hold: what one batch of frames makes.
+/// The maximum length of buffered ciphertext: about that of one batch of frames.
 const CIPHERTEXT_LEN_MAX: usize = 256 * 1024;
 
-/// TLS on a socket. It reads and writes plaintext.
+/// TLS on a socket. Its `Read` and `Write` implementations transfer plaintext.
 #[derive(Debug)]
 pub(super) struct TlsStream {
     socket: SocketStream,
     conn: Connection,
-    /// How many bytes an unknown peer has sent.
+    /// The number of bytes received from the unauthenticated peer.
     unauthenticated_len: usize,
-    /// Why nothing more can be read, once what was good has been read.
+    /// The error that follows the remaining valid data.
     error: Option<rustls::Error>,
 }
 
@@ -47,7 +48,7 @@ impl TlsStream {
         &mut self.socket
     }
 
-    /// Carries the handshake on; says who the peer is once that is proved.
+    /// Advances the handshake; returns the peer once it is authenticated.
     pub(super) fn drive_handshake(&mut self) -> Result<Option<NodeId>, End> {
         loop {
             match self.flush() {
@@ -55,7 +56,7 @@ impl TlsStream {
                     return Err(End::broken(error));
                 }
                 _ if !self.conn.is_handshaking() => return self.peer().map(Some),
-                // If something is unsent, the peer may still say why it does not read it.
+                // If data is unsent, an alert of the peer may explain the reason.
                 Ok(()) | Err(_) => {}
             }
             match self.conn.read_tls(&mut self.socket) {
@@ -66,13 +67,13 @@ impl TlsStream {
                 Err(error) => return Err(End::broken(error)),
             }
             if let Err(error) = self.conn.process_new_packets() {
-                // The alert that tells the peer; if it does not get through, that changes nothing.
+                // Sends the alert, best effort: if it is not sent, the result is the same.
                 let _ = self.flush();
                 return Err(tls::end_of(&error));
             }
             if self.conn.is_handshaking() && self.unauthenticated_len > UNAUTHENTICATED_LEN_MAX {
                 return Err(End::Misbehaved {
-                    what: "too many bytes before it proved who it is",
+                    what: "more than 16 KiB before authentication",
                 });
             }
         }
@@ -82,23 +83,23 @@ impl TlsStream {
         let unauthenticated = |detail: &str| End::Unauthenticated {
             detail: detail.to_owned(),
         };
-        // A client that offers no protocol at all passes the library's own check.
+        // The library accepts a client that offers no ALPN protocol at all.
         if self.conn.alpn_protocol() != Some(tls::ALPN) {
-            return Err(unauthenticated("it speaks another protocol"));
+            return Err(unauthenticated("the peer uses another protocol"));
         }
         tls::peer_of(self.conn.peer_certificates())
-            .ok_or_else(|| unauthenticated("the handshake ended without a key"))
+            .ok_or_else(|| unauthenticated("the handshake yielded no key"))
     }
 
-    /// Announces the end of this half of the stream; a flush sends it.
+    /// Queues close_notify; a flush sends it.
     pub(super) fn send_close_notify(&mut self) {
         self.conn.send_close_notify();
     }
 
-    /// Reads and decrypts many records with one read of the socket. The library alone reads 4 KiB
-    /// at a time. Returns how much plaintext is in the front of `memory`; perhaps none.
+    /// Reads and decrypts many records with one read of the socket; the library alone reads 4 KiB
+    /// at a time. Returns the length of the plaintext at the front of `memory`, which may be 0.
     fn read_bulk(&mut self, memory: &mut [u8]) -> io::Result<usize> {
-        // The front holds all that can come out: of this read, and of a record begun before.
+        // The front has space for the plaintext of this read and of an incomplete earlier record.
         let middle = memory.len().midpoint(RECORD_LEN_MAX);
         let (plaintext, ciphertext) = memory.split_at_mut(middle);
         let read = self.socket.read(ciphertext)?;
@@ -108,7 +109,7 @@ impl TlsStream {
         }
         let mut rest = &ciphertext[..read];
         let mut len = 0;
-        // The library takes nothing more after close_notify, nor is there anything to take.
+        // After close_notify the library accepts no more data.
         while !rest.is_empty() && self.conn.read_tls(&mut rest)? > 0 {
             self.process();
             match self.conn.reader().read(&mut plaintext[len..]) {
@@ -123,7 +124,7 @@ impl TlsStream {
         Ok(len)
     }
 
-    /// Reads at most 4 KiB of the socket into the library.
+    /// Reads at most 4 KiB from the socket into the library.
     fn read_some(&mut self) -> io::Result<()> {
         self.conn.read_tls(&mut self.socket)?;
         self.process();
@@ -142,7 +143,8 @@ impl Read for TlsStream {
         loop {
             match self.conn.reader().read(memory) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // `Ok(0)` is close_notify; the end of the socket without it is `UnexpectedEof`.
+                // `Ok(0)` stands for close_notify; an end of the socket without it is
+                // `UnexpectedEof`.
                 result => return result,
             }
             if let Some(error) = &self.error {
@@ -166,7 +168,7 @@ impl Write for TlsStream {
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        // Nothing is encrypted while there is ciphertext that the socket does not take.
+        // No plaintext is encrypted while the socket accepts no ciphertext.
         self.flush()?;
         let written = self.conn.writer().write_vectored(slices)?;
         match self.flush() {
@@ -175,7 +177,7 @@ impl Write for TlsStream {
         }
     }
 
-    /// Sends all ciphertext.
+    /// Writes all buffered ciphertext.
     fn flush(&mut self) -> io::Result<()> {
         while self.conn.wants_write() {
             match self.conn.write_tls(&mut self.socket) {

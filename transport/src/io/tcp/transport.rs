@@ -1,4 +1,4 @@
-//! One peer by TCP.
+//! The TCP transport.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -15,13 +15,13 @@ use crate::{
     Turn,
 };
 
-/// How long connecting and proving may take together.
+/// The maximum duration of connecting and handshaking together.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 
-/// How long a close may take, until the peer has closed too.
+/// The maximum duration of a close, until the peer has closed its half.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
 
-/// One peer by TCP, inside TLS or plain.
+/// One connection to one peer over TCP, with or without TLS.
 #[derive(Debug)]
 pub struct TcpTransport {
     info: Info,
@@ -29,9 +29,10 @@ pub struct TcpTransport {
     state: TcpState,
     decoder: FrameDecoder,
     write_buffer: WriteBuffer,
-    /// When a handshake or a close has taken too long, or a failed write is to be told at last.
+    /// The deadline of the handshake or the close, or the time of a failed write, which makes
+    /// `recv` report it.
     deadline: Option<Instant>,
-    /// Nothing can be written any more. What the peer sent before may still say why.
+    /// The error of a failed write. Data received earlier may contain the reason.
     write_error: Option<io::Error>,
 }
 
@@ -41,9 +42,9 @@ enum TcpState {
     Handshaking,
     Open,
     Closing {
-        /// This half of the stream is finished.
+        /// This half of the stream is shut down.
         fin_sent: bool,
-        /// The peer's half is.
+        /// The peer's half has ended.
         fin_received: bool,
     },
     Ended(End),
@@ -80,7 +81,7 @@ impl TcpTransport {
         }
     }
 
-    /// Carries a handshake on, if there is one; whether frames may move.
+    /// Advances the handshake. Returns whether frames may be transferred.
     fn drive_handshake(&mut self) -> Result<bool, End> {
         if matches!(self.state, TcpState::Connecting) {
             if !self.is_connected()? {
@@ -118,7 +119,7 @@ impl TcpTransport {
         }
     }
 
-    /// Why it is over by time.
+    /// The end that results from an expired deadline.
     fn expired(&self, now: Instant) -> Option<End> {
         if self.deadline.is_none_or(|deadline| now < deadline) {
             return None;
@@ -129,7 +130,7 @@ impl TcpTransport {
             TcpState::Closing {
                 fin_sent: false, ..
             } => Some(End::TimedOut),
-            // A failed write: `recv` tells it, behind the frames that came before.
+            // A failed write: `recv` reports it after the frames that arrived before.
             TcpState::Open | TcpState::Ended(_) => None,
         }
     }
@@ -152,7 +153,8 @@ impl TcpTransport {
         }
         match (received, &mut self.state) {
             (DecodeProgress::Blocked | DecodeProgress::Budget, _) => Ok(Progress::Idle),
-            // However the peer ends, it has ended after us.
+            // The peer has ended after this side's FIN, so the close is complete however its stream
+            // ended.
             (_, TcpState::Closing { fin_sent: true, .. }) => Err(End::Closed),
             (_, TcpState::Closing { fin_received, .. }) => {
                 *fin_received = true;
@@ -197,7 +199,7 @@ impl TcpTransport {
             Ok(WriteProgress::Done | WriteProgress::Blocked) => Ok(Progress::Idle),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Progress::Idle),
             Err(error) => {
-                // Often the peer has said why before it went; that is still to be read.
+                // The peer has often sent the reason before it closed; it must still be read.
                 self.write_error = Some(error);
                 self.deadline = Some(turn.now);
                 Ok(Progress::Idle)
@@ -215,7 +217,7 @@ impl TcpTransport {
             .send(&mut self.stream, turn.buffer, turn.budget, source)
     }
 
-    /// Writes what was taken before the close, then finishes this half of the stream.
+    /// Writes the frames accepted before the close, then shuts down this half of the stream.
     fn write_remaining(&mut self, budget: usize) -> io::Result<WriteProgress> {
         self.stream.flush()?;
         let mut left = budget;
@@ -231,9 +233,14 @@ impl TcpTransport {
         Ok(sent)
     }
 
-    /// Ends it. Every `Err` of a call goes through here.
+    /// Records the end. Every `Err` of a call passes through here.
     fn finish(&mut self, end: End) -> End {
-        tracing::debug!(peer = ?self.info.peer, %end, "TCP ended");
+        tracing::debug!(
+            peer = self.info.peer.map(tracing::field::display),
+            remote = self.info.remote.as_ref().map(tracing::field::display),
+            %end,
+            "TCP transport ended"
+        );
         self.state = TcpState::Ended(end.clone());
         self.deadline = None;
         end
@@ -294,12 +301,12 @@ impl Transport for TcpTransport {
         self.deadline
     }
 
-    /// Nothing: the calls that follow see that a limit has passed.
+    /// Does nothing: the next `send` or `recv` checks the deadline.
     fn on_timeout(&mut self, _now: Instant) {}
 
     fn close(&mut self, now: Instant) {
         let deadline = match self.state {
-            // Nothing was taken, and the peer is nobody yet.
+            // No frame was accepted, and the peer is not authenticated.
             TcpState::Connecting | TcpState::Handshaking => now,
             TcpState::Open => now + CLOSE_MAX,
             TcpState::Closing { .. } | TcpState::Ended(_) => return,

@@ -1,4 +1,4 @@
-//! Takes frames from a source and writes them to a byte stream.
+//! Pulls frames from a source and writes them to a byte stream.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write};
@@ -8,18 +8,18 @@ use bytes::{Buf, Bytes};
 use super::PREFIX_LEN;
 use crate::{FRAME_LEN_MAX, Frame, FrameHeader, FrameSource, LaneSet, ReadBuffer, SendCapacity};
 
-/// Frames up to this length are copied together; the body of a longer one is written from where it
-/// lies. A copy of 4 KiB costs about as much as one more slice in a write.
+/// Frames up to this length are coalesced by copying; the body of a longer one is written from its
+/// own memory. Copying 4 KiB costs about as much as one more slice in a vectored write.
 const COPIED_FRAME_MAX: usize = 4 * 1024;
 
-/// The memory into which frames are copied together: a part of the worker's buffer.
+/// The memory for coalesced frames, a part of the worker's buffer.
 const COPY_LEN: usize = 64 * 1024;
 
-/// How many bodies one write takes from where they lie.
+/// The maximum number of uncopied bodies in one write.
 const BODIES_MAX: usize = 32;
 
-/// When so much has been taken for one write, no more is: with the last frame at most 256 KiB, so
-/// that what goes next is decided late.
+/// A batch is complete at this length; with its last frame it has at most 256 KiB, so that the
+/// session decides late which frame is next.
 const BATCH_LEN: usize = 192 * 1024;
 
 const CAPACITY: SendCapacity = SendCapacity {
@@ -29,27 +29,27 @@ const CAPACITY: SendCapacity = SendCapacity {
     control_blocked: false,
 };
 
-/// What was taken from the source and the stream has not taken yet; mostly nothing.
+/// Accepted frames that the stream has not taken yet; usually empty.
 #[derive(Debug, Default)]
 pub(super) struct WriteBuffer {
     pending: VecDeque<Bytes>,
-    /// Bodies of the write that is being made, each with the length of what is copied before it.
-    /// Empty between calls; kept for its memory.
+    /// The uncopied bodies of the current batch, each with the end offset of the copied bytes
+    /// before it. Empty between calls; kept for its allocation.
     bodies: Vec<(usize, Bytes)>,
 }
 
-/// Why [`WriteBuffer::send`] stopped.
+/// The condition at which [`WriteBuffer::send`] stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WriteProgress {
-    /// Everything is written.
+    /// All frames are written and the source has no more.
     Done,
-    /// The stream takes no more for now.
+    /// The stream accepts no more data at present.
     Blocked,
     /// The budget is used up.
     Budget,
 }
 
-/// How much a batch has in it, and whether there is more where it came from.
+/// The lengths of a batch, and whether the source has no more frames.
 #[derive(Debug, Clone, Copy)]
 struct WriteBatch {
     copied: usize,
@@ -58,10 +58,10 @@ struct WriteBatch {
 }
 
 impl WriteBuffer {
-    /// Takes frames from `source` and writes them, at most about `budget` bytes.
+    /// Pulls frames from `source` and writes them, about `budget` bytes at most.
     ///
     /// # Errors
-    /// What the stream says; or that the source broke its contract (`InvalidInput`).
+    /// The error of the stream, or `InvalidInput` if the source violated its contract.
     pub(super) fn send(
         &mut self,
         stream: &mut impl Write,
@@ -88,10 +88,10 @@ impl WriteBuffer {
         Ok(WriteProgress::Budget)
     }
 
-    /// Writes what an earlier call could not.
+    /// Writes the bytes that remained from an earlier call.
     ///
     /// # Errors
-    /// What the stream says.
+    /// The error of the stream.
     pub(super) fn write_pending(
         &mut self,
         stream: &mut impl Write,
@@ -122,11 +122,11 @@ impl WriteBuffer {
             skip -= first.len();
             self.pending.pop_front();
         }
-        // A burst must not leave its table behind on an idle connection.
+        // Frees the capacity that a burst left, so that an idle connection holds no memory.
         self.pending.shrink_to(0);
     }
 
-    /// Takes frames until there are enough for one write.
+    /// Pulls frames until there are enough for one write.
     fn collect(
         &mut self,
         memory: &mut [u8],
@@ -150,7 +150,7 @@ impl WriteBuffer {
                 self.bodies.clear();
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidInput,
-                    "the source gave a frame that is empty or too long",
+                    "the source supplied a frame that is empty or too long",
                 ));
             };
             let space = &mut memory[batch.copied..];
@@ -168,7 +168,8 @@ impl WriteBuffer {
         Ok(batch)
     }
 
-    /// Writes a batch; what the stream does not take is held. Returns how much it took.
+    /// Writes a batch and keeps the part that the stream does not accept. Returns the length
+    /// written.
     fn write_batch(
         &mut self,
         stream: &mut impl Write,
@@ -197,7 +198,7 @@ impl WriteBuffer {
         Ok(written)
     }
 
-    /// The parts of a batch in the order in which they go out; some may be empty.
+    /// The slices of a batch in the order of transmission; some may be empty.
     fn parts<'a>(&'a self, copied: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
         let starts = std::iter::once(0).chain(self.bodies.iter().map(|&(end, _)| end));
         let pairs = self.bodies.iter().zip(starts);
@@ -207,8 +208,8 @@ impl WriteBuffer {
             .chain(std::iter::once(&copied[last..]))
     }
 
-    /// Keeps what is left of a batch behind its first `written` bytes. What was copied together is
-    /// copied once more, because the memory is the worker's and far larger than this.
+    /// Keeps the bytes of a batch after the first `written`. Coalesced bytes are copied, because
+    /// the memory belongs to the worker and is far larger.
     fn keep_unwritten(&mut self, memory: &[u8], copied: usize, written: usize) {
         let mut skip = written;
         let mut start = 0;
@@ -230,7 +231,7 @@ impl WriteBuffer {
     }
 }
 
-/// The length that goes before a frame, if it may have that length.
+/// The length prefix of a frame; `None` if the length is invalid.
 fn prefix_of(frame: &Frame) -> Option<[u8; PREFIX_LEN]> {
     let len = frame.len();
     if len == 0 || len > FRAME_LEN_MAX {
@@ -239,10 +240,10 @@ fn prefix_of(frame: &Frame) -> Option<[u8; PREFIX_LEN]> {
     u32::try_from(len).ok().map(u32::to_le_bytes)
 }
 
-/// One write; `None` when the stream takes nothing for now.
+/// Writes once; `None` if the stream accepts nothing at present.
 ///
-/// One slice, all that small frames make, goes by `send`: `writev` looks at the file behind the socket,
-/// which for one of 10,000 has left the caches.
+/// A single slice, the result of small frames, is written by `send(2)`: `writev(2)` accesses the
+/// `file` of the socket, which with 10,000 sockets is no longer in the caches.
 fn write_some(stream: &mut impl Write, slices: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
     loop {
         let written = match slices {
@@ -259,7 +260,7 @@ fn write_some(stream: &mut impl Write, slices: &[IoSlice<'_>]) -> io::Result<Opt
     }
 }
 
-// What is copied before a body fits into the space that a frame to be copied needs.
+// The header of a longer frame fits into the space reserved for a copied one.
 const _: () = assert!(FrameHeader::CAPACITY <= COPIED_FRAME_MAX);
 const _: () = assert!(BATCH_LEN + FRAME_LEN_MAX + PREFIX_LEN <= 256 * 1024 + PREFIX_LEN);
 

@@ -1,4 +1,4 @@
-//! Where UDP connections begin.
+//! Dials UDP connections.
 
 use std::time::Instant;
 
@@ -9,14 +9,14 @@ use crate::io::datagram_socket::DatagramSocket;
 use crate::io::identity::Identity;
 use crate::{DialError, DialTarget, Dialer, End, Transport};
 
-/// Dials `udp://` and `udp+plain://`.
+/// Dials `udp://` (encrypted) and `udp+plain://`.
 #[derive(Debug, Clone)]
 pub struct UdpDialer {
     identity: Identity,
 }
 
 impl UdpDialer {
-    /// A dialer that proves `identity`.
+    /// Creates a dialer that authenticates with `identity`.
     #[must_use]
     pub const fn new(identity: Identity) -> Self {
         Self { identity }

@@ -1,20 +1,21 @@
-//! How two peers prove who they are by datagrams: two pure state machines.
+//! The handshake of the UDP transport: one state machine without I/O for each side.
 //!
 //! ```text
 //!   dialer                                            listener
-//!     │── Hello: nonce, no cookie ────────────────────▶│  keeps nothing
-//!     │◀─ Cookie: of address, nonce and time ──────────│
-//!     │── Hello: nonce, cookie ───────────────────────▶│  makes a transport
+//!     │── Hello: nonce, no cookie ────────────────────▶│  stateless
+//!     │◀─ Cookie: MAC of address, nonce and time ──────│
+//!     │── Hello: nonce, cookie ───────────────────────▶│  creates a transport
 //!     │◀─ Accept: its proof ───────────────────────────│
-//!     │── Prove: its proof ───────────────────────────▶│  admits, or refuses
+//!     │── Prove: its proof ───────────────────────────▶│  admits or refuses the key
 //!     │◀─ Welcome, or Refuse ──────────────────────────│
 //! ```
 //!
-//! The dialer repeats what it said last until it is answered; the acceptor only answers. An answer
-//! to an unproved address is shorter than the question, so that it amplifies nothing.
+//! The dialer retransmits its last message until it receives a response; the acceptor only
+//! responds. The response to an address that is not validated is shorter than the request, so the
+//! listener amplifies nothing (compare RFC 9147, section 5.1).
 //!
-//! The proofs are signatures ([`signed`](super::signed)), or the messages of a Noise handshake, whose
-//! first one takes the place of the nonce ([`noise`](super::noise)).
+//! A proof is a signature ([`signed`](super::signed)) or a message of a Noise handshake
+//! ([`noise`](super::noise)); the first Noise message takes the place of the nonce.
 
 use std::net::SocketAddr;
 
@@ -42,20 +43,20 @@ const PROVE: u8 = 4;
 const WELCOME: u8 = 5;
 const REFUSE: u8 = 6;
 
-/// How long a cookie is good for: this time at the least, twice as long at the most.
+/// The validity of a cookie: at least this time, at most twice as long.
 const COOKIE_SECONDS: u64 = 5;
 
-/// What the frames are to be protected by.
+/// The security of a connection, selected by its scheme.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum UdpSecurity {
-    /// Nothing but a tag that those on the path can see.
+    /// No encryption; each datagram carries a tag that observers on the path can read.
     Plain,
-    /// Encryption.
+    /// Encryption and authentication of each datagram.
     Encrypted,
 }
 
 impl UdpSecurity {
-    /// The first bytes of a Hello: what this is, and its version.
+    /// The first bytes of a Hello: protocol and version.
     const fn magic(self) -> &'static [u8; MAGIC_LEN] {
         match self {
             Self::Plain => b"svdg\x01",
@@ -64,22 +65,22 @@ impl UdpSecurity {
     }
 }
 
-/// What a datagram of the handshake leads to.
+/// The action that a handshake datagram requires.
 #[derive(Debug)]
 pub(super) enum HandshakeAction {
-    /// It is late, repeated or rubbish.
+    /// None: the datagram is late, repeated or invalid.
     Ignore,
-    /// Say [`DialerHandshake::message`] now.
+    /// Send [`DialerHandshake::message`] now.
     Transmit,
-    /// Answer this.
+    /// Send this response.
     Reply(Vec<u8>),
-    /// The peer is known. Answer this, if it is not empty.
+    /// The peer is authenticated. Send the reply, if it is not empty.
     Open { peer: NodeId, reply: Vec<u8> },
-    /// It failed. Answer this, if it is not empty.
+    /// The handshake failed. Send the reply, if it is not empty.
     Failed { end: End, reply: Vec<u8> },
 }
 
-/// The dialer's side.
+/// The dialer's side of the handshake.
 #[derive(Debug)]
 pub(super) struct DialerHandshake {
     security: UdpSecurity,
@@ -103,7 +104,7 @@ enum DialState {
         peer: NodeId,
         tag: ConnectionTag,
         message: Vec<u8>,
-        /// Until it is open.
+        /// `Some` until the transport opens and takes it.
         protection: Option<PacketProtection>,
     },
 }
@@ -135,7 +136,7 @@ impl DialerHandshake {
         }
     }
 
-    /// What to say now, and again until it is answered.
+    /// The message to send now and to retransmit until there is a response.
     pub(super) fn message(&self) -> Vec<u8> {
         match &self.state {
             DialState::AwaitAccept { cookie } => {
@@ -145,7 +146,8 @@ impl DialerHandshake {
         }
     }
 
-    /// What covers the connection, and the peer that may already have opened it.
+    /// The packet protection and the identity of the peer, which may have opened the connection
+    /// already.
     pub(super) const fn protection_mut(&mut self) -> Option<(&mut PacketProtection, NodeId)> {
         match &mut self.state {
             DialState::AwaitWelcome {
@@ -157,7 +159,7 @@ impl DialerHandshake {
         }
     }
 
-    /// What covers the connection from now on: it is open.
+    /// Returns the packet protection when the transport opens.
     pub(super) const fn take_protection(&mut self) -> Option<PacketProtection> {
         match &mut self.state {
             DialState::AwaitWelcome { protection, .. } => protection.take(),
@@ -207,7 +209,8 @@ impl DialerHandshake {
             DialProof::Signed(proof) => proof.check(accept),
             DialProof::Noise(proof) => proof.check(accept),
         };
-        // Not the end if there is none: it may be a forgery that was faster than the peer.
+        // An invalid proof does not end the handshake: it may be a forgery that arrived before the
+        // genuine one.
         let Some(found) = found else {
             return HandshakeAction::Ignore;
         };
@@ -235,7 +238,7 @@ impl DialerHandshake {
     }
 }
 
-/// The acceptor's side.
+/// The acceptor's side of the handshake.
 #[derive(Debug)]
 pub(super) struct AcceptorHandshake {
     security: UdpSecurity,
@@ -251,7 +254,7 @@ enum AcceptProof {
     Noise(NoiseAccept),
 }
 
-/// What a listener proves itself with.
+/// The key with which a listener authenticates.
 #[derive(Debug)]
 pub(super) enum ListenerKey {
     Plain(Identity),
@@ -275,7 +278,7 @@ impl ListenerKey {
 }
 
 impl AcceptorHandshake {
-    /// For the dialer of a Hello that the [`HelloValidator`] took.
+    /// Creates the side for a dialer whose Hello the [`HelloValidator`] accepted.
     pub(super) fn new(
         key: &ListenerKey,
         admission: Admission,
@@ -298,7 +301,7 @@ impl AcceptorHandshake {
         })
     }
 
-    /// The answer to the Hello.
+    /// The response to the Hello.
     pub(super) fn message(&self) -> Vec<u8> {
         let proof = match &self.proof {
             AcceptProof::Signed(proof) => &proof.message,
@@ -307,7 +310,7 @@ impl AcceptorHandshake {
         [&[ACCEPT], &proof[..]].concat()
     }
 
-    /// What covers the connection from now on: it is open.
+    /// Returns the packet protection when the transport opens.
     pub(super) const fn take_protection(&mut self) -> Option<PacketProtection> {
         self.protection.take()
     }
@@ -348,21 +351,21 @@ impl AcceptorHandshake {
     }
 }
 
-/// The listener's side, which keeps nothing about anyone.
+/// The stateless validation of the source addresses of Hellos.
 #[derive(Debug)]
 pub(super) struct HelloValidator {
     security: UdpSecurity,
     key: hmac::Key,
 }
 
-/// What a listener does about a stranger's datagram.
+/// The response of a listener to a datagram of an unknown peer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum HelloVerdict {
-    /// It is no Hello.
+    /// The datagram is not a Hello.
     Ignore,
-    /// Answer this; keep nothing.
+    /// Send this cookie and keep no state.
     SendCookie(Vec<u8>),
-    /// The stranger is where it says it is: go on with [`AcceptorHandshake`].
+    /// The source address is validated: continue with an [`AcceptorHandshake`].
     Accept(HandshakeNonce),
 }
 
@@ -372,7 +375,7 @@ impl HelloValidator {
         Ok(Self { security, key })
     }
 
-    /// `seconds` of the listener's own clock.
+    /// Validates a datagram. `seconds` is the time since the listener was created.
     pub(super) fn check_hello(
         &self,
         from: SocketAddr,
@@ -410,14 +413,14 @@ fn parse_hello(security: UdpSecurity, rest: &[u8]) -> Option<(HandshakeNonce, Co
     Some((*nonce, rest.try_into().ok()?))
 }
 
-/// The first bytes of a digest, of which there are 32.
+/// The first `N` bytes of a 32-byte digest.
 pub(super) fn first_bytes<const N: usize>(digest: &[u8]) -> [u8; N] {
     digest.first_chunk::<N>().copied().unwrap_or([0; N])
 }
 
 const _: () = assert!(COOKIE_LEN <= 32 && super::packet_protection::TAG_LEN <= 32);
 
-// An answer to an address that is not proved must not be longer than the question.
+// A response to an address that is not validated must not be longer than the request.
 const _: () = assert!(1 + NONCE_LEN + COOKIE_LEN <= 1 + MAGIC_LEN + NONCE_LEN + COOKIE_LEN);
 
 #[cfg(test)]

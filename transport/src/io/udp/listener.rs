@@ -1,4 +1,4 @@
-//! Lets UDP peers in.
+//! Accepts UDP connections.
 
 use std::collections::HashMap;
 use std::io;
@@ -18,23 +18,27 @@ use crate::io::handshake_slots::{HandshakeSlots, SlotLease};
 use crate::io::identity::{Admission, Identity};
 use crate::{Address, ListenError, Listener, Progress, Transport, Turn};
 
-/// So many handshakes at once, and no more; each has proved its address.
+/// The maximum number of concurrent handshakes; the address of each is validated.
 const HANDSHAKES_MAX: usize = 1024;
 
-/// So many connections of one listener. Each needs a descriptor.
+/// The maximum number of connections of one listener. Each uses a file descriptor.
 const CONNECTIONS_MAX: usize = 1 << 18;
 
-/// How many connections one turn lets in: each costs two signatures, about 0.1 ms.
+/// The maximum number of connections that one call accepts: each costs two signatures, about 0.1
+/// ms.
 const ACCEPTED_PER_TURN: usize = 32;
 
 /// Listens on `udp://` or `udp+plain://`.
+///
+/// It keeps no state for an address that is not validated, and accepts at most 1024 concurrent
+/// handshakes and 2^18 connections.
 #[derive(Debug)]
 pub struct UdpListener {
     socket: DatagramSocket,
     key: ListenerKey,
     admission: Admission,
     hello_validator: HelloValidator,
-    /// The zero of the greeter's clock.
+    /// The zero point of the cookie timestamps.
     started: Instant,
     senders: HashMap<SocketAddr, (u32, ForwardSender)>,
     addresses: HashMap<u32, SocketAddr>,
@@ -44,11 +48,11 @@ pub struct UdpListener {
 }
 
 impl UdpListener {
-    /// Listens at `address` (`0.0.0.0` or `[::]` for all, port 0 for any) and lets in whom
-    /// `admission` admits.
+    /// Binds `address`: `0.0.0.0` or `[::]` for all interfaces, port 0 for a port chosen by the
+    /// operating system. Peers are accepted if `admission` admits their identity.
     ///
-    /// Transports outlive their listener and keep its address: until they have gone, nobody else
-    /// can bind it.
+    /// Accepted transports outlive the listener and keep its address bound: no other listener can
+    /// bind it until they are dropped.
     ///
     /// # Errors
     /// [`ListenError`].
@@ -66,7 +70,7 @@ impl UdpListener {
         let socket = address.as_socket().ok_or_else(|| ListenError::BadPlace {
             address: address.clone(),
         })?;
-        let handshake_done = DatagramSocket::listening(socket)
+        let opened = DatagramSocket::listening(socket)
             .and_then(|socket| {
                 let hello_validator = HelloValidator::new(security)?;
                 let key = ListenerKey::new(security, identity)?;
@@ -76,7 +80,7 @@ impl UdpListener {
                 address: address.clone(),
                 error,
             });
-        let (socket, hello_validator, key, poll_handles) = handshake_done?;
+        let (socket, hello_validator, key, poll_handles) = opened?;
         Ok(Self {
             socket,
             key,
@@ -91,7 +95,7 @@ impl UdpListener {
         })
     }
 
-    /// Forgets the transports that have gone.
+    /// Removes the entries of dropped transports.
     fn remove_released(&mut self) {
         for slot in self.slots.take_released() {
             if let Some(remote) = self.addresses.remove(&slot) {
@@ -100,7 +104,7 @@ impl UdpListener {
         }
     }
 
-    /// Brings a datagram to its owner, or greets a stranger.
+    /// Forwards a datagram to its transport, or handles it as a Hello.
     fn dispatch(
         &mut self,
         turn: &mut Turn<'_>,
@@ -109,7 +113,7 @@ impl UdpListener {
         accepted: &mut Vec<Box<dyn Transport>>,
     ) {
         if let Some((_, sender)) = self.senders.get(&meta.remote) {
-            // If the mailbox is full, the datagram is lost, as any may be.
+            // If the queue is full, the datagram is lost like any other.
             sender.push(meta, datagram);
             return;
         }
@@ -120,7 +124,7 @@ impl UdpListener {
         {
             HelloVerdict::Ignore => {}
             HelloVerdict::SendCookie(reply) => {
-                // If it is lost, the stranger asks again.
+                // If the cookie is lost, the dialer retransmits its Hello.
                 self.socket.send(&quinn_udp::Transmit {
                     destination: meta.remote,
                     ecn: None,
@@ -136,7 +140,7 @@ impl UdpListener {
                     return;
                 }
                 if let Err(error) = self.accept_connection(turn, meta, nonce, accepted) {
-                    tracing::debug!(%error, "a connection was not let in");
+                    tracing::debug!(%error, remote = %meta.remote, "connection not accepted");
                 }
             }
         }
@@ -212,10 +216,10 @@ impl Listener for UdpListener {
                         return Ok(Progress::Idle);
                     }
                 }
-                // An unconnected socket reports hardly any, and each is about one datagram.
+                // An unconnected socket reports few errors, and each concerns one datagram.
                 Err(error) => {
                     remaining = remaining.saturating_sub(1);
-                    tracing::debug!(%error, "the listening socket reports an error");
+                    tracing::debug!(%error, local = %self.socket.local_addr(), "listening socket reported an error");
                 }
             }
         }

@@ -1,18 +1,20 @@
-//! UDP: a frame a datagram. Frames may be lost, repeated and reordered; the session above repairs that.
+//! UDP: one frame per datagram. Frames may be lost, duplicated and reordered; the session recovers
+//! them.
 //!
-//! `udp://` is authenticated and encrypted by a Noise handshake and AES-256-GCM. `udp+plain://` is for
-//! trusted links: nothing is encrypted, identities are proved once by signatures, and after that
-//! nothing is authenticated but by a tag that those on the path can see. See [`handshake`] for how the
-//! peers prove who they are, and [`protection`] for what lies around a frame; at most 1,200 bytes go in a
-//! datagram, which any path carries (RFC 9000, section 14).
+//! `udp://` is authenticated and encrypted by a Noise handshake and AES-256-GCM. `udp+plain://` is
+//! for trusted links: identities are authenticated once by signatures, nothing is encrypted, and
+//! each datagram carries only a tag that observers on the path can read. [`handshake`] describes
+//! the authentication, [`packet_protection`] the format of datagrams. A datagram has at most 1,200
+//! bytes, which every path of QUIC carries (RFC 9000, section 14).
 //!
 //! ```text
 //! kind of a frame:  16 = control, 17 = datagram, 18 = close, 32 + n = lane n
 //! ```
 //!
-//! Sockets are as in [`quic`](super::quic): each transport owns one that is connected to its peer,
-//! and the listener forwards what arrived before that. But a datagram has no connection id, so a
-//! peer whose address changes is lost; it has to dial again.
+//! Sockets are used as in [`quic`](super::quic): each transport owns a socket connected to its
+//! peer, and the listener forwards datagrams that arrived before the connect. A datagram carries no
+//! connection id, so a connection does not survive a change of the peer's address; the peer must
+//! dial again.
 
 mod dialer;
 mod handshake;
@@ -35,7 +37,7 @@ const ENCRYPTED_SCHEME: &str = "udp";
 const PLAIN_SCHEME: &str = "udp+plain";
 const SCHEMES: &str = "udp, udp+plain";
 
-/// The longest datagram.
+/// The maximum length of a datagram, in bytes.
 const DATAGRAM_LEN_MAX: usize = 1200;
 
 impl UdpSecurity {
@@ -54,7 +56,7 @@ impl UdpSecurity {
         }
     }
 
-    /// The longest frame.
+    /// The maximum length of a frame, in bytes.
     const fn frame_max(self) -> usize {
         DATAGRAM_LEN_MAX
             - match self {
@@ -64,7 +66,7 @@ impl UdpSecurity {
     }
 }
 
-/// Feeds all who read datagrams before anybody has proved anything.
+/// Feeds a datagram to every decoder of unauthenticated input.
 #[cfg(feature = "fuzzing")]
 pub(super) fn fuzz_handshake(identity: &super::Identity, datagram: &[u8]) {
     use handshake::{AcceptorHandshake, DialerHandshake, HelloValidator, ListenerKey};
@@ -76,7 +78,7 @@ pub(super) fn fuzz_handshake(identity: &super::Identity, datagram: &[u8]) {
         if let (Ok(hello_validator), Ok(mut dialing), Ok(key)) = (hello_validator, dialing, key) {
             drop(hello_validator.check_hello(from, 0, datagram));
             drop(dialing.handle(datagram));
-            // The base point of X25519: a valid first message.
+            // The base point of X25519, which is a valid first message.
             let mut nonce = [0; 32];
             nonce[0] = 9;
             if let Ok(mut accepting) =

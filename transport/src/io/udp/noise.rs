@@ -1,8 +1,9 @@
-//! Proofs that give keys: `Noise_XX_25519_ChaChaPoly_SHA256`.
+//! Authentication with key agreement: `Noise_XX_25519_ChaChaPoly_SHA256`.
 //!
-//! A node is its Ed25519 key, and Noise wants X25519 keys: each side makes one, signs it, and sends
-//! key and signature in the encrypted payload of its handshake message, as libp2p does. Noise proves
-//! that the peer has the X25519 key, the signature that it is the node's.
+//! A node is identified by an Ed25519 key, and Noise uses X25519 keys. Each side therefore creates
+//! an X25519 key, signs it, and sends node key and signature in the encrypted payload of its
+//! handshake message, as libp2p does. Noise proves that the peer holds the X25519 key; the
+//! signature proves that this key belongs to the node.
 //!
 //! ```text
 //!   Hello    -> e
@@ -25,12 +26,12 @@ const PATTERN: &str = "Noise_XX_25519_ChaChaPoly_SHA256";
 const PROLOGUE: &[u8] = b"selvedge/1 udp";
 const LABEL: &[u8] = b"selvedge/1 udp noise key";
 
-/// The longest handshake message: two keys, a payload, their authentication.
+/// The maximum length of a handshake message: two keys, a payload and their authentication tags.
 const MESSAGE_LEN_MAX: usize = 256;
 
 const PAYLOAD_LEN: usize = KEY_LEN + SIGNATURE_LEN;
 
-/// An X25519 key, and the node's word for it. Cheap to clone.
+/// An X25519 key pair and the node's signature of it. Cloning copies a pointer.
 #[derive(Clone)]
 pub(super) struct NoiseKey(Arc<(Vec<u8>, Vec<u8>)>);
 
@@ -75,7 +76,7 @@ fn write(state: &mut HandshakeState, payload: &[u8]) -> Option<Vec<u8>> {
     Some(message)
 }
 
-/// Reads the next message: the node that vouches for the key behind it.
+/// Reads the next message. Returns the node that signed the X25519 key.
 fn read(state: &mut HandshakeState, message: &[u8]) -> Option<NodeId> {
     let mut payload = [0; MESSAGE_LEN_MAX];
     if message.len() > MESSAGE_LEN_MAX {
@@ -91,7 +92,7 @@ fn read(state: &mut HandshakeState, message: &[u8]) -> Option<NodeId> {
     verify(&node, &signed, signature).then_some(node)
 }
 
-/// The secrets of dialer and acceptor, and the tag that only they know.
+/// Returns the traffic secrets of dialer and acceptor, and a tag that only both sides can derive.
 fn split(state: &mut HandshakeState) -> (TrafficSecret, TrafficSecret, ConnectionTag) {
     let (dialer, acceptor) = state.dangerously_get_raw_split();
     (dialer, acceptor, derive(&acceptor, b"welcome"))
@@ -114,16 +115,16 @@ impl NoiseDial {
         Ok(Self {
             state,
             key,
-            hello: hello.ok_or_else(|| io::Error::other("a first message of other length"))?,
+            hello: hello.ok_or_else(|| io::Error::other("unexpected length of a Noise message"))?,
         })
     }
 
-    /// Who proves itself with this Accept.
+    /// Verifies an Accept. Returns the authenticated peer.
     pub(super) fn check(&mut self, accept: &[u8]) -> Option<NodeId> {
         read(&mut self.state, accept)
     }
 
-    /// The own proof, the tag of the Welcome, and what covers the connection.
+    /// Returns the proof of this side, the tag of the Welcome, and the packet protection.
     pub(super) fn prove(&mut self) -> Option<(Vec<u8>, ConnectionTag, PacketProtection)> {
         let message = write(&mut self.state, &self.key.0.1)?;
         let (dialer, acceptor, tag) = split(&mut self.state);
@@ -147,11 +148,12 @@ impl NoiseAccept {
         let message = write(&mut state, &key.0.1);
         Ok(Self {
             state,
-            message: message.ok_or_else(|| io::Error::other("an answer that is too long"))?,
+            message: message.ok_or_else(|| io::Error::other("a Noise message is too long"))?,
         })
     }
 
-    /// Who proves itself with this, and what covers the connection.
+    /// Verifies a proof. Returns the authenticated peer, the tag of the Welcome, and the packet
+    /// protection.
     pub(super) fn check(
         &mut self,
         proof: &[u8],

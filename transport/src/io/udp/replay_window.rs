@@ -1,21 +1,21 @@
-//! Which counters have been seen, so that no datagram counts twice (RFC 6479).
+//! Anti-replay protection: each counter is accepted once (RFC 6479).
 
-/// How far back is remembered, in datagrams: more than any window in flight reorders.
+/// The length of the window, in datagrams: more than a path reorders.
 const BITS: u64 = 8192;
 const WORDS: usize = (BITS / 64) as usize;
 
-/// A window over the counters of one direction.
+/// A sliding window over the counters of one direction.
 ///
 /// ```text
-///        too old            remembered            next
+///        too old              window               next
 ///  ─────────────────┼────────────────────────────┼─────▶ counter
-///    never taken    │ taken once each            │ new
+///    never accepted │   accepted once each       │ new
 /// ```
 #[derive(Debug)]
 pub(super) struct ReplayWindow {
-    /// One more than the highest counter seen.
+    /// The highest accepted counter plus one.
     next: u64,
-    /// A ring: the bit of a counter is at the counter modulo the length.
+    /// A ring of bits; the index of a counter is the counter modulo the length of the ring.
     seen: [u64; WORDS],
 }
 
@@ -34,7 +34,7 @@ const fn bit_position(counter: u64) -> (usize, u64) {
 }
 
 impl ReplayWindow {
-    /// Whether a datagram with that counter has not been seen, as far as is remembered.
+    /// Whether a counter is within or above the window and was not accepted before.
     pub(super) const fn is_new(&self, counter: u64) -> bool {
         if counter >= self.next {
             return counter < u64::MAX;
@@ -43,10 +43,10 @@ impl ReplayWindow {
         self.next - counter <= BITS - 64 && self.seen[word] & bit == 0
     }
 
-    /// It has been seen, and was authentic.
+    /// Marks the counter of an authentic datagram as accepted.
     pub(super) fn mark(&mut self, counter: u64) {
         if counter >= self.next {
-            // Words that come into the window hold bits of a turn ago.
+            // Clears the words that enter the window; they hold bits of an earlier round.
             let (from, to) = (self.next.div_ceil(64), counter / 64);
             let fresh = (to + 1).saturating_sub(from).min(WORDS as u64);
             for word in (to + 1 - fresh)..=to {
@@ -68,7 +68,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn each_counter_is_taken_once_as_a_full_memory_would(
+        fn each_counter_is_accepted_once_as_in_a_model_with_full_history(
             steps in prop::collection::vec((-300_i64..300, 0..40_u64), 1..400),
         ) {
             let (mut replay_window, mut seen, mut at) = (ReplayWindow::default(), HashSet::new(), 20_000_i64);
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_in_order_is_all_new_and_none_of_it_twice() {
+    fn counters_in_order_are_accepted_once() {
         let mut replay_window = ReplayWindow::default();
         for counter in 0..3 * BITS {
             assert!(replay_window.is_new(counter), "{counter}");

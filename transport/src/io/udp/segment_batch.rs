@@ -1,10 +1,11 @@
-//! Datagrams put together for one send with segmentation offload.
+//! Batches of datagrams for one send with segmentation offload (GSO).
 
 use crate::Frame;
 
 use super::packet_protection::PacketProtection;
 
-/// Equally long datagrams, of which the last may be shorter: what the kernel can cut apart again.
+/// Datagrams of equal length, of which the last may be shorter: the form that the kernel can
+/// segment.
 #[derive(Debug, Default)]
 pub(super) struct SegmentBatch {
     bytes: Vec<u8>,
@@ -22,7 +23,7 @@ impl SegmentBatch {
         &self.bytes
     }
 
-    /// The length at which it is cut; `None` for one datagram.
+    /// The segment length; `None` for a single datagram.
     pub(super) const fn segment(&self) -> Option<usize> {
         if self.count > 1 {
             Some(self.segment)
@@ -31,7 +32,8 @@ impl SegmentBatch {
         }
     }
 
-    /// Whether a frame can join; `segments_max` tells how many datagrams of a length may.
+    /// Whether a frame fits into the batch. `segments_max` returns the limit for datagrams of a
+    /// given length.
     pub(super) fn fits(
         &self,
         protection: &PacketProtection,
@@ -44,7 +46,7 @@ impl SegmentBatch {
                 && self.count < segments_max(self.segment))
     }
 
-    /// Adds a frame that fits.
+    /// Appends a frame for which [`fits`](Self::fits) returned `true`.
     pub(super) fn push(&mut self, kind: u8, protection: &mut PacketProtection, frame: &Frame) {
         let len = protection.overhead() + frame.len();
         if self.count == 0 {
@@ -80,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn only_equal_datagrams_and_one_shorter_share_a_send() {
+    fn a_batch_has_equal_datagrams_and_at_most_one_shorter_at_its_end() {
         let mut protection = PacketProtection::Tagged([0; 8]);
         let mut batch = SegmentBatch::default();
         let three = |_| 3;

@@ -1,4 +1,5 @@
-//! Proofs without encryption: both sign both nonces, so that nothing replayed is a proof.
+//! Authentication without encryption. Each side signs both nonces, so a replayed signature is
+//! invalid.
 
 use ring::digest;
 
@@ -7,7 +8,8 @@ use super::packet_protection::{ConnectionTag, PacketProtection};
 use crate::NodeId;
 use crate::io::identity::{Identity, random, verify};
 
-/// What the two signatures are about, so that neither stands for the other, nor for anything else.
+/// The contexts of the two signatures. They prevent the use of one as the other or in another
+/// protocol.
 const ACCEPT_LABEL: &[u8] = b"selvedge/1 udp+plain accept";
 const PROVE_LABEL: &[u8] = b"selvedge/1 udp+plain prove";
 
@@ -16,7 +18,7 @@ const PROVE_LABEL: &[u8] = b"selvedge/1 udp+plain prove";
 pub(super) struct SignedDial {
     identity: Identity,
     pub(super) nonce: HandshakeNonce,
-    /// Once the peer has proved itself.
+    /// `Some` once the peer is authenticated.
     peer: Option<(NodeId, HandshakeNonce)>,
 }
 
@@ -29,7 +31,7 @@ impl SignedDial {
         })
     }
 
-    /// Who proves itself with this Accept.
+    /// Verifies an Accept. Returns the authenticated peer.
     pub(super) fn check(&mut self, accept: &[u8]) -> Option<NodeId> {
         let (nonce, rest) = accept.split_first_chunk::<NONCE_LEN>()?;
         let (key, signature) = rest.split_first_chunk::<KEY_LEN>()?;
@@ -42,7 +44,7 @@ impl SignedDial {
         Some(found)
     }
 
-    /// The own proof, the tag of the Welcome, and what covers the connection.
+    /// Returns the proof of this side, the tag of the Welcome, and the packet protection.
     pub(super) fn prove(&self) -> Option<(Vec<u8>, ConnectionTag, PacketProtection)> {
         let (peer, nonce) = &self.peer?;
         let own = self.identity.node_id();
@@ -84,7 +86,8 @@ impl SignedAccept {
         })
     }
 
-    /// Who proves itself with this, and what covers the connection.
+    /// Verifies a proof. Returns the authenticated peer, the tag of the Welcome, and the packet
+    /// protection.
     pub(super) fn check(&self, proof: &[u8]) -> Option<(NodeId, ConnectionTag, PacketProtection)> {
         let (key, signature) = proof.split_first_chunk::<KEY_LEN>()?;
         let peer = NodeId::new(*key);

@@ -1,4 +1,4 @@
-//! One peer by UDP.
+//! The UDP transport.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,20 +23,20 @@ const DATAGRAM: u8 = 17;
 const CLOSE: u8 = 18;
 const LANE_0: u8 = 32;
 
-/// How long a handshake may take.
+/// The maximum duration of a handshake.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 
-/// How long the dialer waits for an answer before it repeats itself; doubled each time.
+/// The delay before the first retransmission of a handshake message; it doubles each time.
 const RETRANSMIT_AFTER: Duration = Duration::from_millis(250);
 
-/// So long without a datagram is the end. A session's heartbeats (1 s) keep a living peer alive,
-/// and notice a dead one first (3 s).
+/// The maximum time without a datagram from the peer. The heartbeats of a session (1 s) keep a live
+/// connection open and detect a dead peer earlier (3 s).
 const IDLE_MAX: Duration = Duration::from_secs(10);
 
-/// How many errors in a row a socket may report before its turn is over.
+/// The maximum number of consecutive socket errors in one call.
 const SOCKET_ERRORS_IN_A_ROW: usize = 16;
 
-/// One peer by UDP: a connected socket, and what covers its frames.
+/// One connection to one peer over UDP: a connected socket and its packet protection.
 #[derive(Debug)]
 pub struct UdpTransport {
     info: Info,
@@ -45,15 +45,15 @@ pub struct UdpTransport {
     remote: SocketAddr,
     forward_queue: Option<(ForwardQueue, SlotLease)>,
     handshake: UdpHandshake,
-    /// Once it is open.
+    /// `Some` once the transport is open.
     protection: Option<PacketProtection>,
-    /// The handshake's message is to be said in the next send.
+    /// The handshake message must be sent in the next call of `send`.
     handshake_due: bool,
-    /// When it is to be said again, and how long after that.
+    /// The time of the next retransmission of the handshake message, and the interval after it.
     retransmit: Option<(Instant, Duration)>,
-    /// When the handshake, or silence, has taken too long.
+    /// The deadline of the handshake; after it, the end of the idle timeout.
     deadline: Instant,
-    /// What the socket did not take, or has not been offered yet.
+    /// Datagrams that the socket has not accepted.
     batch: SegmentBatch,
     /// A frame that did not fit into the batch.
     pending_frame: Option<Frame>,
@@ -65,7 +65,8 @@ enum UdpHandshake {
     DialerHandshake(DialerHandshake),
     AcceptorHandshake {
         state: AcceptorHandshake,
-        /// The proof that opened it, and the Welcome that answers it, which may get lost.
+        /// The proof that opened the connection and the Welcome that answers it, kept because the
+        /// Welcome may be lost.
         proof: Option<(Vec<u8>, Vec<u8>)>,
     },
 }
@@ -137,7 +138,7 @@ impl UdpTransport {
         }
     }
 
-    /// Sends one datagram, which may be lost as any other.
+    /// Sends one datagram, best effort.
     fn send_datagram(&mut self, contents: &[u8]) -> SendResult {
         self.transmit(contents, None)
     }
@@ -152,7 +153,7 @@ impl UdpTransport {
         })
     }
 
-    /// Says what the handshake has to say.
+    /// Sends the pending handshake message.
     fn send_handshake(&mut self) -> Result<(), End> {
         if !std::mem::take(&mut self.handshake_due) {
             return Ok(());
@@ -181,7 +182,7 @@ impl UdpTransport {
         self.deadline = now + IDLE_MAX;
     }
 
-    /// Reads the socket and the mailbox, at most about `budget` bytes.
+    /// Reads the socket and the forwarded datagrams, about `turn.budget` bytes at most.
     fn receive(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Progress, End> {
         let mut left = turn.budget;
         while let Some((forward_queue, _)) = &self.forward_queue
@@ -207,7 +208,7 @@ impl UdpTransport {
                     return Err(self.refused(error));
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "the socket reports an error");
+                    tracing::debug!(%error, remote = %self.remote, "socket reported an error");
                     errors += 1;
                     if errors == SOCKET_ERRORS_IN_A_ROW {
                         return Ok(Progress::More);
@@ -218,7 +219,7 @@ impl UdpTransport {
         Ok(Progress::More)
     }
 
-    /// The peer's host says that nobody listens there.
+    /// The end that results from an ICMP port-unreachable report.
     fn refused(&self, error: io::Error) -> End {
         match self.phase {
             Phase::Handshaking => End::unreachable(error),
@@ -255,10 +256,11 @@ impl UdpTransport {
         Ok(())
     }
 
-    /// What is in a datagram behind the handshake, if it belongs to this connection.
+    /// Returns kind and frame of a datagram of this connection; `None` if it is invalid or the
+    /// handshake is incomplete.
     fn unwrap(&mut self, now: Instant, datagram: BytesMut) -> Option<(u8, BytesMut)> {
         match (&mut self.handshake, self.phase) {
-            // The peer would not send it if it had not opened: the Welcome was lost or is late.
+            // The peer sends frames only when it is open, so the Welcome was lost or delayed.
             (UdpHandshake::DialerHandshake(state), Phase::Handshaking) => {
                 let (protection, peer) = state.protection_mut()?;
                 let unwrapped = protection.unwrap(datagram)?;
@@ -278,7 +280,8 @@ impl UdpTransport {
             }
             UdpHandshake::DialerHandshake(_) => return Ok(()),
             UdpHandshake::AcceptorHandshake { proof, state } => match proof {
-                // Once open, only the repeated proof is answered, which costs no signature check.
+                // An open acceptor answers only the repeated proof, which it compares without
+                // verifying a signature.
                 Some((known, welcome)) if known == datagram => {
                     HandshakeAction::Reply(welcome.clone())
                 }
@@ -321,7 +324,7 @@ impl UdpTransport {
         self.open(now, peer);
     }
 
-    /// Fills the batch from `source`; `false` when there is nothing more for now.
+    /// Fills the batch from `source`. Returns `false` if the source has no more frames.
     fn fill(&mut self, source: &mut dyn FrameSource) -> bool {
         let frame_max = self.info.frame_max;
         let capacity = SendCapacity {
@@ -343,8 +346,8 @@ impl UdpTransport {
                 return false;
             };
             if frame.len() > frame_max {
-                debug_assert!(false, "the source was told the longest frame");
-                tracing::debug!(len = frame.len(), "a frame that is too long is lost");
+                debug_assert!(false, "the source received the maximum length");
+                tracing::debug!(len = frame.len(), frame_max, remote = %self.remote, "frame dropped: longer than a datagram");
                 continue;
             }
             if !self
@@ -363,7 +366,7 @@ impl UdpTransport {
         }
     }
 
-    /// Sends the batch, unless the socket is full.
+    /// Sends the batch. It remains if the socket buffer is full.
     fn flush(&mut self) -> Result<SendResult, End> {
         if self.batch.is_empty() {
             return Ok(SendResult::Sent);
@@ -407,7 +410,7 @@ impl UdpTransport {
                 return Ok(Progress::Idle);
             }
             if !has_more {
-                // What an idle transport holds: nothing.
+                // Frees the batch: an idle transport holds no memory.
                 self.batch = SegmentBatch::default();
                 return Ok(Progress::Idle);
             }
@@ -428,7 +431,8 @@ impl UdpTransport {
                 return Ok(Progress::Idle);
             }
         }
-        // Best effort: if it is lost, the peer hears from our host that nobody listens any more.
+        // Best effort: if the datagram is lost, a later one of the peer causes an ICMP
+        // port-unreachable report.
         let mut message = Vec::new();
         if let Some(protection) = &mut self.protection {
             protection.protect(CLOSE, [&[], &[]], &mut message);
@@ -440,13 +444,21 @@ impl UdpTransport {
     }
 
     fn finish(&mut self, end: End) -> End {
-        tracing::debug!(peer = ?self.info.peer, %end, errors = ?self.socket.errors, "UDP ended");
+        tracing::debug!(
+            peer = self.info.peer.map(tracing::field::display),
+            remote = %self.remote,
+            %end,
+            sends_blocked = self.socket.errors.blocked,
+            refusals = self.socket.errors.refused,
+            socket_errors = self.socket.errors.other,
+            "UDP transport ended"
+        );
         self.phase = Phase::Ended;
         self.end = Some(end.clone());
         end
     }
 
-    /// The end, if it has come without being told yet, or was told before.
+    /// Returns the end, whether it was reported before or not.
     fn ended(&mut self) -> Result<(), End> {
         match self.end.clone() {
             Some(end) if self.phase == Phase::Ended => Err(end),

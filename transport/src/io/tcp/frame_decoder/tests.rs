@@ -1,16 +1,16 @@
-//! Against streams that come in any pieces, and against lengths that are not allowed.
+//! Streams that arrive in arbitrary chunks, and invalid lengths.
 
 use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
 
-/// Gives a stream in pieces of the given lengths; a length of 0 blocks once.
+/// Returns a stream in chunks of the given lengths; a length of 0 blocks once.
 struct ChunkedStream<'a> {
     bytes: &'a [u8],
     lens: Vec<usize>,
     at: usize,
-    /// How it ends: in order, or blocked for good.
+    /// Whether the stream ends after its bytes; otherwise it blocks.
     finishes: bool,
 }
 
@@ -51,7 +51,7 @@ fn stream(frames: &[Vec<u8>]) -> Vec<u8> {
     bytes
 }
 
-/// Splits `bytes`, which come in pieces of `lens`, with `budget` at each call.
+/// Decodes `bytes`, which arrive in chunks of `lens`, with `budget` in each call.
 fn split(bytes: &[u8], lens: &[usize], budget: usize) -> (Vec<Bytes>, Result<DecodeProgress, End>) {
     let mut pieces = ChunkedStream {
         bytes,
@@ -62,7 +62,7 @@ fn split(bytes: &[u8], lens: &[usize], budget: usize) -> (Vec<Bytes>, Result<Dec
     let (mut decoder, mut frames) = (FrameDecoder::default(), Vec::new());
     let mut buffer = ReadBuffer::default();
     loop {
-        // Another transport of the worker uses the buffer in between.
+        // Another transport of the worker uses the buffer between two calls.
         buffer.space(1)[..1].fill(0xff);
         match decoder.receive(&mut pieces, &mut buffer, budget, &mut frames) {
             Ok(DecodeProgress::Blocked | DecodeProgress::Budget) => {}
@@ -75,7 +75,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn frames_come_out_whole_however_the_stream_is_cut(
+    fn frames_are_decoded_from_arbitrary_chunks(
         frames in prop::collection::vec(prop_oneof![
             8 => prop::collection::vec(any::<u8>(), 1..64),
             1 => prop::collection::vec(any::<u8>(), 60_000..=FRAME_LEN_MAX),
@@ -91,7 +91,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_end_without_a_panic(
+    fn arbitrary_bytes_cause_no_panic(
         bytes in prop::collection::vec(any::<u8>(), 0..2000),
         lens in prop::collection::vec(1..600_usize, 1..5),
     ) {
@@ -113,7 +113,7 @@ fn f7_each_byte_may_come_alone_and_all_may_come_together() {
 }
 
 #[test]
-fn a_stream_may_end_between_frames_only() {
+fn only_an_end_at_a_frame_boundary_is_orderly() {
     let frames = [vec![1; 5], vec![2; 40]];
     let bytes = stream(&frames);
     for len in 0..=bytes.len() {
@@ -182,7 +182,7 @@ fn between_frames_nothing_is_kept_and_within_one_no_more_than_it() {
 }
 
 #[test]
-fn an_end_inside_an_io_error_is_the_end() {
+fn an_end_wrapped_in_an_io_error_is_returned() {
     struct FailingStream;
     impl Read for FailingStream {
         fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {

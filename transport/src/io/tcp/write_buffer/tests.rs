@@ -1,4 +1,4 @@
-//! Against a stream that takes as little as it likes.
+//! Writes to a stream that accepts arbitrary lengths.
 
 use std::cell::Cell;
 
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::FrameOrder;
 
-/// Takes at most so many bytes at each write, and blocks where it is told to.
+/// Accepts at most the given number of bytes in each write; a limit of 0 blocks once.
 struct LimitedWriter {
     written: Vec<u8>,
     limits: Vec<usize>,
@@ -77,7 +77,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn what_is_written_is_what_was_taken(
+    fn the_stream_receives_exactly_the_pulled_frames(
         lens in prop::collection::vec((1..24_usize, prop_oneof![
             0..64_usize, 4000..4200_usize, 0..65_000_usize, Just(FRAME_LEN_MAX - 23),
         ]), 1..80),
@@ -108,7 +108,7 @@ proptest! {
 }
 
 #[test]
-fn a_frame_that_breaks_the_contract_is_an_error() {
+fn an_empty_or_too_long_frame_is_an_error() {
     for (header, body) in [(0, 0), (1, FRAME_LEN_MAX), (23, FRAME_LEN_MAX)] {
         let mut source = FrameList {
             frames: vec![frame(1, 5000, 1), frame(header, body, 1)].into_iter(),

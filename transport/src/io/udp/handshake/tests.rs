@@ -1,4 +1,4 @@
-//! The two sides against each other, and against forgers.
+//! Both sides against each other and against forged messages.
 
 use super::*;
 
@@ -27,13 +27,13 @@ fn pair(
     let HelloVerdict::SendCookie(cookie) =
         hello_validator.check_hello(FROM.parse().unwrap(), 0, &dialing.message())
     else {
-        panic!("a first Hello is asked for a cookie");
+        panic!("the first Hello is answered by a cookie");
     };
     assert!(cookie.len() <= dialing.message().len());
     assert!(matches!(dialing.handle(&cookie), HandshakeAction::Transmit));
     let greeting = hello_validator.check_hello(FROM.parse().unwrap(), 1, &dialing.message());
     let HelloVerdict::Accept(nonce) = greeting else {
-        panic!("a Hello with its cookie is taken");
+        panic!("a Hello with a valid cookie is accepted");
     };
     HandshakePair {
         dialing,
@@ -44,8 +44,8 @@ fn pair(
     }
 }
 
-/// Sends a frame from one side to the other.
-fn hand_over(from: &mut PacketProtection, to: &mut PacketProtection) {
+/// Protects a frame on one side and unprotects it on the other.
+fn transfer_frame(from: &mut PacketProtection, to: &mut PacketProtection) {
     let mut datagram = Vec::new();
     from.protect(16, [b"fra", b"me"], &mut datagram);
     let (kind, frame) = to.unwrap(datagram[..].into()).unwrap();
@@ -53,7 +53,7 @@ fn hand_over(from: &mut PacketProtection, to: &mut PacketProtection) {
 }
 
 #[test]
-fn both_learn_who_the_other_is_and_understand_each_other() {
+fn both_sides_authenticate_and_exchange_frames() {
     for security in BOTH {
         let mut pair = pair(security, Some, Admission::anyone());
         let hello = pair.dialing.message();
@@ -69,14 +69,14 @@ fn both_learn_who_the_other_is_and_understand_each_other() {
         assert_eq!(peer, pair.ids.0);
         assert_eq!(pair.dialing.protection_mut().unwrap().1, pair.ids.1);
         let HandshakeAction::Open { peer, .. } = pair.dialing.handle(&reply) else {
-            panic!("a Welcome opens");
+            panic!("a Welcome opens the connection");
         };
         assert_eq!(peer, pair.ids.1);
         let mut ours = pair.dialing.take_protection().unwrap();
         let mut theirs = pair.accepting.take_protection().unwrap();
-        hand_over(&mut ours, &mut theirs);
-        hand_over(&mut theirs, &mut ours);
-        // What is repeated is answered as before, or ignored.
+        transfer_frame(&mut ours, &mut theirs);
+        transfer_frame(&mut theirs, &mut ours);
+        // Repeated messages are answered as before or ignored.
         assert!(matches!(
             pair.accepting.handle(&hello),
             HandshakeAction::Reply(_)
@@ -89,7 +89,7 @@ fn both_learn_who_the_other_is_and_understand_each_other() {
 }
 
 #[test]
-fn the_two_protections_do_not_take_each_other_for_their_own() {
+fn encrypted_and_plain_dialers_and_listeners_ignore_each_other() {
     for (ours, theirs) in [(BOTH[0], BOTH[1]), (BOTH[1], BOTH[0])] {
         let hello = pair(ours, Some, Admission::anyone()).dialing.message();
         let hello_validator = HelloValidator::new(theirs).unwrap();
@@ -99,13 +99,13 @@ fn the_two_protections_do_not_take_each_other_for_their_own() {
 }
 
 #[test]
-fn the_wrong_peer_and_the_unadmitted_are_refused() {
+fn unexpected_and_unadmitted_keys_are_refused() {
     for security in BOTH {
         let other = Identity::generate().unwrap().node_id();
         let mut wrong = pair(security, |_| Some(other), Admission::anyone());
         let HandshakeAction::Failed { end, .. } = wrong.dialing.handle(&wrong.accepting.message())
         else {
-            panic!("another key fails");
+            panic!("an unexpected key fails");
         };
         assert!(matches!(end, End::WrongPeer { found, .. } if found == wrong.ids.1));
 
@@ -128,7 +128,7 @@ fn the_wrong_peer_and_the_unadmitted_are_refused() {
 }
 
 #[test]
-fn nothing_altered_or_cut_has_an_effect() {
+fn modified_and_truncated_messages_have_no_effect() {
     for security in BOTH {
         let mut pair = pair(security, Some, Admission::anyone());
         let accept = pair.accepting.message();
@@ -173,7 +173,7 @@ fn nothing_altered_or_cut_has_an_effect() {
 }
 
 #[test]
-fn a_proof_is_good_for_one_connection() {
+fn a_proof_is_valid_for_one_connection() {
     for security in BOTH {
         let mut pair = pair(security, Some, Admission::anyone());
         pair.dialing.handle(&pair.accepting.message());
@@ -186,7 +186,7 @@ fn a_proof_is_good_for_one_connection() {
 }
 
 #[test]
-fn a_cookie_is_good_for_its_address_and_time() {
+fn a_cookie_is_valid_for_its_address_and_period() {
     for security in BOTH {
         let pair = pair(security, Some, Admission::anyone());
         let hello = pair.dialing.message();

@@ -1,4 +1,4 @@
-//! The command `zipper`: routes data, and runs what writes, handles and reads it.
+//! The command `zipper`: routes messages, and runs sources, functions and sinks.
 
 #![forbid(unsafe_code)]
 
@@ -10,5 +10,5 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    cli::main(cli::Args::parse())
+    cli::main(cli::Cli::parse())
 }

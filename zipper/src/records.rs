@@ -1,15 +1,15 @@
-//! Messages in a byte stream: one a line, or each with its length before it.
+//! Framing of messages in a byte stream: one message per line, or a length before each message.
 
 use std::io::{self, BufRead, Read, Write};
 
 use bytes::Bytes;
 
-/// How messages are told apart.
+/// How messages are delimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
-    /// A message is a line, without its end (`\n` or `\r\n`).
+    /// A message is a line without its terminator (`\n` or `\r\n`).
     Lines,
-    /// A message is its length (4 bytes, big-endian) and then its bytes.
+    /// A message follows its length (4 bytes, big-endian).
     LengthPrefixed,
 }
 
@@ -17,40 +17,40 @@ pub enum Framing {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordError {
-    /// The operating system refused.
+    /// The operating system failed to read.
     #[error("cannot read: {0}")]
     Io(#[from] io::Error),
-    /// The input's fault: it was cut, or is not made of records.
-    #[error("the input ends within a record: {got} of {wanted} bytes are there")]
+    /// The input is truncated, or has another framing.
+    #[error("the input ends within a record: only {got} of {wanted} bytes are there")]
     Truncated {
-        /// What is there of it.
+        /// Number of bytes that are there.
         got: usize,
-        /// How long it should be.
+        /// Length of the record.
         wanted: usize,
     },
-    /// The input's fault, or it has another framing.
+    /// A message is too long, or the input has another framing.
     #[error(
-        "a message of {len} bytes or more is longer than the {max} that are allowed: \
-         is this the right format?"
+        "a message of {len} bytes or more exceeds the maximum of {max} bytes; the input may have \
+         another framing"
     )]
     TooLong {
-        /// How long it says it is, or how much of it was read.
+        /// The declared length, or the number of bytes read.
         len: usize,
-        /// The most that is allowed.
+        /// Maximum length.
         max: usize,
     },
 }
 
-/// Reads messages.
+/// Reads framed messages from an input.
 #[derive(Debug)]
-pub struct Reader<R> {
+pub struct RecordReader<R> {
     input: R,
     framing: Framing,
     len_max: usize,
 }
 
-impl<R: BufRead> Reader<R> {
-    /// Reads messages of at most `len_max` bytes.
+impl<R: BufRead> RecordReader<R> {
+    /// Creates a reader for messages of at most `len_max` bytes.
     pub const fn new(input: R, framing: Framing, len_max: usize) -> Self {
         Self {
             input,
@@ -59,7 +59,7 @@ impl<R: BufRead> Reader<R> {
         }
     }
 
-    /// The next message; none at the end of the input.
+    /// Reads the next message. Returns `None` at the end of the input.
     ///
     /// # Errors
     /// [`RecordError`].
@@ -72,7 +72,7 @@ impl<R: BufRead> Reader<R> {
 
     fn read_line(&mut self) -> Result<Option<Bytes>, RecordError> {
         let (mut line, max) = (Vec::new(), self.len_max);
-        // Room for the end of the line too: a line without end costs no more memory than this.
+        // The limit includes the terminator, and bounds the memory for a line without one.
         let limit = max as u64 + 2;
         let read = self
             .input
@@ -98,14 +98,14 @@ impl<R: BufRead> Reader<R> {
     }
 
     fn read_record(&mut self) -> Result<Option<Bytes>, RecordError> {
-        let head = self.read_up_to(4)?;
-        let Ok(head) = <[u8; 4]>::try_from(head.as_slice()) else {
-            return match head.len() {
+        let prefix = self.read_up_to(4)?;
+        let Ok(prefix) = <[u8; 4]>::try_from(prefix.as_slice()) else {
+            return match prefix.len() {
                 0 => Ok(None),
                 got => Err(RecordError::Truncated { got, wanted: 4 }),
             };
         };
-        let (len, max) = (u32::from_be_bytes(head) as usize, self.len_max);
+        let (len, max) = (u32::from_be_bytes(prefix) as usize, self.len_max);
         if len > max {
             return Err(RecordError::TooLong { len, max });
         }
@@ -119,7 +119,7 @@ impl<R: BufRead> Reader<R> {
         Ok(Some(body.into()))
     }
 
-    /// Grows with what is there, not with what a length promises.
+    /// Allocates for the bytes that arrive, not for a declared length.
     fn read_up_to(&mut self, len: usize) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.input
@@ -130,10 +130,10 @@ impl<R: BufRead> Reader<R> {
     }
 }
 
-/// Writes a message.
+/// Writes a framed message.
 ///
 /// # Errors
-/// What the operating system says.
+/// The error of the operating system.
 pub fn write(output: &mut impl Write, framing: Framing, message: &[u8]) -> io::Result<()> {
     match framing {
         Framing::Lines => {
@@ -153,18 +153,18 @@ mod tests {
     use super::*;
 
     fn all(input: &[u8], framing: Framing) -> Result<Vec<Bytes>, RecordError> {
-        let mut reader = Reader::new(input, framing, 8);
+        let mut reader = RecordReader::new(input, framing, 8);
         std::iter::from_fn(|| reader.read().transpose()).collect()
     }
 
     #[test]
-    fn lines_end_as_on_unix_or_windows_or_with_the_input() {
+    fn lines_end_with_a_unix_or_windows_terminator_or_with_the_input() {
         let lines = all(b"a\n\nb\r\nlast", Framing::Lines).unwrap();
         assert_eq!(lines, ["a", "", "b", "last"]);
     }
 
     #[test]
-    fn records_read_back_as_they_were_written() {
+    fn written_records_are_read_back_unchanged() {
         let mut bytes = Vec::new();
         for message in ["", "one", "two\n"] {
             write(&mut bytes, Framing::LengthPrefixed, message.as_bytes()).unwrap();
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_refused_before_it_is_read() {
+    fn a_message_that_is_too_long_is_refused_before_it_is_read() {
         let error = all(b"\xff\xff\xff\xff", Framing::LengthPrefixed).unwrap_err();
         assert!(matches!(error, RecordError::TooLong { max: 8, .. }));
         let error = all(b"123456789\n", Framing::Lines).unwrap_err();

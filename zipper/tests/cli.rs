@@ -1,14 +1,14 @@
-//! The program, as a person or a script meets it: what it says, and how it exits.
+//! The program as a user or a script runs it: output, errors and exit codes.
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A folder of its own, removed at the end.
-struct Folder(PathBuf);
+/// A temporary folder, removed when it is dropped.
+struct TempFolder(PathBuf);
 
-impl Folder {
+impl TempFolder {
     fn new() -> Self {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -25,24 +25,24 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for TempFolder {
     fn drop(&mut self) {
         let _left_behind = std::fs::remove_dir_all(&self.0);
     }
 }
 
-fn zipper() -> Command {
+fn zipper_command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_zipper"));
     command.stdin(Stdio::null());
     command
 }
 
 fn run(args: &[&str]) -> Output {
-    zipper().args(args).output().expect("it starts")
+    zipper_command().args(args).output().expect("it starts")
 }
 
 fn run_with(args: &[&str], input: &[u8]) -> Output {
-    let mut child = zipper()
+    let mut child = zipper_command()
         .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -50,32 +50,32 @@ fn run_with(args: &[&str], input: &[u8]) -> Output {
         .spawn()
         .expect("it starts");
     let mut stdin = child.stdin.take().expect("it is piped");
-    // A program that does not want it may be gone.
-    let _gone = stdin.write_all(input);
+    // The program may end without reading its input.
+    let _unread = stdin.write_all(input);
     drop(stdin);
     child.wait_with_output().expect("it ends")
 }
 
-/// Asserts an exit code, and that stderr says something.
-fn fails(output: &Output, code: i32, says: &str) {
+/// Asserts an exit code, and that stderr contains a text.
+fn assert_fails(output: &Output, code: i32, expected: &str) {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{stderr}");
-    assert!(stderr.contains(says), "{stderr}");
+    assert!(stderr.contains(expected), "{stderr}");
     assert!(!stderr.contains("panicked"), "{stderr}");
 }
 
-/// A zipper that is killed at the end.
-struct Serving {
+/// A zipper process, killed when it is dropped.
+struct ZipperProcess {
     child: Child,
     address: String,
 }
 
-impl Serving {
+impl ZipperProcess {
     fn start(settings: &[&str]) -> Self {
-        Self::of(zipper().arg("serve"), settings)
+        Self::spawn(zipper_command().arg("serve"), settings)
     }
 
-    fn of(command: &mut Command, settings: &[&str]) -> Self {
+    fn spawn(command: &mut Command, settings: &[&str]) -> Self {
         command.args(["--log", "error", "--set", "listen=['tcp://127.0.0.1:0']"]);
         for setting in settings {
             command.args(["--set", setting]);
@@ -83,7 +83,7 @@ impl Serving {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
         let mut stdout = std::io::BufReader::new(child.stdout.take().expect("it is piped"));
         let mut line = String::new();
-        std::io::BufRead::read_line(&mut stdout, &mut line).expect("it says where it listens");
+        std::io::BufRead::read_line(&mut stdout, &mut line).expect("it prints where it listens");
         let address = line.split("listens on ").nth(1).expect("an address");
         Self {
             address: address.trim().to_owned(),
@@ -92,9 +92,9 @@ impl Serving {
     }
 }
 
-impl Drop for Serving {
+impl Drop for ZipperProcess {
     fn drop(&mut self) {
-        let _already_gone = self.child.kill();
+        let _already_ended = self.child.kill();
         let _reaped = self.child.wait();
     }
 }
@@ -107,24 +107,24 @@ fn guest(name: &str) -> String {
 }
 
 #[test]
-fn a_configuration_with_a_typo_is_refused_with_line_key_and_what_was_meant() {
-    let folder = Folder::new();
+fn a_typo_in_the_configuration_is_reported_with_line_key_and_suggestion() {
+    let folder = TempFolder::new();
     let config = folder.file("zipper.yaml", b"name: edge\nlimits:\n  cleints: 3\n");
     let expected = "zipper.yaml:3:3: unknown key `cleints`; did you mean `clients`?";
     for args in [&["serve", "-t", "-c"][..], &["serve", "-c"]] {
-        fails(&run(&[args, &[&config]].concat()), 2, expected);
+        assert_fails(&run(&[args, &[&config]].concat()), 2, expected);
     }
-    fails(
+    assert_fails(
         &run(&["serve", "-c", "/nowhere/zipper.yaml"]),
         2,
         "cannot be read",
     );
-    fails(
+    assert_fails(
         &run(&["serve", "--set", "limits.workers=0"]),
         2,
         "--set limits.workers",
     );
-    fails(
+    assert_fails(
         &run(&["serve", "--set", "listen=['gopher://127.0.0.1:70']"]),
         3,
         "this build has transports for",
@@ -132,16 +132,16 @@ fn a_configuration_with_a_typo_is_refused_with_line_key_and_what_was_meant() {
 }
 
 #[test]
-fn a_zipper_takes_as_many_descriptors_as_it_may() {
+fn a_zipper_raises_its_descriptor_limit_to_the_hard_limit() {
     let serve = format!(
         "ulimit -S -n 64; exec {} serve",
         env!("CARGO_BIN_EXE_zipper")
     );
-    let serving = Serving::of(
+    let zipper = ZipperProcess::spawn(
         Command::new("sh").args(["-c", &format!("{serve} \"$@\""), "sh"]),
         &[],
     );
-    let limits = format!("/proc/{}/limits", serving.child.id());
+    let limits = format!("/proc/{}/limits", zipper.child.id());
     let limits = std::fs::read_to_string(limits).expect("Linux");
     let line = limits.lines().find(|it| it.starts_with("Max open files"));
     let mut words = line.expect("it is one of them").split_whitespace().skip(3);
@@ -150,68 +150,68 @@ fn a_zipper_takes_as_many_descriptors_as_it_may() {
 
 #[test]
 fn a_port_in_use_is_named() {
-    let serving = Serving::start(&[]);
-    let listen = format!("listen=['{}']", serving.address);
-    fails(&run(&["serve", "--set", &listen]), 3, &serving.address);
+    let zipper = ZipperProcess::start(&[]);
+    let listen = format!("listen=['{}']", zipper.address);
+    assert_fails(&run(&["serve", "--set", &listen]), 3, &zipper.address);
 }
 
 #[test]
 fn a_neighbour_or_zipper_with_another_key_than_expected_is_named() {
-    let serving = Serving::start(&[]);
-    let (at, key) = (serving.address.as_str(), "ab".repeat(32));
+    let zipper = ZipperProcess::start(&[]);
+    let (at, key) = (zipper.address.as_str(), "ab".repeat(32));
     let mesh = format!("mesh={{other: {{node: {key}, addresses: ['{at}']}}}}");
-    let serve = zipper()
+    let serve = zipper_command()
         .args(["serve", "--set", "listen=['tcp://127.0.0.1:0']"])
         .args(["--set", &mesh])
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .expect("it starts");
-    let says = format!("cannot be reached; it is dialed again peer={key} address={at}");
-    until_said(&mut Reaped(serve).0, &says);
+    let expected = format!("cannot be reached; it is dialed again peer={key} address={at}");
+    wait_for_log(&mut KillOnDrop(serve).0, &expected);
     let source = ["source", "-z", at, "--tag", "0x10", "--node", &key];
     let output = run(&[&source[..], &["--timeout", "1"]].concat());
-    fails(&output, 3, &format!("nobody with the key {key}"));
-    fails(&output, 3, &says);
+    assert_fails(&output, 3, &format!("nobody with the key {key}"));
+    assert_fails(&output, 3, &expected);
 }
 
 #[test]
 fn a_zipper_is_not_its_own_neighbour() {
-    let folder = Folder::new();
+    let folder = TempFolder::new();
     let file = folder.0.join("node.key").display().to_string();
     let key = String::from_utf8(run(&["keygen", &file]).stdout).expect("text");
     let config = format!("identity: {file}\nmesh: {{me: {{node: {}}}}}\n", key.trim());
     let config = folder.file("zipper.yaml", config.as_bytes());
-    let says = "`me` has the key of this zipper itself";
-    fails(&run(&["serve", "-t", "-c", &config]), 2, says);
+    let expected = "`me` has the key of this zipper itself";
+    assert_fails(&run(&["serve", "-t", "-c", &config]), 2, expected);
 }
 
 #[test]
-fn who_is_not_let_in_learns_why() {
-    let serving = Serving::start(&["auth={type: token, token: right}"]);
+fn a_refused_client_reports_the_reason() {
+    let zipper = ZipperProcess::start(&["auth={type: token, token: right}"]);
     let source = |token: &[&str]| {
         let args = [
-            &["source", "-z", &serving.address, "--tag", "0x10"][..],
+            &["source", "-z", &zipper.address, "--tag", "0x10"][..],
             token,
         ]
         .concat();
         run_with(&args, b"hello\n")
     };
-    fails(&source(&[]), 4, "asks for a token");
-    fails(&source(&["--token", "wrong"]), 4, "the token is wrong");
-    let let_in = source(&["--token", "right"]);
-    assert!(let_in.status.success(), "{let_in:?}");
+    assert_fails(&source(&[]), 4, "asks for a token");
+    assert_fails(&source(&["--token", "wrong"]), 4, "the token is wrong");
+    let accepted = source(&["--token", "right"]);
+    assert!(accepted.status.success(), "{accepted:?}");
 }
 
 #[test]
-fn a_zipper_of_shorter_messages_lets_in_who_has_its_limit() {
-    let serving = Serving::start(&["limits.message_max_bytes=65536"]);
-    let at = serving.address.as_str();
+fn a_client_needs_the_message_limit_of_its_zipper() {
+    let zipper = ZipperProcess::start(&["limits.message_max_bytes=65536"]);
+    let at = zipper.address.as_str();
     let source = ["source", "-z", at, "--tag", "0x10"];
-    fails(&run_with(&source, b"x\n"), 3, "shorter messages");
+    assert_fails(&run_with(&source, b"x\n"), 3, "shorter messages");
     let limit = ["--message-max", "65536"];
     let sink = ["sink", "-z", at, "--observe", "0x10", "--count", "1"];
-    let sink = zipper()
+    let sink = zipper_command()
         .args(sink)
         .args(limit)
         .args(["--log", "info"])
@@ -219,9 +219,9 @@ fn a_zipper_of_shorter_messages_lets_in_who_has_its_limit() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("it starts");
-    let mut sink = Reaped(sink);
-    until_said(&mut sink.0, "reading");
-    // The longest that is read is let through by the zipper, too.
+    let mut sink = KillOnDrop(sink);
+    wait_for_log(&mut sink.0, "reading");
+    // The zipper forwards the longest message that a source reads.
     let (longest, source) = ((65536 - 1024).to_string(), [&source[..], &limit].concat());
     let line = "x".repeat(65536 - 1024);
     let sent = run_with(&source, line.as_bytes());
@@ -230,12 +230,12 @@ fn a_zipper_of_shorter_messages_lets_in_who_has_its_limit() {
     let stdout = sink.0.stdout.as_mut().expect("it is piped");
     std::io::Read::read_to_string(stdout, &mut printed).expect("text");
     assert_eq!(printed, line.clone() + "\n");
-    let says = format!("than the {longest} that are allowed");
-    fails(&run_with(&source, (line + "xxx").as_bytes()), 1, &says);
+    let expected = format!("exceeds the maximum of {longest} bytes");
+    assert_fails(&run_with(&source, (line + "xxx").as_bytes()), 1, &expected);
 }
 
 #[test]
-fn a_zipper_that_is_not_there_is_named() {
+fn an_unreachable_zipper_is_named() {
     let args = [
         "sink",
         "-z",
@@ -245,59 +245,59 @@ fn a_zipper_that_is_not_there_is_named() {
         "--timeout",
         "5",
     ];
-    fails(&run(&args), 3, "tcp://127.0.0.1:1");
-    fails(
+    assert_fails(&run(&args), 3, "tcp://127.0.0.1:1");
+    assert_fails(
         &run(&["sink", "-z", "nonsense", "--observe", "0x10"]),
         2,
         "nonsense",
     );
-    let for_ever = u64::MAX.to_string();
-    let mut patient = args;
-    patient[6] = &for_ever;
-    fails(&run(&patient), 3, "tcp://127.0.0.1:1");
+    let forever = u64::MAX.to_string();
+    let mut without_limit = args;
+    without_limit[6] = &forever;
+    assert_fails(&run(&without_limit), 3, "tcp://127.0.0.1:1");
     let reserved = ["sink", "-z", "127.0.0.1:1", "--observe", "0xf000"];
-    fails(&run(&reserved), 2, "reserved");
+    assert_fails(&run(&reserved), 2, "reserved");
 }
 
 #[test]
-fn an_input_that_ends_within_a_record_is_an_error_and_what_came_before_is_sent() {
-    let serving = Serving::start(&[]);
+fn a_truncated_record_is_an_error_and_the_records_before_it_are_sent() {
+    let zipper = ZipperProcess::start(&[]);
     let args = [
         "source",
         "-z",
-        &serving.address,
+        &zipper.address,
         "--tag",
         "0x10",
         "--format",
         "length-prefixed",
     ];
     let output = run_with(&args, b"\0\0\0\x02hi\0\0\0\x09cut");
-    fails(&output, 1, "3 of 9 bytes are there");
+    assert_fails(&output, 1, "3 of 9 bytes are there");
     let stdout = String::from_utf8_lossy(&output.stdout);
     assert!(stdout.starts_with("sent 1 messages, 2 bytes"), "{stdout}");
 }
 
 #[test]
-fn a_missing_or_broken_function_is_named_before_anything_is_connected() {
-    let folder = Folder::new();
+fn a_missing_or_broken_function_is_named_before_the_client_connects() {
+    let folder = TempFolder::new();
     let broken = folder.file("broken.wasm", b"\0asm\x01\0\0\0rubbish");
     let nowhere = ["run", "-z", "127.0.0.1:1", "/nowhere.wasm"];
-    fails(&run(&nowhere), 5, "/nowhere.wasm");
-    fails(
+    assert_fails(&run(&nowhere), 5, "/nowhere.wasm");
+    assert_fails(
         &run(&["run", "-z", "127.0.0.1:1", &broken]),
         5,
         "broken.wasm",
     );
     let numeric = guest("triple");
-    fails(&run(&["run", "-z", "127.0.0.1:1", &numeric]), 5, "triple");
+    assert_fails(&run(&["run", "-z", "127.0.0.1:1", &numeric]), 5, "triple");
 }
 
 #[test]
 fn a_numeric_export_runs_over_a_stream_of_numbers() {
-    let serving = Serving::start(&[]);
-    let at = serving.address.as_str();
+    let zipper = ZipperProcess::start(&[]);
+    let at = zipper.address.as_str();
     let numeric = guest("triple");
-    let function = zipper()
+    let function = zipper_command()
         .args([
             "run",
             "-z",
@@ -313,7 +313,7 @@ fn a_numeric_export_runs_over_a_stream_of_numbers() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("it starts");
-    let sink = zipper()
+    let sink = zipper_command()
         .args([
             "sink",
             "-z",
@@ -329,9 +329,9 @@ fn a_numeric_export_runs_over_a_stream_of_numbers() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("it starts");
-    let (mut function, mut sink) = (Reaped(function), Reaped(sink));
-    for (child, says) in [(&mut function, "the function runs"), (&mut sink, "reading")] {
-        until_said(&mut child.0, says);
+    let (mut function, mut sink) = (KillOnDrop(function), KillOnDrop(sink));
+    for (child, expected) in [(&mut function, "the function runs"), (&mut sink, "reading")] {
+        wait_for_log(&mut child.0, expected);
     }
     let sent = run_with(
         &["source", "-z", at, "--tag", "0x10"],
@@ -344,26 +344,26 @@ fn a_numeric_export_runs_over_a_stream_of_numbers() {
     assert_eq!(printed, "3\n7.5\n-12\n");
 }
 
-/// A process that is killed at the end.
-struct Reaped(Child);
+/// A process that is killed when it is dropped.
+struct KillOnDrop(Child);
 
-impl Drop for Reaped {
+impl Drop for KillOnDrop {
     fn drop(&mut self) {
-        let _already_gone = self.0.kill();
+        let _already_ended = self.0.kill();
         let _reaped = self.0.wait();
     }
 }
 
-/// Waits until a process has logged something.
-fn until_said(child: &mut Child, says: &str) {
+/// Waits until a process logs a line that contains a text.
+fn wait_for_log(child: &mut Child, expected: &str) {
     let mut stderr = std::io::BufReader::new(child.stderr.take().expect("it is piped"));
     let mut line = String::new();
-    while !line.contains(says) {
+    while !line.contains(expected) {
         line.clear();
         let read = std::io::BufRead::read_line(&mut stderr, &mut line).expect("text");
-        assert!(read > 0, "it ended before it said {says:?}");
+        assert!(read > 0, "it ended before it logged {expected:?}");
     }
-    // Whoever logs to a closed pipe fails: go on reading.
+    // The pipe must stay open and be read, so that further log lines are written.
     std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
 }
 
@@ -372,7 +372,7 @@ fn the_demo_loses_nothing_over_a_link_that_is_cut() {
     let output = run(&["demo", "--seconds", "6", "--output", "json"]);
     let stdout = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{output:?}");
-    let end = stdout.lines().last().expect("the count");
+    let end = stdout.lines().last().expect("the result");
     let end: serde_json::Value = serde_json::from_str(end).expect("JSON");
     assert_eq!(end["event"], "end");
     assert_eq!(end["back_over"], "tcp");
@@ -388,13 +388,13 @@ fn the_demo_loses_nothing_over_a_link_that_is_cut() {
 }
 
 #[test]
-fn keys_are_made_once_and_shown_again() {
-    let folder = Folder::new();
+fn keygen_creates_a_key_once_and_shows_it_again() {
+    let folder = TempFolder::new();
     let file = folder.0.join("node.key").display().to_string();
     let made = run(&["keygen", &file]);
     assert!(made.status.success(), "{made:?}");
     assert_eq!(run(&["keygen", "--show", &file]).stdout, made.stdout);
-    fails(&run(&["keygen", &file]), 1, "node.key");
+    assert_fails(&run(&["keygen", &file]), 1, "node.key");
     let rubbish = folder.file("rubbish.key", b"no key");
-    fails(&run(&["keygen", "--show", &rubbish]), 2, "rubbish.key");
+    assert_fails(&run(&["keygen", "--show", &rubbish]), 2, "rubbish.key");
 }

@@ -1,15 +1,15 @@
-//! Processes that are told to end while they cannot: what they say, and that each message is counted.
+//! Signals to processes that wait for others: their logs, exit codes and the count of lost messages.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A process whose log is read line by line; killed at the end.
+/// A process whose log is read line by line; killed when it is dropped.
 struct Process {
     child: Child,
     log: BufReader<ChildStderr>,
-    said: String,
+    logged: String,
 }
 
 impl Process {
@@ -25,11 +25,11 @@ impl Process {
         Self {
             child,
             log,
-            said: String::new(),
+            logged: String::new(),
         }
     }
 
-    /// A zipper that holds as little as may be set for each client, and its address.
+    /// Starts a zipper with the smallest send buffer, and returns its address.
     fn serve() -> (Self, String) {
         let settings = [
             "listen=['tcp://127.0.0.1:0']",
@@ -39,12 +39,12 @@ impl Process {
         let stdout = serving.child.stdout.as_mut().expect("it is piped");
         let mut line = String::new();
         let read = BufReader::new(stdout).read_line(&mut line);
-        read.expect("it says where it listens");
+        read.expect("it prints where it listens");
         let at = line.split("listens on ").nth(1).expect("an address");
         (serving, at.trim().to_owned())
     }
 
-    /// A sink that is there no more, for which messages wait.
+    /// Starts and kills a sink, so that its messages wait in the zipper.
     fn killed_sink(at: &str) {
         let args = [
             "sink",
@@ -58,7 +58,7 @@ impl Process {
             "info",
         ];
         let mut sink = Self::start(&args);
-        sink.until_said("reading");
+        sink.wait_for_log("reading");
     }
 
     fn source(at: &str) -> Self {
@@ -73,14 +73,18 @@ impl Process {
             .expect("it reads");
     }
 
-    /// Waits until its log has a line with that.
-    fn until_said(&mut self, says: &str) -> String {
+    /// Waits for a log line that contains a text, and returns the line.
+    fn wait_for_log(&mut self, expected: &str) -> String {
         loop {
             let mut line = String::new();
             let read = self.log.read_line(&mut line).expect("text");
-            assert!(read > 0, "it ended and never said {says:?}: {}", self.said);
-            self.said += &line;
-            if line.contains(says) {
+            assert!(
+                read > 0,
+                "it ended without logging {expected:?}: {}",
+                self.logged
+            );
+            self.logged += &line;
+            if line.contains(expected) {
                 return line;
             }
         }
@@ -91,22 +95,22 @@ impl Process {
         kill_process(pid, Signal::TERM).expect("it runs");
     }
 
-    /// Its exit code, and all that it has said.
+    /// Waits for the end, and returns the exit code and the whole log.
     fn end(mut self) -> (Option<i32>, String) {
-        self.log.read_to_string(&mut self.said).expect("text");
+        self.log.read_to_string(&mut self.logged).expect("text");
         let status = self.child.wait().expect("it ends");
-        (status.code(), std::mem::take(&mut self.said))
+        (status.code(), std::mem::take(&mut self.logged))
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _already_gone = self.child.kill();
+        let _already_ended = self.child.kill();
         let _reaped = self.child.wait();
     }
 }
 
-/// The number before these words.
+/// Returns the number before a text.
 fn number_before(text: &str, words: &str) -> u64 {
     let (before, _) = text.split_once(words).unwrap_or_else(|| panic!("{text}"));
     let number = before.rsplit(|it: char| !it.is_ascii_digit()).next();
@@ -118,62 +122,62 @@ fn number_before(text: &str, words: &str) -> u64 {
 const COUNT: usize = 300;
 
 #[test]
-fn a_zipper_that_is_told_twice_to_end_says_whom_it_waited_for_and_what_is_lost() {
+fn a_second_signal_ends_a_zipper_that_names_its_waiting_connections_and_counts_losses() {
     let (mut serving, at) = Process::serve();
     Process::killed_sink(&at);
     let mut source = Process::source(&at);
     source.write(COUNT);
-    // All is with the zipper, and most of it has no room in what waits for the sink.
-    let (code, said) = source.end();
-    assert_eq!(code, Some(0), "{said}");
+    // The zipper has accepted everything; most of it exceeds the send buffer of the sink.
+    let (code, logged) = source.end();
+    assert_eq!(code, Some(0), "{logged}");
     serving.terminate();
-    let waits = serving.until_said("waiting at most 30 s");
+    let warning = serving.wait_for_log("waiting at most 30 s");
     assert!(
-        waits.contains("slow (") && waits.contains("away"),
-        "{waits}"
+        warning.contains("slow (") && warning.contains("away"),
+        "{warning}"
     );
     serving.terminate();
-    let (code, said) = serving.end();
-    assert_eq!(code, Some(130), "{said}");
-    let lost = number_before(&said, " messages may be lost");
-    assert_eq!(lost, COUNT as u64, "{said}");
+    let (code, logged) = serving.end();
+    assert_eq!(code, Some(130), "{logged}");
+    let lost = number_before(&logged, " messages may be lost");
+    assert_eq!(lost, COUNT as u64, "{logged}");
 }
 
 #[test]
-fn a_source_that_is_told_twice_to_end_says_what_it_waited_for_and_what_is_lost() {
+fn a_second_signal_ends_a_source_that_counts_what_was_not_acknowledged() {
     let (serving, at) = Process::serve();
     let mut source = Process::source(&at);
-    source.until_said("connected");
+    source.wait_for_log("connected");
     drop(serving);
-    source.until_said("connection lost");
+    source.wait_for_log("connection lost");
     source.write(COUNT);
-    let waits = source.until_said("waiting for the zipper");
-    assert!(waits.contains("cannot be reached"), "{waits}");
+    let warning = source.wait_for_log("waiting until the zipper acknowledges");
+    assert!(warning.contains("cannot be reached"), "{warning}");
     source.terminate();
-    source.until_said("a second signal ends this");
+    source.wait_for_log("a second signal ends this");
     source.terminate();
-    let (code, said) = source.end();
-    assert_eq!(code, Some(130), "{said}");
-    let uncertain = number_before(&said, &format!(" of {COUNT} messages"));
-    assert_eq!(uncertain, COUNT as u64, "{said}");
+    let (code, logged) = source.end();
+    assert_eq!(code, Some(130), "{logged}");
+    let uncertain = number_before(&logged, &format!(" of {COUNT} messages"));
+    assert_eq!(uncertain, COUNT as u64, "{logged}");
 }
 
 #[test]
-fn a_source_waits_for_a_zipper_that_holds_it_back_until_everything_is_taken() {
+fn a_source_waits_under_backpressure_until_everything_is_acknowledged() {
     let (_serving, at) = Process::serve();
     Process::killed_sink(&at);
     let mut source = Process::source(&at);
-    // More than the zipper and its windows hold.
+    // More than the buffers of the zipper and the connection windows hold.
     source.write(20_000);
-    let waits = source.until_said("waiting for the zipper");
-    assert!(waits.contains("holds this client back"), "{waits}");
-    // Another one of that name takes over.
+    let warning = source.wait_for_log("waiting until the zipper acknowledges");
+    assert!(warning.contains("backpressure"), "{warning}");
+    // Another sink with the same name takes over.
     let sink: Output = Command::new(env!("CARGO_BIN_EXE_zipper"))
         .args(["sink", "-z", &at, "--observe", "0x10", "-n", "slow"])
         .args(["--count", "19000"])
         .output()
         .expect("it starts");
     assert_eq!(sink.stdout.len(), 19_000 * 1000);
-    let (code, said) = source.end();
-    assert_eq!(code, Some(0), "{said}");
+    let (code, logged) = source.end();
+    assert_eq!(code, Some(0), "{logged}");
 }

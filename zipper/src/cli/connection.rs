@@ -1,21 +1,21 @@
-//! The options of all commands that connect to a zipper.
+//! Options of every command that connects to a zipper as a client.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use selvedge_client::tag::Tag;
+use selvedge_client::tag::{Tag, TagError};
 use selvedge_client::{Client, ClientOptions, addresses};
-use selvedge_hub::{Identity, NodeId};
+use selvedge_hub::{Address, Identity, NodeId};
 
-use crate::cli::fault::Fault;
+use crate::cli::error::CommandError;
 
-/// How long an orderly end may take.
+/// Time limit for a graceful close.
 pub(crate) const CLOSE_MAX: Duration = Duration::from_secs(30);
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Connection {
-    /// Where the zipper is: `quic://host:port`, `tcp://host:port`, or `host:port` for both. Given
-    /// several times, the zipper that answers first is used.
+pub(crate) struct ConnectionArgs {
+    /// Address of the zipper: `quic://host:port`, `tcp://host:port`, or `host:port`, which tries
+    /// both. With several addresses, the first zipper that answers is used.
     #[arg(
         short,
         long,
@@ -25,11 +25,11 @@ pub(crate) struct Connection {
         value_delimiter = ','
     )]
     zipper: Vec<String>,
-    /// The key that the zipper must have, as `zipper keygen` prints it. Without it, any zipper at
-    /// the address is trusted.
+    /// Key that the zipper must prove, as printed by `zipper keygen`. Without it, any zipper at the
+    /// address is trusted.
     #[arg(long, value_name = "NODE")]
     node: Option<NodeId>,
-    /// What to show to be let in.
+    /// Token, if the zipper is configured with `auth: {type: token}`.
     #[arg(
         long,
         value_name = "TOKEN",
@@ -37,34 +37,34 @@ pub(crate) struct Connection {
         hide_env_values = true
     )]
     token: Option<String>,
-    /// A key made by `zipper keygen`. Without it, a new one each time.
+    /// Key file made by `zipper keygen`. Without it, each run uses a new key.
     #[arg(long, value_name = "FILE")]
     identity: Option<PathBuf>,
-    /// The longest message, in bytes: as `limits.message_max_bytes` of the zipper says.
+    /// Maximum message size in bytes. Must equal `limits.message_max_bytes` of the zipper.
     #[arg(long, value_name = "BYTES", default_value_t = 64 << 20, value_parser = clap::value_parser!(u64).range(1024..=1 << 30))]
     message_max: u64,
-    /// How long connecting may take, in seconds.
+    /// Time limit for connecting, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     timeout: u64,
 }
 
-impl Connection {
-    /// The longest payload: a zipper takes some bytes of a message for its head.
+impl ConnectionArgs {
+    /// Maximum payload size: a zipper reserves a part of each message for the header.
     pub(crate) fn payload_max(&self) -> usize {
         let max = self.message_max as usize;
         max - (max / 64).clamp(256, 64 << 10)
     }
 
-    /// Connects as what `make` says, given the addresses.
+    /// Connects with the options that `options_for` makes from the addresses.
     pub(crate) fn connect(
         &self,
-        make: impl FnOnce(Vec<selvedge_hub::Address>) -> ClientOptions,
-    ) -> Result<Client, Fault> {
+        options_for: impl FnOnce(Vec<Address>) -> ClientOptions,
+    ) -> Result<Client, CommandError> {
         let mut zippers = Vec::new();
         for text in &self.zipper {
-            let parsed = addresses(text);
-            zippers
-                .extend(parsed.map_err(|error| Fault::usage(format!("--zipper {text}: {error}")))?);
+            let parsed = addresses(text)
+                .map_err(|error| CommandError::usage(format!("--zipper {}: {error}", text)));
+            zippers.extend(parsed?);
         }
         let options = ClientOptions {
             node: self.node,
@@ -72,25 +72,24 @@ impl Connection {
             identity: self.identity.as_deref().map(read_identity).transpose()?,
             timeout: Duration::from_secs(self.timeout),
             message_max: self.message_max as usize,
-            ..make(zippers)
+            ..options_for(zippers)
         };
         Ok(Client::connect(options)?)
     }
 }
 
 /// Reads a key file.
-pub(crate) fn read_identity(path: &Path) -> Result<Identity, Fault> {
-    let shown = path.display();
+pub(crate) fn read_identity(path: &Path) -> Result<Identity, CommandError> {
+    let file = path.display();
     let pem = std::fs::read_to_string(path).map_err(|error| {
-        Fault::usage(format!(
-            "{shown}: {error}; `zipper keygen {shown}` makes a key"
+        CommandError::usage(format!(
+            "{file}: {error}; `zipper keygen {file}` creates a key"
         ))
     })?;
-    Identity::from_pem(&pem).map_err(|error| Fault::usage(format!("{shown}: {error}")))
+    Identity::from_pem(&pem).map_err(|error| CommandError::usage(format!("{file}: {error}")))
 }
 
-/// Reads a tag from the command line.
+/// Parses a tag of the command line.
 pub(crate) fn tag(text: &str) -> Result<Tag, String> {
-    text.parse()
-        .map_err(|error: selvedge_client::tag::TagError| error.to_string())
+    text.parse().map_err(|error: TagError| error.to_string())
 }

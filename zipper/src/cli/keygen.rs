@@ -1,5 +1,6 @@
-//! `zipper keygen`
+//! `zipper keygen`: creates the key of a node.
 
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -7,38 +8,38 @@ use selvedge_hub::Identity;
 use serde_json::json;
 
 use crate::cli::connection::read_identity;
-use crate::cli::fault::Fault;
-use crate::cli::{Format, say};
+use crate::cli::error::CommandError;
+use crate::cli::{OutputFormat, print_line};
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    /// Where to put it; the file must not exist yet.
+pub(crate) struct KeygenArgs {
+    /// File to create; it must not exist yet.
     #[arg(default_value = "node.key")]
     file: PathBuf,
-    /// Only print the id of the key in the file.
+    /// Only print the node id of an existing key file.
     #[arg(long)]
     show: bool,
 }
 
-pub(crate) fn keygen(args: &Args, output: Format) -> Result<(), Fault> {
+pub(crate) fn keygen(args: &KeygenArgs, output: OutputFormat) -> Result<(), CommandError> {
     let file = args.file.display();
     let identity = if args.show {
         read_identity(&args.file)?
     } else {
-        let identity = Identity::generate().map_err(Fault::failed)?;
-        let mut options = std::fs::OpenOptions::new();
+        let identity = Identity::generate().map_err(CommandError::failed)?;
+        let mut options = OpenOptions::new();
         options.write(true).create_new(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         options
             .open(&args.file)
             .and_then(|mut open| open.write_all(identity.to_pem().as_bytes()))
-            .map_err(|error| Fault::failed(format!("{file}: {error}")))?;
+            .map_err(|error| CommandError::failed(format!("{file}: {error}")))?;
         identity
     };
     let node = identity.node_id();
     match output {
-        Format::Text => say(node),
-        Format::Json => say(json!({"file": args.file, "node": node.to_string()})),
+        OutputFormat::Text => print_line(node),
+        OutputFormat::Json => print_line(json!({"file": args.file, "node": node.to_string()})),
     }
 }

@@ -1,12 +1,12 @@
-//! The commands, and what they have in common.
+//! The command line: one module per command, and the parts that commands share.
 
 mod connection;
-mod end;
-pub(crate) mod fault;
-pub(crate) mod interrupt;
+mod drain;
+pub(crate) mod error;
 mod keygen;
 mod run;
 mod serve;
+pub(crate) mod shutdown;
 mod sink;
 mod source;
 mod version;
@@ -17,20 +17,22 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::fault::Fault;
+use crate::cli::error::CommandError;
 use crate::demo;
 
-/// Routes tagged data from sources to stream functions, over a mesh of zippers.
+/// Routes tagged messages from sources to stream functions, over a mesh of zippers.
 ///
-/// Exit codes: 0 done; 1 failed on the way; 2 wrong usage or configuration; 3 cannot connect or
-/// listen; 4 not let in; 5 the WebAssembly function cannot be used; 130 given up at a second Ctrl-C
-/// or SIGTERM, where the first ends in order.
+/// Exit codes: 0 success; 1 failure while running; 2 wrong command line or configuration; 3 cannot
+/// connect or listen; 4 refused by the zipper; 5 the WebAssembly function cannot be used; 130 forced
+/// shutdown.
+///
+/// Ctrl-C or SIGTERM requests a graceful shutdown. A second one forces the shutdown.
 #[derive(Debug, Parser)]
 #[command(name = "zipper", version, max_term_width = 100)]
-pub(crate) struct Args {
+pub(crate) struct Cli {
     #[command(subcommand)]
-    command: Command,
-    /// What is printed on stdout.
+    command: CliCommand,
+    /// Format of results on stdout.
     #[arg(
         long,
         global = true,
@@ -38,51 +40,51 @@ pub(crate) struct Args {
         default_value_t,
         env = "ZIPPER_OUTPUT"
     )]
-    output: Format,
-    /// What is logged on stderr: error, warn, info, debug, trace, or a filter such as
-    /// `info,selvedge_hub=debug`. Default: info for serve, else warn.
+    output: OutputFormat,
+    /// Log level on stderr: error, warn, info, debug, trace, or a filter such as
+    /// `info,selvedge_hub=debug`. Default: info for serve, otherwise warn.
     #[arg(long, global = true, value_name = "LEVEL", env = "ZIPPER_LOG")]
     log: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
-    /// Shows what it can do: two zippers, two functions, and a link that breaks.
-    Demo(demo::Args),
-    /// Runs a zipper until it is interrupted.
-    Serve(serve::Args),
+enum CliCommand {
+    /// Shows a fabric of two zippers and two functions whose link fails.
+    Demo(demo::DemoArgs),
+    /// Runs a zipper until it receives Ctrl-C or SIGTERM.
+    Serve(serve::ServeArgs),
     /// Runs a WebAssembly file as a stream function.
-    Run(run::Args),
-    /// Writes what comes on stdin, or from a file.
-    Source(source::Args),
+    Run(run::RunArgs),
+    /// Sends messages from stdin or a file.
+    Source(source::SourceArgs),
     /// Prints the messages of some tags.
-    Sink(sink::Args),
-    /// Makes the key of a node.
-    Keygen(keygen::Args),
-    /// Prints the versions of the program and of what it speaks.
+    Sink(sink::SinkArgs),
+    /// Creates the key of a node.
+    Keygen(keygen::KeygenArgs),
+    /// Prints the versions of the program and of its protocol.
     Version,
 }
 
-/// How results are printed.
+/// Format of results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub(crate) enum Format {
-    /// For people.
+pub(crate) enum OutputFormat {
+    /// Text for people.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Runs what was asked for.
-pub(crate) fn main(args: Args) -> ExitCode {
-    let default = match args.command {
-        Command::Serve(_) => "info",
-        Command::Demo(_) => "error",
+/// Runs the command.
+pub(crate) fn main(cli: Cli) -> ExitCode {
+    let default = match cli.command {
+        CliCommand::Serve(_) => "info",
+        CliCommand::Demo(_) => "error",
         _ => "warn",
     };
-    let filter = match EnvFilter::try_new(args.log.as_deref().unwrap_or(default)) {
+    let filter = match EnvFilter::try_new(cli.log.as_deref().unwrap_or(default)) {
         Ok(filter) => filter,
-        Err(error) => return Fault::usage(format!("--log: {error}")).report(),
+        Err(error) => return CommandError::usage(format!("--log: {error}")).report(),
     };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -90,25 +92,25 @@ pub(crate) fn main(args: Args) -> ExitCode {
         .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
         .with_target(false)
         .init();
-    let done = match args.command {
-        Command::Demo(demo) => demo::demo(&demo, args.output),
-        Command::Serve(serve) => serve::serve(&serve, args.output),
-        Command::Run(run) => run::run(run),
-        Command::Source(source) => source::source(source, args.output),
-        Command::Sink(sink) => sink::sink(sink, args.output),
-        Command::Keygen(keygen) => keygen::keygen(&keygen, args.output),
-        Command::Version => version::version(args.output),
+    let result = match cli.command {
+        CliCommand::Demo(args) => demo::demo(&args, cli.output),
+        CliCommand::Serve(args) => serve::serve(&args, cli.output),
+        CliCommand::Run(args) => run::run(args),
+        CliCommand::Source(args) => source::source(args, cli.output),
+        CliCommand::Sink(args) => sink::sink(args, cli.output),
+        CliCommand::Keygen(args) => keygen::keygen(&args, cli.output),
+        CliCommand::Version => version::version(cli.output),
     };
-    match done {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(fault) => fault.report(),
+        Err(error) => error.report(),
     }
 }
 
 /// Prints a line on stdout.
-fn say(line: impl std::fmt::Display) -> Result<(), Fault> {
+fn print_line(line: impl std::fmt::Display) -> Result<(), CommandError> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")
         .and_then(|()| out.flush())
-        .map_err(Fault::output)
+        .map_err(CommandError::output)
 }

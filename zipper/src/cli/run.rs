@@ -1,4 +1,4 @@
-//! `zipper run`
+//! `zipper run`: runs a WebAssembly file as a stream function.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,103 +12,102 @@ use selvedge_client::{Client, ClientOptions};
 use selvedge_wasm_host::{FunctionConfig, GuestLimits, Host, HostConfig};
 use selvedge_zipper::runner::{Runner, RunnerCounts, RunnerGuest};
 
-use crate::cli::connection::{Connection, tag};
-use crate::cli::end;
-use crate::cli::fault::Fault;
-use crate::cli::interrupt::{Interrupts, finish_when_interrupted};
+use crate::cli::connection::{ConnectionArgs, tag};
+use crate::cli::drain;
+use crate::cli::error::CommandError;
+use crate::cli::shutdown::Shutdown;
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct RunArgs {
     #[command(flatten)]
-    connection: Connection,
+    connection: ConnectionArgs,
     /// A WebAssembly component of the world in wasm-host/wit/function.wit, or a core module of the
     /// ABI in wasm-host/ABI.md.
     file: PathBuf,
-    /// The name of the function. Functions of one name share the messages. Default: that of the file.
+    /// Name of the function. Functions with the same name share the messages. Default: the name of
+    /// the file.
     #[arg(short, long)]
     name: Option<String>,
-    /// The tags that it observes. Default: those that the file asks for.
+    /// Tags to observe. Default: the tags that the file declares.
     #[arg(long, value_name = "TAG", value_parser = tag, value_delimiter = ',')]
     observe: Vec<Tag>,
-    /// Of messages with a target it gets those with this one.
+    /// Target of this function: it receives messages with this target and messages without one.
     #[arg(long)]
     target: Option<String>,
-    /// How functions of one name share the messages.
+    /// How messages are distributed among functions with the same name.
     #[arg(long, value_enum, default_value_t)]
-    policy: Policy,
-    /// A setting for the function to read.
+    policy: PolicyArg,
+    /// Setting that the function can read.
     #[arg(long = "config", value_name = "KEY=VALUE", value_parser = setting)]
     settings: Vec<(String, String)>,
-    /// Runs this export, a function of one number: a message is a number in decimal digits, the
-    /// answer too.
+    /// Runs this export, which maps one number to one number. Messages and results are numbers in
+    /// decimal digits.
     #[arg(long, value_name = "NAME", requires = "emit")]
     export: Option<String>,
-    /// The tag of the answers of `--export`.
+    /// Tag of the results of `--export`.
     #[arg(long, value_name = "TAG", value_parser = tag, requires = "export")]
     emit: Option<Tag>,
-    /// How much memory it may use, in MiB.
+    /// Memory limit of the function, in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=4096))]
     memory: u64,
-    /// How long it may take for a message, in milliseconds.
+    /// Time limit of the function for one message, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 250, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     deadline: u64,
-    /// Where compiled code is kept for the next start: a directory of this user only.
+    /// Directory where compiled code is kept for the next start. Only this user may have access.
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
 }
 
+/// How messages are distributed among functions with the same name.
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
-enum Policy {
-    /// The nearest one.
+enum PolicyArg {
+    /// To the nearest instance.
     #[default]
     Nearest,
-    /// In turn.
+    /// To each instance in turn.
     RoundRobin,
-    /// By chance.
+    /// To an instance chosen at random.
     Random,
-    /// Messages of one source go to the same.
+    /// All messages of a source to the same instance.
     Hash,
-    /// Each gets all.
+    /// To every instance.
     All,
 }
 
-impl From<Policy> for wire::Policy {
-    fn from(policy: Policy) -> Self {
+impl From<PolicyArg> for wire::Policy {
+    fn from(policy: PolicyArg) -> Self {
         match policy {
-            Policy::Nearest => Self::Nearest,
-            Policy::RoundRobin => Self::RoundRobin,
-            Policy::Random => Self::Random,
-            Policy::Hash => Self::Hash,
-            Policy::All => Self::All,
+            PolicyArg::Nearest => Self::Nearest,
+            PolicyArg::RoundRobin => Self::RoundRobin,
+            PolicyArg::Random => Self::Random,
+            PolicyArg::Hash => Self::Hash,
+            PolicyArg::All => Self::All,
         }
     }
 }
 
 fn setting(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    let (key, value) = text
+        .split_once('=')
+        .ok_or("expected KEY=VALUE, such as window=10")?;
     Ok((key.to_owned(), value.to_owned()))
 }
 
-pub(crate) fn run(args: Args) -> Result<(), Fault> {
-    let stem = args
-        .file
-        .file_stem()
-        .map(|stem| stem.to_string_lossy().into_owned());
-    let name = args
-        .name
-        .clone()
-        .or(stem)
-        .unwrap_or_else(|| "function".into());
-    // Before connecting: a file that is broken leaves no trace at the zipper.
-    let (guest, observed) = load(&args, &name)?;
+pub(crate) fn run(args: RunArgs) -> Result<(), CommandError> {
+    let stem = args.file.file_stem();
+    let stem = stem.map(|stem| stem.to_string_lossy().into_owned());
+    let name = args.name.clone().or(stem);
+    let name = name.unwrap_or_else(|| "function".into());
+    // The file is loaded before the client connects: the zipper never sees a broken function.
+    let (guest, declared) = load(&args, &name)?;
     let tags = if args.observe.is_empty() {
-        observed
+        declared
     } else {
         args.observe.clone()
     };
     if tags.is_empty() {
-        return Err(Fault::usage(
-            "the file does not say which tags it observes: give --observe",
+        return Err(CommandError::usage(
+            "the file declares no tags to observe: give --observe",
         ));
     }
     let (target, policy) = (args.target.clone(), args.policy.into());
@@ -118,7 +117,7 @@ pub(crate) fn run(args: Args) -> Result<(), Fault> {
         ..ClientOptions::function(name.clone(), tags.clone(), zippers)
     })?;
     let client = Arc::new(client);
-    let (interrupts, reading) = finish_when_interrupted(&client)?;
+    let (shutdown, running) = Shutdown::finishing(&client)?;
     let listed: Vec<String> = tags.iter().map(Tag::to_string).collect();
     tracing::info!(
         name,
@@ -128,49 +127,52 @@ pub(crate) fn run(args: Args) -> Result<(), Fault> {
     );
     let mut runner = Runner::new(&client, guest, name.clone());
     let error = runner.run();
-    drop(reading);
-    let counts = runner.counts();
-    tracing::info!(name, ?counts, "the function ends");
-    if counts.failed > 0 {
-        let RunnerCounts {
-            failed, handled, ..
-        } = counts;
+    drop(running);
+    let RunnerCounts {
+        handled,
+        failed,
+        written,
+        unsent,
+    } = runner.counts();
+    tracing::info!(name, handled, failed, written, unsent, "the function ended");
+    if failed > 0 {
         tracing::warn!(
             name,
             failed,
             handled,
-            "the guest failed on messages: they were dropped"
+            "the function failed on messages, which were dropped"
         );
     }
     if !client.is_stopped() {
-        return Err(Fault::failed(error));
+        return Err(CommandError::failed(error));
     }
-    end(&client, &interrupts, counts.unsent)
+    close(&client, &shutdown, unsent)
 }
 
-/// Ends in order, or says what is lost.
-fn end(client: &Client, interrupts: &Interrupts, unsent: u64) -> Result<(), Fault> {
-    // Not whether it closed in order: with no zipper there and nothing to deliver it cannot, and need not.
-    let _in_order = end::close(client, interrupts);
+/// Closes the client gracefully, and reports lost messages.
+fn close(client: &Client, shutdown: &Shutdown, unsent: u64) -> Result<(), CommandError> {
+    // The result is not used: without a zipper a close cannot succeed, and if nothing is
+    // outstanding it need not.
+    let _is_closed = drain::close(client, shutdown);
     let read = || client.read_timeout(Duration::ZERO).ok();
     let unhandled = std::iter::from_fn(read).count();
     let uncertain = client.uncertain();
     if uncertain == 0 && unsent == 0 && unhandled == 0 {
         return Ok(());
     }
-    let lost = format_args!(
-        "{unhandled} messages that had come were not handled, {unsent} that it wrote not sent, and \
-         {uncertain} may not have been handled"
+    let message = format_args!(
+        "messages may be lost: {unhandled} were received and not handled, {unsent} results were \
+         not sent, {uncertain} results were sent and not acknowledged"
     );
-    Err(Fault::lost(interrupts.is_given_up(), lost))
+    Err(CommandError::lost(shutdown.is_forced(), message))
 }
 
-fn load(args: &Args, name: &str) -> Result<(RunnerGuest, Vec<Tag>), Fault> {
+fn load(args: &RunArgs, name: &str) -> Result<(RunnerGuest, Vec<Tag>), CommandError> {
     let host = Host::new(HostConfig {
         cache_dir: args.cache.clone(),
         ..HostConfig::default()
     })
-    .map_err(Fault::function)?;
+    .map_err(CommandError::function)?;
     let config = FunctionConfig {
         name: name.to_owned(),
         limits: GuestLimits {
@@ -180,29 +182,30 @@ fn load(args: &Args, name: &str) -> Result<(RunnerGuest, Vec<Tag>), Fault> {
         },
         config: args.settings.iter().cloned().collect::<BTreeMap<_, _>>(),
     };
-    let shown = args.file.display();
-    let fault =
-        |error: &dyn std::error::Error| Fault::function(format!("{shown}: {}", causes(error)));
+    let file = args.file.display();
+    let refused = |error: &dyn std::error::Error| {
+        CommandError::function(format!("{file}: {}", with_causes(error)))
+    };
     if let (Some(export), Some(emit)) = (&args.export, args.emit) {
         let function = host
             .load_numeric(&args.file, export, config)
-            .map_err(|error| fault(&error))?;
+            .map_err(|error| refused(&error))?;
         let function = Box::new(function);
         return Ok((RunnerGuest::Numeric { function, emit }, Vec::new()));
     }
     let function = host
         .load(&args.file, config)
-        .map_err(|error| fault(&error))?;
-    let observed = function.observed().iter().map(|&tag| Tag::for_user(tag));
-    let observed = observed
+        .map_err(|error| refused(&error))?;
+    let declared = function.observed().iter().map(|&tag| Tag::for_user(tag));
+    let declared = declared
         .collect::<Result<_, _>>()
-        .map_err(|error| fault(&error))?;
-    let instance = function.instantiate().map_err(|error| fault(&error))?;
-    Ok((RunnerGuest::Function(Box::new(instance)), observed))
+        .map_err(|error| refused(&error))?;
+    let instance = function.instantiate().map_err(|error| refused(&error))?;
+    Ok((RunnerGuest::Function(Box::new(instance)), declared))
 }
 
-/// An error with all that caused it.
-fn causes(error: &dyn std::error::Error) -> String {
+/// Text of an error and of all its causes.
+fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -1,4 +1,4 @@
-//! `zipper serve`
+//! `zipper serve`: runs a zipper.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,16 +12,16 @@ use selvedge_zipper::zipper::{Neighbour, Zipper, ZipperOptions};
 use serde_json::json;
 
 use crate::cli::connection::{CLOSE_MAX, read_identity};
-use crate::cli::fault::Fault;
-use crate::cli::interrupt::{Interrupts, SAY_AFTER, interrupted};
-use crate::cli::{Format, say};
+use crate::cli::error::CommandError;
+use crate::cli::shutdown::{Shutdown, WARN_AFTER};
+use crate::cli::{OutputFormat, print_line};
 
-/// How many of those whom the end waits for are named.
+/// Number of connections that a warning names.
 const NAMED_MAX: usize = 8;
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    /// The configuration. Without it, that of an empty file: QUIC and TCP on port 9000.
+pub(crate) struct ServeArgs {
+    /// Configuration file. Without it, the defaults apply: QUIC and TCP on port 9000.
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Replaces one value of the configuration, such as `limits.clients=10`.
@@ -32,7 +32,7 @@ pub(crate) struct Args {
     test: bool,
 }
 
-pub(crate) fn serve(args: &Args, output: Format) -> Result<(), Fault> {
+pub(crate) fn serve(args: &ServeArgs, output: OutputFormat) -> Result<(), CommandError> {
     let variables = std::env::vars_os();
     let variables = variables
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
@@ -42,113 +42,134 @@ pub(crate) fn serve(args: &Args, output: Format) -> Result<(), Fault> {
         Some(path) => ZipperConfig::load(path, &overrides),
         None => ZipperConfig::parse("", "the configuration", &overrides),
     };
-    let config = config.map_err(Fault::usage)?;
+    let config = config.map_err(CommandError::usage)?;
     let options = options(config)?;
     if args.test {
         let file = args.config.as_deref();
         let file = file.map_or_else(|| "the default".into(), |path| path.display().to_string());
         return match output {
-            Format::Text => say(format_args!("{file} is valid")),
-            Format::Json => say(json!({"file": file, "valid": true})),
+            OutputFormat::Text => print_line(format_args!("{file} is valid")),
+            OutputFormat::Json => print_line(json!({"file": file, "valid": true})),
         };
     }
-    let interrupted = interrupted()?;
-    raise_descriptors();
+    let shutdown = Shutdown::listen()?;
+    raise_descriptor_limit();
     let name = options.name.clone();
     let zipper = Zipper::start(options)?;
     let addresses: Vec<String> = zipper.addresses().iter().map(ToString::to_string).collect();
     let node = zipper.node_id().to_string();
     match output {
-        Format::Text => say(format_args!(
+        OutputFormat::Text => print_line(format_args!(
             "zipper {name} {node} listens on {}",
             addresses.join(", ")
         ))?,
-        Format::Json => say(json!({"name": name, "node": node, "addresses": addresses}))?,
+        OutputFormat::Json => {
+            print_line(json!({"name": name, "node": node, "addresses": addresses}))?;
+        }
     }
-    let _disconnected = interrupted.first.recv();
-    tracing::info!("ending in order; a second signal ends at once");
-    end(zipper, &interrupted)
+    let _disconnected = shutdown.requested.recv();
+    tracing::info!("draining: accepted messages are delivered first; a second signal ends at once");
+    drain(zipper, &shutdown)
 }
 
-/// Ends in order, says what that waits for, and what is lost.
-fn end(zipper: Zipper, interrupts: &Interrupts) -> Result<(), Fault> {
+/// Closes the zipper gracefully. Logs which connections delay the end, and reports lost messages.
+fn drain(zipper: Zipper, shutdown: &Shutdown) -> Result<(), CommandError> {
     let (watch, before) = (zipper.watch(), zipper.stats());
-    let (tell, ended) = bounded(1);
-    let close = move || tell.send(zipper.close(CLOSE_MAX));
+    let (result, closed) = bounded(1);
+    let close = move || result.send(zipper.close(CLOSE_MAX));
     std::thread::Builder::new()
-        .name("zipper-end".into())
+        .name("zipper-drain".into())
         .spawn(close)
-        .map_err(|error| Fault::failed(format!("cannot start a thread: {error}")))?;
-    let (mut second, mut pause) = (interrupts.second.clone(), SAY_AFTER);
-    let delivered = loop {
+        .map_err(CommandError::thread)?;
+    let (mut forced, mut warn_after) = (shutdown.forced.clone(), WARN_AFTER);
+    let is_delivered = loop {
         select! {
-            recv(ended) -> delivered => break delivered.unwrap_or(false),
-            recv(second) -> _disconnected => {
+            recv(closed) -> is_delivered => break is_delivered.unwrap_or(false),
+            recv(forced) -> _disconnected => {
                 watch.abort();
-                second = never();
+                forced = never();
             }
-            default(pause) => {
-                say_who_holds_it(&watch.connections());
-                // Ever more rarely.
-                pause *= 2;
+            default(warn_after) => {
+                warn_waiting(&watch.connections());
+                warn_after *= 2;
             }
         }
     };
     let stats = watch.stats();
-    tracing::info!(?stats, delivered, "ended");
-    if delivered {
+    log_end(&stats, is_delivered);
+    if is_delivered {
         return Ok(());
     }
     let lost = |stats: &ZipperStats| stats.undelivered + stats.unreachable;
     let message = format_args!(
-        "not everything was delivered before the end: {} messages may be lost; sources count those \
-         that were not taken from them",
+        "not everything was delivered before the end: {} messages may be lost; messages that were \
+         not accepted are counted by their sources",
         lost(&stats) - lost(&before)
     );
-    Err(Fault::lost(interrupts.is_given_up(), message))
+    Err(CommandError::lost(shutdown.is_forced(), message))
 }
 
-fn say_who_holds_it(connections: &[String]) {
+fn log_end(stats: &ZipperStats, is_delivered: bool) {
+    tracing::info!(
+        is_delivered,
+        received = stats.received,
+        relayed = stats.relayed,
+        delivered = stats.delivered,
+        forwarded = stats.forwarded,
+        unobserved = stats.unobserved,
+        unreachable = stats.unreachable,
+        hop_limit = stats.hop_limit,
+        malformed = stats.malformed,
+        undelivered = stats.undelivered,
+        "the zipper ended"
+    );
+}
+
+fn warn_waiting(connections: &[String]) {
     let (count, first) = (connections.len(), connections.iter().take(NAMED_MAX));
-    let named = first.map(String::as_str).collect::<Vec<_>>().join(", ");
+    let names = first.map(String::as_str).collect::<Vec<_>>().join(", ");
     tracing::warn!(
         count,
-        named,
-        "waiting at most {} s for those who have not taken what is for them; a second signal ends this",
+        names,
+        "waiting at most {} s for connections that have not acknowledged their messages; a second \
+         signal ends this",
         CLOSE_MAX.as_secs()
     );
 }
 
-/// Asks for as many descriptors as this process may have. Each client takes one, and where nobody has
-/// set another limit the default is 1,024, less than `limits.clients` needs.
-fn raise_descriptors() {
+/// Raises the soft limit of file descriptors to the hard limit. Each client takes a descriptor, and
+/// the usual soft limit of 1,024 is below what `limits.clients` needs.
+fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
         ..limit
     };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(%error, limit = limit.current, "the limit of descriptors stays");
+        let limit = limit.current.unwrap_or(u64::MAX);
+        tracing::warn!(%error, limit, "cannot raise the limit of file descriptors");
     }
 }
 
-fn options(config: ZipperConfig) -> Result<ZipperOptions, Fault> {
-    let listen = config.addresses().map_err(Fault::usage)?;
+fn options(config: ZipperConfig) -> Result<ZipperOptions, CommandError> {
+    let listen = config.addresses().map_err(CommandError::usage)?;
     let identity = match &config.identity {
         Some(path) => read_identity(path)?,
         None => {
             if !config.mesh.is_empty() {
                 tracing::warn!(
-                    "without `identity` the key is new each time: other zippers cannot know it"
+                    "without `identity` the zipper has a new key at each start, which other \
+                     zippers do not know"
                 );
             }
-            Identity::generate().map_err(Fault::failed)?
+            Identity::generate().map_err(CommandError::failed)?
         }
     };
     let own = identity.node_id();
     if let Some((name, _)) = config.mesh.iter().find(|(_, it)| it.node.0 == own) {
-        let why = format_args!("`mesh`: `{name}` has the key of this zipper itself");
-        return Err(Fault::usage(why));
+        return Err(CommandError::usage(format_args!(
+            "`mesh`: `{name}` has the key of this zipper itself"
+        )));
     }
     let mesh = config.mesh.into_values().map(|neighbour| Neighbour {
         node: neighbour.node.0,

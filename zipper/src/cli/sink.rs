@@ -1,4 +1,4 @@
-//! `zipper sink`
+//! `zipper sink`: prints the messages of some tags.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -7,51 +7,53 @@ use clap::ValueEnum;
 use selvedge_client::tag::Tag;
 use selvedge_client::wire::Data;
 use selvedge_client::{ClientOptions, ReadError};
+use selvedge_hub::NodeId;
 use selvedge_zipper::records::{self, Framing};
 use serde_json::json;
 
-use crate::cli::Format;
-use crate::cli::connection::{Connection, tag};
-use crate::cli::fault::Fault;
-use crate::cli::interrupt::stop_when_interrupted;
+use crate::cli::OutputFormat;
+use crate::cli::connection::{ConnectionArgs, tag};
+use crate::cli::error::CommandError;
+use crate::cli::shutdown::Shutdown;
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct SinkArgs {
     #[command(flatten)]
-    connection: Connection,
-    /// The tags of the messages, such as 0x11.
+    connection: ConnectionArgs,
+    /// Tags of the messages, such as 0x11.
     #[arg(long, value_name = "TAG", required = true, value_parser = tag, value_delimiter = ',')]
     observe: Vec<Tag>,
-    /// Of messages with a target, those with this one.
+    /// Target of this sink: it receives messages with this target and messages without one.
     #[arg(long)]
     target: Option<String>,
-    /// How messages are told apart.
+    /// Framing of messages on stdout.
     #[arg(long, value_enum, default_value_t)]
     format: SinkFormat,
-    /// Ends after so many messages.
+    /// Ends after this number of messages.
     #[arg(long)]
     count: Option<u64>,
-    /// Ends at an empty message, and does not print it.
+    /// Ends at an empty message, which is not printed.
     #[arg(long)]
     until_mark: bool,
-    /// The name of this sink. Sinks of one name share the messages; by default each gets all.
+    /// Name of this sink. Sinks with the same name share the messages. Default: a random name, so
+    /// that each sink receives every message.
     #[arg(short, long)]
     name: Option<String>,
 }
 
-/// How messages are told apart.
+/// Framing of messages on stdout.
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
 enum SinkFormat {
-    /// One a line.
+    /// One message per line.
     #[default]
     Lines,
-    /// Each with its length before it: 4 bytes, big-endian.
+    /// Each message after its length: 4 bytes, big-endian.
     LengthPrefixed,
-    /// Not at all: one behind the other.
+    /// No framing: the bytes of one message follow those of the previous one.
     Raw,
 }
 
-pub(crate) fn sink(args: Args, output: Format) -> Result<(), Fault> {
+pub(crate) fn sink(args: SinkArgs, output: OutputFormat) -> Result<(), CommandError> {
     let name = args.name.clone();
     let name = name.unwrap_or_else(|| format!("sink-{:08x}", fastrand::u32(..)));
     let (tags, target) = (args.observe.clone(), args.target.clone());
@@ -60,38 +62,38 @@ pub(crate) fn sink(args: Args, output: Format) -> Result<(), Fault> {
         ..ClientOptions::function(name, tags, zippers)
     })?;
     let client = Arc::new(client);
-    let _interrupted = stop_when_interrupted(&client)?;
+    let _shutdown = Shutdown::stopping(&client)?;
     tracing::info!(zipper = client.zipper(), "reading");
-    let mut left = args.count.unwrap_or(u64::MAX);
-    while left > 0 {
+    let mut remaining = args.count.unwrap_or(u64::MAX);
+    while remaining > 0 {
         let data = match client.read() {
             Ok(data) => data,
-            Err(ReadError::Closed(why)) if client.is_stopped() => {
-                tracing::debug!(why);
+            Err(ReadError::Closed(reason)) if client.is_stopped() => {
+                tracing::debug!(reason, "stopped");
                 break;
             }
-            Err(error) => return Err(Fault::failed(error)),
+            Err(error) => return Err(CommandError::failed(error)),
         };
         if args.until_mark && data.payload.is_empty() {
             break;
         }
-        left -= 1;
-        print(&data, &args, output).map_err(Fault::output)?;
+        remaining -= 1;
+        print(&data, args.format, output).map_err(CommandError::output)?;
     }
     Ok(())
 }
 
-fn print(data: &Data, args: &Args, output: Format) -> io::Result<()> {
+fn print(data: &Data, format: SinkFormat, output: OutputFormat) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    match output {
-        Format::Text => match args.format {
-            SinkFormat::Lines => records::write(&mut out, Framing::Lines, &data.payload)?,
-            SinkFormat::LengthPrefixed => {
-                records::write(&mut out, Framing::LengthPrefixed, &data.payload)?;
-            }
-            SinkFormat::Raw => out.write_all(&data.payload)?,
-        },
-        Format::Json => {
+    match (output, format) {
+        (OutputFormat::Text, SinkFormat::Lines) => {
+            records::write(&mut out, Framing::Lines, &data.payload)?;
+        }
+        (OutputFormat::Text, SinkFormat::LengthPrefixed) => {
+            records::write(&mut out, Framing::LengthPrefixed, &data.payload)?;
+        }
+        (OutputFormat::Text, SinkFormat::Raw) => out.write_all(&data.payload)?,
+        (OutputFormat::Json, _) => {
             let trace = data.trace.as_ref().map(|trace| {
                 let step =
                     |(name, micros): &(String, u64)| json!({"name": name, "time_us": micros});
@@ -99,7 +101,7 @@ fn print(data: &Data, args: &Args, output: Format) -> io::Result<()> {
             });
             let line = json!({
                 "tag": data.tag.to_string(),
-                "source": selvedge_hub::NodeId::new(data.origin.source).to_string(),
+                "source": NodeId::new(data.origin.source).to_string(),
                 "sequence": data.origin.sequence,
                 "target": data.target,
                 "payload": String::from_utf8_lossy(&data.payload),

@@ -1,4 +1,4 @@
-//! `zipper source`
+//! `zipper source`: sends messages from stdin or a file.
 
 use std::fs::File;
 use std::io::{self, BufReader, IsTerminal, Read};
@@ -10,134 +10,135 @@ use clap::ValueEnum;
 use crossbeam_channel::{Receiver, bounded, select};
 use selvedge_client::tag::Tag;
 use selvedge_client::{Client, ClientOptions, WriteError, step};
-use selvedge_zipper::records::{Framing, Reader, RecordError};
+use selvedge_zipper::records::{Framing, RecordError, RecordReader};
 use serde_json::json;
 
-use crate::cli::connection::{Connection, tag};
-use crate::cli::end;
-use crate::cli::fault::Fault;
-use crate::cli::interrupt::{Interrupts, stop_when_interrupted};
-use crate::cli::{Format, say};
+use crate::cli::connection::{ConnectionArgs, tag};
+use crate::cli::drain;
+use crate::cli::error::CommandError;
+use crate::cli::shutdown::Shutdown;
+use crate::cli::{OutputFormat, print_line};
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct SourceArgs {
     #[command(flatten)]
-    connection: Connection,
-    /// The tag of the messages, such as 0x10.
+    connection: ConnectionArgs,
+    /// Tag of the messages, such as 0x10.
     #[arg(short, long, value_parser = tag)]
     tag: Tag,
-    /// What to read; stdin without it.
+    /// File to send. Default: stdin.
     file: Option<PathBuf>,
-    /// How messages are told apart.
+    /// Framing of messages in the input.
     #[arg(long, value_enum, default_value_t)]
-    format: RecordFormat,
-    /// For functions that want this target only.
+    format: SourceFormat,
+    /// Target of the messages: of the functions with a target, only those with this one receive
+    /// them.
     #[arg(long)]
     target: Option<String>,
-    /// Ends with an empty message, and sends no other: how functions such as `word-count` learn of
-    /// the end.
+    /// Sends an empty message at the end, and no other empty message: the end mark for functions
+    /// such as `word-count`.
     #[arg(long)]
     end_mark: bool,
-    /// Has every zipper and function on the way write its name and time into the message.
+    /// Every zipper and function on the route adds its name and the time to the message.
     #[arg(long)]
     trace: bool,
-    /// The name of this source.
+    /// Name of this source.
     #[arg(short, long, default_value = "source")]
     name: String,
 }
 
-/// How messages are told apart.
+/// Framing of messages in the input.
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
-pub(crate) enum RecordFormat {
-    /// One a line.
+enum SourceFormat {
+    /// One message per line.
     #[default]
     Lines,
-    /// Each with its length before it: 4 bytes, big-endian.
+    /// Each message after its length: 4 bytes, big-endian.
     LengthPrefixed,
 }
 
-impl From<RecordFormat> for Framing {
-    fn from(format: RecordFormat) -> Self {
+impl From<SourceFormat> for Framing {
+    fn from(format: SourceFormat) -> Self {
         match format {
-            RecordFormat::Lines => Self::Lines,
-            RecordFormat::LengthPrefixed => Self::LengthPrefixed,
+            SourceFormat::Lines => Self::Lines,
+            SourceFormat::LengthPrefixed => Self::LengthPrefixed,
         }
     }
 }
 
-pub(crate) fn source(args: Args, output: Format) -> Result<(), Fault> {
+pub(crate) fn source(args: SourceArgs, output: OutputFormat) -> Result<(), CommandError> {
     let input = open(args.file.as_deref())?;
     let name = args.name.clone();
     let client = args
         .connection
         .connect(|zippers| ClientOptions::source(name, zippers))?;
     let client = Arc::new(client);
-    let interrupted = stop_when_interrupted(&client)?;
-    let messages = read(input, args.format.into(), args.connection.payload_max())?;
-    let mut counts = Counts::default();
-    let ended = pump(&client, &args, &messages, &interrupted, &mut counts);
-    let delivered = end::close(&client, &interrupted);
-    // Not before: what the end leaves behind is uncertain too.
+    let shutdown = Shutdown::stopping(&client)?;
+    let records = read(input, args.format.into(), args.connection.payload_max())?;
+    let mut totals = SentTotals::default();
+    let sent_all = send_all(&client, &args, &records, &shutdown, &mut totals);
+    let delivered = drain::close(&client, &shutdown);
+    // Read after the close, which adds what it leaves unacknowledged.
     let (zipper, uncertain) = (client.zipper(), client.uncertain());
-    let Counts { sent, bytes } = counts;
+    let SentTotals { sent, bytes } = totals;
     match output {
-        Format::Text => say(format_args!(
+        OutputFormat::Text => print_line(format_args!(
             "sent {sent} messages, {bytes} bytes, to zipper {zipper}"
         ))?,
-        Format::Json => say(json!({
+        OutputFormat::Json => print_line(json!({
             "sent": sent, "bytes": bytes, "zipper": zipper,
             "delivered": delivered, "uncertain": uncertain,
         }))?,
     }
-    ended?;
+    sent_all?;
     if delivered {
         Ok(())
     } else {
-        let lost = format_args!(
-            "not everything was acknowledged by the zipper: {uncertain} of {sent} messages may not \
-             have been handled"
+        let message = format_args!(
+            "the zipper did not acknowledge everything: {uncertain} of {sent} messages may be lost"
         );
-        Err(Fault::lost(interrupted.is_given_up(), lost))
+        Err(CommandError::lost(shutdown.is_forced(), message))
     }
 }
 
-/// What was written, without the mark of the end.
+/// Messages that were written, without the end mark.
 #[derive(Default)]
-struct Counts {
+struct SentTotals {
     sent: u64,
     bytes: usize,
 }
 
-fn open(file: Option<&Path>) -> Result<Box<dyn Read + Send>, Fault> {
+fn open(file: Option<&Path>) -> Result<Box<dyn Read + Send>, CommandError> {
     let Some(path) = file else {
         if io::stdin().is_terminal() {
-            tracing::warn!("reading from the terminal: a message a line, Ctrl-D ends");
+            tracing::warn!("reading from the terminal: one message per line, Ctrl-D ends");
         }
         return Ok(Box::new(io::stdin()));
     };
-    let shown = path.display();
-    let fault = |error: &dyn std::fmt::Display| Fault::usage(format!("{shown}: {error}"));
-    let file = File::open(path).map_err(|error| fault(&error))?;
+    let refused = |reason: &dyn std::fmt::Display| {
+        CommandError::usage(format!("{}: {reason}", path.display()))
+    };
+    let file = File::open(path).map_err(|error| refused(&error))?;
     if file.metadata().is_ok_and(|it| it.is_dir()) {
-        return Err(fault(&"is a directory"));
+        return Err(refused(&"is a directory"));
     }
     Ok(Box::new(file))
 }
 
-type Incoming = Result<Bytes, RecordError>;
+type InputRecord = Result<Bytes, RecordError>;
 
-/// Reads on a thread of its own: a read of a terminal or pipe cannot be interrupted.
+/// Reads on a separate thread, because a read of a terminal or pipe cannot be interrupted.
 fn read(
     input: Box<dyn Read + Send>,
     framing: Framing,
     len_max: usize,
-) -> Result<Receiver<Incoming>, Fault> {
-    let (give, messages) = bounded(64);
+) -> Result<Receiver<InputRecord>, CommandError> {
+    let (sender, records) = bounded(64);
     let run = move || {
-        let mut reader = Reader::new(BufReader::new(input), framing, len_max);
-        while let Some(message) = reader.read().transpose() {
-            let is_last = message.is_err();
-            if give.send(message).is_err() || is_last {
+        let mut reader = RecordReader::new(BufReader::new(input), framing, len_max);
+        while let Some(record) = reader.read().transpose() {
+            let is_last = record.is_err();
+            if sender.send(record).is_err() || is_last {
                 return;
             }
         }
@@ -145,43 +146,44 @@ fn read(
     std::thread::Builder::new()
         .name("zipper-input".into())
         .spawn(run)
-        .map_err(|error| Fault::failed(format!("cannot start a thread: {error}")))?;
-    Ok(messages)
+        .map_err(CommandError::thread)?;
+    Ok(records)
 }
 
-fn pump(
+/// Sends until the input ends or a shutdown is requested.
+fn send_all(
     client: &Client,
-    args: &Args,
-    messages: &Receiver<Incoming>,
-    interrupted: &Interrupts,
-    counts: &mut Counts,
-) -> Result<(), Fault> {
+    args: &SourceArgs,
+    records: &Receiver<InputRecord>,
+    shutdown: &Shutdown,
+    totals: &mut SentTotals,
+) -> Result<(), CommandError> {
     loop {
-        let message = select! {
-            recv(messages) -> message => message,
-            recv(interrupted.first) -> _ => return Ok(()),
+        let record = select! {
+            recv(records) -> record => record,
+            recv(shutdown.requested) -> _disconnected => return Ok(()),
         };
-        let Ok(message) = message else { break };
-        let message = message.map_err(Fault::failed)?;
-        if message.is_empty() && args.end_mark {
+        let Ok(record) = record else { break };
+        let payload = record.map_err(CommandError::failed)?;
+        if payload.is_empty() && args.end_mark {
             continue;
         }
-        let len = message.len();
-        match write(client, args, message) {
+        let len = payload.len();
+        match write(client, args, payload) {
             Ok(()) => (),
             Err(_) if client.is_stopped() => return Ok(()),
-            Err(error) => return Err(Fault::failed(error)),
+            Err(error) => return Err(CommandError::failed(error)),
         }
-        counts.sent += 1;
-        counts.bytes += len;
+        totals.sent += 1;
+        totals.bytes += len;
     }
     if args.end_mark {
-        write(client, args, Bytes::new()).map_err(Fault::failed)?;
+        write(client, args, Bytes::new()).map_err(CommandError::failed)?;
     }
     Ok(())
 }
 
-fn write(client: &Client, args: &Args, payload: Bytes) -> Result<(), WriteError> {
+fn write(client: &Client, args: &SourceArgs, payload: Bytes) -> Result<(), WriteError> {
     let trace = args.trace.then(|| vec![step(args.name.clone())]);
     client.write_with(args.tag, args.target.clone(), trace, payload)
 }

@@ -1,15 +1,15 @@
-//! `zipper version`
+//! `zipper version`: prints the versions of the program and of its protocol.
 
 use selvedge_client::wire::VERSION;
 use serde_json::json;
 
-use crate::cli::fault::Fault;
-use crate::cli::{Format, say};
+use crate::cli::error::CommandError;
+use crate::cli::{OutputFormat, print_line};
 
-pub(crate) fn version(output: Format) -> Result<(), Fault> {
+pub(crate) fn version(output: OutputFormat) -> Result<(), CommandError> {
     let zipper = env!("CARGO_PKG_VERSION");
     match output {
-        Format::Text => say(format_args!("zipper {zipper}, protocol {VERSION}")),
-        Format::Json => say(json!({"zipper": zipper, "protocol": VERSION})),
+        OutputFormat::Text => print_line(format_args!("zipper {zipper}, protocol {VERSION}")),
+        OutputFormat::Json => print_line(json!({"zipper": zipper, "protocol": VERSION})),
     }
 }

@@ -1,24 +1,25 @@
-//! `zipper demo`: live readings of this machine through two zippers into WebAssembly and back.
+//! `zipper demo`: sends live readings of this machine through two zippers and two functions.
 
+mod fabric;
 mod readings;
-mod relay;
+mod scenario;
 mod screen;
-mod stage;
-mod story;
 mod tally;
+mod udp_relay;
 
-use crate::cli::Format;
-use crate::cli::fault::Fault;
-use crate::demo::story::Story;
+use crate::cli::OutputFormat;
+use crate::cli::error::CommandError;
+use crate::cli::shutdown::Shutdown;
+use crate::demo::scenario::Scenario;
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    /// How long readings are sent.
+pub(crate) struct DemoArgs {
+    /// Duration of the demo, in seconds.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
 }
 
-pub(crate) fn demo(args: &Args, output: Format) -> Result<(), Fault> {
-    let interrupted = crate::cli::interrupt::interrupted()?;
-    Story::begin(args.seconds, output == Format::Json)?.tell(&interrupted.first)
+pub(crate) fn demo(args: &DemoArgs, output: OutputFormat) -> Result<(), CommandError> {
+    let shutdown = Shutdown::listen()?;
+    Scenario::begin(args.seconds, output == OutputFormat::Json)?.play(&shutdown)
 }

@@ -1,13 +1,13 @@
-//! What this machine is doing.
+//! Readings of this machine: CPU, memory and network.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 use sysinfo::{Networks, System};
 
-use crate::cli::fault::Fault;
+use crate::cli::error::CommandError;
 
-/// Reads the counters of this machine.
+/// Takes readings of this machine.
 #[derive(Debug)]
 pub(crate) struct Readings {
     system: System,
@@ -15,9 +15,9 @@ pub(crate) struct Readings {
     seq: u64,
 }
 
-/// One look at this machine.
+/// One reading of this machine.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Reading {
+pub(crate) struct MachineReading {
     pub(crate) seq: u64,
     pub(crate) cpu_percent: f64,
     time_ms: u64,
@@ -27,26 +27,28 @@ pub(crate) struct Reading {
 }
 
 impl Readings {
-    pub(crate) fn new() -> Result<Self, Fault> {
-        let fault = |error| Fault::failed(format!("cannot read this machine's counters: {error}"));
-        let mut system = System::new().map_err(fault)?;
+    pub(crate) fn new() -> Result<Self, CommandError> {
+        let failed = |error| {
+            CommandError::failed(format!("cannot read the counters of this machine: {error}"))
+        };
+        let mut system = System::new().map_err(failed)?;
         system.refresh_cpu_usage();
         Ok(Self {
             system,
-            networks: Networks::new_with_refreshed_list().map_err(fault)?,
+            networks: Networks::new_with_refreshed_list().map_err(failed)?,
             seq: 0,
         })
     }
 
-    /// The load alone, without counting it as a reading.
-    pub(crate) fn look(&mut self) -> f64 {
+    /// Measures the CPU load only; it does not count as a reading.
+    pub(crate) fn measure_load(&mut self) -> f64 {
         self.system.refresh_cpu_usage();
         f64::from(self.system.global_cpu_usage())
     }
 
-    /// The next one. The load is that since the one before, as the library measures it: over at
-    /// least 200 ms on Linux.
-    pub(crate) fn next(&mut self) -> Reading {
+    /// Takes the next reading. Its CPU load covers the time since the previous one; the library
+    /// measures it over at least 200 ms on Linux.
+    pub(crate) fn next(&mut self) -> MachineReading {
         self.system.refresh_cpu_usage();
         self.system.refresh_memory();
         self.networks.refresh(false);
@@ -54,7 +56,7 @@ impl Readings {
         let total =
             |count: fn(&sysinfo::NetworkData) -> u64| self.networks.values().map(count).sum();
         self.seq += 1;
-        Reading {
+        MachineReading {
             seq: self.seq,
             time_ms: since.map_or(0, |since| since.as_millis() as u64),
             cpu_percent: f64::from(self.system.global_cpu_usage()),
@@ -65,7 +67,7 @@ impl Readings {
     }
 }
 
-impl Reading {
+impl MachineReading {
     pub(crate) fn to_json(self) -> String {
         json!({
             "seq": self.seq,

@@ -1,23 +1,23 @@
-//! Shows what happens: a curve on a terminal, plain lines elsewhere, JSON for programs.
+//! Output of the demo: a moving curve on a terminal, lines elsewhere, JSON for programs.
 
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Write};
 
 use serde_json::Value;
 
-/// How many readings the curve shows.
+/// Number of readings in the curve.
 const CURVE_LEN: usize = 40;
 
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mode {
+pub(crate) enum ScreenMode {
     Terminal,
     Lines,
     Json,
 }
 
-/// What is seen now.
+/// State that is shown with a reading.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct View {
     pub(crate) seq: u64,
@@ -25,13 +25,13 @@ pub(crate) struct View {
     pub(crate) average: f64,
     /// The protocol between the zippers; none while the link is down.
     pub(crate) link: Option<&'static str>,
-    /// Results that have not come back yet.
-    pub(crate) open: u64,
+    /// Number of results that are outstanding.
+    pub(crate) outstanding: u64,
 }
 
 #[derive(Debug)]
 pub(crate) struct Screen {
-    mode: Mode,
+    mode: ScreenMode,
     recent: VecDeque<f64>,
     has_curve: bool,
 }
@@ -39,16 +39,16 @@ pub(crate) struct Screen {
 impl Screen {
     pub(crate) fn new(json: bool) -> Self {
         let mode = if json {
-            Mode::Json
+            ScreenMode::Json
         } else if io::stdout().is_terminal() {
-            Mode::Terminal
+            ScreenMode::Terminal
         } else {
-            Mode::Lines
+            ScreenMode::Lines
         };
         Self::with_mode(mode)
     }
 
-    const fn with_mode(mode: Mode) -> Self {
+    const fn with_mode(mode: ScreenMode) -> Self {
         Self {
             mode,
             recent: VecDeque::new(),
@@ -56,15 +56,15 @@ impl Screen {
         }
     }
 
-    /// Says a sentence to people, or an event to programs.
-    pub(crate) fn say(&mut self, sentence: &str, event: &Value) -> io::Result<()> {
+    /// Prints a sentence, or an event in JSON mode.
+    pub(crate) fn print(&mut self, sentence: &str, event: &Value) -> io::Result<()> {
         let mut out = io::stdout().lock();
         match self.mode {
-            Mode::Json => writeln!(out, "{event}")?,
-            Mode::Lines => writeln!(out, "{sentence}")?,
-            Mode::Terminal => {
+            ScreenMode::Json => writeln!(out, "{event}")?,
+            ScreenMode::Lines => writeln!(out, "{sentence}")?,
+            ScreenMode::Terminal => {
                 if std::mem::take(&mut self.has_curve) {
-                    // The curve goes on below.
+                    // The curve is redrawn below the sentence.
                     write!(out, "\r\x1b[K")?;
                 }
                 writeln!(out, "{sentence}")?;
@@ -73,7 +73,7 @@ impl Screen {
         out.flush()
     }
 
-    /// Shows a reading: each on a terminal, one in ten elsewhere.
+    /// Shows a reading. Without a terminal, one in ten is shown.
     pub(crate) fn show(&mut self, view: View, event: &Value) -> io::Result<()> {
         self.recent.push_back(view.cpu_percent);
         if self.recent.len() > CURVE_LEN {
@@ -82,10 +82,10 @@ impl Screen {
         let line = self.line(view);
         let mut out = io::stdout().lock();
         match self.mode {
-            Mode::Json => writeln!(out, "{event}")?,
-            Mode::Lines if view.seq.is_multiple_of(10) => writeln!(out, "{line}")?,
-            Mode::Lines => {}
-            Mode::Terminal => {
+            ScreenMode::Json => writeln!(out, "{event}")?,
+            ScreenMode::Lines if view.seq.is_multiple_of(10) => writeln!(out, "{line}")?,
+            ScreenMode::Lines => {}
+            ScreenMode::Terminal => {
                 self.has_curve = true;
                 write!(out, "\r\x1b[K{line}")?;
             }
@@ -96,10 +96,10 @@ impl Screen {
     fn line(&self, view: View) -> String {
         let link = match view.link {
             Some(link) => format!("link {link}"),
-            None => format!("link DOWN, {} results wait", view.open),
+            None => format!("link DOWN, {} results outstanding", view.outstanding),
         };
         let curve = match self.mode {
-            Mode::Terminal => format!("{} ", curve(&self.recent)),
+            ScreenMode::Terminal => format!("{} ", curve(&self.recent)),
             _ => String::new(),
         };
         format!(
@@ -130,18 +130,18 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_is_down_is_said_with_what_waits() {
-        let screen = Screen::with_mode(Mode::Lines);
+    fn a_link_that_is_down_is_shown_with_the_outstanding_results() {
+        let screen = Screen::with_mode(ScreenMode::Lines);
         let view = View {
             seq: 10,
             cpu_percent: 12.34,
             average: 11.0,
             link: None,
-            open: 7,
+            outstanding: 7,
         };
         assert_eq!(
             screen.line(view),
-            "  cpu  12.3 %  average  11.0 %  link DOWN, 7 results wait"
+            "  cpu  12.3 %  average  11.0 %  link DOWN, 7 results outstanding"
         );
     }
 }

@@ -1,26 +1,26 @@
-//! What was sent and what came back, counted one by one. Pure.
+//! Counts lost, repeated and reordered results by their sequence numbers. Pure.
 
 use std::collections::BTreeSet;
 
-/// Counts messages by the numbers that they carry.
+/// Counts results by the sequence number that each carries.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     sent: u64,
     received: BTreeSet<u64>,
     repeated: u64,
-    disordered: u64,
+    reordered: u64,
 }
 
 impl Tally {
-    /// The message of this number was sent: they count from 1.
+    /// Notes that the message with this number was sent. Numbers begin at 1.
     pub(crate) fn sent(&mut self, seq: u64) {
         self.sent = self.sent.max(seq);
     }
 
-    /// A result that carries this number came back.
+    /// Notes that the result with this number was received.
     pub(crate) fn received(&mut self, seq: u64) {
         if self.received.last().is_some_and(|&last| seq < last) {
-            self.disordered += 1;
+            self.reordered += 1;
         }
         if !self.received.insert(seq) {
             self.repeated += 1;
@@ -45,12 +45,12 @@ impl Tally {
         self.repeated
     }
 
-    pub(crate) const fn disordered(&self) -> u64 {
-        self.disordered
+    pub(crate) const fn reordered(&self) -> u64 {
+        self.reordered
     }
 
     pub(crate) fn is_perfect(&self) -> bool {
-        self.lost() + self.repeated + self.disordered == 0
+        self.lost() + self.repeated + self.reordered == 0
     }
 }
 
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn losses_repeats_and_disorder_are_counted_apart() {
+    fn lost_repeated_and_reordered_results_are_counted_separately() {
         let mut tally = Tally::default();
         (1..=5).for_each(|seq| tally.sent(seq));
         for seq in [1, 2, 2, 5, 4] {
@@ -67,7 +67,7 @@ mod tests {
         }
         assert_eq!((tally.sent_count(), tally.received_count()), (5, 4));
         assert_eq!(
-            (tally.lost(), tally.repeated(), tally.disordered()),
+            (tally.lost(), tally.repeated(), tally.reordered()),
             (1, 1, 1)
         );
         assert!(!tally.is_perfect());

@@ -1,4 +1,4 @@
-//! A link that can be cut: passes datagrams between two sockets of this machine.
+//! A link that can be cut: relays datagrams between two local sockets.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -7,100 +7,104 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// How often its threads look whether they are wanted.
-const LOOK: Duration = Duration::from_millis(100);
+/// Interval at which the threads check whether the relay was dropped.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A datagram, of whatever length.
+/// Maximum length of a datagram.
 const DATAGRAM_LEN_MAX: usize = 65_535;
 
-/// Dropped, it ends.
+/// Relays datagrams between one caller and a listener, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Relay {
+pub(crate) struct UdpRelay {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    state: Arc<RelayState>,
     threads: Vec<JoinHandle<()>>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct RelayState {
     is_cut: AtomicBool,
-    is_over: AtomicBool,
+    is_dropped: AtomicBool,
 }
 
-impl Relay {
-    /// Listens for one caller at a time, and passes what it sends on to `to`, and back.
+impl UdpRelay {
+    /// Relays the datagrams of one caller at a time to the address `to`, and the replies back.
     pub(crate) fn start(to: SocketAddr) -> io::Result<Self> {
         let outside = UdpSocket::bind("127.0.0.1:0")?;
         let inside = UdpSocket::bind("127.0.0.1:0")?;
         inside.connect(to)?;
         for socket in [&outside, &inside] {
-            socket.set_read_timeout(Some(LOOK))?;
+            socket.set_read_timeout(Some(POLL_INTERVAL))?;
         }
         let address = outside.local_addr()?;
-        let shared = Arc::new(Shared::default());
+        let state = Arc::new(RelayState::default());
         let caller = Arc::new(std::sync::Mutex::new(None));
-        let (out, back) = (
+        let (to_inside, to_outside) = (
             (outside.try_clone()?, inside.try_clone()?),
             (inside, outside),
         );
-        let (known, told) = (Arc::clone(&caller), Arc::clone(&shared));
-        let forth = move || {
-            pass(&told, &out.0, |bytes, from| {
-                *known.lock().expect("it is never held by who panics") = Some(from);
-                out.1.send(bytes)
+        let (known, forward_state) = (Arc::clone(&caller), Arc::clone(&state));
+        let forward = move || {
+            relay(&forward_state, &to_inside.0, |bytes, from| {
+                *known
+                    .lock()
+                    .expect("no thread panics while it holds the lock") = Some(from);
+                to_inside.1.send(bytes)
             });
         };
-        let told = Arc::clone(&shared);
-        let home = move || {
-            pass(&told, &back.0, |bytes, _| {
-                let to = *caller.lock().expect("it is never held by who panics");
-                to.map_or(Ok(0), |to| back.1.send_to(bytes, to))
+        let back_state = Arc::clone(&state);
+        let back = move || {
+            relay(&back_state, &to_outside.0, |bytes, _| {
+                let to = *caller
+                    .lock()
+                    .expect("no thread panics while it holds the lock");
+                to.map_or(Ok(0), |to| to_outside.1.send_to(bytes, to))
             });
         };
         let thread = |name: &str| std::thread::Builder::new().name(name.into());
         let threads = vec![
-            thread("demo-link-out").spawn(forth)?,
-            thread("demo-link-back").spawn(home)?,
+            thread("demo-link-out").spawn(forward)?,
+            thread("demo-link-back").spawn(back)?,
         ];
         Ok(Self {
             address,
-            shared,
+            state,
             threads,
         })
     }
 
-    /// Where to call it.
+    /// Address for the caller.
     pub(crate) const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// From now on nothing comes through, and nobody is told.
+    /// Drops all datagrams from now on, without notice to either side.
     pub(crate) fn cut(&self) {
-        self.shared.is_cut.store(true, Ordering::Relaxed);
+        self.state.is_cut.store(true, Ordering::Relaxed);
     }
 }
 
-impl Drop for Relay {
+impl Drop for UdpRelay {
     fn drop(&mut self) {
-        self.shared.is_over.store(true, Ordering::Relaxed);
+        self.state.is_dropped.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             drop(thread.join());
         }
     }
 }
 
-fn pass(
-    shared: &Shared,
+fn relay(
+    state: &RelayState,
     from: &UdpSocket,
-    mut on: impl FnMut(&[u8], SocketAddr) -> io::Result<usize>,
+    mut forward: impl FnMut(&[u8], SocketAddr) -> io::Result<usize>,
 ) {
     let mut buffer = vec![0; DATAGRAM_LEN_MAX];
-    while !shared.is_over.load(Ordering::Relaxed) {
-        // A datagram that cannot be passed on is lost, as on any link.
+    while !state.is_dropped.load(Ordering::Relaxed) {
+        // A datagram that cannot be forwarded is lost, as on any link.
         if let Ok((len, from)) = from.recv_from(&mut buffer)
-            && !shared.is_cut.load(Ordering::Relaxed)
+            && !state.is_cut.load(Ordering::Relaxed)
         {
-            let _lost = on(&buffer[..len], from);
+            let _lost = forward(&buffer[..len], from);
         }
     }
 }
@@ -110,9 +114,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn datagrams_pass_both_ways_until_it_is_cut() {
+    fn datagrams_pass_in_both_directions_until_the_link_is_cut() {
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let relay = Relay::start(server.local_addr().unwrap()).unwrap();
+        let relay = UdpRelay::start(server.local_addr().unwrap()).unwrap();
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
         client.connect(relay.address()).unwrap();
         client.send(b"there").unwrap();

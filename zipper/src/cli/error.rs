@@ -1,4 +1,4 @@
-//! Why a command ends, with the exit code that says so to programs.
+//! Failure of a command, with the exit code that identifies it to programs.
 
 use std::fmt::Display;
 use std::io;
@@ -7,17 +7,22 @@ use std::process::ExitCode;
 use selvedge_client::ConnectError;
 use selvedge_zipper::zipper::ZipperError;
 
-/// A failure, for people and programs.
+/// Failure of a command.
 #[derive(Debug)]
-pub(crate) struct Fault {
+pub(crate) struct CommandError {
     code: u8,
     message: String,
 }
 
-impl Fault {
-    /// It failed on the way.
+impl CommandError {
+    /// The command failed while it ran.
     pub(crate) fn failed(message: impl Display) -> Self {
         Self::new(1, message)
+    }
+
+    /// The operating system did not start a thread.
+    pub(crate) fn thread(error: io::Error) -> Self {
+        Self::failed(format!("cannot start a thread: {error}"))
     }
 
     /// The command line or the configuration is wrong.
@@ -30,15 +35,15 @@ impl Fault {
         Self::new(5, message)
     }
 
-    /// Something is lost at the end, which was waited for or given up.
-    pub(crate) fn lost(is_given_up: bool, message: impl Display) -> Self {
-        match is_given_up {
+    /// Messages are lost at the end, after a graceful or a forced shutdown.
+    pub(crate) fn lost(is_forced: bool, message: impl Display) -> Self {
+        match is_forced {
             true => Self::new(130, message),
             false => Self::failed(message),
         }
     }
 
-    /// Whoever read the output has gone: no fault of anybody, and nobody to tell.
+    /// A write to stdout failed. A closed pipe is no error: its reader has ended.
     pub(crate) fn output(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::new(0, ""),
@@ -53,8 +58,8 @@ impl Fault {
         }
     }
 
-    /// Tells it, and gives the exit code.
-    #[allow(clippy::print_stderr, reason = "this is where errors are shown")]
+    /// Prints the error on stderr and returns the exit code.
+    #[allow(clippy::print_stderr, reason = "errors are shown here")]
     pub(crate) fn report(&self) -> ExitCode {
         if !self.message.is_empty() {
             eprintln!("zipper: {}", self.message);
@@ -63,7 +68,7 @@ impl Fault {
     }
 }
 
-impl From<ConnectError> for Fault {
+impl From<ConnectError> for CommandError {
     fn from(error: ConnectError) -> Self {
         let code = match error {
             ConnectError::NoAddress | ConnectError::Wire(_) => 2,
@@ -74,7 +79,7 @@ impl From<ConnectError> for Fault {
     }
 }
 
-impl From<ZipperError> for Fault {
+impl From<ZipperError> for CommandError {
     fn from(error: ZipperError) -> Self {
         Self::new(3, error)
     }

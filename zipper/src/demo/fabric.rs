@@ -1,5 +1,5 @@
-//! The pieces of the demonstration: two zippers with a link that can be cut, two functions, a source
-//! and a sink.
+//! The fabric of the demo: two zippers with a link that can be cut, two functions, a source and a
+//! sink.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,19 +13,19 @@ use selvedge_client::{Client, ClientOptions};
 use selvedge_hub::{Address, Identity, Info};
 use selvedge_wasm_host::{FunctionConfig, Host, HostConfig};
 use selvedge_zipper::runner::{Runner, RunnerGuest};
-use selvedge_zipper::zipper::{self, Neighbour, Zipper};
+use selvedge_zipper::zipper::{Neighbour, Zipper, ZipperOptions};
 
-use crate::cli::fault::Fault;
-use crate::demo::relay::Relay;
+use crate::cli::error::CommandError;
+use crate::demo::udp_relay::UdpRelay;
 
 pub(crate) const READINGS: Tag = Tag(0x10);
 pub(crate) const AVERAGES: Tag = Tag(0x11);
 pub(crate) const ALERTS: Tag = Tag(0x12);
 
-/// How long the pieces may take to find each other.
+/// Time limit until every zipper knows the functions.
 const READY_MAX: Duration = Duration::from_secs(10);
 
-/// How long an orderly end of one piece may take.
+/// Time limit for the graceful close of one part.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
 
 const MOVING_AVERAGE: &[u8] =
@@ -33,29 +33,29 @@ const MOVING_AVERAGE: &[u8] =
 const THRESHOLD_ALERT: &[u8] =
     include_bytes!("../../../examples/guests/prebuilt/threshold-alert.wasm");
 
-/// A function at work on a thread of its own.
+/// A function that runs on a separate thread.
 #[derive(Debug)]
-struct Working {
+struct RunningFunction {
     client: Arc<Client>,
     thread: JoinHandle<()>,
 }
 
 #[derive(Debug)]
-pub(crate) struct Stage {
+pub(crate) struct DemoFabric {
     pub(crate) edge: Zipper,
     pub(crate) region: Zipper,
-    pub(crate) link: Relay,
+    pub(crate) link: UdpRelay,
     pub(crate) source: Client,
     pub(crate) results: Receiver<Data>,
     sink: Arc<Client>,
-    functions: Vec<Working>,
+    functions: Vec<RunningFunction>,
 }
 
-impl Stage {
-    /// Sets everything up, and waits until everybody knows of everybody.
-    pub(crate) fn set(threshold: f64) -> Result<Self, Fault> {
+impl DemoFabric {
+    /// Starts all parts, and waits until both zippers know the functions and the sink.
+    pub(crate) fn start(threshold: f64) -> Result<Self, CommandError> {
         let (edge, region, link) = zippers()?;
-        let host = Host::new(HostConfig::default()).map_err(Fault::function)?;
+        let host = Host::new(HostConfig::default()).map_err(CommandError::function)?;
         let settings = |key: &str, value: String| BTreeMap::from([(key.to_owned(), value)]);
         let functions = vec![
             function(
@@ -80,17 +80,17 @@ impl Stage {
             at.clone(),
         ))?;
         let sink = Arc::new(sink);
-        let (give, results) = unbounded();
-        let reading = Arc::clone(&sink);
+        let (sender, results) = unbounded();
+        let reader = Arc::clone(&sink);
         spawn("demo-sink", move || {
-            while let Ok(data) = reading.read() {
-                if give.send(data).is_err() {
+            while let Ok(data) = reader.read() {
+                if sender.send(data).is_err() {
                     return;
                 }
             }
         })?;
         let source = Client::connect(ClientOptions::source("source", at))?;
-        let stage = Self {
+        let fabric = Self {
             edge,
             region,
             link,
@@ -99,53 +99,58 @@ impl Stage {
             sink,
             functions,
         };
-        stage.wait_until_known()?;
-        Ok(stage)
+        fabric.wait_until_ready()?;
+        Ok(fabric)
     }
 
-    fn wait_until_known(&self) -> Result<(), Fault> {
+    fn wait_until_ready(&self) -> Result<(), CommandError> {
         let deadline = Instant::now() + READY_MAX;
-        let is_known = || {
+        let is_ready = || {
             self.edge.observers(READINGS).len() == 1
                 && self.region.observers(AVERAGES).len() == 2
                 && self.region.observers(ALERTS).len() == 1
         };
-        while !is_known() {
+        while !is_ready() {
             if Instant::now() > deadline {
-                return Err(Fault::failed("the two zippers do not find each other"));
+                return Err(CommandError::failed(format_args!(
+                    "the two zippers did not connect within {} s",
+                    READY_MAX.as_secs()
+                )));
             }
             std::thread::sleep(Duration::from_millis(5));
         }
         Ok(())
     }
 
-    /// What the zippers are connected by, as the region, which dials, sees it.
+    /// Connection between the zippers, as seen by the region, which dials.
     pub(crate) fn connection(&self) -> Option<Info> {
         self.region.neighbour(self.edge.node_id())?.transport()
     }
 
-    /// Ends everything in order, from the source on.
-    pub(crate) fn end(self) {
-        let _what_is_late_is_counted = self.source.close(CLOSE_MAX);
-        for Working { client, thread } in self.functions {
+    /// Closes all parts gracefully, beginning with the source.
+    pub(crate) fn close(self) {
+        let _late_results_are_counted = self.source.close(CLOSE_MAX);
+        for RunningFunction { client, thread } in self.functions {
             client.stop();
             drop(thread.join());
         }
         self.sink.stop();
         for zipper in [self.region, self.edge] {
-            let _nobody_is_left = zipper.close(CLOSE_MAX);
+            let _no_client_is_left = zipper.close(CLOSE_MAX);
         }
     }
 }
 
-/// The edge listens; the region dials it: QUIC over the link that can be cut, then TCP.
-fn zippers() -> Result<(Zipper, Zipper, Relay), Fault> {
-    let identity = || Identity::generate().map_err(Fault::failed);
-    let mut edge = zipper::ZipperOptions::new("edge", identity()?);
-    let mut region = zipper::ZipperOptions::new("region", identity()?);
+/// Starts the zippers. The edge listens; the region dials it over the QUIC link that can be cut,
+/// with TCP as the second address.
+fn zippers() -> Result<(Zipper, Zipper, UdpRelay), CommandError> {
+    let identity = || Identity::generate().map_err(CommandError::failed);
+    let mut edge = ZipperOptions::new("edge", identity()?);
+    let mut region = ZipperOptions::new("region", identity()?);
     for options in [&mut edge, &mut region] {
         for text in ["quic://127.0.0.1:0", "tcp://127.0.0.1:0"] {
-            options.listen.push(text.parse().map_err(Fault::failed)?);
+            let address = text.parse().map_err(CommandError::failed)?;
+            options.listen.push(address);
         }
     }
     edge.mesh.push(Neighbour {
@@ -155,19 +160,17 @@ fn zippers() -> Result<(Zipper, Zipper, Relay), Fault> {
     let edge_node = edge.identity.node_id();
     let edge = Zipper::start(edge)?;
     let [quic, tcp] = edge.addresses() else {
-        return Err(Fault::failed("the edge listens on two addresses"));
+        return Err(CommandError::failed("the edge listens on two addresses"));
     };
-    let quic: String = quic.to_string();
-    let to = quic.trim_start_matches("quic://").parse();
-    let link = Relay::start(to.map_err(Fault::failed)?).map_err(|error| {
-        Fault::failed(format!("cannot make the link between the zippers: {error}"))
+    let quic = quic
+        .as_socket()
+        .ok_or_else(|| CommandError::failed("the edge listens on an IP address"))?;
+    let link = UdpRelay::start(quic).map_err(|error| {
+        CommandError::failed(format!("cannot open the link between the zippers: {error}"))
     })?;
-    let through: Address = format!("quic://{}", link.address())
-        .parse()
-        .map_err(Fault::failed)?;
     region.mesh.push(Neighbour {
         node: edge_node,
-        addresses: vec![through, tcp.clone()],
+        addresses: vec![Address::socket("quic", link.address()), tcp.clone()],
     });
     Ok((edge, Zipper::start(region)?, link))
 }
@@ -178,28 +181,30 @@ fn function(
     name: &'static str,
     wasm: &[u8],
     settings: BTreeMap<String, String>,
-) -> Result<Working, Fault> {
+) -> Result<RunningFunction, CommandError> {
     let config = FunctionConfig {
         config: settings,
         ..FunctionConfig::named(name)
     };
-    let loaded = host.load_bytes(wasm, config).map_err(Fault::function)?;
-    let instance = loaded.instantiate().map_err(Fault::function)?;
+    let loaded = host
+        .load_bytes(wasm, config)
+        .map_err(CommandError::function)?;
+    let instance = loaded.instantiate().map_err(CommandError::function)?;
     let tags = loaded.observed().iter().map(|&tag| Tag(tag)).collect();
     let at = zipper.addresses().to_vec();
     let client = Arc::new(Client::connect(ClientOptions::function(name, tags, at))?);
-    let working = Arc::clone(&client);
+    let reader = Arc::clone(&client);
     let thread = spawn(name, move || {
         let guest = RunnerGuest::Function(Box::new(instance));
-        let ended = Runner::new(&working, guest, name).run();
-        tracing::debug!(name, %ended, "a function has ended");
+        let reason = Runner::new(&reader, guest, name).run();
+        tracing::debug!(name, %reason, "a function ended");
     })?;
-    Ok(Working { client, thread })
+    Ok(RunningFunction { client, thread })
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Fault> {
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, CommandError> {
     std::thread::Builder::new()
         .name(name.into())
         .spawn(run)
-        .map_err(|error| Fault::failed(format!("cannot start a thread: {error}")))
+        .map_err(CommandError::thread)
 }

@@ -1,8 +1,8 @@
-//! What may not be written: unsafe code, unfinished code, tests that wait or never run.
+//! Forbidden code: unsafe code, unfinished code, tests that sleep or never run.
 
 use crate::layers::{from_root, packages, text};
 use crate::source::{SOURCES, Source, read};
-use crate::{Complaint, expect_none};
+use crate::{Violation, expect_none};
 
 /// Where `unsafe` may stand: the host's cache, and the guests' side of the core ABI.
 const UNSAFE: [&str; 2] = [
@@ -11,11 +11,11 @@ const UNSAFE: [&str; 2] = [
 ];
 const GUESTS: &str = "examples/guests/";
 
-fn everywhere(find: fn(&Source) -> Vec<Complaint>) -> Vec<Complaint> {
+fn everywhere(find: fn(&Source) -> Vec<Violation>) -> Vec<Violation> {
     SOURCES.iter().flat_map(find).collect()
 }
 
-fn unsafe_code(source: &Source) -> Vec<Complaint> {
+fn unsafe_code(source: &Source) -> Vec<Violation> {
     if UNSAFE.contains(&source.path.as_str()) {
         return Vec::new();
     }
@@ -30,17 +30,17 @@ fn unsafe_code(source: &Source) -> Vec<Complaint> {
     };
     let found = source.find(&["unsafe"]).filter(|(at, _)| !exported(*at));
     found
-        .map(|(_, line)| Complaint::new(&source.path, line, "`unsafe`"))
+        .map(|(_, line)| Violation::new(&source.path, line, "`unsafe`"))
         .collect()
 }
 
-fn unfinished_code(source: &Source) -> Vec<Complaint> {
+fn unfinished_code(source: &Source) -> Vec<Violation> {
     let found = |name: &'static str| {
         let words = [name, "!"];
         let lines: Vec<_> = source.find(&words).map(|(_, line)| line).collect();
         lines
             .into_iter()
-            .map(move |line| Complaint::new(&source.path, line, format!("`{name}!`")))
+            .map(move |line| Violation::new(&source.path, line, format!("`{name}!`")))
     };
     ["todo", "unimplemented", "dbg"]
         .into_iter()
@@ -49,7 +49,7 @@ fn unfinished_code(source: &Source) -> Vec<Complaint> {
 }
 
 /// Sleeps in tests that no comment explains, on their line or on the one before.
-fn sleeping_tests(source: &Source) -> Vec<Complaint> {
+fn sleeping_tests(source: &Source) -> Vec<Violation> {
     let called = |at: usize| at == 0 || !matches!(&*source.tokens[at - 1].text, "." | "fn");
     let explained = |line: usize| {
         let before = line
@@ -61,13 +61,13 @@ fn sleeping_tests(source: &Source) -> Vec<Complaint> {
     source
         .find(&["sleep", "("])
         .filter(|&(at, line)| source.is_test_line(line) && called(at) && !explained(line))
-        .map(|(_, line)| Complaint::new(&source.path, line, "a test sleeps, and does not say why"))
+        .map(|(_, line)| Violation::new(&source.path, line, "a test sleeps without a reason"))
         .collect()
 }
 
 /// Ignored tests whose reason names no script of `.ci/` that runs ignored tests.
-fn tests_that_never_run(source: &Source) -> Vec<Complaint> {
-    let mut complaints = Vec::new();
+fn tests_that_never_run(source: &Source) -> Vec<Violation> {
+    let mut violations = Vec::new();
     for (at, line) in source.find(&["ignore"]) {
         let around = |index: usize| source.tokens.get(index).map_or("", |t| t.text.as_str());
         let before = at.checked_sub(1).map_or("", around);
@@ -82,10 +82,10 @@ fn tests_that_never_run(source: &Source) -> Vec<Complaint> {
         };
         if !job(reason).is_some_and(|job| script(&job).contains("--ignored")) {
             let what = format!("#[ignore = {reason}]: no job runs it");
-            complaints.push(Complaint::new(&source.path, line, what));
+            violations.push(Violation::new(&source.path, line, what));
         }
     }
-    complaints
+    violations
 }
 
 /// The first script of `.ci/` that a text names.
@@ -109,7 +109,7 @@ fn unsafe_code_is_in_one_file_of_the_host() {
 
 #[test]
 fn every_crate_but_the_host_forbids_unsafe_code() {
-    let mut complaints = Vec::new();
+    let mut violations = Vec::new();
     for package in packages() {
         if text(&package, "name") == "selvedge-wasm-host" {
             continue;
@@ -120,23 +120,23 @@ fn every_crate_but_the_host_forbids_unsafe_code() {
             let source = Source::parse(&path, &read(&path));
             let words = ["#", "!", "[", "forbid", "(", "unsafe_code", ")", "]"];
             if matches!(kind, "lib" | "bin") && source.find(&words).next().is_none() {
-                complaints.push(Complaint::new(&path, 1, "it does not forbid unsafe code"));
+                violations.push(Violation::new(&path, 1, "it does not forbid unsafe code"));
             }
         }
     }
     expect_none(
-        &complaints,
+        &violations,
         "write `#![forbid(unsafe_code)]` below the crate's doc",
     );
 }
 
 #[test]
 fn every_crate_takes_the_workspace_s_lints() {
-    let mut complaints = Vec::new();
+    let mut violations = Vec::new();
     for package in packages() {
         let manifest = from_root(text(&package, "manifest_path"));
         if !read(&manifest).contains("[lints]\nworkspace = true\n") {
-            complaints.push(Complaint::new(
+            violations.push(Violation::new(
                 &manifest,
                 1,
                 "it has lints of its own or none",
@@ -144,7 +144,7 @@ fn every_crate_takes_the_workspace_s_lints() {
         }
     }
     expect_none(
-        &complaints,
+        &violations,
         "end the manifest with `[lints]` and `workspace = true`",
     );
 }
@@ -161,7 +161,7 @@ fn nothing_unfinished_is_left() {
 fn no_test_sleeps_without_a_reason() {
     expect_none(
         &everywhere(sleeping_tests),
-        "wait for what is expected, with a deadline, or use virtual time; if only time can tell, say why in a comment beside it",
+        "wait for what is expected, with a deadline, or use virtual time; if only time can show it, give the reason in a comment beside it",
     );
 }
 
@@ -175,11 +175,11 @@ fn an_ignored_test_names_the_job_that_runs_it() {
 
 #[test]
 fn what_may_not_be_written_is_found() {
-    let lines = |find: fn(&Source) -> Vec<Complaint>, path: &str, text: &str| {
-        let complaints = find(&Source::parse(path, text));
-        complaints
+    let lines = |find: fn(&Source) -> Vec<Violation>, path: &str, text: &str| {
+        let violations = find(&Source::parse(path, text));
+        violations
             .iter()
-            .map(|complaint| complaint.line)
+            .map(|violation| violation.line)
             .collect::<Vec<_>>()
     };
     let text = "// unsafe\n#[unsafe(no_mangle)]\nfn a() { unsafe { b() } }\n";
@@ -193,7 +193,7 @@ fn what_may_not_be_written_is_found() {
     let text = "fn a() { \"todo!\" }\nfn b() { todo!() }\nfn c() {\n    dbg!(1);\n}\n";
     assert_eq!(lines(unfinished_code, "hub/src/a.rs", text), [2, 4]);
 
-    let text = "fn a() {\n    sleep(D);\n    thread::sleep(D); // The kernel tells by no event.\n    x.sleep(D);\n}\n";
+    let text = "fn a() {\n    sleep(D);\n    thread::sleep(D); // The kernel reports no event.\n    x.sleep(D);\n}\n";
     assert_eq!(lines(sleeping_tests, "hub/tests/a.rs", text), [2]);
     assert!(lines(sleeping_tests, "hub/src/a.rs", text).is_empty());
 

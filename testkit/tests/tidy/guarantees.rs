@@ -1,72 +1,83 @@
-//! The tests that GUARANTEES.md names exist.
+//! GUARANTEES.md numbers its guarantees, and each has a section with its proof.
 
 use crate::source::read;
-use crate::{Complaint, expect_none, root};
+use crate::{Violation, expect_none};
 
 const PAGE: &str = "GUARANTEES.md";
 
-/// The `file: test` pairs of a page, with their lines: a path in backticks names the file for the
-/// tests behind it on the same line.
-fn named(text: &str) -> Vec<(usize, String, String)> {
-    let mut named = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        let mut file = None;
-        for quoted in line.split('`').skip(1).step_by(2) {
-            if quoted.ends_with(".rs") {
-                file = Some(quoted);
-            } else if let Some(file) = file
-                && is_test_name(quoted)
-            {
-                named.push((index + 1, file.to_owned(), quoted.to_owned()));
+/// The numbers at the start of the list, `| [G1](#g1) | ..`, and of the sections, `### G1`, with lines.
+fn numbers(page: &str) -> (Vec<(usize, usize)>, Vec<(usize, usize)>) {
+    let number = |line: &str, before: &str| -> Option<usize> {
+        let digits = line.strip_prefix(before)?;
+        let end = digits.find(|c: char| !c.is_ascii_digit());
+        digits[..end.unwrap_or(digits.len())].parse().ok()
+    };
+    let all = |before: &str| {
+        let lines = page.lines().enumerate();
+        lines
+            .filter_map(|(index, line)| Some((index + 1, number(line, before)?)))
+            .collect()
+    };
+    (all("| [G"), all("### G"))
+}
+
+/// The text of each section with a number.
+fn sections(page: &str) -> Vec<(usize, String)> {
+    let starts = numbers(page).1;
+    let lines: Vec<&str> = page.lines().collect();
+    starts
+        .into_iter()
+        .map(|(line, _)| {
+            let body = lines[line..]
+                .iter()
+                .take_while(|line| !line.starts_with('#'));
+            (line, body.copied().collect::<Vec<_>>().join("\n"))
+        })
+        .collect()
+}
+
+#[test]
+fn guarantees_are_numbered_and_each_has_a_section_with_a_proof() {
+    let page = read(PAGE);
+    let (listed, proven) = numbers(&page);
+    let mut violations = Vec::new();
+    assert!(
+        listed.len() > 20,
+        "{PAGE}: only {} guarantees",
+        listed.len()
+    );
+    for numbers in [&listed, &proven] {
+        for (index, (line, number)) in numbers.iter().enumerate() {
+            if *number != index + 1 {
+                let what = format!("G{number} stands in place {}", index + 1);
+                violations.push(Violation::new(PAGE, *line, what));
             }
         }
     }
-    named
-}
-
-/// Tests are named as sentences.
-fn is_test_name(word: &str) -> bool {
-    word.matches('_').count() >= 2 && word.chars().all(|c| c.is_alphanumeric() || c == '_')
-}
-
-fn has_test(source: &str, name: &str) -> bool {
-    source.contains(&format!("fn {name}("))
-}
-
-#[test]
-fn every_promise_names_tests_that_exist() {
-    let page = read(PAGE);
-    let mut complaints = Vec::new();
-    let named = named(&page);
-    assert!(named.len() > 40, "only {} tests are named", named.len());
-    for (line, file, test) in named {
-        let path = root().join(&file);
-        if !path.exists() {
-            complaints.push(Complaint::new(PAGE, line, format!("there is no {file}")));
-        } else if !has_test(&read(&file), &test) {
-            let what = format!("there is no test `{test}` in {file}");
-            complaints.push(Complaint::new(PAGE, line, what));
+    if listed.len() != proven.len() {
+        let what = format!(
+            "{} are listed, {} have a section",
+            listed.len(),
+            proven.len()
+        );
+        violations.push(Violation::new(PAGE, 1, what));
+    }
+    for (line, text) in sections(&page) {
+        if !text.contains(".rs`") && !text.contains("`.ci/") && !text.contains("`fuzz/`") {
+            violations.push(Violation::new(PAGE, line, "the section names no test"));
         }
     }
     expect_none(
-        &complaints,
-        "name the test that proves it now, or withdraw the promise",
+        &violations,
+        "number the list and the sections alike, and cite in each section the tests that prove it",
     );
 }
 
 #[test]
-fn names_are_found_behind_their_files() {
-    let text = "- x: `a/b.rs` `it_is_so`, `and_it_is`; `c.rs` `more_of_it`\n`not_a_test` `x`";
-    let found = named(text);
-    let pair = |file: &str, test: &str| (1, file.to_owned(), test.to_owned());
-    assert_eq!(
-        found,
-        [
-            pair("a/b.rs", "it_is_so"),
-            pair("a/b.rs", "and_it_is"),
-            pair("c.rs", "more_of_it")
-        ]
-    );
-    assert!(has_test("#[test]\nfn it_is_so() {}", "it_is_so"));
-    assert!(!has_test("fn it_is_so_too() {}", "it_is_so"));
+fn numbers_and_sections_are_found() {
+    let page =
+        "| [G1](#g1) | a |\n| [G2](#g2) | b |\n## Proofs\n### G1\n`c.rs` `d`\n### G2\nnone\n";
+    assert_eq!(numbers(page), (vec![(1, 1), (2, 2)], vec![(4, 1), (6, 2)]));
+    let texts: Vec<_> = sections(page).into_iter().map(|(_, text)| text).collect();
+    assert_eq!(texts, ["`c.rs` `d`", "none"]);
 }

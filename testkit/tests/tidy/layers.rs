@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::{Complaint, expect_none, root};
+use crate::{Violation, expect_none, root};
 
 /// transport <- endpoint <- driver <- hub <- client <- zipper -> wasm-host. Each may be used by what stands
 /// beside it; dev-dependencies, examples, benches and testkit are free.
@@ -145,7 +145,7 @@ fn is_runtime(name: &str) -> bool {
 
 #[test]
 fn imports_between_our_crates_run_one_way() {
-    let mut complaints = Vec::new();
+    let mut violations = Vec::new();
     for edge in edges()
         .iter()
         .filter(|edge| edge.to.starts_with("selvedge-"))
@@ -157,23 +157,23 @@ fn imports_between_our_crates_run_one_way() {
         if !row.is_some_and(|(_, to)| to.contains(&edge.to.as_str())) {
             let line = line_of(&edge.manifest, &edge.to);
             let what = format!("{} may not use {}", edge.from, edge.to);
-            complaints.push(Complaint::new(&edge.manifest, line, what));
+            violations.push(Violation::new(&edge.manifest, line, what));
         }
     }
     expect_none(
-        &complaints,
+        &violations,
         "move the code to the layer that may, re-export what is missing from the layer below, or make it a dev-dependency",
     );
 }
 
 #[test]
 fn every_crate_of_the_workspace_has_its_place_in_the_layers() {
-    let mut complaints = Vec::new();
+    let mut violations = Vec::new();
     for package in packages() {
         let name = text(&package, "name");
         if !FREE.contains(&name) && !MAY_USE.iter().any(|(layer, _)| *layer == name) {
             let manifest = from_root(text(&package, "manifest_path"));
-            complaints.push(Complaint::new(
+            violations.push(Violation::new(
                 &manifest,
                 1,
                 format!("{name} is in no layer"),
@@ -181,14 +181,14 @@ fn every_crate_of_the_workspace_has_its_place_in_the_layers() {
         }
     }
     expect_none(
-        &complaints,
-        "say in MAY_USE and in ARCHITECTURE.md what it may use",
+        &violations,
+        "state in MAY_USE and in ARCHITECTURE.md what it may use",
     );
 }
 
 #[test]
 fn no_async_runtime_is_below_the_zipper() {
-    let mut complaints = Vec::new();
+    let mut violations = Vec::new();
     for layer in BELOW_THE_ZIPPER {
         let tree = tree(layer, "--all-features");
         assert!(
@@ -197,7 +197,7 @@ fn no_async_runtime_is_below_the_zipper() {
         );
         for runtime in tree.iter().filter(|name| is_runtime(name)) {
             let manifest = format!("{}/Cargo.toml", layer.trim_start_matches("selvedge-"));
-            complaints.push(Complaint::new(
+            violations.push(Violation::new(
                 &manifest,
                 1,
                 format!("{layer} is built with {runtime}"),
@@ -205,7 +205,7 @@ fn no_async_runtime_is_below_the_zipper() {
         }
     }
     expect_none(
-        &complaints,
+        &violations,
         "`cargo tree -p LAYER -i RUNTIME` shows the way; turn the feature off or use another crate",
     );
 }
@@ -225,11 +225,11 @@ fn expect_absent(package: &str, features: &str, absent: &[&str]) {
         };
         absent.iter().any(is_absent)
     });
-    let complaints: Vec<_> = found
-        .map(|name| Complaint::new(&manifest, 1, format!("{package} is built with {name}")))
+    let violations: Vec<_> = found
+        .map(|name| Violation::new(&manifest, 1, format!("{package} is built with {name}")))
         .collect();
     expect_none(
-        &complaints,
+        &violations,
         "`cargo tree -p PACKAGE -i DEPENDENCY` shows the path; make the dependency optional, behind a feature of the command",
     );
 }
@@ -263,11 +263,11 @@ fn a_program_that_embeds_a_zipper_compiles_no_engine_and_no_command_line() {
 
 #[test]
 fn the_zipper_reaches_sockets_only_through_the_hub() {
-    let mut complaints = Vec::new();
+    let mut violations = Vec::new();
     for edge in edges().iter().filter(|edge| edge.from == "selvedge-zipper") {
         if edge.to == "mio" || edge.to == "socket2" || edge.to.starts_with("quinn") {
             let line = line_of(&edge.manifest, &edge.to);
-            complaints.push(Complaint::new(
+            violations.push(Violation::new(
                 &edge.manifest,
                 line,
                 format!("it uses {}", edge.to),
@@ -275,7 +275,7 @@ fn the_zipper_reaches_sockets_only_through_the_hub() {
         }
     }
     expect_none(
-        &complaints,
+        &violations,
         "use the hub's endpoints; a new kind of connection is a Transport",
     );
 }
@@ -298,7 +298,7 @@ fn the_endpoint_takes_the_transport_without_its_sockets() {
 }
 
 #[test]
-fn a_runtime_is_told_by_its_name() {
+fn a_runtime_is_recognised_by_its_name() {
     assert!(is_runtime("tokio") && is_runtime("tokio-util") && is_runtime("async-std"));
     assert!(!is_runtime("smol_str") && !is_runtime("smallvec") && !is_runtime("mio"));
 }

@@ -2,7 +2,7 @@
 
 use crate::layers::{from_root, packages, text};
 use crate::source::{SOURCES, Source, files, folders, read};
-use crate::{Complaint, expect_none};
+use crate::{Violation, expect_none};
 
 const LINES_MAX: usize = 600;
 const FUNCTION_LINES_MAX: usize = 70;
@@ -22,19 +22,19 @@ const TOP: [&str; 11] = [
     "wasm-host",
     "zipper",
 ];
-/// Names that say nothing, and so collect everything.
-const SAYS_NOTHING: [&str; 7] = [
+/// Names without meaning, whose folders collect everything.
+const MEANINGLESS: [&str; 7] = [
     "common", "core", "helpers", "misc", "shared", "util", "utils",
 ];
 
-fn long_file(source: &Source) -> Option<Complaint> {
+fn long_file(source: &Source) -> Option<Violation> {
     let lines = source.own_lines();
     let what = format!("{lines} lines without tests, of {LINES_MAX}");
-    (!source.is_test_file() && lines > LINES_MAX).then(|| Complaint::new(&source.path, lines, what))
+    (!source.is_test_file() && lines > LINES_MAX).then(|| Violation::new(&source.path, lines, what))
 }
 
-/// `//!`, below attributes of the crate if there are any; or what a generator writes.
-fn says_what_it_is(source: &Source) -> bool {
+/// Begins with `//!`, below attributes of the crate, or with a generator's mark.
+fn has_description(source: &Source) -> bool {
     let mut lines = source
         .lines
         .iter()
@@ -45,16 +45,16 @@ fn says_what_it_is(source: &Source) -> bool {
 
 #[test]
 fn no_file_is_longer_than_600_lines() {
-    let complaints: Vec<_> = SOURCES.iter().filter_map(long_file).collect();
+    let violations: Vec<_> = SOURCES.iter().filter_map(long_file).collect();
     expect_none(
-        &complaints,
+        &violations,
         "one noun a file: move the second one out, or the tests to `NAME/tests.rs`",
     );
 }
 
 #[test]
 fn no_function_is_longer_than_70_lines() {
-    // Clippy counts; here only that it is told to.
+    // Clippy counts; this test checks its settings.
     let threshold = format!("too-many-lines-threshold = {FUNCTION_LINES_MAX}\n");
     assert!(
         read("clippy.toml").contains(&threshold),
@@ -69,12 +69,12 @@ fn no_function_is_longer_than_70_lines() {
 
 #[test]
 fn every_file_begins_with_what_it_is() {
-    let silent = SOURCES.iter().filter(|source| !says_what_it_is(source));
-    let complaints: Vec<_> = silent
-        .map(|source| Complaint::new(&source.path, 1, "it does not say what it is"))
+    let undescribed = SOURCES.iter().filter(|source| !has_description(source));
+    let violations: Vec<_> = undescribed
+        .map(|source| Violation::new(&source.path, 1, "it has no description"))
         .collect();
     expect_none(
-        &complaints,
+        &violations,
         "begin it with a `//! ` line: what the file is, in one sentence",
     );
 }
@@ -84,11 +84,11 @@ fn the_root_holds_the_folders_of_the_design_and_no_other() {
     let strange = folders()
         .into_iter()
         .filter(|path| !path.contains('/') && !TOP.contains(&path.as_str()));
-    let complaints: Vec<_> = strange
-        .map(|path| Complaint::new(&path, 1, "not in the design"))
+    let violations: Vec<_> = strange
+        .map(|path| Violation::new(&path, 1, "not in the design"))
         .collect();
     expect_none(
-        &complaints,
+        &violations,
         "put it into the crate that it belongs to, or name it in ARCHITECTURE.md and in TOP",
     );
 }
@@ -97,24 +97,24 @@ fn the_root_holds_the_folders_of_the_design_and_no_other() {
 fn folders_are_named_for_what_they_hold() {
     let vague = folders().into_iter().filter(|path| {
         let name = path.rsplit('/').next().unwrap_or(path);
-        SAYS_NOTHING.contains(&name)
+        MEANINGLESS.contains(&name)
     });
-    let complaints: Vec<_> = vague
-        .map(|path| Complaint::new(&path, 1, "the name says nothing"))
+    let violations: Vec<_> = vague
+        .map(|path| Violation::new(&path, 1, "the name has no meaning"))
         .collect();
     expect_none(
-        &complaints,
+        &violations,
         "name it for the one thing it holds, or let each user have its part",
     );
 }
 
 #[test]
 fn one_rust_version_is_stated_everywhere_and_none_is_fetched() {
-    let mut complaints = Vec::new();
+    let mut violations = Vec::new();
     for package in packages() {
         if text(&package, "rust_version") != RUST {
             let manifest = from_root(text(&package, "manifest_path"));
-            complaints.push(Complaint::new(
+            violations.push(Violation::new(
                 &manifest,
                 1,
                 format!("its rust-version is not {RUST}"),
@@ -127,20 +127,20 @@ fn one_rust_version_is_stated_everywhere_and_none_is_fetched() {
             .is_some_and(|name| name.starts_with("rust-toolchain"))
     };
     for path in files().into_iter().filter(toolchain) {
-        complaints.push(Complaint::new(
+        violations.push(Violation::new(
             &path,
             1,
             "rustup would fetch a compiler for it",
         ));
     }
     expect_none(
-        &complaints,
+        &violations,
         "`rust-version.workspace = true` is all: any compiler from there on builds it",
     );
 }
 
 #[test]
-fn long_and_silent_files_are_found() {
+fn long_and_undescribed_files_are_found() {
     let long = "fn a() {}\n".repeat(LINES_MAX + 1);
     assert_eq!(
         long_file(&Source::parse("hub/src/a.rs", &long)).map(|c| c.line),
@@ -148,7 +148,7 @@ fn long_and_silent_files_are_found() {
     );
     assert_eq!(long_file(&Source::parse("hub/src/a.rs", &long[10..])), None);
     assert_eq!(long_file(&Source::parse("hub/src/a_tests.rs", &long)), None);
-    let says = |text: &str| says_what_it_is(&Source::parse("a.rs", text));
-    assert!(says("//! A.\n") && says("#![no_main]\n//! A.\n") && says("// @generated by b\n"));
-    assert!(!says("// A.\n") && !says("") && !says("#![no_main]\nfn a() {}\n"));
+    let described = |text: &str| has_description(&Source::parse("a.rs", text));
+    assert!(described("//! A.\n") && described("#![no_main]\n//! A.\n") && described("// @generated by b\n"));
+    assert!(!described("// A.\n") && !described("") && !described("#![no_main]\nfn a() {}\n"));
 }

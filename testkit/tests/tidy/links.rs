@@ -1,7 +1,7 @@
 //! Links between our pages lead somewhere.
 
 use crate::source::{files, read};
-use crate::{Complaint, expect_none, root};
+use crate::{Violation, expect_none, root};
 
 /// The targets of `[..](target)` and of `[..]: target`, with their lines; not in code.
 fn links(text: &str) -> Vec<(usize, String)> {
@@ -31,7 +31,7 @@ fn links(text: &str) -> Vec<(usize, String)> {
 }
 
 /// The anchors of a page's headings, as GitHub makes them.
-fn anchors(text: &str) -> Vec<String> {
+pub(crate) fn anchors(text: &str) -> Vec<String> {
     let headings = text.lines().filter(|line| line.starts_with('#'));
     headings
         .map(|line| {
@@ -68,16 +68,16 @@ fn fault(page: &str, target: &str) -> Option<&'static str> {
 
 #[test]
 fn every_link_of_a_page_leads_somewhere() {
-    let mut complaints = Vec::new();
+    let mut violations = Vec::new();
     for page in files().iter().filter(|path| path.ends_with(".md")) {
         for (line, target) in links(&read(page)) {
             if let Some(fault) = fault(page, &target) {
-                complaints.push(Complaint::new(page, line, format!("{target}: {fault}")));
+                violations.push(Violation::new(page, line, format!("{target}: {fault}")));
             }
         }
     }
     expect_none(
-        &complaints,
+        &violations,
         "correct the link, or take it out with what it led to",
     );
 }

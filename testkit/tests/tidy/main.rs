@@ -1,5 +1,6 @@
-//! The rules of the house that no other tool checks. A failure says where, and what to do.
+//! Rules of the workspace that no other tool checks. A failure states the place and the remedy.
 
+mod citations;
 mod code;
 mod guarantees;
 mod layers;
@@ -19,15 +20,15 @@ fn root() -> PathBuf {
         .to_owned()
 }
 
-/// A rule broken somewhere.
+/// A place where a rule is broken.
 #[derive(Debug, PartialEq, Eq)]
-struct Complaint {
+struct Violation {
     path: String,
     line: usize,
     what: String,
 }
 
-impl Complaint {
+impl Violation {
     fn new(path: &str, line: usize, what: impl Into<String>) -> Self {
         Self {
             path: path.to_owned(),
@@ -37,15 +38,15 @@ impl Complaint {
     }
 }
 
-/// Fails with every complaint, not only the first, and with the way out.
+/// Fails with every violation, not only the first, and with the remedy.
 #[track_caller]
-fn expect_none(complaints: &[Complaint], what_to_do: &str) {
-    let lines: Vec<String> = complaints
+fn expect_none(violations: &[Violation], what_to_do: &str) {
+    let lines: Vec<String> = violations
         .iter()
         .map(|c| format!("  {}:{}: {}", c.path, c.line, c.what))
         .collect();
     assert!(
-        complaints.is_empty(),
+        violations.is_empty(),
         "\n{}\nWhat to do: {what_to_do}\n",
         lines.join("\n")
     );

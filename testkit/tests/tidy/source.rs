@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::LazyLock;
 
-use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use proc_macro2::{Delimiter, LineColumn, TokenStream, TokenTree};
 
 use crate::root;
 
@@ -25,6 +25,8 @@ pub(crate) struct Source {
     pub(crate) lines: Vec<String>,
     /// Without comments. A string is one token and keeps its quotes, so it equals no word.
     pub(crate) tokens: Vec<Token>,
+    /// The text of each comment, documentation included, by line; of a block comment, of each line.
+    pub(crate) comments: Vec<(usize, String)>,
     test_modules: Vec<RangeInclusive<usize>>,
 }
 
@@ -40,12 +42,16 @@ impl Source {
         let stream: TokenStream = text
             .parse()
             .unwrap_or_else(|error| panic!("{path} does not read as Rust: {error}"));
+        let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        let mut literals = Vec::new();
+        literal_spans(stream.clone(), &mut literals);
         let mut tokens = Vec::new();
         flatten(stream, &mut tokens);
         Self {
             path: path.to_owned(),
-            lines: text.lines().map(str::to_owned).collect(),
+            comments: comments(&lines, &literals),
             test_modules: test_modules(&tokens),
+            lines,
             tokens,
         }
     }
@@ -110,6 +116,48 @@ fn flatten(stream: TokenStream, tokens: &mut Vec<Token>) {
             other => push(other.to_string(), line),
         }
     }
+}
+
+/// Where literals start and end: text inside them is no comment. Doc comments, too, are literals to
+/// the parser.
+fn literal_spans(stream: TokenStream, spans: &mut Vec<(LineColumn, LineColumn)>) {
+    for tree in stream {
+        match tree {
+            TokenTree::Group(group) => literal_spans(group.stream(), spans),
+            TokenTree::Literal(literal) => {
+                spans.push((literal.span().start(), literal.span().end()));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The text behind `//` or between `/*` and `*/`, with its line.
+fn comments(lines: &[String], literals: &[(LineColumn, LineColumn)]) -> Vec<(usize, String)> {
+    let mut comments = Vec::new();
+    let mut in_block = false;
+    for (index, line) in lines.iter().enumerate() {
+        let inside_literal = |column| {
+            let at = LineColumn {
+                line: index + 1,
+                column,
+            };
+            literals.iter().any(|(start, end)| *start < at && at < *end)
+        };
+        let chars: Vec<char> = line.chars().collect();
+        let starts = |at: usize| chars[at] == '/' && matches!(chars.get(at + 1), Some('/' | '*'));
+        let start = if in_block {
+            Some(0)
+        } else {
+            (0..chars.len()).find(|&at| starts(at) && !inside_literal(at))
+        };
+        let Some(start) = start else { continue };
+        let text: String = chars[start..].iter().collect();
+        in_block = (in_block || text.starts_with("/*")) && !text.contains("*/");
+        let text = text.trim_start_matches(['/', '!', '*']).trim();
+        comments.push((index + 1, text.to_owned()));
+    }
+    comments
 }
 
 /// The lines of each `#[cfg(test)] mod name { .. }`.
@@ -218,7 +266,22 @@ fn words_in_comments_and_strings_are_no_tokens() {
 }
 
 #[test]
-fn lines_of_inline_test_modules_are_told_from_the_others() {
+fn comments_are_found_and_strings_are_none() {
+    let text = "//! A.\nconst A: &str = \"// b\"; // C.\n/// `d`.\nfn d() {\n    let _ = r\"\n// e\n\"; /* F\n G */\n}\n";
+    let source = Source::parse("a.rs", text);
+    let found: Vec<_> = source
+        .comments
+        .iter()
+        .map(|(line, text)| (*line, text.as_str()))
+        .collect();
+    assert_eq!(
+        found,
+        [(1, "A."), (2, "C."), (3, "`d`."), (7, "F"), (8, "G */")]
+    );
+}
+
+#[test]
+fn lines_of_inline_test_modules_are_recognised() {
     let text = "//! A.\nfn a() {}\n#[cfg(test)]\n#[allow(x, reason = \"y\")]\nmod tests {\n    fn b() {}\n}\nfn c() {}\n#[cfg(not(test))]\nmod d {}\n";
     let source = Source::parse("a/src/a.rs", text);
     assert_eq!(source.own_lines(), 5);

@@ -8,6 +8,7 @@
 mod connect;
 mod keeper;
 mod outgoing;
+mod search;
 
 use std::cell::LazyCell;
 use std::sync::Arc;
@@ -16,27 +17,25 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use selvedge_hub::{
-    Address, Driver, DriverConfig, Endpoint, FlushError, Hub, Identity, NodeId, SendError,
-    SessionConfig,
+    Address, Clock, Dialer, Driver, DriverConfig, Endpoint, FlushError, Hub, Identity,
+    MailboxSender, NodeId, SendError, SessionConfig,
 };
 
+use crate::client::connect::Command;
 use crate::client::keeper::{Inbound, STOPPED, Shared};
-use crate::lanes::{DATA, HOPS_MAX, now_micros};
+use crate::lanes::{DATA, HOPS_MAX};
 use crate::tag::Tag;
 use crate::wire::{
     self, Data, MessageHeader, NO_SOURCE, Origin, PlainMessage, Policy, Role, ShortHeader,
     WireError, WireMessage,
 };
 
-pub use connect::{ConnectError, addresses};
+pub use connect::{ConnectError, Connecting, addresses};
 pub use outgoing::Outgoing;
 
 /// Who reads looks up so often whether it is to stop. The endpoint does not tell: while its zipper is
 /// away it lingers for what was written.
 const LOOK_UP: Duration = Duration::from_secs(1);
-
-/// Longer than anybody waits, and short enough to be added to the time.
-const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// What a client is, and where it finds a zipper.
 #[derive(Debug, Clone)]
@@ -66,6 +65,8 @@ pub struct ClientOptions {
     /// On whose workers it lives; without one, on a worker of its own. Many clients in one process
     /// should share one: 64 workers are woken one by one, and one worker reads what has come for all.
     pub driver: Option<Arc<Driver>>,
+    /// Transports that are not built in.
+    pub dialers: Vec<Arc<dyn Dialer>>,
     /// How long a worker of its own may poll before it sleeps, at most 50 us, while that pays; see
     /// [`DriverConfig::spin`].
     pub spin: Duration,
@@ -88,6 +89,7 @@ impl ClientOptions {
             timeout: Duration::from_secs(10),
             message_max: SessionConfig::default().message_max,
             driver: None,
+            dialers: Vec::new(),
             spin: DriverConfig::default().spin,
         }
     }
@@ -121,6 +123,9 @@ pub enum WriteError {
         /// The most that is allowed.
         max: usize,
     },
+    /// The zipper holds the client back: there may be room later. Only where writing does not wait.
+    #[error("the send buffer is full: the zipper holds this client back")]
+    Full,
     /// The client is closed, or the zipper has let go of it.
     #[error("the connection is over: {0}")]
     Closed(String),
@@ -142,8 +147,12 @@ pub enum ReadError {
 #[derive(Debug)]
 pub struct Client {
     shared: Arc<Shared>,
+    clock: Clock,
     sequence: AtomicU64,
     zipper: String,
+    /// To its actor.
+    mail: MailboxSender<Command>,
+    /// The last field: it may hold the driver, which is then dropped with it.
     hub: Arc<Hub>,
 }
 
@@ -153,28 +162,31 @@ impl Client {
     /// # Errors
     /// [`ConnectError`].
     pub fn connect(options: ClientOptions) -> Result<Self, ConnectError> {
-        let deadline = Instant::now() + options.timeout.min(TIMEOUT_MAX);
-        let (hub, node) = connect::dial(&options, deadline)?;
-        let handshake = connect::handshake(&options)?;
-        let endpoint = hub.endpoint(node).ok_or(ConnectError::NoAddress)?;
-        let shared = Arc::new(Shared::new(endpoint, handshake));
-        let zipper = shared.introduce(deadline)?;
-        let hub = Arc::new(hub);
-        let (events, kept, weak) = (
-            hub.events().clone(),
-            Arc::clone(&shared),
-            Arc::downgrade(&hub),
-        );
-        std::thread::Builder::new()
-            .name("zipper-client".into())
-            .spawn(move || kept.keep(&weak, &events))
-            .map_err(ConnectError::Thread)?;
-        Ok(Self {
+        Self::start(options)?.wait()
+    }
+
+    /// Begins to connect and does not wait: [`Connecting::poll`] yields the client.
+    ///
+    /// # Errors
+    /// [`ConnectError`], as far as it is known before anything was sent.
+    pub fn start(options: ClientOptions) -> Result<Connecting, ConnectError> {
+        Connecting::start(options)
+    }
+
+    fn new(
+        zipper: String,
+        shared: Arc<Shared>,
+        hub: Arc<Hub>,
+        mail: MailboxSender<Command>,
+    ) -> Self {
+        Self {
             shared,
+            clock: hub.clock().clone(),
             sequence: AtomicU64::new(0),
             zipper,
+            mail,
             hub,
-        })
+        }
     }
 
     /// The name of the zipper.
@@ -219,6 +231,25 @@ impl Client {
         let mut head = Vec::new();
         self.put_head(tag, target.as_deref(), trace.as_deref(), &mut head)?;
         self.send(&[&head, payload.as_ref()])
+    }
+
+    /// Writes a message if there is room now; never blocks. The payload is copied.
+    ///
+    /// # Errors
+    /// [`WriteError`]; [`WriteError::Full`] if there is no room.
+    pub fn try_write(&self, tag: Tag, payload: impl AsRef<[u8]>) -> Result<(), WriteError> {
+        let start = ShortHeader::plain(check(tag)?, HOPS_MAX, self.next_sequence());
+        let parts = &[start.bytes(), payload.as_ref()];
+        let Some((_, endpoint)) = self.shared.try_send(parts) else {
+            return Ok(());
+        };
+        self.shared.check_stopped()?;
+        match endpoint.sending().try_send_parts(DATA, parts) {
+            Ok(()) => Ok(()),
+            // Another endpoint follows one that has ended.
+            Err(SendError::Full(_) | SendError::Closed(_)) => Err(WriteError::Full),
+            Err(error) => Err(refused(error)),
+        }
     }
 
     fn put_head(
@@ -299,14 +330,7 @@ impl Client {
                 self.shared.wait_for_another(number)?;
                 Ok(false)
             }
-            Err(SendError::TooLarge {
-                payload,
-                message_max,
-            }) => Err(WriteError::TooLarge {
-                len: payload.len(),
-                max: message_max,
-            }),
-            Err(error) => Err(WriteError::Closed(error.to_string())),
+            Err(error) => Err(refused(error)),
         }
     }
 
@@ -315,7 +339,7 @@ impl Client {
     /// # Errors
     /// [`ReadError`]; never [`ReadError::TimedOut`].
     pub fn read(&self) -> Result<Data, ReadError> {
-        self.read_until(|| None, Err)
+        self.read_until(|| Wait::Forever, Err)
     }
 
     /// The next message; blocks the thread at most `timeout`.
@@ -323,7 +347,13 @@ impl Client {
     /// # Errors
     /// [`ReadError`].
     pub fn read_timeout(&self, timeout: Duration) -> Result<Data, ReadError> {
-        self.read_until(|| Instant::now().checked_add(timeout), Err)
+        let wait = || {
+            self.clock
+                .now()
+                .checked_add(timeout)
+                .map_or(Wait::Forever, Wait::Until)
+        };
+        self.read_until(wait, Err)
     }
 
     /// The next message as it came; blocks the thread until there is one.
@@ -331,7 +361,7 @@ impl Client {
     /// # Errors
     /// [`ReadError`]; never [`ReadError::TimedOut`].
     pub fn take(&self) -> Result<Arrived, ReadError> {
-        self.read_until(|| None, Arrived::read)
+        self.read_until(|| Wait::Forever, Arrived::read)
     }
 
     /// The next message as it came, if there is one now.
@@ -339,17 +369,25 @@ impl Client {
     /// # Errors
     /// [`ReadError`]; [`ReadError::TimedOut`] if there is none.
     pub fn try_take(&self) -> Result<Arrived, ReadError> {
-        self.read_until(|| Some(Instant::now()), Arrived::read)
+        self.read_until(|| Wait::Never, Arrived::read)
     }
 
-    /// The deadline is asked for once, if there is any need to wait: a look at the clock costs as much
+    /// The next message, if there is one now.
+    ///
+    /// # Errors
+    /// [`ReadError`]; [`ReadError::TimedOut`] if there is none.
+    pub fn try_read(&self) -> Result<Data, ReadError> {
+        self.read_until(|| Wait::Never, Err)
+    }
+
+    /// How long to wait is asked once, if there is any need to wait: a look at the clock costs as much
     /// as taking a message. What `look` hands back is decoded.
     fn read_until<T: From<Data>>(
         &self,
-        deadline: impl FnOnce() -> Option<Instant>,
+        wait: impl FnOnce() -> Wait,
         look: impl Fn(Bytes) -> Result<T, Bytes>,
     ) -> Result<T, ReadError> {
-        let deadline = LazyCell::new(deadline);
+        let wait = LazyCell::new(wait);
         loop {
             match self.shared.try_read() {
                 Inbound::Early(data) => return Ok((*data).into()),
@@ -364,14 +402,17 @@ impl Client {
                     }
                 },
                 Inbound::Nothing(endpoint) => {
-                    let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-                    let is_last = left.is_some_and(|left| left <= LOOK_UP);
-                    let wait = left.map_or(LOOK_UP, |left| left.min(LOOK_UP));
-                    if !endpoint.wait_readable(Some(wait)) {
+                    let left = wait.left(&self.clock);
+                    if !endpoint.wait_readable(Some(left.min(LOOK_UP))) {
                         self.shared.check_stopped()?;
-                        if is_last {
+                        if left <= LOOK_UP {
                             return Err(ReadError::TimedOut);
                         }
+                    }
+                }
+                Inbound::Over(number) if matches!(*wait, Wait::Never) => {
+                    if !self.shared.try_read_from_another(number)? {
+                        return Err(ReadError::TimedOut);
                     }
                 }
                 Inbound::Over(number) => self.shared.read_from_another(number)?,
@@ -428,6 +469,39 @@ impl Client {
         self.shared.note_end();
         closed && self.uncertain() == 0
     }
+
+    /// Begins to end in order, or goes on with it, and does not wait: returns what
+    /// [`close`](Self::close) does once all that was written is settled.
+    #[must_use]
+    pub fn try_close(&self) -> Option<bool> {
+        self.stop();
+        let closed = self.hub.closed()?;
+        self.shared.note_end();
+        Some(closed && self.uncertain() == 0)
+    }
+
+    /// A step of a traced route that is taken now.
+    #[must_use]
+    pub fn step(&self, name: impl Into<String>) -> (String, u64) {
+        (name.into(), self.clock.unix_micros())
+    }
+}
+
+/// How long a reader waits.
+enum Wait {
+    Never,
+    Until(Instant),
+    Forever,
+}
+
+impl Wait {
+    fn left(&self, clock: &Clock) -> Duration {
+        match self {
+            Self::Never => Duration::ZERO,
+            Self::Until(at) => at.saturating_duration_since(clock.now()),
+            Self::Forever => Duration::MAX,
+        }
+    }
 }
 
 /// A message as it came.
@@ -483,6 +557,19 @@ impl Arrived {
     }
 }
 
+fn refused(error: SendError) -> WriteError {
+    match error {
+        SendError::TooLarge {
+            payload,
+            message_max,
+        } => WriteError::TooLarge {
+            len: payload.len(),
+            max: message_max,
+        },
+        error => WriteError::Closed(error.to_string()),
+    }
+}
+
 fn no_message(error: WireError) -> ReadError {
     tracing::error!(%error, "the zipper sent what is no message");
     ReadError::Closed(error.to_string())
@@ -498,11 +585,6 @@ fn check(tag: Tag) -> Result<Tag, WriteError> {
 impl Drop for Client {
     fn drop(&mut self) {
         self.stop();
+        self.mail.send(Command::Stop);
     }
-}
-
-/// A step of a traced route that is taken now.
-#[must_use]
-pub fn step(name: impl Into<String>) -> (String, u64) {
-    (name.into(), now_micros())
 }

@@ -1,6 +1,6 @@
 //! The lanes of a connection between a client and a zipper, or between two zippers.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use selvedge_hub::{LaneConfig, LaneId, SessionConfig};
 
@@ -34,12 +34,4 @@ pub fn session_config(send_buffer: u64, message_max: usize) -> SessionConfig {
         linger: LINGER,
         ..SessionConfig::default()
     }
-}
-
-/// The time of day in microseconds since 1970: traces compare it between machines, as well as
-/// their clocks agree.
-#[must_use]
-pub fn now_micros() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_micros() as u64)
 }

@@ -10,7 +10,8 @@ pub mod tag;
 pub mod wire;
 
 pub use client::{
-    Arrived, Client, ClientOptions, ConnectError, Outgoing, ReadError, WriteError, addresses, step,
+    Arrived, Client, ClientOptions, ConnectError, Connecting, Outgoing, ReadError, WriteError,
+    addresses,
 };
 pub use tag::{Tag, TagError};
 pub use wire::{Data, Policy, Role};

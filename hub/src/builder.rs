@@ -9,8 +9,12 @@ use selvedge_driver::{
 };
 
 use crate::error::HubError;
+use crate::event::HubEvent;
 use crate::hub::Hub;
 use crate::peers::Receive;
+
+/// Receives each event of a hub.
+pub(crate) type OnEvent = Box<dyn Fn(HubEvent) + Send>;
 
 /// Makes a listener for those who may connect.
 pub(crate) type MakeListener = Box<dyn FnOnce(&Admission) -> Box<dyn Listener> + Send>;
@@ -27,7 +31,7 @@ pub struct HubBuilder {
     pub(crate) session: SessionConfig,
     pub(crate) guests_max: usize,
     pub(crate) receive: Option<Receive>,
-    pub(crate) tells_events: bool,
+    pub(crate) on_event: Option<OnEvent>,
 }
 
 impl fmt::Debug for HubBuilder {
@@ -52,7 +56,7 @@ impl HubBuilder {
             session: SessionConfig::default(),
             guests_max: 0,
             receive: None,
-            tells_events: true,
+            on_event: None,
         }
     }
 
@@ -111,8 +115,15 @@ impl HubBuilder {
     /// For who does not take [`Hub::events`]: none is kept. Left there, they would keep endpoints that
     /// have ended in memory, and each one more than there is room for would be logged.
     #[must_use]
-    pub const fn without_events(mut self) -> Self {
-        self.tells_events = false;
+    pub fn without_events(self) -> Self {
+        self.on_event(drop)
+    }
+
+    /// Calls `on_event` with each event, in order, instead of queueing it for [`Hub::events`], which then
+    /// yields none. It is called by the actor of the hub and must not block.
+    #[must_use]
+    pub fn on_event(mut self, on_event: impl Fn(HubEvent) + Send + 'static) -> Self {
+        self.on_event = Some(Box::new(on_event));
         self
     }
 

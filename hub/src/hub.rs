@@ -3,13 +3,13 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, bounded, never};
+use crossbeam_channel::{Receiver, TrySendError, bounded, never};
 use selvedge_driver::{
-    ActorHandle, Address, Admission, CloseReason, Connected, Driver, DriverConfig, Endpoint,
+    ActorHandle, Address, Admission, Clock, CloseReason, Connected, Driver, DriverConfig, Endpoint,
     Identity, Listening, NodeId, bind, dialers,
 };
 
-use crate::builder::HubBuilder;
+use crate::builder::{HubBuilder, OnEvent};
 use crate::error::HubError;
 use crate::event::HubEvent;
 use crate::guests::Guests;
@@ -64,10 +64,10 @@ impl Hub {
             .chain(dialers(&builder.identity).iter())
             .cloned()
             .collect();
-        let (tell, mut events) = bounded(EVENTS_MAX);
-        if !builder.tells_events {
-            events = never();
-        }
+        let (on_event, events) = match builder.on_event {
+            Some(on_event) => (on_event, never()),
+            None => queue_events(),
+        };
         let peers = Arc::new(Peers {
             local: node_id,
             dialers,
@@ -86,7 +86,7 @@ impl Hub {
             mesh: Mesh::new(wants_spare),
             guests: Guests::new(guests_max),
             peers: shared,
-            events: tell,
+            on_event,
             random: randomness(&driver, node_id),
             closing: false,
             complaints: Complaints::default(),
@@ -134,6 +134,12 @@ impl Hub {
         self.node_id
     }
 
+    /// The clock of its driver.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        self.driver.clock()
+    }
+
     /// Where peers can dial, with the ports that were really bound.
     #[must_use]
     pub fn addresses(&self) -> &[Address] {
@@ -178,6 +184,31 @@ impl Hub {
         }
         is_delivered
     }
+
+    /// Whether all endpoints have ended since [`wind_down`](Self::wind_down), and if so, whether all ended
+    /// in order. Does not block.
+    #[must_use]
+    pub fn closed(&self) -> Option<bool> {
+        let endpoints = self.peers.all();
+        let mut reasons = endpoints.iter().map(|it| it.wait_closed(Duration::ZERO));
+        let mut is_delivered = true;
+        while let Some(reason) = reasons.next() {
+            is_delivered &= matches!(reason?, CloseReason::Local | CloseReason::Peer);
+        }
+        Some(is_delivered)
+    }
+}
+
+/// Queues events for [`Hub::events`].
+fn queue_events() -> (OnEvent, Receiver<HubEvent>) {
+    let (sender, events) = bounded(EVENTS_MAX);
+    let on_event = move |event| match sender.try_send(event) {
+        Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+        Err(TrySendError::Full(event)) => {
+            tracing::warn!(?event, "nobody takes the hub's events: one is dropped");
+        }
+    };
+    (Box::new(on_event), events)
 }
 
 impl Drop for Hub {

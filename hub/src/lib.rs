@@ -44,9 +44,9 @@ pub use event::HubEvent;
 pub use hub::Hub;
 
 pub use selvedge_driver::{
-    Actor, ActorHandle, Address, CloseReason, Connected, Delivery, DialError, Dialer, Dialers,
-    Driver, DriverConfig, DriverError, EncodedBatch, Endpoint, Event, FlushError, Identity,
-    IdentityError, Inbox, Incoming, Info, LaneConfig, LaneId, ListenError, MailboxSender, Message,
-    Next, NodeId, ParseAddressError, ParseNodeIdError, Reader, RecvError, SendError, Sending,
-    SessionConfig, TryRecvError, dialers,
+    Actor, ActorHandle, Address, Admission, Clock, CloseReason, Connected, Delivery, DialError,
+    Dialer, Dialers, Driver, DriverConfig, DriverError, EncodedBatch, Endpoint, Event, FlushError,
+    Identity, IdentityError, Inbox, Incoming, Info, LaneConfig, LaneId, ListenError, Listener,
+    MailboxSender, Message, Next, NodeId, ParseAddressError, ParseNodeIdError, Reader, RecvError,
+    SendError, Sending, SessionConfig, TryRecvError, dialers,
 };

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam_channel::{Sender, TrySendError};
 use selvedge_driver::{
     Actor, Connected, DialError, Driver, Endpoint, Event, MailboxSender, Next, NodeId,
 };
 
+use crate::builder::OnEvent;
 use crate::event::HubEvent;
 use crate::guests::Guests;
 use crate::mesh::{Dial, Mesh};
@@ -70,7 +70,7 @@ pub(crate) struct Service {
     pub(crate) mesh: Mesh,
     pub(crate) guests: Guests,
     pub(crate) peers: Arc<Peers>,
-    pub(crate) events: Sender<HubEvent>,
+    pub(crate) on_event: OnEvent,
     pub(crate) random: fastrand::Rng,
     pub(crate) closing: bool,
     pub(crate) complaints: Complaints,
@@ -222,12 +222,7 @@ impl Service {
             HubEvent::Restarted { .. } => {}
         }
         tracing::debug!(?event);
-        match self.events.try_send(event) {
-            Ok(()) | Err(TrySendError::Disconnected(_)) => {}
-            Err(TrySendError::Full(event)) => {
-                tracing::warn!(?event, "nobody takes the hub's events: one is dropped");
-            }
-        }
+        (self.on_event)(event);
     }
 
     fn left(&mut self, now: Instant, endpoint: &Endpoint) {
@@ -296,7 +291,7 @@ mod tests {
             mesh: Mesh::new(false),
             guests: Guests::new(10),
             peers: Arc::new(peers),
-            events: crossbeam_channel::bounded(10).0,
+            on_event: Box::new(drop),
             random: fastrand::Rng::with_seed(1),
             closing: false,
             complaints: Complaints::default(),

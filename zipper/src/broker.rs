@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use selvedge_client::lanes::CONTROL;
-use selvedge_hub::{Actor, Endpoint, Next};
+use selvedge_hub::{Actor, Clock, Endpoint, Next};
 
 use crate::broker::door::Door;
 use crate::broker::plans::{Plans, ResolvedHop, ResolvedPlan};
@@ -44,6 +44,10 @@ pub(crate) struct Settings {
     pub(crate) token: Option<String>,
     /// Zippers that are known by their key.
     pub(crate) mesh: BTreeSet<Node>,
+    /// That of the driver.
+    pub(crate) clock: Clock,
+    /// Where all random choices begin.
+    pub(crate) seed: u64,
 }
 
 #[derive(Debug)]
@@ -72,6 +76,7 @@ struct State {
     unmatched_tags: UnmatchedTags,
     /// Held by the door of each source, and of all who have not said who they are; none at the end.
     source: Option<Sender<Infallible>>,
+    random: fastrand::Rng,
 }
 
 #[derive(Debug)]
@@ -92,7 +97,8 @@ struct Known {
 
 impl Broker {
     pub(crate) fn new(settings: Settings) -> Arc<Self> {
-        let router = Router::new(settings.node, fastrand::u64(..));
+        let mut random = fastrand::Rng::with_seed(settings.seed);
+        let router = Router::new(settings.node, random.u64(..));
         let (source, sources_gone) = bounded(0);
         Arc::new(Self {
             settings,
@@ -103,6 +109,7 @@ impl Broker {
                 plans: Plans::default(),
                 unmatched_tags: UnmatchedTags::default(),
                 source: Some(source),
+                random,
             }),
             version: AtomicU64::new(0),
             doors: AtomicU64::new(0),
@@ -120,7 +127,7 @@ impl Broker {
             endpoint: endpoint.clone(),
             role: None,
             name: String::new(),
-            since: Instant::now(),
+            since: self.settings.clock.now(),
             away_since: None,
             is_gone: false,
             told: None,
@@ -143,9 +150,14 @@ impl Broker {
         Door::new(Arc::clone(self), endpoint.clone(), number, source)
     }
 
-    /// Has sources close, and waits until what they have sent is handed on, while those whom it goes to
-    /// are open. Returns whether it was in that time.
-    pub(crate) fn close_sources(&self, timeout: Duration) -> bool {
+    /// A generator for random choices, different from those before.
+    fn fork_random(&self) -> fastrand::Rng {
+        self.lock().random.fork()
+    }
+
+    /// Has sources close. [`sources_gone`](Self::sources_gone) tells when what they have sent is handed on,
+    /// while those whom it goes to are open.
+    pub(crate) fn close_sources(&self) {
         let mut state = self.lock();
         state.source = None;
         for (node, it) in &state.known {
@@ -154,7 +166,10 @@ impl Broker {
                 it.endpoint.close();
             }
         }
-        drop(state);
+    }
+
+    /// Whether all that sources have sent is handed on; waits for it at most that long.
+    pub(crate) fn sources_gone(&self, timeout: Duration) -> bool {
         self.sources_gone.recv_timeout(timeout) == Err(RecvTimeoutError::Disconnected)
     }
 
@@ -189,7 +204,7 @@ impl Broker {
             known.role = role;
             name.clone_into(&mut known.name);
             known.told = None;
-            known.since = Instant::now();
+            known.since = self.settings.clock.now();
         }
     }
 
@@ -237,7 +252,7 @@ impl Broker {
             let Some(known) = state.known.get_mut(&node) else {
                 return;
             };
-            known.away_since = (presence != Presence::Up).then(Instant::now);
+            known.away_since = (presence != Presence::Up).then(|| self.settings.clock.now());
             known.is_gone = false;
             state.router.set_presence(node, presence);
             state.tell_neighbours();

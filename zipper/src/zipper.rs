@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use selvedge_hub::{
-    ActorHandle, Address, Driver, DriverConfig, DriverError, Endpoint, Hub, HubError, Identity,
-    NodeId, SessionConfig,
+    ActorHandle, Address, Admission, Dialer, Driver, DriverConfig, DriverError, Endpoint, Hub,
+    HubError, Identity, Listener, NodeId, SessionConfig,
 };
 
 use selvedge_client::lanes::session_config;
@@ -26,6 +26,9 @@ pub struct Neighbour {
     pub addresses: Vec<Address>,
 }
 
+/// Makes a listener for the nodes that may connect.
+pub type MakeListener = Arc<dyn Fn(&Admission) -> Box<dyn Listener> + Send + Sync>;
+
 /// What a zipper is made of.
 #[derive(Clone)]
 pub struct ZipperOptions {
@@ -41,6 +44,13 @@ pub struct ZipperOptions {
     pub mesh: Vec<Neighbour>,
     /// How many clients are let in at once.
     pub clients_max: usize,
+    /// Transports that are not built in: what dials by them.
+    pub dialers: Vec<Arc<dyn Dialer>>,
+    /// Transports that are not built in: what accepts by them.
+    pub listeners: Vec<MakeListener>,
+    /// The driver, from which the zipper has its clock and its randomness; without one, a driver of its
+    /// own, with `workers` and `spin`.
+    pub driver: Option<Arc<Driver>>,
     /// Threads that serve connections.
     pub workers: NonZeroUsize,
     /// How long a worker may poll before it sleeps, at most 50 us, while that pays; see
@@ -76,6 +86,9 @@ impl ZipperOptions {
             token: None,
             mesh: Vec::new(),
             clients_max: 1024,
+            dialers: Vec::new(),
+            listeners: Vec::new(),
+            driver: None,
             workers: NonZeroUsize::MIN,
             spin: DriverConfig::default().spin,
             send_buffer: session.send_buffer,
@@ -121,11 +134,14 @@ impl Zipper {
     /// # Errors
     /// [`ZipperError`].
     pub fn start(options: ZipperOptions) -> Result<Self, ZipperError> {
-        let driver = Driver::new(DriverConfig {
-            workers: options.workers,
-            spin: options.spin,
-            ..DriverConfig::default()
-        })?;
+        let driver = match options.driver {
+            Some(driver) => driver,
+            None => Arc::new(Driver::new(DriverConfig {
+                workers: options.workers,
+                spin: options.spin,
+                ..DriverConfig::default()
+            })?),
+        };
         let node = options.identity.node_id();
         let mesh: BTreeSet<_> = options.mesh.iter().map(|it| *it.node.as_bytes()).collect();
         let broker = Broker::new(Settings {
@@ -133,15 +149,23 @@ impl Zipper {
             node: *node.as_bytes(),
             token: options.token,
             mesh,
+            clock: driver.clock().clone(),
+            seed: driver.random_u64()?,
         });
         let doors = Arc::clone(&broker);
         let mut builder = Hub::builder(options.identity)
-            .driver(Arc::new(driver))
+            .driver(Arc::clone(&driver))
             .session(session_config(options.send_buffer, options.message_max))
             .guests(options.clients_max)
             // Doors hear of all that happens.
             .without_events()
             .receive(move |endpoint: &Endpoint| Box::new(doors.open_door(endpoint)));
+        for dialer in options.dialers {
+            builder = builder.dialer(dialer);
+        }
+        for make in options.listeners {
+            builder = builder.listener(move |admission| make(admission));
+        }
         for address in options.listen {
             builder = builder.listen_on(address);
         }
@@ -150,7 +174,7 @@ impl Zipper {
         }
         let hub = builder.start()?;
         let ticked = Arc::clone(&broker);
-        let ticking = Ticking(ActorHandle::spawn("zipper-ticker", |_| Ticker(ticked))?);
+        let ticking = Ticking(driver.host("zipper-ticker", |_| Ticker(ticked))?);
         Ok(Self {
             hub,
             broker,
@@ -198,21 +222,81 @@ impl Zipper {
     /// it was delivered.
     #[must_use]
     pub fn close(self, timeout: Duration) -> bool {
+        self.begin_close(timeout).wait()
+    }
+
+    /// Begins to end in order and does not wait: [`Closing::poll`] yields what [`close`](Self::close) does.
+    #[must_use]
+    pub fn begin_close(self, timeout: Duration) -> Closing {
         let Self {
             hub,
             broker,
             ticking,
         } = self;
         drop(ticking);
-        let undelivered = || broker.counters.stats().undelivered;
-        let (began, before) = (Instant::now(), undelivered());
-        // Half of it: what was not handed on by then leaves time to deliver the rest.
-        let is_handed_on = broker.close_sources(timeout / 2);
-        let is_closed = hub.close(timeout.saturating_sub(began.elapsed()));
+        let now = hub.clock().now();
+        let before = broker.counters.stats().undelivered;
+        broker.close_sources();
+        Closing {
+            // What was not handed on after half of the time leaves the other half to deliver the rest.
+            sources_until: now + timeout / 2,
+            until: now + timeout,
+            is_handed_on: None,
+            before,
+            hub: Some(hub),
+            broker,
+        }
+    }
+}
+
+/// A zipper that ends in order. Dropped, it ends without waiting.
+#[derive(Debug)]
+pub struct Closing {
+    hub: Option<Hub>,
+    broker: Arc<Broker>,
+    /// Until when messages of sources are handed on.
+    sources_until: Instant,
+    until: Instant,
+    /// Whether all messages of sources were handed on, once that is known.
+    is_handed_on: Option<bool>,
+    /// How many messages had not been delivered when it began to end.
+    before: u64,
+}
+
+impl Closing {
+    /// Whether all was delivered, once that is known or the time is over; never blocks.
+    pub fn poll(&mut self) -> Option<bool> {
+        let hub = self.hub.as_ref()?;
+        let now = hub.clock().now();
+        if self.is_handed_on.is_none() {
+            let is_handed_on = self.broker.sources_gone(Duration::ZERO);
+            if !is_handed_on && now < self.sources_until {
+                return None;
+            }
+            self.is_handed_on = Some(is_handed_on);
+            hub.wind_down();
+        }
+        let is_closed = match hub.closed() {
+            None if now < self.until => return None,
+            closed => closed == Some(true),
+        };
+        Some(self.end(is_closed))
+    }
+
+    fn wait(mut self) -> bool {
+        let Some(hub) = &self.hub else { return false };
+        let left = |until: Instant| until.saturating_duration_since(hub.clock().now());
+        self.is_handed_on = Some(self.broker.sources_gone(left(self.sources_until)));
+        let is_closed = hub.close(left(self.until));
+        self.end(is_closed)
+    }
+
+    fn end(&mut self, is_closed: bool) -> bool {
         // With it end the doors, which count what they leave.
-        drop(hub);
+        self.hub = None;
+        let undelivered = self.broker.counters.stats().undelivered;
         // One that was given up, or left, may be known to nobody any more.
-        is_handed_on && is_closed && undelivered() == before
+        self.is_handed_on == Some(true) && is_closed && undelivered == self.before
     }
 }
 

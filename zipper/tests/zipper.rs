@@ -10,7 +10,7 @@ use selvedge_client::tag::Tag;
 use selvedge_client::wire::{
     Data, Handshake, InterestEntry, Origin, Policy, Recipient, Role, VERSION, WireMessage,
 };
-use selvedge_client::{self as client, Client, ClientOptions, ConnectError};
+use selvedge_client::{Client, ClientOptions, ConnectError, addresses};
 use selvedge_hub::{
     Address, CloseReason, Driver, DriverConfig, Endpoint, Hub, LaneConfig, LaneId, SessionConfig,
 };
@@ -73,7 +73,7 @@ fn functions_are_chained_by_tags_and_the_route_is_traced() {
             let data = read(&double);
             let n: u64 = text(&data).parse().unwrap();
             let trace = data.trace.map(|mut trace| {
-                trace.push(client::step("double"));
+                trace.push(double.step("double"));
                 trace
             });
             let payload = Bytes::from((2 * n).to_string());
@@ -81,7 +81,7 @@ fn functions_are_chained_by_tags_and_the_route_is_traced() {
         }
     });
     for n in 0..100 {
-        let trace = Some(vec![client::step("source")]);
+        let trace = Some(vec![source.step("source")]);
         let payload = Bytes::from(n.to_string());
         source.write_with(IN, None, trace, payload).unwrap();
     }
@@ -188,7 +188,7 @@ fn s3_a_wrong_or_missing_token_is_refused_with_the_reason() {
 
 #[test]
 fn nobody_at_an_address_is_said_in_words() {
-    let at: Vec<Address> = client::addresses("127.0.0.1:1").unwrap();
+    let at: Vec<Address> = addresses("127.0.0.1:1").unwrap();
     let mut options = ClientOptions::source("s", at);
     options.timeout = Duration::from_secs(2);
     let error = Client::connect(options).unwrap_err().to_string();

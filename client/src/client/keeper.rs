@@ -1,12 +1,14 @@
 //! Keeps a client introduced: its zipper may restart, or leave and come back.
 
 use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
-use crossbeam_channel::Receiver;
 use selvedge_hub::{Endpoint, Event, Hub, HubEvent, Message, NodeId, Reader, TryRecvError};
 
 use crate::client::{ConnectError, Outgoing, ReadError, WriteError};
@@ -113,32 +115,42 @@ impl Shared {
         }
     }
 
-    /// Introduces the client, and waits for the answer: the name of the zipper.
-    pub(super) fn introduce(&self, deadline: Instant) -> Result<String, ConnectError> {
+    /// Reads what comes before the acknowledgement of the introduction, whose sender is the zipper: its
+    /// name.
+    fn poll_introduced(&self, cx: &mut Context<'_>) -> Poll<Result<String, ConnectError>> {
         let (_, endpoint) = self.current();
-        self.say_who(&endpoint);
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let message = match endpoint.recv_timeout(left) {
+            let message = match ready!(pin!(endpoint.recv_async()).poll(cx)) {
                 Ok(message) => message,
-                Err(TryRecvError::Empty) if endpoint.transport().is_none() => {
-                    let why = format!("nobody with the key {} could be reached", self.node);
-                    return Err(ConnectError::Unreachable(why));
-                }
-                Err(TryRecvError::Empty) => return Err(ConnectError::Silent(self.node)),
-                Err(TryRecvError::Closed(closed)) => {
-                    return Err(ConnectError::Unreachable(closed.to_string()));
+                Err(closed) => {
+                    return Poll::Ready(Err(ConnectError::Unreachable(closed.to_string())));
                 }
             };
-            match wire::WireMessage::decode(message.payload)? {
-                wire::WireMessage::HandshakeAck { name, .. } => return Ok(name),
+            let result = match wire::WireMessage::decode(message.payload)? {
+                wire::WireMessage::HandshakeAck { name, .. } => Ok(name),
                 wire::WireMessage::Rejected { code, message } => {
-                    return Err(ConnectError::Rejected { code, message });
+                    Err(ConnectError::Rejected { code, message })
                 }
-                wire::WireMessage::Data(data) => lock(&self.reading).early.push_back(data),
-                other => tracing::debug!(?other, "not expected from a zipper"),
-            }
+                wire::WireMessage::Data(data) => {
+                    lock(&self.reading).early.push_back(data);
+                    continue;
+                }
+                other => {
+                    tracing::debug!(?other, "not expected from a zipper");
+                    continue;
+                }
+            };
+            return Poll::Ready(result);
         }
+    }
+
+    /// Why the zipper has not acknowledged the introduction in time.
+    fn silence(&self) -> ConnectError {
+        if self.current().1.transport().is_none() {
+            let why = format!("nobody with the key {} could be reached", self.node);
+            return ConnectError::Unreachable(why);
+        }
+        ConnectError::Silent(self.node)
     }
 
     pub(super) fn try_read(&self) -> Inbound {
@@ -163,17 +175,32 @@ impl Shared {
     /// Waits until there is another endpoint than the one of that number, and reads from that.
     pub(super) fn read_from_another(&self, than: u64) -> Result<(), Over> {
         self.wait_for_another(than)?;
+        self.switch_reading(than);
+        Ok(())
+    }
+
+    /// Reads from another endpoint than the one of that number, if there is one.
+    pub(super) fn try_read_from_another(&self, than: u64) -> Result<bool, Over> {
+        self.check_stopped()?;
+        let is_there = lock(&self.current).number != than;
+        if is_there {
+            self.switch_reading(than);
+        }
+        Ok(is_there)
+    }
+
+    fn switch_reading(&self, than: u64) {
         let mut reading = lock(&self.reading);
         if reading.number == than {
             let (number, endpoint) = self.current();
             reading.reader = endpoint.reader();
             (reading.number, reading.endpoint) = (number, endpoint);
         }
-        Ok(())
     }
 
     fn say_who(&self, endpoint: &Endpoint) {
-        if let Err(error) = endpoint.send(CONTROL, self.handshake.clone()) {
+        // Never full: nothing but introductions and farewells goes there.
+        if let Err(error) = endpoint.try_send(CONTROL, self.handshake.clone()) {
             tracing::debug!(%error, "the connection ended before the introduction");
         }
     }
@@ -350,49 +377,82 @@ impl Shared {
             self.changed.notify_all();
         }
     }
+}
 
-    /// Follows what happens to the zipper, until the hub ends.
-    pub(super) fn keep(&self, hub: &Weak<Hub>, events: &Receiver<HubEvent>) {
-        for event in events {
-            match event {
-                HubEvent::Up { .. } | HubEvent::Moved { .. } => {
-                    let endpoint = self.current().1;
-                    // The hub hears of a restart a moment before the endpoint says what it cost.
-                    self.note_undelivered(&endpoint);
-                    let over = endpoint.transport().map(|info| info.scheme);
-                    tracing::info!(over, "connected");
-                }
-                HubEvent::Down { reason, .. } => {
-                    tracing::warn!(reason, "connection lost; what is written waits");
-                }
-                HubEvent::Refused { reason, .. } => {
-                    tracing::warn!(reason, "the zipper lets nobody in; dialing again");
-                }
-                HubEvent::Restarted { .. } => {
-                    tracing::warn!("the zipper has restarted");
-                    if self.is_stopped() {
-                        // Nobody answers any more whoever finishes.
-                        self.stop(STOPPED);
-                    } else {
-                        self.say_who(&self.current().1);
-                    }
-                }
-                HubEvent::Left {
-                    endpoint, reason, ..
-                } => {
-                    if self.is_stopped() {
-                        self.stop(STOPPED);
-                        continue;
-                    }
-                    tracing::warn!(reason, "the connection was closed");
-                    let new = hub.upgrade().and_then(|hub| hub.endpoint(self.node));
-                    if let Some(new) = new {
-                        self.replace(&endpoint, new);
-                    }
-                }
-                _ => {}
+/// Keeps a client connected: handles the events of its hub.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    shared: Arc<Shared>,
+    /// Weak: the client alone decides when the hub is dropped.
+    hub: Weak<Hub>,
+}
+
+impl Keeper {
+    /// Sends the introduction.
+    pub(super) fn new(shared: Arc<Shared>, hub: Weak<Hub>) -> Self {
+        shared.say_who(&shared.current().1);
+        Self { shared, hub }
+    }
+
+    pub(super) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    /// The name of the zipper, once it has acknowledged the introduction.
+    pub(super) fn poll_introduced(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<String, ConnectError>> {
+        self.shared.poll_introduced(cx)
+    }
+
+    pub(super) fn silence(&self) -> ConnectError {
+        self.shared.silence()
+    }
+
+    pub(super) fn handle(&self, event: HubEvent) {
+        let shared = &self.shared;
+        match event {
+            HubEvent::Up { .. } | HubEvent::Moved { .. } => {
+                let endpoint = shared.current().1;
+                // The hub hears of a restart a moment before the endpoint says what it cost.
+                shared.note_undelivered(&endpoint);
+                let over = endpoint.transport().map(|info| info.scheme);
+                tracing::info!(over, "connected");
             }
+            HubEvent::Down { reason, .. } => {
+                tracing::warn!(reason, "connection lost; what is written waits");
+            }
+            HubEvent::Refused { reason, .. } => {
+                tracing::warn!(reason, "the zipper lets nobody in; dialing again");
+            }
+            HubEvent::Restarted { .. } => {
+                tracing::warn!("the zipper has restarted");
+                if shared.is_stopped() {
+                    // Nobody answers any more whoever finishes.
+                    shared.stop(STOPPED);
+                } else {
+                    shared.say_who(&shared.current().1);
+                }
+            }
+            HubEvent::Left {
+                endpoint, reason, ..
+            } => {
+                if shared.is_stopped() {
+                    return shared.stop(STOPPED);
+                }
+                tracing::warn!(reason, "the connection was closed");
+                let new = self.hub.upgrade().and_then(|hub| hub.endpoint(shared.node));
+                if let Some(new) = new {
+                    shared.replace(&endpoint, new);
+                }
+            }
+            _ => {}
         }
-        self.stop("the connection has ended");
+    }
+
+    /// The client is gone.
+    pub(super) fn end(&self) {
+        self.shared.stop("the connection has ended");
     }
 }

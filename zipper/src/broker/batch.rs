@@ -21,7 +21,7 @@ use crate::broker::batch::fan_out::{FanOut, QueuedMessage};
 use crate::broker::plans::{ResolvedHop, ResolvedPlan};
 use crate::router::{FlowKey, NextHop, Node};
 use crate::stats::add;
-use selvedge_client::lanes::{DATA, HOPS_MAX, now_micros};
+use selvedge_client::lanes::{DATA, HOPS_MAX};
 use selvedge_client::tag::Tag;
 use selvedge_client::wire::{
     self, Data, MessageHeader, Origin, PlainMessage, TRACE_MAX, WireError, WireMessage,
@@ -71,12 +71,12 @@ pub(super) struct RoutingBatch {
 impl RoutingBatch {
     pub(super) fn new(broker: Arc<Broker>, from: Node) -> Self {
         Self {
+            random: broker.fork_random(),
             broker,
             from,
             version: 0,
             plans: Vec::new(),
             last: 0,
-            random: fastrand::Rng::new(),
             messages: 0,
             fan_out: FanOut::default(),
         }
@@ -174,7 +174,10 @@ impl RoutingBatch {
         if let Some(trace) = &mut data.trace
             && trace.len() < TRACE_MAX
         {
-            trace.push((self.broker.settings.name.clone(), now_micros()));
+            trace.push((
+                self.broker.settings.name.clone(),
+                self.broker.settings.clock.unix_micros(),
+            ));
         }
     }
 
@@ -340,6 +343,7 @@ mod tests {
     use crate::broker::Settings;
     use crate::router::FunctionSpec;
     use selvedge_client::wire::Policy;
+    use selvedge_hub::Clock;
 
     const T: Tag = Tag(0x10);
 
@@ -358,6 +362,8 @@ mod tests {
             node: [1; 32],
             token: None,
             mesh: BTreeSet::new(),
+            clock: Clock::default(),
+            seed: 1,
         });
         RoutingBatch::new(broker, [2; 32])
     }

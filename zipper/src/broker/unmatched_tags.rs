@@ -50,6 +50,7 @@ mod tests {
     use crate::broker::{Broker, Settings};
     use crate::router::FunctionSpec;
     use selvedge_client::wire::Policy;
+    use selvedge_hub::Clock;
 
     #[test]
     fn each_kind_is_told_of_once_until_it_was_observed_again() {
@@ -58,6 +59,8 @@ mod tests {
             node: [1; 32],
             token: None,
             mesh: BTreeSet::new(),
+            clock: Clock::default(),
+            seed: 1,
         });
         let tag = Tag(0x10);
         let take_unreported = |target| {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use clap::ValueEnum;
 use crossbeam_channel::{Receiver, bounded, select};
 use selvedge_client::tag::Tag;
-use selvedge_client::{Client, ClientOptions, WriteError, step};
+use selvedge_client::{Client, ClientOptions, WriteError};
 use selvedge_zipper::records::{Framing, RecordError, RecordReader};
 use serde_json::json;
 
@@ -184,6 +184,6 @@ fn send_all(
 }
 
 fn write(client: &Client, args: &SourceArgs, payload: Bytes) -> Result<(), WriteError> {
-    let trace = args.trace.then(|| vec![step(args.name.clone())]);
+    let trace = args.trace.then(|| vec![client.step(args.name.clone())]);
     client.write_with(args.tag, args.target.clone(), trace, payload)
 }

@@ -4,7 +4,6 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvError, select, tick};
-use selvedge_client::step;
 use selvedge_client::wire::Data;
 use serde_json::{Value, json};
 
@@ -142,7 +141,7 @@ back to a sink at `edge`.";
             "event": "reading", "seq": reading.seq, "cpu_percent": reading.cpu_percent,
             "average": self.average, "link": self.scheme(),
         });
-        let trace = Some(vec![step("source")]);
+        let trace = Some(vec![self.fabric.source.step("source")]);
         self.fabric
             .source
             .write_with(READINGS, None, trace, payload)

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use selvedge_client::tag::Tag;
-use selvedge_client::{Client, Outgoing, WriteError, step};
+use selvedge_client::{Client, Outgoing, WriteError};
 
 /// Messages that go out together, at most: a lock of the send buffer and a bell of the worker for each
 /// message took a third of the thread's time.
@@ -60,7 +60,7 @@ impl<'a> Writer<'a> {
         trace: Option<&[(String, u64)]>,
         tick: u64,
     ) {
-        let trace = trace.map(|trace| [trace, &[step(self.name.clone())]].concat());
+        let trace = trace.map(|trace| [trace, &[self.client.step(self.name.clone())]].concat());
         let (client, trace) = (self.client, trace.as_deref());
         match client.put(&mut self.outgoing, tag, target, trace, payload) {
             Ok(()) => {

@@ -45,6 +45,8 @@ trait Stepped: Send {
     fn turn(&mut self, now: Instant) -> bool;
 
     fn next(&self) -> Option<Instant>;
+
+    fn is_over(&self) -> bool;
 }
 
 struct Hosting<M: Actor> {
@@ -79,6 +81,10 @@ impl<M: Actor> Stepped for Hosting<M> {
             None | Some(Next::Command | Next::End) => None,
         }
     }
+
+    fn is_over(&self) -> bool {
+        self.next == Some(Next::End)
+    }
 }
 
 impl Machines {
@@ -99,6 +105,10 @@ impl Machines {
                 moved = true;
             }
         }
+        let (over, mut machines): (Vec<_>, Vec<_>) =
+            machines.into_iter().partition(|it| it.is_over());
+        // Without the lock: what an actor owns may make another one.
+        drop(over);
         let mut kept = lock(&self.0);
         machines.append(&mut kept);
         *kept = machines;
@@ -116,8 +126,21 @@ impl Simulation {
     /// # Errors
     /// [`DriverError::System`].
     pub fn new(seed: u64) -> Result<Self, DriverError> {
+        Self::with_clock(seed, Clock::simulated())
+    }
+
+    /// Another simulation in the same virtual time, with a worker and a driver of its own: another process
+    /// for [`run_together`](Self::run_together). Dropping it ends that process as a kill does: nothing is
+    /// delivered or closed in order any more.
+    ///
+    /// # Errors
+    /// [`DriverError::System`].
+    pub fn beside(&self, seed: u64) -> Result<Self, DriverError> {
+        Self::with_clock(seed, self.clock.clone())
+    }
+
+    fn with_clock(seed: u64, clock: Clock) -> Result<Self, DriverError> {
         let machines = Arc::new(Machines::default());
-        let clock = Clock::simulated();
         let (driver, worker) = Driver::simulated(seed, clock.clone(), Arc::clone(&machines))?;
         Ok(Self {
             worker,
@@ -143,30 +166,53 @@ impl Simulation {
     ///
     /// # Panics
     /// When a moment does not end: a transport or a machine asks for the present again and again.
-    pub fn run(&mut self, limit: Duration, mut done: impl FnMut() -> bool) -> bool {
-        let mut now = self.clock.now();
+    pub fn run(&mut self, limit: Duration, done: impl FnMut() -> bool) -> bool {
+        Self::run_together(std::slice::from_mut(self), limit, done)
+    }
+
+    /// Lets time pass for simulations that share it ([`beside`](Self::beside)), as [`run`](Self::run) does
+    /// for one. They take their turns in the order given.
+    ///
+    /// # Panics
+    /// As [`run`](Self::run).
+    pub fn run_together(all: &mut [Self], limit: Duration, mut done: impl FnMut() -> bool) -> bool {
+        let Some(clock) = all.first().map(|first| first.clock.clone()) else {
+            return done();
+        };
+        let mut now = clock.now();
         let end = now + limit;
         loop {
             let mut turns = 0;
-            while self.worker.step(now) | self.machines.turn(now) {
+            while all.iter_mut().fold(false, |any, it| it.turn(now) | any) {
                 turns += 1;
                 assert!(turns < TURNS_MAX, "a moment of the simulation does not end");
             }
             if done() {
                 return true;
             }
-            let next = self
-                .worker
-                .next_due()
-                .into_iter()
-                .chain(self.machines.next());
-            let next = next.min().filter(|at| *at <= end);
+            let next = all.iter().filter_map(Self::next).min();
+            let next = next.filter(|at| *at <= end);
             now = next.map_or(end, |next| next.max(now));
-            self.clock.advance_to(now);
+            clock.advance_to(now);
             if next.is_none() {
                 return false;
             }
         }
+    }
+
+    /// Does what is to be done now. Returns whether there was anything.
+    fn turn(&mut self, now: Instant) -> bool {
+        let has_worked = self.worker.has_work(now);
+        if has_worked {
+            self.worker.step(now);
+        }
+        self.machines.turn(now) | has_worked
+    }
+
+    /// When something is due.
+    fn next(&self) -> Option<Instant> {
+        let next = self.worker.next_due().into_iter();
+        next.chain(self.machines.next()).min()
     }
 }
 

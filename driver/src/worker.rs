@@ -258,6 +258,11 @@ impl Worker {
             self.accept(index);
         }
         self.carry_on();
+        self.has_work(now)
+    }
+
+    /// Whether a step of a simulation at that time would do anything.
+    pub(crate) fn has_work(&self, now: Instant) -> bool {
         !self.busy.is_empty()
             || !self.commands.is_empty()
             || self.mailboxes[self.number].has_any()

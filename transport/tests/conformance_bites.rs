@@ -92,43 +92,43 @@ const FINDERS: &[Finder] = &[
     ),
     Finder(
         Fault::AdmitsAnyone,
-        "a_peer_that_is_not_admitted_moves_no_frame",
+        "a_peer_that_is_not_admitted_transfers_no_frame",
         "never came to this: both have ended",
     ),
     Finder(
         Fault::AdmitsLate,
-        "a_peer_that_is_not_admitted_moves_no_frame",
+        "a_peer_that_is_not_admitted_transfers_no_frame",
         // The dialer received one, or the acceptor took one in vain.
         " a frame",
     ),
     Finder(
         Fault::BelievesTimersInHandshake,
-        "timers_may_be_asked_and_called_at_any_time",
+        "timers_may_be_read_and_handled_at_any_time",
         "never came to this: both sides are open",
     ),
     Finder(
         Fault::BelievesTimersInClose,
-        "timers_may_be_asked_and_called_at_any_time",
+        "timers_may_be_read_and_handled_at_any_time",
         "they ended with [Some(TimedOut)",
     ),
     Finder(
         Fault::CallsRefusalBroken,
-        "an_address_of_nobody_is_unreachable",
+        "an_address_without_listener_is_unreachable",
         "it ended with Some(Broken",
     ),
     Finder(
         Fault::ClosesOnceOpen,
-        "close_before_open_ends_it",
+        "close_before_open_ends_the_transport",
         "a frame was taken",
     ),
     Finder(
         Fault::CountsBudgetInBlocks,
-        "the_smallest_budget_moves_frames",
+        "a_budget_of_one_byte_transfers_frames",
         "never came to this: all frames have arrived",
     ),
     Finder(
         Fault::CutsDatagrams,
-        "datagrams_arrive_where_there_are_any",
+        "datagrams_arrive_whole_or_not_at_all",
         "is damaged",
     ),
     Finder(
@@ -148,7 +148,7 @@ const FINDERS: &[Finder] = &[
     ),
     Finder(
         Fault::ExpectsAnyone,
-        "a_wrong_peer_is_not_opened",
+        "an_unexpected_peer_does_not_open",
         "never came to this: the dialer has ended",
     ),
     Finder(
@@ -158,12 +158,12 @@ const FINDERS: &[Finder] = &[
     ),
     Finder(
         Fault::GathersRubbish,
-        "rubbish_instead_of_a_handshake_opens_nothing",
+        "invalid_handshakes_open_nothing",
         "bytes of rubbish were taken",
     ),
     Finder(
         Fault::Hoards,
-        "a_reader_that_stops_stops_the_writer",
+        "a_stopped_reader_applies_backpressure",
         "were taken though nobody receives",
     ),
     Finder(
@@ -173,7 +173,7 @@ const FINDERS: &[Finder] = &[
     ),
     Finder(
         Fault::IgnoresClose,
-        "close_delivers_what_was_taken",
+        "close_delivers_accepted_frames",
         "the phase is Open after close",
     ),
     Finder(
@@ -188,14 +188,18 @@ const FINDERS: &[Finder] = &[
     ),
     Finder(
         Fault::LetsInUnproved,
-        "rubbish_instead_of_a_handshake_opens_nothing",
+        "invalid_handshakes_open_nothing",
         "led to Open",
     ),
     Finder(Fault::LiesAboutEncryption, "info_is_truthful", "it claims"),
-    Finder(Fault::NeverIdle, "idle_is_idle", "never came to rest"),
+    Finder(
+        Fault::NeverIdle,
+        "an_idle_transport_needs_no_calls",
+        "never came to rest",
+    ),
     Finder(
         Fault::OpensEarly,
-        "both_sides_open_and_know_each_other",
+        "both_sides_open_and_authenticate",
         "the phase is Open, but the peer is not known",
     ),
     Finder(
@@ -205,12 +209,12 @@ const FINDERS: &[Finder] = &[
     ),
     Finder(
         Fault::RepeatsFrame,
-        "flows_keep_their_order",
+        "frames_of_one_order_arrive_in_order",
         "lost, repeated or reordered",
     ),
     Finder(
         Fault::RubbishEndsListener,
-        "rubbish_instead_of_a_handshake_opens_nothing",
+        "invalid_handshakes_open_nothing",
         "accept failed",
     ),
     Finder(
@@ -220,17 +224,17 @@ const FINDERS: &[Finder] = &[
     ),
     Finder(
         Fault::StaysDry,
-        "a_source_that_ran_dry_is_asked_again",
+        "an_empty_source_is_polled_again",
         "never came to this: the frame has arrived",
     ),
     Finder(
         Fault::SwapsFrames,
-        "flows_keep_their_order",
+        "frames_of_one_order_arrive_in_order",
         "lost, repeated or reordered",
     ),
     Finder(
         Fault::TakesAfterClose,
-        "close_delivers_what_was_taken",
+        "close_delivers_accepted_frames",
         "a frame was asked for though the phase was Closing",
     ),
     Finder(

@@ -1,4 +1,4 @@
-//! One transport, driven by the letter of the contract, and watched.
+//! A transport that is driven exactly as the contract requires, with assertions on its behaviour.
 
 use std::io;
 use std::time::Instant;
@@ -8,29 +8,29 @@ use mio::{Registry, Token};
 use super::frame_generator::{FrameGenerator, FrameVerifier};
 use crate::{End, FrameSink, FrameSource, Info, Phase, Progress, ReadBuffer, Transport, Turn};
 
-/// A transport and the session above it.
+/// A transport with the source and sink of its frames.
 #[derive(Debug)]
 pub(super) struct DrivenTransport {
     pub(super) transport: Box<dyn Transport>,
     pub(super) outgoing: FrameGenerator,
     pub(super) incoming: FrameVerifier,
     pub(super) end: Option<End>,
-    /// Does not receive while it is set.
+    /// While set, `recv` is not called.
     pub(super) receive_paused: bool,
-    /// Which poll it is on.
+    /// The index of the poll in which it is registered.
     pub(super) poll: usize,
     pub(super) token: Token,
-    /// The most frame bytes that one call received, and that one call took.
+    /// The maximum of the frame bytes that one call received, and that one call pulled.
     pub(super) received_max: usize,
     pub(super) taken_max: usize,
-    /// How often a call said that there may be more.
+    /// The number of calls that returned [`Progress::More`].
     pub(super) more_count: u64,
     due: DueCalls,
     phase: Phase,
     offered: usize,
 }
 
-/// Which calls the contract asks for now.
+/// The calls that the contract requires at present.
 #[derive(Debug, Clone, Copy)]
 struct DueCalls {
     recv: bool,
@@ -67,12 +67,12 @@ impl DrivenTransport {
         self.phase == Phase::Open
     }
 
-    /// It was registered, or has an event.
+    /// Marks both calls as due, after registration or an event.
     pub(super) const fn wake(&mut self) {
         self.due = DueCalls::BOTH;
     }
 
-    /// Whether it is to be called without waiting for an event.
+    /// Whether a call is due without another event.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         let has_new_frames = self.outgoing.waiting() > self.offered;
         let is_time = self.transport.timeout().is_some_and(|at| at <= now);
@@ -83,7 +83,7 @@ impl DrivenTransport {
     pub(super) fn close(&mut self) {
         self.transport.close(Instant::now());
         self.watch_phase();
-        // As a driver does: it wants the farewell on the wire.
+        // As a driver does: the close must be sent.
         self.due.send = true;
     }
 
@@ -98,13 +98,13 @@ impl DrivenTransport {
         assert!(deregistered.is_ok(), "deregister failed: {deregistered:?}");
     }
 
-    /// It has ended: drops the transport, as the contract asks for, and with it its socket.
+    /// Drops an ended transport, as the contract requires, and with it its socket.
     pub(super) fn replace_ended(&mut self, registry: &Registry) {
         self.deregister(registry);
         self.transport = Box::new(EndedTransport(self.transport.info().clone()));
     }
 
-    /// One turn of a worker's loop.
+    /// One iteration of a worker's loop.
     pub(super) fn drive(&mut self, buffer: &mut ReadBuffer, budget: usize, registry: &Registry) {
         if self.end.is_some() {
             return;
@@ -134,12 +134,12 @@ impl DrivenTransport {
         let result = self.transport.recv(turn, &mut self.incoming);
         self.received_max = self.received_max.max(self.incoming.len - len);
         self.due.recv = self.record_result(result);
-        // What was received may be to be answered: acknowledgements, credit.
+        // Received frames may require responses: acknowledgements, credit.
         self.due.send = true;
         let is_moving = self.incoming.count > count;
         assert!(
             !is_moving || self.transport.info().peer.is_some(),
-            "a frame was received before the peer was known"
+            "a frame was received before the peer was authenticated"
         );
         assert!(
             !is_moving || self.phase != Phase::Handshaking,
@@ -160,11 +160,11 @@ impl DrivenTransport {
         if self.outgoing.calls > calls {
             assert!(
                 self.phase != Phase::Handshaking,
-                "a frame was asked for while the phase was Handshaking"
+                "a frame was pulled while the phase was Handshaking"
             );
             assert!(
                 before < Phase::Closing,
-                "a frame was asked for though the phase was {before:?}"
+                "a frame was pulled though the phase was {before:?}"
             );
         }
         if let Some(fault) = &self.outgoing.fault {
@@ -172,14 +172,14 @@ impl DrivenTransport {
         }
     }
 
-    /// Looks at what a call returned; says whether it is to be repeated.
+    /// Checks the result of a call. Returns whether the call must be repeated.
     fn record_result(&mut self, result: Result<Progress, End>) -> bool {
         match result {
             Ok(progress) => {
                 self.watch_phase();
                 assert!(
                     self.phase != Phase::Ended,
-                    "the phase is Ended though no call said why"
+                    "the phase is Ended, but no call returned an error"
                 );
                 self.more_count += u64::from(progress == Progress::More);
                 progress == Progress::More
@@ -206,13 +206,13 @@ impl DrivenTransport {
         );
         assert!(
             phase != Phase::Open || self.transport.info().peer.is_some(),
-            "the phase is Open, but the peer is not known"
+            "the phase is Open, but the peer is not authenticated"
         );
         self.phase = phase;
     }
 }
 
-/// Stands where a transport was that has ended.
+/// A placeholder for a transport that has ended.
 #[derive(Debug)]
 struct EndedTransport(Info);
 

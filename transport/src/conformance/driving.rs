@@ -1,4 +1,4 @@
-//! How it is driven: events, budgets, timers, polls.
+//! Checks of the driving: events, budgets, timers, polls.
 
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,8 @@ use super::{Check, CheckOutcome};
 use crate::{FRAME_LEN_MAX, FrameOrder, Phase};
 
 pub(super) const IDLE: Check = Check {
-    name: "idle_is_idle",
-    rule: "with nothing to do, recv and send say Idle, no timer is due and no event comes",
+    name: "an_idle_transport_needs_no_calls",
+    rule: "without work, recv and send return Idle, no timer expires and no event occurs",
     body: |harness| {
         let mut bed = TestBed::connected(harness);
         bed.transports[0]
@@ -21,7 +21,8 @@ pub(super) const IDLE: Check = Check {
     },
 };
 
-/// By how much a call may exceed its budget: a batch of datagrams, or a frame, begun within it.
+/// The amount by which a call may exceed its budget: a batch of datagrams or a frame that it has
+/// begun.
 const EXCESS_MAX: usize = 4 * FRAME_LEN_MAX;
 
 pub(super) const BUDGET: Check = Check {
@@ -34,14 +35,15 @@ pub(super) const BUDGET: Check = Check {
         }
         let mut bed = TestBed::connected(harness);
         let frame_max = bed.transports[0].transport.info().frame_max;
-        // A kernel holds more for a reader that was busy: more than one call may read.
+        // A kernel enlarges the receive buffer of an active reader, so more data than one call may
+        // read accumulates below.
         bed.transports[0]
             .outgoing
             .generate(FrameOrder::Lane(0), 300, frame_max);
         until_all_arrived(&mut bed);
         bed.transports[1].received_max = 0;
         bed.transports[1].more_count = 0;
-        // What has arrived while nobody received would all come at once.
+        // Data that arrives while the reader is paused becomes readable at once.
         bed.transports[1].receive_paused = true;
         bed.transports[0]
             .outgoing
@@ -54,7 +56,7 @@ pub(super) const BUDGET: Check = Check {
         bed.transports[1].receive_paused = false;
         until_all_arrived(&mut bed);
         let (most, more) = (bed.transports[1].received_max, bed.transports[1].more_count);
-        assert!(more > 0, "no call said More");
+        assert!(more > 0, "no call returned More");
         assert!(
             most <= bed.budget + EXCESS_MAX,
             "one call received {most} bytes with a budget of {}",
@@ -65,8 +67,8 @@ pub(super) const BUDGET: Check = Check {
 };
 
 pub(super) const SMALLEST_BUDGET: Check = Check {
-    name: "the_smallest_budget_moves_frames",
-    rule: "a budget of one byte is slow, but everything arrives",
+    name: "a_budget_of_one_byte_transfers_frames",
+    rule: "with a budget of one byte all frames still arrive, however slowly",
     body: |harness| {
         let mut bed = TestBed::connected(harness);
         bed.budget = 1;
@@ -93,8 +95,8 @@ pub(super) const SMALLEST_BUDGET: Check = Check {
 };
 
 pub(super) const TIMERS: Check = Check {
-    name: "timers_may_be_asked_and_called_at_any_time",
-    rule: "timeout and on_timeout may be called at any time, also too early, and change nothing then",
+    name: "timers_may_be_read_and_handled_at_any_time",
+    rule: "timeout and on_timeout may be called at any time; a call before the timeout has no effect",
     body: |harness| {
         let mut bed = TestBed::new(harness);
         bed.dial(None);
@@ -136,7 +138,7 @@ pub(super) const TIMERS: Check = Check {
     },
 };
 
-pub(super) const MOVES_POLL: Check = Check {
+pub(super) const MOVE_UNDER_LOAD: Check = Check {
     name: "moving_to_another_poll_under_load_loses_nothing",
     rule: "a transport that is taken from one poll and put on another, again and again in mid-stream, \
            loses, repeats and reorders nothing",
@@ -172,9 +174,9 @@ pub(super) const MOVES_POLL: Check = Check {
     },
 };
 
-pub(super) const MOVES_BLOCKED: Check = Check {
+pub(super) const MOVE_BLOCKED: Check = Check {
     name: "moving_to_another_poll_while_blocked_loses_nothing",
-    rule: "a transport that is moved while it is blocked goes on when its peer receives again",
+    rule: "a transport that is moved while it is blocked continues when its peer receives again",
     body: |harness| {
         if !harness.abilities().reliable {
             return UNRELIABLE;
@@ -186,7 +188,7 @@ pub(super) const MOVES_BLOCKED: Check = Check {
             .outgoing
             .generate(FrameOrder::Lane(0), (64 << 20) / frame_max, frame_max);
         bed.until_quiet();
-        // The writer is moved while it waits, the reader while it has not read.
+        // The writer moves while it is blocked, the reader while it has unread data.
         bed.move_transport(0);
         bed.turn(Duration::ZERO);
         bed.move_transport(1);

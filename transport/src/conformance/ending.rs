@@ -1,4 +1,4 @@
-//! Orderly and other ends.
+//! Checks of closes and of lost peers.
 
 use super::driven_transport::DrivenTransport;
 use super::moving::ordered_sequences;
@@ -12,7 +12,7 @@ fn until_both_ended(bed: &mut TestBed<'_>) {
     });
 }
 
-/// The side that closed says so, and the other that its peer did.
+/// Asserts that the closing side ended with `Closed` and the other with `PeerClosed`.
 pub(super) fn assert_ends(bed: &TestBed<'_>) {
     let ends = [&bed.transports[0].end, &bed.transports[1].end];
     let are_right = matches!(ends, [Some(End::Closed), Some(End::PeerClosed)]);
@@ -20,14 +20,14 @@ pub(super) fn assert_ends(bed: &TestBed<'_>) {
 }
 
 pub(super) const CLOSE_DELIVERS: Check = Check {
-    name: "close_delivers_what_was_taken",
+    name: "close_delivers_accepted_frames",
     rule: "after close nothing more is taken, what was taken arrives, and then one side ends with \
            Closed and the other with PeerClosed",
     body: |harness| {
         let is_reliable = harness.abilities().reliable;
         let mut bed = TestBed::connected(harness);
         let frame_max = bed.transports[0].transport.info().frame_max;
-        // More than is taken while the peer does not receive, where that holds the writer up.
+        // More than is accepted while the peer does not receive, if there is backpressure.
         let count = if is_reliable {
             (64 << 20) / frame_max / 33 + 1
         } else {
@@ -54,7 +54,7 @@ pub(super) const CLOSE_DELIVERS: Check = Check {
         let arrived = bed.transports[1].incoming.arrived();
         assert!(
             arrived == taken || !is_reliable,
-            "{taken:?} frames of each flow were taken, but {arrived:?} arrived"
+            "{taken:?} frames of each order were accepted, but {arrived:?} arrived"
         );
         CheckOutcome::Kept
     },
@@ -62,7 +62,7 @@ pub(super) const CLOSE_DELIVERS: Check = Check {
 
 pub(super) const CLOSE_IDLE: Check = Check {
     name: "close_of_an_idle_connection_ends_both_sides",
-    rule: "either side may close a connection on which nothing is going on; closing twice is closing",
+    rule: "either side may close an idle connection; a second close has no effect",
     body: |harness| {
         for closer in 0..2 {
             let mut bed = TestBed::connected(harness);
@@ -79,7 +79,7 @@ pub(super) const CLOSE_IDLE: Check = Check {
 
 pub(super) const CLOSE_BOTH: Check = Check {
     name: "both_sides_may_close_at_once",
-    rule: "when both sides close at once, both end in order, and what was taken arrives",
+    rule: "when both sides close at once, both ends are orderly, and accepted frames arrive",
     body: |harness| {
         let is_reliable = harness.abilities().reliable;
         let mut bed = TestBed::connected(harness);
@@ -110,8 +110,8 @@ pub(super) const CLOSE_BOTH: Check = Check {
 };
 
 pub(super) const CLOSE_EARLY: Check = Check {
-    name: "close_before_open_ends_it",
-    rule: "a transport that is closed during its handshake ends with Closed, and moves no frame",
+    name: "close_before_open_ends_the_transport",
+    rule: "a transport that is closed during its handshake ends with Closed and transfers no frame",
     body: |harness| {
         let mut bed = TestBed::new(harness);
         bed.dial(None);
@@ -124,7 +124,7 @@ pub(super) const CLOSE_EARLY: Check = Check {
         assert!(matches!(end, Some(End::Closed)), "it ended with {end:?}");
         assert!(
             bed.transports[0].outgoing.taken_len == 0,
-            "a frame was taken"
+            "a frame was pulled"
         );
         bed.until("the other has ended, if there is one", |bed| {
             bed.transports.iter().all(|driven| driven.end.is_some())
@@ -133,9 +133,9 @@ pub(super) const CLOSE_EARLY: Check = Check {
     },
 };
 
-pub(super) const VANISHED: Check = Check {
+pub(super) const LOST_PEER: Check = Check {
     name: "a_vanished_peer_ends_the_other_side",
-    rule: "when a peer is gone without a word, the other side ends by itself, and not with Closed",
+    rule: "when a peer is lost without a close, the other side ends, and not with Closed",
     body: |harness| {
         for survivor in 0..2 {
             let mut bed = TestBed::connected(harness);
@@ -143,7 +143,8 @@ pub(super) const VANISHED: Check = Check {
             bed.drop_transport(1 - survivor);
             bed.until("the other has ended", |bed| {
                 let outgoing = &mut bed.transports[0].outgoing;
-                // As a session's heartbeats: some transports notice only what they send.
+                // As the heartbeats of a session: some transports detect the loss only when they
+                // send.
                 if outgoing.waiting() == 0 {
                     outgoing.generate(FrameOrder::Control, 1, 20);
                 }

@@ -1,4 +1,4 @@
-//! Frames that tell what they are, so that a receiver can tell what has become of them.
+//! Generates labelled frames and verifies received ones.
 
 use std::collections::VecDeque;
 
@@ -8,13 +8,14 @@ use crate::{
     FRAME_LEN_MAX, Frame, FrameHeader, FrameOrder, FrameSink, FrameSource, LANES_MAX, SendCapacity,
 };
 
-/// Flow, number and length; they are in the head of a frame.
+/// The length of a label: order, number and frame length, in the header of a frame.
 pub(super) const LABEL_LEN: usize = 1 + 4 + 4;
 
-/// Bodies are cuts of one pattern, at offsets below this prime, so that no two neighbours are equal.
+/// Bodies are slices of one pattern, at offsets below this prime, so that consecutive bodies
+/// differ.
 const OFFSETS: u32 = 251;
 
-/// All flows: the lanes, control, datagrams.
+/// The number of frame orders: the lanes, control, datagrams.
 const ORDERS: usize = LANES_MAX + 2;
 
 const fn index(order: FrameOrder) -> usize {
@@ -27,14 +28,14 @@ const fn index(order: FrameOrder) -> usize {
 
 fn pattern() -> Bytes {
     let len = FRAME_LEN_MAX + OFFSETS as usize;
-    // Multiplication by a prime, and the higher byte mixed in: no short period.
+    // Multiplication by a prime, combined with the higher byte, avoids a short period.
     (0..len)
         .map(|i| (i.wrapping_mul(31) ^ (i >> 8)).to_le_bytes()[0])
         .collect::<Vec<u8>>()
         .into()
 }
 
-/// A session that has frames to send: a queue for each flow, which take turns.
+/// A frame source with a queue for each order, served round robin.
 #[derive(Debug)]
 pub(super) struct FrameGenerator {
     pattern: Bytes,
@@ -42,12 +43,12 @@ pub(super) struct FrameGenerator {
     numbers: [u32; ORDERS],
     turn: usize,
     waiting: usize,
-    /// How often it was asked for a frame.
+    /// The number of calls of `next_frame`.
     pub(super) calls: u64,
-    /// How many frames were taken from each flow.
+    /// The number of frames pulled, by order.
     taken: [u32; ORDERS],
     pub(super) taken_len: usize,
-    /// A room that makes no sense was offered.
+    /// The first invalid capacity that the transport passed.
     pub(super) fault: Option<String>,
 }
 
@@ -68,7 +69,7 @@ impl Default for FrameGenerator {
 }
 
 impl FrameGenerator {
-    /// Adds `count` frames of `len` bytes, at least as many as the label needs.
+    /// Generates `count` frames of `len` bytes, at least of the length of the label.
     pub(super) fn generate(&mut self, order: FrameOrder, count: usize, len: usize) {
         let len = len.max(LABEL_LEN);
         let at = index(order);
@@ -91,18 +92,18 @@ impl FrameGenerator {
         }
     }
 
-    /// Adds a frame as it is.
+    /// Queues a frame without a label.
     pub(super) fn push(&mut self, frame: Frame) {
         self.waiting += 1;
         self.queues[index(frame.order)].push_back(frame);
     }
 
-    /// How many frames have not been taken.
+    /// The number of queued frames.
     pub(super) const fn waiting(&self) -> usize {
         self.waiting
     }
 
-    /// How many frames of each flow were taken.
+    /// The number of pulled frames, by order.
     pub(super) fn taken(&self) -> &[u32] {
         &self.taken
     }
@@ -113,7 +114,7 @@ impl FrameSource for FrameGenerator {
         self.calls += 1;
         if capacity.frame_max == 0 || capacity.frame_max > FRAME_LEN_MAX {
             self.fault = Some(format!(
-                "a room of {} bytes was offered",
+                "a capacity of {} bytes was passed",
                 capacity.frame_max
             ));
         }
@@ -144,7 +145,7 @@ impl FrameSource for FrameGenerator {
     }
 }
 
-/// A session that receives frames, and looks at each.
+/// A frame sink that verifies each frame.
 #[derive(Debug)]
 pub(super) struct FrameVerifier {
     pattern: Bytes,
@@ -152,9 +153,9 @@ pub(super) struct FrameVerifier {
     next: [u32; ORDERS],
     pub(super) count: usize,
     pub(super) len: usize,
-    /// The first thing that was wrong.
+    /// The first defect that was found.
     pub(super) fault: Option<String>,
-    /// Frames are kept as they are instead of being looked at.
+    /// If set, frames are collected instead of verified.
     pub(super) kept: Option<Vec<Bytes>>,
 }
 
@@ -171,7 +172,7 @@ impl FrameVerifier {
         }
     }
 
-    /// How many frames of each flow have arrived, where they keep their order.
+    /// The number of frames that arrived, by order, for orders that are reliable.
     pub(super) fn arrived(&self) -> &[u32] {
         &self.next
     }
@@ -184,18 +185,18 @@ impl FrameVerifier {
         let (at, number) = (usize::from(at), u32::from_le_bytes([n0, n1, n2, n3]));
         let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
         if at >= ORDERS {
-            return Err(format!("a frame says that its flow is {at}: it is damaged"));
+            return Err(format!("a frame has the order {at}: it is damaged"));
         }
         let offset = (number % OFFSETS) as usize;
         let is_whole =
             frame.len() == len && self.pattern.get(offset..offset + body.len()) == Some(body);
         if !is_whole {
-            return Err(format!("frame {number} of flow {at} is damaged"));
+            return Err(format!("frame {number} of order {at} is damaged"));
         }
         let next = &mut self.next[at];
         if self.is_reliable && at != index(FrameOrder::Datagram) && number != *next {
             return Err(format!(
-                "frame {number} of flow {at} came where {next} was due: lost, repeated or reordered"
+                "frame {number} of order {at} arrived instead of {next}: lost, repeated or reordered"
             ));
         }
         *next = number + 1;

@@ -1,34 +1,37 @@
-//! What the suite needs to know of a transport.
+//! The interface between the conformance suite and a transport.
 
 use std::io;
 
 use crate::{Address, Admission, Dialer, Identity, Listener};
 
-/// Makes the listeners and dialers of one transport. Its methods may panic: it is test code.
+/// Creates listeners and dialers of one transport for the suite. Its methods may panic, as test
+/// code does.
 pub trait Harness {
-    /// What the transport says of itself.
+    /// The properties that the checks must expect of the transport.
     fn abilities(&self) -> Abilities;
 
-    /// A new listener, at an address that nobody else uses.
+    /// Creates a listener at an unused address.
     fn listen(&self, identity: &Identity, admission: Admission) -> Box<dyn Listener>;
 
-    /// A new dialer.
+    /// Creates a dialer.
     fn dialer(&self, identity: &Identity) -> Box<dyn Dialer>;
 
-    /// Somebody who has connected to a listener at `address`, but does not speak the protocol: what
-    /// is written goes onto the wire as it is. Must not block. `None` where that cannot be staged.
+    /// Connects to the listener at `address` without its protocol: written bytes are sent
+    /// unchanged. Writes must not block. Return `None`, the default, if the transport cannot
+    /// provide this; the check of invalid handshakes is then skipped.
     fn raw_connection(&self, address: &Address) -> Option<Box<dyn io::Write>> {
         let _ = address;
         None
     }
 
-    /// An address at which nobody listens. `None` where that cannot be staged.
+    /// An address without a listener. Return `None`, the default, if there cannot be one; the check
+    /// of unreachable addresses is then skipped.
     fn unreachable_address(&self) -> Option<Address> {
         None
     }
 }
 
-/// What a transport can do. The checks hold it to that, and leave out what it cannot do.
+/// The properties of a transport. The suite verifies them and skips checks that do not apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Abilities {
     /// The scheme of its addresses.
@@ -37,8 +40,9 @@ pub struct Abilities {
     pub reliable: bool,
     /// [`Info::encrypted`](crate::Info::encrypted).
     pub encrypted: bool,
-    /// Whether peers prove their identities. Without that, a wrong peer cannot be told.
+    /// Whether peers prove their identities. Otherwise checks of unexpected and rejected peers are
+    /// skipped.
     pub authenticated: bool,
-    /// Whether [`FrameOrder::Datagram`](crate::FrameOrder::Datagram) is carried.
+    /// Whether the transport carries [`FrameOrder::Datagram`](crate::FrameOrder::Datagram) frames.
     pub datagrams: bool,
 }

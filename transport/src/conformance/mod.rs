@@ -1,27 +1,28 @@
-//! What every transport promises, as checks that run over any implementation: ours and yours.
+//! The conformance suite: checks of the [`Transport`](crate::Transport) contract for any
+//! implementation.
 //!
-//! Implement [`Harness`] for your transport, and let each check be a test:
+//! Implement [`Harness`] for a transport and make each check a test:
 //!
 //! ```ignore
-//! struct OverMine;
-//! impl Harness for OverMine { /* ... */ }
-//! selvedge_transport::conformance_tests!(OverMine);
+//! struct MyHarness;
+//! impl Harness for MyHarness { /* ... */ }
+//! selvedge_transport::conformance_tests!(MyHarness);
 //! ```
 //!
-//! or run them all with [`check_all`], as `examples/custom_transport.rs` does.
+//! or run all checks with [`check_all`], as `examples/custom_transport.rs` does.
 //!
-//! The suite drives transports itself, by a `mio::Poll` and nothing but the contract: it calls
-//! `recv` and `send` only after registration, an event, a timer, [`Progress::More`](crate::Pace::More)
-//! or a new frame. A transport that relies on being asked more often hangs here, as it would hang
-//! in a driver. Nothing sleeps; each check has a deadline.
+//! The suite drives transports with a `mio::Poll` exactly as the contract requires: it calls `recv`
+//! and `send` only after registration, an event, a timer, [`Progress::More`](crate::Progress::More)
+//! or a new frame. A transport that requires further calls stalls here, as it would in a driver. No
+//! check sleeps; each fails after 30 s, or after 5 s without progress.
 //!
-//! Besides what each check is about, all of them watch these rules in every call:
+//! In addition to its own rule each check asserts in every call:
 //!
-//! - the phase never goes back, and is `Ended` after an `Err` and only then;
-//! - the peer is known once the phase is `Open`;
-//! - no frame is received before `Open`, and none is taken before it nor after `close`;
-//! - every frame arrives as it was sent, at most `frame_max` long;
-//! - where the transport is reliable: all frames of a flow, in order, each once.
+//! - the phase never goes back; it is `Ended` after an `Err` and only then;
+//! - the peer is authenticated from the phase `Open` on;
+//! - no frame is received before `Open`, and none is pulled before `Open` or after `close`;
+//! - every frame arrives unchanged, with at most `frame_max` bytes;
+//! - on a reliable transport all frames of one order arrive, in order, once.
 
 mod driven_transport;
 mod driving;
@@ -37,44 +38,44 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use harness::{Abilities, Harness};
 
-/// One rule, and how to find out whether a transport keeps it.
+/// One rule of the contract, and the check that a transport follows it.
 #[derive(Debug, Clone, Copy)]
 pub struct Check {
-    /// The rule in short.
+    /// The name of the check.
     pub name: &'static str,
-    /// The rule in full.
+    /// The rule.
     pub rule: &'static str,
     body: fn(&dyn Harness) -> CheckOutcome,
 }
 
-/// What came of a check that found no fault.
+/// The result of a check that found no violation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CheckOutcome {
-    /// The rule is kept.
+    /// The transport follows the rule.
     Kept,
-    /// The rule says nothing about such a transport, or the harness cannot stage it.
+    /// The check does not apply to the transport, for the given reason.
     Skipped(&'static str),
 }
 
-/// A rule that is broken.
+/// A violation of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{scheme}:// breaks `{check}`: {rule}\n{detail}")]
+#[error("{scheme}:// violates `{check}`: {rule}\n{detail}")]
 pub struct CheckFailure {
-    /// The transport, by its scheme.
+    /// The scheme of the transport.
     pub scheme: &'static str,
-    /// The check's name.
+    /// The name of the check.
     pub check: &'static str,
-    /// The rule.
+    /// The violated rule.
     pub rule: &'static str,
-    /// What was seen.
+    /// The observed behaviour.
     pub detail: String,
 }
 
 impl Check {
-    /// Runs it.
+    /// Runs the check.
     ///
     /// # Errors
-    /// The rule is broken, or the harness panicked.
+    /// The rule is violated, or the harness panicked.
     pub fn run(&self, harness: &dyn Harness) -> Result<CheckOutcome, CheckFailure> {
         catch_unwind(AssertUnwindSafe(|| (self.body)(harness))).map_err(|panic| {
             let text = panic.downcast_ref::<String>().cloned();
@@ -98,39 +99,39 @@ impl fmt::Display for CheckOutcome {
     }
 }
 
-/// All checks, in the order in which they are best read.
+/// All checks, in logical order.
 pub const CHECKS: &[Check] = &[
     opening::OPENS,
     opening::INFO,
     opening::WRONG_PEER,
     opening::NOT_ADMITTED,
-    opening::RUBBISH,
-    opening::NOWHERE,
+    opening::INVALID_HANDSHAKE,
+    opening::UNREACHABLE,
     opening::MANY_AT_ONCE,
     moving::LENGTHS,
     moving::ORDER,
     moving::SMALL_FRAMES,
     moving::FULL_LOAD,
-    moving::DRY_SOURCE,
+    moving::EMPTY_SOURCE,
     moving::BACKPRESSURE,
     moving::DATAGRAMS,
     driving::IDLE,
     driving::BUDGET,
     driving::SMALLEST_BUDGET,
     driving::TIMERS,
-    driving::MOVES_POLL,
-    driving::MOVES_BLOCKED,
+    driving::MOVE_UNDER_LOAD,
+    driving::MOVE_BLOCKED,
     ending::CLOSE_DELIVERS,
     ending::CLOSE_IDLE,
     ending::CLOSE_BOTH,
     ending::CLOSE_EARLY,
-    ending::VANISHED,
+    ending::LOST_PEER,
 ];
 
-/// Runs all checks, and tells `report` of each.
+/// Runs all checks and passes each result to `report`.
 ///
 /// # Errors
-/// The first rule that is broken.
+/// The first violation.
 pub fn check_all(
     harness: &dyn Harness,
     mut report: impl FnMut(&Check, CheckOutcome),
@@ -142,10 +143,10 @@ pub fn check_all(
     })
 }
 
-/// Runs the check of that name.
+/// Runs the check with the given name.
 ///
 /// # Panics
-/// The rule is broken, or there is no such check.
+/// If the rule is violated, or there is no such check.
 pub fn assert_kept(harness: &dyn Harness, name: &str) {
     let check = CHECKS.iter().find(|check| check.name == name);
     let Some(check) = check else {
@@ -156,37 +157,37 @@ pub fn assert_kept(harness: &dyn Harness, name: &str) {
     }
 }
 
-/// Makes a `#[test]` of each check, over the harness that the expression gives.
+/// Defines a `#[test]` for each check, with the harness that the expression creates.
 ///
-/// Use it once in a module.
+/// Use it once per module.
 #[macro_export]
 macro_rules! conformance_tests {
     ($harness:expr) => {
         $crate::conformance_tests! { @each $harness;
-            both_sides_open_and_know_each_other
+            both_sides_open_and_authenticate
             info_is_truthful
-            a_wrong_peer_is_not_opened
-            a_peer_that_is_not_admitted_moves_no_frame
-            rubbish_instead_of_a_handshake_opens_nothing
-            an_address_of_nobody_is_unreachable
+            an_unexpected_peer_does_not_open
+            a_peer_that_is_not_admitted_transfers_no_frame
+            invalid_handshakes_open_nothing
+            an_address_without_listener_is_unreachable
             many_connections_open_at_once
             frames_of_every_length_arrive_whole
-            flows_keep_their_order
+            frames_of_one_order_arrive_in_order
             many_small_frames_arrive
             both_directions_at_full_load_do_not_block_each_other
-            a_source_that_ran_dry_is_asked_again
-            a_reader_that_stops_stops_the_writer
-            datagrams_arrive_where_there_are_any
-            idle_is_idle
+            an_empty_source_is_polled_again
+            a_stopped_reader_applies_backpressure
+            datagrams_arrive_whole_or_not_at_all
+            an_idle_transport_needs_no_calls
             the_budget_is_respected
-            the_smallest_budget_moves_frames
-            timers_may_be_asked_and_called_at_any_time
+            a_budget_of_one_byte_transfers_frames
+            timers_may_be_read_and_handled_at_any_time
             moving_to_another_poll_under_load_loses_nothing
             moving_to_another_poll_while_blocked_loses_nothing
-            close_delivers_what_was_taken
+            close_delivers_accepted_frames
             close_of_an_idle_connection_ends_both_sides
             both_sides_may_close_at_once
-            close_before_open_ends_it
+            close_before_open_ends_the_transport
             a_vanished_peer_ends_the_other_side
         }
     };

@@ -1,4 +1,4 @@
-//! Frames on their way.
+//! Checks of the transfer of frames.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::{Frame, FrameHeader, FrameOrder, LANES_MAX};
 
 pub(super) const UNRELIABLE: CheckOutcome = CheckOutcome::Skipped("it may lose and reorder frames");
 
-/// The flows that keep their order: control and all lanes.
+/// The orders that are reliable and ordered: control and all lanes.
 pub(super) fn ordered_sequences() -> impl Iterator<Item = FrameOrder> {
     let lanes = (0..u8::MAX).take(LANES_MAX).map(FrameOrder::Lane);
     std::iter::once(FrameOrder::Control).chain(lanes)
@@ -43,7 +43,8 @@ pub(super) const LENGTHS: Check = Check {
     },
 };
 
-/// Sends one frame from 0 to 1 until it has arrived; once, where that is reliable.
+/// Delivers one frame from transport 0 to 1; on an unreliable transport it is repeated until it
+/// arrives.
 fn deliver(bed: &mut TestBed<'_>, bytes: &Bytes, head_len: usize) {
     let mut header = FrameHeader::EMPTY;
     header.extend(&bytes[..head_len]);
@@ -62,11 +63,11 @@ fn deliver(bed: &mut TestBed<'_>, bytes: &Bytes, head_len: usize) {
         let Some(last) = kept.and_then(Vec::pop) else {
             return false;
         };
-        // An unreliable transport may still bring an earlier one.
+        // An unreliable transport may deliver an earlier frame again.
         let is_it = last == *bytes;
         assert!(
             is_it || !is_reliable,
-            "a frame of {} bytes arrived as another, of {}",
+            "a frame of {} bytes arrived as a different one of {}",
             bytes.len(),
             last.len()
         );
@@ -75,7 +76,7 @@ fn deliver(bed: &mut TestBed<'_>, bytes: &Bytes, head_len: usize) {
 }
 
 pub(super) const ORDER: Check = Check {
-    name: "flows_keep_their_order",
+    name: "frames_of_one_order_arrive_in_order",
     rule: "all frames of a flow arrive, once and in the order in which they were taken, while all \
            flows are in use and their frames of many lengths",
     body: |harness| {
@@ -99,7 +100,7 @@ pub(super) const ORDER: Check = Check {
     },
 };
 
-/// Waits until each has received what the other has taken, and the other has taken everything.
+/// Waits until all frames are pulled and each side has received all frames of the other.
 pub(super) fn until_all_arrived(bed: &mut TestBed<'_>) {
     bed.until("all frames have arrived", |bed| {
         let [a, b] = &bed.transports[..] else {
@@ -109,7 +110,7 @@ pub(super) fn until_all_arrived(bed: &mut TestBed<'_>) {
             && a.incoming.arrived() == b.outgoing.taken()
             && b.incoming.arrived() == a.outgoing.taken()
     });
-    // Nothing comes behind them.
+    // No further frames may arrive.
     bed.until_quiet();
     for (to, from) in [(0, 1), (1, 0)] {
         let received = bed.transports[to].incoming.arrived();
@@ -140,7 +141,7 @@ pub(super) const SMALL_FRAMES: Check = Check {
 
 pub(super) const FULL_LOAD: Check = Check {
     name: "both_directions_at_full_load_do_not_block_each_other",
-    rule: "both sides send far more than any buffer holds at the same time, and all of it arrives",
+    rule: "when both sides send far more than any buffer holds at the same time, everything arrives",
     body: |harness| {
         if !harness.abilities().reliable {
             return UNRELIABLE;
@@ -162,8 +163,8 @@ pub(super) const FULL_LOAD: Check = Check {
     },
 };
 
-pub(super) const DRY_SOURCE: Check = Check {
-    name: "a_source_that_ran_dry_is_asked_again",
+pub(super) const EMPTY_SOURCE: Check = Check {
+    name: "an_empty_source_is_polled_again",
     rule: "a source that had nothing is asked again by the next call of send, and one frame needs no \
            other to follow it",
     body: |harness| {
@@ -174,7 +175,7 @@ pub(super) const DRY_SOURCE: Check = Check {
             bed.transports[from]
                 .outgoing
                 .generate(FrameOrder::Lane(0), 1, 50 + number);
-            // Loopback loses nothing while its buffers are empty.
+            // Loopback loses no frame while its buffers are empty.
             bed.until("the frame has arrived", |bed| {
                 bed.transports[to].incoming.count > before
             });
@@ -184,7 +185,7 @@ pub(super) const DRY_SOURCE: Check = Check {
 };
 
 pub(super) const BACKPRESSURE: Check = Check {
-    name: "a_reader_that_stops_stops_the_writer",
+    name: "a_stopped_reader_applies_backpressure",
     rule: "while its peer does not receive, a transport takes a bounded amount and stops asking; \
            when the peer receives again, it goes on by itself",
     body: |harness| {
@@ -202,7 +203,7 @@ pub(super) const BACKPRESSURE: Check = Check {
         let taken = bed.transports[0].outgoing.taken_len;
         assert!(
             bed.transports[0].outgoing.waiting() > 0,
-            "all of {taken} bytes were taken though nobody receives"
+            "all of {taken} bytes were pulled though the peer does not receive"
         );
         bed.transports[1].receive_paused = false;
         until_all_arrived(&mut bed);
@@ -210,16 +211,16 @@ pub(super) const BACKPRESSURE: Check = Check {
     },
 };
 
-/// No transport may take more than this for a peer that does not receive; kernels hold up to
-/// 32 MiB of it (`net.ipv4.tcp_rmem`).
+/// The maximum that a transport may accept while its peer does not receive. Kernels buffer up to 32
+/// MiB of it (`net.ipv4.tcp_rmem`).
 const HELD_LEN_MAX: usize = 96 << 20;
 
 pub(super) const DATAGRAMS: Check = Check {
-    name: "datagrams_arrive_where_there_are_any",
-    rule: "datagrams up to datagram_max arrive whole, or not at all",
+    name: "datagrams_arrive_whole_or_not_at_all",
+    rule: "datagrams of up to datagram_max bytes arrive whole or not at all",
     body: |harness| {
         if !harness.abilities().datagrams {
-            return CheckOutcome::Skipped("it has no datagrams");
+            return CheckOutcome::Skipped("the transport carries no datagrams");
         }
         let mut bed = TestBed::connected(harness);
         bed.until_quiet();

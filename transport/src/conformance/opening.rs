@@ -1,4 +1,4 @@
-//! Connecting, and who the peer is.
+//! Checks of connecting and authentication.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -8,11 +8,11 @@ use super::test_bed::TestBed;
 use super::{Check, CheckOutcome};
 use crate::{Admission, DialError, DialTarget, End, FRAME_LEN_MAX, FrameOrder, Info, Phase, Role};
 
-const UNPROVED: CheckOutcome = CheckOutcome::Skipped("its peers do not prove who they are");
+const UNAUTHENTICATED: CheckOutcome = CheckOutcome::Skipped("peers do not prove their identity");
 
 pub(super) const OPENS: Check = Check {
-    name: "both_sides_open_and_know_each_other",
-    rule: "after its handshake each side is open and knows the other's identity",
+    name: "both_sides_open_and_authenticate",
+    rule: "after the handshake each side is open and has the other's identity",
     body: |harness| {
         let bed = TestBed::connected(harness);
         let peers = bed
@@ -21,14 +21,17 @@ pub(super) const OPENS: Check = Check {
             .map(|driven| driven.transport.info().peer);
         let peers: Vec<_> = peers.collect();
         let expected = [Some(bed.listener_id), Some(bed.dialer_id)];
-        assert!(peers == expected, "they know {peers:?}, not {expected:?}");
+        assert!(
+            peers == expected,
+            "the peers are {peers:?}, not {expected:?}"
+        );
         CheckOutcome::Kept
     },
 };
 
 pub(super) const INFO: Check = Check {
     name: "info_is_truthful",
-    rule: "info tells scheme, role, addresses, limits and abilities as they are",
+    rule: "info has the actual scheme, role, addresses, limits and properties",
     body: |harness| {
         let mut bed = TestBed::connected(harness);
         bed.until_quiet();
@@ -40,10 +43,10 @@ pub(super) const INFO: Check = Check {
             .map(|driven| driven.transport.info())
             .collect();
         for (info, role) in infos.iter().zip([Role::Dialer, Role::Acceptor]) {
-            assert!(info.role == role, "{role:?} says {:?}", info.role);
+            assert!(info.role == role, "{role:?} has the role {:?}", info.role);
             let claims = (info.scheme, info.reliable, info.encrypted);
             let truth = (abilities.scheme, abilities.reliable, abilities.encrypted);
-            assert!(claims == truth, "it claims {claims:?}, not {truth:?}");
+            assert!(claims == truth, "info has {claims:?}, not {truth:?}");
             assert!(
                 (1..=FRAME_LEN_MAX).contains(&info.frame_max),
                 "frame_max is {}",
@@ -66,13 +69,13 @@ pub(super) const INFO: Check = Check {
                 .remote
                 .as_ref()
                 .is_none_or(|remote| *remote == address),
-            "the dialer says that it dialed {:?}, not {address}",
+            "the dialer has the remote address {:?}, not {address}",
             infos[0].remote
         );
         if let (Some(local), Some(remote)) = (&infos[0].local, &infos[1].remote) {
             assert!(
                 local == remote,
-                "the dialer is at {local}, but the acceptor's peer at {remote}"
+                "the dialer is at {local}, but the acceptor has its peer at {remote}"
             );
         }
         CheckOutcome::Kept
@@ -80,14 +83,14 @@ pub(super) const INFO: Check = Check {
 };
 
 pub(super) const WRONG_PEER: Check = Check {
-    name: "a_wrong_peer_is_not_opened",
-    rule: "a dialer that expects another identity ends with WrongPeer, and no frame moves either way",
+    name: "an_unexpected_peer_does_not_open",
+    rule: "a dialer that expects another identity ends with WrongPeer, and no frame is transferred",
     body: |harness| {
         if !harness.abilities().authenticated {
-            return UNPROVED;
+            return UNAUTHENTICATED;
         }
         let mut bed = TestBed::new(harness);
-        bed.greets = true;
+        bed.greets_peers = true;
         let (expected, found) = (bed.dialer_id, bed.listener_id);
         bed.dial(Some(expected));
         bed.transports[0]
@@ -103,21 +106,21 @@ pub(super) const WRONG_PEER: Check = Check {
         let is_over =
             |bed: &mut TestBed<'_>| bed.transports.iter().all(|driven| driven.end.is_some());
         bed.until("the acceptor has ended, if there is one", is_over);
-        assert_nothing_moved(&bed.transports);
+        assert_no_frames(&bed.transports);
         CheckOutcome::Kept
     },
 };
 
 pub(super) const NOT_ADMITTED: Check = Check {
-    name: "a_peer_that_is_not_admitted_moves_no_frame",
+    name: "a_peer_that_is_not_admitted_transfers_no_frame",
     rule: "a peer whose key is not admitted is refused: neither side receives a frame, and the \
            listener's side takes none",
     body: |harness| {
         if !harness.abilities().authenticated {
-            return UNPROVED;
+            return UNAUTHENTICATED;
         }
         let mut bed = TestBed::admitting(harness, Admission::new(|_| false));
-        bed.greets = true;
+        bed.greets_peers = true;
         bed.dial(None);
         bed.transports[0]
             .outgoing
@@ -135,56 +138,58 @@ pub(super) const NOT_ADMITTED: Check = Check {
             let is_right = matches!(end, Some(End::NotAdmitted { peer }) if *peer == bed.dialer_id);
             assert!(is_right, "the acceptor ended with {end:?}");
         }
-        // What a dialer takes before it hears of the refusal ends with the transport.
+        // Frames that a dialer sends before the refusal arrives are lost with the transport.
         assert!(
             bed.transports[0].incoming.count == 0,
             "the dialer received a frame"
         );
-        assert_nothing_moved(&bed.transports[1..]);
+        assert_no_frames(&bed.transports[1..]);
         CheckOutcome::Kept
     },
 };
 
-fn assert_nothing_moved(transports: &[DrivenTransport]) {
+fn assert_no_frames(transports: &[DrivenTransport]) {
     for driven in transports {
         let role = driven.transport.info().role;
         assert!(driven.incoming.count == 0, "{role:?} received a frame");
-        assert!(driven.outgoing.taken_len == 0, "{role:?} took a frame");
+        assert!(driven.outgoing.taken_len == 0, "{role:?} pulled a frame");
     }
 }
 
-pub(super) const RUBBISH: Check = Check {
-    name: "rubbish_instead_of_a_handshake_opens_nothing",
-    rule: "bytes that are no handshake open nothing, are not gathered up, and do not hurt the listener",
+pub(super) const INVALID_HANDSHAKE: Check = Check {
+    name: "invalid_handshakes_open_nothing",
+    rule: "invalid handshakes open nothing, use bounded memory and do not disturb the listener",
     body: |harness| {
         let mut bed = TestBed::new(harness);
         let address = bed.listener_address();
         for kind in 0..5 {
             let Some(mut raw_connection) = harness.raw_connection(&address) else {
-                return CheckOutcome::Skipped("its harness knows no stranger");
+                return CheckOutcome::Skipped("the harness provides no raw connection");
             };
-            say_rubbish(&mut bed, &mut *raw_connection, kind);
+            send_invalid_bytes(&mut bed, &mut *raw_connection, kind);
             drop(raw_connection);
         }
         assert!(
             bed.transports
                 .iter()
                 .all(|driven| driven.incoming.count == 0),
-            "rubbish was received as a frame"
+            "invalid bytes were received as a frame"
         );
-        let friend = bed.transports.len();
+        let valid = bed.transports.len();
         bed.dial(None);
-        bed.until("a friend is let in", |bed| bed.transports[friend].is_open());
+        bed.until("a valid peer is accepted", |bed| {
+            bed.transports[valid].is_open()
+        });
         CheckOutcome::Kept
     },
 };
 
-/// More than any handshake has, and than a kernel keeps for a reader that does not read.
-const RUBBISH_LEN: usize = 64 << 20;
+/// More than any handshake has, and than a kernel buffers for a paused reader.
+const INVALID_LEN: usize = 64 << 20;
 
-fn say_rubbish(bed: &mut TestBed<'_>, raw_connection: &mut dyn io::Write, kind: u64) {
+fn send_invalid_bytes(bed: &mut TestBed<'_>, raw_connection: &mut dyn io::Write, kind: u64) {
     let first = bed.transports.len();
-    // Deterministic noise: a xorshift generator (Marsaglia, 2003).
+    // Deterministic noise from a xorshift generator (Marsaglia, 2003).
     let mut state = 0x9e37_79b9_7f4a_7c15_u64 ^ kind;
     let mut noise = || {
         state ^= state << 13;
@@ -192,22 +197,22 @@ fn say_rubbish(bed: &mut TestBed<'_>, raw_connection: &mut dyn io::Write, kind: 
         state ^= state << 17;
         state.to_le_bytes()[0]
     };
-    let mut said = 0;
-    // Datagrams are taken and dropped for ever, so these are few.
-    for _ in 0..RUBBISH_LEN / 1000 {
+    let mut sent = 0;
+    // Datagrams are accepted and dropped without limit, so their number is limited here.
+    for _ in 0..INVALID_LEN / 1000 {
         let mut piece: Vec<u8> = (0..1000).map(|_| noise()).collect();
         match kind {
             0 => {}
             1 => piece.fill(0),
             2 => piece[..18].copy_from_slice(b"GET / HTTP/1.1\r\n\r\n"),
-            // A TLS handshake record, and a frame of the greatest length.
+            // A TLS handshake record, and a frame of maximum length.
             3 => piece[..5].copy_from_slice(&[22, 3, 1, 3, 227]),
             _ => piece[..4].copy_from_slice(&[0, 0, 1, 0]),
         }
         match raw_connection.write(&piece) {
-            Ok(written) => said += written,
+            Ok(written) => sent += written,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // It was shown the door.
+            // The listener closed the connection.
             Err(_) => break,
         }
         bed.turn(Duration::ZERO);
@@ -215,35 +220,35 @@ fn say_rubbish(bed: &mut TestBed<'_>, raw_connection: &mut dyn io::Write, kind: 
         if bed.transports.len() > first && bed.transports[first..].iter().all(is_over) {
             break;
         }
-        // Nobody was made of it: it was dropped at the door.
-        if said > 2_000_000 && bed.transports.len() == first {
+        // The listener dropped the datagrams and created no transport.
+        if sent > 2_000_000 && bed.transports.len() == first {
             break;
         }
         assert!(
-            said < RUBBISH_LEN - 1000,
-            "{said} bytes of rubbish were taken"
+            sent < INVALID_LEN - 1000,
+            "{sent} invalid bytes were accepted"
         );
     }
     for driven in &bed.transports[first..] {
         let phase = driven.transport.phase();
         assert!(
             matches!(phase, Phase::Handshaking | Phase::Ended),
-            "rubbish of kind {kind} led to {phase:?}"
+            "invalid bytes of kind {kind} led to {phase:?}"
         );
     }
-    bed.until("whoever talked rubbish has been ended", |bed| {
+    bed.until("the transport of the invalid peer has ended", |bed| {
         bed.transports[first..]
             .iter()
             .all(|driven| driven.end.is_some())
     });
 }
 
-pub(super) const NOWHERE: Check = Check {
-    name: "an_address_of_nobody_is_unreachable",
-    rule: "dialing where nobody listens ends with Unreachable, and says that a retry may help",
+pub(super) const UNREACHABLE: Check = Check {
+    name: "an_address_without_listener_is_unreachable",
+    rule: "dialing an address without a listener ends with Unreachable, which allows a retry",
     body: |harness| {
         let Some(address) = harness.unreachable_address() else {
-            return CheckOutcome::Skipped("its harness knows no such address");
+            return CheckOutcome::Skipped("the harness provides no such address");
         };
         let mut bed = TestBed::new(harness);
         let target = DialTarget {
@@ -267,11 +272,11 @@ pub(super) const NOWHERE: Check = Check {
 
 pub(super) const MANY_AT_ONCE: Check = Check {
     name: "many_connections_open_at_once",
-    rule: "many dialers at once are all let in, and each gets its own frames",
+    rule: "many concurrent dialers are all accepted, and each receives its own frames",
     body: |harness| {
         const DIALERS: usize = 50;
         let mut bed = TestBed::new(harness);
-        bed.greets = true;
+        bed.greets_peers = true;
         for at in 0..DIALERS {
             bed.dial(None);
             bed.transports[at]
@@ -285,7 +290,7 @@ pub(super) const MANY_AT_ONCE: Check = Check {
                 .map(|driven| driven.incoming.count)
                 .collect();
             counts.sort_unstable();
-            // A frame of an unreliable transport may be lost; loopback loses none of so few.
+            // An unreliable transport may lose frames; loopback loses none of so few.
             dialers.iter().all(|driven| driven.incoming.count == 1)
                 && counts.into_iter().eq(1..=DIALERS)
         });

@@ -1,4 +1,4 @@
-//! Transports and listeners on one or two polls.
+//! The transports and the listener of a check, on one or two polls.
 
 use std::time::{Duration, Instant};
 
@@ -11,19 +11,19 @@ use crate::{
     Transport, Turn,
 };
 
-/// How long anything may take, at the most. QUIC notices a silent peer after 10 s.
+/// The maximum duration of a step. QUIC detects a silent peer after 10 s.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What a call may move, unless the check is about that.
+/// The budget of a call, unless a check sets another.
 const BUDGET: usize = 256 * 1024;
 
-/// So long without an event on loopback means that none is coming.
+/// The time without an event after which loopback is considered idle.
 const QUIET: Duration = Duration::from_millis(200);
 
-/// So long without an event, a timer or a frame means that somebody waits for what never comes.
+/// The time without an event, a timer or a frame after which the transports are considered stalled.
 const STUCK: Duration = Duration::from_secs(5);
 
-/// Everything of one check.
+/// The state of one check.
 pub(super) struct TestBed<'a> {
     harness: &'a dyn Harness,
     polls: [Poll; 2],
@@ -34,8 +34,8 @@ pub(super) struct TestBed<'a> {
     pub(super) listener_id: NodeId,
     pub(super) transports: Vec<DrivenTransport>,
     pub(super) budget: usize,
-    /// Each accepted transport has a frame to send.
-    pub(super) greets: bool,
+    /// Whether each accepted transport gets a frame to send.
+    pub(super) greets_peers: bool,
     buffer: ReadBuffer,
     accepts: bool,
     next_token: usize,
@@ -44,7 +44,7 @@ pub(super) struct TestBed<'a> {
 const LISTENER: Token = Token(0);
 
 impl<'a> TestBed<'a> {
-    /// A listener and a dialer, not connected.
+    /// Creates a listener and a dialer that are not connected.
     pub(super) fn new(harness: &'a dyn Harness) -> Self {
         Self::admitting(harness, Admission::anyone())
     }
@@ -65,14 +65,14 @@ impl<'a> TestBed<'a> {
             listener_id: theirs.node_id(),
             transports: Vec::new(),
             budget: BUDGET,
-            greets: false,
+            greets_peers: false,
             buffer: ReadBuffer::default(),
             accepts: true,
             next_token: 1,
         }
     }
 
-    /// A dialer at 0 and an acceptor at 1, both open.
+    /// Creates an open connection: transport 0 is the dialer, 1 the acceptor.
     pub(super) fn connected(harness: &'a dyn Harness) -> Self {
         let mut bed = Self::new(harness);
         bed.dial(Some(bed.listener_id));
@@ -86,7 +86,7 @@ impl<'a> TestBed<'a> {
         self.listener.local_address()
     }
 
-    /// Dials the listener, and expects `peer` there.
+    /// Dials the listener and expects `peer` there.
     pub(super) fn dial(&mut self, peer: Option<NodeId>) {
         let target = DialTarget {
             address: self.listener.local_address(),
@@ -110,7 +110,7 @@ impl<'a> TestBed<'a> {
         self.transports.push(driven);
     }
 
-    /// Drops a transport without a word.
+    /// Drops a transport without closing it.
     pub(super) fn drop_transport(&mut self, at: usize) {
         let mut driven = self.transports.remove(at);
         if driven.end.is_none() {
@@ -118,7 +118,7 @@ impl<'a> TestBed<'a> {
         }
     }
 
-    /// Moves a transport to the other poll, where it has another token.
+    /// Moves a transport to the other poll, under another token.
     pub(super) fn move_transport(&mut self, at: usize) {
         let driven = &mut self.transports[at];
         if driven.end.is_none() {
@@ -130,7 +130,7 @@ impl<'a> TestBed<'a> {
         }
     }
 
-    /// Drives everything until `is_so`.
+    /// Drives everything until `is_so` returns `true`.
     #[track_caller]
     pub(super) fn until(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
         let patience = Instant::now() + PATIENCE;
@@ -139,7 +139,7 @@ impl<'a> TestBed<'a> {
             let now = Instant::now();
             assert!(
                 now < patience && now < stuck,
-                "it never came to this: {what}; {}",
+                "this was not reached: {what}; {}",
                 self.summary()
             );
             let mut transports = self.transports.iter().filter(|driven| driven.end.is_none());
@@ -150,7 +150,7 @@ impl<'a> TestBed<'a> {
         }
     }
 
-    /// Drives everything until nothing happens any more.
+    /// Drives everything until there is no more activity.
     #[track_caller]
     pub(super) fn until_quiet(&mut self) {
         let moved = |bed: &Self| -> usize {
@@ -168,13 +168,14 @@ impl<'a> TestBed<'a> {
             }
             assert!(
                 Instant::now() < stuck,
-                "it never came to rest; {}",
+                "activity did not stop; {}",
                 self.summary()
             );
         }
     }
 
-    /// One turn of a worker's loop, which waits at most `wait`; whether there was anything to do.
+    /// One iteration of a worker's loop that waits at most `wait`. Returns whether there was any
+    /// work.
     pub(super) fn turn(&mut self, wait: Duration) -> bool {
         let mut is_busy = self.poll(wait);
         self.accept();
@@ -196,7 +197,7 @@ impl<'a> TestBed<'a> {
         is_busy
     }
 
-    /// Waits for events; whether there were any.
+    /// Waits for events. Returns whether there were any.
     fn poll(&mut self, wait: Duration) -> bool {
         let now = Instant::now();
         let is_due = self.accepts || self.transports.iter().any(|driven| driven.is_due(now));
@@ -207,7 +208,7 @@ impl<'a> TestBed<'a> {
             .map(|at| at.saturating_duration_since(now))
             .fold(if is_due { Duration::ZERO } else { wait }, Duration::min);
         let has_second = self.transports.iter().any(|driven| driven.poll == 1);
-        // With two polls the wait is shared out, in short pieces.
+        // With two polls the wait alternates between them in short intervals.
         let wait = if has_second {
             wait.min(Duration::from_millis(1))
         } else {
@@ -257,7 +258,7 @@ impl<'a> TestBed<'a> {
         }
         for transport in accepted {
             self.add(transport);
-            if let (true, Some(driven)) = (self.greets, self.transports.last_mut()) {
+            if let (true, Some(driven)) = (self.greets_peers, self.transports.last_mut()) {
                 driven.outgoing.generate(crate::FrameOrder::Control, 1, 0);
             }
         }
@@ -266,7 +267,7 @@ impl<'a> TestBed<'a> {
     fn summary(&self) -> String {
         let transports = self.transports.iter().enumerate().map(|(at, driven)| {
             format!(
-                "{at}: {:?} by {:?}, took {} B, has {} frames, received {} frames, ended {:?}",
+                "{at}: {:?} of {:?}, pulled {} B, {} frames queued, {} frames received, ended {:?}",
                 driven.transport.phase(),
                 driven.transport.info().role,
                 driven.outgoing.taken_len,

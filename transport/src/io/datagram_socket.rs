@@ -314,7 +314,12 @@ impl DatagramSocket {
             Some(EMSGSIZE) => self.errors.oversized += 1,
             _ => self.errors.other += 1,
         }
-        tracing::debug!(%error, remote = %transmit.destination, len = transmit.contents.len(), "datagram not sent");
+        tracing::debug!(
+            %error,
+            remote = %transmit.destination,
+            len = transmit.contents.len(),
+            "datagram not sent"
+        );
         SendResult::Sent
     }
 

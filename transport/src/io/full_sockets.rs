@@ -43,15 +43,15 @@ impl Harness for FullSocketHarness {
 /// The checks of data transfer. The final message of a close is sent only once, as the contract
 /// allows, and may be lost on a full socket; checks of closes are therefore left out.
 const CHECKS: &[&str] = &[
-    "both_sides_open_and_know_each_other",
+    "both_sides_open_and_authenticate",
     "frames_of_every_length_arrive_whole",
-    "flows_keep_their_order",
+    "frames_of_one_order_arrive_in_order",
     "many_small_frames_arrive",
     "both_directions_at_full_load_do_not_block_each_other",
-    "a_source_that_ran_dry_is_asked_again",
-    "idle_is_idle",
+    "an_empty_source_is_polled_again",
+    "an_idle_transport_needs_no_calls",
     "moving_to_another_poll_under_load_loses_nothing",
-    "close_delivers_what_was_taken",
+    "close_delivers_accepted_frames",
 ];
 
 /// The transport scheme, and the period of the sends that fail. UDP loses a handshake message that

@@ -1,23 +1,25 @@
-//! How much an address may be sent that nobody has proved (RFC 9000, 8.1).
+//! The anti-amplification limit for an address that is not validated (RFC 9000, section 8.1).
 
-/// By how much the answers may be larger than the questions.
+/// The ratio of sent to received bytes that the limit allows.
 const FACTOR: u64 = 3;
 
-/// What went to and fro between an acceptor and an address that is not proved yet.
+/// The numbers of bytes exchanged between an acceptor and an address that is not validated.
 ///
-/// The library keeps such an account too, but lets the last datagram exceed it (quinn issue 1082):
-/// a first packet of 1252 bytes was answered with 4011. A datagram that this one stops is lost, as
-/// any may be, and repeated when the peer has said more.
+/// quinn-proto has the same limit, but lets the last datagram exceed it (quinn issue 1082): it
+/// answered a first packet of 1252 bytes with 4011 bytes. A datagram rejected here counts as lost;
+/// QUIC retransmits it when the peer has sent more.
 #[derive(Debug)]
 pub(super) struct AmplificationLimit {
-    /// The id that the client chose for us. Who names another has heard from us.
+    /// The destination connection id that the client chose. A client that uses another one has
+    /// received a packet of this side.
     first_id: Vec<u8>,
     received: u64,
     sent: u64,
 }
 
 impl AmplificationLimit {
-    /// For a client whose first datagram was so long and addressed to `first_id`.
+    /// Creates the limit for a client whose first datagram had `received` bytes and the destination
+    /// id `first_id`.
     pub(super) const fn new(first_id: Vec<u8>, received: u64) -> Self {
         Self {
             first_id,
@@ -26,14 +28,14 @@ impl AmplificationLimit {
         }
     }
 
-    /// A datagram for this connection came; whether it proves the address, because it names an id
-    /// that only we know and whom we told.
+    /// Counts a received datagram of this connection. Returns whether it validates the address: its
+    /// destination id is one that this side issued.
     pub(super) fn receive(&mut self, destination_id: &[u8], len: usize) -> bool {
         self.received += len as u64;
         destination_id != self.first_id
     }
 
-    /// Whether so much more may be sent; if so, it counts as sent.
+    /// Counts `len` bytes as sent if the limit allows them. Returns whether it does.
     pub(super) const fn take(&mut self, len: usize) -> bool {
         let sent = self.sent + len as u64;
         if sent > FACTOR * self.received {
@@ -49,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_more_than_three_times_as_much_goes_out_until_the_address_is_proved() {
+    fn at_most_three_times_the_received_bytes_are_sent_before_validation() {
         let mut amplification_limit = AmplificationLimit::new(vec![1, 2], 1252);
         assert!((0..3).all(|_| amplification_limit.take(1200)));
         assert!(

@@ -1,4 +1,4 @@
-//! Connection ids that tell the listener, and nobody else, which transport a packet belongs to.
+//! Connection ids that encode the slot of a transport, readable by the listener only.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,28 +8,29 @@ use ring::aead::quic::{AES_128, HeaderProtectionKey};
 
 use crate::io::identity::random;
 
-/// A nonce of 4 bytes and a slot of 4 bytes.
+/// The length of a connection id: a nonce of 4 bytes and a slot of 4 bytes.
 pub(super) const CID_LEN: usize = 8;
 const NONCE_LEN: usize = 4;
 
-/// Hides slots in connection ids: a slot in the clear would let an observer link the ids of one
-/// connection, which RFC 9000 (5.1) forbids.
+/// The key that encrypts slots in connection ids. A slot in plain text would allow an observer to
+/// correlate the ids of one connection, which RFC 9000, section 5.1, forbids.
 ///
-/// The slot is masked with AES of the nonce, by the same construction as QUIC's header protection.
+/// The slot is XORed with a mask that AES derives from the nonce, the construction of QUIC header
+/// protection (RFC 9001, section 5.4).
 #[derive(Clone)]
 pub(super) struct CidKey(Arc<HeaderProtectionKey>);
 
 impl CidKey {
     pub(super) fn generate() -> std::io::Result<Self> {
         let key = HeaderProtectionKey::new(&AES_128, &random::<16>()?)
-            .map_err(|_| std::io::Error::other("AES-128 takes a key of 16 bytes"))?;
+            .map_err(|_| std::io::Error::other("AES-128 rejected a key of 16 bytes"))?;
         Ok(Self(Arc::new(key)))
     }
 
     fn mask(&self, nonce: [u8; NONCE_LEN]) -> u32 {
         let mut sample = [0; 16];
         sample[..NONCE_LEN].copy_from_slice(&nonce);
-        // It fails only for a sample of another length than 16.
+        // Fails only for a sample of another length than 16 bytes.
         let [a, b, c, d, _] = self.0.new_mask(&sample).unwrap_or_default();
         u32::from_be_bytes([a, b, c, d])
     }
@@ -41,7 +42,7 @@ impl CidKey {
         cid
     }
 
-    /// The slot in a connection id. Every id of the right length names *some* slot.
+    /// Decrypts the slot in a connection id. Every id of the right length yields *some* slot.
     pub(super) fn decode(&self, cid: &[u8]) -> Option<u32> {
         let cid: [u8; CID_LEN] = cid.try_into().ok()?;
         let [a, b, c, d, w, x, y, z] = cid;
@@ -49,7 +50,7 @@ impl CidKey {
     }
 }
 
-/// Makes the connection ids of one slot.
+/// Generates the connection ids of one slot.
 pub(super) struct SlotCids {
     pub(super) key: CidKey,
     pub(super) slot: u32,
@@ -57,8 +58,8 @@ pub(super) struct SlotCids {
 
 impl ConnectionIdGenerator for SlotCids {
     fn generate_cid(&mut self) -> ConnectionId {
-        // Random, because a nonce is seen by everyone. Without randomness there is no TLS either,
-        // so what comes out then does not matter.
+        // The nonce must be unpredictable, because it is public. Without a random number generator
+        // TLS fails as well, so the default value is never used.
         let nonce = random().unwrap_or_default();
         ConnectionId::new(&self.key.encode(self.slot, nonce))
     }
@@ -77,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_names_its_slot_to_the_key_only() {
+    fn only_the_key_decodes_the_slot_of_an_id() {
         let (key, other) = (CidKey::generate().unwrap(), CidKey::generate().unwrap());
         let mut seen = std::collections::HashSet::new();
         for slot in [0, 1, 77, u32::MAX] {

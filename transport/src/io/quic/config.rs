@@ -1,4 +1,4 @@
-//! The parameters of a connection, and where their values come from.
+//! The QUIC configuration, with the reasons for its values.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,43 +17,45 @@ use crate::io::identity::{Admission, Identity};
 use crate::io::tls::{self, RefusalCell};
 use crate::{LANES_MAX, NodeId};
 
-/// How long a handshake may take. Nobody unauthenticated holds anything for longer.
+/// The maximum duration of a handshake, and so of the resources held for an unauthenticated peer.
 pub(super) const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 
-/// How long a close waits until everything sent has been acknowledged.
+/// The maximum time that a close waits for the acknowledgement of sent data.
 pub(super) const CLOSE_MAX: Duration = Duration::from_secs(5);
 
-/// Without a packet for so long, the connection has ended. A session's heartbeats (1 s) keep a
-/// living one alive and notice a dead one first (3 s).
+/// The idle timeout of a connection. The heartbeats of a session (1 s) keep a live connection open
+/// and detect a dead peer earlier (3 s).
 const IDLE_MAX: Duration = Duration::from_secs(10);
 
-/// What one stream may have in flight: 40 MB/s over 100 ms of round trip, 4 GB/s over 1 ms.
+/// The flow control window of a stream: 40 MB/s at a round-trip time of 100 ms, 4 GB/s at 1 ms.
 const STREAM_WINDOW: u32 = 4 << 20;
 
-/// What a connection may have received and not yet read: 160 MB/s over 100 ms of round trip.
+/// The flow control window of a connection: 160 MB/s at a round-trip time of 100 ms.
 const CONNECTION_WINDOW: u32 = 16 << 20;
 
-/// The most that is taken from a session and not yet acknowledged.
+/// The maximum number of bytes accepted from a session and not acknowledged.
 pub(super) const SEND_WINDOW_MAX: u64 = 16 << 20;
 
-/// What datagrams may wait for in each direction, in bytes.
+/// The size of the DATAGRAM buffer in each direction, in bytes.
 const DATAGRAM_BUFFER_LEN: usize = 256 << 10;
 
-/// The control flow and the lanes.
+/// The number of streams in each direction: control and the lanes.
 pub(super) const STREAMS_MAX: usize = 1 + LANES_MAX;
 
-/// The least that a datagram may be capped to: what every path of QUIC carries (RFC 9000, 14).
+/// The minimum of the MTU limit: every path of QUIC carries datagrams of this length (RFC 9000,
+/// section 14).
 pub(super) const MTU_CAP_MIN: u16 = 1200;
 
-/// No cap, as large as UDP allows: a peer on loopback may probe for it.
+/// No MTU limit: the maximum of a UDP payload, for which a peer on loopback may probe.
 pub(super) const MTU_CAP_NONE: u16 = 65_527;
 
-/// How large a datagram the path is probed for. Larger datagrams mean fewer packets for the same
-/// bytes: 8952 moves 2.1 times what 1452 does (perf.md T2).
+/// Classifies the path to `remote`, which determines the datagram length that MTU discovery probes
+/// for. Larger datagrams need fewer packets for the same bytes: on loopback, 8952 bytes give 3848
+/// MB/s and 1452 bytes 1849 MB/s.
 ///
-/// A probe that is too large costs round trips, not data, yet a path that cannot carry 8952 takes
-/// about twenty of them until it has found 1452. So it is probed where large ones are likely and
-/// round trips short: on loopback and private networks.
+/// A probe that is too large costs round trips but no data. A path that does not carry 8952 bytes
+/// takes about twenty of them to settle at 1452. Large datagrams are therefore probed only where
+/// they are likely to pass and round trips are short: on loopback and private networks.
 fn path_scope(remote: IpAddr) -> PathScope {
     let ip = remote.to_canonical();
     let is_near = match ip {
@@ -67,25 +69,26 @@ fn path_scope(remote: IpAddr) -> PathScope {
     }
 }
 
-/// What a path may be expected to carry.
+/// The kind of network between two nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PathScope {
-    /// Large datagrams from the start: its MTU is 65,536, and there is nothing to find out. Each probe
-    /// is a large datagram of padding, which the library reads byte by byte: nine of them for 60 us
-    /// each, while sessions introduce themselves. Should somebody have made it smaller, large ones are
-    /// lost, and the library goes back to 1200 and searches (RFC 8899, section 4.3).
+    /// Large datagrams from the start: the MTU of loopback is 65,536, so discovery is unnecessary.
+    /// Each probe is a large datagram of padding that the library parses byte by byte: nine probes
+    /// of 60 µs each, during the introduction of sessions. If the MTU was configured smaller, large
+    /// datagrams are lost, and the library falls back to 1200 bytes and searches (RFC 8899, section
+    /// 4.3).
     Loopback,
-    /// Large ones are looked for.
+    /// Discovery probes up to 8952 bytes.
     Private,
-    /// What Ethernet carries is looked for.
+    /// Discovery probes up to 1452 bytes, which Ethernet carries.
     Public,
 }
 
 const MTU_PRIVATE: u16 = 8952;
 const MTU_PUBLIC: u16 = 1452;
 
-/// The parameters of connections to near and to far peers. A connection keeps its own for as long as
-/// it lives, so all of a listener or dialer share these.
+/// The transport configurations for each kind of path. A connection keeps its configuration for its
+/// lifetime, so all connections of a listener or dialer share these.
 #[derive(Debug, Clone)]
 pub(super) struct TransportConfigs {
     loopback: Arc<TransportConfig>,
@@ -94,7 +97,7 @@ pub(super) struct TransportConfigs {
 }
 
 impl TransportConfigs {
-    /// `cap` is the largest datagram to send, in bytes.
+    /// Creates the configurations. `cap` is the maximum datagram length to send, in bytes.
     pub(super) fn new(cap: u16) -> Self {
         let large = MTU_PRIVATE.min(cap);
         let mut loopback = transport_config(large);
@@ -136,23 +139,24 @@ fn transport_config(mtu_max: u16) -> TransportConfig {
     config
 }
 
-/// The configuration of an endpoint, but for its connection ids.
+/// Creates the configuration of an endpoint, without its connection ids.
 ///
-/// The key of its stateless resets (RFC 9000, 10.3) comes from the node's: so a node that has
-/// restarted can tell its old peers at once, where a random key would let them wait 10 s.
+/// The key of the stateless resets (RFC 9000, section 10.3) is derived from the key of the node. A
+/// restarted node can therefore reset old connections of its peers at once; with a random key they
+/// would wait 10 s for their idle timeout.
 ///
-/// `cap` is the largest datagram that the peer may send, in bytes.
+/// `cap` is the maximum datagram length that the peer may send, in bytes.
 pub(super) fn endpoint_config(identity: &Identity, cap: u16) -> EndpointConfig {
     let secret = identity.sign(b"selvedge/1 key of QUIC stateless resets");
     let key = hmac::Key::new(hmac::HMAC_SHA256, &secret);
     let mut config = EndpointConfig::new(Arc::new(key));
     if let Err(error) = config.max_udp_payload_size(cap) {
-        tracing::debug!(%error, "peers keep to the default datagram size");
+        tracing::debug!(%error, cap, "invalid limit of the datagram length; the default applies");
     }
     config
 }
 
-/// The configuration of one dial.
+/// Creates the configuration of one dial.
 pub(super) fn client_config(
     identity: &Identity,
     expected: Option<NodeId>,
@@ -162,12 +166,12 @@ pub(super) fn client_config(
     let tls = tls::recording_client_config(identity, expected, refusal)?;
     let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
     config.transport_config(transport_configs);
-    // The default remembers tokens for the next dial, which has a configuration of its own.
+    // The default stores tokens for the next dial, which has a configuration of its own.
     config.token_store(Arc::new(NoneTokenStore));
     Ok(config)
 }
 
-/// What the configurations of all connections of a listener share: the keys of its retry tokens.
+/// Creates the base of the configurations of a listener, with the key of its Retry tokens.
 pub(super) fn server_base(
     identity: &Identity,
     admission: &Admission,
@@ -178,7 +182,7 @@ pub(super) fn server_base(
     Ok(config)
 }
 
-/// The configuration of one accepted connection.
+/// Creates the configuration of one accepted connection.
 pub(super) fn server_config(
     base: &ServerConfig,
     identity: &Identity,
@@ -193,7 +197,7 @@ pub(super) fn server_config(
     Ok(config)
 }
 
-/// The TLS library does not take our key or our protocol version: a mistake of this crate.
+/// The TLS library rejected the key or the protocol version: a defect of this crate.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TlsConfigError {
     #[error(transparent)]
@@ -213,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn large_datagrams_are_probed_on_near_networks_only() {
+    fn large_datagrams_are_probed_on_private_networks_only() {
         for (ip, expected) in [
             ("127.0.0.1", PathScope::Loopback),
             ("::1", PathScope::Loopback),

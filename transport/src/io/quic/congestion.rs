@@ -1,11 +1,12 @@
-//! CUBIC (RFC 9438) of quinn-proto, with a least window that lets two datagrams be under way.
+//! CUBIC (RFC 9438) of quinn-proto, with a minimum window that allows two datagrams in flight.
 //!
-//! The least window is two datagrams (RFC 9002, 7.2), but quinn-proto sends only while less than the
-//! window is under way: of two full datagrams that is one. A receiver acknowledges every second
-//! packet at once and a single one after up to 25 ms (RFC 9000, 13.2.1 and 13.2.2), so the sender
-//! waits that long for each. On a path of 8952 bytes a connection begins there, since the initial
-//! window is 12,000 bytes: 16 messages of 1 KiB, the first through a zipper, took 26 ms in 8 of 20
-//! starts and 0.8 ms in the others; with room for two 0.7 ms in all.
+//! RFC 9002, section 7.2, sets the minimum window to two datagrams, but quinn-proto sends only
+//! while less than the window is in flight: with two full datagrams that is one. A receiver
+//! acknowledges every second packet at once and a single one after up to 25 ms (RFC 9000, sections
+//! 13.2.1 and 13.2.2), so the sender waits that long for each. On a path with an MTU of 8952 bytes
+//! a connection starts in this state, because the initial window is 12,000 bytes: the first 16
+//! messages of 1 KiB through a zipper took 26 ms in 8 of 20 starts and 0.8 ms in the others. With
+//! two datagrams in flight they took 0.7 ms in all.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use quinn_proto::congestion::{
     Controller, ControllerFactory, ControllerMetrics, Cubic, CubicConfig,
 };
 
-/// Makes the controllers of connections.
+/// Creates the congestion controllers of connections.
 #[derive(Debug, Default)]
 pub(super) struct CubicFactory {
     cubic: Arc<CubicConfig>,
@@ -107,13 +108,13 @@ impl Controller for FlooredCubic {
 mod tests {
     use super::*;
 
-    /// Whether a second datagram goes while one is under way, by quinn-proto's rule.
+    /// Whether quinn-proto sends a second full datagram while one is in flight.
     fn sends_a_second(controller: &dyn Controller, mtu: u16) -> bool {
         2 * u64::from(mtu) < controller.window()
     }
 
     #[test]
-    fn a_second_datagram_goes_whatever_the_mtu_and_the_losses() {
+    fn two_datagrams_may_be_in_flight_at_any_mtu_and_loss() {
         let now = Instant::now();
         let mut controller = Arc::new(CubicFactory::default()).build(now, 1200);
         for mtu in [1200, 5076, 8952, 65_527, 1200] {
@@ -122,13 +123,13 @@ mod tests {
             controller.on_congestion_event(now, now, true, 100_000);
             assert!(
                 sends_a_second(controller.as_ref(), mtu),
-                "{mtu} with losses"
+                "{mtu} after losses"
             );
         }
     }
 
     #[test]
-    fn a_larger_window_is_cubics() {
+    fn a_window_above_the_minimum_is_that_of_cubic() {
         let now = Instant::now();
         let config = Arc::new(CubicConfig::default());
         let cubic = Cubic::new(config, now, 1200);

@@ -1,4 +1,4 @@
-//! What a lost QUIC connection means to us.
+//! Conversion of the errors of lost QUIC connections to [`End`].
 
 use std::io;
 
@@ -7,20 +7,21 @@ use quinn_proto::{ConnectionError, TransportErrorCode, VarInt};
 use crate::End;
 use crate::io::tls::{self, RefusalCell};
 
-/// Application error: an orderly end, everything sent was acknowledged.
+/// Application error code of an orderly close: all sent data was acknowledged.
 pub(super) const CODE_CLOSED: VarInt = VarInt::from_u32(0);
 
-/// Application error: the peer broke the rules of our streams; the reason phrase says which.
+/// Application error code of a violation of the stream rules; the reason phrase states the rule.
 pub(super) const CODE_MISBEHAVED: VarInt = VarInt::from_u32(1);
 
-/// The TLS alerts among the transport errors (RFC 9001, 4.8).
+/// The range of TLS alerts among the transport errors (RFC 9001, section 4.8).
 const CRYPTO_ERRORS: std::ops::Range<u64> = 0x100..0x200;
 
-/// Why the connection was lost; `refusal` is what our own verifier may have left.
+/// Converts the error of a lost connection. `refusal` holds the reason of this side's verifier, if
+/// it rejected the peer.
 pub(super) fn end_of(error: ConnectionError, refusal: &RefusalCell) -> End {
     match error {
         ConnectionError::VersionMismatch => End::Unauthenticated {
-            detail: "it speaks no QUIC version of ours".to_owned(),
+            detail: "the peer supports no common QUIC version".to_owned(),
         },
         ConnectionError::TransportError(error) => {
             if let Some(end) = refusal.get() {
@@ -53,7 +54,7 @@ pub(super) fn end_of(error: ConnectionError, refusal: &RefusalCell) -> End {
     }
 }
 
-/// The fault that our side found with what the peer sent.
+/// Converts a transport error that this side detected.
 fn protocol_violation(error: quinn_proto::TransportError) -> End {
     if CRYPTO_ERRORS.contains(&u64::from(error.code)) || error.reason.starts_with("TLS error") {
         let detail =
@@ -75,6 +76,6 @@ fn protocol_violation(error: quinn_proto::TransportError) -> End {
         TransportErrorCode::AEAD_LIMIT_REACHED => "too many forged packets",
         _ => "a rule of QUIC",
     };
-    tracing::debug!(%error, "the peer broke a rule of QUIC");
+    tracing::debug!(%error, "the peer violated QUIC");
     End::Misbehaved { what }
 }

@@ -1,4 +1,4 @@
-//! Where QUIC connections begin.
+//! Dials QUIC connections.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ pub struct QuicDialer {
     shared: OnceLock<SharedQuicConfig>,
 }
 
-/// What all its connections have in common, made with the first.
+/// The configuration that all connections of a dialer share, created with the first.
 #[derive(Debug, Clone)]
 struct SharedQuicConfig {
     endpoint: Arc<EndpointConfig>,
@@ -31,7 +31,7 @@ struct SharedQuicConfig {
 }
 
 impl QuicDialer {
-    /// A dialer that proves `identity`.
+    /// Creates a dialer that authenticates with `identity`.
     #[must_use]
     pub const fn new(identity: Identity) -> Self {
         Self {
@@ -41,12 +41,12 @@ impl QuicDialer {
         }
     }
 
-    /// Neither side of its connections sends datagrams larger than `bytes`; less than 1200, which
-    /// QUIC needs, is taken as 1200. Default: as large as the path is found to carry, at most 8952
-    /// on loopback and private networks and 1452 elsewhere.
+    /// Limits the datagrams of both sides to `bytes`; values below 1200, the minimum of QUIC, are
+    /// raised to it. By default path MTU discovery finds the limit, at most 8952 on loopback and
+    /// private networks and 1452 elsewhere.
     ///
-    /// For paths that do not drop what is too large but treat it badly, and for measuring what
-    /// other paths would do.
+    /// Use it for paths that mishandle large datagrams instead of dropping them, and for
+    /// measurements.
     #[must_use]
     pub fn with_mtu_max(mut self, bytes: u16) -> Self {
         self.mtu_cap = bytes.max(MTU_CAP_MIN);
@@ -54,7 +54,7 @@ impl QuicDialer {
         self
     }
 
-    /// Like [`Dialer::dial`], but returns the transport as what it is.
+    /// Like [`Dialer::dial`], but returns the concrete transport type.
     ///
     /// # Errors
     /// As [`Dialer::dial`].

@@ -1,4 +1,5 @@
-//! Lets QUIC connections in, and forwards what their own sockets do not get.
+//! Accepts QUIC connections, and forwards datagrams that the sockets of its connections do not
+//! receive.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -24,21 +25,25 @@ use crate::io::identity::{Admission, Identity};
 use crate::io::tls::RefusalCell;
 use crate::{Address, ListenError, Listener, Progress, Role, Transport, Turn};
 
-/// From so many concurrent handshakes on, a stranger must first prove its address (Retry), which
-/// costs it a round trip and us no memory.
+/// From this number of concurrent handshakes on, a new peer must first validate its address (Retry,
+/// RFC 9000, section 8.1.2), which costs it a round trip and this side no memory.
 const RETRY_FROM: usize = 128;
 
-/// So many handshakes at once, and no more: at about 40 KiB each, 40 MiB. Further strangers wait.
+/// The maximum number of concurrent handshakes: 40 MiB at about 40 KiB each. Further peers wait for
+/// their retransmission.
 const HANDSHAKES_MAX: usize = 1024;
 
-/// So many connections of one listener. Each needs a descriptor.
+/// The maximum number of connections of one listener. Each uses a file descriptor.
 const CONNECTIONS_MAX: usize = 1 << 18;
 
-/// How many connections one turn lets in: a handshake costs about 0.3 ms here (perf.md T1), and the
-/// worker's other transports wait for the turn to end.
+/// The maximum number of connections that one call accepts: a handshake costs about 0.3 ms of CPU,
+/// and other transports of the worker wait meanwhile.
 const ACCEPTED_PER_TURN: usize = 16;
 
 /// Listens on `quic://`.
+///
+/// From 128 concurrent handshakes on it validates addresses by Retry; it accepts at most 1024
+/// concurrent handshakes and 2^18 connections.
 pub struct QuicListener {
     socket: DatagramSocket,
     identity: Identity,
@@ -47,27 +52,29 @@ pub struct QuicListener {
     endpoint_config: EndpointConfig,
     transport_configs: TransportConfigs,
     cids: CidKey,
-    /// Hears strangers, and goes with the one that is let in. Its ids name `accepting_slot`.
+    /// The endpoint that handles packets of new peers. It becomes part of the next accepted
+    /// connection. Its connection ids encode `accepting_slot`.
     accepting: Endpoint,
     accepting_slot: u32,
     connections: HashMap<u32, ConnectionEntry>,
-    /// The connection ids that clients chose for their first packets, before they learned ours.
+    /// The destination ids that clients chose for their first packets, before they received one of
+    /// this side.
     first_ids: HashMap<FirstId, u32>,
     slots: Arc<HandshakeSlots>,
     poll_handles: Arc<PollHandles>,
     counters: ListenerCounters,
 }
 
-/// Where a client's first packet came from, and the id that it chose for us.
+/// The source address of a client's first packet, and the destination id that it chose.
 type FirstId = (SocketAddr, Vec<u8>);
 
-/// A transport, as its listener sees it.
+/// The listener's entry of an accepted transport.
 struct ConnectionEntry {
     sender: ForwardSender,
     first_id: FirstId,
 }
 
-/// What a listener did with what it heard.
+/// The numbers of packets and connections handled, by outcome.
 #[derive(Debug, Clone, Copy, Default)]
 struct ListenerCounters {
     admitted: u64,
@@ -80,11 +87,11 @@ struct ListenerCounters {
 }
 
 impl QuicListener {
-    /// Listens at `address` (`0.0.0.0` or `[::]` for all, port 0 for any) and lets in whom
-    /// `admission` admits.
+    /// Binds `address`: `0.0.0.0` or `[::]` for all interfaces, port 0 for a port chosen by the
+    /// operating system. Peers are accepted if `admission` admits their identity.
     ///
-    /// Transports outlive their listener and keep its address: until they have gone, nobody else
-    /// can bind it.
+    /// Accepted transports outlive the listener and keep its address bound: no other listener can
+    /// bind it until they are dropped.
     ///
     /// # Errors
     /// [`ListenError`].
@@ -134,7 +141,7 @@ impl QuicListener {
         })
     }
 
-    /// Forgets the transports that have gone.
+    /// Removes the entries of dropped transports.
     fn remove_released(&mut self) {
         for slot in self.slots.take_released() {
             if let Some(entry) = self.connections.remove(&slot) {
@@ -143,7 +150,7 @@ impl QuicListener {
         }
     }
 
-    /// Brings a datagram to its owner, or hears what a stranger wants.
+    /// Forwards a datagram to its transport, or handles it as one of a new peer.
     fn dispatch(
         &mut self,
         turn: &mut Turn<'_>,
@@ -172,12 +179,13 @@ impl QuicListener {
             false => self.cids.decode(id.bytes)?,
         };
         let entry = self.connections.get(&slot)?;
-        // A client that chose 8 bytes for its first packet has not named anyone.
+        // An 8-byte destination id chosen by a client may decode to a slot by chance.
         let is_chance = id.is_initial && entry.first_id.0 != remote;
         (!is_chance).then_some(entry)
     }
 
-    /// A packet that belongs to no transport: a stranger's first one, or rubbish.
+    /// Handles a packet that belongs to no transport: the first one of a new peer, or an invalid
+    /// one.
     fn handle_unmatched(
         &mut self,
         turn: &mut Turn<'_>,
@@ -190,20 +198,20 @@ impl QuicListener {
         let ecn = meta
             .ecn
             .and_then(|ecn| quinn_proto::EcnCodepoint::from_bits(ecn as u8));
-        let mut respond = Vec::new();
+        let mut response = Vec::new();
         let event = self.accepting.handle(
             turn.now,
             meta.remote,
             meta.local_ip,
             ecn,
             datagram,
-            &mut respond,
+            &mut response,
         );
         match (event, first_id) {
             (Some(DatagramEvent::NewConnection(incoming)), Some(first_id)) => {
                 self.admit(turn, incoming, (first_id, len), accepted);
             }
-            (Some(DatagramEvent::Response(transmit)), _) => self.respond(&transmit, &respond),
+            (Some(DatagramEvent::Response(transmit)), _) => self.respond(&transmit, &response),
             (Some(DatagramEvent::NewConnection(incoming)), None) => self.accepting.ignore(incoming),
             (Some(DatagramEvent::ConnectionEvent(..)) | None, _) => self.counters.ignored += 1,
         }
@@ -216,18 +224,20 @@ impl QuicListener {
         first: (FirstId, usize),
         accepted: &mut Vec<Box<dyn Transport>>,
     ) {
-        let is_proved = incoming.remote_address_validated();
+        let is_validated = incoming.remote_address_validated();
+        let remote = incoming.remote_address();
         let handshakes = self.slots.handshakes();
         if handshakes >= HANDSHAKES_MAX || self.connections.len() >= CONNECTIONS_MAX {
             self.counters.dropped += 1;
-            // It will ask again in a second; an answer to an unproved address might hit a victim.
+            // The peer retransmits after a second. A response to an address that is not validated
+            // might hit a victim of spoofing.
             return self.accepting.ignore(incoming);
         }
-        let mut respond = Vec::new();
-        if handshakes >= RETRY_FROM && !is_proved {
+        let mut response = Vec::new();
+        if handshakes >= RETRY_FROM && !is_validated {
             self.counters.retried += 1;
-            if let Ok(transmit) = self.accepting.retry(incoming, &mut respond) {
-                self.respond(&transmit, &respond);
+            if let Ok(transmit) = self.accepting.retry(incoming, &mut response) {
+                self.respond(&transmit, &response);
             }
             return;
         }
@@ -235,7 +245,7 @@ impl QuicListener {
             Ok(()) => self.counters.admitted += 1,
             Err(error) => {
                 self.counters.failed += 1;
-                tracing::debug!(%error, "a connection was not let in");
+                tracing::debug!(%error, %remote, "connection not accepted");
             }
         }
     }
@@ -247,16 +257,16 @@ impl QuicListener {
         (first_id, first_len): (FirstId, usize),
         accepted: &mut Vec<Box<dyn Transport>>,
     ) -> io::Result<()> {
-        let is_proved = incoming.remote_address_validated();
+        let is_validated = incoming.remote_address_validated();
         let amplification_limit =
-            (!is_proved).then(|| AmplificationLimit::new(first_id.1.clone(), first_len as u64));
+            (!is_validated).then(|| AmplificationLimit::new(first_id.1.clone(), first_len as u64));
         let remote = incoming.remote_address();
         let ip = incoming
             .local_ip()
             .unwrap_or_else(|| self.socket.local_addr().ip());
         let local = SocketAddr::new(ip, self.socket.local_addr().port());
         let refusal = RefusalCell::default();
-        // What can fail comes first: after `accept` the spare endpoint is used up.
+        // Steps that can fail come first: `accept` consumes the endpoint.
         let prepared = DatagramSocket::accepted(local, remote).and_then(|socket| {
             let config = config::server_config(
                 &self.base,
@@ -276,16 +286,16 @@ impl QuicListener {
             }
         };
         let early = socket.drain(turn.buffer);
-        let mut respond = Vec::new();
+        let mut response = Vec::new();
         let config = Some(Arc::new(config));
         let (handle, conn) = match self
             .accepting
-            .accept(incoming, turn.now, &mut respond, config)
+            .accept(incoming, turn.now, &mut response, config)
         {
             Ok(connection) => connection,
             Err(error) => {
                 if let Some(transmit) = error.response {
-                    self.respond(&transmit, &respond);
+                    self.respond(&transmit, &response);
                 }
                 return Err(io::Error::other(end_of(error.cause, &refusal)));
             }
@@ -315,7 +325,7 @@ impl QuicListener {
         Ok(())
     }
 
-    /// The endpoint that has heard a stranger, and its slot; a new one listens from now on.
+    /// Returns the endpoint that handled the new peer, with its slot, and installs another one.
     fn replace_accepting(&mut self) -> (Endpoint, u32) {
         let slot = self.accepting_slot;
         let mut next = slot.wrapping_add(1);
@@ -331,13 +341,13 @@ impl QuicListener {
         );
         self.accepting_slot = next;
         let mut endpoint = std::mem::replace(&mut self.accepting, accepting);
-        // From now on it has one connection and takes no other.
+        // From now on the endpoint has one connection and accepts no other.
         endpoint.set_server_config(None);
         (endpoint, slot)
     }
 
     fn respond(&mut self, transmit: &quinn_proto::Transmit, bytes: &[u8]) {
-        // Not repeated if the socket is full: the stranger asks again.
+        // Not repeated if the socket is full: the peer retransmits.
         self.socket.send(&quinn_udp::Transmit {
             destination: transmit.destination,
             ecn: None,
@@ -383,10 +393,11 @@ impl Listener for QuicListener {
                         return Ok(Progress::Idle);
                     }
                 }
-                // An unconnected socket reports hardly any, and each is about one datagram.
+                // An unconnected socket reports few errors, and each concerns one datagram.
                 Err(error) => {
                     remaining = remaining.saturating_sub(1);
-                    tracing::debug!(%error, "the listening socket reports an error");
+                    let local = self.socket.local_addr();
+                    tracing::debug!(%error, %local, "listening socket reported an error");
                 }
             }
         }
@@ -433,15 +444,15 @@ fn new_endpoint(
     )
 }
 
-/// The connection id that a packet is addressed to (RFC 8999, section 5).
+/// The destination connection id of a packet (RFC 8999, section 5).
 pub(super) struct DestinationId<'a> {
     pub(super) bytes: &'a [u8],
-    /// It may be one that a client chose, before it learned ours.
+    /// Whether a client may have chosen the id, before it received one of this side.
     is_initial: bool,
 }
 
 pub(super) fn destination_id(datagram: &[u8]) -> Option<DestinationId<'_>> {
-    /// First byte (1), version (4).
+    /// The offset of the id length: after the first byte and the version (4).
     const LENGTH_AT: usize = 5;
     let first = *datagram.first()?;
     if first & 0x80 == 0 {
@@ -453,7 +464,8 @@ pub(super) fn destination_id(datagram: &[u8]) -> Option<DestinationId<'_>> {
     }
     let len = usize::from(*datagram.get(LENGTH_AT)?);
     let bytes = datagram.get(LENGTH_AT + 1..LENGTH_AT + 1 + len)?;
-    // The packet type of version 1; an unknown version is a first packet, if anything.
+    // The packet type of version 1 is Initial. A packet of an unknown version can only be a first
+    // packet.
     let is_initial = first & 0x30 == 0 || datagram.get(1..LENGTH_AT)? != [0, 0, 0, 1];
     Some(DestinationId { bytes, is_initial })
 }

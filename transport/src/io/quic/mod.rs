@@ -1,57 +1,58 @@
-//! QUIC v1 (RFC 9000) by quinn-proto and quinn-udp, driven by whoever drives the transport.
+//! QUIC v1 (RFC 9000) by quinn-proto and quinn-udp, driven by the worker that owns the transport.
 //!
-//! # One socket a connection
+//! # One socket per connection
 //!
-//! A QUIC connection here is as movable as a TCP one. Each transport owns a *connected* UDP socket,
-//! a `quinn_proto::Endpoint` and the one `Connection` in it; nothing is shared on the hot path.
-//! The [`QuicListener`] owns the unconnected socket and only admits: the endpoint that heard a
-//! client's first packet goes with the connection, and the next one takes its place.
+//! A QUIC connection can move between workers like a TCP connection. Each transport owns a
+//! *connected* UDP socket, a `quinn_proto::Endpoint` and its only `Connection`; transports share
+//! nothing on the hot path. The [`QuicListener`] owns the unconnected socket and accepts
+//! connections: the endpoint that received a client's first packet becomes part of the transport,
+//! and the listener creates another one.
 //!
 //! ```text
-//!             Initial of a stranger            ┌─ QuicTransport: Endpoint, Connection,
-//!   listener ───────────────────────▶ admits ──┤     UDP socket connected to the peer ◀──▶ peer
-//!      │                                       └─ mailbox
-//!      └── any other packet whose connection id names a transport ──▶ its mailbox
+//!            Initial of a new peer             ┌─ QuicTransport: Endpoint, Connection,
+//!   listener ───────────────────────▶ accepts ─┤     UDP socket connected to the peer ◀──▶ peer
+//!      │                                       └─ forward queue
+//!      └── other packet whose connection id encodes a transport ──▶ its forward queue
 //! ```
 //!
-//! The kernel gives a connected socket the datagrams of its peer. What still reaches the listener
-//! is of two kinds: the peer's address has changed (a NAT rebound), or the datagram arrived before
-//! the socket was connected. Both go to the owner through its mailbox; when QUIC accepts the new
-//! address, the transport connects its socket to it, and the listener is out of the way again.
+//! The kernel delivers the datagrams of the peer to the connected socket. The listener receives two
+//! kinds of datagrams for a connection: those from a new address of the peer (NAT rebinding), and
+//! those that arrived before the connect. It forwards both to the transport. When QUIC has accepted
+//! the new address, the transport connects its socket to it and receives its datagrams directly.
 //!
 //! # Streams
 //!
-//! Each flow is one unidirectional stream, opened with its first frame. Its first byte names it,
-//! then frames follow:
+//! Control and each lane use one unidirectional stream, opened with the first frame. Its first byte
+//! is the stream type, frames follow:
 //!
 //! ```text
 //! ┌───────┐ ┌────────────────┬───────┐ ┌────────────────┬───────┐
-//! │ flow  │ │ length: u32 LE │ frame │ │ length: u32 LE │ frame │ ...
+//! │ type  │ │ length: u32 LE │ frame │ │ length: u32 LE │ frame │ ...
 //! └───────┘ └────────────────┴───────┘ └────────────────┴───────┘
-//! flow: 0 = control, 1 + n = lane n.   length: at most FRAME_LEN_MAX.
+//! type: 0 = control, 1 + n = lane n.   length: at most FRAME_LEN_MAX.
 //! ```
 //!
-//! [`FrameOrder::Datagram`](crate::FrameOrder::Datagram) frames are DATAGRAM frames (RFC 9221), as they are.
-//! Anything else ends the connection with application error 1.
+//! [`FrameOrder::Datagram`](crate::FrameOrder::Datagram) frames are sent unchanged as DATAGRAM
+//! frames (RFC 9221). A violation of these rules ends the connection with application error 1.
 //!
-//! # The end
+//! # Close
 //!
 //! An orderly close finishes all streams, waits until the peer has acknowledged them (at most 5 s),
-//! and only then sends CONNECTION_CLOSE with application error 0. What was acknowledged lies in the
-//! peer's receive buffers, from which it is read before the end is reported.
+//! and then sends CONNECTION_CLOSE with application error 0. Acknowledged data is in the receive
+//! buffers of the peer, which delivers it before it reports the end.
 //!
 //! # Memory
 //!
-//! | what | at most |
+//! | memory | maximum |
 //! |---|---|
-//! | received and unread, a connection | 16 MiB, 4 MiB a flow (flow control) |
-//! | taken and unacknowledged | 16 MiB; beyond a congestion window at most 1 MiB |
-//! | datagrams each way | 256 KiB |
-//! | passed on by the listener and not taken yet | 208 KiB |
-//! | a stranger's handshake | 16 KiB of TLS messages, at most 5 s, at most 1024 at once |
+//! | received and unread, per connection | 16 MiB, 4 MiB per stream (flow control) |
+//! | accepted and unacknowledged | 16 MiB; beyond the congestion window at most 1 MiB |
+//! | DATAGRAM frames, each direction | 256 KiB |
+//! | forwarded by the listener and unread | 208 KiB |
+//! | handshake of an unauthenticated peer | 16 KiB of TLS messages for at most 5 s, at most 1024 handshakes |
 //!
-//! An address that has not proved itself gets at most three times the bytes that came from it, and
-//! from 128 concurrent handshakes on a Retry instead of an answer.
+//! An address that is not validated receives at most three times the bytes received from it (RFC
+//! 9000, section 8.1). From 128 concurrent handshakes on it receives a Retry instead.
 
 mod amplification_limit;
 mod cid;
@@ -73,5 +74,5 @@ pub use transport::QuicTransport;
 /// The scheme of the addresses.
 const SCHEME: &str = "quic";
 
-/// QUIC's TLS wants a name, and keys have none: all servers are called the same.
+/// The TLS server name, which QUIC requires. Raw keys have no names, so all servers use the same.
 const SERVER_NAME: &str = "selvedge";

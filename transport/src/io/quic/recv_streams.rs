@@ -1,4 +1,4 @@
-//! The peer's streams: chunks in, whole frames out.
+//! Receives streams of the peer and decodes frames from them.
 
 use bytes::{Buf, Bytes, BytesMut};
 use quinn_proto::{Connection, Dir, ReadError, ReadableError, StreamId};
@@ -6,29 +6,29 @@ use quinn_proto::{Connection, Dir, ReadError, ReadableError, StreamId};
 use super::config::STREAMS_MAX;
 use crate::{End, FRAME_LEN_MAX, FrameSink, Progress};
 
-/// The length before each frame on a stream: a `u32`, little-endian.
+/// The length of the prefix of each frame on a stream: a little-endian `u32`.
 pub(super) const PREFIX_LEN: usize = 4;
 
-/// How much of one stream is read before the next one has its turn, in bytes.
+/// The number of bytes read from one stream before the next, in bytes.
 const STREAM_TURN_LEN: usize = FRAME_LEN_MAX;
 
 /// All streams that the peer has opened.
 #[derive(Debug, Default)]
 pub(super) struct RecvStreams {
-    /// By the order in which the peer opened them.
+    /// In the order in which the peer opened them.
     streams: Vec<(StreamId, StreamDecoder)>,
-    /// The flows that have a stream, by their bits.
+    /// A bit for each stream type that has a stream.
     type_known: u64,
-    /// The streams that may have something to read, by the bits of their places in `streams`.
+    /// A bit for each index in `streams` that may have unread data.
     readable: u64,
-    /// The place that is read first in the next turn, so that none starves.
+    /// The index at which the next call starts, so that no stream starves.
     first: usize,
 }
 
 const _: () = assert!(STREAMS_MAX <= u64::BITS as usize);
 
 impl RecvStreams {
-    /// The peer has opened streams.
+    /// Accepts the streams that the peer has opened.
     pub(super) fn accept(&mut self, conn: &mut Connection) {
         while self.streams.len() < STREAMS_MAX
             && let Some(id) = conn.streams().accept(Dir::Uni)
@@ -38,14 +38,14 @@ impl RecvStreams {
         }
     }
 
-    /// A stream has something to read.
+    /// Marks a stream as readable.
     pub(super) fn mark_readable(&mut self, id: StreamId) {
         if let Some(place) = self.streams.iter().position(|(known, _)| *known == id) {
             self.readable |= 1 << place;
         }
     }
 
-    /// Reads all streams in turns, at most about `budget` bytes together.
+    /// Reads all streams round robin, about `budget` bytes at most.
     pub(super) fn read(
         &mut self,
         conn: &mut Connection,
@@ -71,19 +71,19 @@ impl RecvStreams {
         Ok(Progress::Idle)
     }
 
-    /// Reads one stream until it has no more, or `deadline` bytes. Returns how much it was.
+    /// Reads one stream until it is drained, or `limit` bytes. Returns the number of bytes.
     fn read_stream(
         &mut self,
         conn: &mut Connection,
         sink: &mut dyn FrameSink,
         place: usize,
-        deadline: usize,
+        limit: usize,
     ) -> Result<usize, End> {
         let (id, decoder) = &mut self.streams[place];
         let mut stream = conn.recv_stream(*id);
         let mut chunks = match stream.read(true) {
             Ok(chunks) => chunks,
-            // It was read to its end before.
+            // The stream was read to its end before.
             Err(ReadableError::ClosedStream | ReadableError::IllegalOrderedRead) => {
                 self.readable &= !(1 << place);
                 return Ok(0);
@@ -91,10 +91,10 @@ impl RecvStreams {
         };
         let mut read = 0;
         let outcome = loop {
-            if read >= deadline {
+            if read >= limit {
                 break Ok(());
             }
-            match chunks.next(deadline - read) {
+            match chunks.next(limit - read) {
                 Ok(Some(chunk)) => {
                     read += chunk.bytes.len();
                     if let Err(end) = decoder.feed(chunk.bytes, &mut self.type_known, sink) {
@@ -112,17 +112,17 @@ impl RecvStreams {
                 Err(ReadError::Reset(_)) => break Err(misbehaved("a stream was reset")),
             }
         };
-        // Flow control updates that this made due go out with the next send.
+        // The next send transmits the resulting flow control updates.
         let _ = chunks.finalize();
         outcome.map(|()| read)
     }
 }
 
-/// Cuts one stream into frames.
+/// Decodes frames from one stream.
 #[derive(Debug, Default)]
 struct StreamDecoder {
     type_known: bool,
-    /// The beginning of a frame and its length, if it did not lie in one chunk.
+    /// The received part of an incomplete frame, with its prefix, if it is not within one chunk.
     partial: BytesMut,
 }
 
@@ -158,7 +158,7 @@ impl StreamDecoder {
         Ok(())
     }
 
-    /// Moves the beginning of `chunk` to the partial frame, and the frame on if that completes it.
+    /// Appends the front of `chunk` to the partial frame and delivers the frame if it is complete.
     fn complete_partial(&mut self, chunk: &mut Bytes, sink: &mut dyn FrameSink) -> Result<(), End> {
         if self.partial.len() < PREFIX_LEN {
             let take = chunk.len().min(PREFIX_LEN - self.partial.len());
@@ -180,7 +180,7 @@ impl StreamDecoder {
         Ok(())
     }
 
-    /// The peer has finished the stream.
+    /// Checks that the stream ended at a frame boundary.
     fn finish(&self) -> Result<(), End> {
         if self.partial.is_empty() {
             Ok(())
@@ -190,7 +190,7 @@ impl StreamDecoder {
     }
 }
 
-/// The length in the first four bytes, which are there.
+/// Decodes the length prefix in the first four bytes, which must be present.
 fn frame_len(bytes: &[u8]) -> Result<usize, End> {
     let prefix = bytes
         .first_chunk::<PREFIX_LEN>()
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_come_out_whole_however_the_stream_is_cut() {
+    fn frames_are_decoded_from_arbitrary_chunks() {
         let big = vec![7; FRAME_LEN_MAX];
         let sent: [&[u8]; 5] = [b"a", b"", b"bcd", &big, b"last"];
         let bytes = stream(3, &sent);
@@ -238,11 +238,11 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_breaks_the_rules_is_refused() {
+    fn invalid_streams_are_rejected() {
         let check = |bytes: &[u8], expected: &str| {
             for chunk_len in [1, 3, bytes.len()] {
                 let Err(End::Misbehaved { what }) = feed(bytes, chunk_len) else {
-                    panic!("{expected}: taken");
+                    panic!("{expected}: accepted");
                 };
                 assert_eq!(what, expected);
             }
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_has_one_stream() {
+    fn a_second_stream_of_one_type_is_rejected() {
         let mut type_known = 0;
         let mut frames = Vec::new();
         let bytes = Bytes::from_static(&[5]);

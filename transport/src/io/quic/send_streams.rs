@@ -1,4 +1,4 @@
-//! Our streams: frames in, at the last moment; bytes out, small frames put together.
+//! Sends frames on one stream per frame order, coalescing small ones.
 
 use std::io;
 
@@ -9,57 +9,58 @@ use super::config::{SEND_WINDOW_MAX, STREAMS_MAX};
 use super::recv_streams::PREFIX_LEN;
 use crate::{End, FRAME_LEN_MAX, Frame, FrameOrder, FrameSource, LaneSet, SendCapacity};
 
-/// Bodies up to this length are copied together; longer ones are sent from where they lie.
+/// Bodies up to this length are coalesced by copying; longer ones are passed on without a copy.
 ///
-/// quinn-proto walks a list of pieces for each packet, so many small pieces cost more than the copy
-/// of 4 KiB (40 ns at 100 GB/s, perf.md T7).
+/// quinn-proto iterates over the list of chunks for each packet, so many small chunks cost more
+/// than copying 4 KiB (40 ns at 100 GB/s).
 const COPY_LEN_MAX: usize = 16 * 1024;
 
-/// How much is put together before it goes to its stream, in bytes.
+/// The length at which coalesced frames are written to their stream, in bytes.
 const COALESCE_LEN: usize = 48 * 1024;
 
-/// How much is taken beyond a congestion window: as much again, within these bounds.
+/// The bounds of the data accepted beyond a congestion window; between them, as much as the window.
 ///
-/// What is taken is no longer in the hands of the session, which decides what goes first; but with
-/// nothing in reserve a loss would stop the flow until it is repaired.
+/// The session can no longer reorder accepted data. Without any reserve, however, a loss would
+/// stall the stream until it is recovered.
 const AHEAD_LEN_MIN: u64 = 64 << 10;
 const AHEAD_LEN_MAX: u64 = 1 << 20;
 
-/// How much is taken before it is turned into packets: four full batches and a bit.
+/// The number of bytes accepted before packets are built: about four full batches.
 const PULL_LEN: usize = 256 << 10;
 
-/// The priority of the control stream; lanes have 0.
+/// The priority of the control stream; lanes have priority 0.
 const CONTROL_PRIORITY: i32 = 1;
 
-/// What one [`SendStreams::pull`] did.
+/// The result of [`SendStreams::pull`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PullResult {
-    /// The source has nothing more for the room there is.
+    /// The source has no more frames for the available capacity.
     Drained,
-    /// There may be more.
+    /// The source may have more frames.
     More,
 }
 
 /// All streams of this side.
 #[derive(Debug, Default)]
 pub(super) struct SendStreams {
-    /// The control flow and the lanes so far used, by flow number.
+    /// Control and the lanes used so far, indexed by stream type.
     streams: Vec<SendStreamState>,
-    /// The flow numbers with a backlog, by their bits.
+    /// A bit for each stream type with a backlog.
     blocked: u64,
     coalescer: FrameCoalescer,
 }
 
-/// One stream of ours.
+/// One stream of this side.
 #[derive(Debug, Default)]
 struct SendStreamState {
     stream: Option<StreamId>,
     type_known: bool,
-    /// What the stream does not take now. While there is any, no frame of the flow is taken.
+    /// Chunks that the stream does not accept at present. While there are any, no frame of this
+    /// order is pulled.
     backlog: Vec<Bytes>,
 }
 
-/// Small frames of one flow on their way to its stream.
+/// Coalesced frames of one order, not yet written to their stream.
 #[derive(Debug, Default)]
 struct FrameCoalescer {
     stream_type: usize,
@@ -67,7 +68,8 @@ struct FrameCoalescer {
 }
 
 impl SendStreams {
-    /// Takes frames from `source` and writes them to their streams, up to [`PULL_LEN`].
+    /// Pulls frames from `source` and writes them to their streams, about [`PULL_LEN`] bytes at
+    /// most.
     pub(super) fn pull(
         &mut self,
         conn: &mut Connection,
@@ -104,7 +106,7 @@ impl SendStreams {
         Ok(pulled)
     }
 
-    /// Tries again what the streams did not take.
+    /// Writes the backlogs again.
     pub(super) fn retry(&mut self, conn: &mut Connection) -> Result<(), End> {
         let mut remaining = self.blocked;
         while remaining != 0 {
@@ -116,16 +118,17 @@ impl SendStreams {
         Ok(())
     }
 
-    /// Whether streams hold back frames that were taken.
+    /// Whether a stream has a backlog.
     pub(super) const fn has_backlog(&self) -> bool {
         self.blocked != 0
     }
 
-    /// No more frames will come: finishes all streams, so that their end can be acknowledged.
+    /// Finishes all streams, so that the peer acknowledges their ends. Call it when no more frames
+    /// follow.
     pub(super) fn finish(&mut self, conn: &mut Connection) {
         for stream_type in &mut self.streams {
             if let Some(stream) = stream_type.stream.take() {
-                // It fails only if the peer has stopped the stream; then there is nothing to wait for.
+                // Fails only if the peer has stopped the stream; its end is then irrelevant.
                 let _ = conn.send_stream(stream).finish();
             }
         }
@@ -147,13 +150,13 @@ impl SendStreams {
         capacity.blocked = LaneSet::EMPTY;
         let mut lanes = self.blocked >> 1;
         while lanes != 0 {
-            // Lanes are below 32.
+            // There are at most 32 lanes.
             capacity.blocked.insert(lanes.trailing_zeros() as u8);
             lanes &= lanes - 1;
         }
     }
 
-    /// Puts a frame behind those of its flow.
+    /// Appends a frame to those of its order.
     fn enqueue(
         &mut self,
         conn: &mut Connection,
@@ -175,7 +178,7 @@ impl SendStreams {
         if !std::mem::replace(&mut self.streams[stream_type].type_known, true) {
             out.put_u8(u8::try_from(stream_type).unwrap_or(u8::MAX));
         }
-        // A frame is at most 64 KiB long.
+        // A frame has at most 64 KiB.
         out.put_u32_le(u32::try_from(frame.len()).unwrap_or(u32::MAX));
         if frame.body.len() <= COPY_LEN_MAX {
             frame.write_to(out);
@@ -186,7 +189,7 @@ impl SendStreams {
         self.write(conn, stream_type, &mut chunks)
     }
 
-    /// Writes what was put together.
+    /// Writes the coalesced frames to their stream.
     fn flush(&mut self, conn: &mut Connection) -> Result<(), End> {
         if self.coalescer.bytes.is_empty() {
             return Ok(());
@@ -195,7 +198,7 @@ impl SendStreams {
         self.write(conn, self.coalescer.stream_type, &mut [bytes])
     }
 
-    /// Writes `chunks` to the stream of `stream_type`, or behind its backlog.
+    /// Writes `chunks` to the stream of `stream_type`, or appends them to its backlog.
     fn write(
         &mut self,
         conn: &mut Connection,
@@ -207,7 +210,7 @@ impl SendStreams {
             if out.stream.is_none() {
                 out.stream = conn.streams().open(Dir::Uni);
                 if let (Some(stream), 0) = (out.stream, stream_type) {
-                    // It fails only for a stream that does not exist.
+                    // Fails only for a stream that does not exist.
                     let _ = conn.send_stream(stream).set_priority(CONTROL_PRIORITY);
                 }
             }
@@ -227,7 +230,7 @@ impl SendStreams {
     }
 }
 
-/// Writes as much as the stream takes; whether that was all.
+/// Writes until the stream is blocked. Returns whether everything was written.
 fn write_all(conn: &mut Connection, stream: StreamId, chunks: &mut [Bytes]) -> Result<bool, End> {
     while chunks.iter().any(|chunk| !chunk.is_empty()) {
         match conn.send_stream(stream).write_chunks(chunks) {
@@ -243,7 +246,8 @@ fn write_all(conn: &mut Connection, stream: StreamId, chunks: &mut [Bytes]) -> R
     Ok(true)
 }
 
-/// The longest datagram that can be taken now; 0 when there is no room for one of full length.
+/// The maximum length of a datagram that can be accepted; 0 if there is no space for one of full
+/// length.
 fn datagram_capacity(conn: &mut Connection) -> usize {
     let max = conn.datagrams().max_size().unwrap_or(0);
     if conn.datagrams().send_buffer_space() >= max {
@@ -263,9 +267,9 @@ fn send_datagram(conn: &mut Connection, frame: &Frame) -> Result<(), End> {
     };
     match conn.datagrams().send(bytes, false) {
         Ok(()) => Ok(()),
-        // The source gave more than it was told to; a datagram may be lost.
+        // The source exceeded the capacity that it was given; a datagram may be lost.
         Err(SendDatagramError::TooLarge | SendDatagramError::Blocked(_)) => {
-            tracing::debug!(len = frame.len(), "a datagram did not fit");
+            tracing::debug!(len = frame.len(), "datagram frame dropped: it does not fit");
             Ok(())
         }
         Err(SendDatagramError::UnsupportedByPeer | SendDatagramError::Disabled) => {

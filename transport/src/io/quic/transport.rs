@@ -1,4 +1,4 @@
-//! One QUIC connection.
+//! The QUIC transport.
 
 use std::fmt;
 use std::io;
@@ -28,16 +28,16 @@ use crate::{
     Turn,
 };
 
-/// How many errors in a row a socket may report before its turn is over. Each stands for an answer
-/// of the network to one of our datagrams; they must not become an endless loop.
+/// The maximum number of consecutive socket errors in one call. Each reports a response of the
+/// network to a sent datagram; without a limit they could keep the call from returning.
 const SOCKET_ERRORS_IN_A_ROW: usize = 16;
 
-/// One QUIC connection to one peer: a connected socket, and the protocol on it.
+/// One connection to one peer over QUIC: a connected socket and the protocol state.
 pub struct QuicTransport {
     info: Info,
     phase: Phase,
     socket: DatagramSocket,
-    /// Whom the socket is connected to.
+    /// The address to which the socket is connected.
     socket_peer: SocketAddr,
     forward_queue: Option<(ForwardQueue, SlotLease)>,
     endpoint: Endpoint,
@@ -45,30 +45,30 @@ pub struct QuicTransport {
     conn: Connection,
     recv_streams: RecvStreams,
     send_streams: SendStreams,
-    /// What the socket did not take.
+    /// Packets that the socket has not accepted.
     pending: Option<PendingTransmit>,
-    /// Why the connection is over, while there is still something to read.
+    /// The reason of the end, while received data is still unread.
     end: Option<End>,
     refusal: RefusalCell,
-    /// Until the peer's address is proved.
+    /// `Some` until the peer's address is validated.
     amplification_limit: Option<AmplificationLimit>,
-    /// When the handshake, or the close, has taken too long.
+    /// The deadline of the handshake or the close.
     deadline: Option<Instant>,
-    /// The connection's own timer, asked for after each change.
+    /// The timer of the connection, updated after each change.
     timer: Option<Instant>,
-    /// CONNECTION_CLOSE has been handed to the connection.
+    /// CONNECTION_CLOSE was passed to the connection.
     close_sent: bool,
     forwarded: u64,
-    moves: u64,
+    migrations: u64,
 }
 
-/// Packets that wait for a writable socket.
+/// Packets that wait until the socket is writable.
 struct PendingTransmit {
     bytes: Vec<u8>,
     transmit: quinn_proto::Transmit,
 }
 
-/// What a connection is made of.
+/// The components of a new transport.
 pub(super) struct ConnectionParts {
     pub(super) role: Role,
     pub(super) socket: DatagramSocket,
@@ -80,12 +80,12 @@ pub(super) struct ConnectionParts {
     pub(super) amplification_limit: Option<AmplificationLimit>,
 }
 
-/// How far [`QuicTransport::flush`] came.
+/// The result of [`QuicTransport::flush`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FlushResult {
-    /// Nothing is left to send now.
+    /// Nothing is left to send at present.
     All,
-    /// The socket is full.
+    /// The socket buffer is full.
     Blocked,
     /// The budget is used up.
     Budget,
@@ -124,11 +124,11 @@ impl QuicTransport {
             deadline: Some(now + HANDSHAKE_MAX),
             close_sent: false,
             forwarded: 0,
-            moves: 0,
+            migrations: 0,
         }
     }
 
-    /// What it has counted.
+    /// The counters of this connection.
     #[must_use]
     pub fn stats(&self) -> QuicStats {
         let quic = self.conn.stats();
@@ -149,11 +149,11 @@ impl QuicTransport {
             socket_errors: socket.other,
             batches_unsegmented: socket.unsegmented,
             datagrams_forwarded: self.forwarded,
-            moves: self.moves,
+            migrations: self.migrations,
         }
     }
 
-    /// Reads the socket and the mailbox, at most about `budget` bytes.
+    /// Reads the socket and the forwarded datagrams, about `turn.budget` bytes at most.
     fn receive(&mut self, turn: &mut Turn<'_>) -> Result<Progress, End> {
         let mut remaining = turn.budget;
         while let Some((forward_queue, _)) = &self.forward_queue
@@ -190,12 +190,12 @@ impl QuicTransport {
         Ok(Progress::More)
     }
 
-    /// A refusal says that nobody listens there, which is an answer to a first packet. Once the
-    /// peer has been reached it may be an old address of a peer that has moved, or a forgery: the
-    /// idle timer decides then.
+    /// During the handshake a refusal means that no process listens at the address. Later it may
+    /// concern an old address of a migrated peer, or be forged; then only the idle timeout ends the
+    /// connection.
     fn handle_socket_error(&self, error: io::Error) -> Result<(), End> {
         if error.kind() != io::ErrorKind::ConnectionRefused {
-            tracing::debug!(%error, "the socket reports an error");
+            tracing::debug!(%error, remote = %self.socket_peer, "socket reported an error");
             return Ok(());
         }
         if self.close_sent {
@@ -211,7 +211,7 @@ impl QuicTransport {
         let ecn = meta
             .ecn
             .and_then(|ecn| quinn_proto::EcnCodepoint::from_bits(ecn as u8));
-        let is_proof = self
+        let is_validated = self
             .amplification_limit
             .as_mut()
             .is_some_and(|amplification_limit| {
@@ -219,13 +219,13 @@ impl QuicTransport {
                     .is_some_and(|id| amplification_limit.receive(id.bytes, datagram.len()))
             });
         let mut response = Vec::new();
-        // The local address is that of the socket, so QUIC need not know it.
+        // QUIC needs no local address, because the socket is bound to one.
         let event = self
             .endpoint
             .handle(now, meta.remote, None, ecn, datagram, &mut response);
         match event {
             Some(DatagramEvent::ConnectionEvent(_, event)) => {
-                if is_proof {
+                if is_validated {
                     self.amplification_limit = None;
                 }
                 self.conn.handle_event(event);
@@ -233,17 +233,17 @@ impl QuicTransport {
             Some(DatagramEvent::Response(transmit)) => {
                 self.socket.send(&outgoing(&transmit, &response));
             }
-            // This endpoint has no server configuration any more, so it never comes to this.
+            // Unreachable: this endpoint has no server configuration any more.
             Some(DatagramEvent::NewConnection(incoming)) => self.endpoint.ignore(incoming),
             None => {}
         }
     }
 
-    /// Lets the endpoint and the connection agree, and takes the connection's events.
+    /// Exchanges events between endpoint and connection, and handles the events of the connection.
     fn handle_events(&mut self) {
         while let Some(event) = self.conn.poll_endpoint_events() {
-            if let Some(respond) = self.endpoint.handle_event(self.handle, event) {
-                self.conn.handle_event(respond);
+            if let Some(response) = self.endpoint.handle_event(self.handle, event) {
+                self.conn.handle_event(response);
             }
         }
         while let Some(event) = self.conn.poll() {
@@ -254,7 +254,7 @@ impl QuicTransport {
                     self.recv_streams.accept(&mut self.conn)
                 }
                 Event::Stream(StreamEvent::Readable { id }) => self.recv_streams.mark_readable(id),
-                // Backlogs and datagrams are tried again with each send, and reads with each recv.
+                // Each send retries backlogs and datagrams, and each recv reads.
                 Event::Stream(
                     StreamEvent::Writable { .. }
                     | StreamEvent::Finished { .. }
@@ -270,13 +270,13 @@ impl QuicTransport {
         self.timer = self.conn.poll_timeout();
     }
 
-    /// The handshake is done: both keys are proved.
+    /// Opens the transport: the handshake is complete and both keys are verified.
     fn open(&mut self) {
         let identity = self.conn.crypto_session().peer_identity();
         let certificates = identity.and_then(|any| any.downcast::<Vec<CertificateDer<'_>>>().ok());
         let Some(peer) = tls::peer_of(certificates.as_deref().map(Vec::as_slice)) else {
             self.end = Some(End::Unauthenticated {
-                detail: "the handshake ended without a key".to_owned(),
+                detail: "the handshake yielded no key".to_owned(),
             });
             return;
         };
@@ -293,28 +293,28 @@ impl QuicTransport {
     fn on_connection_lost(&mut self, reason: ConnectionError) {
         let all_arrived = self.phase == Phase::Closing && self.conn.streams().send_streams() == 0;
         self.end = Some(match end_of(reason, &self.refusal) {
-            // Both sides closed at once, and the peer has all of ours.
+            // Both sides closed at once, and the peer has received all data of this side.
             End::PeerClosed if all_arrived => End::Closed,
             end => end,
         });
     }
 
-    /// Connects the socket to the peer's new address, once QUIC has accepted it (or gone back to
-    /// the old one because the new one was not proved).
+    /// Connects the socket to the peer's new address once QUIC has accepted it, or to the old one
+    /// if path validation failed.
     fn follow_peer(&mut self) {
         let remote = self.conn.remote_address();
         if remote == self.socket_peer {
             return;
         }
         if let Err(error) = self.socket.reconnect(remote) {
-            tracing::debug!(%error, %remote, "cannot follow the peer; the listener forwards");
+            tracing::debug!(%error, %remote, "reconnect of the socket failed; the listener forwards");
         }
-        self.moves += 1;
+        self.migrations += 1;
         self.socket_peer = remote;
         self.info.remote = Some(Address::socket(super::SCHEME, remote));
     }
 
-    /// Sends what the connection has to send, at most about `budget` bytes.
+    /// Sends the packets of the connection, about `budget` bytes at most.
     fn flush(&mut self, now: Instant, budget: &mut usize) -> FlushResult {
         let mut bytes = Vec::new();
         if let Some(pending) = self.pending.take() {
@@ -358,13 +358,13 @@ impl QuicTransport {
     fn transmit(&mut self, transmit: &quinn_proto::Transmit, bytes: &[u8]) -> SendResult {
         let outgoing = outgoing(transmit, bytes);
         match self.socket.send(&outgoing) {
-            // The error belonged to an earlier datagram and is cleared now.
+            // The error concerned an earlier datagram and is now cleared.
             SendResult::Refused if self.phase != Phase::Handshaking => self.socket.send(&outgoing),
             sent => sent,
         }
     }
 
-    /// Carries an orderly close on; `true` when the connection has something to send for it.
+    /// Advances an orderly close. Returns `true` if the connection has packets to send for it.
     fn advance_close(&mut self, now: Instant) -> bool {
         if self.close_sent || self.end.is_some() {
             return false;
@@ -386,8 +386,8 @@ impl QuicTransport {
         self.timer = self.conn.poll_timeout();
     }
 
-    /// Whether the peer has answered our CONNECTION_CLOSE, or has had time to ask for it again.
-    /// A peer that was never known is not waited for.
+    /// Whether the peer has answered the CONNECTION_CLOSE, or the draining period is over. There is
+    /// no wait for a peer that was never authenticated.
     fn is_close_over(&self) -> bool {
         self.close_sent
             && (self.info.peer.is_none()
@@ -395,7 +395,8 @@ impl QuicTransport {
                 || self.conn.stats().frame_rx.connection_close > 0)
     }
 
-    /// Ends it, and sends the last word, if there is one. Every `Err` of a call goes through here.
+    /// Records the end and sends CONNECTION_CLOSE if required. Every `Err` of a call passes through
+    /// here.
     fn finish(&mut self, now: Instant, end: End) -> End {
         if let End::Misbehaved { what } = &end
             && !self.conn.is_closed()
@@ -405,7 +406,17 @@ impl QuicTransport {
         if self.phase != Phase::Ended {
             let mut budget = usize::MAX;
             self.flush(now, &mut budget);
-            tracing::debug!(peer = ?self.info.peer, %end, stats = ?self.stats(), "QUIC ended");
+            let stats = self.stats();
+            tracing::debug!(
+                peer = self.info.peer.map(tracing::field::display),
+                remote = %self.socket_peer,
+                %end,
+                packets_lost = stats.packets_lost,
+                round_trip_us = stats.round_trip.as_micros() as u64,
+                mtu = stats.mtu,
+                migrations = stats.migrations,
+                "QUIC transport ended"
+            );
         }
         self.phase = Phase::Ended;
         self.end = Some(end.clone());
@@ -417,7 +428,7 @@ impl QuicTransport {
     fn try_recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Progress, End> {
         let received = self.receive(turn)?;
         self.handle_events();
-        // The keys for reading come only with a finished handshake, so there is nothing before.
+        // Read keys exist only after the handshake, so no datagram precedes it.
         while let Some(datagram) = self.conn.datagrams().recv() {
             sink.frame(datagram);
         }
@@ -440,7 +451,7 @@ impl QuicTransport {
         }
         loop {
             let pulled = match self.phase {
-                // After the end nothing arrives any more, so nothing is taken.
+                // After the end no frame is delivered, so none is pulled.
                 Phase::Open if self.end.is_none() => {
                     self.send_streams.pull(&mut self.conn, source)?
                 }
@@ -533,16 +544,16 @@ impl Transport for QuicTransport {
         let remote = self.conn.remote_address();
         self.conn.handle_timeout(now);
         if self.conn.remote_address() != remote {
-            // Nothing arrives at the address to which a peer was followed, so it is the one before
-            // again. The library leaves the timer of what was under way there, and panics (in a debug
-            // build) when that is due and nothing is under way here: so something is. (Mended behind
-            // quinn-proto 0.11.19: quinn-rs/quinn#2660.)
+            // No packet arrived from the peer's new address, so the previous one is used again.
+            // quinn-proto keeps the timer of the packets in flight on the abandoned path, and in
+            // debug builds panics when it expires with nothing in flight on the current path. The
+            // PING puts a packet in flight. Fixed after quinn-proto 0.11.19 (quinn-rs/quinn#2660).
             self.conn.ping();
         }
         if self.deadline.is_some_and(|deadline| now >= deadline) {
             match self.phase {
                 Phase::Handshaking => self.end = Some(End::TimedOut),
-                // `send` gives up waiting and tells the peer.
+                // `send` stops waiting and notifies the peer.
                 Phase::Closing => {
                     self.advance_close(now);
                     self.deadline = None;
@@ -574,7 +585,7 @@ impl fmt::Debug for QuicTransport {
     }
 }
 
-/// The form that quinn-udp takes. The source address is that of the connected socket.
+/// Converts to the form of quinn-udp. The source address is that of the connected socket.
 fn outgoing<'a>(transmit: &quinn_proto::Transmit, bytes: &'a [u8]) -> quinn_udp::Transmit<'a> {
     quinn_udp::Transmit {
         destination: transmit.destination,

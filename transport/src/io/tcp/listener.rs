@@ -164,7 +164,11 @@ impl Listener for TcpListener {
                     tracing::debug!(%error, local = %self.local, "accept failed")
                 }
                 AcceptError::Exhausted => {
-                    tracing::warn!(%error, local = %self.local, "out of resources: accepting pauses for 100 ms");
+                    tracing::warn!(
+                        %error,
+                        local = %self.local,
+                        "out of resources: accepting pauses for 100 ms"
+                    );
                     self.paused_until = Some(turn.now + ACCEPT_PAUSE);
                     return Ok(Progress::Idle);
                 }

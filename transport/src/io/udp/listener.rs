@@ -219,7 +219,8 @@ impl Listener for UdpListener {
                 // An unconnected socket reports few errors, and each concerns one datagram.
                 Err(error) => {
                     remaining = remaining.saturating_sub(1);
-                    tracing::debug!(%error, local = %self.socket.local_addr(), "listening socket reported an error");
+                    let local = self.socket.local_addr();
+                    tracing::debug!(%error, %local, "listening socket reported an error");
                 }
             }
         }

@@ -347,7 +347,12 @@ impl UdpTransport {
             };
             if frame.len() > frame_max {
                 debug_assert!(false, "the source received the maximum length");
-                tracing::debug!(len = frame.len(), frame_max, remote = %self.remote, "frame dropped: longer than a datagram");
+                tracing::debug!(
+                    len = frame.len(),
+                    frame_max,
+                    remote = %self.remote,
+                    "frame dropped: longer than a datagram"
+                );
                 continue;
             }
             if !self

@@ -2,17 +2,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-
-#[path = "../../zipper/src/config/mod.rs"]
-#[allow(dead_code, reason = "a part of it is used")]
-mod config;
-/// What the configuration uses of the wire format.
-mod wire {
-    pub const TEXT_LEN_MAX: usize = 1024;
-}
+use selvedge_zipper::config::ZipperConfig;
 
 fuzz_target!(|text: &str| {
-    if let Err(error) = config::ZipperConfig::parse(text, "fuzz.yaml", &[]) {
+    if let Err(error) = ZipperConfig::parse(text, "fuzz.yaml", &[]) {
         assert!(error.to_string().starts_with("fuzz.yaml"), "{error}");
     }
 });

@@ -173,7 +173,7 @@ impl HubCut {
         let [a, b] = keys.each_ref().map(Identity::node_id);
         let (report, arrived) = for_one();
         let far = Hub::builder(keys[1].clone())
-            .receive(move |endpoint| {
+            .inbox(move |endpoint| {
                 Box::new(EchoReport {
                     own: endpoint.clone(),
                     arrived: report.clone(),

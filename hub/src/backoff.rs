@@ -1,15 +1,15 @@
-//! How long to wait before a peer is dialed again.
+//! The pause before a peer is dialed again.
 
 use std::time::Duration;
 
-/// The first pause. Short: most lost connections come back at once.
+/// The first pause. Short, because most lost connections can be restored at once.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 
-/// The longest pause. A peer that returns is found within it.
+/// The longest pause, and so the longest time until a peer that has returned is dialed.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
-/// The pause after `failures` failed rounds: doubled each time, and drawn from the upper half of
-/// that, so that nodes which lost the same peer do not all return at once (`random` in 0..1).
+/// The pause after `failures` failed rounds: doubled each time, and drawn from its upper half by
+/// `random` (0 to 1), so that nodes which lost the same peer do not all dial it at once.
 pub(crate) fn pause(failures: u32, random: f64) -> Duration {
     let doubled = PAUSE_MIN
         .saturating_mul(1 << failures.min(16))

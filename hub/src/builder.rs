@@ -1,4 +1,4 @@
-//! What a hub is made of.
+//! The settings of a hub.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,32 +11,32 @@ use selvedge_driver::{
 use crate::error::HubError;
 use crate::event::HubEvent;
 use crate::hub::Hub;
-use crate::peers::Receive;
+use crate::peers::MakeInbox;
 
 /// Receives each event of a hub.
 pub(crate) type OnEvent = Box<dyn Fn(HubEvent) + Send>;
 
-/// Makes a listener for those who may connect.
+/// Makes a listener that accepts the nodes which the admission allows.
 pub(crate) type MakeListener = Box<dyn FnOnce(&Admission) -> Box<dyn Listener> + Send>;
 
-/// The settings of a [`Hub`]: who it is, where it listens, whom it wants.
+/// The settings of a [`Hub`]: its identity, where it listens, its peers.
 pub struct HubBuilder {
     pub(crate) identity: Identity,
     pub(crate) driver: Option<Arc<Driver>>,
     pub(crate) listen: Vec<Address>,
-    /// Transports that are not built in.
+    /// Dialers of transports that are not built in.
     pub(crate) dialers: Vec<Arc<dyn Dialer>>,
     pub(crate) listeners: Vec<MakeListener>,
     pub(crate) peers: BTreeMap<NodeId, Vec<Address>>,
     pub(crate) session: SessionConfig,
     pub(crate) guests_max: usize,
-    pub(crate) receive: Option<Receive>,
+    pub(crate) make_inbox: Option<MakeInbox>,
     pub(crate) on_event: Option<OnEvent>,
 }
 
 impl fmt::Debug for HubBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder")
+        f.debug_struct("HubBuilder")
             .field("node_id", &self.identity.node_id())
             .field("listen", &self.listen)
             .field("peers", &self.peers)
@@ -55,28 +55,27 @@ impl HubBuilder {
             peers: BTreeMap::new(),
             session: SessionConfig::default(),
             guests_max: 0,
-            receive: None,
+            make_inbox: None,
             on_event: None,
         }
     }
 
-    /// Shares a driver with others. Default: one of its own, with one worker.
+    /// Uses this driver, which may be shared. Default: a new driver with one worker.
     #[must_use]
     pub fn driver(mut self, driver: Arc<Driver>) -> Self {
         self.driver = Some(driver);
         self
     }
 
-    /// Dials the schemes of `dialer` too: a transport of your own. One of a built-in scheme takes the
-    /// place of that.
+    /// Adds the dialer of a custom transport. It takes precedence for a scheme that is built in.
     #[must_use]
     pub fn dialer(mut self, dialer: Arc<dyn Dialer>) -> Self {
         self.dialers.push(dialer);
         self
     }
 
-    /// Listens also by a transport of your own. `make` gets who may connect: the peers, or anyone if
-    /// there are guests.
+    /// Adds the listener of a custom transport. `make` gets the nodes to accept: the wanted peers, or
+    /// every node if guests are admitted.
     #[must_use]
     pub fn listener(
         mut self,
@@ -86,67 +85,68 @@ impl HubBuilder {
         self
     }
 
-    /// The limits and lanes of every endpoint.
+    /// The limits and lanes of every endpoint. Default: [`SessionConfig::default`].
     #[must_use]
     pub fn session(mut self, config: SessionConfig) -> Self {
         self.session = config;
         self
     }
 
-    /// Lets in nodes that are not wanted peers, so many at once: whoever proves to have any key.
-    /// One that stays away for 30 s, or closes, is forgotten. Default: none.
+    /// Admits up to `max` nodes at once that are not wanted peers; any node that proves possession of
+    /// its key. A guest that closes its endpoint, or is disconnected for 30 s, is forgotten.
+    /// Default: 0.
     #[must_use]
     pub const fn guests(mut self, max: usize) -> Self {
         self.guests_max = max;
         self
     }
 
-    /// Hands what arrives to inboxes, on the worker: `receive` makes one for each endpoint, before
-    /// anything can have arrived there. Default: messages wait for [`Endpoint::recv`].
+    /// Delivers messages to inboxes, called on the worker. `make` is called once for each endpoint,
+    /// before a message can arrive there. Default: messages wait for [`Endpoint::recv`].
     #[must_use]
-    pub fn receive(
+    pub fn inbox(
         mut self,
-        receive: impl Fn(&Endpoint) -> Box<dyn Inbox> + Send + Sync + 'static,
+        make: impl Fn(&Endpoint) -> Box<dyn Inbox> + Send + Sync + 'static,
     ) -> Self {
-        self.receive = Some(Arc::new(receive));
+        self.make_inbox = Some(Arc::new(make));
         self
     }
 
-    /// For who does not take [`Hub::events`]: none is kept. Left there, they would keep endpoints that
-    /// have ended in memory, and each one more than there is room for would be logged.
+    /// Disables the event queue, [`Hub::events`]. Unread events keep closed endpoints in memory, and
+    /// each event beyond the limit of the queue is logged.
     #[must_use]
     pub fn without_events(self) -> Self {
         self.on_event(drop)
     }
 
     /// Calls `on_event` with each event, in order, instead of queueing it for [`Hub::events`], which then
-    /// yields none. It is called by the actor of the hub and must not block.
+    /// yields none. It is called on the thread of the mesh and must not block.
     #[must_use]
     pub fn on_event(mut self, on_event: impl Fn(HubEvent) + Send + 'static) -> Self {
         self.on_event = Some(Box::new(on_event));
         self
     }
 
-    /// Listens on an address as well.
+    /// Listens at an address, in addition to others. Port 0 lets the system assign one.
     ///
     /// # Errors
-    /// [`HubError::Address`].
+    /// [`HubError::Address`] if the text is no address.
     pub fn listen(self, address: &str) -> Result<Self, HubError> {
         Ok(self.listen_on(parse(address)?))
     }
 
-    /// Like [`listen`](Self::listen).
+    /// Like [`listen`](Self::listen), with an address that is parsed already.
     #[must_use]
     pub fn listen_on(mut self, address: Address) -> Self {
         self.listen.push(address);
         self
     }
 
-    /// Wants a peer, reached by the first of these addresses that answers; with none the peer is
-    /// expected to dial. Only peers that are wanted get in, and [`guests`](Self::guests).
+    /// Adds a wanted peer, with its addresses in order of preference. Without an address the peer is
+    /// expected to dial. Connections are accepted from wanted peers and [`guests`](Self::guests) only.
     ///
     /// # Errors
-    /// [`HubError::Address`] and [`HubError::OwnPeer`].
+    /// [`HubError::Address`] if a text is no address, [`HubError::OwnPeer`] if the peer is this node.
     pub fn peer(self, peer: NodeId, addresses: &[&str]) -> Result<Self, HubError> {
         let parsed = addresses
             .iter()
@@ -155,10 +155,10 @@ impl HubBuilder {
         self.peer_at(peer, parsed)
     }
 
-    /// Like [`peer`](Self::peer).
+    /// Like [`peer`](Self::peer), with addresses that are parsed already.
     ///
     /// # Errors
-    /// [`HubError::OwnPeer`].
+    /// [`HubError::OwnPeer`] if the peer is this node.
     pub fn peer_at(mut self, peer: NodeId, addresses: Vec<Address>) -> Result<Self, HubError> {
         if peer == self.identity.node_id() {
             return Err(HubError::OwnPeer(peer));
@@ -167,7 +167,7 @@ impl HubBuilder {
         Ok(self)
     }
 
-    /// Whether there is a transport for every address.
+    /// Checks that there is a transport for every address.
     pub(crate) fn check(&self) -> Result<(), HubError> {
         for address in self.listen.iter().chain(self.peers.values().flatten()) {
             match address.scheme() {
@@ -179,10 +179,10 @@ impl HubBuilder {
         Ok(())
     }
 
-    /// Starts it.
+    /// Starts the hub: binds its listeners, makes its endpoints, begins to dial. Blocks only to bind.
     ///
     /// # Errors
-    /// [`HubError`].
+    /// [`HubError`] if a scheme is unknown, an address cannot be bound or a thread cannot be started.
     pub fn start(self) -> Result<Hub, HubError> {
         Hub::start(self)
     }

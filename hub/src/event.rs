@@ -1,58 +1,120 @@
-//! What a hub tells.
+//! What a hub reports about its peers.
 
-use selvedge_driver::{Endpoint, NodeId};
+use std::fmt;
 
-/// What happened to a peer.
+use selvedge_driver::{Endpoint, Event, NodeId};
+
+/// A change in the connection to a peer. Events of one peer are in order.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum HubEvent {
-    /// It can be reached.
+    /// The peer has become reachable: its session has introduced itself.
     Up {
-        /// Who.
+        /// The peer.
         peer: NodeId,
     },
-    /// It cannot be reached for now; messages wait.
+    /// The last connection to the peer has ended. The hub dials again; messages wait in the
+    /// endpoint.
     Down {
-        /// Who.
+        /// The peer.
         peer: NodeId,
         /// Why the last connection ended.
         reason: String,
     },
-    /// A connection to it ended before it had said a word: it does not want this node, or has no
-    /// room.
+    /// A connection ended before the peer's session introduced itself: the peer does not accept this
+    /// node, or has no room. The hub dials again after a pause.
     Refused {
-        /// Who.
+        /// The peer.
         peer: NodeId,
         /// Why the connection ended.
         reason: String,
     },
-    /// It closed in order, or this side did. [`Hub::endpoint`](crate::Hub::endpoint) is a new one
-    /// from now on, for when the peer comes back.
+    /// The endpoint was closed, by either side.
+    ///
+    /// For a wanted peer [`Hub::endpoint`](crate::Hub::endpoint) returns a new endpoint from now on,
+    /// and the hub dials again after a pause. A guest is forgotten.
     Left {
-        /// Who.
+        /// The peer.
         peer: NodeId,
-        /// Who ended it, and why.
+        /// Which side closed it, and why.
         reason: String,
-        /// The old one, for what has arrived there and was not taken.
+        /// The closed endpoint, which holds the messages that arrived and were not read.
         endpoint: Endpoint,
     },
-    /// Another connection carries the messages now.
+    /// The messages have moved to another connection. No message was lost or repeated.
     Moved {
-        /// Who.
+        /// The peer.
         peer: NodeId,
     },
-    /// A second connection carries its redundant lanes too, or none does any more.
+    /// A standby path, which carries the redundant lanes too, was attached or has ended.
     Redundant {
-        /// Who.
+        /// The peer.
         peer: NodeId,
-        /// Whether it is there.
-        is_there: bool,
+        /// Whether there is a standby path now.
+        is_attached: bool,
     },
-    /// Its process is a new one. The endpoint's own event holds the messages that may be lost.
+    /// The peer's process has restarted. The endpoint's own event,
+    /// [`Event::PeerRestarted`](crate::Event::PeerRestarted), holds the messages that may be lost.
     Restarted {
-        /// Who.
+        /// The peer.
         peer: NodeId,
         /// How many messages may not have arrived.
         undelivered: usize,
     },
+}
+
+impl HubEvent {
+    /// The hub's event for an event of an endpoint, if there is one.
+    pub(crate) fn from_endpoint(endpoint: &Endpoint, event: &Event) -> Option<Self> {
+        let peer = endpoint.peer();
+        Some(match event {
+            Event::Attached { .. } => Self::Up { peer },
+            Event::Moved { .. } => Self::Moved { peer },
+            Event::Detached { reason } => Self::Down {
+                peer,
+                reason: reason.to_string(),
+            },
+            Event::AttachFailed { reason } => Self::Refused {
+                peer,
+                reason: reason.to_string(),
+            },
+            Event::Closed { reason, .. } => Self::Left {
+                peer,
+                reason: reason.to_string(),
+                endpoint: endpoint.clone(),
+            },
+            Event::Redundant { attachment } => Self::Redundant {
+                peer,
+                is_attached: attachment.is_some(),
+            },
+            Event::PeerRestarted { undelivered } => Self::Restarted {
+                peer,
+                undelivered: undelivered.len(),
+            },
+            _ => return None,
+        })
+    }
+}
+
+/// One line for a log.
+impl fmt::Display for HubEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Up { peer } => write!(f, "{peer:#} is up"),
+            Self::Down { peer, reason } => write!(f, "{peer:#} is down: {reason}"),
+            Self::Refused { peer, reason } => {
+                write!(f, "{peer:#} refused the connection: {reason}")
+            }
+            Self::Left { peer, reason, .. } => write!(f, "{peer:#} has left: {reason}"),
+            Self::Moved { peer } => write!(f, "{peer:#} uses another connection"),
+            Self::Redundant { peer, is_attached } => {
+                let state = if *is_attached { "has a" } else { "has no" };
+                write!(f, "{peer:#} {state} standby path")
+            }
+            Self::Restarted { peer, undelivered } => write!(
+                f,
+                "{peer:#} has restarted; {undelivered} messages may not have arrived"
+            ),
+        }
+    }
 }

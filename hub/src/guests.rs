@@ -1,66 +1,71 @@
-//! Nodes that nobody has asked for: let in while there is room, forgotten when they stay away.
+//! Guests: nodes that are admitted without being wanted peers, and forgotten when they stay away.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use selvedge_driver::NodeId;
 
-/// How long a guest may stay away before its endpoint ends. A client that lost its network is back
-/// within it (10 s is the longest pause between two dials); messages for it wait so long.
+/// How long a guest may be disconnected before its endpoint ends. Messages for it wait that long. A
+/// client that lost its network returns in time: the longest pause between two dials is 10 s.
 pub(crate) const AWAY_MAX: Duration = Duration::from_secs(30);
 
-/// Who is here, and since when who is away. Pure.
+/// The guests. Pure: time is a parameter.
 #[derive(Debug)]
 pub(crate) struct Guests {
     max: usize,
-    away: BTreeMap<NodeId, Option<Instant>>,
+    /// Since when each guest is disconnected; none if it is connected.
+    away_since: BTreeMap<NodeId, Option<Instant>>,
 }
 
 impl Guests {
     pub(crate) const fn new(max: usize) -> Self {
         Self {
             max,
-            away: BTreeMap::new(),
+            away_since: BTreeMap::new(),
         }
     }
 
-    /// A node that is no guest yet comes. Returns whether there is room.
-    pub(crate) fn let_in(&mut self, now: Instant, guest: NodeId) -> bool {
-        if self.away.len() >= self.max {
+    /// Admits a node that is no guest yet. Returns whether there is room.
+    pub(crate) fn admit(&mut self, now: Instant, guest: NodeId) -> bool {
+        if self.away_since.len() >= self.max {
             return false;
         }
-        // Away until its connection is up: one that never gets there is forgotten too.
-        self.away.insert(guest, Some(now));
+        // Disconnected until its session is up, so that a guest which never gets there is forgotten.
+        self.away_since.insert(guest, Some(now));
         true
     }
 
     pub(crate) fn is_guest(&self, peer: &NodeId) -> bool {
-        self.away.contains_key(peer)
+        self.away_since.contains_key(peer)
     }
 
     pub(crate) fn up(&mut self, guest: NodeId) {
-        self.away.entry(guest).and_modify(|away| *away = None);
+        self.away_since
+            .entry(guest)
+            .and_modify(|since| *since = None);
     }
 
     pub(crate) fn down(&mut self, now: Instant, guest: NodeId) {
-        self.away.entry(guest).and_modify(|away| *away = Some(now));
+        self.away_since
+            .entry(guest)
+            .and_modify(|since| *since = Some(now));
     }
 
     pub(crate) fn remove(&mut self, guest: &NodeId) {
-        self.away.remove(guest);
+        self.away_since.remove(guest);
     }
 
-    /// The next guest that has been away for too long; it is no guest any more.
+    /// Removes and returns a guest that has been disconnected for too long.
     pub(crate) fn poll_expired(&mut self, now: Instant) -> Option<NodeId> {
         let expired = |since: &Option<Instant>| since.is_some_and(|at| at + AWAY_MAX <= now);
-        let (&guest, _) = self.away.iter().find(|(_, since)| expired(since))?;
-        self.away.remove(&guest);
+        let (&guest, _) = self.away_since.iter().find(|(_, since)| expired(since))?;
+        self.away_since.remove(&guest);
         Some(guest)
     }
 
     /// When to poll again at the latest.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        let since = self.away.values().flatten().min()?;
+        let since = self.away_since.values().flatten().min()?;
         Some(*since + AWAY_MAX)
     }
 }
@@ -72,18 +77,18 @@ mod tests {
     const GUEST: NodeId = NodeId::new([1; 32]);
 
     #[test]
-    fn there_is_room_for_so_many_and_leaving_makes_room() {
+    fn guests_are_admitted_up_to_the_maximum_and_leaving_makes_room() {
         let (mut guests, now) = (Guests::new(1), Instant::now());
-        assert!(guests.let_in(now, GUEST));
-        assert!(!guests.let_in(now, NodeId::new([2; 32])));
+        assert!(guests.admit(now, GUEST));
+        assert!(!guests.admit(now, NodeId::new([2; 32])));
         guests.remove(&GUEST);
-        assert!(guests.let_in(now, NodeId::new([2; 32])));
+        assert!(guests.admit(now, NodeId::new([2; 32])));
     }
 
     #[test]
     fn a_guest_that_stays_away_is_forgotten_and_one_that_returns_is_not() {
         let (mut guests, now) = (Guests::new(1), Instant::now());
-        guests.let_in(now, GUEST);
+        guests.admit(now, GUEST);
         guests.up(GUEST);
         assert_eq!(guests.poll_timeout(), None);
         guests.down(now, GUEST);

@@ -1,4 +1,4 @@
-//! The handle of a running mesh.
+//! The handle of a running hub.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -10,33 +10,36 @@ use selvedge_driver::{
 };
 
 use crate::builder::{HubBuilder, OnEvent};
+use crate::dial_error_log::DialErrorLog;
 use crate::error::HubError;
 use crate::event::HubEvent;
+use crate::fast_redial::FastRedials;
 use crate::guests::Guests;
 use crate::mesh::Mesh;
+use crate::mesh_actor::{HubCommand, MeshActor};
 use crate::peers::Peers;
-use crate::redials::Redials;
-use crate::service::{Complaints, Service, Told};
 
-/// Events that wait for a user who does not take them, before the newest is dropped and logged.
+/// How many events may wait to be read. A further event is dropped, with a warning in the log.
 const EVENTS_MAX: usize = 4096;
 
-/// A node among its peers. Dropped, it closes its endpoints without waiting: see
-/// [`close`](Self::close).
+/// A node that keeps endpoints to its peers connected.
+///
+/// Dropping it closes the endpoints and waits for the threads of a driver that nothing else uses, at
+/// most a second. [`close`](Self::close) waits until everything is delivered.
 #[derive(Debug)]
 pub struct Hub {
     node_id: NodeId,
     addresses: Vec<Address>,
     events: Receiver<HubEvent>,
     listening: Vec<Listening>,
-    service: ActorHandle<Told>,
+    mesh: ActorHandle<HubCommand>,
     peers: Arc<Peers>,
-    // The last field: it may be the last of the driver, which then waits for its workers.
+    // Dropped last: if this is the last handle of the driver, dropping it joins the workers.
     driver: Arc<Driver>,
 }
 
 impl Hub {
-    /// Begins to describe a hub.
+    /// Configures a hub for the node with that identity.
     #[must_use]
     pub fn builder(identity: Identity) -> HubBuilder {
         HubBuilder::new(identity)
@@ -53,7 +56,7 @@ impl Hub {
         let guests_max = builder.guests_max;
         let admission =
             Admission::new(move |peer| guests_max > 0 || wanted.binary_search(peer).is_ok());
-        // Bound before anything starts: a port in use leaves nothing behind.
+        // Bound before anything starts, so that an error leaves nothing running.
         let made = builder.listeners.drain(..).map(|make| make(&admission));
         let mut listeners: Vec<_> = made.collect();
         for address in &builder.listen {
@@ -71,88 +74,89 @@ impl Hub {
         let peers = Arc::new(Peers {
             local: node_id,
             dialers,
-            ways: builder.peers,
-            redials: Redials::default(),
+            addresses: builder.peers,
+            redials: FastRedials::default(),
             session: builder.session,
-            receive: builder.receive,
+            make_inbox: builder.make_inbox,
             endpoints: Mutex::default(),
         });
         let shared = Arc::clone(&peers);
-        let wants_spare = peers.session.lanes.iter().any(|lane| lane.redundant);
-        let wanted: Vec<NodeId> = peers.ways.keys().copied().collect();
-        let service = driver.host("selvedge-hub", |mail| Service {
+        let keeps_standby = peers.session.lanes.iter().any(|lane| lane.redundant);
+        let wanted: Vec<NodeId> = peers.addresses.keys().copied().collect();
+        let mesh = driver.host("selvedge-hub", |mailbox| MeshActor {
             driver: Arc::clone(&driver),
-            mail,
-            mesh: Mesh::new(wants_spare),
+            mailbox,
+            mesh: Mesh::new(keeps_standby),
             guests: Guests::new(guests_max),
             peers: shared,
             on_event,
             random: randomness(&driver, node_id),
-            closing: false,
-            complaints: Complaints::default(),
+            is_closing: false,
+            dial_errors: DialErrorLog::default(),
         })?;
         let mut hub = Self {
             node_id,
             addresses: Vec::new(),
             events,
             listening: Vec::new(),
-            service,
+            mesh,
             peers,
             driver,
         };
         for peer in wanted {
-            let mail = hub.service.mail().clone();
-            hub.peers.make(&hub.driver, peer, mail)?;
+            let mailbox = hub.mesh.mail().clone();
+            hub.peers.make(&hub.driver, peer, mailbox)?;
         }
         for listener in listeners {
-            let accepted = hub.acceptor();
-            let listening = hub.driver.listen(listener, accepted)?;
+            let listening = hub.driver.listen(listener, hub.when_accepted())?;
             hub.addresses.push(listening.address().clone());
             hub.listening.push(listening);
         }
-        hub.service.mail().send(Told::Start);
+        hub.mesh.mail().send(HubCommand::Start);
         Ok(hub)
     }
 
-    /// What becomes of the connections that a listener accepts.
-    fn acceptor(&self) -> impl Fn(Connected) + Send + Sync + use<> {
-        let mail = self.service.mail().clone();
-        // Weak: a worker holds it, and they hold endpoints on it.
+    /// The callback for connections that a listener accepts, called on a worker.
+    fn when_accepted(&self) -> impl Fn(Connected) + Send + Sync + use<> {
+        let mailbox = self.mesh.mail().clone();
+        // Weak: a worker holds the callback, and `Peers` holds endpoints on that worker.
         let peers = Arc::downgrade(&self.peers);
         move |connected| {
-            // A peer that comes back to its endpoint wakes no other thread first.
-            let strange = peers.upgrade().and_then(|peers| peers.attach(connected));
-            if let Some(connected) = strange {
-                mail.send(Told::Accepted(connected));
+            // The connection of a peer that has an endpoint is attached without waking the mesh.
+            let unattached = peers.upgrade().and_then(|peers| peers.attach(connected));
+            if let Some(connected) = unattached {
+                mailbox.send(HubCommand::Accepted(connected));
             }
         }
     }
 
-    /// Who this node is.
+    /// The id of this node.
     #[must_use]
     pub const fn node_id(&self) -> NodeId {
         self.node_id
     }
 
-    /// The clock of its driver.
+    /// The clock of the hub's driver.
     #[must_use]
     pub fn clock(&self) -> &Clock {
         self.driver.clock()
     }
 
-    /// Where peers can dial, with the ports that were really bound.
+    /// The addresses at which this hub listens, with the ports that the system has assigned.
     #[must_use]
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
     }
 
-    /// The endpoint to a wanted peer, up or not: what is sent waits for it.
+    /// The endpoint to a wanted peer or a guest. It exists whether the peer is up or not: messages
+    /// wait in it, up to [`SessionConfig::send_buffer`](crate::SessionConfig::send_buffer) bytes.
     #[must_use]
     pub fn endpoint(&self, peer: NodeId) -> Option<Endpoint> {
         self.peers.endpoint(peer)
     }
 
-    /// What happens to the peers.
+    /// Events of the peers, in order for each peer. At most 4,096 events wait to be read; further
+    /// ones are dropped, with a warning in the log.
     #[must_use]
     pub const fn events(&self) -> &Receiver<HubEvent> {
         &self.events
@@ -160,33 +164,35 @@ impl Hub {
 }
 
 impl Hub {
-    /// Begins to end in order, and does not wait: endpoints refuse new messages and close when
-    /// theirs are delivered. Nobody is let in any more, and nobody dialed but for what waits.
+    /// Begins an orderly shutdown without waiting. Endpoints refuse new messages, and close when the
+    /// accepted ones are delivered. The hub admits no new guest, and dials only for endpoints
+    /// that still have messages to deliver.
     pub fn wind_down(&self) {
-        self.service.mail().send(Told::Close);
+        self.mesh.mail().send(HubCommand::Close);
         self.peers.all().iter().for_each(Endpoint::close);
     }
 
-    /// Ends in order: delivers what was accepted, and waits for it, at most `timeout` and at most
-    /// the linger time of the sessions. Returns whether all of them ended in order.
+    /// Shuts down in order: delivers all accepted messages, and blocks until that is done, at most
+    /// for `timeout` and for [`SessionConfig::linger`](crate::SessionConfig::linger). Returns whether
+    /// every endpoint was closed in order.
     #[must_use]
     pub fn close(&self, timeout: Duration) -> bool {
         let began = Instant::now();
         self.wind_down();
         let endpoints = self.peers.all();
         let mut is_delivered = true;
-        // Each of them: that one has broken off is no reason to leave the others.
+        // All of them, even if one was aborted: the others may still deliver.
         for endpoint in &endpoints {
             let left = timeout.saturating_sub(began.elapsed());
-            // One that the peer has closed has said what it left.
+            // An endpoint that the peer closed has reported its undelivered messages.
             let closed = endpoint.wait_closed(left);
             is_delivered &= matches!(closed, Some(CloseReason::Local | CloseReason::Peer));
         }
         is_delivered
     }
 
-    /// Whether all endpoints have ended since [`wind_down`](Self::wind_down), and if so, whether all ended
-    /// in order. Does not block.
+    /// The outcome of [`wind_down`](Self::wind_down): none while an endpoint is open, then whether every
+    /// endpoint was closed in order. Does not block.
     #[must_use]
     pub fn closed(&self) -> Option<bool> {
         let endpoints = self.peers.all();
@@ -205,7 +211,7 @@ fn queue_events() -> (OnEvent, Receiver<HubEvent>) {
     let on_event = move |event| match sender.try_send(event) {
         Ok(()) | Err(TrySendError::Disconnected(_)) => {}
         Err(TrySendError::Full(event)) => {
-            tracing::warn!(?event, "nobody takes the hub's events: one is dropped");
+            tracing::warn!(%event, "the hub's events are not read: dropped one");
         }
     };
     (Box::new(on_event), events)
@@ -213,13 +219,13 @@ fn queue_events() -> (OnEvent, Receiver<HubEvent>) {
 
 impl Drop for Hub {
     fn drop(&mut self) {
-        self.service.mail().send(Told::Stop);
-        self.service.join();
+        self.mesh.mail().send(HubCommand::Stop);
+        self.mesh.join();
         self.peers.all().iter().for_each(Endpoint::close);
     }
 }
 
-/// What pauses are drawn from: in a simulation from its seed, for each node other ones.
+/// The randomness of the pauses. A simulation derives it from its seed, for each node another one.
 fn randomness(driver: &Driver, node: NodeId) -> fastrand::Rng {
     let own = |seed| {
         node.as_bytes()

@@ -1,4 +1,4 @@
-//! Keeps an [`Endpoint`] up to every wanted peer, over whichever of its addresses answers.
+//! Keeps an [`Endpoint`] connected to every wanted peer, at the best of its addresses that answers.
 //!
 //! ```no_run
 //! use selvedge_hub::{Hub, Identity, LaneId};
@@ -10,33 +10,34 @@
 //!         .listen("tcp://127.0.0.1:0")?
 //!         .peer(alice.node_id(), &[])?
 //!         .start()?;
-//!     let reach: Vec<String> = b.addresses().iter().map(|a| a.to_string()).collect();
-//!     let reach: Vec<&str> = reach.iter().map(String::as_str).collect();
-//!     let a = Hub::builder(alice.clone()).peer(bob.node_id(), &reach)?.start()?;
+//!     let addresses = b.addresses().to_vec();
+//!     let a = Hub::builder(alice.clone()).peer_at(bob.node_id(), addresses)?.start()?;
 //!     let to_bob = a.endpoint(bob.node_id()).ok_or("bob is a peer")?;
-//!     to_bob.send(LaneId::FIRST, "hello over the best way there is".into())?;
+//!     to_bob.send(LaneId::FIRST, "hello over the best address".into())?;
 //!     let from_alice = b.endpoint(alice.node_id()).ok_or("alice is a peer")?;
 //!     println!("{:?}", from_alice.recv()?.payload);
 //!     Ok(())
 //! }
 //! ```
 //!
-//! The addresses of a peer are tried in the order given, each a quarter of a second after the one
-//! before; the first that answers wins. When the way breaks the next one is tried at once, and
-//! messages go on where they stood; when a better one returns, the endpoint moves back. Both sides
-//! may dial: one connection stays. What decides is `Mesh`, which has no clock and no socket.
+//! A hub tries the addresses of a peer in the order given, 250 ms apart, and uses the first that
+//! answers. When a connection breaks, the hub dials again at once, and the endpoint resumes where the
+//! connection broke. A better address is tried every 10 s, and the endpoint moves to it. After a
+//! round of failed dials the hub pauses, for 50 ms at first and 10 s at most. Both sides may dial:
+//! one connection stays. The decisions are made by `Mesh`, which is pure.
 #![forbid(unsafe_code)]
 
 mod backoff;
 mod builder;
+mod dial_error_log;
 mod error;
 mod event;
+mod fast_redial;
 mod guests;
 mod hub;
 mod mesh;
+mod mesh_actor;
 mod peers;
-mod redials;
-mod service;
 
 pub use builder::HubBuilder;
 pub use error::HubError;

@@ -1,4 +1,4 @@
-//! The endpoints to all peers, made anew when one is over.
+//! The endpoints to all peers, each replaced when it has ended.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,22 +11,24 @@ use selvedge_driver::{
 };
 
 use crate::event::HubEvent;
+use crate::fast_redial::FastRedials;
 use crate::mesh::Dial;
-use crate::redials::Redials;
-use crate::service::{Told, hub_event};
+use crate::mesh_actor::HubCommand;
 
 /// Makes the inbox of an endpoint.
-pub(crate) type Receive = Arc<dyn Fn(&Endpoint) -> Box<dyn Inbox> + Send + Sync>;
+pub(crate) type MakeInbox = Arc<dyn Fn(&Endpoint) -> Box<dyn Inbox> + Send + Sync>;
 
-/// Workers hold it for a moment now and then, so the driver is not in it: who drops that waits for the
-/// workers, and on one of them cannot.
+/// The part of a hub that workers use, too.
+///
+/// Holds no [`Driver`]: dropping the last one joins the workers, which would deadlock on a worker.
 pub(crate) struct Peers {
     pub(crate) local: NodeId,
     pub(crate) dialers: Dialers,
-    pub(crate) ways: BTreeMap<NodeId, Vec<Address>>,
-    pub(crate) redials: Redials,
+    /// The wanted peers.
+    pub(crate) addresses: BTreeMap<NodeId, Vec<Address>>,
+    pub(crate) redials: FastRedials,
     pub(crate) session: SessionConfig,
-    pub(crate) receive: Option<Receive>,
+    pub(crate) make_inbox: Option<MakeInbox>,
     pub(crate) endpoints: Mutex<BTreeMap<NodeId, Endpoint>>,
 }
 
@@ -40,30 +42,30 @@ impl fmt::Debug for Peers {
 }
 
 impl Peers {
-    /// Makes an endpoint to `peer` that reports to `mail`, in the place of any before.
+    /// Makes an endpoint to `peer`, whose events go to `mailbox`. It replaces a previous one.
     pub(crate) fn make(
         self: &Arc<Self>,
         driver: &Driver,
         peer: NodeId,
-        mail: MailboxSender<Told>,
+        mailbox: MailboxSender<HubCommand>,
     ) -> Result<Endpoint, DriverError> {
-        // Weak: the endpoint's worker holds it, and they hold the endpoint.
+        // Weak: the endpoint's worker holds the watch, and `Peers` holds the endpoint.
         let peers = Arc::downgrade(self);
         let reception = |endpoint: &Endpoint| {
             let watched = endpoint.clone();
             let watch = move |event: &Event| {
-                let Some(told) = hub_event(&watched, event) else {
+                let Some(hub_event) = HubEvent::from_endpoint(&watched, event) else {
                     return;
                 };
                 match peers.upgrade() {
                     Some(peers) if matches!(event, Event::Detached { .. }) => {
-                        peers.lost(&watched, told, &mail);
+                        peers.lost(&watched, hub_event, &mailbox);
                     }
-                    _ => mail.send(Told::Event(told)),
+                    _ => mailbox.send(HubCommand::Event(hub_event)),
                 }
             };
             Reception {
-                inbox: self.receive.as_ref().map(|receive| receive(endpoint)),
+                inbox: self.make_inbox.as_ref().map(|make| make(endpoint)),
                 watch: Some(Box::new(watch)),
             }
         };
@@ -77,56 +79,63 @@ impl Peers {
         self.lock().get(&peer).cloned()
     }
 
-    /// Gives a connection to the endpoint to its peer, or back if there is none that lasts.
+    pub(crate) fn address(&self, dial: Dial) -> Option<&Address> {
+        self.addresses.get(&dial.peer)?.get(dial.address)
+    }
+
+    /// Gives a connection to the endpoint of its peer. Returns the connection if there is no open
+    /// endpoint.
     pub(crate) fn attach(&self, connected: Connected) -> Option<Connected> {
         let endpoint = self.endpoint(connected.peer());
-        let lasts = |endpoint: &Endpoint| endpoint.wait_closed(Duration::ZERO).is_none();
-        let Some(endpoint) = endpoint.filter(lasts) else {
+        let is_open = |endpoint: &Endpoint| endpoint.wait_closed(Duration::ZERO).is_none();
+        let Some(endpoint) = endpoint.filter(is_open) else {
             return Some(connected);
         };
         if let Err(error) = endpoint.attach(connected) {
-            tracing::debug!(?endpoint, %error, "a connection is of no use");
+            tracing::debug!(peer = %endpoint.peer(), %error, "cannot attach a connection");
         }
         None
     }
 
-    /// On the worker on which the last connection to a peer has ended: dials it again there, by the way
-    /// that worked. Waking the mesh's thread, and then the worker again, takes 70 us.
-    fn lost(self: &Arc<Self>, endpoint: &Endpoint, event: HubEvent, mail: &MailboxSender<Told>) {
-        let peer = endpoint.peer();
-        let Some(dial) = self.redials.lost(peer) else {
-            return mail.send(Told::Event(event));
+    /// Redials a peer on the worker on which its last connection has ended, at the address that was in
+    /// use. Waking the mesh's thread, and then the worker again, takes 70 us.
+    fn lost(
+        self: &Arc<Self>,
+        endpoint: &Endpoint,
+        event: HubEvent,
+        mailbox: &MailboxSender<HubCommand>,
+    ) {
+        let Some(dial) = self.redials.lost(endpoint.peer()) else {
+            return mailbox.send(HubCommand::Event(event));
         };
-        // Before anything can be heard of the dial.
-        mail.send(Told::Lost(event, dial));
-        let addresses = self.ways.get(&peer);
-        let is_dialed = addresses
-            .and_then(|addresses| addresses.get(dial.way))
-            .is_some_and(|address| {
-                let done = self.when_dialed(dial, mail.clone());
-                endpoint.redial(&self.dialers, address, done)
-            });
-        if !is_dialed {
-            mail.send(Told::Undialed(dial));
+        // Sent before the dial begins, so that the mesh receives this before the outcome.
+        mailbox.send(HubCommand::DownAndRedialing(event, dial));
+        let is_dialing = self.address(dial).is_some_and(|address| {
+            let done = self.when_dialed(dial, mailbox.clone());
+            endpoint.redial(&self.dialers, address, done)
+        });
+        if !is_dialing {
+            mailbox.send(HubCommand::RedialFailed(dial));
         }
     }
 
-    /// What becomes of a dial that has ended: the first that answers is brought in on its worker, so
-    /// that no other thread has to be woken; else the mesh decides.
+    /// The callback for the outcome of a dial. The first answer is attached on its worker, so that no
+    /// other thread has to be woken; the mesh decides about the others.
     pub(crate) fn when_dialed(
         self: &Arc<Self>,
         dial: Dial,
-        mail: MailboxSender<Told>,
+        mailbox: MailboxSender<HubCommand>,
     ) -> impl FnOnce(Result<Connected, DialError>) + Send + use<> {
         let peers = Arc::downgrade(self);
         move |result| match (result, peers.upgrade()) {
-            (Ok(connected), Some(peers)) if peers.redials.answered(dial.peer) => {
-                mail.send(Told::Answered(dial));
+            (Ok(connected), Some(peers)) if peers.redials.take_first_answer(dial.peer) => {
+                mailbox.send(HubCommand::AnsweredAndAttached(dial));
                 if let Some(connected) = peers.attach(connected) {
-                    tracing::debug!(peer = %connected.peer(), "a connection comes to nobody");
+                    let peer = connected.peer();
+                    tracing::debug!(%peer, "closed a connection: the peer has no endpoint");
                 }
             }
-            (result, _) => mail.send(Told::Dialed(dial, result)),
+            (result, _) => mailbox.send(HubCommand::Dialed(dial, result)),
         }
     }
 
@@ -138,7 +147,7 @@ impl Peers {
         self.lock().values().cloned().collect()
     }
 
-    /// The map is whole at each step, whoever panicked while holding it.
+    /// Each operation leaves the map valid, so a poisoned lock is usable.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Endpoint>> {
         self.endpoints
             .lock()

@@ -1,10 +1,10 @@
-//! What a hub does at the end of an endpoint, and at its own.
+//! What a hub does when an endpoint ends, and when the hub is closed.
 
 use std::time::Duration;
 
 use selvedge_hub::{CloseReason, Endpoint, Event, Hub, Identity, Inbox, Incoming, LaneId};
 
-/// Far longer than anything here takes; only a bug waits for it.
+/// Far longer than anything here takes; only a bug makes a test wait that long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn identity() -> Identity {
@@ -17,10 +17,10 @@ fn dialing(own: &Identity, peer: &Identity, at: &str) -> Hub {
 }
 
 #[test]
-fn a_peer_that_breaks_off_does_not_keep_a_closing_hub_from_delivering_to_others() {
+fn an_aborted_endpoint_does_not_keep_a_closing_hub_from_delivering_to_others() {
     let own = identity();
     let mut peers = [identity(), identity()];
-    // The one that is looked at first is the one that ends badly.
+    // The endpoint that the hub waits for first is the one that is aborted.
     peers.sort_by_key(|it| *it.node_id().as_bytes());
     let mut builder = Hub::builder(own.clone())
         .listen("tcp://127.0.0.1:0")
@@ -36,7 +36,7 @@ fn a_peer_that_breaks_off_does_not_keep_a_closing_hub_from_delivering_to_others(
         let sent = good.send(LaneId::FIRST, vec![n; 1 << 20].into());
         sent.expect("there is room");
     }
-    bad.send(LaneId::FIRST, "never heard".into()).unwrap();
+    bad.send(LaneId::FIRST, "never delivered".into()).unwrap();
     hub.wind_down();
     bad.abort();
     assert_eq!(bad.wait_closed(PATIENCE), Some(CloseReason::Aborted));
@@ -53,7 +53,7 @@ fn a_peer_that_breaks_off_does_not_keep_a_closing_hub_from_delivering_to_others(
     reading.join().expect("all arrived");
 }
 
-/// Answers each message with the same.
+/// Answers each message with the same payload.
 struct Echo(Endpoint);
 
 impl Inbox for Echo {
@@ -68,25 +68,25 @@ impl Inbox for Echo {
 }
 
 #[test]
-fn a_hub_whose_events_nobody_takes_keeps_none() {
+fn a_hub_without_events_keeps_none() {
     let host = identity();
     let hub = Hub::builder(host.clone())
         .guests(1)
         .without_events()
-        .receive(|endpoint| Box::new(Echo(endpoint.clone())))
+        .inbox(|endpoint| Box::new(Echo(endpoint.clone())))
         .listen("tcp://127.0.0.1:0")
         .expect("an address");
     let hub = hub.start().expect("a hub");
     let at = hub.addresses()[0].to_string();
-    // The second is let in when the end of the first has been told.
+    // The second guest is admitted once the mesh has processed the end of the first.
     for text in ["first", "second"] {
         let guest = dialing(&identity(), &host, &at);
         let to_host = guest.endpoint(host.node_id()).expect("a peer");
         to_host
             .send(LaneId::FIRST, text.into())
             .expect("it is open");
-        let heard = to_host.recv_timeout(PATIENCE).expect("the echo");
-        assert_eq!(heard.payload, text);
+        let echo = to_host.recv_timeout(PATIENCE).expect("the echo");
+        assert_eq!(echo.payload, text);
         assert!(guest.close(PATIENCE), "the echo acknowledges");
     }
     assert!(hub.events().is_empty());

@@ -1,4 +1,4 @@
-//! Hubs keep their peers connected, over whatever is left.
+//! Hubs keep their peers connected over every address and transport that works.
 
 use std::net::UdpSocket;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use selvedge_hub::{
     SessionConfig,
 };
 
-/// Far longer than anything here takes; only a bug waits for it.
+/// Far longer than anything here takes; only a bug makes a test wait that long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn identity() -> Identity {
@@ -29,8 +29,8 @@ fn wait_for(hub: &Hub, mut wanted: impl FnMut(&HubEvent) -> bool) {
     ) {}
 }
 
-/// The endpoint of a peer that ends in order.
-fn left(hub: &Hub) -> Endpoint {
+/// The endpoint of the next peer that leaves.
+fn endpoint_that_left(hub: &Hub) -> Endpoint {
     let mut found = None;
     wait_for(hub, |event| {
         if let HubEvent::Left { endpoint, .. } = event {
@@ -41,18 +41,18 @@ fn left(hub: &Hub) -> Endpoint {
     found.expect("it was found")
 }
 
-fn say(endpoint: &Endpoint, text: &str) {
+fn send(endpoint: &Endpoint, text: &str) {
     endpoint
         .send(LaneId::FIRST, text.as_bytes().to_vec().into())
         .expect("the endpoint is open");
 }
 
-fn hear(endpoint: &Endpoint) -> String {
+fn receive(endpoint: &Endpoint) -> String {
     let message = endpoint.recv_timeout(PATIENCE).expect("a message");
     String::from_utf8(message.payload.to_vec()).expect("text")
 }
 
-/// A hub that listens on the schemes and waits for one peer; and its addresses.
+/// A hub that listens on the schemes and expects one peer to dial; and its addresses.
 fn listening(own: &Identity, peer: &Identity, schemes: &[&str]) -> (Hub, Vec<String>) {
     let mut builder = Hub::builder(own.clone())
         .peer(peer.node_id(), &[])
@@ -75,27 +75,27 @@ fn dialing(own: &Identity, peer: &Identity, addresses: &[&str]) -> Hub {
 }
 
 #[test]
-fn two_nodes_talk_both_ways_over_each_transport() {
+fn two_nodes_exchange_messages_over_each_transport() {
     for scheme in ["quic", "tcp", "tcp+plain", "udp", "udp+plain"] {
         let (a, b) = (identity(), identity());
         let (hub_b, at) = listening(&b, &a, &[scheme]);
         let hub_a = dialing(&a, &b, &[&at[0]]);
         let to_b = hub_a.endpoint(b.node_id()).unwrap();
         let to_a = hub_b.endpoint(a.node_id()).unwrap();
-        say(&to_b, "ping");
-        assert_eq!(hear(&to_a), "ping");
-        say(&to_a, "pong");
-        assert_eq!(hear(&to_b), "pong");
+        send(&to_b, "ping");
+        assert_eq!(receive(&to_a), "ping");
+        send(&to_a, "pong");
+        assert_eq!(receive(&to_b), "pong");
     }
 }
 
 #[test]
-fn an_address_that_is_dead_does_not_keep_the_next_one_from_answering() {
+fn an_address_that_does_not_answer_does_not_prevent_the_next() {
     let (a, b) = (identity(), identity());
     let (hub_b, at) = listening(&b, &a, &["tcp"]);
     let hub_a = dialing(&a, &b, &["quic://127.0.0.1:1", &at[0]]);
-    say(&hub_a.endpoint(b.node_id()).unwrap(), "over tcp");
-    assert_eq!(hear(&hub_b.endpoint(a.node_id()).unwrap()), "over tcp");
+    send(&hub_a.endpoint(b.node_id()).unwrap(), "over tcp");
+    assert_eq!(receive(&hub_b.endpoint(a.node_id()).unwrap()), "over tcp");
 }
 
 #[test]
@@ -106,26 +106,26 @@ fn a_peer_is_found_by_the_name_of_its_host() {
         let named = at[0].replace("127.0.0.1", "localhost");
         assert_ne!(named, at[0]);
         let hub_a = dialing(&a, &b, &[&named]);
-        say(&hub_a.endpoint(b.node_id()).unwrap(), "by name");
-        assert_eq!(hear(&hub_b.endpoint(a.node_id()).unwrap()), "by name");
+        send(&hub_a.endpoint(b.node_id()).unwrap(), "by name");
+        assert_eq!(receive(&hub_b.endpoint(a.node_id()).unwrap()), "by name");
     }
 }
 
 #[test]
-fn what_is_sent_waits_for_a_peer_that_comes_later() {
+fn messages_wait_for_a_peer_that_starts_later() {
     let (a, b) = (identity(), identity());
     let (probe, at) = listening(&b, &a, &["tcp"]);
     drop(probe);
     let hub_a = dialing(&a, &b, &[&at[0]]);
-    say(&hub_a.endpoint(b.node_id()).unwrap(), "patience");
-    // The port is free again only once the first hub's worker is gone: dropping waits for that.
+    send(&hub_a.endpoint(b.node_id()).unwrap(), "patience");
+    // The port is free, since dropping the first hub has joined its worker.
     let hub_b = Hub::builder(b)
         .listen(&at[0])
         .unwrap()
         .peer(a.node_id(), &[])
         .unwrap();
     let hub_b = hub_b.start().expect("the port is free");
-    assert_eq!(hear(&hub_b.endpoint(a.node_id()).unwrap()), "patience");
+    assert_eq!(receive(&hub_b.endpoint(a.node_id()).unwrap()), "patience");
 }
 
 #[test]
@@ -133,44 +133,44 @@ fn a_peer_that_left_and_came_back_is_reached_again() {
     let (a, b) = (identity(), identity());
     let (hub_b, at) = listening(&b, &a, &["tcp"]);
     let hub_a = dialing(&a, &b, &[&at[0]]);
-    say(&hub_a.endpoint(b.node_id()).unwrap(), "one");
-    assert_eq!(hear(&hub_b.endpoint(a.node_id()).unwrap()), "one");
-    // Dropped without waiting: its process may or may not get to say goodbye.
+    send(&hub_a.endpoint(b.node_id()).unwrap(), "one");
+    assert_eq!(receive(&hub_b.endpoint(a.node_id()).unwrap()), "one");
+    // Dropped without waiting: the peer may or may not receive the close.
     drop(hub_b);
     wait_for(&hub_a, |event| {
         matches!(event, HubEvent::Down { .. } | HubEvent::Left { .. })
     });
-    say(&hub_a.endpoint(b.node_id()).unwrap(), "two");
+    send(&hub_a.endpoint(b.node_id()).unwrap(), "two");
     let hub_b = Hub::builder(b)
         .listen(&at[0])
         .unwrap()
         .peer(a.node_id(), &[])
         .unwrap();
     let hub_b = hub_b.start().expect("the port is free");
-    assert_eq!(hear(&hub_b.endpoint(a.node_id()).unwrap()), "two");
+    assert_eq!(receive(&hub_b.endpoint(a.node_id()).unwrap()), "two");
 }
 
 #[test]
-fn an_endpoint_that_was_closed_in_order_is_followed_by_a_new_one() {
+fn an_endpoint_that_was_closed_in_order_is_replaced_by_a_new_one() {
     let (a, b) = (identity(), identity());
     let (hub_b, at) = listening(&b, &a, &["tcp"]);
     let hub_a = dialing(&a, &b, &[&at[0]]);
     let to_a = hub_b.endpoint(a.node_id()).unwrap();
-    say(&to_a, "last words");
+    send(&to_a, "last words");
     to_a.close();
     let to_b = hub_a.endpoint(b.node_id()).unwrap();
-    assert_eq!(hear(&to_b), "last words");
+    assert_eq!(receive(&to_b), "last words");
     for hub in [&hub_a, &hub_b] {
         wait_for(hub, |event| matches!(event, HubEvent::Left { .. }));
     }
-    say(&hub_a.endpoint(b.node_id()).unwrap(), "a new beginning");
+    send(&hub_a.endpoint(b.node_id()).unwrap(), "a new beginning");
     assert_eq!(
-        hear(&hub_b.endpoint(a.node_id()).unwrap()),
+        receive(&hub_b.endpoint(a.node_id()).unwrap()),
         "a new beginning"
     );
 }
 
-/// Answers each message with the same.
+/// Answers each message with the same payload.
 struct Echo(Endpoint);
 
 impl Inbox for Echo {
@@ -186,11 +186,11 @@ impl Inbox for Echo {
 }
 
 #[test]
-fn a_guest_is_let_in_while_there_is_room_and_an_inbox_hears_it() {
+fn a_guest_is_admitted_while_there_is_room_and_an_inbox_gets_its_messages() {
     let host = identity();
     let hub = Hub::builder(host.clone())
         .guests(1)
-        .receive(|endpoint| Box::new(Echo(endpoint.clone())))
+        .inbox(|endpoint| Box::new(Echo(endpoint.clone())))
         .listen("tcp://127.0.0.1:0")
         .expect("an address");
     let hub = hub.start().expect("a hub");
@@ -200,9 +200,9 @@ fn a_guest_is_let_in_while_there_is_room_and_an_inbox_hears_it() {
         dialing(&identity(), &host, &[&at]),
     );
     for guest in [&first, &second] {
-        say(&guest.endpoint(host.node_id()).expect("a peer"), "hello");
+        send(&guest.endpoint(host.node_id()).expect("a peer"), "hello");
     }
-    // Whoever came first is answered; the other one only when the first has left.
+    // The first to arrive is answered; the other one only after the first has left.
     let answered = |hub: &Hub| {
         let endpoint = hub.endpoint(host.node_id()).expect("a peer");
         endpoint.recv_timeout(Duration::from_secs(1)).is_ok()
@@ -214,7 +214,7 @@ fn a_guest_is_let_in_while_there_is_room_and_an_inbox_hears_it() {
     };
     assert!(inside.close(PATIENCE), "the echo acknowledges");
     assert_eq!(
-        hear(&outside.endpoint(host.node_id()).expect("a peer")),
+        receive(&outside.endpoint(host.node_id()).expect("a peer")),
         "hello"
     );
 }
@@ -229,7 +229,7 @@ fn n17_closing_with_ten_mebibytes_queued_delivers_them_all() {
         for n in 0..10_u8 {
             to_b.send(LaneId::FIRST, vec![n; 1 << 20].into()).unwrap();
         }
-        // The peer takes them while this side closes, as it would.
+        // The peer reads while this side closes.
         let reading = std::thread::spawn(move || {
             let to_a = hub_b.endpoint(a.node_id()).unwrap();
             for n in 0..10_u8 {
@@ -239,64 +239,35 @@ fn n17_closing_with_ten_mebibytes_queued_delivers_them_all() {
             hub_b
         });
         assert!(hub_a.close(PATIENCE), "{scheme}");
-        left(&reading.join().expect("all arrived"));
+        endpoint_that_left(&reading.join().expect("all arrived"));
     }
 }
 
 #[test]
-fn n6_of_two_processes_with_one_key_the_newest_is_heard() {
+fn n6_of_two_processes_with_one_key_the_newest_is_connected() {
     let (server, twin) = (identity(), identity());
     let (hub, at) = listening(&server, &twin, &["tcp"]);
     let first = dialing(&twin, &server, &[&at[0]]);
-    say(&first.endpoint(server.node_id()).unwrap(), "from the first");
-    let heard = hub.endpoint(twin.node_id()).unwrap();
-    assert_eq!(hear(&heard), "from the first");
+    send(&first.endpoint(server.node_id()).unwrap(), "from the first");
+    let endpoint = hub.endpoint(twin.node_id()).unwrap();
+    assert_eq!(receive(&endpoint), "from the first");
     let second = dialing(&twin, &server, &[&at[0]]);
-    say(
+    send(
         &second.endpoint(server.node_id()).unwrap(),
         "from the second",
     );
-    assert_eq!(hear(&heard), "from the second");
+    assert_eq!(receive(&endpoint), "from the second");
     wait_for(&hub, |event| matches!(event, HubEvent::Restarted { .. }));
-    // The first is turned away from then on, and does not take the place back.
-    let unheard = first.endpoint(server.node_id()).unwrap();
-    say(&unheard, "from the first again");
+    // The first process is refused from now on, and does not replace the second.
+    let refused = first.endpoint(server.node_id()).unwrap();
+    send(&refused, "from the first again");
     for n in 0..20 {
-        say(&second.endpoint(server.node_id()).unwrap(), &n.to_string());
-        assert_eq!(hear(&heard), n.to_string());
+        send(&second.endpoint(server.node_id()).unwrap(), &n.to_string());
+        assert_eq!(receive(&endpoint), n.to_string());
     }
 }
 
-#[test]
-fn n5_two_nodes_that_dial_at_once_keep_one_connection() {
-    let (a, b) = (identity(), identity());
-    let (probe_a, at_a) = listening(&a, &b, &["tcp"]);
-    let (probe_b, at_b) = listening(&b, &a, &["tcp"]);
-    drop((probe_a, probe_b));
-    let start = |own: &Identity, peer: &Identity, listen: &str, reach: &str| {
-        let builder = Hub::builder(own.clone())
-            .listen(listen)
-            .expect("an address");
-        let builder = builder.peer(peer.node_id(), &[reach]).expect("a peer");
-        builder.start().expect("a hub")
-    };
-    let hub_a = start(&a, &b, &at_a[0], &at_b[0]);
-    let hub_b = start(&b, &a, &at_b[0], &at_a[0]);
-    let (to_b, to_a) = (
-        hub_a.endpoint(b.node_id()).unwrap(),
-        hub_b.endpoint(a.node_id()).unwrap(),
-    );
-    for n in 0..500 {
-        say(&to_b, &n.to_string());
-        say(&to_a, &n.to_string());
-    }
-    for n in 0..500 {
-        assert_eq!(hear(&to_a), n.to_string());
-        assert_eq!(hear(&to_b), n.to_string());
-    }
-}
-
-/// Passes datagrams on in both directions until it is cut: then it is a black hole.
+/// Forwards datagrams in both directions, and drops all of them once it is cut.
 fn relay(to: &str) -> (String, Arc<AtomicBool>, Arc<AtomicBool>) {
     let outside = UdpSocket::bind("127.0.0.1:0").expect("a port");
     let address = outside.local_addr().expect("an address").to_string();
@@ -332,7 +303,7 @@ fn relay(to: &str) -> (String, Arc<AtomicBool>, Arc<AtomicBool>) {
 }
 
 #[test]
-fn when_udp_is_cut_the_messages_go_on_over_tcp() {
+fn when_udp_is_cut_the_messages_continue_over_tcp() {
     let (a, b) = (identity(), identity());
     let (hub_b, at) = listening(&b, &a, &["quic", "tcp"]);
     let (through, cut, stop) = relay(at[0].strip_prefix("quic://").unwrap());
@@ -342,21 +313,21 @@ fn when_udp_is_cut_the_messages_go_on_over_tcp() {
         hub_b.endpoint(a.node_id()).unwrap(),
     );
     for n in 0..100 {
-        say(&to_b, &n.to_string());
-        assert_eq!(hear(&to_a), n.to_string());
+        send(&to_b, &n.to_string());
+        assert_eq!(receive(&to_a), n.to_string());
     }
     wait_for(&hub_a, |event| matches!(event, HubEvent::Up { .. }));
     let scheme = |endpoint: &Endpoint| endpoint.transport().expect("it is up").scheme;
     assert_eq!(scheme(&to_b), "quic");
     cut.store(true, Ordering::Relaxed);
     for n in 100..200 {
-        say(&to_b, &n.to_string());
+        send(&to_b, &n.to_string());
     }
     wait_for(&hub_a, |event| matches!(event, HubEvent::Down { .. }));
     wait_for(&hub_a, |event| matches!(event, HubEvent::Up { .. }));
     assert_eq!(scheme(&to_b), "tcp");
     for n in 100..200 {
-        assert_eq!(hear(&to_a), n.to_string());
+        assert_eq!(receive(&to_a), n.to_string());
     }
     stop.store(true, Ordering::Relaxed);
 }
@@ -401,16 +372,16 @@ fn best_effort_and_reliable_lanes_go_over_udp() {
     wait_for(&hub_a, |event| matches!(event, HubEvent::Up { .. }));
     let to_b = hub_a.endpoint(b.node_id()).expect("a peer");
     let to_a = hub_b.endpoint(a.node_id()).expect("a peer");
-    say(&to_b, "exactly once");
-    assert_eq!(hear(&to_a), "exactly once");
+    send(&to_b, "exactly once");
+    assert_eq!(receive(&to_a), "exactly once");
     let best_effort = LaneId::new(1).expect("a lane");
     to_b.try_send(best_effort, "fire and forget".into())
         .expect("room");
-    assert_eq!(hear(&to_a), "fire and forget");
+    assert_eq!(receive(&to_a), "fire and forget");
 }
 
 #[test]
-fn a_redundant_lane_has_two_ways_and_does_not_notice_the_end_of_either() {
+fn a_redundant_lane_uses_two_paths_and_survives_the_end_of_either() {
     let (a, b) = (identity(), identity());
     let lane = LaneConfig {
         redundant: true,
@@ -447,44 +418,44 @@ fn a_redundant_lane_has_two_ways_and_does_not_notice_the_end_of_either() {
     let to_b = hub_a.endpoint(b.node_id()).expect("a peer");
     let to_a = hub_b.endpoint(a.node_id()).expect("a peer");
     let mut sent = 0;
-    let mut talk = || {
+    let mut exchange = || {
         for _ in 0..100 {
-            say(&to_b, &sent.to_string());
-            assert_eq!(hear(&to_a), sent.to_string());
+            send(&to_b, &sent.to_string());
+            assert_eq!(receive(&to_a), sent.to_string());
             sent += 1;
         }
     };
     let both = |wanted| {
         wait_for(&hub_a, |event| {
             assert!(!matches!(event, HubEvent::Down { .. }), "{event:?}");
-            matches!(event, HubEvent::Redundant { is_there, .. } if *is_there == wanted)
+            matches!(event, HubEvent::Redundant { is_attached, .. } if *is_attached == wanted)
         });
     };
     both(true);
-    talk();
+    exchange();
     tcp.kill();
-    talk();
+    exchange();
     both(false);
     both(true);
     quic.set(Conditions {
         cut: true,
         ..Conditions::default()
     });
-    talk();
+    exchange();
     both(false);
-    talk();
+    exchange();
 }
 
-/// Holds the worker that asks for its schemes, from the moment on when it is armed.
+/// Blocks the worker that reads its schemes, once it is armed.
 #[derive(Debug)]
-struct Holding {
+struct BlockingDialer {
     inner: TcpDialer,
     is_armed: AtomicBool,
     held: Sender<()>,
     gate: Receiver<()>,
 }
 
-impl Dialer for Holding {
+impl Dialer for BlockingDialer {
     fn schemes(&self) -> &[&'static str] {
         let name = std::thread::current().name().map(str::to_owned);
         let is_worker = name.is_some_and(|name| name.starts_with("selvedge-worker"));
@@ -501,14 +472,14 @@ impl Dialer for Holding {
 }
 
 #[test]
-fn whoever_drops_a_hub_waits_for_its_workers_even_if_one_dials_again() {
+fn dropping_a_hub_waits_for_its_workers_even_if_one_is_redialing() {
     let (a, b) = (identity(), identity());
     let (hub_b, at) = listening(&b, &a, &["tcp"]);
     let target = hub_b.addresses()[0].as_socket().unwrap();
     let proxy = Proxy::tcp(target, Conditions::default()).unwrap();
     let (held, is_held) = bounded(1);
     let (open, gate) = bounded(1);
-    let dialer = Arc::new(Holding {
+    let dialer = Arc::new(BlockingDialer {
         inner: TcpDialer::new(a.clone()),
         is_armed: AtomicBool::new(false),
         held,
@@ -523,10 +494,10 @@ fn whoever_drops_a_hub_waits_for_its_workers_even_if_one_dials_again() {
     proxy.kill();
     is_held.recv_timeout(PATIENCE).unwrap();
     let dropping = std::thread::spawn(move || drop(hub_a));
-    // It has time to end, and must not.
+    // The drop has time to return, and must not.
     let begin = Instant::now();
     while begin.elapsed() < Duration::from_millis(100) {
-        assert!(!dropping.is_finished(), "a worker is at work still");
+        assert!(!dropping.is_finished(), "a worker is still busy");
         std::thread::yield_now();
     }
     open.send(()).unwrap();

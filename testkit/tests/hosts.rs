@@ -68,7 +68,7 @@ fn child() {
         builder = builder.listen(address).expect("an address");
     }
     if role == "receive" {
-        builder = builder.receive(|_: &Endpoint| Box::new(Print));
+        builder = builder.inbox(|_: &Endpoint| Box::new(Print));
     }
     let hub = builder.start().expect("a hub");
     let events = hub.events().clone();

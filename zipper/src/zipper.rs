@@ -159,7 +159,7 @@ impl Zipper {
             .guests(options.clients_max)
             // Doors hear of all that happens.
             .without_events()
-            .receive(move |endpoint: &Endpoint| Box::new(doors.open_door(endpoint)));
+            .inbox(move |endpoint: &Endpoint| Box::new(doors.open_door(endpoint)));
         for dialer in options.dialers {
             builder = builder.dialer(dialer);
         }

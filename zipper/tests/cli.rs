@@ -167,7 +167,7 @@ fn a_neighbour_or_zipper_with_another_key_than_expected_is_named() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("it starts");
-    let expected = format!("cannot be reached; it is dialed again peer={key} address={at}");
+    let expected = format!("cannot connect; retrying peer={key} address={at}");
     wait_for_log(&mut KillOnDrop(serve).0, &expected);
     let source = ["source", "-z", at, "--tag", "0x10", "--node", &key];
     let output = run(&[&source[..], &["--timeout", "1"]].concat());

@@ -36,7 +36,10 @@ fn the_endpoint_is_pure() {
             .iter()
             .filter(|source| source.path.starts_with("endpoint/src/"))
     };
-    assert!(endpoint().count() > 0, "endpoint/src has moved: correct the path");
+    assert!(
+        endpoint().count() > 0,
+        "endpoint/src has moved: correct the path"
+    );
     let violations: Vec<_> = endpoint().flat_map(impurities).collect();
     expect_none(
         &violations,

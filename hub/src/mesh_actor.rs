@@ -1,0 +1,289 @@
+//! The thread of the mesh: carries out its dials, attaches the connections, reports the events.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use selvedge_driver::{Actor, Connected, DialError, Driver, Endpoint, MailboxSender, Next};
+
+use crate::builder::OnEvent;
+use crate::dial_error_log::DialErrorLog;
+use crate::event::HubEvent;
+use crate::guests::Guests;
+use crate::mesh::{Dial, Mesh};
+use crate::peers::Peers;
+
+/// A command to the mesh's thread.
+#[derive(Debug)]
+pub(crate) enum HubCommand {
+    /// All endpoints and listeners exist: begin to dial.
+    Start,
+    /// A listener has accepted a connection that no endpoint took.
+    Accepted(Connected),
+    /// A dial has ended, and its connection is not attached.
+    Dialed(Dial, Result<Connected, DialError>),
+    /// A dial was answered, and the worker has attached the connection.
+    AnsweredAndAttached(Dial),
+    /// The peer is down, and a worker is about to redial it.
+    DownAndRedialing(HubEvent, Dial),
+    /// The worker could not begin that redial.
+    RedialFailed(Dial),
+    Event(HubEvent),
+    /// Close all endpoints; make no new ones for those that end.
+    Close,
+    Stop,
+}
+
+pub(crate) struct MeshActor {
+    pub(crate) driver: Arc<Driver>,
+    pub(crate) mailbox: MailboxSender<HubCommand>,
+    pub(crate) mesh: Mesh,
+    pub(crate) guests: Guests,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) on_event: OnEvent,
+    pub(crate) random: fastrand::Rng,
+    pub(crate) is_closing: bool,
+    pub(crate) dial_errors: DialErrorLog,
+}
+
+impl Actor for MeshActor {
+    type Command = HubCommand;
+
+    fn handle(&mut self, now: Instant, command: Option<HubCommand>) -> Next {
+        match command {
+            Some(HubCommand::Start) => {
+                for (peer, addresses) in &self.peers.addresses {
+                    self.mesh.add(now, *peer, addresses.len());
+                }
+            }
+            Some(HubCommand::Close) => {
+                self.is_closing = true;
+                // This includes an endpoint made while the user's thread closed the others.
+                self.peers.all().iter().for_each(Endpoint::close);
+            }
+            Some(HubCommand::Stop) => return Next::End,
+            Some(HubCommand::Accepted(connected)) => self.accept(now, connected),
+            Some(HubCommand::Dialed(dial, Ok(connected))) => self.connected(now, dial, connected),
+            Some(HubCommand::Dialed(dial, Err(error))) => {
+                self.log_dial_error(dial, &error);
+                self.mesh.dial_failed(now, dial, self.random.f64());
+            }
+            Some(HubCommand::AnsweredAndAttached(dial)) => {
+                self.peers.redials.take_first_answer(dial.peer);
+                self.mesh.answered(now, dial);
+            }
+            Some(HubCommand::DownAndRedialing(event, dial)) => {
+                self.report(now, event);
+                self.mesh.redialing(now, dial);
+            }
+            Some(HubCommand::RedialFailed(dial)) => {
+                self.mesh.dial_failed(now, dial, self.random.f64());
+            }
+            Some(HubCommand::Event(event)) => self.report(now, event),
+            None => {}
+        }
+        while let Some(dial) = self.mesh.poll_dial(now) {
+            self.dial(dial);
+        }
+        while let Some(guest) = self.guests.poll_expired(now) {
+            if let Some(endpoint) = self.peers.remove(guest) {
+                tracing::info!(peer = %guest, "forgot a guest that was disconnected for too long");
+                endpoint.abort();
+            }
+        }
+        let dials = self.mesh.poll_timeout().into_iter();
+        let next = dials.chain(self.guests.poll_timeout()).min();
+        next.map_or(Next::Command, Next::At)
+    }
+}
+
+impl MeshActor {
+    fn accept(&mut self, now: Instant, connected: Connected) {
+        let peer = connected.peer();
+        let is_known = self.peers.addresses.contains_key(&peer) || self.guests.is_guest(&peer);
+        if !is_known && self.is_closing {
+            return;
+        }
+        if !is_known {
+            if !self.guests.admit(now, peer) {
+                tracing::warn!(%peer, "refused a guest: the hub has its maximum of guests");
+                return;
+            }
+            if let Err(error) = self.peers.make(&self.driver, peer, self.mailbox.clone()) {
+                tracing::error!(%peer, %error, "cannot make an endpoint");
+                self.guests.remove(&peer);
+                return;
+            }
+        }
+        self.attach(connected);
+    }
+
+    fn connected(&mut self, now: Instant, dial: Dial, connected: Connected) {
+        if self.mesh.answered(now, dial) {
+            self.attach(connected);
+        } else {
+            let address = self.peers.address(dial).map(tracing::field::display);
+            tracing::debug!(peer = %dial.peer, address, "closed a connection: a better one is in use");
+        }
+    }
+
+    /// Logs a failed dial as a warning if the reason is new, so that an operator finds the reason, and
+    /// finds it once.
+    fn log_dial_error(&mut self, dial: Dial, error: &DialError) {
+        let peer = dial.peer;
+        let Some(address) = self.peers.address(dial) else {
+            return;
+        };
+        if !self.is_closing && self.dial_errors.is_new(dial, &error.to_string()) {
+            tracing::warn!(%peer, %address, %error, "cannot connect; retrying");
+        } else {
+            tracing::debug!(%peer, %address, %error, "a dial failed");
+        }
+    }
+
+    fn attach(&self, connected: Connected) {
+        if let Some(connected) = self.peers.attach(connected) {
+            tracing::debug!(peer = %connected.peer(), "closed a connection: the peer has no endpoint");
+        }
+    }
+
+    fn dial(&self, dial: Dial) {
+        let Some(address) = self.peers.address(dial) else {
+            return;
+        };
+        if self.mesh.is_dialing(&dial.peer) {
+            self.peers.redials.use_first_answer(dial.peer);
+        }
+        let done = self.peers.when_dialed(dial, self.mailbox.clone());
+        self.driver
+            .dial(&self.peers.dialers, address, Some(dial.peer), done);
+    }
+
+    /// Applies an event to the mesh and the guests, and passes it to the user.
+    fn report(&mut self, now: Instant, event: HubEvent) {
+        match &event {
+            HubEvent::Up { peer } | HubEvent::Moved { peer } => {
+                self.dial_errors.forget(*peer);
+                self.mesh.up(now, *peer);
+                let address = self.mesh.address_in_use(peer);
+                self.peers.redials.up(*peer, address);
+                self.guests.up(*peer);
+            }
+            HubEvent::Down { peer, .. } => {
+                self.mesh.down(now, *peer);
+                self.guests.down(now, *peer);
+            }
+            HubEvent::Refused { peer, .. } => self.mesh.refused(now, *peer, self.random.f64()),
+            HubEvent::Left { endpoint, .. } => self.closed(now, endpoint),
+            HubEvent::Redundant { peer, is_attached } => {
+                self.mesh.standby_changed(now, *peer, *is_attached);
+            }
+            HubEvent::Restarted { .. } => {}
+        }
+        tracing::debug!(%event);
+        (self.on_event)(event);
+    }
+
+    /// An endpoint has ended: replaces that of a wanted peer, and forgets a guest.
+    fn closed(&mut self, now: Instant, endpoint: &Endpoint) {
+        let peer = endpoint.peer();
+        if self.peers.endpoint(peer).is_some_and(|it| it != *endpoint) {
+            // A guest that was forgotten has returned already, with a new endpoint.
+            return;
+        }
+        self.peers.redials.forget(&peer);
+        if self.is_closing {
+            self.mesh.remove(&peer);
+        } else if self.peers.addresses.contains_key(&peer) {
+            if let Err(error) = self.peers.make(&self.driver, peer, self.mailbox.clone()) {
+                tracing::error!(%peer, %error, "cannot make a new endpoint");
+            }
+            self.mesh.closed(now, peer, self.random.f64());
+        } else if self.guests.is_guest(&peer) {
+            self.guests.remove(&peer);
+            self.peers.remove(peer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Mutex;
+
+    use selvedge_driver::{NodeId, SessionConfig, Simulation};
+
+    use super::*;
+    use crate::fast_redial::FastRedials;
+
+    const GUEST: NodeId = NodeId::new([7; 32]);
+
+    /// Provides a mailbox, and ignores every command.
+    struct IdleActor;
+
+    impl Actor for IdleActor {
+        type Command = HubCommand;
+
+        fn handle(&mut self, _now: Instant, _command: Option<HubCommand>) -> Next {
+            Next::Command
+        }
+    }
+
+    /// The actor of a hub that accepts guests and wants no peer.
+    fn mesh_actor(driver: Arc<Driver>) -> MeshActor {
+        let mut mailbox = None;
+        let hosted = driver.host("test", |sender| {
+            mailbox = Some(sender);
+            IdleActor
+        });
+        hosted.expect("a simulation needs no thread");
+        let peers = Peers {
+            local: NodeId::new([1; 32]),
+            dialers: Arc::new([]),
+            addresses: BTreeMap::new(),
+            redials: FastRedials::default(),
+            session: SessionConfig::default(),
+            make_inbox: None,
+            endpoints: Mutex::default(),
+        };
+        MeshActor {
+            driver,
+            mailbox: mailbox.expect("it was made"),
+            mesh: Mesh::new(false),
+            guests: Guests::new(10),
+            peers: Arc::new(peers),
+            on_event: Box::new(drop),
+            random: fastrand::Rng::with_seed(1),
+            is_closing: false,
+            dial_errors: DialErrorLog::default(),
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_forgotten_guest_s_endpoint_leaves_its_new_endpoint_alone() {
+        let simulation = Simulation::new(1).unwrap();
+        let (mut actor, now) = (mesh_actor(simulation.driver()), simulation.now());
+        let mailbox = actor.mailbox.clone();
+        let admit = |actor: &mut MeshActor| {
+            assert!(actor.guests.admit(now, GUEST));
+            let made = actor.peers.make(&actor.driver, GUEST, mailbox.clone());
+            made.unwrap()
+        };
+        let old = admit(&mut actor);
+        actor.guests.remove(&GUEST);
+        actor.peers.remove(GUEST);
+        let new = admit(&mut actor);
+        let left = |endpoint| {
+            Some(HubCommand::Event(HubEvent::Left {
+                peer: GUEST,
+                reason: "test".into(),
+                endpoint,
+            }))
+        };
+        actor.handle(now, left(old));
+        assert_eq!(actor.peers.endpoint(GUEST), Some(new.clone()));
+        assert!(actor.guests.is_guest(&GUEST));
+        actor.handle(now, left(new));
+        assert_eq!(actor.peers.endpoint(GUEST), None);
+        assert!(!actor.guests.is_guest(&GUEST));
+    }
+}

@@ -2,14 +2,13 @@
 //! thread.
 
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use mio::{Events, Poll, Token, Waker};
 use selvedge_driver::{
-    Admission, DialTarget, End, Frame, FrameSink, FrameSource, Identity, Listener, Phase, Progress,
-    ReadBuffer, SendCapacity, Transport, Turn, bind, dialers,
+    Admission, DialTarget, End, Frame, FrameSink, FrameSource, Identity, Instant, Listener, Phase,
+    Progress, ReadBuffer, SendCapacity, Transport, Turn, bind, dialers,
 };
 
 use crate::Workload;

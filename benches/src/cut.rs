@@ -3,15 +3,15 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use mio::{Registry, Token};
 use selvedge_driver::{
     Address, Admission, Connected, DialError, DialTarget, Dialer, Dialers, Driver, DriverConfig,
-    End, Endpoint, Event, FrameSink, FrameSource, Identity, Inbox, Incoming, Info, LaneConfig,
-    LaneId, Listening, Phase, Progress, Reception, SessionConfig, Transport, Turn, bind, dialers,
+    End, Endpoint, Event, FrameSink, FrameSource, Identity, Inbox, Incoming, Info, Instant,
+    LaneConfig, LaneId, Listening, Phase, Progress, Reception, SessionConfig, Transport, Turn,
+    bind, dialers,
 };
 use selvedge_hub::{Hub, HubEvent};
 

@@ -1,11 +1,10 @@
 //! Messages in one direction through a Session, in the same bare loop as [frames](crate::frames): no
 //! driver and no user's thread, but everything that exactly-once delivery needs.
 
-use std::time::Instant;
-
 use bytes::Bytes;
 use selvedge_driver::{Frame, FrameSink, FrameSource, LaneId, Message, NodeId, Role, SendCapacity};
 use selvedge_endpoint::{AttachmentId, SendBuffer, SendError, Session, SessionConfig};
+use selvedge_transport::Instant;
 
 use crate::Workload;
 use crate::bare::{BareByTurns, BareOneWay, FrameCount, Traffic};

@@ -13,11 +13,11 @@ mod search;
 use std::cell::LazyCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use selvedge_hub::{
-    Address, Clock, Dialer, Driver, DriverConfig, Endpoint, FlushError, Hub, Identity,
+    Address, Clock, Dialer, Driver, DriverConfig, Endpoint, FlushError, Hub, Identity, Instant,
     MailboxSender, NodeId, SendError, SessionConfig,
 };
 

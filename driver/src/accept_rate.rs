@@ -1,7 +1,9 @@
 //! How fast a listener lets connections in. Pure: time is a parameter.
 
 use std::num::NonZeroU32;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use selvedge_transport::Instant;
 
 /// So much of the rate may come at once.
 const BURST: Duration = Duration::from_millis(100);

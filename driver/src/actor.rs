@@ -1,9 +1,9 @@
 //! A thread for a pure machine that decides slowly: a mesh, a registry.
 
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 use crossbeam_channel::{RecvTimeoutError, Sender, TrySendError, bounded};
+use selvedge_transport::Instant;
 
 use crate::error::DriverError;
 use crate::simulation::Machines;
@@ -77,7 +77,7 @@ impl<T: Send + 'static> ActorHandle<T> {
             loop {
                 let received = match next {
                     Next::End => return,
-                    Next::At(at) => mails.recv_deadline(at),
+                    Next::At(at) => mails.recv_deadline(at.into()),
                     Next::Command => mails.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 };
                 next = match received {

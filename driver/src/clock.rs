@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
+
+use selvedge_transport::Instant;
 
 /// The wall-clock time at which each simulation begins: 2026-01-01 00:00:00 UTC. It is fixed, so that
 /// equal seeds yield equal timestamps.

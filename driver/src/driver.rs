@@ -4,13 +4,12 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 use bytes::Bytes;
 use ring::rand::{SecureRandom, SystemRandom};
 use selvedge_endpoint::{SendBuffer, Session};
 use selvedge_transport::{
-    Address, DialError, DialTarget, Dialer, End, Info, Listener, NodeId, Transport,
+    Address, DialError, DialTarget, Dialer, End, Info, Instant, Listener, NodeId, Transport,
 };
 
 use crate::SessionConfig;

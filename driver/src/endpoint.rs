@@ -4,12 +4,12 @@ use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
 use selvedge_endpoint::{CloseReason, EndpointStats, Event, LaneId, Message, SendError};
-use selvedge_transport::{Address, DialError, DialTarget, Info, NodeId, Place};
+use selvedge_transport::{Address, DialError, DialTarget, Info, Instant, NodeId, Place};
 
 use crate::driver::{Connected, Dialers, dialer_for};
 use crate::error::{AttachError, FlushError, RecvError, TryRecvError};

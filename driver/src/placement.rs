@@ -9,7 +9,9 @@
 //!
 //! Loads change and measurements err, so an endpoint that was moved rests, longer each time.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use selvedge_transport::Instant;
 
 /// A worker under this share of its time has no need of help: what waits there waits little.
 pub(crate) const BUSY_MIN: f64 = 0.6;

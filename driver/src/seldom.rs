@@ -1,7 +1,9 @@
 //! What strangers can cause as often as they like is logged seldom, with its count. Pure: time is a
 //! parameter.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use selvedge_transport::Instant;
 
 const PERIOD: Duration = Duration::from_secs(1);
 

@@ -1,9 +1,10 @@
 //! A driver without threads, for tests: whoever holds it says how time passes.
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::Receiver;
+use selvedge_transport::Instant;
 
 use crate::actor::{Actor, Next};
 use crate::clock::Clock;

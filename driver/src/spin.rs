@@ -13,7 +13,9 @@
 //! poll). But who polls on a core that somebody else could use makes it worse: beside one endless
 //! loop on two cores, polling always made the slowest hundredth 8 to 17 times slower.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use selvedge_transport::Instant;
 
 /// More than this is never worth a core.
 pub(crate) const SPIN_MAX: Duration = Duration::from_micros(50);

@@ -2,7 +2,8 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::time::Instant;
+
+use selvedge_transport::Instant;
 
 /// A heap of deadlines. Entries are not removed when a deadline moves: whoever is called asks
 /// itself what is due, so that a late or spurious call does no harm.

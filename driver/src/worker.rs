@@ -9,12 +9,12 @@ mod mailbox;
 
 use std::io;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mio::event::Event;
 use mio::{Events, Poll, Token};
 use selvedge_transport::{
-    DialError, DialTarget, Dialer, Listener, Progress, ReadBuffer, Transport,
+    DialError, DialTarget, Dialer, Instant, Listener, Progress, ReadBuffer, Transport,
 };
 use slab::Slab;
 

@@ -4,12 +4,11 @@ mod support;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
 
 use mio::{Registry, Token};
 use selvedge_driver::{
-    Address, DialError, DialTarget, Dialer, Dialers, End, FrameSink, FrameSource, Info, LaneId,
-    NodeId, Phase, Progress, Role, SessionConfig, Transport, Turn,
+    Address, DialError, DialTarget, Dialer, Dialers, End, FrameSink, FrameSource, Info, Instant,
+    LaneId, NodeId, Phase, Progress, Role, SessionConfig, Transport, Turn,
 };
 
 use crate::support::{PATIENCE, Two};

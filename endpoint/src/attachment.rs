@@ -1,8 +1,8 @@
 //! One transport as a session sees it: the introduction, signs of life, control frames due.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use selvedge_transport::{Frame, Role};
+use selvedge_transport::{Frame, Instant, Role};
 
 use crate::event::AttachmentId;
 use crate::recovery::{Content, Recovery};

@@ -7,9 +7,9 @@ mod receive;
 mod transmit;
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use selvedge_transport::{LANES_MAX, NodeId, Role};
+use selvedge_transport::{Instant, LANES_MAX, NodeId, Role};
 
 use crate::attachment::{Attachment, Due, Rank};
 use crate::config::{Away, SessionConfig};

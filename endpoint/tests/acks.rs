@@ -2,10 +2,11 @@
 
 mod pair;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pair::Pair;
 use selvedge_endpoint::{LaneConfig, SessionConfig};
+use selvedge_transport::Instant;
 
 /// How long an acknowledgement waits that frees little and that nobody has asked for.
 const QUIET: Duration = Duration::from_millis(200);

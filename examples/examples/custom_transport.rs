@@ -10,11 +10,12 @@
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, BytesMut};
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
+use selvedge_transport::Instant;
 use selvedge_transport::conformance::{Abilities, CheckFailure, Harness, check_all};
 use selvedge_transport::*;
 

@@ -3,9 +3,10 @@
 //! `cargo run -p selvedge-examples --example own_protocol`
 #![allow(clippy::print_stdout, reason = "printing is what this program does")]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use selvedge_testkit::{Conditions, Link};
+use selvedge_transport::Instant;
 
 /// How long the sender waits for an answer before it says the same again.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -51,7 +52,10 @@ fn run(seed: u64, count: u8, knows_repeats: bool) -> (Vec<u8>, Duration, u64) {
         loss: 0.2,
         ..Conditions::default()
     };
-    let (begin, mut rng) = (Instant::now(), fastrand::Rng::with_seed(seed));
+    let (begin, mut rng) = (
+        Instant::from_origin(Duration::from_secs(1)),
+        fastrand::Rng::with_seed(seed),
+    );
     let (mut there, mut back) = (Link::new(weather), Link::new(weather));
     let (mut now, mut protocol) = (
         begin,

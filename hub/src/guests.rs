@@ -1,9 +1,9 @@
 //! Guests: nodes that are admitted without being wanted peers, and forgotten when they stay away.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use selvedge_driver::NodeId;
+use selvedge_driver::{Instant, NodeId};
 
 /// How long a guest may be disconnected before its endpoint ends. Messages for it wait that long. A
 /// client that lost its network returns in time: the longest pause between two dials is 10 s.

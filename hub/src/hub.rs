@@ -1,12 +1,12 @@
 //! The handle of a running hub.
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, TrySendError, bounded, never};
 use selvedge_driver::{
     ActorHandle, Address, Admission, Clock, CloseReason, Connected, Driver, DriverConfig, Endpoint,
-    Identity, Listening, NodeId, bind, dialers,
+    Identity, Instant, Listening, NodeId, bind, dialers,
 };
 
 use crate::builder::{HubBuilder, OnEvent};

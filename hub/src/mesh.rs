@@ -6,9 +6,8 @@ mod peer;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
-use selvedge_driver::NodeId;
+use selvedge_driver::{Instant, NodeId};
 
 use crate::mesh::peer::PeerDialing;
 

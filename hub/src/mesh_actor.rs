@@ -1,9 +1,10 @@
 //! The thread of the mesh: carries out its dials, attaches the connections, reports the events.
 
 use std::sync::Arc;
-use std::time::Instant;
 
-use selvedge_driver::{Actor, Connected, DialError, Driver, Endpoint, MailboxSender, Next};
+use selvedge_driver::{
+    Actor, Connected, DialError, Driver, Endpoint, Instant, MailboxSender, Next,
+};
 
 use crate::builder::OnEvent;
 use crate::dial_error_log::DialErrorLog;

@@ -3,10 +3,10 @@
 use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use selvedge_driver::{DialError, DialTarget, Dialer, TcpDialer, Transport};
+use selvedge_driver::{DialError, DialTarget, Dialer, Instant, TcpDialer, Transport};
 use selvedge_testkit::{Conditions, Proxy};
 
 use selvedge_hub::{

@@ -3,12 +3,12 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mio::{Registry, Token};
 use selvedge_driver::{
-    DialError, DialTarget, Dialer, End, FrameSink, FrameSource, Info, Phase, Progress, TcpDialer,
-    Transport, Turn,
+    DialError, DialTarget, Dialer, End, FrameSink, FrameSource, Info, Instant, Phase, Progress,
+    TcpDialer, Transport, Turn,
 };
 use selvedge_hub::{Endpoint, Hub, Identity, LaneId};
 

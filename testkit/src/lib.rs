@@ -14,8 +14,9 @@
 //! - [`Oracle`] numbers messages and knows what may and must have arrived.
 //!
 //! ```
-//! use std::time::{Duration, Instant};
+//! use std::time::Duration;
 //! use selvedge_testkit::{Conditions, Link};
+//! use selvedge_transport::Instant;
 //!
 //! let (begin, mut rng) = (Instant::now(), fastrand::Rng::with_seed(7));
 //! let conditions = Conditions { latency: Duration::from_millis(20), loss: 0.5, ..Conditions::default() };

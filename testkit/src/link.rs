@@ -1,10 +1,11 @@
 //! One direction of a path.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use fastrand::Rng;
+use selvedge_transport::Instant;
 
 /// How a [`Link`] treats its packets. The default loses nothing and takes no time.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -232,7 +233,10 @@ mod tests {
     use super::*;
 
     fn run(conditions: Conditions, count: usize) -> (Vec<(Duration, Packet)>, Counts) {
-        let (begin, mut rng) = (Instant::now(), Rng::with_seed(1));
+        let (begin, mut rng) = (
+            Instant::from_origin(Duration::from_secs(1)),
+            Rng::with_seed(1),
+        );
         let mut link = Link::new(conditions);
         for number in 0..count {
             let bytes = (number as u32).to_be_bytes().to_vec();

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use mio::{Registry, Token};
 use selvedge_transport::{
-    Address, Admission, DialError, DialTarget, Dialer, End, FrameSink, FrameSource, Info, LaneSet,
-    Listener, NodeId, Phase, Place, Progress, Role, SendCapacity, Transport, Turn,
+    Address, Admission, DialError, DialTarget, Dialer, End, FrameSink, FrameSource, Info, Instant,
+    LaneSet, Listener, NodeId, Phase, Place, Progress, Role, SendCapacity, Transport, Turn,
 };
 
 const SCHEME: &str = "mem";

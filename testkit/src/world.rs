@@ -1,11 +1,11 @@
 //! Two sessions and the paths between them.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use fastrand::Rng;
 use selvedge_endpoint::{AttachmentId, DetachReason, SessionConfig};
-use selvedge_transport::{FrameOrder, LaneSet, Role, SendCapacity};
+use selvedge_transport::{FrameOrder, Instant, LaneSet, Role, SendCapacity};
 
 use crate::link::{Conditions, Link};
 use crate::side::Side;
@@ -64,7 +64,7 @@ impl World {
     #[must_use]
     pub fn new(config: &SessionConfig, seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let begin = Instant::now();
+        let begin = Instant::from_origin(Duration::from_secs(1));
         Self {
             sides: [0, 1].map(|number| Side::new(number, config, rng.u64(1..))),
             paths: Vec::new(),

@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use fastrand::Rng;
@@ -14,6 +14,7 @@ use quinn_proto::{
 };
 use selvedge_endpoint::SessionConfig;
 use selvedge_testkit::{Conditions, Kind, Link, World};
+use selvedge_transport::Instant;
 
 /// What is moved.
 const LEN: usize = 4 << 20;
@@ -70,11 +71,13 @@ impl Peer {
     fn receive(&mut self, now: Instant, from: SocketAddr, bytes: BytesMut) {
         let event = self
             .endpoint
-            .handle(now, from, None, None, bytes, &mut self.buffer);
+            .handle(now.into(), from, None, None, bytes, &mut self.buffer);
         self.buffer.clear();
         match event {
             Some(DatagramEvent::NewConnection(incoming)) => {
-                let accepted = self.endpoint.accept(incoming, now, &mut self.buffer, None);
+                let accepted = self
+                    .endpoint
+                    .accept(incoming, now.into(), &mut self.buffer, None);
                 let Ok(connection) = accepted else {
                     panic!("it is not accepted");
                 };
@@ -94,15 +97,18 @@ impl Peer {
         let Some((handle, connection)) = &mut self.connection else {
             return;
         };
-        if connection.poll_timeout().is_some_and(|at| at <= now) {
-            connection.handle_timeout(now);
+        if connection
+            .poll_timeout()
+            .is_some_and(|at| Instant::from(at) <= now)
+        {
+            connection.handle_timeout(now.into());
         }
         while let Some(event) = connection.poll_endpoint_events() {
             if let Some(event) = self.endpoint.handle_event(*handle, event) {
                 connection.handle_event(event);
             }
         }
-        while let Some(transmit) = connection.poll_transmit(now, 1, &mut self.buffer) {
+        while let Some(transmit) = connection.poll_transmit(now.into(), 1, &mut self.buffer) {
             let datagram = self.buffer[..transmit.size].to_vec();
             self.buffer.clear();
             link.send(now, rng, datagram.into());
@@ -128,9 +134,9 @@ fn quic_peers() -> [Peer; 2] {
     let mut client = ClientConfig::with_root_certificates(Arc::new(roots)).expect("a client");
     client.transport_config(transport);
     let (mut ours, theirs) = (Peer::new(1, None), Peer::new(2, Some(server)));
-    let connection = ours
-        .endpoint
-        .connect(Instant::now(), client, theirs.address, "localhost");
+    let connection =
+        ours.endpoint
+            .connect(Instant::now().into(), client, theirs.address, "localhost");
     ours.connection = Some(connection.expect("it begins"));
     [ours, theirs]
 }
@@ -193,7 +199,7 @@ fn by_quic(loss: f64, seed: u64) -> Duration {
         }
         let timers = peers.iter_mut().filter_map(|peer| {
             let (_, connection) = peer.connection.as_mut()?;
-            connection.poll_timeout()
+            connection.poll_timeout().map(Instant::from)
         });
         let arrivals = links.iter().filter_map(Link::next_arrival);
         let next = timers.chain(arrivals).min().expect("something is to come");

@@ -2,10 +2,10 @@
 //! and without a socket. A seed gives the same story each time.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fastrand::Rng;
-use selvedge_driver::Simulation;
+use selvedge_driver::{Instant, Simulation};
 use selvedge_hub::{Hub, HubEvent, Identity, LaneId};
 use selvedge_testkit::MemNet;
 

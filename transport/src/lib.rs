@@ -24,6 +24,7 @@
 mod address;
 mod end;
 mod frame;
+mod instant;
 mod node_id;
 mod role;
 
@@ -32,6 +33,7 @@ pub use end::{End, FaultOrigin};
 pub use frame::{
     Frame, FrameHeader, FrameOrder, FrameSink, FrameSource, LANES_MAX, LaneSet, SendCapacity,
 };
+pub use instant::Instant;
 pub use node_id::{NodeId, ParseNodeIdError};
 pub use role::Role;
 

@@ -3,13 +3,12 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::time::Instant;
 
 use bytes::BytesMut;
 use mio::event::Event;
 use mio::{Registry, Token};
 
-use crate::{Address, End, FrameSink, FrameSource, NodeId, Role};
+use crate::{Address, End, FrameSink, FrameSource, Instant, NodeId, Role};
 
 /// The maximum length of a frame on any transport, header and body together, in bytes.
 ///

@@ -13,11 +13,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use selvedge_client::lanes::CONTROL;
-use selvedge_hub::{Actor, Clock, Endpoint, Next};
+use selvedge_hub::{Actor, Clock, Endpoint, Instant, Next};
 
 use crate::broker::door::Door;
 use crate::broker::plans::{Plans, ResolvedHop, ResolvedPlan};

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use selvedge_hub::{
     ActorHandle, Address, Admission, Dialer, Driver, DriverConfig, DriverError, Endpoint, Hub,
-    HubError, Identity, Listener, NodeId, SessionConfig,
+    HubError, Identity, Instant, Listener, NodeId, SessionConfig,
 };
 
 use selvedge_client::lanes::session_config;

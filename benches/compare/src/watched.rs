@@ -2,12 +2,12 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mio::{Registry, Token};
 use selvedge_driver::{
-    DialError, DialTarget, Dialer, End, FrameSink, FrameSource, Info, Phase, Progress, QuicDialer,
-    QuicStats, QuicTransport, Transport, Turn,
+    DialError, DialTarget, Dialer, End, FrameSink, FrameSource, Info, Instant, Phase, Progress,
+    QuicDialer, QuicStats, QuicTransport, Transport, Turn,
 };
 
 /// What the last connection has counted.

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use selvedge_hub::{
     Actor, Address, DialError, Dialers, Driver, DriverConfig, DriverError, Hub, HubError, HubEvent,
-    Identity, IdentityError, MailboxSender, Next, NodeId, ParseAddressError, SessionConfig,
-    dialers,
+    Identity, IdentityError, Instant, MailboxSender, Next, NodeId, ParseAddressError,
+    SessionConfig, dialers,
 };
 
 use crate::client::keeper::{Keeper, Shared};

@@ -1,8 +1,8 @@
 //! Finds the nearest of several zippers: the first to answer. Pure: time and answers are inputs.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use selvedge_hub::{Address, NodeId};
+use selvedge_hub::{Address, Instant, NodeId};
 
 /// How much later than the first the other addresses of a zipper may answer and still be used.
 const SPREAD: Duration = Duration::from_millis(250);

@@ -1,12 +1,11 @@
 //! Transports on a worker: dialed or accepted, driven, attached, closed.
 
 use std::sync::{Arc, Weak};
-use std::time::Instant;
 
 use bytes::Bytes;
 use selvedge_endpoint::{AttachmentId, DetachReason};
 use selvedge_transport::{
-    DialError, DialTarget, Dialer, End, Frame, FrameSource, Listener, Phase, Progress,
+    DialError, DialTarget, Dialer, End, Frame, FrameSource, Instant, Listener, Phase, Progress,
     SendCapacity, Transport, Turn,
 };
 

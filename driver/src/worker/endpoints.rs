@@ -2,12 +2,12 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use selvedge_endpoint::{AttachmentId, Event, Session, SessionOutput};
 use selvedge_transport::{
-    End, Frame, FrameSink, FrameSource, Info, NodeId, Progress, SendCapacity, Transport, Turn,
+    End, Frame, FrameSink, FrameSource, Info, Instant, NodeId, Progress, SendCapacity, Transport,
+    Turn,
 };
 
 use super::{Owner, TimerKey, Worker};

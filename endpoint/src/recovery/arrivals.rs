@@ -1,8 +1,9 @@
 //! Which numbered packets have arrived, and when to say so: RFC 9000, section 13.2.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rangemap::RangeSet;
+use selvedge_transport::Instant;
 
 use super::rtt::SEEN_DELAY_MAX;
 use crate::wire::Seen;
@@ -80,7 +81,10 @@ mod tests {
 
     #[test]
     fn every_second_packet_is_answered_and_a_single_one_after_a_while() {
-        let (mut arrivals, now) = (Arrivals::default(), Instant::now());
+        let (mut arrivals, now) = (
+            Arrivals::default(),
+            Instant::from_origin(Duration::from_secs(1)),
+        );
         arrivals.arrived(now, 0);
         assert!(arrivals.answer(now).is_none());
         assert_eq!(arrivals.due(), Some(now + SEEN_DELAY_MAX));
@@ -95,7 +99,10 @@ mod tests {
 
     #[test]
     fn a_gap_is_told_at_once_and_the_highest_range_comes_first() {
-        let (mut arrivals, now) = (Arrivals::default(), Instant::now());
+        let (mut arrivals, now) = (
+            Arrivals::default(),
+            Instant::from_origin(Duration::from_secs(1)),
+        );
         for number in [0, 1, 5, 3] {
             arrivals.arrived(now, number);
         }
@@ -104,7 +111,10 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let (mut arrivals, now) = (Arrivals::default(), Instant::now());
+        let (mut arrivals, now) = (
+            Arrivals::default(),
+            Instant::from_origin(Duration::from_secs(1)),
+        );
         for number in 0..10_000 {
             arrivals.arrived(now, number * 2);
         }

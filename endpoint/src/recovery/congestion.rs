@@ -1,6 +1,8 @@
 //! How much may be in flight: CUBIC (RFC 9438), with the loss and recovery rules of RFC 9002.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use selvedge_transport::Instant;
 
 /// What the window is counted in: a full datagram, in bytes.
 pub(super) const SEGMENT: u64 = 1200;
@@ -121,7 +123,10 @@ mod tests {
 
     #[test]
     fn it_doubles_until_the_first_loss() {
-        let (mut congestion, mut now) = (Congestion::new(), Instant::now());
+        let (mut congestion, mut now) = (
+            Congestion::new(),
+            Instant::from_origin(Duration::from_secs(1)),
+        );
         for doublings in 1..5 {
             round(&mut congestion, &mut now);
             assert_eq!(congestion.window(), INITIAL_WINDOW << doublings);
@@ -132,7 +137,10 @@ mod tests {
 
     #[test]
     fn losses_of_one_round_trip_count_once() {
-        let (mut congestion, mut now) = (Congestion::new(), Instant::now());
+        let (mut congestion, mut now) = (
+            Congestion::new(),
+            Instant::from_origin(Duration::from_secs(1)),
+        );
         round(&mut congestion, &mut now);
         let sent_at = now;
         now += RTT;
@@ -146,7 +154,10 @@ mod tests {
 
     #[test]
     fn it_comes_back_to_where_it_was_and_goes_beyond() {
-        let (mut congestion, mut now) = (Congestion::new(), Instant::now());
+        let (mut congestion, mut now) = (
+            Congestion::new(),
+            Instant::from_origin(Duration::from_secs(1)),
+        );
         for _ in 0..6 {
             round(&mut congestion, &mut now);
         }
@@ -169,7 +180,10 @@ mod tests {
 
     #[test]
     fn it_never_falls_below_two_segments() {
-        let (mut congestion, mut now) = (Congestion::new(), Instant::now());
+        let (mut congestion, mut now) = (
+            Congestion::new(),
+            Instant::from_origin(Duration::from_secs(1)),
+        );
         for _ in 0..100 {
             congestion.lost(now, now);
             now += RTT;

@@ -14,13 +14,14 @@ mod pacer;
 mod rtt;
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arrivals::Arrivals;
 pub(crate) use arrivals::RANGES_MAX;
 use congestion::Congestion;
 use pacer::Pacer;
 use rtt::Rtt;
+use selvedge_transport::Instant;
 
 use crate::lane::LaneId;
 use crate::session::Misbehaved;

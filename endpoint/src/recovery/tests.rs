@@ -16,7 +16,7 @@ const fn data(offset: u64) -> Content {
 
 /// A recovery with `count` packets in flight, a millisecond between them, and when the first left.
 fn with_packets(count: u64) -> (Recovery, Instant) {
-    let begin = Instant::now();
+    let begin = Instant::from_origin(Duration::from_secs(1));
     let mut recovery = Recovery::new(begin);
     for number in 0..count {
         recovery.sent(begin + ms(number), 1000, data(number * 1000));

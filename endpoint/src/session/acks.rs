@@ -10,7 +10,9 @@
 //! ```
 //! The ask may overtake the data: it names how far its sender waits.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use selvedge_transport::Instant;
 
 use super::Session;
 use crate::lane::LaneId;

@@ -1,8 +1,6 @@
 //! Hello and Ready: who is there, where do we stand, which transport carries the messages.
 
-use std::time::Instant;
-
-use selvedge_transport::Role;
+use selvedge_transport::{Instant, Role};
 
 use super::{FORMER_MAX, Life, Misbehaved, PeerView, Session};
 use crate::attachment::{Attachment, Stage};

@@ -1,9 +1,7 @@
 //! Frames in.
 
-use std::time::Instant;
-
 use bytes::Bytes;
-use selvedge_transport::Role;
+use selvedge_transport::{Instant, Role};
 
 use super::{BestEffortIn, Life, Misbehaved, Session};
 use crate::attachment::Stage;

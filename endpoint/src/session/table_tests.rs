@@ -4,10 +4,10 @@
 //! `BLESS=1 cargo test -p selvedge-endpoint --lib table` writes it anew.
 
 use std::fmt::Write;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use selvedge_transport::{Frame, FrameHeader, LaneSet, NodeId, Role, SendCapacity};
+use selvedge_transport::{Frame, FrameHeader, Instant, LaneSet, NodeId, Role, SendCapacity};
 
 use super::{Life, Session};
 use crate::config::SessionConfig;
@@ -83,7 +83,7 @@ impl Case {
         Self {
             session: Session::new(config, own, peer, 7),
             outbox,
-            now: Instant::now(),
+            now: Instant::from_origin(Duration::from_secs(1)),
             reliable,
             packets: 0,
         }

@@ -1,9 +1,7 @@
 //! Frames out.
 
-use std::time::Instant;
-
 use bytes::Bytes;
-use selvedge_transport::{Frame, FrameHeader, FrameOrder, LaneSet, SendCapacity};
+use selvedge_transport::{Frame, FrameHeader, FrameOrder, Instant, LaneSet, SendCapacity};
 
 use super::{Life, Session};
 use crate::attachment::Attachment;

@@ -2,14 +2,14 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use selvedge_endpoint::{
     AttachmentId, DetachReason, Event, LaneId, Message, SendBuffer, SendError, Session,
     SessionConfig, SessionOutput,
 };
-use selvedge_transport::{FrameOrder, LaneSet, NodeId, Role, SendCapacity};
+use selvedge_transport::{FrameOrder, Instant, LaneSet, NodeId, Role, SendCapacity};
 
 /// One side: a session, its outbox, and what came out of it.
 pub(crate) struct Side {
@@ -92,7 +92,7 @@ impl Pair {
         Self {
             sides: [0, 1].map(|n| Side::new(n, config, rng.u64(1..))),
             pipes: Vec::new(),
-            now: Instant::now(),
+            now: Instant::from_origin(Duration::from_secs(1)),
             rng,
             capacity: 8,
             frame_max: 256,

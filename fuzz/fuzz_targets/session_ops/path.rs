@@ -1,11 +1,10 @@
 //! A transport between the two sides, with the faults that its kind allows.
 
 use std::collections::VecDeque;
-use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use selvedge_endpoint::{AttachmentId, DetachReason};
-use selvedge_transport::{FrameOrder, LaneSet, Role, SendCapacity};
+use selvedge_transport::{FrameOrder, Instant, LaneSet, Role, SendCapacity};
 
 use crate::side::Side;
 

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use selvedge_endpoint::{
-    AttachmentId, SessionConfig, Delivery, DetachReason, Event, LaneConfig, LaneId, Message, SendBuffer,
-    SessionOutput, Session,
+    AttachmentId, Delivery, DetachReason, Event, LaneConfig, LaneId, Message, SendBuffer, Session,
+    SessionConfig, SessionOutput,
 };
 use selvedge_transport::NodeId;
 
@@ -108,7 +108,9 @@ impl Side {
                     ..
                 } => panic!("an honest peer is accused: it {what}"),
                 SessionOutput::Release { attachment, .. } => self.released.push(attachment),
-                SessionOutput::Event(event @ (Event::PeerRestarted { .. } | Event::Closed { .. })) => {
+                SessionOutput::Event(
+                    event @ (Event::PeerRestarted { .. } | Event::Closed { .. }),
+                ) => {
                     panic!("both live, and yet: {event:?}")
                 }
                 SessionOutput::Event(_) => {}

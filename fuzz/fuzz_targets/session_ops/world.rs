@@ -1,6 +1,8 @@
 //! Both sides, the paths between them, and virtual time.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use selvedge_transport::Instant;
 
 use crate::path::Path;
 use crate::side::Side;

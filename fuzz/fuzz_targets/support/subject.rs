@@ -1,14 +1,14 @@
 //! A session whose peer is the fuzzer, and the bounds that it keeps all the same.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use selvedge_endpoint::{
-    AttachmentId, SessionConfig, Delivery, DetachReason, LaneConfig, LaneId, Message, SendBuffer, SessionOutput,
-    Session,
+    AttachmentId, Delivery, DetachReason, LaneConfig, LaneId, Message, SendBuffer, Session,
+    SessionConfig, SessionOutput,
 };
-use selvedge_transport::{FrameOrder, LANES_MAX, LaneSet, NodeId, Role, SendCapacity};
+use selvedge_transport::{FrameOrder, Instant, LANES_MAX, LaneSet, NodeId, Role, SendCapacity};
 
 /// A lane's window, and the longest message: small, so that a few frames reach them.
 pub const SMALL: usize = 512;

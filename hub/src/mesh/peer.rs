@@ -10,7 +10,9 @@
 //!        BackingOff ───────────── the peer dialed ─────────────────┘
 //! ```
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use selvedge_driver::Instant;
 
 use crate::backoff;
 

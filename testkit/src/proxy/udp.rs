@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Instant;
 
 use fastrand::Rng;
 use mio::net::UdpSocket;
 use mio::{Interest, Poll, Token};
+use selvedge_transport::Instant;
 
 use super::{FRONT, Relay};
 use crate::link::{Conditions, Link};

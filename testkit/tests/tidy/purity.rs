@@ -47,6 +47,57 @@ fn the_endpoint_is_pure() {
     );
 }
 
+/// `std::time::Instant` traps on `wasm32-unknown-unknown`; pure code takes the type of `transport/`.
+const STD_INSTANT: [&[&str]; 3] = [
+    &["time", ":", ":", "Instant"],
+    &["time", ":", ":", "{", "Instant"],
+    &["time", ":", ":", "{", "Duration", ",", "Instant"],
+];
+
+/// Whether the file must run on a target without a clock.
+fn is_clockless(path: &str) -> bool {
+    let is_pure_transport = path.starts_with("transport/src/")
+        && !path.starts_with("transport/src/io/")
+        && !path.starts_with("transport/src/conformance/");
+    is_pure_transport
+        || path.starts_with("endpoint/src/")
+        || path == "hub/src/mesh.rs"
+        || path.starts_with("hub/src/mesh/")
+}
+
+fn std_instants(source: &Source) -> Vec<Violation> {
+    let lines = STD_INSTANT.iter().flat_map(|words| source.find(words));
+    lines
+        .map(|(_, line)| {
+            let what = "`std::time::Instant` traps on wasm32".to_owned();
+            Violation::new(&source.path, line, what)
+        })
+        .collect()
+}
+
+#[test]
+fn pure_code_has_no_time_of_the_standard_library() {
+    let pure = || SOURCES.iter().filter(|source| is_clockless(&source.path));
+    for path in [
+        "endpoint/src/session.rs",
+        "transport/src/transport.rs",
+        "hub/src/mesh.rs",
+    ] {
+        assert!(pure().any(|source| source.path == path), "{path} has moved");
+    }
+    let violations: Vec<_> = pure().flat_map(std_instants).collect();
+    expect_none(&violations, "use `selvedge_transport::Instant`");
+}
+
+#[test]
+fn a_time_of_the_standard_library_is_found() {
+    let text = "//! A.\nuse std::time::{Duration, Instant};\nuse std::time::Instant as I;\nuse std::time::Duration;\n";
+    let found = std_instants(&Source::parse("endpoint/src/a.rs", text));
+    let lines: Vec<_> = found.iter().map(|complaint| complaint.line).collect();
+    assert_eq!(lines, [3, 2], "{found:?}");
+    assert!(!is_clockless("transport/src/io/clock.rs"));
+}
+
 #[test]
 fn impure_code_is_found_and_tests_are_free() {
     let text = "//! A.\nuse std::{net, thread};\nfn a() { std::time::Instant::now(); }\nfn b(now: Instant) {}\n#[cfg(test)]\nmod tests { use std::net; }\n";

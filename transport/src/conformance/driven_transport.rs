@@ -1,12 +1,13 @@
 //! A transport that is driven exactly as the contract requires, with assertions on its behaviour.
 
 use std::io;
-use std::time::Instant;
 
 use mio::{Registry, Token};
 
 use super::frame_generator::{FrameGenerator, FrameVerifier};
-use crate::{End, FrameSink, FrameSource, Info, Phase, Progress, ReadBuffer, Transport, Turn};
+use crate::{
+    End, FrameSink, FrameSource, Info, Instant, Phase, Progress, ReadBuffer, Transport, Turn,
+};
 
 /// A transport with the source and sink of its frames.
 #[derive(Debug)]

@@ -1,12 +1,12 @@
 //! Checks of the driving: events, budgets, timers, polls.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::ending::assert_ends;
 use super::moving::{UNRELIABLE, ordered_sequences, until_all_arrived};
 use super::test_bed::TestBed;
 use super::{Check, CheckOutcome};
-use crate::{FRAME_LEN_MAX, FrameOrder, Phase};
+use crate::{FRAME_LEN_MAX, FrameOrder, Instant, Phase};
 
 pub(super) const IDLE: Check = Check {
     name: "an_idle_transport_needs_no_calls",

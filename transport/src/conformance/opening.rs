@@ -1,12 +1,14 @@
 //! Checks of connecting and authentication.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::driven_transport::DrivenTransport;
 use super::test_bed::TestBed;
 use super::{Check, CheckOutcome};
-use crate::{Admission, DialError, DialTarget, End, FRAME_LEN_MAX, FrameOrder, Info, Phase, Role};
+use crate::{
+    Admission, DialError, DialTarget, End, FRAME_LEN_MAX, FrameOrder, Info, Instant, Phase, Role,
+};
 
 const UNAUTHENTICATED: CheckOutcome = CheckOutcome::Skipped("peers do not prove their identity");
 

@@ -1,14 +1,14 @@
 //! The transports and the listener of a check, on one or two polls.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mio::{Events, Poll, Token};
 
 use super::Harness;
 use super::driven_transport::DrivenTransport;
 use crate::{
-    Address, Admission, DialTarget, Dialer, Identity, Listener, NodeId, Progress, ReadBuffer,
-    Transport, Turn,
+    Address, Admission, DialTarget, Dialer, Identity, Instant, Listener, NodeId, Progress,
+    ReadBuffer, Transport, Turn,
 };
 
 /// The maximum duration of a step. QUIC detects a silent peer after 10 s.

@@ -1,5 +1,6 @@
 //! The built-in transports. All code that uses sockets, rustls or quinn is in this module.
 
+mod clock;
 mod datagram_socket;
 mod handshake_slots;
 

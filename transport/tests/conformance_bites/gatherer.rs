@@ -1,13 +1,12 @@
 //! A listener by TCP whose handshake is whatever comes, until all of it is there: it never is.
 
 use std::io::{self, Read};
-use std::time::Instant;
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
 use selvedge_transport::{
-    Address, End, FRAME_LEN_MAX, FrameSink, FrameSource, Info, Listener, Phase, Progress, Role,
-    Transport, Turn,
+    Address, End, FRAME_LEN_MAX, FrameSink, FrameSource, Info, Instant, Listener, Phase, Progress,
+    Role, Transport, Turn,
 };
 
 #[derive(Debug)]

@@ -4,13 +4,12 @@ use std::io;
 use std::net::{TcpListener as StdListener, TcpStream as StdStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use mio::{Registry, Token};
 use selvedge_transport::conformance::{Abilities, Harness};
 use selvedge_transport::{
-    Address, Admission, DialError, DialTarget, Dialer, Identity, Listener, Progress, TcpDialer,
-    TcpListener, Transport, Turn, UdpDialer, UdpListener,
+    Address, Admission, DialError, DialTarget, Dialer, Identity, Instant, Listener, Progress,
+    TcpDialer, TcpListener, Transport, Turn, UdpDialer, UdpListener,
 };
 
 use super::Fault;

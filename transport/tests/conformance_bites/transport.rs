@@ -4,12 +4,11 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use mio::{Registry, Token};
 use selvedge_transport::{
-    End, Frame, FrameSink, FrameSource, Info, LaneSet, NodeId, Phase, Progress, Role, SendCapacity,
-    Transport, Turn,
+    End, Frame, FrameSink, FrameSource, Info, Instant, LaneSet, NodeId, Phase, Progress, Role,
+    SendCapacity, Transport, Turn,
 };
 
 use super::Fault;

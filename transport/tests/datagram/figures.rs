@@ -3,10 +3,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use selvedge_transport::{Admission, FrameOrder, Identity, QuicDialer, UdpDialer};
+use selvedge_transport::{Admission, FrameOrder, Identity, Instant, QuicDialer, UdpDialer};
 
 use crate::quic_connections::listener;
 use crate::udp;

@@ -1,9 +1,11 @@
 //! Frames move.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use selvedge_transport::{Admission, FrameOrder, Identity, QuicDialer, QuicListener, Role};
+use selvedge_transport::{
+    Admission, FrameOrder, Identity, Instant, QuicDialer, QuicListener, Role,
+};
 
 use crate::world::{Side, World, numbered, numbers};
 

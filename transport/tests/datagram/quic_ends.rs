@@ -90,7 +90,7 @@ fn an_orderly_close_delivers_all_that_was_taken() {
     });
     world.sides[dialing]
         .transport
-        .close(std::time::Instant::now());
+        .close(selvedge_transport::Instant::now());
     assert_eq!(world.sides[dialing].phase(), Phase::Closing);
     world.until("both have ended", |world| {
         world.sides.iter().all(|side| side.end.is_some())
@@ -109,7 +109,9 @@ fn both_may_close_at_once() {
     }
     world.turn(std::time::Duration::ZERO);
     for side in [dialing, accepted] {
-        world.sides[side].transport.close(std::time::Instant::now());
+        world.sides[side]
+            .transport
+            .close(selvedge_transport::Instant::now());
     }
     world.until("both have ended", |world| {
         world.sides.iter().all(|side| side.end.is_some())
@@ -128,7 +130,7 @@ fn a_close_in_the_handshake_ends_at_once() {
     let dialing = world.dial(&dialer, silent.local_addr().unwrap(), None);
     world.sides[dialing]
         .transport
-        .close(std::time::Instant::now());
+        .close(selvedge_transport::Instant::now());
     world.turn(std::time::Duration::ZERO);
     assert!(matches!(world.sides[dialing].end, Some(End::Closed)));
 }
@@ -167,7 +169,9 @@ fn places_that_cannot_be_dialed_or_bound_are_refused() {
             address,
             peer: None,
         };
-        let error = dialer.dial(std::time::Instant::now(), &target).unwrap_err();
+        let error = dialer
+            .dial(selvedge_transport::Instant::now(), &target)
+            .unwrap_err();
         assert!(!error.retry_helps(), "{text}: {error}");
     }
     for text in ["tcp://127.0.0.1:0", "quic://localhost:1"] {

@@ -1,10 +1,10 @@
 //! The network loses, moves, lies and floods.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use selvedge_transport::{
-    Address, Admission, DialTarget, Dialer, FrameOrder, Identity, Listener, QuicDialer,
+    Address, Admission, DialTarget, Dialer, FrameOrder, Identity, Instant, Listener, QuicDialer,
     QuicListener,
 };
 

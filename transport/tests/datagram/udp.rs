@@ -1,12 +1,12 @@
 //! UDP, encrypted and plain.
 
 use std::net::UdpSocket;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use selvedge_transport::{
-    Address, Admission, DialTarget, Dialer, End, FrameOrder, Identity, ListenError, Listener,
-    Phase, UdpDialer, UdpListener,
+    Address, Admission, DialTarget, Dialer, End, FrameOrder, Identity, Instant, ListenError,
+    Listener, Phase, UdpDialer, UdpListener,
 };
 
 use crate::world::{World, numbered, numbers};

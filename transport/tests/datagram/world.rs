@@ -2,13 +2,13 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use mio::{Events, Poll, Registry, Token};
 use selvedge_transport::{
-    Address, DialTarget, Dialer, End, Frame, FrameHeader, FrameOrder, FrameSource, Listener, Phase,
-    Progress, ReadBuffer, SendCapacity, Transport, Turn,
+    Address, DialTarget, Dialer, End, Frame, FrameHeader, FrameOrder, FrameSource, Instant,
+    Listener, Phase, Progress, ReadBuffer, SendCapacity, Transport, Turn,
 };
 
 use crate::relay::Relay;

@@ -24,7 +24,9 @@ fn knock(scheme: &str, wrong: Wrong) -> (String, String) {
         // QUIC refuses some with the answer to their first packet: only the log says why.
         [] => {
             let mut lines = lines.into_iter();
-            lines.find(|line| line.contains("connection not accepted")).unwrap()
+            lines
+                .find(|line| line.contains("connection not accepted"))
+                .unwrap()
         }
         [side] => {
             assert!(!side.is_open && side.inbox.is_empty(), "{side:?}");

@@ -1,14 +1,14 @@
 //! A listener and the transports around it on one poll, in a time that can be put forward.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use mio::{Events, Poll, Token};
 use selvedge_transport::{
     Admission, DialTarget, Dialer, End, Frame, FrameHeader, FrameOrder, FrameSource, Identity,
-    Listener, Phase, Progress, QuicDialer, ReadBuffer, Role, SendCapacity, TcpDialer, Transport,
-    Turn, UdpDialer, bind,
+    Instant, Listener, Phase, Progress, QuicDialer, ReadBuffer, Role, SendCapacity, TcpDialer,
+    Transport, Turn, UdpDialer, bind,
 };
 
 /// How long anything here may take, in real time.

@@ -1,13 +1,13 @@
 //! One transport on its own poll.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use mio::{Events, Poll, Token};
 use selvedge_transport::{
     Address, Admission, DialTarget, Dialer, End, Frame, FrameHeader, FrameOrder, FrameSink,
-    FrameSource, Identity, Listener, Phase, Progress, ReadBuffer, SendCapacity, TcpDialer,
+    FrameSource, Identity, Instant, Listener, Phase, Progress, ReadBuffer, SendCapacity, TcpDialer,
     TcpListener, Transport, Turn,
 };
 

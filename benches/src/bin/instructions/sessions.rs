@@ -2,11 +2,11 @@
 //! with one copy per frame, as a transport makes.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use selvedge_endpoint::{AttachmentId, LaneId, Message, SendBuffer, Session, SessionConfig};
-use selvedge_transport::{LaneSet, NodeId, Role, SendCapacity};
+use selvedge_transport::{Instant, LaneSet, NodeId, Role, SendCapacity};
 
 use crate::counted_region;
 

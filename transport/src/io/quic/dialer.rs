@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
 
 use quinn_proto::{ConnectError, Endpoint, EndpointConfig};
 
@@ -13,7 +12,7 @@ use super::{SCHEME, SERVER_NAME};
 use crate::io::datagram_socket::DatagramSocket;
 use crate::io::identity::Identity;
 use crate::io::tls::RefusalCell;
-use crate::{DialError, DialTarget, Dialer, End, NodeId, Role, Transport};
+use crate::{DialError, DialTarget, Dialer, End, Instant, NodeId, Role, Transport};
 
 /// Dials `quic://`.
 #[derive(Debug, Clone)]
@@ -101,7 +100,7 @@ impl QuicDialer {
         let probes_mtu = !socket.may_fragment();
         let mut endpoint = Endpoint::new(Arc::clone(&shared.endpoint), None, probes_mtu, None);
         let (handle, conn) = endpoint
-            .connect(now, config, remote, SERVER_NAME)
+            .connect(now.into(), config, remote, SERVER_NAME)
             .map_err(|error: ConnectError| io::Error::other(error))?;
         Ok(QuicTransport::new(
             now,

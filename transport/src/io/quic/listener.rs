@@ -6,7 +6,6 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::BytesMut;
 use mio::{Registry, Token};
@@ -23,7 +22,7 @@ use crate::io::forward_queue::{self, ForwardSender, PollHandles};
 use crate::io::handshake_slots::{HandshakeSlots, SlotLease};
 use crate::io::identity::{Admission, Identity};
 use crate::io::tls::RefusalCell;
-use crate::{Address, ListenError, Listener, Progress, Role, Transport, Turn};
+use crate::{Address, Instant, ListenError, Listener, Progress, Role, Transport, Turn};
 
 /// From this number of concurrent handshakes on, a new peer must first validate its address (Retry,
 /// RFC 9000, section 8.1.2), which costs it a round trip and this side no memory.
@@ -200,7 +199,7 @@ impl QuicListener {
             .and_then(|ecn| quinn_proto::EcnCodepoint::from_bits(ecn as u8));
         let mut response = Vec::new();
         let event = self.accepting.handle(
-            turn.now,
+            turn.now.into(),
             meta.remote,
             meta.local_ip,
             ecn,
@@ -288,18 +287,19 @@ impl QuicListener {
         let early = socket.drain(turn.buffer);
         let mut response = Vec::new();
         let config = Some(Arc::new(config));
-        let (handle, conn) = match self
-            .accepting
-            .accept(incoming, turn.now, &mut response, config)
-        {
-            Ok(connection) => connection,
-            Err(error) => {
-                if let Some(transmit) = error.response {
-                    self.respond(&transmit, &response);
+        let (handle, conn) =
+            match self
+                .accepting
+                .accept(incoming, turn.now.into(), &mut response, config)
+            {
+                Ok(connection) => connection,
+                Err(error) => {
+                    if let Some(transmit) = error.response {
+                        self.respond(&transmit, &response);
+                    }
+                    return Err(io::Error::other(end_of(error.cause, &refusal)));
                 }
-                return Err(io::Error::other(end_of(error.cause, &refusal)));
-            }
-        };
+            };
         let (endpoint, number) = self.replace_accepting();
         let lease = SlotLease::new(&self.slots, number);
         let (sender, forward_queue) = forward_queue::channel(&self.poll_handles);

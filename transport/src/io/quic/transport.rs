@@ -3,7 +3,6 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use mio::{Registry, Token};
@@ -24,8 +23,8 @@ use crate::io::forward_queue::ForwardQueue;
 use crate::io::handshake_slots::SlotLease;
 use crate::io::tls::{self, RefusalCell};
 use crate::{
-    Address, End, FRAME_LEN_MAX, FrameSink, FrameSource, Info, Phase, Progress, Role, Transport,
-    Turn,
+    Address, End, FRAME_LEN_MAX, FrameSink, FrameSource, Info, Instant, Phase, Progress, Role,
+    Transport, Turn,
 };
 
 /// The maximum number of consecutive socket errors in one call. Each reports a response of the
@@ -113,7 +112,7 @@ impl QuicTransport {
             forward_queue: parts.forward_queue,
             endpoint: parts.endpoint,
             handle: parts.handle,
-            timer: conn.poll_timeout(),
+            timer: conn.poll_timeout().map(Instant::from),
             conn,
             recv_streams: RecvStreams::default(),
             send_streams: SendStreams::default(),
@@ -220,9 +219,9 @@ impl QuicTransport {
             });
         let mut response = Vec::new();
         // QUIC needs no local address, because the socket is bound to one.
-        let event = self
-            .endpoint
-            .handle(now, meta.remote, None, ecn, datagram, &mut response);
+        let event =
+            self.endpoint
+                .handle(now.into(), meta.remote, None, ecn, datagram, &mut response);
         match event {
             Some(DatagramEvent::ConnectionEvent(_, event)) => {
                 if is_validated {
@@ -267,7 +266,7 @@ impl QuicTransport {
             }
         }
         self.follow_peer();
-        self.timer = self.conn.poll_timeout();
+        self.timer = self.conn.poll_timeout().map(Instant::from);
     }
 
     /// Opens the transport: the handshake is complete and both keys are verified.
@@ -337,7 +336,7 @@ impl QuicTransport {
                     self.socket.segments_max(mtu)
                 }
             };
-            let Some(transmit) = self.conn.poll_transmit(now, segments, &mut bytes) else {
+            let Some(transmit) = self.conn.poll_transmit(now.into(), segments, &mut bytes) else {
                 break FlushResult::All;
             };
             *budget = budget.saturating_sub(transmit.size);
@@ -351,7 +350,7 @@ impl QuicTransport {
                 break FlushResult::Blocked;
             }
         };
-        self.timer = self.conn.poll_timeout();
+        self.timer = self.conn.poll_timeout().map(Instant::from);
         flushed
     }
 
@@ -381,9 +380,10 @@ impl QuicTransport {
     }
 
     fn send_close(&mut self, now: Instant, code: quinn_proto::VarInt, reason: &[u8]) {
-        self.conn.close(now, code, Bytes::copy_from_slice(reason));
+        self.conn
+            .close(now.into(), code, Bytes::copy_from_slice(reason));
         self.close_sent = true;
-        self.timer = self.conn.poll_timeout();
+        self.timer = self.conn.poll_timeout().map(Instant::from);
     }
 
     /// Whether the peer has answered the CONNECTION_CLOSE, or the draining period is over. There is
@@ -542,7 +542,7 @@ impl Transport for QuicTransport {
             return;
         }
         let remote = self.conn.remote_address();
-        self.conn.handle_timeout(now);
+        self.conn.handle_timeout(now.into());
         if self.conn.remote_address() != remote {
             // No packet arrived from the peer's new address, so the previous one is used again.
             // quinn-proto keeps the timer of the packets in flight on the abandoned path, and in

@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
@@ -17,7 +16,7 @@ use super::{SCHEME_PLAIN, SCHEME_TLS, SCHEMES_KNOWN, socket};
 use crate::io::identity::{Identity, random};
 use crate::io::plain::PlainHandshake;
 use crate::io::tls;
-use crate::{DialError, DialTarget, Dialer, End, NodeId, Role, Transport};
+use crate::{DialError, DialTarget, Dialer, End, Instant, NodeId, Role, Transport};
 
 /// Dials `tcp://` (TLS 1.3) and `tcp+plain://`.
 #[derive(Debug, Clone)]

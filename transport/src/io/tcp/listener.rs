@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
@@ -18,7 +18,7 @@ use super::{SCHEME_PLAIN, SCHEME_TLS, SCHEMES_KNOWN, socket};
 use crate::io::identity::{Admission, Identity, random};
 use crate::io::plain::PlainHandshake;
 use crate::io::tls;
-use crate::{Address, ListenError, Listener, Progress, Role, Transport, Turn};
+use crate::{Address, Instant, ListenError, Listener, Progress, Role, Transport, Turn};
 
 /// The cost of an accept against the budget of a call: about the time in which 4 KiB are
 /// transferred.

@@ -1,7 +1,7 @@
 //! The TCP transport.
 
 use std::io::{self, Write};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mio::event::Event;
 use mio::{Interest, Registry, Token};
@@ -11,8 +11,8 @@ use super::peer_stream::PeerStream;
 use super::write_buffer::{WriteBuffer, WriteProgress};
 use super::{SCHEME_PLAIN, SCHEME_TLS};
 use crate::{
-    Address, End, FRAME_LEN_MAX, FrameSink, FrameSource, Info, Phase, Progress, Role, Transport,
-    Turn,
+    Address, End, FRAME_LEN_MAX, FrameSink, FrameSource, Info, Instant, Phase, Progress, Role,
+    Transport, Turn,
 };
 
 /// The maximum duration of connecting and handshaking together.

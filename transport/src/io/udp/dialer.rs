@@ -1,13 +1,11 @@
 //! Dials UDP connections.
 
-use std::time::Instant;
-
 use super::handshake::{DialerHandshake, UdpSecurity};
 use super::transport::UdpTransport;
 use super::{ENCRYPTED_SCHEME, PLAIN_SCHEME, SCHEMES};
 use crate::io::datagram_socket::DatagramSocket;
 use crate::io::identity::Identity;
-use crate::{DialError, DialTarget, Dialer, End, Transport};
+use crate::{DialError, DialTarget, Dialer, End, Instant, Transport};
 
 /// Dials `udp://` (encrypted) and `udp+plain://`.
 #[derive(Debug, Clone)]

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::BytesMut;
 use mio::{Registry, Token};
@@ -16,7 +15,7 @@ use crate::io::datagram_socket::{DatagramMeta, DatagramSocket};
 use crate::io::forward_queue::{self, ForwardSender, PollHandles};
 use crate::io::handshake_slots::{HandshakeSlots, SlotLease};
 use crate::io::identity::{Admission, Identity};
-use crate::{Address, ListenError, Listener, Progress, Transport, Turn};
+use crate::{Address, Instant, ListenError, Listener, Progress, Transport, Turn};
 
 /// The maximum number of concurrent handshakes; the address of each is validated.
 const HANDSHAKES_MAX: usize = 1024;

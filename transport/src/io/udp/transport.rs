@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use mio::{Registry, Token};
@@ -14,8 +14,8 @@ use crate::io::datagram_socket::{DatagramSocket, SendResult};
 use crate::io::forward_queue::ForwardQueue;
 use crate::io::handshake_slots::SlotLease;
 use crate::{
-    Address, End, Frame, FrameOrder, FrameSink, FrameSource, Info, LANES_MAX, LaneSet, NodeId,
-    Phase, Progress, Role, SendCapacity, Transport, Turn,
+    Address, End, Frame, FrameOrder, FrameSink, FrameSource, Info, Instant, LANES_MAX, LaneSet,
+    NodeId, Phase, Progress, Role, SendCapacity, Transport, Turn,
 };
 
 const CONTROL: u8 = 16;

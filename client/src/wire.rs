@@ -1,10 +1,14 @@
-//! The messages between clients and zippers and among zippers. The channel below keeps message
-//! boundaries and delivers exactly once, so there is no framing. Numbers are big-endian; a text
-//! is its length in 2 bytes and its UTF-8; an option is a byte, 0 or 1, and then the value.
+//! The messages between clients and zippers, and among zippers.
+//!
+//! The session below keeps message boundaries and delivers exactly once, so there is no framing.
+//! Numbers are big-endian. A text is its length in 2 bytes and its UTF-8. An optional value (`?`) is
+//! preceded by a byte, 0 or 1; the part in brackets of an acknowledgement is present if bytes are
+//! left.
 //!
 //! ```text
 //! Handshake     01 | version 1B | role 1B | name | token? | n 2B | n × tag 4B | target? | policy 1B
-//! HandshakeAck  02 | name | node 32B
+//! HandshakeAck  02 | name | node 32B | [version 1B | features 8B]
+//! VersionOffer  02 | 0000 | "selvedge/offer" | min 1B | max 1B | features 8B | required 8B
 //! Rejected      03 | code 2B | text
 //! Goaway        04 | text
 //! Data          05 | flags 1B | tag 4B | hops left 1B | sequence 1 to 8B | [source 32B] | [target]
@@ -13,68 +17,103 @@
 //!                  n 2B, n × node 32B)
 //! ```
 //!
-//! Data has one form only, and what most sources write is short: 8 to 15 bytes before the payload.
-//! What is in brackets is there if the flags say so, and only if it says something:
+//! Each message has exactly one encoding. Most sources write data with a short header: 8 to 15 bytes
+//! before the payload. A part of data in brackets is present if its flag is set, and an absent part
+//! means that there is no such value:
 //!
 //! ```text
 //! flags   0 | bytes of the sequence - 1 | trace | recipients | target | source
 //! bit     7 | 6                       4 | 3     | 2          | 1      | 0
 //! ```
+//!
+//! # Versions
+//!
+//! The connecting side sends a [`VersionOffer`] before its handshake: the range of versions that it
+//! speaks, the features that it implements, and the features that it requires of the other side.
+//! The zipper selects the highest version that is in both ranges and the features that both sides
+//! implement, and answers with them in its acknowledgement ([`Negotiated`]).
+//!
+//! - A feature bit that the receiver does not know is ignored unless the sender requires it.
+//! - A required feature that the receiver lacks, or ranges without a common version, end the
+//!   connection with a rejection that names both ranges ([`VersionError`]).
+//! - A message or field that depends on a feature or on a newer version is sent only after the
+//!   acknowledgement has selected it. No peer has to skip what it cannot read.
+//! - Each side of a pair of zippers sends an offer. Both compute the same result.
+//!
+//! ## Version 2
+//!
+//! Version 2 has no offers, and its decoder refuses unknown kinds and trailing bytes. It ignores an
+//! acknowledgement that it did not expect, however. An offer therefore has the layout of such an
+//! acknowledgement: an empty name, and 32 bytes that begin with a mark instead of a node key. The
+//! version byte of the handshake is the lowest version of the range, so a zipper of version 2
+//! accepts the handshake if the range includes 2. Its acknowledgement has no [`Negotiated`] part:
+//! the version is 2, without features. A client of version 2 sends no offer and receives that form.
+//!
+//! | connecting side | zipper | result |
+//! |---|---|---|
+//! | offer, handshake | of version 3 or later | highest common version, common features |
+//! | offer, handshake | of version 2, ignores the offer | version 2, no features |
+//! | handshake of version 2 | of version 3 or later | version 2, no features |
+
+use std::fmt;
 
 use bytes::{Buf, BufMut, Bytes};
 
 use crate::tag::Tag;
 
 mod data;
+mod versions;
 
 pub use data::{MessageHeader, PlainMessage, ShortHeader, SourcedHeader, is_data};
+pub use versions::{FEATURES, Negotiated, VERSION, VERSION_MIN, VersionError, VersionOffer};
 
-/// The version that this build speaks.
-pub const VERSION: u8 = 2;
-/// The longest text: a name, a token, a target or a reason, in bytes.
+/// The public key of a node, which identifies it.
+pub type NodeKey = [u8; 32];
+
+/// The longest text (a name, a token, a target or a reason), in bytes.
 pub const TEXT_LEN_MAX: usize = 1024;
-/// The most tags that one function observes.
+/// The largest number of tags that one function observes.
 pub const TAGS_MAX: usize = 1024;
-/// The most recipients that one forwarded message has.
+/// The largest number of recipients of one forwarded message.
 pub const RECIPIENTS_MAX: usize = 1024;
-/// The most zippers that one trace lists.
+/// The largest number of steps in one trace.
 pub const TRACE_MAX: usize = 64;
-/// The longest way between zippers, in zippers.
+/// The longest path between two zippers, in zippers.
 pub const PATH_MAX: usize = 16;
-/// The most entries of one table of interest.
+/// The largest number of entries in one interest table.
 pub const INTEREST_MAX: usize = 16 * 1024;
 
-/// Enough for what precedes the payload of most data.
-const HEAD_LEN: usize = 64;
+/// The buffer size that holds most headers.
+const HEADER_CAPACITY: usize = 64;
 
-/// The id of nobody: a source need not say who it is.
-pub const NO_SOURCE: [u8; 32] = [0; 32];
+/// The key of no node: stands for the source on the connection of the source itself.
+pub const NO_SOURCE: NodeKey = [0; 32];
 
-/// Why bytes are no message.
+/// Why bytes cannot be decoded, or a message cannot be encoded. A retry does not help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
-    /// The bytes end before the message does.
-    #[error("the message ends too early")]
+    /// The bytes end within the message.
+    #[error("the message is truncated")]
     Truncated,
-    /// There are bytes behind the message.
+    /// Bytes follow the message.
     #[error("{0} bytes follow the message")]
     Trailing(usize),
-    /// A kind, role, policy or option byte that has no meaning.
-    #[error("byte {0:#04x} has no meaning here")]
+    /// A byte that is not a known kind, role, policy, flag or option.
+    #[error("unknown value {0:#04x}")]
     Unknown(u8),
     /// A length or count above its maximum.
     #[error("a length of {len} is above the maximum of {max}")]
     TooLong {
-        /// What was found.
+        /// The length or count.
         len: usize,
-        /// What is allowed.
+        /// The maximum.
         max: usize,
     },
     /// A text that is not UTF-8.
     #[error("a text is not UTF-8")]
     NotUtf8,
-    /// A number with leading zeros, or something that says nothing and need not be there.
-    #[error("the message is not in its shortest form")]
+    /// A number with leading zeros, or a part that is present but empty.
+    #[error("the message is not in its shortest encoding")]
     Redundant,
 }
 
@@ -96,11 +135,11 @@ macro_rules! byte_enum {
 }
 
 byte_enum! {
-    /// What the one that connects is.
+    /// The role of the connecting side.
     Role {
-        /// Writes data.
+        /// A client that writes data.
         Source = 1,
-        /// Observes tags.
+        /// A client that observes tags, and may write data.
         StreamFunction = 2,
         /// Another zipper.
         Zipper = 3,
@@ -108,134 +147,151 @@ byte_enum! {
 }
 
 byte_enum! {
-    /// How the instances of one name share the work.
+    /// How messages are distributed among the instances of one name.
     Policy {
-        /// A local instance, else the one at the least distance.
+        /// To a local instance, else to one at the smallest distance; in turn among equals.
         Nearest = 1,
-        /// In turn.
+        /// To each instance in turn.
         RoundRobin = 2,
-        /// By chance.
+        /// To a random instance.
         Random = 3,
-        /// By the source of the message.
+        /// To an instance that depends on the source only.
         Hash = 4,
-        /// Every instance gets a copy.
+        /// To every instance.
         All = 5,
     }
 }
 
-/// Why a zipper does not let somebody in, as the code of [`WireMessage::Rejected`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rejection {
-    /// It broke the protocol.
-    Malformed = 400,
-    /// Its token is missing or wrong.
-    Unauthorized = 401,
-    /// It speaks another version.
-    Version = 426,
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Source => "source",
+            Self::StreamFunction => "function",
+            Self::Zipper => "zipper",
+        })
+    }
 }
 
-/// How a client or zipper introduces itself.
+/// Why a zipper refuses a peer: the code of [`WireMessage::Rejected`]. A retry does not help before
+/// the peer is changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rejection {
+    /// The peer violated the protocol.
+    Malformed = 400,
+    /// The token is missing or wrong.
+    Unauthorized = 401,
+    /// The peers have no protocol version in common.
+    Version = 426,
+    /// A protocol feature that one side requires is missing on the other side.
+    Feature = 428,
+}
+
+/// The introduction of the connecting side, which may follow a [`VersionOffer`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Handshake {
-    /// See [`VERSION`].
+    /// The lowest version that the sender speaks: with an offer, its [`VersionOffer::min`].
     pub version: u8,
-    /// What it is.
+    /// The role of the sender.
     pub role: Role,
-    /// Its name.
+    /// The name of the sender. Functions with one name share the work.
     pub name: String,
-    /// What it shows to be let in.
+    /// The token that authorizes the sender.
     pub token: Option<String>,
-    /// The tags that it observes.
+    /// The tags that the sender observes.
     pub tags: Vec<Tag>,
-    /// The target that it wants messages for.
+    /// The target whose messages the sender receives.
     pub target: Option<String>,
-    /// How it shares with others of its name.
+    /// How messages are distributed among the functions of that name.
     pub policy: Policy,
 }
 
-/// Who sent a message first, and which of its messages it is.
+/// The source of a message, and the number that the source gave it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Origin {
-    /// The id of the source; [`NO_SOURCE`] on the way to its zipper, which knows it.
-    pub source: [u8; 32],
-    /// Counts the messages of the source.
+    /// The key of the source. On the connection of the source itself it is [`NO_SOURCE`], since the
+    /// session has authenticated that key.
+    pub source: NodeKey,
+    /// The number of the message at its source.
     pub sequence: u64,
 }
 
-/// A function that a message is forwarded for.
+/// A function that a message is forwarded to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipient {
     /// The name of the function.
     pub name: String,
-    /// The zipper that it is connected to.
-    pub home: [u8; 32],
+    /// The zipper to which the function is connected.
+    pub home: NodeKey,
 }
 
-/// A message of a source, with what it takes to route it.
+/// A message of a source, with the fields that route it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Data {
-    /// What kind of data it is.
+    /// The tag, which functions select messages by.
     pub tag: Tag,
-    /// Who sent it first.
+    /// The source, and the number of the message there.
     pub origin: Origin,
-    /// How many more zippers may forward it.
+    /// How many more zippers may forward the message.
     pub hops_left: u8,
-    /// Only functions that want this target get it.
+    /// The target: only functions with this target receive the message.
     pub target: Option<String>,
-    /// The functions it is forwarded for; only between zippers.
+    /// The functions that the message is forwarded to; empty except between zippers.
     pub recipients: Vec<Recipient>,
-    /// The zippers passed so far, each with its time in microseconds.
+    /// The steps so far, each with its time in microseconds since 1970, if the message is traced.
     pub trace: Option<Vec<(String, u64)>>,
-    /// What was written; a slice of the bytes it was decoded from.
+    /// The payload: a slice of the bytes that were decoded.
     pub payload: Bytes,
 }
 
-/// One function in a table of interest.
+/// One function in an interest table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InterestEntry {
     /// The name of the function.
     pub name: String,
-    /// The tags that it observes.
+    /// The tags that the function observes.
     pub tags: Vec<Tag>,
-    /// The target that it wants messages for.
+    /// The target whose messages the function receives.
     pub target: Option<String>,
-    /// How its instances share.
+    /// How messages are distributed among the functions of that name.
     pub policy: Policy,
-    /// The zippers between: first the one that the function is connected to, last the one that
-    /// says so.
-    pub path: Vec<[u8; 32]>,
+    /// The zippers on the path, from the home of the function to the sender of the table.
+    pub path: Vec<NodeKey>,
 }
 
 /// Any message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WireMessage {
-    /// The first message of whoever connects.
+    /// The connecting side introduces itself.
     Handshake(Handshake),
-    /// The zipper lets it in.
+    /// The versions and features that the connecting side speaks; precedes its handshake.
+    VersionOffer(VersionOffer),
+    /// The zipper admits the connecting side.
     HandshakeAck {
         /// The name of the zipper.
         name: String,
-        /// The id of its node.
-        node: [u8; 32],
+        /// The key of the zipper.
+        node: NodeKey,
+        /// The selected version and features, if the connecting side sent an offer.
+        negotiated: Option<Negotiated>,
     },
-    /// The zipper does not let it in.
+    /// The zipper refuses the connecting side and closes the connection.
     Rejected {
-        /// Why, for programs.
+        /// The reason for programs, see [`Rejection`].
         code: u16,
-        /// Why, for people.
+        /// The reason for people.
         message: String,
     },
-    /// Whoever says it wants no more data. To a function that said so a zipper says it too, behind the
-    /// last data.
+    /// The sender wants no more data. A zipper answers a function with the same message on the data
+    /// lane, behind the last data.
     Goaway {
-        /// Why.
+        /// The reason for people.
         message: String,
     },
     /// A message of a source.
     Data(Data),
-    /// All that a zipper has functions for; replaces what it said before.
+    /// All functions that a zipper reaches; replaces its previous table.
     Interest {
-        /// Rises with each table.
+        /// Increases with each table.
         generation: u64,
         /// The table.
         entries: Vec<InterestEntry>,
@@ -243,15 +299,22 @@ pub enum WireMessage {
 }
 
 impl Data {
-    /// The bytes of [`WireMessage::Data`].
+    /// Encodes the message as [`WireMessage::Data`].
+    ///
+    /// # Errors
+    /// [`WireError::TooLong`] for texts and lists above their limits.
     pub fn encode(&self) -> Result<Bytes, WireError> {
-        let mut out = Vec::with_capacity(HEAD_LEN + self.payload.len());
+        let mut out = Vec::with_capacity(HEADER_CAPACITY + self.payload.len());
         self.header().encode(&mut out)?;
         out.extend_from_slice(&self.payload);
         Ok(out.into())
     }
 
-    /// Reads what [`WireMessage::decode`] would read as [`WireMessage::Data`]; the payload is a slice of `bytes`.
+    /// Decodes what [`WireMessage::decode`] would decode as [`WireMessage::Data`]. The payload is a
+    /// slice of `bytes`.
+    ///
+    /// # Errors
+    /// [`WireError`].
     #[inline]
     pub fn decode(mut bytes: Bytes) -> Result<Self, WireError> {
         match get_u8(&mut bytes)? {
@@ -260,7 +323,8 @@ impl Data {
         }
     }
 
-    /// What precedes the payload.
+    /// The header, which precedes the payload.
+    #[must_use]
     pub fn header(&self) -> MessageHeader<'_> {
         MessageHeader {
             tag: self.tag,
@@ -274,20 +338,34 @@ impl Data {
 }
 
 impl WireMessage {
-    /// The bytes of the message. Refuses what [`WireMessage::decode`] would refuse.
+    /// Encodes the message.
+    ///
+    /// # Errors
+    /// [`WireError`] for what [`WireMessage::decode`] would refuse.
     pub fn encode(&self) -> Result<Bytes, WireError> {
         let mut out = Vec::new();
         match self {
-            Self::Handshake(shake) => {
-                out.put_slice(&[1, shake.version, shake.role as u8]);
-                put_text(&shake.name, &mut out)?;
-                put_option(shake.token.as_deref(), &mut out)?;
-                put_interest(&shake.tags, shake.target.as_deref(), shake.policy, &mut out)?;
+            Self::Handshake(it) => {
+                out.put_slice(&[1, it.version, it.role as u8]);
+                put_text(&it.name, &mut out)?;
+                put_option(it.token.as_deref(), &mut out)?;
+                put_interest(&it.tags, it.target.as_deref(), it.policy, &mut out)?;
             }
-            Self::HandshakeAck { name, node } => {
+            Self::HandshakeAck {
+                name,
+                node,
+                negotiated,
+            } => {
                 out.put_u8(2);
                 put_text(name, &mut out)?;
                 out.put_slice(node);
+                if let Some(it) = negotiated {
+                    it.encode_into(&mut out);
+                }
+            }
+            Self::VersionOffer(offer) => {
+                out.put_u8(2);
+                offer.encode_into(&mut out);
             }
             Self::Rejected { code, message } => {
                 out.put_u8(3);
@@ -317,29 +395,15 @@ impl WireMessage {
         Ok(out.into())
     }
 
-    /// Reads a message; the payload of data is a slice of `bytes`.
+    /// Decodes a message. The payload of data is a slice of `bytes`.
+    ///
+    /// # Errors
+    /// [`WireError`].
     pub fn decode(mut bytes: Bytes) -> Result<Self, WireError> {
         let b = &mut bytes;
         let message = match get_u8(b)? {
-            1 => {
-                let (version, role) = (get_u8(b)?, Role::from_byte(get_u8(b)?)?);
-                let (name, token) = (get_text(b)?, get_option(b)?);
-                let (tags, target) = (get_tags(b)?, get_option(b)?);
-                let policy = Policy::from_byte(get_u8(b)?)?;
-                Self::Handshake(Handshake {
-                    version,
-                    role,
-                    name,
-                    token,
-                    tags,
-                    target,
-                    policy,
-                })
-            }
-            2 => Self::HandshakeAck {
-                name: get_text(b)?,
-                node: get_node(b)?,
-            },
+            1 => Self::Handshake(get_handshake(b)?),
+            2 => get_ack(b)?,
             3 => Self::Rejected {
                 code: get_u16(b)?,
                 message: get_text(b)?,
@@ -372,6 +436,35 @@ impl WireMessage {
             Err(WireError::Trailing(bytes.len()))
         }
     }
+}
+
+fn get_handshake(b: &mut Bytes) -> Result<Handshake, WireError> {
+    Ok(Handshake {
+        version: get_u8(b)?,
+        role: Role::from_byte(get_u8(b)?)?,
+        name: get_text(b)?,
+        token: get_option(b)?,
+        tags: get_tags(b)?,
+        target: get_option(b)?,
+        policy: Policy::from_byte(get_u8(b)?)?,
+    })
+}
+
+fn get_ack(b: &mut Bytes) -> Result<WireMessage, WireError> {
+    let (name, node) = (get_text(b)?, get_node(b)?);
+    let negotiated = Negotiated::decode(b)?;
+    let offer = match negotiated {
+        None => VersionOffer::from_ack(&name, &node),
+        Some(_) => None,
+    };
+    Ok(match offer {
+        Some(offer) => WireMessage::VersionOffer(offer),
+        None => WireMessage::HandshakeAck {
+            name,
+            node,
+            negotiated,
+        },
+    })
 }
 
 fn put_len(len: usize, max: usize, out: &mut Vec<u8>) -> Result<(), WireError> {
@@ -424,7 +517,7 @@ fn get_u64(b: &mut Bytes) -> Result<u64, WireError> {
     b.try_get_u64().map_err(|_| WireError::Truncated)
 }
 
-fn get_node(b: &mut Bytes) -> Result<[u8; 32], WireError> {
+fn get_node(b: &mut Bytes) -> Result<NodeKey, WireError> {
     let mut node = [0; 32];
     b.try_copy_to_slice(&mut node)
         .map_err(|_| WireError::Truncated)?;
@@ -470,7 +563,7 @@ fn get_tags(b: &mut Bytes) -> Result<Vec<Tag>, WireError> {
     get_list(b, TAGS_MAX, |b| get_u32(b).map(Tag))
 }
 
-/// Grows with what is there, not with what the count promises.
+/// Allocates for the items that are present, not for the declared count.
 fn get_list<T>(
     b: &mut Bytes,
     max: usize,

@@ -1,11 +1,11 @@
 //! What the connections of a zipper share: who is there, and the router.
 //!
-//! Each connection has a [`Door`], called on the worker that reads it. A message is routed and
+//! Each connection has a [`Connection`], called on the worker that reads it. A message is routed and
 //! handed on in that call. If a recipient has no room, the message stays where it is, the door asks
 //! to be woken, and the sender is held back by its window: nothing piles up here.
 
 mod batch;
-mod door;
+mod connection;
 mod plans;
 mod unmatched_tags;
 
@@ -19,13 +19,13 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use selvedge_client::lanes::CONTROL;
 use selvedge_hub::{Actor, Clock, Endpoint, Instant, Next};
 
-use crate::broker::door::Door;
+use crate::broker::connection::Connection;
 use crate::broker::plans::{Plans, ResolvedHop, ResolvedPlan};
 use crate::broker::unmatched_tags::UnmatchedTags;
-use crate::router::{NextHop, Node, Presence, Router};
+use crate::router::{NextHop, Presence, Router};
 use crate::stats::ZipperCounters;
 use selvedge_client::tag::Tag;
-use selvedge_client::wire::{InterestEntry, Role, WireMessage};
+use selvedge_client::wire::{InterestEntry, NodeKey as Node, Role, WireMessage};
 
 /// How long a neighbour may be away before nothing is sent to it any more, as for guests of a hub.
 const AWAY_MAX: Duration = Duration::from_secs(30);
@@ -120,7 +120,7 @@ impl Broker {
     }
 
     /// The inbox of a new endpoint.
-    pub(crate) fn open_door(self: &Arc<Self>, endpoint: &Endpoint) -> Door {
+    pub(crate) fn open_door(self: &Arc<Self>, endpoint: &Endpoint) -> Connection {
         let number = self.doors.fetch_add(1, Ordering::Relaxed);
         let known = Known {
             door: number,
@@ -147,7 +147,7 @@ impl Broker {
                 .clone()
                 .filter(|_| !self.settings.mesh.contains(&node))
         });
-        Door::new(Arc::clone(self), endpoint.clone(), number, source)
+        Connection::new(Arc::clone(self), endpoint.clone(), number, source)
     }
 
     /// A generator for random choices, different from those before.

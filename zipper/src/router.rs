@@ -1,100 +1,80 @@
-//! Who gets a message: functions here, and functions at other zippers. Pure.
+//! Routing: which functions, at this zipper and at others, receive a message. Pure.
 //!
-//! Every function name that observes a tag gets one copy (or each instance, by [`Policy::All`]).
-//! The zipper that a message enters chooses the instances, and addresses each copy to the zipper
-//! that the instance is connected to, its *home*; zippers between only pass it on. Homes and ways
-//! are learned as in a path-vector protocol (RFC 4271, section 5.1.2, without its attributes):
-//! each neighbour tells what it can reach and by which zippers, and nobody takes a way that leads
-//! through itself, so there are no loops in any topology. The hop limit catches what is on its way
-//! while tables change.
+//! Every function name that observes a tag receives one copy (by [`Policy::All`], each instance does).
+//! The zipper that a message enters selects the instances and addresses each copy to the *home* of
+//! the instance: the zipper to which it is connected. Zippers between only forward the copy. Homes
+//! and paths are learned as in a path-vector protocol (RFC 4271, section 5.1.2, without its
+//! attributes): each neighbour advertises the functions that it reaches and the zippers on the path,
+//! and no zipper uses a path that contains itself, so there are no loops in any topology. The hop
+//! limit drops messages that loop while tables change.
 
 mod failover;
+mod groups;
+mod plan;
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use selvedge_client::tag::Tag;
-use selvedge_client::wire::{InterestEntry, Origin, PATH_MAX, Policy, Recipient};
+use selvedge_client::wire::{InterestEntry, NodeKey, Origin, PATH_MAX, Policy, Recipient};
 
-/// The id of a client or zipper: its public key.
-pub type Node = [u8; 32];
+pub use plan::{NextHop, Plan, Selection};
 
-/// What a connected function observes, and how it shares with others of its name.
+use groups::{FunctionGroup, GroupInstance, GroupsBuilder, RotationCounter, equally_good, pick};
+use plan::{CandidateRoute, GroupPlan};
+
+/// A connected function: the messages that it observes, and how its name shares them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FunctionSpec {
-    /// Its name.
+    /// The name. Functions with one name are instances of one group.
     pub name: String,
-    /// The tags that it observes.
+    /// The tags that the function observes.
     pub tags: Vec<Tag>,
-    /// Of messages with a target it gets those with this one.
+    /// The target: messages with another target are not delivered to the function.
     pub target: Option<String>,
-    /// How its instances share.
+    /// How messages are distributed among the instances.
     pub policy: Policy,
 }
 
-/// Whether a client or neighbour can be reached. Those that can are chosen first.
+/// Whether a client or neighbour is connected. Connected instances are preferred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Presence {
-    /// Now.
+    /// Connected.
     Up,
-    /// Not now; what is sent to it waits.
+    /// Disconnected; messages to it wait for its return.
     Away,
-    /// It has been away for so long that nothing is sent to it any more.
+    /// Disconnected for so long that nothing is sent to it any more.
     Gone,
 }
 
-/// What decides where a message goes.
+/// The fields of a message that decide its routes.
 #[derive(Debug, Clone, Copy)]
 pub struct FlowKey<'a> {
-    /// Its tag.
+    /// The tag.
     pub tag: Tag,
-    /// Its target.
+    /// The target.
     pub target: Option<&'a str>,
-    /// Who sent it.
+    /// The source, and the number of the message there.
     pub origin: Origin,
 }
 
-/// Where copies of a message go.
+/// The recipients of one message.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Routes {
-    /// Functions connected here.
-    pub local: Vec<Node>,
-    /// Neighbours, each with those for whom it passes a copy on.
-    pub forward: BTreeMap<Node, Vec<Recipient>>,
-    /// Functions that it was addressed to and that cannot be reached any more.
+    /// Functions that are connected to this zipper.
+    pub local: Vec<NodeKey>,
+    /// Neighbours, each with the functions for which it forwards a copy.
+    pub forward: BTreeMap<NodeKey, Vec<Recipient>>,
+    /// Functions that the message was addressed to and that are not reachable any more.
     pub unreachable: Vec<String>,
 }
 
 impl Routes {
-    /// Whether nobody gets it.
+    /// Whether the message has no recipient.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.local.is_empty() && self.forward.is_empty()
     }
-}
-
-/// An instance to choose: one function here, or all of that name at another zipper.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct GroupInstance {
-    /// The client, or the zipper that it is connected to.
-    node: Node,
-    /// The neighbour on the way; none for a function here.
-    via: Option<Node>,
-    presence: Presence,
-    distance: usize,
-    target: Option<String>,
-}
-
-#[derive(Debug)]
-struct FunctionGroup {
-    name: Arc<str>,
-    policy: Policy,
-    rotation: RotationCounter,
-    /// The nearest first, once all are known.
-    instances: Vec<GroupInstance>,
 }
 
 #[derive(Debug)]
@@ -109,75 +89,26 @@ struct NeighbourTable {
     presence: Presence,
 }
 
-/// How often a name was chosen; shared by all who choose.
-type RotationCounter = Arc<AtomicUsize>;
-
-/// Where messages of one tag and target go until something changes. For who routes many of them: it
-/// chooses among instances as [`Router::route`] does, and needs no router for it.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    groups: Vec<GroupPlan>,
-    /// Those of all forks, one behind the other.
-    candidates: Vec<CandidateRoute>,
-    next_hops: Vec<NextHop>,
-}
-
-/// A name that gets the messages, or each of its instances.
-#[derive(Debug, Clone)]
-struct GroupPlan {
-    name: Arc<str>,
-    policy: Policy,
-    rotation: RotationCounter,
-    /// Of these each message goes to one, or to all of them by [`Policy::All`]. Never empty.
-    candidates: Range<usize>,
-}
-
-/// One way that a message can take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct CandidateRoute {
-    /// The client, or the zipper that it is connected to.
-    node: Node,
-    /// Where the copy is handed to, in the list of the plan.
-    next_hop: usize,
-}
-
-/// Whom a zipper hands a copy to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum NextHop {
-    /// A function that is connected here.
-    Local(Node),
-    /// A neighbour, which passes it on.
-    Via(Node),
-}
-
-/// A choice that a [`Plan`] has made for one message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Selection<'a> {
-    /// Whom the copy is handed to: its place among [`Plan::next_hops`].
-    pub next_hop: usize,
-    /// The name of the function.
-    pub name: &'a str,
-    /// The function, or the zipper that it is connected to.
-    pub node: Node,
-}
-
 /// The routes of one zipper.
+///
+/// Methods that change routes rebuild the groups; [`plan`](Self::plan) and
+/// [`route`](Self::route) read them.
 #[derive(Debug)]
 pub struct Router {
-    own: Node,
-    local: BTreeMap<Node, LocalFunction>,
-    neighbours: BTreeMap<Node, NeighbourTable>,
-    /// For each tag, those of whom some get a message. Made anew at each change.
+    own: NodeKey,
+    local: BTreeMap<NodeKey, LocalFunction>,
+    neighbours: BTreeMap<NodeKey, NeighbourTable>,
+    /// The groups that observe each tag; rebuilt at each change.
     groups: HashMap<Tag, Vec<FunctionGroup>>,
-    /// How often a name was chosen, for those that take turns.
+    /// The rotation counter of each name.
     rotations: HashMap<Arc<str>, RotationCounter>,
     random: fastrand::Rng,
 }
 
 impl Router {
-    /// The router of the zipper `own`.
+    /// A router for the zipper `own`. The seed decides the selections of [`Policy::Random`].
     #[must_use]
-    pub fn new(own: Node, seed: u64) -> Self {
+    pub fn new(own: NodeKey, seed: u64) -> Self {
         Self {
             own,
             local: BTreeMap::new(),
@@ -188,8 +119,8 @@ impl Router {
         }
     }
 
-    /// A function is connected here.
-    pub fn add_function(&mut self, client: Node, function: FunctionSpec) {
+    /// Adds a function that has connected to this zipper.
+    pub fn add_function(&mut self, client: NodeKey, function: FunctionSpec) {
         let local = LocalFunction {
             function,
             presence: Presence::Up,
@@ -198,17 +129,17 @@ impl Router {
         self.rebuild();
     }
 
-    /// A zipper is connected.
-    pub fn add_neighbour(&mut self, neighbour: Node) {
+    /// Adds a neighbour, without any route.
+    pub fn add_neighbour(&mut self, neighbour: NodeKey) {
         self.neighbours.entry(neighbour).or_insert(NeighbourTable {
             entries: Vec::new(),
             presence: Presence::Up,
         });
     }
 
-    /// A neighbour says what it can reach, all of it. Ways that lead through this zipper, that are
-    /// too long or do not begin with the neighbour are left out.
-    pub fn learn(&mut self, neighbour: Node, mut entries: Vec<InterestEntry>) {
+    /// Replaces the interest table of a neighbour. Entries are ignored if their path contains this
+    /// zipper, is too long or does not end at the neighbour.
+    pub fn learn(&mut self, neighbour: NodeKey, mut entries: Vec<InterestEntry>) {
         entries.retain(|entry| {
             entry.path.last() == Some(&neighbour)
                 && entry.path.len() <= PATH_MAX
@@ -221,27 +152,28 @@ impl Router {
         self.rebuild();
     }
 
-    /// A client or neighbour is away, or back.
-    pub fn set_presence(&mut self, node: Node, presence: Presence) {
+    /// Records that a client or neighbour has disconnected or returned.
+    pub fn set_presence(&mut self, node: NodeKey, presence: Presence) {
         let local = self.local.get_mut(&node).map(|it| &mut it.presence);
         let neighbour = self.neighbours.get_mut(&node);
         let neighbour = neighbour.map(|it| &mut it.presence);
-        for known in local.into_iter().chain(neighbour) {
-            *known = presence;
+        for best in local.into_iter().chain(neighbour) {
+            *best = presence;
         }
         self.rebuild();
     }
 
-    /// A client or neighbour is gone.
-    pub fn remove(&mut self, node: Node) {
+    /// Removes a client or neighbour.
+    pub fn remove(&mut self, node: NodeKey) {
         self.local.remove(&node);
         self.neighbours.remove(&node);
         self.rebuild();
     }
 
-    /// What to tell a neighbour: what can be reached here and beyond, unless by the neighbour.
+    /// The interest table for a neighbour: the functions that this zipper reaches by a path without
+    /// that neighbour.
     #[must_use]
-    pub fn advertise(&self, neighbour: Node) -> Vec<InterestEntry> {
+    pub fn advertise(&self, neighbour: NodeKey) -> Vec<InterestEntry> {
         let mut advertised: BTreeMap<(&str, Option<&str>), InterestEntry> = BTreeMap::new();
         for LocalFunction { function, .. } in self.local.values() {
             let key = (function.name.as_str(), function.target.as_deref());
@@ -267,14 +199,14 @@ impl Router {
         advertised.into_values().chain(passed_on).collect()
     }
 
-    /// The names of those who observe a tag, here or elsewhere.
+    /// The names of the functions that observe a tag, at this zipper or at others.
     #[must_use]
     pub fn observers(&self, tag: Tag) -> Vec<String> {
         let groups = self.groups.get(&tag).into_iter().flatten();
         groups.map(|group| group.name.to_string()).collect()
     }
 
-    /// Where messages of clients with that tag and target go, until something changes here.
+    /// The plan for messages of clients with that tag and target; valid until the routes change.
     #[must_use]
     pub fn plan(&self, tag: Tag, target: Option<&str>) -> Plan {
         let groups = self.groups.get(&tag).map_or(&[][..], Vec::as_slice);
@@ -283,11 +215,11 @@ impl Router {
             candidates: Vec::with_capacity(groups.len()),
             next_hops: Vec::with_capacity(groups.len()),
         };
-        let mut ways = BTreeMap::new();
+        let mut neighbours = BTreeMap::new();
         for group in groups {
             let first = plan.candidates.len();
             for instance in group.eligible(target) {
-                let next_hop = plan.next_hop_index(instance, &mut ways);
+                let next_hop = plan.next_hop_index(instance, &mut neighbours);
                 let node = instance.node;
                 plan.candidates.push(CandidateRoute { node, next_hop });
             }
@@ -306,14 +238,15 @@ impl Router {
     /// Routes a message of a client.
     pub fn route(&mut self, key: FlowKey<'_>) -> Routes {
         let (mut routes, plan) = (Routes::default(), self.plan(key.tag, key.target));
-        for chosen in plan.choose(&key.origin.source, &mut self.random) {
-            routes.add(chosen.name, plan.next_hops[chosen.next_hop], chosen.node);
+        for selected in plan.select(&key.origin.source, &mut self.random) {
+            let next_hop = plan.next_hops[selected.next_hop];
+            routes.add(selected.name, next_hop, selected.node);
         }
         routes
     }
 
-    /// Routes a message that the zipper `from` passes on to `recipients`.
-    pub fn relay(&mut self, from: Node, key: FlowKey<'_>, recipients: Vec<Recipient>) -> Routes {
+    /// Routes a message that the zipper `from` has forwarded to `recipients`.
+    pub fn relay(&mut self, from: NodeKey, key: FlowKey<'_>, recipients: Vec<Recipient>) -> Routes {
         let mut routes = Routes::default();
         for recipient in recipients {
             if !self.relay_one(from, key, &recipient, &mut routes) {
@@ -325,7 +258,7 @@ impl Router {
 
     fn relay_one(
         &mut self,
-        from: Node,
+        from: NodeKey,
         key: FlowKey<'_>,
         to: &Recipient,
         routes: &mut Routes,
@@ -352,7 +285,7 @@ impl Router {
         } else if group.policy == Policy::All {
             here
         } else if here.is_empty() {
-            // It has left while the message was on its way: another instance will do.
+            // The instance has left while the message was in flight: another one replaces it.
             beyond().take(1).collect()
         } else {
             let eligible: Vec<&GroupInstance> =
@@ -374,17 +307,19 @@ impl Router {
         !chosen.is_empty()
     }
 
-    /// For each function elsewhere the best way to it: up, then short, then the same for everybody.
-    fn best_routes(&self) -> Vec<(Node, &InterestEntry)> {
-        let mut best_routes: BTreeMap<_, (Presence, usize, Node, &InterestEntry)> = BTreeMap::new();
+    /// The best path to each remote function: connected before disconnected, then the shortest. The
+    /// neighbour with the smaller key breaks ties, so all zippers decide alike.
+    fn best_routes(&self) -> Vec<(NodeKey, &InterestEntry)> {
+        let mut best_routes: BTreeMap<_, (Presence, usize, NodeKey, &InterestEntry)> =
+            BTreeMap::new();
         let neighbours = self.neighbours.iter();
         for (&via, neighbour) in neighbours.filter(|(_, it)| it.presence < Presence::Gone) {
             for entry in &neighbour.entries {
                 let key = (&entry.name, &entry.target, entry.path.first());
-                let way = (neighbour.presence, entry.path.len(), via, entry);
-                let known = best_routes.entry(key).or_insert(way);
-                if (way.0, way.1, way.2) < (known.0, known.1, known.2) {
-                    *known = way;
+                let route = (neighbour.presence, entry.path.len(), via, entry);
+                let best = best_routes.entry(key).or_insert(route);
+                if (route.0, route.1, route.2) < (best.0, best.1, best.2) {
+                    *best = route;
                 }
             }
         }
@@ -396,7 +331,7 @@ impl Router {
 
     fn rebuild(&mut self) {
         let mut offers = GroupsBuilder {
-            known: &self.rotations,
+            previous: &self.rotations,
             rotations: HashMap::new(),
             groups: HashMap::new(),
         };
@@ -439,189 +374,14 @@ impl Router {
     }
 }
 
-/// The choices as they are made anew.
-struct GroupsBuilder<'a> {
-    /// The turns so far, which last over changes.
-    known: &'a HashMap<Arc<str>, RotationCounter>,
-    rotations: HashMap<Arc<str>, RotationCounter>,
-    groups: HashMap<Tag, Vec<FunctionGroup>>,
-}
-
-impl GroupsBuilder<'_> {
-    fn add(&mut self, name: &str, policy: Policy, tags: &[Tag], instance: &GroupInstance) {
-        for &tag in tags {
-            let groups = self.groups.entry(tag).or_default();
-            let known = groups.iter_mut().find(|group| *group.name == *name);
-            if let Some(group) = known {
-                group.instances.push(instance.clone());
-                continue;
-            }
-            let (name, rotation) = self.rotation(name);
-            let group = FunctionGroup {
-                name,
-                policy,
-                rotation,
-                instances: vec![instance.clone()],
-            };
-            self.groups.entry(tag).or_default().push(group);
-        }
-    }
-
-    /// The turn of a name, of which there is one for all tags.
-    fn rotation(&mut self, name: &str) -> (Arc<str>, RotationCounter) {
-        let known = self.rotations.get_key_value(name);
-        let known = known.or_else(|| self.known.get_key_value(name));
-        let (name, rotation) = match known {
-            Some((name, rotation)) => (Arc::clone(name), Arc::clone(rotation)),
-            None => (name.into(), RotationCounter::default()),
-        };
-        self.rotations
-            .insert(Arc::clone(&name), Arc::clone(&rotation));
-        (name, rotation)
-    }
-}
-
-impl FunctionGroup {
-    /// Of whom a message with that target goes to one, or to all of them by [`Policy::All`].
-    fn eligible(&self, target: Option<&str>) -> impl Iterator<Item = &GroupInstance> {
-        let instances = self
-            .instances
-            .iter()
-            .filter(move |it| it.matches_target(target));
-        equally_good(self.policy, instances)
-    }
-}
-
-impl GroupInstance {
-    /// A message with a target is for those who want this target; one without is for all.
-    fn matches_target(&self, target: Option<&str>) -> bool {
-        target.is_none() || target == self.target.as_deref()
-    }
-
-    fn next_hop(&self) -> NextHop {
-        self.via.map_or(NextHop::Local(self.node), NextHop::Via)
-    }
-}
-
 impl Routes {
-    fn add(&mut self, name: &str, next_hop: NextHop, node: Node) {
+    fn add(&mut self, name: &str, next_hop: NextHop, node: NodeKey) {
         match next_hop {
             NextHop::Local(client) => self.local.push(client),
             NextHop::Via(via) => self.forward.entry(via).or_default().push(Recipient {
                 name: name.to_owned(),
                 home: node,
             }),
-        }
-    }
-}
-
-impl Plan {
-    /// The place of a stop, each of which is listed once. A function here is a site of one choice only, so
-    /// only ways to neighbours have to be looked for.
-    fn next_hop_index(
-        &mut self,
-        instance: &GroupInstance,
-        ways: &mut BTreeMap<Node, usize>,
-    ) -> usize {
-        let (next_hop, next) = (instance.next_hop(), self.next_hops.len());
-        let place = match next_hop {
-            NextHop::Via(via) => *ways.entry(via).or_insert(next),
-            // Sites are sorted: what was offered twice is next to itself.
-            NextHop::Local(_) if self.next_hops.last() == Some(&next_hop) => next - 1,
-            NextHop::Local(_) => next,
-        };
-        if place == next {
-            self.next_hops.push(next_hop);
-        }
-        place
-    }
-
-    /// All whom copies may be handed to.
-    #[must_use]
-    pub fn next_hops(&self) -> &[NextHop] {
-        &self.next_hops
-    }
-
-    /// How many copies a message makes at the most.
-    #[must_use]
-    pub fn copies_max(&self) -> usize {
-        let copies = |group: &GroupPlan| match group.policy {
-            Policy::All => group.candidates.len(),
-            _ => 1,
-        };
-        self.groups.iter().map(copies).sum()
-    }
-
-    /// Chooses for one message of `source`.
-    pub fn choose<'a>(
-        &'a self,
-        source: &'a Node,
-        random: &'a mut fastrand::Rng,
-    ) -> impl Iterator<Item = Selection<'a>> {
-        self.groups.iter().flat_map(move |group| {
-            let candidates = &self.candidates[group.candidates.clone()];
-            let chosen = group.choose(candidates, source, random);
-            chosen.iter().map(|candidate| Selection {
-                next_hop: candidate.next_hop,
-                name: &group.name,
-                node: candidate.node,
-            })
-        })
-    }
-}
-
-impl GroupPlan {
-    fn choose<'a>(
-        &self,
-        candidates: &'a [CandidateRoute],
-        source: &Node,
-        random: &mut fastrand::Rng,
-    ) -> &'a [CandidateRoute] {
-        if self.policy == Policy::All || candidates.len() == 1 {
-            return candidates;
-        }
-        let nodes = candidates.iter().map(|candidate| candidate.node);
-        let at = pick(self.policy, nodes, source, &self.rotation, random);
-        std::slice::from_ref(&candidates[at])
-    }
-}
-
-/// Of sites that are sorted by nearness those that are as good as the first; by [`Policy::All`] all.
-fn equally_good<'a>(
-    policy: Policy,
-    instances: impl Iterator<Item = &'a GroupInstance> + Clone,
-) -> impl Iterator<Item = &'a GroupInstance> {
-    let first = instances.clone().next();
-    instances.filter(move |instance| {
-        policy == Policy::All
-            || first.is_some_and(|first| {
-                instance.presence == first.presence
-                    && (policy != Policy::Nearest || instance.distance == first.distance)
-            })
-    })
-}
-
-/// Which of the nodes, of which there is at least one.
-fn pick(
-    policy: Policy,
-    nodes: impl ExactSizeIterator<Item = Node>,
-    source: &Node,
-    rotation: &AtomicUsize,
-    random: &mut fastrand::Rng,
-) -> usize {
-    match policy {
-        Policy::Random => random.usize(..nodes.len()),
-        // Rendezvous hashing: when a site goes, only its sources move.
-        Policy::Hash => {
-            let weight = |(_, node): &(usize, Node)| {
-                let mut hasher = DefaultHasher::new();
-                (source, node).hash(&mut hasher);
-                hasher.finish()
-            };
-            nodes.enumerate().max_by_key(weight).map_or(0, |(at, _)| at)
-        }
-        Policy::Nearest | Policy::RoundRobin | Policy::All => {
-            rotation.fetch_add(1, Ordering::Relaxed).wrapping_add(1) % nodes.len()
         }
     }
 }

@@ -2,10 +2,11 @@
 
 use super::*;
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 const T: Tag = Tag(0x10);
 
-fn node(n: usize) -> Node {
+fn node(n: usize) -> NodeKey {
     let mut node = [0; 32];
     node[..8].copy_from_slice(&(n as u64).to_be_bytes());
     node
@@ -50,7 +51,7 @@ fn router_with(functions: &[(usize, FunctionSpec)]) -> Router {
 }
 
 /// How often each client of the local ones is chosen for messages of `sources` in turn.
-fn counts(router: &mut Router, sources: Range<usize>) -> BTreeMap<Node, usize> {
+fn counts(router: &mut Router, sources: Range<usize>) -> BTreeMap<NodeKey, usize> {
     let mut counts = BTreeMap::new();
     for source in sources {
         for client in router.route(key(source)).local {
@@ -85,7 +86,7 @@ fn all_means_each_instance() {
 fn hash_keeps_a_source_with_its_instance_and_moves_few_when_one_leaves() {
     let a = function("a", Policy::Hash);
     let mut router = router_with(&[(1, a.clone()), (2, a.clone()), (3, a)]);
-    let chosen = |router: &mut Router| -> Vec<Node> {
+    let chosen = |router: &mut Router| -> Vec<NodeKey> {
         (0..300)
             .map(|source| router.route(key(source)).local[0])
             .collect()
@@ -253,7 +254,7 @@ impl RouterNet {
     }
 
     /// Sends a message in at `at`; returns the clients that got it, and the most hops.
-    fn send(&mut self, at: usize) -> (Vec<Node>, usize) {
+    fn send(&mut self, at: usize) -> (Vec<NodeKey>, usize) {
         let (mut got, mut hops_max) = (Vec::new(), 0);
         let mut open = vec![(at, 0, self.routers[at].route(key(1000)))];
         while let Some((at, hops, routes)) = open.pop() {
@@ -306,7 +307,7 @@ fn n8_on_any_topology_each_name_gets_one_copy_and_all_gets_each_instance() {
                 let (got, _) = net.send(from);
                 for (n, at) in homes.iter().enumerate() {
                     let open = at.intersection(&reachable).count();
-                    let is_of = |client: &&Node| {
+                    let is_of = |client: &&NodeKey| {
                         u64::from_be_bytes(client[..8].try_into().unwrap()) / 100 == n as u64 + 1
                     };
                     let expected = if n == 3 { open } else { open.min(1) };

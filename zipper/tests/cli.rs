@@ -197,7 +197,7 @@ fn a_refused_client_reports_the_reason() {
         .concat();
         run_with(&args, b"hello\n")
     };
-    assert_fails(&source(&[]), 4, "asks for a token");
+    assert_fails(&source(&[]), 4, "requires a token");
     assert_fails(&source(&["--token", "wrong"]), 4, "the token is wrong");
     let accepted = source(&["--token", "right"]);
     assert!(accepted.status.success(), "{accepted:?}");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use selvedge_client::tag::Tag;
 use selvedge_client::wire::{
-    Data, Handshake, InterestEntry, Origin, Policy, Recipient, Role, VERSION, WireMessage,
+    Data, Handshake, InterestEntry, Origin, Policy, Recipient, Role, VERSION_MIN, WireMessage,
 };
 use selvedge_client::{Client, ClientOptions, ConnectError, addresses};
 use selvedge_hub::{
@@ -175,7 +175,7 @@ fn s3_a_wrong_or_missing_token_is_refused_with_the_reason() {
         Client::connect(options)
     };
     for (token, why) in [
-        (None, "this zipper asks for a token"),
+        (None, "this zipper requires a token"),
         (Some("wrong"), "the token is wrong"),
     ] {
         match connect(token) {
@@ -428,7 +428,7 @@ impl ByHand {
         by_hand.say(
             0,
             &WireMessage::Handshake(Handshake {
-                version: VERSION,
+                version: VERSION_MIN,
                 role: Role::Zipper,
                 name: "by hand".into(),
                 token: None,

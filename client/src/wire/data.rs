@@ -1,4 +1,4 @@
-//! The bytes of data: its head, written and read, and what most sources write, read where it lies.
+//! The encoding of data: headers, and the short headers of most messages, which are read in place.
 
 use bytes::{Buf, BufMut, Bytes};
 
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::tag::Tag;
 
-/// The byte before data that tells it from other messages.
+/// The kind byte of data.
 pub(super) const DATA_KIND: u8 = 5;
 
 const HAS_SOURCE: u8 = 1;
@@ -18,20 +18,20 @@ const HAS_TRACE: u8 = 1 << 3;
 const SEQUENCE_LEN_SHIFT: u8 = 4;
 const FLAGS_NONE: u8 = 1 << 7;
 
-/// What precedes the payload of data. See [`Data`].
+/// The header, which precedes the payload of [`Data`].
 #[derive(Debug, Clone, Copy)]
 pub struct MessageHeader<'a> {
-    /// What kind of data it is.
+    /// The tag.
     pub tag: Tag,
-    /// The source, and the message's number there.
+    /// The source, and the number of the message there.
     pub origin: Origin,
-    /// How many more zippers it may pass.
+    /// How many more zippers may forward the message.
     pub hops_left: u8,
-    /// Which observers of the tag are meant; all if absent.
+    /// The target; without one, all observers of the tag receive the message.
     pub target: Option<&'a str>,
-    /// The groups and home zippers, if a zipper has chosen them.
+    /// The functions and their home zippers, if a zipper has selected them.
     pub recipients: &'a [Recipient],
-    /// The route so far, if it is traced.
+    /// The steps so far, if the message is traced.
     pub trace: Option<&'a [(String, u64)]>,
 }
 
@@ -72,12 +72,13 @@ impl MessageHeader<'_> {
     }
 }
 
-/// How data begins; all that precedes its payload if there are no flags.
+/// The first fields of data, and its whole header if no flag is set.
 #[derive(Debug, Clone, Copy)]
 pub struct ShortHeader([u8; 15], usize);
 
 impl ShortHeader {
-    /// For a source that says neither target nor trace.
+    /// The header of a message without target and trace, on the connection of its source.
+    #[must_use]
     pub fn plain(tag: Tag, hops_left: u8, sequence: u64) -> Self {
         Self::new(0, tag, hops_left, sequence)
     }
@@ -94,22 +95,22 @@ impl ShortHeader {
         Self(bytes, 15 - skipped as usize)
     }
 
-    /// The header as it is sent.
+    /// The encoded header.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.0[..self.1]
     }
 }
 
-/// How data begins of which its zipper says only who sent it: all that precedes its payload.
+/// The header of data whose only optional part is its source, as zippers send it to most functions.
 #[derive(Debug, Clone, Copy)]
 pub struct SourcedHeader([u8; 47], usize);
 
 impl SourcedHeader {
-    /// Of `source`, which is somebody.
+    /// The header of a message of `source`, which is not [`NO_SOURCE`].
     #[inline]
     pub fn new(tag: Tag, hops_left: u8, sequence: u64, source: &[u8; 32]) -> Self {
-        debug_assert!(*source != NO_SOURCE, "a flag says that there is one");
+        debug_assert!(*source != NO_SOURCE, "the flag announces a source");
         let ShortHeader(short, len) = ShortHeader::new(HAS_SOURCE, tag, hops_left, sequence);
         let mut bytes = [0; 47];
         bytes[..15].copy_from_slice(&short);
@@ -117,32 +118,34 @@ impl SourcedHeader {
         Self(bytes, len + 32)
     }
 
+    /// The encoded header.
     #[inline]
-    /// The header as it is sent.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.0[..self.1]
     }
 }
 
-/// Data without anything that the flags tell of, as most sources write it.
+/// The fields of data without optional parts, as most sources write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlainMessage {
-    /// What kind of data it is.
+    /// The tag.
     pub tag: Tag,
     /// The number of the message at its source.
     pub sequence: u64,
-    /// Where the payload begins.
+    /// The offset of the payload.
     pub payload_at: usize,
 }
 
 impl PlainMessage {
-    /// Reads it where it lies; none if it is anything else, or nothing at all.
+    /// Reads data that has no optional part, in place. Returns `None` for anything else.
+    #[must_use]
     pub fn read(bytes: &[u8]) -> Option<Self> {
         Self::read_with(bytes, 0)
     }
 
-    /// Reads it where it lies, as it comes from a zipper: with who sent it first.
+    /// Reads data whose only optional part is its source, in place. Returns `None` for anything else.
+    #[must_use]
     pub fn read_sourced(bytes: &[u8]) -> Option<Self> {
         let plain = Self::read_with(bytes, HAS_SOURCE)?;
         let (source, _) = bytes.get(plain.payload_at..)?.split_first_chunk()?;
@@ -152,7 +155,7 @@ impl PlainMessage {
         })
     }
 
-    /// Reads what there is in any data, if no flags are set but the allowed ones.
+    /// Reads the mandatory fields, if only allowed flags are set.
     #[inline(always)]
     fn read_with(bytes: &[u8], allowed: u8) -> Option<Self> {
         let (&[DATA_KIND, flags, a, b, c, d, _hops_left], rest) = bytes.split_first_chunk()? else {
@@ -176,13 +179,14 @@ fn number(digits: &[u8]) -> u64 {
         .fold(0, |number, &digit| number << 8 | u64::from(digit))
 }
 
-/// Whether it is data, of whatever worth.
+/// Whether the bytes begin like data. They may be malformed.
+#[must_use]
 pub fn is_data(bytes: &[u8]) -> bool {
     bytes.first() == Some(&DATA_KIND)
 }
 
-/// Reads data behind the byte of its kind. What all data has is read where it lies, in one step: byte
-/// by byte it took a twentieth of a hop of 64 B.
+/// Decodes data behind the kind byte. The mandatory fields are read in one step: reading them byte by
+/// byte took 5 % of the time of a 64 B hop.
 #[inline]
 pub(super) fn get(mut bytes: Bytes) -> Result<Data, WireError> {
     let flags = *bytes.first().ok_or(WireError::Truncated)?;

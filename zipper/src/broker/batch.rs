@@ -19,12 +19,12 @@ use selvedge_hub::Incoming;
 use crate::broker::Broker;
 use crate::broker::batch::fan_out::{FanOut, QueuedMessage};
 use crate::broker::plans::{ResolvedHop, ResolvedPlan};
-use crate::router::{FlowKey, NextHop, Node};
+use crate::router::{FlowKey, NextHop};
 use crate::stats::add;
 use selvedge_client::lanes::{DATA, HOPS_MAX};
 use selvedge_client::tag::Tag;
 use selvedge_client::wire::{
-    self, Data, MessageHeader, Origin, PlainMessage, TRACE_MAX, WireError, WireMessage,
+    self, Data, MessageHeader, NodeKey, Origin, PlainMessage, TRACE_MAX, WireError, WireMessage,
 };
 
 /// A batch ends with the message that reaches one of these, so that a recipient's lock is held for some
@@ -56,7 +56,7 @@ struct CachedPlan {
 /// Whoever the messages come from, and what is known about where they go.
 pub(super) struct RoutingBatch {
     broker: Arc<Broker>,
-    from: Node,
+    from: NodeKey,
     /// Of which version the kinds are.
     version: u64,
     plans: Vec<CachedPlan>,
@@ -69,7 +69,7 @@ pub(super) struct RoutingBatch {
 }
 
 impl RoutingBatch {
-    pub(super) fn new(broker: Arc<Broker>, from: Node) -> Self {
+    pub(super) fn new(broker: Arc<Broker>, from: NodeKey) -> Self {
         Self {
             random: broker.fork_random(),
             broker,
@@ -201,17 +201,20 @@ impl RoutingBatch {
         };
         let (mut local, mut forward) = (None, BTreeMap::<usize, Vec<wire::Recipient>>::new());
         let mut is_observed = false;
-        for chosen in plan.choose(&self.from, &mut self.random) {
+        for selected in plan.select(&self.from, &mut self.random) {
             is_observed = true;
             match (
-                plan.next_hops()[chosen.next_hop],
-                &resolved.recipients[chosen.next_hop],
+                plan.next_hops()[selected.next_hop],
+                &resolved.recipients[selected.next_hop],
             ) {
                 (NextHop::Via(_), _) => {
-                    let name = chosen.name.to_owned();
-                    let home = chosen.node;
+                    let name = selected.name.to_owned();
+                    let home = selected.node;
                     let recipient = wire::Recipient { name, home };
-                    forward.entry(chosen.next_hop).or_default().push(recipient);
+                    forward
+                        .entry(selected.next_hop)
+                        .or_default()
+                        .push(recipient);
                 }
                 (NextHop::Local(_), None) => add(&counters.unreachable, 1),
                 (NextHop::Local(_), Some(to)) => {
@@ -401,7 +404,7 @@ mod tests {
             for at in [&mut batch, &mut other] {
                 let plan_index = at.plan_index(T, None);
                 let plan = &at.plans[plan_index].resolved.plan;
-                chosen.extend(plan.choose(&at.from, &mut at.random).map(|it| it.node[0]));
+                chosen.extend(plan.select(&at.from, &mut at.random).map(|it| it.node[0]));
             }
         }
         assert_eq!(chosen, [4, 3, 4, 3]);

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use selvedge_hub::Endpoint;
 
-use crate::router::{NextHop, Node, Plan};
+use crate::router::{NextHop, Plan};
 use selvedge_client::tag::Tag;
+use selvedge_client::wire::NodeKey;
 
 /// How many plans are kept: sources choose tags and targets as they like.
 const PLANS_MAX: usize = 1024;
@@ -14,7 +15,7 @@ const PLANS_MAX: usize = 1024;
 /// Whom a copy is handed to.
 #[derive(Debug, Clone)]
 pub(super) struct ResolvedHop {
-    pub(super) node: Node,
+    pub(super) node: NodeKey,
     /// Its own door: another endpoint of the same node has another one.
     pub(super) door: u64,
     pub(super) endpoint: Endpoint,

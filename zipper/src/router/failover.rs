@@ -1,12 +1,12 @@
-//! Who takes over what waits for a function that is away.
+//! Failover: the function that takes over the messages for a disconnected one.
 
-use super::{LocalFunction, Node, Presence, Router};
-use selvedge_client::wire::Policy;
+use super::{LocalFunction, Presence, Router};
+use selvedge_client::wire::{NodeKey, Policy};
 
 impl Router {
-    /// A function here that is up and shares the work with this one, if this one is away.
+    /// A connected function of this zipper that shares the work with `node`, if `node` is disconnected.
     #[must_use]
-    pub fn failover_for(&self, node: Node) -> Option<Node> {
+    pub fn failover_for(&self, node: NodeKey) -> Option<NodeKey> {
         let away = self.local.get(&node)?;
         if away.presence == Presence::Up || away.function.policy == Policy::All {
             return None;
@@ -25,7 +25,7 @@ mod tests {
     use selvedge_client::tag::Tag;
 
     #[test]
-    fn only_one_of_the_same_kind_that_is_up_takes_over() {
+    fn only_a_connected_instance_of_the_same_group_takes_over() {
         let of = |name: &str, policy| FunctionSpec {
             name: name.into(),
             tags: vec![Tag(5)],
@@ -42,11 +42,15 @@ mod tests {
         assert_eq!(router.failover_for([1; 32]), None);
         router.add_function([4; 32], of("a", Policy::Nearest));
         assert_eq!(router.failover_for([1; 32]), Some([4; 32]));
-        assert_eq!(router.failover_for([4; 32]), None, "it is up");
+        assert_eq!(router.failover_for([4; 32]), None, "it is connected");
         for node in [5, 6] {
             router.add_function([node; 32], of("c", Policy::All));
         }
         router.set_presence([5; 32], Presence::Away);
-        assert_eq!(router.failover_for([5; 32]), None, "each gets its own");
+        assert_eq!(
+            router.failover_for([5; 32]),
+            None,
+            "each instance has copies of its own"
+        );
     }
 }

@@ -3,14 +3,14 @@
 use std::hint::black_box;
 
 use selvedge_client::tag::Tag;
-use selvedge_client::wire::{InterestEntry, Origin, Policy};
-use selvedge_zipper::router::{FlowKey, FunctionSpec, Node, Router};
+use selvedge_client::wire::{InterestEntry, NodeKey, Origin, Policy};
+use selvedge_zipper::router::{FlowKey, FunctionSpec, Router};
 
 use crate::counted_repeats;
 
 const TAG: Tag = Tag(0x10);
 
-const NEIGHBOUR: Node = [200; 32];
+const NEIGHBOUR: NodeKey = [200; 32];
 
 fn key() -> FlowKey<'static> {
     let origin = Origin {

@@ -12,11 +12,11 @@ use selvedge_hub::{Incoming, Sending};
 use super::{BYTES_MAX, MESSAGES_MAX, RoutingBatch, fan_out};
 use crate::broker::Broker;
 use crate::broker::plans::ResolvedHop;
-use crate::router::Node;
+
 use crate::stats::add;
 use selvedge_client::lanes::{DATA, HOPS_MAX};
 use selvedge_client::tag::Tag;
-use selvedge_client::wire::{PlainMessage, SourcedHeader};
+use selvedge_client::wire::{NodeKey, PlainMessage, SourcedHeader};
 
 /// Messages of one tag on their way to one function, for as long as its send buffer is held.
 struct FastPathBurst<'a> {
@@ -24,7 +24,7 @@ struct FastPathBurst<'a> {
     /// Of which version the plan is.
     version: u64,
     tag: Tag,
-    source: &'a Node,
+    source: &'a NodeKey,
     sending: Sending<'a>,
     len: usize,
     bytes: usize,

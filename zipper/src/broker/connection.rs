@@ -1,0 +1,429 @@
+//! One connection of a zipper: admits the peer, and forwards what the peer sends.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+
+use bytes::Bytes;
+use crossbeam_channel::Sender;
+use selvedge_hub::{Endpoint, Event, Inbox, Incoming, LaneId, Message};
+use subtle::ConstantTimeEq;
+
+use crate::broker::Broker;
+use crate::broker::batch::RoutingBatch;
+use crate::router::{FunctionSpec, Presence};
+use crate::stats::add;
+use selvedge_client::lanes::{CONTROL, DATA};
+use selvedge_client::wire::{
+    self, Handshake, Negotiated, NodeKey, Policy, Rejection, Role, VersionOffer, WireMessage,
+};
+
+/// Has the worker call a connection again when a recipient has room.
+struct ResumeWaker(Endpoint);
+
+impl Wake for ResumeWaker {
+    fn wake(self: Arc<Self>) {
+        self.0.resume();
+    }
+}
+
+/// The inbox of one endpoint of a zipper.
+///
+/// The peer sends its versions and its handshake on the control lane. Until then its data waits in
+/// the endpoint. Afterwards the worker that has read data forwards it in the same call.
+pub(crate) struct Connection {
+    broker: Arc<Broker>,
+    endpoint: Endpoint,
+    node: NodeKey,
+    /// Distinguishes this connection from others of the same node.
+    id: u64,
+    /// The role of the peer, once it has been admitted.
+    role: Option<Role>,
+    /// The name of the peer, for logs.
+    name: String,
+    /// The last known address of the peer, for logs.
+    remote: String,
+    /// The versions that the peer has offered; its handshake follows.
+    offer: Option<VersionOffer>,
+    is_closed: bool,
+    /// Control messages for which the send buffer had no room.
+    outgoing: VecDeque<(LaneId, Bytes)>,
+    /// The first unread messages, on their way to their recipients.
+    batch: RoutingBatch,
+    /// The number of unread data messages. Their sender has an acknowledgement for them.
+    unread: usize,
+    /// The version of the plans at which this connection began to wait for a newer one.
+    waits_since: Option<u64>,
+    waker: Waker,
+    /// Whether this zipper has sent its own handshake to the zipper at the other end.
+    has_introduced: bool,
+    /// Held while the peer is a source, or may become one. Its drop reports that everything from that
+    /// source has been forwarded.
+    source: Option<Sender<Infallible>>,
+}
+
+impl Inbox for Connection {
+    fn on_messages(&mut self, incoming: &mut Incoming<'_>) {
+        let version = self.broker.version();
+        let mut polled = Poll::Ready(());
+        if !self.broker.is_aborted() {
+            polled = self.forward(incoming);
+        }
+        if polled.is_pending() && self.waits_since != Some(version) {
+            self.waits_since = Some(version);
+            self.broker.resume_when_changed(version, &self.endpoint);
+        }
+        self.unread = incoming.len(DATA);
+        if self.broker.is_aborted() {
+            self.batch.clear();
+            incoming.drop_first(DATA, self.unread);
+            self.count_unread();
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Attached { .. } | Event::Moved { .. } => self.on_attached(),
+            Event::Detached { reason } => {
+                let (peer, remote, name) = (self.endpoint.peer(), &self.remote, &self.name);
+                tracing::warn!(%peer, remote, name, %reason, "connection lost");
+                self.broker.set_presence(self.node, Presence::Away);
+            }
+            Event::PeerRestarted { undelivered } => self.on_restarted(&undelivered),
+            Event::Closed {
+                reason,
+                undelivered,
+            } => {
+                let (peer, remote, name) = (self.endpoint.peer(), &self.remote, &self.name);
+                tracing::info!(%peer, remote, name, %reason, "connection closed");
+                self.count_undelivered(&undelivered);
+                // Messages that the peer sent before are still forwarded.
+                self.broker.remove(self.node, self.id);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.count_unread();
+    }
+}
+
+impl Connection {
+    pub(crate) fn new(
+        broker: Arc<Broker>,
+        endpoint: Endpoint,
+        id: u64,
+        source: Option<Sender<Infallible>>,
+    ) -> Self {
+        let node = *endpoint.peer().as_bytes();
+        let waker = Waker::from(Arc::new(ResumeWaker(endpoint.clone())));
+        let batch = RoutingBatch::new(Arc::clone(&broker), node);
+        Self {
+            broker,
+            endpoint,
+            node,
+            id,
+            role: None,
+            name: String::new(),
+            remote: String::new(),
+            offer: None,
+            is_closed: false,
+            outgoing: VecDeque::new(),
+            batch,
+            unread: 0,
+            waits_since: None,
+            waker,
+            has_introduced: false,
+            source,
+        }
+    }
+
+    fn on_attached(&mut self) {
+        let transport = self.endpoint.transport();
+        let scheme = transport.as_ref().map_or("", |it| it.scheme);
+        if let Some(remote) = transport.as_ref().and_then(|it| it.remote.as_ref()) {
+            self.remote = remote.to_string();
+        }
+        let (peer, remote, name) = (self.endpoint.peer(), &self.remote, &self.name);
+        tracing::info!(%peer, remote, name, scheme, "connected");
+        self.broker.set_presence(self.node, Presence::Up);
+        // Not before: an introduction to an absent neighbour would delay the shutdown.
+        if !self.has_introduced && self.is_in_mesh() {
+            self.introduce();
+        }
+    }
+
+    fn on_restarted(&mut self, undelivered: &[Message]) {
+        let (peer, remote, name) = (self.endpoint.peer(), &self.remote, &self.name);
+        tracing::warn!(%peer, remote, name, "peer restarted");
+        self.count_undelivered(undelivered);
+        (self.role, self.offer) = (None, None);
+        self.broker.set_role(self.node, None, &self.name);
+        let node = self.node;
+        self.broker.reroute(|router| router.remove(node));
+        if self.is_in_mesh() {
+            self.introduce();
+        }
+    }
+
+    fn is_in_mesh(&self) -> bool {
+        self.broker.settings.mesh.contains(&self.node)
+    }
+
+    /// Handles control messages and forwards data. Pending if a recipient has no room: the worker calls
+    /// the connection again when there may be some.
+    fn forward(&mut self, incoming: &mut Incoming<'_>) -> Poll<()> {
+        self.flush();
+        while let Some(message) = incoming.take(CONTROL) {
+            self.on_control(message.payload);
+        }
+        // Data waits until the peer has been admitted. Data behind a rejection is dropped.
+        while self.role.is_some() || self.is_closed {
+            if self.batch.is_done() {
+                let is_client = !self.is_closed && self.role != Some(Role::Zipper);
+                let cx = Context::from_waker(&self.waker);
+                if is_client && self.batch.deliver_fast(&cx, incoming).is_pending() {
+                    return Poll::Pending;
+                }
+                if !self.begin_batch(incoming) {
+                    return Poll::Ready(());
+                }
+            }
+            let cx = Context::from_waker(&self.waker);
+            if self.batch.deliver(&cx, incoming).is_pending() {
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// Counts unread messages as undelivered: nothing forwards them any more.
+    fn count_unread(&mut self) {
+        let (peer, remote, name) = (self.endpoint.peer(), &self.remote, &self.name);
+        let count = self.unread;
+        if count > 0 {
+            tracing::warn!(%peer, remote, name, count, "messages of this peer were not forwarded");
+            add(&self.broker.counters.undelivered, count);
+        }
+        self.unread = 0;
+    }
+
+    /// Counts data that the peer may not have received.
+    fn count_undelivered(&self, undelivered: &[Message]) {
+        // The goaway message that ends the data of a function is on the data lane, too.
+        let is_data = |it: &&Message| it.lane == DATA && wire::is_data(&it.payload);
+        let count = undelivered.iter().filter(is_data).count();
+        let (peer, remote, name) = (self.endpoint.peer(), &self.remote, &self.name);
+        if count > 0 {
+            tracing::warn!(%peer, remote, name, count, "messages to this peer may be lost");
+            add(&self.broker.counters.undelivered, count);
+        }
+    }
+
+    /// Introduces this zipper to the zipper at the other end.
+    fn introduce(&mut self) {
+        self.has_introduced = true;
+        let settings = &self.broker.settings;
+        let handshake = WireMessage::Handshake(Handshake {
+            version: VersionOffer::OWN.min,
+            role: Role::Zipper,
+            name: settings.name.clone(),
+            token: settings.token.clone(),
+            tags: Vec::new(),
+            target: None,
+            policy: Policy::Nearest,
+        });
+        self.send(&WireMessage::VersionOffer(VersionOffer::OWN));
+        self.send(&handshake);
+    }
+
+    fn send(&mut self, message: &WireMessage) {
+        self.send_on(CONTROL, message);
+    }
+
+    fn send_on(&mut self, lane: LaneId, message: &WireMessage) {
+        match message.encode() {
+            Ok(bytes) => self.outgoing.push_back((lane, bytes)),
+            Err(error) => {
+                let (peer, remote) = (self.endpoint.peer(), &self.remote);
+                tracing::error!(%peer, remote, %error, "cannot encode a control message");
+            }
+        }
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        while let Some((lane, bytes)) = self.outgoing.front() {
+            let cx = Context::from_waker(&self.waker);
+            if self.endpoint.poll_send(&cx, *lane, bytes).is_pending() {
+                return;
+            }
+            self.outgoing.pop_front();
+        }
+    }
+
+    fn on_control(&mut self, payload: Bytes) {
+        let (peer, remote, name) = (self.endpoint.peer(), &self.remote, &self.name);
+        match WireMessage::decode(payload) {
+            Ok(WireMessage::VersionOffer(offer)) => self.offer = Some(offer),
+            Ok(WireMessage::Handshake(handshake)) => self.admit(handshake),
+            Ok(WireMessage::Interest { entries, .. }) if self.role == Some(Role::Zipper) => {
+                let node = self.node;
+                self.broker.reroute(|router| router.learn(node, entries));
+            }
+            Ok(WireMessage::HandshakeAck {
+                name, negotiated, ..
+            }) => match VersionOffer::OWN.accept(negotiated) {
+                Ok(protocol) => {
+                    tracing::debug!(%peer, remote, name, %protocol, "admitted by the neighbour");
+                }
+                Err(error) => self.reject(Rejection::from(&error), &error.to_string()),
+            },
+            Ok(WireMessage::Rejected { code, message }) => {
+                tracing::error!(%peer, remote, name, code, message, "refused by the neighbour");
+            }
+            Ok(WireMessage::Goaway { message }) => {
+                tracing::info!(%peer, remote, name, message, "the peer wants no more data");
+                if self.role == Some(Role::StreamFunction) {
+                    let node = self.node;
+                    self.broker.reroute(|router| router.remove(node));
+                    // On the data lane, so that the answer follows the last data.
+                    self.send_on(DATA, &WireMessage::Goaway { message });
+                }
+            }
+            Ok(WireMessage::Interest { .. } | WireMessage::Data(_)) => {
+                let why = "this message is not allowed on the control lane for this role";
+                self.reject(Rejection::Malformed, why);
+            }
+            Err(error) => self.reject(Rejection::Malformed, &error.to_string()),
+        }
+    }
+
+    /// Admits the peer if its handshake is acceptable, and registers it with the router.
+    fn admit(&mut self, handshake: Handshake) {
+        let protocol = match self.check(&handshake) {
+            Ok(protocol) => protocol,
+            Err((rejection, why)) => return self.reject(rejection, &why),
+        };
+        let Handshake {
+            role,
+            name,
+            tags,
+            target,
+            policy,
+            ..
+        } = handshake;
+        let (peer, remote) = (self.endpoint.peer(), &self.remote);
+        let observed = join(&tags);
+        tracing::info!(%peer, remote, name, %role, tags = observed, %protocol, "admitted");
+        self.name.clone_from(&name);
+        self.role = Some(role);
+        let settings = &self.broker.settings;
+        let acknowledgement = WireMessage::HandshakeAck {
+            name: settings.name.clone(),
+            node: settings.node,
+            // A peer without an offer would refuse the additional bytes.
+            negotiated: self.offer.take().map(|_| protocol),
+        };
+        self.send(&acknowledgement);
+        if role == Role::Zipper && !self.has_introduced {
+            self.introduce();
+        }
+        let node = self.node;
+        self.broker.set_role(node, Some(role), &name);
+        if role != Role::Source {
+            self.source = None;
+        }
+        self.broker.reroute(|router| match role {
+            Role::Source => {}
+            Role::StreamFunction => router.add_function(
+                node,
+                FunctionSpec {
+                    name,
+                    tags,
+                    target,
+                    policy,
+                },
+            ),
+            Role::Zipper => router.add_neighbour(node),
+        });
+    }
+
+    /// The version to use with the peer, or why the peer is not admitted.
+    fn check(&self, handshake: &Handshake) -> Result<Negotiated, (Rejection, String)> {
+        let settings = &self.broker.settings;
+        let peer = match self.offer {
+            Some(offer) => offer,
+            None => VersionOffer::without_negotiation(handshake.version),
+        };
+        let protocol = VersionOffer::OWN
+            .select(&peer)
+            .map_err(|error| (Rejection::from(&error), error.to_string()))?;
+        let is_trusted = handshake.role == Role::Zipper && self.is_in_mesh();
+        if let Some(token) = &settings.token
+            && !is_trusted
+        {
+            let presented = handshake.token.as_deref().unwrap_or_default();
+            if !bool::from(presented.as_bytes().ct_eq(token.as_bytes())) {
+                let why = if handshake.token.is_some() {
+                    "the token is wrong"
+                } else {
+                    "this zipper requires a token"
+                };
+                return Err((Rejection::Unauthorized, why.into()));
+            }
+        }
+        let malformed = |why: String| Err((Rejection::Malformed, why));
+        if handshake.name.is_empty() {
+            return malformed("the name is empty".into());
+        }
+        if handshake.role == Role::StreamFunction && handshake.tags.is_empty() {
+            return malformed("a function must observe at least one tag".into());
+        }
+        if let Some(tag) = handshake.tags.iter().find(|tag| tag.is_reserved()) {
+            return malformed(format!("tag {tag} is reserved for the system"));
+        }
+        Ok(protocol)
+    }
+
+    fn reject(&mut self, rejection: Rejection, why: &str) {
+        let (peer, remote, name) = (self.endpoint.peer(), &self.remote, &self.name);
+        let code = rejection as u16;
+        tracing::warn!(%peer, remote, name, code, why, "peer refused");
+        let message = WireMessage::Rejected {
+            code,
+            message: why.to_owned(),
+        };
+        self.send(&message);
+        self.is_closed = true;
+        self.endpoint.close();
+    }
+
+    /// Gathers the first unread messages. Returns whether there are any.
+    fn begin_batch(&mut self, incoming: &mut Incoming<'_>) -> bool {
+        if incoming.peek(DATA).is_none() {
+            return false;
+        }
+        if self.is_closed {
+            add(&self.broker.counters.malformed, 1);
+            incoming.take(DATA);
+            return true;
+        }
+        let is_relayed = self.role == Some(Role::Zipper);
+        if let Err(refused) = self.batch.gather(incoming, is_relayed) {
+            // The messages before the refused one are still forwarded.
+            self.reject(Rejection::Malformed, &refused.to_string());
+        }
+        true
+    }
+}
+
+/// A list for logs: `0x0010, 0x0011`.
+fn join<T: ToString>(items: &[T]) -> String {
+    let items: Vec<String> = items.iter().map(T::to_string).collect();
+    items.join(", ")
+}

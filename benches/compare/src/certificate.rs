@@ -1,4 +1,4 @@
-//! The certificate that the peers' QUIC wants, in files.
+//! The certificate for the peers' QUIC, in files.
 
 use std::fs;
 use std::io;
@@ -16,7 +16,7 @@ pub(crate) fn key(folder: &Path) -> PathBuf {
     folder.join("key.pem")
 }
 
-/// Makes one for loopback that signs itself.
+/// Creates a self-signed certificate for loopback.
 pub(crate) fn make(folder: &Path) -> io::Result<()> {
     let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
     let made = rcgen::generate_simple_self_signed(names).map_err(io::Error::other)?;
@@ -24,14 +24,14 @@ pub(crate) fn make(folder: &Path) -> io::Result<()> {
     fs::write(key(folder), made.signing_key.serialize_pem())
 }
 
-/// What a server shows.
+/// The server's certificate and key.
 pub(crate) fn server(folder: &Path) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
     let shown = CertificateDer::from_pem_file(certificate(folder)).expect("the runner made it");
     let key = PrivateKeyDer::from_pem_file(key(folder)).expect("the runner made it");
     (vec![shown], key)
 }
 
-/// Whom a client trusts.
+/// The root certificates of a client.
 pub(crate) fn roots(folder: &Path) -> RootCertStore {
     let mut roots = RootCertStore::empty();
     for shown in server(folder).0 {

@@ -1,35 +1,35 @@
-//! What a process of a program is told, and says when it is ready.
+//! The order of a process of a program, and its report that it is ready.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
 
-use crate::meter::{Meter, tell};
+use crate::meter::{Meter, print_line};
 
-/// What a process is told by its command line.
+/// The order of a process, from its command line.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Order {
     /// The group of programs.
     #[arg(long)]
     pub(crate) group: String,
-    /// The program in it.
+    /// The program of the group.
     #[arg(long)]
     pub(crate) program: String,
-    /// Which of its processes this is, counted from 0.
+    /// The index of the process in the program.
     #[arg(long)]
     pub(crate) part: usize,
     /// The length of a message, in bytes.
     #[arg(long)]
     pub(crate) size: usize,
-    /// Where the certificate is.
+    /// The folder of the certificate.
     #[arg(long)]
     pub(crate) folder: PathBuf,
-    /// Where those that started before are, in their order.
+    /// The addresses of the processes that started before, in order.
     pub(crate) addresses: Vec<String>,
 }
 
-/// An order, and what to count with.
+/// An order and a meter.
 pub(crate) struct Job {
     pub(crate) order: Order,
     pub(crate) meter: Arc<Meter>,
@@ -40,23 +40,23 @@ impl Job {
         self.order.size
     }
 
-    /// What is sent.
+    /// The payload.
     pub(crate) fn payload(&self) -> Vec<u8> {
         vec![7; self.order.size]
     }
 
-    /// Where the process that started first is.
+    /// The address of the process that started first.
     pub(crate) fn address(&self) -> &str {
         self.order.addresses.first().map_or("", String::as_str)
     }
 
-    /// Tells the runner that the others can begin, and where this one is.
+    /// Reports to the runner that this process is ready, and its address.
     pub(crate) fn ready(&self, address: &str) {
-        tell(&format!("ready {address}"));
+        print_line(&format!("ready {address}"));
     }
 }
 
-/// An address on loopback that nobody has, for peers that cannot tell which port they were given.
+/// A free address on loopback, for peers that do not report their port.
 pub(crate) fn free_address() -> String {
     let probe = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     probe.local_addr().expect("it is bound").to_string()

@@ -1,4 +1,4 @@
-//! What the kernel says of processor time.
+//! CPU time, as the kernel reports it.
 
 use std::fs;
 use std::time::Duration;
@@ -6,18 +6,18 @@ use std::time::Duration;
 use nix::time::clock_getcpuclockid;
 use nix::unistd::Pid;
 
-/// A tick of `/proc/*/stat` (proc(5)): 100 a second on every Linux of today.
+/// A tick of `/proc/*/stat` (proc(5)): 100 per second on current Linux.
 const TICK: Duration = Duration::from_millis(10);
 
-/// User and system time of a process, by its clock; none if it has ended.
+/// User and system time of a process by its clock; `None` if it has ended.
 pub(crate) fn cpu_of(process: u32) -> Option<Duration> {
     let pid = Pid::from_raw(i32::try_from(process).ok()?);
     let now = clock_getcpuclockid(pid).ok()?.now().ok()?;
     Some(now.into())
 }
 
-/// User and system time of all processes but these and this one, those that have ended included: a
-/// parent's time has that of the children it has waited for.
+/// User and system time of all processes except these and this one, ended ones included: a parent's time
+/// contains that of the children that it has waited for.
 pub(crate) fn cpu_of_others(own: &[u32]) -> Duration {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Duration::ZERO;
@@ -29,9 +29,9 @@ pub(crate) fn cpu_of_others(own: &[u32]) -> Duration {
 
 fn ticks_of(process: u32) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The name, in brackets, may hold anything.
+    // The name, in brackets, may contain any character.
     let (_, fields) = stat.rsplit_once(") ")?;
-    // utime, stime, cutime, cstime: the 14th to the 17th field, of which two are before.
+    // utime, stime, cutime, cstime: fields 14 to 17; two fields precede the rest.
     let times = fields.split(' ').skip(11).take(4);
     times.map(|field| field.parse::<u32>().ok()).sum()
 }

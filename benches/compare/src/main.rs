@@ -1,4 +1,4 @@
-//! The same work on ours, raw sockets and peers, in turn: one table, raw results and a plot.
+//! The same work on Selvedge, raw sockets and peers, in turn: one table, raw results and a plot.
 //!
 //! This is the runner. It starts itself again for each process of each program (`part`).
 #![forbid(unsafe_code)]
@@ -36,13 +36,13 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::job::{Job, Order};
-use crate::meter::{Meter, tell};
+use crate::meter::{Meter, print_line};
 use crate::programs::{Group, Part};
 use crate::results::Results;
 use crate::rounds::{Bout, Failed, run_bout};
 use crate::run::Stage;
 
-/// Runs the same work on ours, raw sockets and peers, and prints one table.
+/// Runs the same work on Selvedge, raw sockets and peers, and prints one table.
 #[derive(Parser)]
 struct Cli {
     #[command(subcommand)]
@@ -56,39 +56,39 @@ enum Command {
     /// One process of a program; the runner starts it.
     #[command(hide = true)]
     Part(Order),
-    /// A process that loops without end.
+    /// A process with an endless loop.
     #[command(hide = true)]
     Hog,
 }
 
 #[derive(Args)]
 struct Settings {
-    /// Only what begins with this: "rtt", "bulk 65536", "messages", "hop 64", "hop-rtt", "fan-out",
+    /// Only rows that begin with this: "rtt", "bulk 65536", "messages", "hop 64", "hop-rtt", "fan-out",
     /// "rtt 64 hog". May be given several times.
     #[arg(long)]
     rows: Vec<String>,
-    /// How often each program runs.
+    /// The number of rounds.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Short runs, to see whether it works.
+    /// Short runs, as a smoke test.
     #[arg(long)]
     quick: bool,
-    /// Repeats everything with an endless loop beside it; rates in three rounds at the most.
+    /// Repeats everything beside an endless loop; rates in at most three rounds.
     #[arg(long)]
     hog: bool,
-    /// Adds to the results that are there, and reports all of them; with --rounds 0 nothing runs.
+    /// Appends to the existing results and reports all of them; with --rounds 0 nothing runs.
     #[arg(long)]
     append: bool,
-    /// Where the results go.
+    /// The folder for the results.
     #[arg(long, default_value = "target/compare")]
     folder: PathBuf,
-    /// Where the table goes too.
+    /// A further file for the table.
     #[arg(long)]
     table: Option<PathBuf>,
-    /// Where the plot goes.
+    /// The file for the plot.
     #[arg(long)]
     plot: Option<PathBuf>,
-    /// The server of NATS; without it its programs are left out.
+    /// The NATS server; without it the NATS programs are skipped.
     #[arg(long)]
     nats_server: Option<PathBuf>,
 }
@@ -149,7 +149,7 @@ fn compare(settings: &Settings) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Does what one process of a program does.
+/// Runs one process of a program.
 fn part(order: Order) -> Result<(), Failed> {
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
@@ -164,21 +164,21 @@ fn part(order: Order) -> Result<(), Failed> {
         order,
         meter: Arc::clone(&meter),
     };
-    // It is there as long as the process is, so that tasks can refer to it.
+    // It lives as long as the process, so that tasks can refer to it.
     let job = Box::leak(Box::new(job));
     std::thread::spawn(move || meter.serve());
-    // On the main thread, so that the process ends with it, in whichever way.
+    // On the main thread, so that the process ends with it in any case.
     work(job);
     Ok(())
 }
 
-/// An endless loop, as unlucky neighbours are.
+/// An endless loop, as a busy neighbour of the machine.
 fn hog() -> Result<(), Failed> {
     std::thread::spawn(|| {
         loop {
             std::hint::spin_loop();
         }
     });
-    tell("ready");
+    print_line("ready");
     Meter::new().serve()
 }

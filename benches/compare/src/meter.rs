@@ -1,4 +1,4 @@
-//! What a process counts, and how it tells: its side of the pipe to the runner.
+//! The counters of a process and its side of the pipe to the runner.
 
 use std::io::{BufRead, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 use selvedge_driver::QuicStats;
 use serde::{Deserialize, Serialize};
 
-/// So many round trips are kept between two marks: a second of the fastest, ten times over.
+/// The round trips kept between two marks: ten times those of the fastest in a second.
 const TRIPS_MAX: usize = 1 << 21;
 
-/// What a connection that repeats lost packets has seen, since it began.
+/// The losses of a connection that retransmits, since its start.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(crate) struct Losses {
     /// Packets declared lost.
     pub(crate) packets_lost: u64,
-    /// Errors of sends, but for probes of the path and full sockets.
+    /// Send errors, except those of path probes and full sockets.
     pub(crate) send_errors: u64,
     /// The largest datagram of the path, in bytes.
     pub(crate) mtu: u16,
@@ -32,23 +32,23 @@ impl Losses {
     }
 }
 
-/// The counters at one moment.
+/// A snapshot of the counters.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(crate) struct Mark {
-    /// Since the process began.
+    /// Since the start of the process.
     pub(crate) at: Duration,
     pub(crate) messages: u64,
     pub(crate) bytes: u64,
-    /// Of the round trips since the mark before.
+    /// Of the round trips since the previous mark.
     pub(crate) p50: Option<Duration>,
     pub(crate) p99: Option<Duration>,
     pub(crate) losses: Losses,
 }
 
-/// Looks at a connection when the runner asks.
+/// Reads the state of a connection on request of the runner.
 type LookAtLosses = Box<dyn Fn() -> Losses + Send + Sync>;
 
-/// What one process counts.
+/// The counters of one process.
 pub(crate) struct Meter {
     began: Instant,
     messages: AtomicU64,
@@ -68,8 +68,8 @@ impl Meter {
         }
     }
 
-    /// Counts what arrived; from one thread only. An atomic addition would take a third of the time
-    /// that a raw message of 64 B takes (15 ns).
+    /// Counts received messages, from one thread only. An atomic addition would take a third of the time of a
+    /// raw message of 64 B (15 ns).
     pub(crate) fn add(&self, messages: u64, bytes: usize) {
         let more = |counter: &AtomicU64, by: u64| {
             counter.store(counter.load(Ordering::Relaxed) + by, Ordering::Relaxed);
@@ -78,13 +78,13 @@ impl Meter {
         more(&self.bytes, bytes as u64);
     }
 
-    /// Counts what arrived; from any number of threads.
+    /// Counts received messages, from any number of threads.
     pub(crate) fn add_shared(&self, messages: u64, bytes: usize) {
         self.messages.fetch_add(messages, Ordering::Relaxed);
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Counts a round trip; from one thread only.
+    /// Counts a round trip, from one thread only.
     pub(crate) fn trip(&self, took: Duration) {
         self.add(1, 0);
         let mut trips = self.trips.lock().unwrap_or_else(PoisonError::into_inner);
@@ -93,7 +93,7 @@ impl Meter {
         }
     }
 
-    /// Has the losses told with each mark.
+    /// Adds the losses to each mark.
     pub(crate) fn watch(&self, look: impl Fn() -> Losses + Send + Sync + 'static) {
         let is_first = self.losses.set(Box::new(look)).is_ok();
         debug_assert!(is_first, "a process has one connection to look at");
@@ -119,24 +119,24 @@ impl Meter {
         }
     }
 
-    /// Answers the runner, each line with a mark, until the pipe ends: then the process does too.
+    /// Answers each line of the runner with a mark, and ends the process when the pipe ends.
     pub(crate) fn serve(&self) -> ! {
         for line in std::io::stdin().lock().lines() {
             if line.is_err() {
                 break;
             }
             let mark = serde_json::to_string(&self.mark()).expect("numbers make JSON");
-            tell(&mark);
+            print_line(&mark);
         }
         std::process::exit(0)
     }
 }
 
-/// Says a line to the runner. There is nobody to tell if it has gone.
-pub(crate) fn tell(line: &str) {
+/// Prints a line for the runner. A failure is ignored: the runner has ended.
+pub(crate) fn print_line(line: &str) {
     let mut out = std::io::stdout().lock();
-    let told = writeln!(out, "{line}").and_then(|()| out.flush());
-    if told.is_err() {
+    let written = writeln!(out, "{line}").and_then(|()| out.flush());
+    if written.is_err() {
         std::process::exit(0);
     }
 }

@@ -1,4 +1,4 @@
-//! NATS through its own client for Rust.
+//! NATS through its Rust client.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +19,7 @@ async fn connect(job: &'static Job) -> Client {
     client.expect("the server runs")
 }
 
-/// Answers each request with itself.
+/// Echoes each request.
 pub(crate) fn echo(job: &'static Job) {
     block_on(async move {
         let client = connect(job).await;
@@ -34,7 +34,7 @@ pub(crate) fn echo(job: &'static Job) {
     });
 }
 
-/// Requests, one at a time.
+/// Sends requests, one at a time.
 pub(crate) fn ask(job: &'static Job) {
     block_on(async move {
         let client = connect(job).await;
@@ -50,20 +50,20 @@ pub(crate) fn ask(job: &'static Job) {
     });
 }
 
-/// Counts, and tells the publisher how far it has come.
+/// Counts messages and acknowledges them to the publisher.
 async fn count_on(client: Client, mut messages: Subscriber, meter: Arc<Meter>, window: u64) {
     let mut taken = 0;
     while let Some(message) = messages.next().await {
         meter.add_shared(1, message.payload.len());
         taken += 1;
         if taken % (window / 4) == 0 {
-            let told = client.publish(ACK, Bytes::new()).await;
-            told.expect("it is open");
+            let published = client.publish(ACK, Bytes::new()).await;
+            published.expect("it is open");
         }
     }
 }
 
-/// So many subscribers on connections of their own.
+/// Several subscribers, each on its own connection.
 pub(crate) fn count(job: &'static Job, subscribers: u64) {
     block_on(async move {
         let window = window(job.size(), subscribers);
@@ -82,7 +82,7 @@ pub(crate) fn count(job: &'static Job, subscribers: u64) {
     });
 }
 
-/// Publishes as fast as the subscribers take it, so that the server need not drop slow ones.
+/// Publishes as fast as the subscribers receive, so that the server does not disconnect slow ones.
 pub(crate) fn flood(job: &'static Job, subscribers: u64) {
     block_on(async move {
         let window = window(job.size(), subscribers);
@@ -90,11 +90,11 @@ pub(crate) fn flood(job: &'static Job, subscribers: u64) {
         let mut acks = client.subscribe(ACK).await.expect("a subject");
         client.flush().await.expect("it is open");
         let taken = Arc::new((AtomicU64::new(0), Notify::new()));
-        let told = Arc::clone(&taken);
+        let acknowledged = Arc::clone(&taken);
         tokio::spawn(async move {
             while acks.next().await.is_some() {
-                told.0.fetch_add(window / 4, Ordering::Relaxed);
-                told.1.notify_one();
+                acknowledged.0.fetch_add(window / 4, Ordering::Relaxed);
+                acknowledged.1.notify_one();
             }
         });
         let payload = Bytes::from(job.payload());

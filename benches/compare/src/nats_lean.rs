@@ -1,4 +1,4 @@
-//! NATS through a client that does no more than must be: what its server can do.
+//! NATS through a minimal client, to measure its server.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::time::Instant;
@@ -13,8 +13,8 @@ pub(crate) const QUESTION: &str = "question";
 const ANSWER: &str = "answer";
 pub(crate) const ACK: &str = "ack";
 
-/// How many messages may be under way to each subscriber: the server drops those who are slow.
-/// Taken from all of them together, it is 16 MiB, and 50,000 messages, as in perf.md.
+/// The messages in flight to each subscriber: the server disconnects slow ones. Over all of them together
+/// the limit is 16 MiB and 50,000 messages (benches/README.md, "Reference measurements").
 pub(crate) const fn window(size: usize, subscribers: u64) -> u64 {
     let by_bytes = (16 << 20) / size as u64 / subscribers;
     let window = if by_bytes < 50_000 { by_bytes } else { 50_000 };
@@ -25,16 +25,16 @@ pub(crate) const fn window(size: usize, subscribers: u64) -> u64 {
 struct Lean {
     stream: TcpStream,
     input: Vec<u8>,
-    /// What of the input is parsed.
+    /// The parsed length of the input.
     parsed: usize,
     filled: usize,
     output: Vec<u8>,
     written: usize,
-    /// Whether the server has answered a ping: it knows of all that was said before.
+    /// Whether the server has answered a ping, and thus processed everything that was sent before it.
     is_heard: bool,
 }
 
-/// Ends the process when the server has gone: the runner ends all, one by one.
+/// Ends the process when the server has ended: the runner ends all, one by one.
 fn or_exit<T>(result: io::Result<T>) -> T {
     result.unwrap_or_else(|_| std::process::exit(0))
 }
@@ -76,7 +76,7 @@ impl Lean {
         self.put(b"\r\n");
     }
 
-    /// Writes what the socket takes; whether that was all.
+    /// Writes as much as the socket accepts. Returns whether that was all.
     fn flush(&mut self) -> bool {
         while self.written < self.output.len() {
             match self.stream.write(&self.output[self.written..]) {
@@ -90,7 +90,7 @@ impl Lean {
         true
     }
 
-    /// Reads once; whether there was something.
+    /// Reads once. Returns whether there was data.
     fn fill(&mut self) -> bool {
         self.input.copy_within(self.parsed..self.filled, 0);
         self.filled -= self.parsed;
@@ -106,7 +106,7 @@ impl Lean {
         }
     }
 
-    /// Hands on each message that is there in whole, and answers the server's pings.
+    /// Passes on each complete message and answers the server's pings.
     fn parse(&mut self, mut message: impl FnMut(&[u8])) {
         loop {
             let input = &self.input[self.parsed..self.filled];
@@ -143,8 +143,8 @@ fn is_for_later(error: &io::Error) -> bool {
     matches!(error.kind(), Interrupted | NotConnected | WouldBlock)
 }
 
-/// Waits until the server knows of all subscriptions: what is published before is for nobody, and
-/// would be missing from the acknowledgements for good.
+/// Waits until the server has all subscriptions: messages published before have no subscriber and would be
+/// missing from the acknowledgements.
 fn settle<'a>(poll: &mut Poll, all: impl Iterator<Item = &'a mut Lean>) {
     let mut unheard: Vec<_> = all.collect();
     unheard.iter_mut().for_each(|lean| lean.put(b"PING\r\n"));
@@ -164,7 +164,7 @@ fn settle<'a>(poll: &mut Poll, all: impl Iterator<Item = &'a mut Lean>) {
     }
 }
 
-/// Has `turn` called when there may be something to read or room to write.
+/// Calls `turn` when the socket may be readable or writable.
 fn drive(poll: &mut Poll, mut turn: impl FnMut(usize)) -> ! {
     let mut events = Events::with_capacity(256);
     loop {
@@ -187,7 +187,7 @@ fn alone(job: &Job, subject: &str) -> (Poll, Lean) {
     (poll, lean)
 }
 
-/// Answers each message with itself.
+/// Echoes each message.
 pub(crate) fn echo(job: &Job) {
     let (mut poll, mut lean) = alone(job, QUESTION);
     job.ready("");
@@ -204,7 +204,7 @@ pub(crate) fn echo(job: &Job) {
     })
 }
 
-/// Asks, one at a time.
+/// Sends requests, one at a time.
 pub(crate) fn ask(job: &Job) {
     let (mut poll, mut lean) = alone(job, ANSWER);
     let payload = job.payload();
@@ -227,7 +227,7 @@ pub(crate) fn ask(job: &Job) {
     })
 }
 
-/// So many subscribers on connections of their own, on one thread.
+/// Several subscribers, each on its own connection, on one thread.
 pub(crate) fn count(job: &Job, subscribers: u64) {
     let step = window(job.size(), subscribers) / 4;
     let mut poll = Poll::new().expect("a poll");
@@ -257,7 +257,7 @@ pub(crate) fn count(job: &Job, subscribers: u64) {
     })
 }
 
-/// Publishes as fast as the subscribers take it.
+/// Publishes as fast as the subscribers receive.
 pub(crate) fn flood(job: &Job, subscribers: u64) {
     let window = window(job.size(), subscribers);
     let (mut poll, mut lean) = alone(job, ACK);
@@ -282,7 +282,7 @@ pub(crate) fn flood(job: &Job, subscribers: u64) {
             lean.parse(|_| taken += window / 4);
         }
     };
-    // No event comes of itself: the socket has been writable all the time.
+    // There will be no event: the socket has been writable all the time.
     turn(0);
     drive(&mut poll, turn)
 }

@@ -1,12 +1,12 @@
-//! Ours, endpoint to endpoint: defaults, but for what a [`Link`] says.
+//! Selvedge, endpoint to endpoint: defaults except for the settings of a [`Link`].
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use selvedge_driver::{
-    Address, Admission, DriverConfig, Dialers, Driver, Endpoint, Event, Identity, Inbox, Incoming,
-    LaneId, Listening, NodeId, QuicDialer, Reception, bind, dialers, SessionConfig,
+    Address, Admission, Dialers, Driver, DriverConfig, Endpoint, Event, Identity, Inbox, Incoming,
+    LaneId, Listening, NodeId, QuicDialer, Reception, SessionConfig, bind, dialers,
 };
 
 use crate::job::Job;
@@ -15,13 +15,13 @@ use crate::watched::{WatchedDialer, look};
 
 const LANE: LaneId = LaneId::FIRST;
 
-/// What is not a default.
+/// Settings that differ from the defaults.
 #[derive(Clone, Copy)]
 pub(crate) struct Link {
     pub(crate) scheme: &'static str,
     /// The largest datagram, in bytes.
     pub(crate) mtu_max: Option<u16>,
-    /// Whether the worker sleeps at once, and does not poll first as is the default.
+    /// Whether the worker sleeps at once instead of polling first, the default.
     pub(crate) blocks: bool,
 }
 
@@ -57,19 +57,19 @@ fn config(link: Link) -> DriverConfig {
     config
 }
 
-/// The key of one side: each knows the other's beforehand.
+/// The key of one side; each side knows the other's in advance.
 fn identity(number: u8) -> Identity {
     Identity::from_seed(&[number; 32]).expect("any seed is a key")
 }
 
-/// One side, and what keeps it alive.
+/// One side and the owners of its connection.
 pub(crate) struct Side {
     pub(crate) endpoint: Endpoint,
     driver: Driver,
     _listening: Option<Listening>,
 }
 
-/// How a side receives, given the endpoint that it answers on.
+/// How a side receives, given the endpoint on which it responds.
 type Receive = fn(&Arc<Meter>, &Endpoint) -> Option<Box<dyn Inbox>>;
 
 fn queue(_meter: &Arc<Meter>, _endpoint: &Endpoint) -> Option<Box<dyn Inbox>> {
@@ -94,7 +94,7 @@ impl Side {
         (side, own, b)
     }
 
-    /// The side that is dialed.
+    /// The accepting side.
     fn far(job: &Job, link: Link, receive: Receive) -> Self {
         let (mut side, own, _) = Self::new(job, link, [2, 1], receive);
         let at: Address = format!("{}://127.0.0.1:0", link.scheme)
@@ -105,7 +105,7 @@ impl Side {
         let listening = side.driver.listen(listener, move |connected| {
             endpoint
                 .attach(connected)
-                .expect("it is the peer that was told");
+                .expect("the peer has the expected key");
         });
         let listening = listening.expect("the driver runs");
         job.ready(&listening.address().to_string());
@@ -113,7 +113,7 @@ impl Side {
         side
     }
 
-    /// The side that dials.
+    /// The dialing side.
     fn near(job: &Job, link: Link, receive: Receive) -> Self {
         let (side, own, peer) = Self::new(job, link, [1, 2], receive);
         let dialers: Dialers = match link.scheme {
@@ -129,10 +129,10 @@ impl Side {
             }
             _ => dialers(&own),
         };
-        let address = job.address().parse().expect("the other side told it");
+        let address = job.address().parse().expect("the other side reported it");
         let connected = side.driver.dial_blocking(&dialers, &address, Some(peer));
         let attached = side.endpoint.attach(connected.expect("it listens"));
-        attached.expect("it is the peer that was told");
+        attached.expect("the peer has the expected key");
         side
     }
 }
@@ -143,7 +143,7 @@ fn forever() -> ! {
     }
 }
 
-/// Answers each message with itself, on the worker.
+/// Echoes each message on the worker.
 struct Echo(Endpoint);
 
 impl Inbox for Echo {
@@ -157,7 +157,7 @@ impl Inbox for Echo {
     fn on_event(&mut self, _event: Event) {}
 }
 
-/// Asks again on the worker when the answer is there.
+/// Sends the next request on the worker after each response.
 struct Ask {
     endpoint: Endpoint,
     meter: Arc<Meter>,
@@ -182,7 +182,7 @@ impl Inbox for Ask {
     fn on_event(&mut self, _event: Event) {}
 }
 
-/// Counts on the worker.
+/// Counts messages on the worker.
 struct Count(Arc<Meter>);
 
 impl Inbox for Count {
@@ -198,7 +198,7 @@ impl Inbox for Count {
     fn on_event(&mut self, _event: Event) {}
 }
 
-/// Answers on the worker.
+/// Responds on the worker.
 pub(crate) fn echo_inbox(job: &Job, link: Link) {
     let _side = Side::far(job, link, |_, endpoint| {
         Some(Box::new(Echo(endpoint.clone())))
@@ -206,7 +206,7 @@ pub(crate) fn echo_inbox(job: &Job, link: Link) {
     forever()
 }
 
-/// Asks on the worker, one at a time.
+/// Sends requests on the worker, one at a time.
 pub(crate) fn ask_inbox(job: &Job, link: Link) {
     let side = Side::near(job, link, |meter, endpoint| {
         Some(Box::new(Ask {
@@ -216,14 +216,14 @@ pub(crate) fn ask_inbox(job: &Job, link: Link) {
             asked: None,
         }))
     });
-    // Its answer is what the inbox asks with from then on.
+    // The inbox sends each response as the next request from here on.
     let first = side.endpoint.send(LANE, job.payload().into());
     first.expect("there is room for one");
     job.ready("");
     forever()
 }
 
-/// Answers from a thread that blocks.
+/// Responds from a blocking thread.
 pub(crate) fn echo_thread(job: &Job, link: Link) {
     let Side { endpoint, .. } = &Side::far(job, link, queue);
     while let Ok(message) = endpoint.recv() {
@@ -232,7 +232,7 @@ pub(crate) fn echo_thread(job: &Job, link: Link) {
     }
 }
 
-/// Asks from a thread that blocks, one at a time.
+/// Sends requests from a blocking thread, one at a time.
 pub(crate) fn ask_thread(job: &Job, link: Link) {
     let Side { endpoint, .. } = &Side::near(job, link, queue);
     let payload = Bytes::from(job.payload());
@@ -248,7 +248,7 @@ pub(crate) fn ask_thread(job: &Job, link: Link) {
     }
 }
 
-/// Counts what arrives, on the worker.
+/// Counts received messages on the worker.
 pub(crate) fn count(job: &Job, link: Link) {
     let _side = Side::far(job, link, |meter, _| {
         Some(Box::new(Count(Arc::clone(meter))))
@@ -256,7 +256,7 @@ pub(crate) fn count(job: &Job, link: Link) {
     forever()
 }
 
-/// Sends from a thread that blocks when there is no room.
+/// Sends from a thread that blocks when the buffer is full.
 pub(crate) fn flood(job: &Job, link: Link) {
     let Side { endpoint, .. } = &Side::near(job, link, queue);
     let payload = Bytes::from(job.payload());

@@ -1,4 +1,4 @@
-//! The plot: how many times better than its peer each row is, on a logarithmic scale.
+//! The plot: the factor by which each row is better than its peer, on a logarithmic scale.
 
 use std::fmt::Write;
 
@@ -6,7 +6,7 @@ use crate::results::{Compared, Results};
 use crate::rows::{Of, ROWS};
 
 const WIDTH: f64 = 760.0;
-/// Where the bars begin and end.
+/// The horizontal range of the bars.
 const LEFT: f64 = 340.0;
 const RIGHT: f64 = 700.0;
 const TOP: f64 = 58.0;
@@ -14,7 +14,7 @@ const STEP: f64 = 21.0;
 /// Lines of the scale: powers of two.
 const SCALE: [f64; 7] = [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0];
 
-/// Colours for light pages, and for dark ones: no script, and it follows the reader's setting.
+/// Colours for light and dark pages, which follow the reader's setting without a script.
 const STYLE: &str = "
 text{font:12px system-ui,sans-serif;fill:#1f2328}
 .v{paint-order:stroke;stroke:#fff;stroke-width:4px}
@@ -25,7 +25,7 @@ line{stroke:#d1d9e0}.one{stroke:#59636e;stroke-width:1.5}
 line{stroke:#3d444d}.one{stroke:#9198a1}.over{fill:#4ba3d9}.under{fill:#e08a4f}}
 ";
 
-/// How many times better ours is: more messages, or less time.
+/// The factor by which ours is better: more messages, or less time.
 fn better(row: &Compared) -> f64 {
     match row.row.of {
         Of::Rate => row.ratio(),
@@ -39,7 +39,7 @@ fn x_of(ratio: f64) -> f64 {
     LEFT + part.clamp(0.0, 1.0) * (RIGHT - LEFT)
 }
 
-/// An SVG of the rows that were measured and have a bar; none if there is none.
+/// An SVG of the measured rows that have a bar; `None` without such rows.
 pub(crate) fn plot(results: &Results) -> Option<String> {
     let rows = ROWS.iter().filter(|row| row.is_plotted);
     let rows: Vec<Compared> = rows.filter_map(|row| results.compare(row)).collect();

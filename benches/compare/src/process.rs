@@ -1,4 +1,4 @@
-//! A process of a program, as the runner sees it.
+//! The runner's handle of a process.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
@@ -10,30 +10,30 @@ use crate::job::free_address;
 use crate::machine::cpu_of;
 use crate::meter::Mark;
 
-/// How long a process may take to say something: a peer that finds its others takes a second.
+/// The time limit for a line of a process: discovery of a peer takes a second.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
 
-/// What the server of NATS says when it can be connected to.
+/// The line that the NATS server prints when it accepts connections.
 const NATS_READY: &str = "Server is ready";
 
-/// Why a process is of no use.
+/// The reason for an unusable process.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Broken {
-    /// It could not begin.
+    /// It could not start.
     #[error("cannot start {what}: {error}")]
     Start { what: String, error: std::io::Error },
-    /// It ended, or hangs.
+    /// It ended or hangs.
     #[error("process {number} of the program does not answer")]
     Silent { number: usize },
-    /// Its processes are there, and nothing happens.
+    /// Its processes run, but count nothing.
     #[error("nothing was counted")]
     Idle,
-    /// It said what it should not.
-    #[error("process {number} of the program says `{line}`")]
+    /// It printed an unexpected line.
+    #[error("process {number} of the program printed `{line}`")]
     Strange { number: usize, line: String },
 }
 
-/// It ends when this is dropped.
+/// The process ends when this is dropped.
 pub(crate) struct Process {
     number: usize,
     child: Child,
@@ -53,8 +53,8 @@ impl Process {
         };
         let (line, lines) = sync_channel(256);
         std::thread::spawn(move || {
-            for said in BufReader::new(output.expect("one of them is piped")).lines() {
-                if !said.is_ok_and(|said| line.send(said).is_ok()) {
+            for printed in BufReader::new(output.expect("one of them is piped")).lines() {
+                if !printed.is_ok_and(|printed| line.send(printed).is_ok()) {
                     return;
                 }
             }
@@ -67,7 +67,7 @@ impl Process {
         })
     }
 
-    /// Starts this program again, and waits until it is ready: it, and its address if it has one.
+    /// Starts this program again and waits until it is ready. Returns the process, and its address if it has one.
     pub(crate) fn start_own(
         number: usize,
         arguments: Vec<String>,
@@ -86,7 +86,7 @@ impl Process {
         }
     }
 
-    /// Starts the server of NATS, and waits until it is ready: it, and its address.
+    /// Starts the NATS server and waits until it is ready. Returns the process and its address.
     pub(crate) fn start_nats(number: usize, server: &Path) -> Result<(Self, String), Broken> {
         let at = free_address();
         let (_, port) = at.rsplit_once(':').unwrap_or_default();
@@ -110,7 +110,7 @@ impl Process {
         line.map_err(|_| Broken::Silent { number })
     }
 
-    /// What it has counted.
+    /// Its counters.
     pub(crate) fn mark(&mut self) -> Result<Mark, Broken> {
         let number = self.number;
         let silent = |_| Broken::Silent { number };
@@ -124,7 +124,7 @@ impl Process {
         self.child.id()
     }
 
-    /// The processor time that it has used.
+    /// The CPU time that it has used.
     pub(crate) fn cpu(&self) -> Result<Duration, Broken> {
         let number = self.number;
         cpu_of(self.id()).ok_or(Broken::Silent { number })
@@ -133,7 +133,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It fails only if it has ended already.
+        // This fails only if the process has ended already.
         let _ended = self.child.kill();
         let _waited = self.child.wait();
     }

@@ -1,4 +1,4 @@
-//! Who takes part: groups of programs that do the same work, each made of processes.
+//! The compared programs: groups that do the same work, each program made of processes.
 
 use std::time::Duration;
 
@@ -12,23 +12,23 @@ use crate::zipper::{self, Wait};
 use crate::{nats_async, zenoh_peer};
 use crate::{nats_lean, quic, raw};
 
-/// What one process does.
+/// The work of one process.
 #[derive(Clone, Copy)]
 pub(crate) enum Part {
     Own(fn(&'static Job)),
-    /// The server of NATS.
+    /// The NATS server.
     NatsServer,
 }
 
-/// One way to do a work.
+/// One program of a group.
 pub(crate) struct Program {
-    /// What the tables call it.
+    /// Its name in the tables.
     pub(crate) name: &'static str,
-    /// In the order in which they start: each gets the addresses of those before it.
+    /// In the order in which they start: each receives the addresses of those before it.
     pub(crate) parts: &'static [Part],
 }
 
-/// What is counted.
+/// The counted unit.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unit {
     RoundTrip,
@@ -36,7 +36,7 @@ pub(crate) enum Unit {
     Gigabyte,
 }
 
-/// Programs that do the same work, in turn.
+/// Programs that do the same work and take turns.
 pub(crate) struct Group {
     pub(crate) name: &'static str,
     pub(crate) title: &'static str,
@@ -47,12 +47,12 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    /// The one of that name.
+    /// Finds by name.
     pub(crate) fn find(name: &str) -> Option<&'static Self> {
         GROUPS.iter().find(|group| group.name == name)
     }
 
-    /// The one of that name.
+    /// Finds by name.
     pub(crate) fn program(&self, name: &str) -> Option<&'static Program> {
         self.programs.iter().find(|program| program.name == name)
     }
@@ -72,7 +72,7 @@ const fn program(name: &'static str, parts: &'static [Part]) -> Program {
     Program { name, parts }
 }
 
-/// All of them. The names of programs are what rows refer to.
+/// All groups. Rows refer to programs by name.
 pub(crate) const GROUPS: &[Group] = &[
     Group {
         name: "rtt",

@@ -13,7 +13,7 @@ use crate::raw::WRITE_LEN;
 
 const ANY_PORT: &str = "127.0.0.1:0";
 
-/// As many threads as there are cores.
+/// One thread per core.
 fn runtime() -> Runtime {
     let mut runtime = Builder::new_multi_thread();
     runtime.enable_all().build().expect("threads")
@@ -43,7 +43,7 @@ async fn connect(job: &'static Job) -> (Endpoint, Connection) {
     let roots = Arc::new(certificate::roots(&job.order.folder));
     let config = ClientConfig::with_root_certificates(roots).expect("it is not empty");
     endpoint.set_default_client_config(config);
-    let at = job.address().parse().expect("the other side told it");
+    let at = job.address().parse().expect("the other side reported it");
     let connecting = endpoint.connect(at, "localhost").expect("an address");
     let connection = connecting.await.expect("it listens");
     let watched = connection.clone();
@@ -51,7 +51,7 @@ async fn connect(job: &'static Job) -> (Endpoint, Connection) {
         let path = watched.stats().path;
         Losses {
             packets_lost: path.lost_packets,
-            // quinn hides them.
+            // quinn does not expose them.
             send_errors: 0,
             mtu: path.current_mtu,
         }
@@ -59,7 +59,7 @@ async fn connect(job: &'static Job) -> (Endpoint, Connection) {
     (endpoint, connection)
 }
 
-/// Answers each message with itself.
+/// Echoes each message.
 pub(crate) fn echo(job: &'static Job) {
     block_on(async move {
         let (_endpoint, connection) = accept(job).await;
@@ -86,18 +86,18 @@ async fn ask_all(job: &'static Job) {
     }
 }
 
-/// Asks, one at a time.
+/// Sends requests, one at a time.
 pub(crate) fn ask(job: &'static Job) {
     block_on(ask_all(job));
 }
 
-/// Asks from the main thread, which is none of the runtime's, as where `main` is `#[tokio::main]`:
-/// the runtime wakes it for each answer.
+/// Sends requests from the main thread, which is outside the runtime, as with `#[tokio::main]`: the runtime
+/// wakes it for each response.
 pub(crate) fn ask_outside(job: &'static Job) {
     runtime().block_on(ask_all(job));
 }
 
-/// Reads bytes, from where they lie.
+/// Reads bytes in place.
 pub(crate) fn drain(job: &'static Job) {
     block_on(async move {
         let (_endpoint, connection) = accept(job).await;
@@ -108,7 +108,7 @@ pub(crate) fn drain(job: &'static Job) {
     });
 }
 
-/// Writes bytes, so many at a time.
+/// Writes bytes in pieces of one size.
 pub(crate) fn pour(job: &'static Job) {
     block_on(async move {
         let (_endpoint, connection) = connect(job).await;

@@ -1,4 +1,4 @@
-//! The same work on bare sockets: what the kernel alone allows.
+//! The same work on bare sockets: the limit that the kernel sets.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
@@ -8,16 +8,16 @@ use mio::{Events, Interest, Poll, Token};
 
 use crate::job::Job;
 
-/// How long the spinning programs look at the socket before they wait (perf.md T1).
+/// How long the polling programs poll before they sleep (benches/README.md, "Reference measurements").
 pub(crate) const SPIN: Duration = Duration::from_micros(50);
 
-/// What is read at a time, as our transports do.
+/// The read size of our transports.
 const READ_LEN: usize = 256 * 1024;
 
-/// What small messages are put together to before they are written.
+/// The size to which small messages are coalesced before a write.
 pub(crate) const WRITE_LEN: usize = 64 * 1024;
 
-/// A stream on a poll of its own.
+/// A stream with its own poll.
 struct Stream {
     stream: TcpStream,
     poll: Poll,
@@ -52,7 +52,7 @@ impl Stream {
         Self::new(stream, spin).expect("a poll")
     }
 
-    /// Does something until it would not block: looks again while it spins, then waits.
+    /// Repeats an operation until it does not block: polls while spinning, then waits.
     fn until_ready(
         &mut self,
         mut act: impl FnMut(&mut TcpStream) -> io::Result<usize>,
@@ -73,7 +73,7 @@ impl Stream {
         }
     }
 
-    /// At least one byte; the runner ends the processes one by one, so the end is no fault.
+    /// Reads at least one byte. The end of the stream is no error: the runner ends processes one by one.
     fn read(&mut self, buffer: &mut [u8]) -> usize {
         match self.until_ready(|stream| stream.read(buffer)) {
             Ok(read @ 1..) => read,
@@ -91,7 +91,7 @@ impl Stream {
     }
 }
 
-/// Answers each message with itself.
+/// Echoes each message.
 pub(crate) fn echo(job: &Job, spin: Duration) {
     let mut stream = Stream::accept(job, spin);
     let mut buffer = vec![0; job.size()];
@@ -101,7 +101,7 @@ pub(crate) fn echo(job: &Job, spin: Duration) {
     }
 }
 
-/// Asks, one at a time.
+/// Sends requests, one at a time.
 pub(crate) fn ask(job: &Job, spin: Duration) {
     let mut stream = Stream::connect(job, spin);
     let (payload, mut buffer) = (job.payload(), vec![0; job.size()]);
@@ -117,7 +117,7 @@ pub(crate) fn ask(job: &Job, spin: Duration) {
     }
 }
 
-/// Reads bytes. It blocks: that is faster here than to wait for events (6 % at 64 KiB, 28 % at 1 MiB).
+/// Reads bytes. Blocking reads are faster here than waiting for events (6 % at 64 KiB, 28 % at 1 MiB).
 pub(crate) fn drain(job: &Job) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     job.ready(&listener.local_addr().expect("it is bound").to_string());
@@ -128,7 +128,7 @@ pub(crate) fn drain(job: &Job) {
     }
 }
 
-/// Writes bytes, so many at a time; it blocks too.
+/// Writes bytes in pieces of one size, with blocking writes.
 pub(crate) fn pour(job: &Job) {
     let mut stream = std::net::TcpStream::connect(job.address()).expect("it listens");
     let block = vec![7; WRITE_LEN];
@@ -136,7 +136,7 @@ pub(crate) fn pour(job: &Job) {
     while stream.write_all(&block).is_ok() {}
 }
 
-/// Reads messages, each behind its length, and hands each on in memory of its own.
+/// Reads length-prefixed messages and copies each into its own memory.
 pub(crate) fn count(job: &Job) {
     let mut stream = Stream::accept(job, Duration::ZERO);
     let mut buffer = vec![0; READ_LEN];
@@ -160,7 +160,7 @@ pub(crate) fn count(job: &Job) {
     }
 }
 
-/// Writes messages, each behind its length, put together.
+/// Writes length-prefixed messages, coalesced.
 pub(crate) fn flood(job: &Job) {
     let mut stream = Stream::connect(job, Duration::ZERO);
     let payload = job.payload();

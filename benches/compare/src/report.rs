@@ -7,7 +7,7 @@ use crate::results::{Compared, Results, Summary, Verdict};
 use crate::rounds::Bout;
 use crate::rows::{Of, ROWS};
 
-/// All that was measured: the goals, those that are missed first, and then each program.
+/// All results: the goals, missed ones first, and then each program.
 pub(crate) fn report(results: &Results) -> String {
     let mut text = String::new();
     let mut rows: Vec<Compared> = ROWS.iter().filter_map(|row| results.compare(row)).collect();
@@ -87,7 +87,7 @@ fn cpu(per_unit: f64, unit: Unit) -> String {
     }
 }
 
-/// A table of one bout; the first program is what the others are held against.
+/// A table of one bout; the others are compared with the first program.
 fn bout_table(bout: &Bout, ran: &[(&str, Summary)]) -> String {
     let mut text = format!("\n{}, {}", bout.group.title, length(bout.size));
     let hog = if bout.has_hog {
@@ -134,7 +134,7 @@ fn bout_table(bout: &Bout, ran: &[(&str, Summary)]) -> String {
     text
 }
 
-/// A length as people say it.
+/// A length with its unit.
 pub(crate) fn length(bytes: usize) -> String {
     match bytes {
         0..1024 => format!("{bytes} B"),

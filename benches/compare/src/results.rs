@@ -1,26 +1,26 @@
-//! What the runs say together: medians of those that nobody disturbed.
+//! The results of all runs: medians of the undisturbed ones.
 
 use crate::programs::{Group, Unit};
 use crate::rows::{Of, Row};
 use crate::run::Record;
 
-/// A run is noisy when other processes used more than this meanwhile, in cores.
+/// A run is noisy if other processes used more than this during it, in cores.
 pub(crate) const FOREIGN_CORES_MAX: f64 = 0.15;
 
-/// With fewer quiet runs than this the noisy ones count too, and the table says so.
+/// With fewer quiet runs than this the noisy ones count, too, and the table marks it.
 pub(crate) const KEPT_MIN: usize = 3;
 
 /// The medians of one program in one bout.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Summary {
     pub(crate) runs: usize,
-    /// How many of them were quiet.
+    /// The number of quiet runs.
     pub(crate) quiet: usize,
     pub(crate) messages_per_second: f64,
     pub(crate) bytes_per_second: f64,
     pub(crate) p50_us: Option<f64>,
     pub(crate) p99_us: Option<f64>,
-    /// For each unit of the group: nanoseconds a message or trip, or seconds a gigabyte.
+    /// Per unit of the group: nanoseconds per message or round trip, or seconds per gigabyte.
     pub(crate) cpu: f64,
     pub(crate) cores: f64,
     pub(crate) packets_lost: f64,
@@ -29,7 +29,7 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    /// What a row compares.
+    /// The value that a row compares.
     pub(crate) fn value(&self, of: Of, unit: Unit) -> Option<f64> {
         match of {
             Of::Rate if unit == Unit::Gigabyte => Some(self.bytes_per_second),
@@ -40,7 +40,7 @@ impl Summary {
         }
     }
 
-    /// Whether noisy runs had to be taken for want of quiet ones.
+    /// Whether noisy runs were used because there were too few quiet ones.
     pub(crate) fn is_noisy(&self) -> bool {
         self.quiet < KEPT_MIN.min(self.runs)
     }
@@ -50,7 +50,7 @@ impl Summary {
 pub(crate) struct Results(pub(crate) Vec<Record>);
 
 impl Results {
-    /// The medians of a program, if it ran.
+    /// The medians of a program, if it has run.
     pub(crate) fn summary(
         &self,
         (group, size, has_hog): (&Group, usize, bool),
@@ -90,7 +90,7 @@ impl Results {
         })
     }
 
-    /// What of a row was measured.
+    /// The measured figures of a row.
     pub(crate) fn compare(&self, row: &'static Row) -> Option<Compared> {
         let group = Group::find(row.group)?;
         let bout = (group, row.size, row.has_hog);
@@ -119,21 +119,21 @@ pub(crate) struct Compared {
     pub(crate) is_noisy: bool,
 }
 
-/// How a row came out.
+/// The result of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Verdict {
-    /// What must hold does not.
+    /// The required goal is missed.
     Misses,
-    /// It holds.
+    /// The required goal is met.
     Must,
-    /// It is as good as we want it.
+    /// The desired goal is met.
     Stretch,
     /// There is no goal.
     Report,
 }
 
 impl Compared {
-    /// Ours to the peer's.
+    /// Our value divided by the peer's.
     pub(crate) fn ratio(&self) -> f64 {
         self.ours / self.peer
     }

@@ -1,4 +1,4 @@
-//! The rounds: programs of a group take turns, so that what the machine does meanwhile hits all alike.
+//! The rounds: programs of a group take turns, so that other load of the machine affects all alike.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -8,7 +8,7 @@ use crate::programs::{GROUPS, Group, Part, Program, Unit};
 use crate::results::{FOREIGN_CORES_MAX, KEPT_MIN};
 use crate::run::{Record, Stage, run};
 
-/// Rates beside an endless loop have no goal of their own: as few rounds as a median needs.
+/// Rates beside an endless loop have no goals, so they take only the rounds that a median needs.
 const ROUNDS_BESIDE_HOG_MAX: usize = 3;
 
 /// A group of programs with messages of one length.
@@ -19,7 +19,7 @@ pub(crate) struct Bout {
 }
 
 impl Bout {
-    /// Those whose name begins with one of the patterns; all, if there is none.
+    /// The programs whose name begins with one of the patterns; all without patterns.
     pub(crate) fn matching(patterns: &[String], with_hog: bool) -> Vec<Self> {
         let mut bouts = Vec::new();
         for group in GROUPS {
@@ -43,14 +43,14 @@ impl Bout {
         bouts
     }
 
-    /// What `--rows` looks at.
+    /// The text that `--rows` is compared with.
     pub(crate) fn name(&self) -> String {
         let hog = if self.has_hog { " hog" } else { "" };
         format!("{} {}{hog}", self.group.name, self.size)
     }
 }
 
-/// Why there are no results.
+/// The reason for missing results.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failed {
     #[error("{program} ({bout}): {broken}")]
@@ -63,7 +63,7 @@ pub(crate) enum Failed {
     Keep(#[from] io::Error),
 }
 
-/// Runs a bout, and writes each run into `file` when it is done.
+/// Runs a bout and appends each run to `file` when it is complete.
 pub(crate) fn run_bout(
     stage: &Stage,
     bout: &Bout,
@@ -88,7 +88,7 @@ pub(crate) fn run_bout(
         false => rounds,
     };
     let mut records: Vec<Record> = Vec::new();
-    // Twice the rounds at the most: those who were disturbed in too many get another.
+    // At most twice the rounds: a program with too many noisy runs gets another.
     for round in 0..2 * rounds {
         for program in programs() {
             let kept =

@@ -1,11 +1,11 @@
-//! The goals: what of ours is held against what of a peer's, and what must come out.
+//! The goals: which of our figures is compared with which of a peer's, and the required ratio.
 
-/// What of a program is compared.
+/// The compared figure of a program.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Of {
-    /// Messages, or bytes of bulk, a second: more is better.
+    /// Messages, or bytes in bulk, per second: more is better.
     Rate,
-    /// Processor time of all processes for each unit: less is better.
+    /// CPU time of all processes per unit: less is better.
     Cpu,
     /// The median round trip: less is better.
     P50,
@@ -15,20 +15,20 @@ pub(crate) enum Of {
 
 /// One line of the table of goals.
 pub(crate) struct Row {
-    /// What it is called.
+    /// Its title.
     pub(crate) work: &'static str,
     pub(crate) group: &'static str,
     pub(crate) size: usize,
-    /// With one endless loop beside it.
+    /// Beside one endless loop.
     pub(crate) has_hog: bool,
     pub(crate) ours: &'static str,
     pub(crate) peer: &'static str,
     pub(crate) of: Of,
-    /// What the ratio of ours to the peer's must be; none if it is only reported.
+    /// The required ratio of ours to the peer's; `None` if it is only reported.
     pub(crate) must: Option<f64>,
-    /// What we are after.
+    /// The desired ratio.
     pub(crate) stretch: Option<f64>,
-    /// Whether it is a bar of the plot.
+    /// Whether the plot has a bar for it.
     pub(crate) is_plotted: bool,
 }
 
@@ -67,7 +67,7 @@ impl Row {
     }
 }
 
-/// A row of a group, in the way in which most rows of the group compare.
+/// A row with the comparison that is usual in its group.
 const fn row(
     work: &'static str,
     (group, size, of): (&'static str, usize, Of),
@@ -125,7 +125,7 @@ const ROUTER: &str = "zenoh router";
 const NATS: &str = "nats, async-nats";
 const LEAN: &str = "nats, lean client";
 
-/// All of them, in the order of the goals.
+/// All rows, in the order of the goals.
 pub(crate) const ROWS: &[Row] = &[
     row("round trip 64 B, inbox", RTT, PLAIN_INBOX, RAW)
         .goals(1.25, 1.1)
@@ -134,7 +134,7 @@ pub(crate) const ROWS: &[Row] = &[
     row("round trip 64 B, spin", RTT, PLAIN_SPIN, RAW_SPIN)
         .goals(2.0, 1.3)
         .plot(),
-    // The goals' quinn is asked from outside its runtime, and their own figure is of one mio thread:
+    // The goals were derived from a quinn called from outside its runtime and from one mio thread:
     // that quinn takes 1.31 of raw TCP there, 3.6 beside a hog; *outside* here 1.21 and 3.5,
     // *spawned* 1.01 and 1.5.
     row("round trip 64 B, inbox", RTT, QUIC_INBOX, QUINN_OUTSIDE)
@@ -151,7 +151,7 @@ pub(crate) const ROWS: &[Row] = &[
     row("round trip 64 B, spin", RTT, QUIC_SPIN, QUINN_OUTSIDE)
         .goals(0.25, 0.17)
         .plot(),
-    // Like beside like: no thread between on either side, or one on ours and on one of quinn's.
+    // Like beside like: no extra thread on either side, or one on ours and on one of quinn's.
     row("round trip 64 B, inbox", RTT, QUIC_INBOX, QUINN_SPAWNED),
     row(
         "round trip 64 B, inbox, hog",

@@ -11,20 +11,20 @@ use crate::meter::Mark;
 use crate::process::{Broken, Process};
 use crate::programs::{Group, Part, Program};
 
-/// How long a program runs before it is counted: windows open, paths are probed.
+/// How long a program runs before counting starts: windows open, paths are probed.
 const SETTLE: Duration = Duration::from_millis(300);
 
-/// What is the same for all runs.
+/// The settings of all runs.
 pub(crate) struct Stage {
-    /// How long a program is counted.
+    /// The duration of counting.
     pub(crate) length: Duration,
-    /// Where the certificate is.
+    /// The folder of the certificate.
     pub(crate) folder: PathBuf,
-    /// The server of NATS, if there is one.
+    /// The NATS server, if there is one.
     pub(crate) nats_server: Option<PathBuf>,
 }
 
-/// What came of a run: a line of the raw results.
+/// The result of a run: a line of the raw results.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) group: String,
@@ -32,7 +32,7 @@ pub(crate) struct Record {
     pub(crate) program: String,
     pub(crate) has_hog: bool,
     pub(crate) round: usize,
-    /// How many cores other processes used meanwhile.
+    /// The cores that other processes used during the run.
     pub(crate) foreign_cores: f64,
     pub(crate) seconds: f64,
     pub(crate) messages: u64,
@@ -43,14 +43,14 @@ pub(crate) struct Record {
     pub(crate) p99_us: Option<f64>,
     pub(crate) packets_lost: u64,
     pub(crate) send_errors: u64,
-    /// The largest datagram, in bytes; 0 where that has no meaning.
+    /// The largest datagram in bytes; 0 if not applicable.
     pub(crate) mtu: u16,
 }
 
-/// A program whose processes all run.
+/// A program with all processes running.
 struct Running {
     processes: Vec<Process>,
-    /// Which of them can be asked what they have counted.
+    /// Whether each process answers requests for counters.
     ours: Vec<usize>,
 }
 
@@ -102,7 +102,7 @@ impl Running {
     }
 }
 
-/// Runs a program once. `hog` is the process of an endless loop beside it, if there is one.
+/// Runs a program once. `hog` is the process of an endless loop beside it, if any.
 pub(crate) fn run(
     stage: &Stage,
     (group, size): (&Group, usize),
@@ -124,7 +124,7 @@ pub(crate) fn run(
     let (cpu, took) = (running.cpu()? - cpu, began.elapsed().as_secs_f64());
     let others = cpu_of_others(&own).saturating_sub(others);
     let after = running.marks()?;
-    // One of them counts; one of them, or another, sees losses and times.
+    // One process counts; the same or another one reports losses and times.
     let pairs = || before.iter().zip(&after);
     let counted = pairs().max_by_key(|(before, after)| {
         after.messages + after.bytes - before.messages - before.bytes

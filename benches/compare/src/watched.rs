@@ -1,4 +1,4 @@
-//! A QUIC transport whose counters can be seen from outside. The other benches include this file.
+//! A QUIC transport that publishes its counters. The other benches include this file.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,13 +10,13 @@ use selvedge_driver::{
     QuicDialer, QuicStats, QuicTransport, Transport, Turn,
 };
 
-/// What the last connection has counted.
+/// The counters of the last connection.
 pub(crate) type Seen = Arc<Mutex<QuicStats>>;
 
-/// How old what is seen may be. Copying all counters of a connection costs a microsecond.
+/// The maximum age of the published counters. Copying all counters of a connection costs a microsecond.
 const AGE_MAX: Duration = Duration::from_millis(10);
 
-/// Dials QUIC, and shows what its connections count.
+/// Dials QUIC and publishes the counters of its connections.
 #[derive(Debug)]
 pub(crate) struct WatchedDialer {
     dialer: QuicDialer,
@@ -34,7 +34,7 @@ impl WatchedDialer {
     }
 }
 
-/// What was seen last.
+/// The counters published last.
 pub(crate) fn look(seen: &Seen) -> QuicStats {
     *seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -53,7 +53,7 @@ impl Dialer for WatchedDialer {
     }
 }
 
-/// It shows its counters after sends.
+/// Publishes its counters after sends.
 #[derive(Debug)]
 struct Watched {
     transport: QuicTransport,

@@ -1,4 +1,4 @@
-//! zenoh, peer to peer or through a router, as its own examples for latency and throughput have it.
+//! zenoh, peer to peer or through a router, as in its examples for latency and throughput.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::job::{Job, free_address};
 const QUESTION: &str = "compare/question";
 const ANSWER: &str = "compare/answer";
 
-/// How a session meets the others.
+/// How a session finds the others.
 enum Meet {
     Listen { mode: &'static str, at: String },
     Connect { mode: &'static str, at: String },
@@ -56,13 +56,13 @@ fn listen(job: &Job, mode: &'static str, scheme: &str) -> (Session, String) {
     (open(job, &meet), at)
 }
 
-/// With a router both are its clients.
+/// With a router, both ends are its clients.
 fn connect(job: &Job, mode: &'static str) -> Session {
     let at = job.address().to_owned();
     open(job, &Meet::Connect { mode, at })
 }
 
-/// What they do, whichever way they have met.
+/// The work, the same peer to peer and through a router.
 fn publisher(session: &Session, key: &'static str, is_express: bool) -> Publisher<'static> {
     let publisher = session
         .declare_publisher(key)
@@ -95,7 +95,7 @@ fn answer(session: &Session) {
     subscriber.background().wait().expect("a key");
 }
 
-/// Answers each message with itself; is listened to by the one who asks.
+/// Echoes each message to the requesting peer.
 pub(crate) fn echo(job: &Job, scheme: &str) {
     let (session, at) = listen(job, "peer", scheme);
     answer(&session);
@@ -103,7 +103,7 @@ pub(crate) fn echo(job: &Job, scheme: &str) {
     forever()
 }
 
-/// The same, as a client of a router.
+/// The same as a client of a router.
 pub(crate) fn echo_routed(job: &Job) {
     let session = connect(job, "client");
     answer(&session);
@@ -111,14 +111,14 @@ pub(crate) fn echo_routed(job: &Job) {
     forever()
 }
 
-/// Asks, one at a time.
+/// Sends requests, one at a time.
 pub(crate) fn ask(job: &Job, mode: &'static str) {
     let session = connect(job, mode);
     let subscriber = session.declare_subscriber(ANSWER).wait().expect("a key");
     let publisher = publisher(&session, QUESTION, true);
     let payload = ZBytes::from(job.payload());
     let ask = || publisher.put(payload.clone()).wait().expect("it is open");
-    // Until both know what the other wants, questions get lost.
+    // Requests are lost until both sides know the other's subscriptions.
     loop {
         ask();
         let answered = subscriber.recv_timeout(Duration::from_millis(100));
@@ -147,7 +147,7 @@ fn subscribe(job: &Job, session: &Session) {
     subscriber.background().wait().expect("a key");
 }
 
-/// Counts what arrives.
+/// Counts received messages.
 pub(crate) fn count(job: &Job, scheme: &str) {
     let (session, at) = listen(job, "peer", scheme);
     subscribe(job, &session);
@@ -155,7 +155,7 @@ pub(crate) fn count(job: &Job, scheme: &str) {
     forever()
 }
 
-/// The same, as a client of a router.
+/// The same as a client of a router.
 pub(crate) fn count_routed(job: &Job) {
     let session = connect(job, "client");
     subscribe(job, &session);
@@ -163,7 +163,7 @@ pub(crate) fn count_routed(job: &Job) {
     forever()
 }
 
-/// Publishes as fast as it is let.
+/// Publishes as fast as congestion control allows.
 pub(crate) fn flood(job: &Job, mode: &'static str) {
     let session = connect(job, mode);
     let publisher = publisher(&session, QUESTION, false);

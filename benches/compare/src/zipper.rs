@@ -1,12 +1,12 @@
-//! Ours, through one zipper: sources and functions are clients with their defaults.
+//! Selvedge through one zipper: sources and functions are clients with default settings.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use selvedge_driver::{DriverConfig, Driver, Identity};
-use selvedge_client::{Client, ClientOptions};
 use selvedge_client::tag::Tag;
+use selvedge_client::{Client, ClientOptions};
+use selvedge_driver::{Driver, DriverConfig, Identity};
 use selvedge_zipper::zipper::{self, Zipper};
 
 use crate::job::Job;
@@ -14,16 +14,16 @@ use crate::job::Job;
 const QUESTION: Tag = Tag(0x10);
 const ANSWER: Tag = Tag(0x11);
 
-/// How many messages each of many threads counts by itself first: they share the meter's cache line,
-/// which would cost them as much as reading does. The peers' clients count what one read brought.
+/// The messages that each of many threads counts locally first: they share the meter's cache line, which
+/// would cost as much as reading. The peers' clients count once per read.
 const COUNTED_TOGETHER: u64 = 32;
 
-/// What the workers of a zipper or client do before they sleep.
+/// How the workers of a zipper or client wait.
 #[derive(Clone, Copy)]
 pub(crate) enum Wait {
-    /// The default: they poll for a while, if that pays.
+    /// The default: they poll for a while before they sleep, if that pays off.
     Default,
-    /// Nothing.
+    /// They sleep at once.
     Blocking,
 }
 
@@ -51,7 +51,7 @@ pub(crate) fn route(job: &Job, scheme: &str, wait: Wait) {
 }
 
 fn options(job: &Job, name: &str, observed: Option<Tag>) -> ClientOptions {
-    let zippers = vec![job.address().parse().expect("the zipper told it")];
+    let zippers = vec![job.address().parse().expect("the zipper reported it")];
     match observed {
         Some(tag) => ClientOptions::function(name, vec![tag], zippers),
         None => ClientOptions::source(name, zippers),
@@ -73,8 +73,8 @@ pub(crate) fn count(job: &Job) {
     }
 }
 
-/// So many functions that read, each with a name of its own: each gets every message. They share one
-/// worker, as a process with many would have it, and as the subscribers of the peers do.
+/// Several functions with distinct names, each of which receives every message. They share one worker, as in a
+/// process with many functions, and as the subscribers of the peers do.
 pub(crate) fn count_each(job: &Job, subscribers: usize) {
     let driver = Arc::new(Driver::new(DriverConfig::default()).expect("a thread"));
     let clients: Vec<_> = (0..subscribers)
@@ -112,7 +112,7 @@ pub(crate) fn flood(job: &Job) {
     while client.write(QUESTION, &payload).is_ok() {}
 }
 
-/// A function that answers on another tag.
+/// A function that responds on another tag.
 pub(crate) fn echo(job: &Job, wait: Wait) {
     let client = connect(job, "answerer", Some(QUESTION), wait);
     job.ready("");
@@ -121,7 +121,7 @@ pub(crate) fn echo(job: &Job, wait: Wait) {
     }
 }
 
-/// Asks, one at a time.
+/// Sends requests, one at a time.
 pub(crate) fn ask(job: &Job, wait: Wait) {
     let client = connect(job, "asker", Some(ANSWER), wait);
     let payload = Bytes::from(job.payload());

@@ -1,11 +1,11 @@
-//! What connections of quinn cost that have nothing to do: memory each, and how often the process
-//! wakes up. Counted as `selvedge-benches`' `idle` counts ours.
+//! The cost of idle quinn connections: memory per connection, and wake-ups of the process. Counted as in
+//! `idle` of `selvedge-benches`.
 //!
 //! `cargo run --release --bin idle [ends]`
 //!
-//! Each connection has carried one message each way on one stream, and both its ends, on one thread
-//! of tokio, say that they live as often as our sessions do. Each side has one socket, as quinn has
-//! it; of ours each connection has one.
+//! Each connection has carried one message in each direction on one stream, and both ends, on one tokio
+//! thread, send keep-alives as often as our sessions. Each side has one socket, as usual with quinn; ours has
+//! one per connection.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "printing is what this program does")]
 
@@ -32,10 +32,10 @@ const ALIVE: Duration = Duration::from_secs(1);
 
 const ANY_PORT: &str = "127.0.0.1:0";
 
-/// One end of a connection, and its stream.
+/// One end of a connection with its stream.
 type End = (Connection, SendStream, RecvStream);
 
-/// Processor time of this process.
+/// CPU time of this process.
 fn cpu() -> Duration {
     let spent = clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).expect("Linux has the clock");
     spent.into()

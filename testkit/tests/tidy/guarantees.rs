@@ -5,8 +5,11 @@ use crate::{Violation, expect_none};
 
 const PAGE: &str = "GUARANTEES.md";
 
+/// Lines and the numbers on them.
+type Numbers = Vec<(usize, usize)>;
+
 /// The numbers at the start of the list, `| [G1](#g1) | ..`, and of the sections, `### G1`, with lines.
-fn numbers(page: &str) -> (Vec<(usize, usize)>, Vec<(usize, usize)>) {
+fn numbers(page: &str) -> (Numbers, Numbers) {
     let number = |line: &str, before: &str| -> Option<usize> {
         let digits = line.strip_prefix(before)?;
         let end = digits.find(|c: char| !c.is_ascii_digit());

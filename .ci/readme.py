@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Runs the console blocks of README.md and compares what they print with what is shown.
+"""Runs the console blocks of README.md and compares their output with the output shown.
 
 Numbers and keys may differ, a line of dots stands for any lines, and the lines of one block may come in any order
-between two lines of dots: its processes run side by side. The test command is the one that the gate has run.
+between two lines of dots, because its processes run concurrently. The test command is the one that the gate has run.
 """
 import contextlib
 import os
@@ -25,21 +25,21 @@ def blocks(text):
 
 
 def pattern(line):
-    """What a shown line allows: other keys, other numbers."""
+    """The pattern of a shown line: other keys and numbers are allowed."""
     parts = re.split(r"(\b[0-9a-f]{10}\b|\b[0-9a-f]{64}\b|\d+(?:\.\d+)?)", line)
     keys = {10: "[0-9a-f]{10}", 64: "[0-9a-f]{64}"}
     allowed = [
         re.escape(part) if at % 2 == 0 else keys.get(len(part), r"\d+(\.\d+)?")
         for at, part in enumerate(parts)
     ]
-    # The width of a column may go with its number.
+    # The width of a column may depend on its number.
     return re.compile(re.sub(r"(\\ )+", r"\\s+", "".join(allowed)) + r"\s*")
 
 
 def check(commands, shown):
     script = "set -euo pipefail\n" + "\n".join(commands)
     with tempfile.TemporaryFile("w+") as out:
-        # A session of its own: what a failed block leaves running is ended too.
+        # Its own session, so that the processes of a failed block are ended, too.
         run = subprocess.Popen(["bash", "-c", script], cwd=ROOT, stdout=out, start_new_session=True)
         try:
             code = run.wait(timeout=300)

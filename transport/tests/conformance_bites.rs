@@ -88,12 +88,12 @@ const FINDERS: &[Finder] = &[
     Finder(
         Fault::AcceptsOneAnEvent,
         "many_connections_open_at_once",
-        "never came to this: all are open and have their frames",
+        "this was not reached: all are open and have their frames",
     ),
     Finder(
         Fault::AdmitsAnyone,
         "a_peer_that_is_not_admitted_transfers_no_frame",
-        "never came to this: both have ended",
+        "this was not reached: both have ended",
     ),
     Finder(
         Fault::AdmitsLate,
@@ -104,7 +104,7 @@ const FINDERS: &[Finder] = &[
     Finder(
         Fault::BelievesTimersInHandshake,
         "timers_may_be_read_and_handled_at_any_time",
-        "never came to this: both sides are open",
+        "this was not reached: both sides are open",
     ),
     Finder(
         Fault::BelievesTimersInClose,
@@ -119,12 +119,12 @@ const FINDERS: &[Finder] = &[
     Finder(
         Fault::ClosesOnceOpen,
         "close_before_open_ends_the_transport",
-        "a frame was taken",
+        "a frame was pulled",
     ),
     Finder(
         Fault::CountsBudgetInBlocks,
         "a_budget_of_one_byte_transfers_frames",
-        "never came to this: all frames have arrived",
+        "this was not reached: all frames have arrived",
     ),
     Finder(
         Fault::CutsDatagrams,
@@ -134,7 +134,7 @@ const FINDERS: &[Finder] = &[
     Finder(
         Fault::DamagesFrames,
         "frames_of_every_length_arrive_whole",
-        "arrived as another",
+        "arrived as a different one",
     ),
     Finder(
         Fault::DropsFrame,
@@ -149,7 +149,7 @@ const FINDERS: &[Finder] = &[
     Finder(
         Fault::ExpectsAnyone,
         "an_unexpected_peer_does_not_open",
-        "never came to this: the dialer has ended",
+        "this was not reached: the dialer has ended",
     ),
     Finder(
         Fault::ForgetsInMove,
@@ -159,17 +159,17 @@ const FINDERS: &[Finder] = &[
     Finder(
         Fault::GathersRubbish,
         "invalid_handshakes_open_nothing",
-        "bytes of rubbish were taken",
+        "invalid bytes were accepted",
     ),
     Finder(
         Fault::Hoards,
         "a_stopped_reader_applies_backpressure",
-        "were taken though nobody receives",
+        "were pulled though the peer does not receive",
     ),
     Finder(
         Fault::IgnoresBudget,
         "the_budget_is_respected",
-        "no call said More",
+        "no call returned More",
     ),
     Finder(
         Fault::IgnoresClose,
@@ -179,28 +179,28 @@ const FINDERS: &[Finder] = &[
     Finder(
         Fault::IgnoresFirstWakeups,
         "many_small_frames_arrive",
-        "never came to this: all frames have arrived",
+        "this was not reached: all frames have arrived",
     ),
     Finder(
         Fault::KeepsFirstToken,
         "moving_to_another_poll_while_blocked_loses_nothing",
-        "never came to this: all is taken",
+        "this was not reached: all is taken",
     ),
     Finder(
         Fault::LetsInUnproved,
         "invalid_handshakes_open_nothing",
         "led to Open",
     ),
-    Finder(Fault::LiesAboutEncryption, "info_is_truthful", "it claims"),
+    Finder(Fault::LiesAboutEncryption, "info_is_truthful", "info has"),
     Finder(
         Fault::NeverIdle,
         "an_idle_transport_needs_no_calls",
-        "never came to rest",
+        "activity did not stop",
     ),
     Finder(
         Fault::OpensEarly,
         "both_sides_open_and_authenticate",
-        "the phase is Open, but the peer is not known",
+        "the phase is Open, but the peer is not authenticated",
     ),
     Finder(
         Fault::OverrunsBudget,
@@ -225,7 +225,7 @@ const FINDERS: &[Finder] = &[
     Finder(
         Fault::StaysDry,
         "an_empty_source_is_polled_again",
-        "never came to this: the frame has arrived",
+        "this was not reached: the frame has arrived",
     ),
     Finder(
         Fault::SwapsFrames,
@@ -235,17 +235,17 @@ const FINDERS: &[Finder] = &[
     Finder(
         Fault::TakesAfterClose,
         "close_delivers_accepted_frames",
-        "a frame was asked for though the phase was Closing",
+        "a frame was pulled though the phase was Closing",
     ),
     Finder(
         Fault::TakesEndForNothing,
         "a_vanished_peer_ends_the_other_side",
-        "never came to this: the other has ended",
+        "this was not reached: the other has ended",
     ),
     Finder(
         Fault::WritesFirst,
         "both_directions_at_full_load_do_not_block_each_other",
-        "never came to this: all frames have arrived",
+        "this was not reached: all frames have arrived",
     ),
 ];
 
@@ -279,7 +279,7 @@ fn for_each_finder(body: impl Fn(&Finder) + Sync) {
 }
 
 #[test]
-fn each_fault_is_found_by_the_check_that_is_about_it() {
+fn each_fault_is_detected_by_its_check() {
     for_each_finder(|finder| {
         let Finder(fault, name, says) = finder;
         let harness = Faulty {
@@ -300,7 +300,7 @@ fn each_fault_is_found_by_the_check_that_is_about_it() {
 }
 
 #[test]
-fn without_a_fault_the_same_checks_find_nothing() {
+fn without_a_fault_the_same_checks_pass() {
     for_each_finder(|finder| {
         let harness = Faulty {
             base: finder.base(),
@@ -312,7 +312,7 @@ fn without_a_fault_the_same_checks_find_nothing() {
 }
 
 #[test]
-fn every_check_has_a_fault_that_it_finds() {
+fn every_check_detects_a_fault() {
     let names = CHECKS.iter().map(|check| check.name);
     let idle: Vec<_> = names
         .filter(|name| FINDERS.iter().all(|Finder(_, finder, _)| finder != name))

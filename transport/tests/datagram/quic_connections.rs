@@ -27,7 +27,7 @@ pub(crate) fn connected() -> (World, usize, usize) {
 }
 
 #[test]
-fn both_sides_know_who_the_other_is() {
+fn both_sides_authenticate_each_other() {
     let (ours, theirs) = (Identity::generate().unwrap(), Identity::generate().unwrap());
     let mut world = World::new();
     let to = world.listen(listener(&theirs, Admission::anyone()));
@@ -45,7 +45,7 @@ fn both_sides_know_who_the_other_is() {
 }
 
 #[test]
-fn frames_of_all_flows_arrive_in_their_order() {
+fn frames_of_all_orders_arrive_in_order() {
     let (mut world, dialing, accepted) = connected();
     for number in 0..200 {
         let len = [5, 64, 1200, 5000, 64 * 1024][number as usize % 5];
@@ -68,7 +68,7 @@ fn frames_of_all_flows_arrive_in_their_order() {
 }
 
 #[test]
-fn datagrams_arrive_and_their_length_is_told() {
+fn datagrams_up_to_the_reported_length_arrive() {
     let (mut world, dialing, accepted) = connected();
     world.until("datagrams are possible", |world| {
         world.sides[dialing].transport.info().datagram_max > 1000
@@ -97,7 +97,7 @@ fn a_path_with_a_large_mtu_is_found() {
 /// A sender that has one packet under way waits for an acknowledgement that its receiver delays, and
 /// that a clock that stands still never sends.
 #[test]
-fn a_first_burst_over_a_large_mtu_waits_for_no_timer() {
+fn a_first_burst_at_a_large_mtu_waits_for_no_timer() {
     let (mut world, dialing, accepted) = connected();
     world.until("the whole mtu is found", |world| {
         // Something has to move for the probes to be sent.
@@ -117,7 +117,7 @@ fn a_first_burst_over_a_large_mtu_waits_for_no_timer() {
 }
 
 #[test]
-fn a_dialer_that_caps_datagrams_holds_both_sides_to_it() {
+fn a_datagram_limit_of_the_dialer_applies_to_both_sides() {
     let mut world = World::new();
     world.listen(listener(
         &Identity::generate().unwrap(),
@@ -148,7 +148,7 @@ fn a_dialer_that_caps_datagrams_holds_both_sides_to_it() {
 }
 
 #[test]
-fn a_deaf_peer_stops_the_sender_and_loses_nothing() {
+fn a_paused_receiver_applies_backpressure_and_loses_nothing() {
     let (mut world, dialing, accepted) = connected();
     world.sides[accepted].is_deaf = true;
     for number in 0..1000 {

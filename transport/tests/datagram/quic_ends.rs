@@ -12,7 +12,7 @@ use crate::quic_connections::{connected, listener};
 use crate::world::{World, numbered, numbers};
 
 #[test]
-fn the_wrong_peer_is_named() {
+fn an_unexpected_peer_is_reported_with_its_identity() {
     let (theirs, wanted) = (Identity::generate().unwrap(), Identity::generate().unwrap());
     let mut world = World::new();
     let to = world.listen(listener(&theirs, Admission::anyone()));
@@ -30,7 +30,7 @@ fn the_wrong_peer_is_named() {
 }
 
 #[test]
-fn who_is_not_admitted_gets_nothing_and_both_sides_know_why() {
+fn a_peer_that_is_not_admitted_receives_nothing_and_both_sides_report_the_reason() {
     let stranger = Identity::generate().unwrap();
     let mut world = World::new();
     let to = world.listen(listener(
@@ -80,7 +80,7 @@ fn a_silent_peer_times_out() {
 }
 
 #[test]
-fn an_orderly_close_delivers_all_that_was_taken() {
+fn an_orderly_close_delivers_all_accepted_frames() {
     let (mut world, dialing, accepted) = connected();
     for number in 0..300 {
         world.sides[dialing].put(FrameOrder::Lane(3), numbered(3, number, 60_000));
@@ -136,7 +136,7 @@ fn a_close_in_the_handshake_ends_at_once() {
 }
 
 #[test]
-fn n14_a_restarted_node_tells_its_old_peers_that_it_has_forgotten_them() {
+fn n14_a_restarted_node_resets_old_connections_of_its_peers() {
     let identity = Identity::generate().unwrap();
     let mut world = World::new();
     world.listen(listener(&identity, Admission::anyone()));
@@ -153,7 +153,7 @@ fn n14_a_restarted_node_tells_its_old_peers_that_it_has_forgotten_them() {
 }
 
 #[test]
-fn a_second_listener_on_an_address_is_refused() {
+fn a_second_listener_on_an_address_is_rejected() {
     let first = listener(&Identity::generate().unwrap(), Admission::anyone());
     let at = selvedge_transport::Listener::local_address(&first);
     let second = QuicListener::bind(&at, Identity::generate().unwrap(), Admission::anyone());
@@ -161,7 +161,7 @@ fn a_second_listener_on_an_address_is_refused() {
 }
 
 #[test]
-fn places_that_cannot_be_dialed_or_bound_are_refused() {
+fn invalid_addresses_are_rejected() {
     let dialer = QuicDialer::new(Identity::generate().unwrap());
     for text in ["quic://127.0.0.1:0", "quic://0.0.0.0:1", "quic:///path"] {
         let address: Address = text.parse().unwrap();

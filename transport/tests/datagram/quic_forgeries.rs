@@ -69,7 +69,7 @@ fn forgeries(rng: &mut Rng, id: &[u8], from: &[u8]) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn n14_resets_version_negotiation_and_rubbish_do_not_hurt_an_open_connection() {
+fn n14_forged_resets_version_negotiation_and_noise_do_not_affect_an_open_connection() {
     let mut world = World::new();
     let to = world.listen(listener(
         &Identity::generate().unwrap(),

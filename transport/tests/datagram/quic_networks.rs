@@ -28,7 +28,7 @@ fn through_a_relay(seed: u64) -> (World, usize, usize) {
 }
 
 #[test]
-fn n9_a_peer_whose_nat_forgets_it_is_followed() {
+fn n9_a_connection_survives_nat_rebinding() {
     let (mut world, dialing, accepted) = through_a_relay(1);
     let mut sent = 0;
     for _ in 0..3 {
@@ -59,7 +59,7 @@ fn n9_a_peer_whose_nat_forgets_it_is_followed() {
 }
 
 #[test]
-fn a_peer_that_is_followed_to_where_nothing_arrives_is_found_again() {
+fn a_connection_returns_to_the_old_address_if_the_new_one_fails() {
     let (mut world, dialing, accepted) = through_a_relay(1);
     let remote = |world: &World| {
         let remote = world.sides[accepted].transport.info().remote.clone();
@@ -96,7 +96,7 @@ fn a_peer_that_is_followed_to_where_nothing_arrives_is_found_again() {
 }
 
 #[test]
-fn what_a_lossy_network_drops_is_sent_again() {
+fn lost_packets_are_retransmitted() {
     for seed in 0..3 {
         println!("seed {seed}");
         let (mut world, dialing, accepted) = through_a_relay(seed);
@@ -120,7 +120,7 @@ fn what_a_lossy_network_drops_is_sent_again() {
 }
 
 #[test]
-fn a_loss_on_one_lane_does_not_hold_another() {
+fn a_loss_on_one_lane_does_not_delay_another() {
     let (mut world, dialing, accepted) = through_a_relay(1);
     world.until("the handshake has calmed down", |world| {
         world.turn(Duration::ZERO);
@@ -142,7 +142,7 @@ fn a_loss_on_one_lane_does_not_hold_another() {
 }
 
 #[test]
-fn rubbish_is_ignored() {
+fn invalid_packets_are_ignored() {
     let (mut world, dialing, accepted) = through_a_relay(1);
     let mut rng = fastrand::Rng::with_seed(7);
     for number in 0..300 {
@@ -169,7 +169,7 @@ fn rubbish_is_ignored() {
 }
 
 #[test]
-fn a_flood_of_first_packets_does_not_keep_others_out() {
+fn a_flood_of_first_packets_does_not_exclude_other_peers() {
     let mut world = World::new();
     let to = world.listen(listener(
         &Identity::generate().unwrap(),
@@ -196,7 +196,7 @@ fn a_flood_of_first_packets_does_not_keep_others_out() {
 }
 
 #[test]
-fn a_listener_on_all_addresses_answers_from_the_one_that_was_dialed() {
+fn a_listener_on_all_addresses_responds_from_the_dialed_one() {
     for (listen, dial) in [
         ("quic://0.0.0.0:0", "127.0.0.2"),
         ("quic://[::]:0", "::1"),
@@ -221,7 +221,7 @@ fn a_listener_on_all_addresses_answers_from_the_one_that_was_dialed() {
 }
 
 #[test]
-fn a_listener_forgets_who_has_gone() {
+fn a_listener_removes_dropped_transports() {
     let (mut world, dialing, accepted) = connected();
     world.remove(accepted);
     world.sides[dialing].put(FrameOrder::Control, Bytes::from_static(b"x"));

@@ -32,7 +32,7 @@ fn connected() -> (World, usize, usize) {
 }
 
 #[test]
-fn both_sides_know_who_the_other_is_and_that_it_is_unreliable() {
+fn both_sides_authenticate_and_report_an_unreliable_transport() {
     let (ours, theirs) = (Identity::generate().unwrap(), Identity::generate().unwrap());
     let mut world = World::new();
     world.listen(listener(&theirs, Admission::anyone()));
@@ -47,7 +47,7 @@ fn both_sides_know_who_the_other_is_and_that_it_is_unreliable() {
 }
 
 #[test]
-fn frames_of_all_flows_and_lengths_arrive() {
+fn frames_of_all_orders_and_lengths_arrive() {
     let (mut world, dialing, accepted) = connected();
     let max = world.sides[dialing].transport.info().frame_max;
     for number in 0..600 {
@@ -71,7 +71,7 @@ fn frames_of_all_flows_and_lengths_arrive() {
 }
 
 #[test]
-fn a_handshake_on_a_lossy_network_gets_through() {
+fn a_handshake_completes_on_a_lossy_network() {
     for seed in 0..5 {
         println!("seed {seed}");
         let mut world = World::new();
@@ -95,7 +95,7 @@ fn a_handshake_on_a_lossy_network_gets_through() {
 }
 
 #[test]
-fn wrong_and_unadmitted_keys_are_refused() {
+fn unexpected_and_unadmitted_keys_are_rejected() {
     let (ours, theirs) = (Identity::generate().unwrap(), Identity::generate().unwrap());
     let mut world = World::new();
     let to = world.listen(listener(&theirs, Admission::new(|_| false)));
@@ -124,7 +124,7 @@ fn wrong_and_unadmitted_keys_are_refused() {
 }
 
 #[test]
-fn a_close_is_told_and_a_vanished_peer_is_noticed() {
+fn a_close_is_reported_and_a_lost_peer_is_detected() {
     let (mut world, dialing, accepted) = connected();
     world.sides[dialing].put(FrameOrder::Control, Bytes::from_static(b"bye"));
     world.turn(Duration::ZERO);
@@ -148,7 +148,7 @@ fn a_close_is_told_and_a_vanished_peer_is_noticed() {
 }
 
 #[test]
-fn nobody_there_is_unreachable_and_silence_times_out() {
+fn a_closed_port_is_unreachable_and_a_silent_peer_times_out() {
     let free = UdpSocket::bind("127.0.0.1:0").unwrap();
     let nobody = free.local_addr().unwrap();
     drop(free);
@@ -170,7 +170,7 @@ fn nobody_there_is_unreachable_and_silence_times_out() {
 }
 
 #[test]
-fn n13_rubbish_and_replays_are_ignored() {
+fn n13_invalid_and_replayed_datagrams_are_ignored() {
     let mut world = World::new();
     let to = world.listen(listener(
         &Identity::generate().unwrap(),
@@ -205,7 +205,7 @@ fn n13_rubbish_and_replays_are_ignored() {
 }
 
 #[test]
-fn strangers_cost_the_listener_nothing_until_they_prove_their_address() {
+fn a_listener_keeps_no_state_for_an_unvalidated_address() {
     let mut world = World::new();
     let to = world.listen(listener(
         &Identity::generate().unwrap(),
@@ -248,7 +248,7 @@ fn moving_to_another_poll_in_mid_stream_works() {
 }
 
 #[test]
-fn places_that_cannot_be_dialed_or_bound_are_refused() {
+fn invalid_addresses_are_rejected() {
     let dialer = UdpDialer::new(Identity::generate().unwrap());
     for text in [
         "udp://127.0.0.1:0",

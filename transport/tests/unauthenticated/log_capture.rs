@@ -1,4 +1,4 @@
-//! What is logged, for the reasons that are told nowhere else.
+//! Captures log lines, for reasons that are reported nowhere else.
 
 use std::fmt::{Debug, Write};
 use std::sync::{Arc, Mutex};
@@ -7,16 +7,16 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-/// Runs `body` and returns, with what it returns, what was logged on this thread meanwhile.
-pub(crate) fn logged<T>(body: impl FnOnce() -> T) -> (T, Vec<String>) {
+/// Runs `body`. Returns its result and the lines that this thread logged meanwhile.
+pub(crate) fn capture_logs<T>(body: impl FnOnce() -> T) -> (T, Vec<String>) {
     let lines = Arc::default();
-    let journal = Journal(Arc::clone(&lines));
-    let result = tracing::subscriber::with_default(journal, body);
+    let capture = LogCapture(Arc::clone(&lines));
+    let result = tracing::subscriber::with_default(capture, body);
     let lines = std::mem::take(&mut *lines.lock().unwrap());
     (result, lines)
 }
 
-struct Journal(Arc<Mutex<Vec<String>>>);
+struct LogCapture(Arc<Mutex<Vec<String>>>);
 
 struct Line(String);
 
@@ -26,7 +26,7 @@ impl Visit for Line {
     }
 }
 
-impl Subscriber for Journal {
+impl Subscriber for LogCapture {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.target().starts_with("selvedge")
     }

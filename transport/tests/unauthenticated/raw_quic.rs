@@ -1,4 +1,4 @@
-//! A QUIC client that is not ours, on a socket of its own.
+//! A QUIC client that deviates from this project's, on a socket of its own.
 
 use std::any::Any;
 use std::net::{SocketAddr, UdpSocket};
@@ -24,12 +24,12 @@ pub(crate) struct RawQuic {
     endpoint: Endpoint,
     handle: ConnectionHandle,
     conn: Connection,
-    /// Why it was lost.
+    /// The reason for which the connection was lost.
     pub(crate) lost: Option<String>,
 }
 
 impl RawQuic {
-    /// Begins to connect, from an address of this host; nothing is sent yet.
+    /// Starts to connect from an address of this host; it sends nothing yet.
     pub(crate) fn new(from: &str, listener: SocketAddr, wrong: Wrong) -> Self {
         let socket = UdpSocket::bind((from, 0)).unwrap();
         socket.set_nonblocking(true).unwrap();
@@ -52,7 +52,7 @@ impl RawQuic {
         }
     }
 
-    /// The next datagram that it wants to send.
+    /// The next datagram to send.
     pub(crate) fn next_datagram(&mut self) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
         let transmit = self.conn.poll_transmit(Instant::now(), 1, &mut bytes)?;
@@ -64,7 +64,7 @@ impl RawQuic {
         self.socket.send_to(datagram, self.listener).unwrap();
     }
 
-    /// What has arrived and was not read.
+    /// The datagrams that have arrived and were not read.
     pub(crate) fn received(&self) -> Vec<Vec<u8>> {
         let mut buffer = [0; 65_536];
         std::iter::from_fn(|| {
@@ -74,7 +74,7 @@ impl RawQuic {
         .collect()
     }
 
-    /// Goes on as a client does. Once it believes that it is connected, it sends a frame.
+    /// Advances the client. Once it considers itself connected, it sends a frame.
     pub(crate) fn pump(&mut self) {
         let now = Instant::now();
         for datagram in self.received() {
@@ -103,7 +103,7 @@ impl RawQuic {
             }
         }
         while let Some(datagram) = self.next_datagram() {
-            // Nobody may be there any more.
+            // The listener may have closed its socket.
             drop(self.socket.send_to(&datagram, self.listener));
         }
     }
@@ -112,13 +112,13 @@ impl RawQuic {
         let Some(stream) = self.conn.streams().open(Dir::Uni) else {
             return;
         };
-        // The control flow, and a frame of 5 bytes on it.
+        // The stream type of control, and a frame of 5 bytes.
         let bytes = b"\x00\x05\x00\x00\x00hello";
         drop(self.conn.send_stream(stream).write(bytes));
     }
 }
 
-/// A client that offers TLS 1.2, which the library cannot be asked to do.
+/// A client session that offers TLS 1.2, which rustls cannot be configured to do.
 struct OldConfig(Arc<QuicClientConfig>);
 
 impl crypto::ClientConfig for OldConfig {

@@ -1,4 +1,5 @@
-//! TLS clients that are not ours: without a raw public key, of another protocol or version.
+//! TLS clients that deviate from this project's: without a raw public key, with another protocol or
+//! version.
 
 use std::sync::Arc;
 
@@ -9,27 +10,27 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, Serve
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 
-/// The name of the protocol that a listener expects.
+/// The ALPN protocol that a listener expects.
 pub(crate) const ALPN: &[u8] = b"selvedge/1";
 
-/// What is wrong with a client.
+/// The deviation of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wrong {
     /// It has an X.509 certificate.
     X509,
-    /// It has no certificate, and offers no raw public key.
+    /// It has no certificate and offers no raw public key.
     NoCertificate,
-    /// It offers a raw public key, and then shows none.
+    /// It offers raw public keys but presents none.
     NoKey,
-    /// It speaks another protocol.
+    /// It offers another ALPN protocol.
     Alpn,
-    /// It does not say which protocol.
+    /// It offers no ALPN protocol.
     NoAlpn,
     /// It offers TLS 1.2 only.
     Tls12,
 }
 
-/// A client that takes any server, and has that fault.
+/// A client configuration that accepts any server and has the given deviation.
 pub(crate) fn client(wrong: Wrong) -> ClientConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
@@ -62,7 +63,7 @@ pub(crate) fn client(wrong: Wrong) -> ClientConfig {
     config
 }
 
-/// Makes the ClientHello in `bytes` offer TLS 1.2 only.
+/// Changes the ClientHello in `bytes` to offer TLS 1.2 only.
 pub(crate) fn offer_tls12_only(bytes: &mut [u8]) {
     // supported_versions, 3 bytes long: one version of 2 bytes, TLS 1.3.
     const ONLY_13: [u8; 7] = [0, 43, 0, 3, 2, 3, 4];
@@ -131,9 +132,9 @@ impl ResolvesClientCert for Keyless {
     }
 }
 
-/// An X.509 certificate (RFC 5280, 4.1) that its own key has signed.
+/// A self-signed X.509 certificate (RFC 5280, section 4.1).
 fn self_signed(key: &Ed25519KeyPair) -> CertificateDer<'static> {
-    // Ed25519 (RFC 8410), and a name that is one common name.
+    // The algorithm Ed25519 (RFC 8410), and a name that consists of a common name.
     let algorithm = der(0x30, &[&der(0x06, &[&[0x2b, 0x65, 0x70]])]);
     let common_name = der(0x06, &[&[0x55, 0x04, 0x03]]);
     let name = der(0x30, &[&common_name, &der(0x0c, &[b"stranger"])]);
@@ -162,7 +163,7 @@ fn spki_of(key: &Ed25519KeyPair) -> Vec<u8> {
     der(0x30, &[&algorithm, &bits])
 }
 
-/// One value in DER.
+/// Encodes one value in DER.
 fn der(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     let content = parts.concat();
     let len = u16::try_from(content.len()).unwrap();
@@ -171,7 +172,7 @@ fn der(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
         0..0x80 => vec![tag, low],
         _ => vec![tag, 0x82, high, low],
     };
-    // Lengths from 128 to 255 have a form of their own, of one byte.
+    // Lengths from 128 to 255 are encoded in the long form with one byte.
     let header = match len {
         0x80..0x100 => vec![tag, 0x81, low],
         _ => header,

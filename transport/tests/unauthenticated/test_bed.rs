@@ -1,4 +1,4 @@
-//! A listener and the transports around it on one poll, in a time that can be put forward.
+//! A listener and its transports on one poll, with a clock that can be advanced.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,23 +11,23 @@ use selvedge_transport::{
     Transport, Turn, UdpDialer, bind,
 };
 
-/// How long anything here may take, in real time.
+/// The maximum duration of a step, in real time.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What a worker gives each call.
+/// The budget of each call.
 const BUDGET: usize = 1 << 20;
 
 const LISTENER: Token = Token(0);
 
-/// One frame that wants to be sent as soon as it may.
+/// A source of one frame.
 #[derive(Debug, Default)]
-pub(crate) struct Greeting {
-    pub(crate) is_taken: bool,
+pub(crate) struct OneFrame {
+    pub(crate) is_pulled: bool,
 }
 
-impl FrameSource for Greeting {
+impl FrameSource for OneFrame {
     fn next_frame(&mut self, _: &SendCapacity) -> Option<Frame> {
-        if std::mem::replace(&mut self.is_taken, true) {
+        if std::mem::replace(&mut self.is_pulled, true) {
             return None;
         }
         Some(Frame {
@@ -41,12 +41,12 @@ impl FrameSource for Greeting {
 /// One end of a connection.
 #[derive(Debug)]
 pub(crate) struct Side {
-    /// Gone once it has ended, as a worker would do.
+    /// Dropped once it has ended, as a worker does.
     transport: Option<Box<dyn Transport>>,
     pub(crate) role: Role,
     pub(crate) is_open: bool,
     pub(crate) end: Option<End>,
-    pub(crate) greeting: Greeting,
+    pub(crate) greeting: OneFrame,
     pub(crate) inbox: Vec<Bytes>,
 }
 
@@ -78,14 +78,14 @@ impl Side {
     }
 }
 
-/// Everything on one poll.
+/// A listener, its transports and their dialer on one poll.
 #[derive(Debug)]
-pub(crate) struct Scene {
+pub(crate) struct TestBed {
     poll: Poll,
     pub(crate) listener: Box<dyn Listener>,
     pub(crate) sides: Vec<Side>,
-    /// How many times the listener was asked.
-    pub(crate) asked: usize,
+    /// The number of calls of `accept`.
+    pub(crate) accept_calls: usize,
     dialer: Box<dyn Dialer>,
     has_more: bool,
     buffer: ReadBuffer,
@@ -93,8 +93,8 @@ pub(crate) struct Scene {
     ahead: Duration,
 }
 
-impl Scene {
-    /// A listener that admits anyone.
+impl TestBed {
+    /// Creates a listener that admits every peer.
     pub(crate) fn new(scheme: &str) -> Self {
         let [ours, theirs] = [(); 2].map(|()| Identity::generate().unwrap());
         let address = format!("{scheme}://127.0.0.1:0").parse().unwrap();
@@ -110,7 +110,7 @@ impl Scene {
             poll,
             listener,
             sides: Vec::new(),
-            asked: 0,
+            accept_calls: 0,
             dialer,
             has_more: true,
             buffer: ReadBuffer::default(),
@@ -127,12 +127,12 @@ impl Scene {
         Instant::now() + self.ahead
     }
 
-    /// Puts the clock forward.
+    /// Advances the clock.
     pub(crate) fn advance(&mut self, by: Duration) {
         self.ahead += by;
     }
 
-    /// An honest peer begins to dial; returns its place in `sides`.
+    /// Dials as an honest peer. Returns the index in `sides`.
     pub(crate) fn dial(&mut self) -> usize {
         let target = DialTarget {
             address: self.listener.local_address(),
@@ -151,27 +151,27 @@ impl Scene {
             transport: Some(transport),
             is_open: false,
             end: None,
-            greeting: Greeting::default(),
+            greeting: OneFrame::default(),
             inbox: Vec::new(),
         });
     }
 
-    /// Those whom the listener let in.
+    /// The accepted transports.
     pub(crate) fn accepted(&self) -> impl Iterator<Item = &Side> {
         let mut sides = self.sides.iter();
         std::iter::from_fn(move || sides.by_ref().find(|side| side.role == Role::Acceptor))
     }
 
-    /// One turn of a worker's loop.
+    /// One iteration of a worker's loop.
     pub(crate) fn turn(&mut self) {
         let wait = if self.has_more { 0 } else { 5 };
         let wait = Some(Duration::from_millis(wait));
         self.poll.poll(&mut self.events, wait).unwrap();
         let now = self.now();
-        let is_heard = self.events.iter().any(|event| event.token() == LISTENER);
+        let has_event = self.events.iter().any(|event| event.token() == LISTENER);
         let is_due = self.listener.timeout().is_some_and(|at| at <= now);
-        // As in a driver: it is not asked without a reason.
-        if is_heard || is_due || self.has_more {
+        // As in a driver, `accept` is called only for a reason.
+        if has_event || is_due || self.has_more {
             self.accept(now);
         }
         for side in &mut self.sides {
@@ -192,7 +192,7 @@ impl Scene {
             budget: BUDGET,
             registry: self.poll.registry(),
         };
-        self.asked += 1;
+        self.accept_calls += 1;
         let progress = self.listener.accept(&mut turn, &mut accepted).unwrap();
         self.has_more = progress == Progress::More;
         for transport in accepted {
@@ -200,17 +200,17 @@ impl Scene {
         }
     }
 
-    /// Turns until `is_so`.
+    /// Iterates until `is_so` returns `true`.
     #[track_caller]
     pub(crate) fn until(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
         let patience = Instant::now() + PATIENCE;
         while !is_so(self) {
-            assert!(Instant::now() < patience, "never: {what}\n{self:#?}");
+            assert!(Instant::now() < patience, "not reached: {what}\n{self:#?}");
             self.turn();
         }
     }
 
-    /// Turns until nothing has arrived anywhere for a while.
+    /// Iterates until no event has occurred for four iterations.
     pub(crate) fn until_quiet(&mut self) {
         let mut quiet = 0;
         while quiet < 4 {

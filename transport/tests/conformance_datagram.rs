@@ -1,7 +1,7 @@
 //! The conformance suite over `quic://`, `udp://` and `udp+plain://`.
 
 #![cfg(feature = "conformance")]
-#![allow(clippy::unwrap_used, reason = "harnesses panic as tests do")]
+#![allow(clippy::unwrap_used, reason = "test harnesses panic like tests")]
 
 use std::io;
 use std::net::UdpSocket;
@@ -18,7 +18,7 @@ struct OverUdp;
 
 struct OverPlainUdp;
 
-/// Puts datagrams onto the wire as they are.
+/// Sends datagrams unchanged.
 struct Say(UdpSocket);
 
 impl io::Write for Say {

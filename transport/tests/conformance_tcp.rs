@@ -1,7 +1,7 @@
 //! The conformance suite over `tcp://` and `tcp+plain://`.
 
 #![cfg(feature = "conformance")]
-#![allow(clippy::unwrap_used, reason = "harnesses panic as tests do")]
+#![allow(clippy::unwrap_used, reason = "test harnesses panic like tests")]
 
 use std::io;
 use std::net::{TcpListener as StdListener, TcpStream as StdStream};
@@ -33,7 +33,7 @@ impl Harness for OverTcp {
     }
 
     fn dialer(&self, identity: &Identity) -> Box<dyn Dialer> {
-        // It serves both schemes, and the suite dials only the listener's.
+        // The dialer serves both schemes; the suite dials only that of the listener.
         Box::new(TcpDialer::new(identity.clone()))
     }
 

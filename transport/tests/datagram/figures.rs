@@ -1,4 +1,4 @@
-//! Rough figures, to see a collapse. Run with `--release -- --ignored --nocapture`.
+//! Rough measurements that reveal a collapse. Run with `--release -- --ignored --nocapture`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -9,29 +9,30 @@ use bytes::Bytes;
 use selvedge_transport::{Admission, FrameOrder, Identity, Instant, QuicDialer, UdpDialer};
 
 use crate::quic_connections::listener;
+use crate::test_bed::TestBed;
 use crate::udp;
-use crate::world::World;
 
-/// Two worlds on two threads: the dialer's is driven by `ours`, the listener's by `theirs`.
+/// Runs the dialer with `ours` and the listener with `theirs`, on a thread each.
 fn on_two_threads(
-    ours: impl FnOnce(&mut World, usize),
-    theirs: impl FnOnce(&mut World) + Send + 'static,
+    ours: impl FnOnce(&mut TestBed, usize),
+    theirs: impl FnOnce(&mut TestBed) + Send + 'static,
 ) {
-    let (tell, address) = mpsc::channel();
+    let (sender, address) = mpsc::channel();
     let server = thread::spawn(move || {
-        let mut world = World::new();
-        tell.send(world.listen(listener(
-            &Identity::generate().unwrap(),
-            Admission::anyone(),
-        )))
-        .unwrap();
-        theirs(&mut world);
+        let mut bed = TestBed::new();
+        sender
+            .send(bed.listen(listener(
+                &Identity::generate().unwrap(),
+                Admission::anyone(),
+            )))
+            .unwrap();
+        theirs(&mut bed);
     });
-    let mut world = World::new();
+    let mut bed = TestBed::new();
     let dialer = QuicDialer::new(Identity::generate().unwrap());
-    let dialing = world.dial(&dialer, address.recv().unwrap(), None);
-    world.until("it is open", |world| world.sides[dialing].is_open());
-    ours(&mut world, dialing);
+    let dialing = bed.dial(&dialer, address.recv().unwrap(), None);
+    bed.until("it is open", |bed| bed.sides[dialing].is_open());
+    ours(&mut bed, dialing);
     server.join().unwrap();
 }
 
@@ -39,20 +40,18 @@ fn bulk(len: usize, total: usize) {
     let frames = total / len;
     let started = Instant::now();
     on_two_threads(
-        move |world, dialing| {
+        move |bed, dialing| {
             let body = Bytes::from(vec![7; len]);
             for _ in 0..frames {
-                world.sides[dialing].put(FrameOrder::Lane(0), body.clone());
+                bed.sides[dialing].push(FrameOrder::Lane(0), body.clone());
             }
-            world.until("all is sent", |world| {
-                !world.sides[dialing].inbox.is_empty()
-            });
+            bed.until("all is sent", |bed| !bed.sides[dialing].inbox.is_empty());
         },
-        move |world| {
+        move |bed| {
             let mut got = 0;
             let mut began = None;
-            world.until("all is there", |world| {
-                if let Some(side) = world.sides.first_mut() {
+            bed.until("everything has arrived", |bed| {
+                if let Some(side) = bed.sides.first_mut() {
                     if !side.inbox.is_empty() && began.is_none() {
                         began = Some(Instant::now());
                     }
@@ -67,9 +66,9 @@ fn bulk(len: usize, total: usize) {
                 total as f64 / took / 1e6,
                 frames as f64 / took / 1e6
             );
-            world.sides[0].put(FrameOrder::Control, Bytes::from_static(b"done"));
-            world.turn(Duration::ZERO);
-            world.turn(Duration::from_millis(50));
+            bed.sides[0].push(FrameOrder::Control, Bytes::from_static(b"done"));
+            bed.turn(Duration::ZERO);
+            bed.turn(Duration::from_millis(50));
         },
     );
     println!("  with connecting: {:?}", started.elapsed());
@@ -87,20 +86,20 @@ fn bulk_and_round_trip() {
     round_trip();
 }
 
-/// The receiver may lose some; both figures are told.
+/// Prints the rates of both sides, because the receiver may lose datagrams.
 #[test]
 #[ignore = "a measurement: .ci/figures runs it"]
 fn datagrams_of_plain_udp() {
     for len in [64, 1000, 1191] {
-        let mut world = World::new();
-        world.listen(udp::listener(
+        let mut bed = TestBed::new();
+        bed.listen(udp::listener(
             &Identity::generate().unwrap(),
             Admission::anyone(),
         ));
         let dialer = UdpDialer::new(Identity::generate().unwrap());
-        let (dialing, accepted) = world.connect(&dialer);
-        let mut other = World::new();
-        let moved = world.remove(accepted.max(dialing));
+        let (dialing, accepted) = bed.connect(&dialer);
+        let mut other = TestBed::new();
+        let moved = bed.remove(accepted.max(dialing));
         let is_over = Arc::new(AtomicBool::new(false));
         let until = Arc::clone(&is_over);
         let receiver = thread::spawn(move || {
@@ -116,11 +115,11 @@ fn datagrams_of_plain_udp() {
         const FRAMES: usize = 4_000_000;
         let body = Bytes::from(vec![7; len]);
         for _ in 0..FRAMES {
-            world.sides[0].put(FrameOrder::Lane(0), body.clone());
+            bed.sides[0].push(FrameOrder::Lane(0), body.clone());
         }
         let began = Instant::now();
-        while !world.sides[0].queue.frames.is_empty() {
-            world.turn(Duration::ZERO);
+        while !bed.sides[0].queue.frames.is_empty() {
+            bed.turn(Duration::ZERO);
         }
         let took = began.elapsed().as_secs_f64();
         is_over.store(true, Ordering::Relaxed);
@@ -136,17 +135,17 @@ fn datagrams_of_plain_udp() {
 fn round_trip() {
     const ROUNDS: usize = 20_000;
     on_two_threads(
-        |world, dialing| {
+        |bed, dialing| {
             let body = Bytes::from(vec![7; 64]);
             let mut times = Vec::with_capacity(ROUNDS);
             for _ in 0..ROUNDS {
                 let began = Instant::now();
-                world.sides[dialing].put(FrameOrder::Lane(0), body.clone());
-                world.turn(Duration::ZERO);
-                while world.sides[dialing].inbox.is_empty() {
-                    world.turn(Duration::from_millis(20));
+                bed.sides[dialing].push(FrameOrder::Lane(0), body.clone());
+                bed.turn(Duration::ZERO);
+                while bed.sides[dialing].inbox.is_empty() {
+                    bed.turn(Duration::from_millis(20));
                 }
-                world.sides[dialing].inbox.clear();
+                bed.sides[dialing].inbox.clear();
                 times.push(began.elapsed());
             }
             times.sort();
@@ -156,20 +155,20 @@ fn round_trip() {
                 times[ROUNDS * 99 / 100]
             );
         },
-        |world| {
+        |bed| {
             let mut seen = 0;
             while seen < ROUNDS {
-                world.turn(Duration::from_millis(20));
-                let Some(side) = world.sides.first_mut() else {
+                bed.turn(Duration::from_millis(20));
+                let Some(side) = bed.sides.first_mut() else {
                     continue;
                 };
                 if let Some(frame) = side.inbox.pop() {
                     seen += 1;
-                    side.put(FrameOrder::Lane(0), frame);
-                    world.turn(Duration::ZERO);
+                    side.push(FrameOrder::Lane(0), frame);
+                    bed.turn(Duration::ZERO);
                 }
             }
-            world.turn(Duration::from_millis(50));
+            bed.turn(Duration::from_millis(50));
         },
     );
 }

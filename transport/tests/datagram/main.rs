@@ -1,9 +1,9 @@
-//! What `quic://` and `udp+plain://` promise beyond the conformance suite.
+//! Tests of `quic://`, `udp://` and `udp+plain://` beyond the conformance suite.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "helpers of tests panic and print as tests do"
+    reason = "test helpers panic and print like tests"
 )]
 
 mod figures;
@@ -12,5 +12,5 @@ mod quic_ends;
 mod quic_forgeries;
 mod quic_networks;
 mod relay;
+mod test_bed;
 mod udp;
-mod world;

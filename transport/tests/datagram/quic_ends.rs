@@ -1,4 +1,4 @@
-//! Each way to end has its reason.
+//! Tests of the ends of QUIC connections and their reasons.
 
 use std::net::UdpSocket;
 
@@ -9,49 +9,46 @@ use selvedge_transport::{
 };
 
 use crate::quic_connections::{connected, listener};
-use crate::world::{World, numbered, numbers};
+use crate::test_bed::{TestBed, numbered, numbers};
 
 #[test]
 fn an_unexpected_peer_is_reported_with_its_identity() {
     let (theirs, wanted) = (Identity::generate().unwrap(), Identity::generate().unwrap());
-    let mut world = World::new();
-    let to = world.listen(listener(&theirs, Admission::anyone()));
+    let mut bed = TestBed::new();
+    let to = bed.listen(listener(&theirs, Admission::anyone()));
     let dialer = QuicDialer::new(Identity::generate().unwrap());
-    let dialing = world.dial(&dialer, to, Some(wanted.node_id()));
-    world.until("both have ended", |world| {
-        world.sides.len() == 2 && world.sides.iter().all(|side| side.end.is_some())
+    let dialing = bed.dial(&dialer, to, Some(wanted.node_id()));
+    bed.until("both have ended", |bed| {
+        bed.sides.len() == 2 && bed.sides.iter().all(|side| side.end.is_some())
     });
-    let Some(End::WrongPeer { expected, found }) = world.sides[dialing].end.clone() else {
-        panic!("{:?}", world.sides[dialing].end);
+    let Some(End::WrongPeer { expected, found }) = bed.sides[dialing].end.clone() else {
+        panic!("{:?}", bed.sides[dialing].end);
     };
     assert_eq!(expected, wanted.node_id());
     assert_eq!(found, theirs.node_id());
-    assert!(matches!(world.sides[1].end, Some(End::Refused { .. })));
+    assert!(matches!(bed.sides[1].end, Some(End::Refused { .. })));
 }
 
 #[test]
 fn a_peer_that_is_not_admitted_receives_nothing_and_both_sides_report_the_reason() {
     let stranger = Identity::generate().unwrap();
-    let mut world = World::new();
-    let to = world.listen(listener(
+    let mut bed = TestBed::new();
+    let to = bed.listen(listener(
         &Identity::generate().unwrap(),
         Admission::new(|_| false),
     ));
-    let dialing = world.dial(&QuicDialer::new(stranger.clone()), to, None);
-    // The dialer knows its peer before the peer knows it, and may send at once.
-    world.sides[dialing].put(FrameOrder::Control, Bytes::from_static(b"let me in"));
-    world.until("both have ended", |world| {
-        world.sides.len() == 2 && world.sides.iter().all(|side| side.end.is_some())
+    let dialing = bed.dial(&QuicDialer::new(stranger.clone()), to, None);
+    // The dialer authenticates its peer first, and may send at once.
+    bed.sides[dialing].push(FrameOrder::Control, Bytes::from_static(b"let me in"));
+    bed.until("both have ended", |bed| {
+        bed.sides.len() == 2 && bed.sides.iter().all(|side| side.end.is_some())
     });
-    assert!(matches!(
-        world.sides[dialing].end,
-        Some(End::Refused { .. })
-    ));
-    let Some(End::NotAdmitted { peer }) = world.sides[1].end.clone() else {
-        panic!("{:?}", world.sides[1].end);
+    assert!(matches!(bed.sides[dialing].end, Some(End::Refused { .. })));
+    let Some(End::NotAdmitted { peer }) = bed.sides[1].end.clone() else {
+        panic!("{:?}", bed.sides[1].end);
     };
     assert_eq!(peer, stranger.node_id());
-    assert!(world.sides[1].inbox.is_empty());
+    assert!(bed.sides[1].inbox.is_empty());
 }
 
 #[test]
@@ -59,64 +56,59 @@ fn a_closed_port_is_unreachable() {
     let free = UdpSocket::bind("127.0.0.1:0").unwrap();
     let to = free.local_addr().unwrap();
     drop(free);
-    let mut world = World::new();
+    let mut bed = TestBed::new();
     let dialer = QuicDialer::new(Identity::generate().unwrap());
-    let dialing = world.dial(&dialer, to, None);
-    world.until("it has ended", |world| world.sides[dialing].end.is_some());
-    assert!(matches!(
-        world.sides[dialing].end,
-        Some(End::Unreachable(_))
-    ));
+    let dialing = bed.dial(&dialer, to, None);
+    bed.until("it has ended", |bed| bed.sides[dialing].end.is_some());
+    assert!(matches!(bed.sides[dialing].end, Some(End::Unreachable(_))));
 }
 
 #[test]
 fn a_silent_peer_times_out() {
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let mut world = World::new();
+    let mut bed = TestBed::new();
     let dialer = QuicDialer::new(Identity::generate().unwrap());
-    let dialing = world.dial(&dialer, silent.local_addr().unwrap(), None);
-    world.until("it has ended", |world| world.sides[dialing].end.is_some());
-    assert!(matches!(world.sides[dialing].end, Some(End::TimedOut)));
+    let dialing = bed.dial(&dialer, silent.local_addr().unwrap(), None);
+    bed.until("it has ended", |bed| bed.sides[dialing].end.is_some());
+    assert!(matches!(bed.sides[dialing].end, Some(End::TimedOut)));
 }
 
 #[test]
 fn an_orderly_close_delivers_all_accepted_frames() {
-    let (mut world, dialing, accepted) = connected();
+    let (mut bed, dialing, accepted) = connected();
     for number in 0..300 {
-        world.sides[dialing].put(FrameOrder::Lane(3), numbered(3, number, 60_000));
+        bed.sides[dialing].push(FrameOrder::Lane(3), numbered(3, number, 60_000));
     }
-    world.until("all frames are taken", |world| {
-        world.sides[dialing].queue.frames.is_empty()
+    bed.until("all frames are taken", |bed| {
+        bed.sides[dialing].queue.frames.is_empty()
     });
-    world.sides[dialing]
+    bed.sides[dialing]
         .transport
         .close(selvedge_transport::Instant::now());
-    assert_eq!(world.sides[dialing].phase(), Phase::Closing);
-    world.until("both have ended", |world| {
-        world.sides.iter().all(|side| side.end.is_some())
+    assert_eq!(bed.sides[dialing].phase(), Phase::Closing);
+    bed.until("both have ended", |bed| {
+        bed.sides.iter().all(|side| side.end.is_some())
     });
-    assert!(matches!(world.sides[dialing].end, Some(End::Closed)));
-    assert!(matches!(world.sides[accepted].end, Some(End::PeerClosed)));
+    assert!(matches!(bed.sides[dialing].end, Some(End::Closed)));
+    assert!(matches!(bed.sides[accepted].end, Some(End::PeerClosed)));
     let in_order: Vec<u32> = (0..300).collect();
-    assert_eq!(numbers(&world.sides[accepted].inbox, 3), in_order);
+    assert_eq!(numbers(&bed.sides[accepted].inbox, 3), in_order);
 }
 
 #[test]
 fn both_may_close_at_once() {
-    let (mut world, dialing, accepted) = connected();
+    let (mut bed, dialing, accepted) = connected();
     for side in [dialing, accepted] {
-        world.sides[side].put(FrameOrder::Control, Bytes::from_static(b"bye"));
+        bed.sides[side].push(FrameOrder::Control, Bytes::from_static(b"bye"));
     }
-    world.turn(std::time::Duration::ZERO);
+    bed.turn(std::time::Duration::ZERO);
     for side in [dialing, accepted] {
-        world.sides[side]
-            .transport
-            .close(selvedge_transport::Instant::now());
+        bed.sides[side].transport.close(selvedge_transport::Instant::now());
     }
-    world.until("both have ended", |world| {
-        world.sides.iter().all(|side| side.end.is_some())
+    bed.until("both have ended", |bed| {
+        bed.sides.iter().all(|side| side.end.is_some())
     });
-    for side in &world.sides {
+    for side in &bed.sides {
         assert!(matches!(side.end, Some(End::Closed | End::PeerClosed)));
         assert_eq!(side.inbox, ["bye"]);
     }
@@ -125,31 +117,31 @@ fn both_may_close_at_once() {
 #[test]
 fn a_close_in_the_handshake_ends_at_once() {
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let mut world = World::new();
+    let mut bed = TestBed::new();
     let dialer = QuicDialer::new(Identity::generate().unwrap());
-    let dialing = world.dial(&dialer, silent.local_addr().unwrap(), None);
-    world.sides[dialing]
+    let dialing = bed.dial(&dialer, silent.local_addr().unwrap(), None);
+    bed.sides[dialing]
         .transport
         .close(selvedge_transport::Instant::now());
-    world.turn(std::time::Duration::ZERO);
-    assert!(matches!(world.sides[dialing].end, Some(End::Closed)));
+    bed.turn(std::time::Duration::ZERO);
+    assert!(matches!(bed.sides[dialing].end, Some(End::Closed)));
 }
 
 #[test]
 fn n14_a_restarted_node_resets_old_connections_of_its_peers() {
     let identity = Identity::generate().unwrap();
-    let mut world = World::new();
-    world.listen(listener(&identity, Admission::anyone()));
+    let mut bed = TestBed::new();
+    bed.listen(listener(&identity, Admission::anyone()));
     let dialer = QuicDialer::new(Identity::generate().unwrap());
-    let (dialing, accepted) = world.connect(&dialer);
-    let at = world.listeners[0].local_address();
-    drop(world.remove(accepted));
-    world.listeners.clear();
+    let (dialing, accepted) = bed.connect(&dialer);
+    let at = bed.listeners[0].local_address();
+    drop(bed.remove(accepted));
+    bed.listeners.clear();
     let reborn = QuicListener::bind(&at, identity, Admission::anyone()).unwrap();
-    world.listen(reborn);
-    world.sides[dialing].put(FrameOrder::Control, Bytes::from_static(b"anyone?"));
-    world.until("it has ended", |world| world.sides[dialing].end.is_some());
-    assert!(matches!(world.sides[dialing].end, Some(End::Broken(_))));
+    bed.listen(reborn);
+    bed.sides[dialing].push(FrameOrder::Control, Bytes::from_static(b"anyone?"));
+    bed.until("it has ended", |bed| bed.sides[dialing].end.is_some());
+    assert!(matches!(bed.sides[dialing].end, Some(End::Broken(_))));
 }
 
 #[test]
@@ -169,9 +161,7 @@ fn invalid_addresses_are_rejected() {
             address,
             peer: None,
         };
-        let error = dialer
-            .dial(selvedge_transport::Instant::now(), &target)
-            .unwrap_err();
+        let error = dialer.dial(selvedge_transport::Instant::now(), &target).unwrap_err();
         assert!(!error.retry_helps(), "{text}: {error}");
     }
     for text in ["tcp://127.0.0.1:0", "quic://localhost:1"] {

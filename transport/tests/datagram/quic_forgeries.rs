@@ -1,4 +1,4 @@
-//! What others inject into an open connection (N14).
+//! Forged packets in an open connection (N14).
 
 use std::net::UdpSocket;
 
@@ -6,9 +6,9 @@ use fastrand::Rng;
 use selvedge_transport::{Admission, FrameOrder, Identity, QuicDialer};
 
 use crate::quic_connections::listener;
-use crate::world::{Side, World, numbered, numbers};
+use crate::test_bed::{Side, TestBed, numbered, numbers};
 
-/// The connection ids in a packet with a long header: whom it is for, and whom it is from.
+/// The destination and source connection ids in a packet with a long header.
 fn ids(packet: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let (len, rest) = packet[5..].split_first().unwrap();
     let (destination, rest) = rest.split_at(usize::from(*len));
@@ -22,7 +22,7 @@ fn noise(rng: &mut Rng, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// What someone who has seen the connection ids may make up for the side that is called `id`.
+/// Packets that an observer of the connection ids can forge for the side with the id `id`.
 fn forgeries(rng: &mut Rng, id: &[u8], from: &[u8]) -> Vec<Vec<u8>> {
     let long = |first: u8, version: [u8; 4], rest: &[u8]| {
         let lens = [id.len() as u8, from.len() as u8];
@@ -38,7 +38,7 @@ fn forgeries(rng: &mut Rng, id: &[u8], from: &[u8]) -> Vec<Vec<u8>> {
         .concat()
     };
     let (v1, reserved) = ([0, 0, 0, 1], [0x1a, 0x2a, 0x3a, 0x4a]);
-    // Lengths: of the token, where there is one, and of what follows.
+    // The length of the token, if there is one, and the length of the rest.
     let initial = [&[0, 0x44, 0x00][..], &noise(rng, 1024)].concat();
     let later = [&[0x40, 0x80][..], &noise(rng, 128)].concat();
     let len = rng.usize(21..200);
@@ -51,13 +51,13 @@ fn forgeries(rng: &mut Rng, id: &[u8], from: &[u8]) -> Vec<Vec<u8>> {
         reset(&token, rng),
         reset(&[0; 16], rng),
         reset(id, rng),
-        // A reset need not name the connection.
+        // A stateless reset needs no connection id.
         [&[0x40], &noise(rng, len)[..]].concat(),
-        // Version negotiation: without ours, with ours, with none.
+        // Version Negotiation: without version 1, with it, without any version.
         long(0x80 | rng.u8(..), [0; 4], &reserved),
         long(0x80 | rng.u8(..), [0; 4], &v1),
         long(0x80 | rng.u8(..), [0; 4], &[]),
-        // Initial, 0-RTT, Handshake and Retry.
+        // Packets of types Initial, 0-RTT, Handshake and Retry.
         long(0xc0 | rng.u8(..0x10), v1, &initial),
         long(0xd0 | rng.u8(..0x10), v1, &later),
         long(0xe0 | rng.u8(..0x10), v1, &later),
@@ -70,21 +70,21 @@ fn forgeries(rng: &mut Rng, id: &[u8], from: &[u8]) -> Vec<Vec<u8>> {
 
 #[test]
 fn n14_forged_resets_version_negotiation_and_noise_do_not_affect_an_open_connection() {
-    let mut world = World::new();
-    let to = world.listen(listener(
+    let mut bed = TestBed::new();
+    let to = bed.listen(listener(
         &Identity::generate().unwrap(),
         Admission::anyone(),
     ));
-    let relay = world.relay(to, 1);
-    world.relays[0].keeps = true;
+    let relay = bed.relay(to, 1);
+    bed.relays[0].keeps = true;
     let dialer = QuicDialer::new(Identity::generate().unwrap());
-    world.dial(&dialer, relay, None);
-    world.until("both sides are open", |world| {
-        world.sides.len() == 2 && world.sides.iter().all(Side::is_open)
+    bed.dial(&dialer, relay, None);
+    bed.until("both sides are open", |bed| {
+        bed.sides.len() == 2 && bed.sides.iter().all(Side::is_open)
     });
-    let kept = world.relays[0].kept().to_vec();
+    let kept = bed.relays[0].kept().to_vec();
     let (first_id, dialer_id) = ids(&kept[0]);
-    // The dialer's next packet with a long header names the id that the listener chose.
+    // The dialer's next packet with a long header carries the id that the listener chose.
     let next = kept[1..].iter().find(|packet| packet[0] & 0x80 != 0);
     let (listener_id, _) = ids(next.unwrap());
     assert_ne!(first_id, listener_id);
@@ -95,7 +95,7 @@ fn n14_forged_resets_version_negotiation_and_noise_do_not_affect_an_open_connect
     let mut buffer = [0; 65_536];
     for number in 0..100 {
         let mut forged = Vec::new();
-        // The listener's first: if it gave away a token, it would be only once in 20 ms.
+        // The listener first: it sends at most one stateless reset in 20 ms.
         for (id, from) in [
             (&listener_id, &dialer_id),
             (&dialer_id, &listener_id),
@@ -110,27 +110,27 @@ fn n14_forged_resets_version_negotiation_and_noise_do_not_affect_an_open_connect
             forged.push(damaged);
         }
         for packet in &forged {
-            world.relays[0].inject(packet);
+            bed.relays[0].inject(packet);
             elsewhere.send_to(packet, to).unwrap();
         }
-        world.relays[0].replay_in_place();
+        bed.relays[0].replay_in_place();
         for side in 0..2 {
-            world.sides[side].put(FrameOrder::Lane(0), numbered(0, number, 1000));
+            bed.sides[side].push(FrameOrder::Lane(0), numbered(0, number, 1000));
         }
-        world.turn(std::time::Duration::ZERO);
-        // Nor does the listener help to forge: it must not tell the token of a living connection.
+        bed.turn(std::time::Duration::ZERO);
+        // The listener must not disclose the reset token of a live connection.
         while let Ok(len) = elsewhere.recv(&mut buffer) {
-            world.relays[0].inject(&buffer[..len]);
+            bed.relays[0].inject(&buffer[..len]);
         }
     }
-    world.until("all frames are there", |world| {
+    bed.until("all frames have arrived", |bed| {
         let count = |side: &Side| numbers(&side.inbox, 0).len();
-        count(&world.sides[0]) == 100 && count(&world.sides[1]) == 100
+        count(&bed.sides[0]) == 100 && count(&bed.sides[1]) == 100
     });
-    for side in &world.sides[..2] {
+    for side in &bed.sides[..2] {
         assert_eq!(numbers(&side.inbox, 0), (0..100).collect::<Vec<_>>());
         assert!(side.end.is_none() && side.is_open(), "{side:?}");
     }
-    // Some forgeries make a handshake of their own, and none of those opens.
-    assert!(!world.sides[2..].iter().any(Side::is_open));
+    // Some forgeries start a handshake; none of them opens.
+    assert!(!bed.sides[2..].iter().any(Side::is_open));
 }

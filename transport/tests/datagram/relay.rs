@@ -1,4 +1,4 @@
-//! A relay of datagrams between a dialer and a listener: a NAT, and a bad network.
+//! A relay of datagrams between a dialer and a listener, which acts as a NAT and a lossy network.
 
 use std::net::SocketAddr;
 
@@ -6,23 +6,23 @@ use fastrand::Rng;
 use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
 
-/// Stands between one dialer and one listener.
+/// Relays the datagrams of one dialer and one listener.
 #[derive(Debug)]
 pub(crate) struct Relay {
-    /// What the dialer dials.
+    /// The socket that the dialer dials.
     front: UdpSocket,
-    /// What the listener sees.
+    /// The address that the listener sees.
     back: UdpSocket,
     dialer: Option<SocketAddr>,
     listener: SocketAddr,
     rng: Rng,
-    /// How many of a hundred datagrams are lost.
+    /// The percentage of datagrams to drop.
     pub(crate) loss: u8,
-    /// Whether nothing of what the listener sends arrives.
+    /// Whether all datagrams of the listener are dropped.
     pub(crate) is_one_way: bool,
-    /// The next datagram from the dialer with a length in this range is lost.
+    /// The next datagram of the dialer with a length in this range is dropped.
     pub(crate) lose_one: std::ops::Range<usize>,
-    /// Whether it remembers what the dialer sends, for [`Relay::replay`].
+    /// Whether datagrams of the dialer are kept for [`Relay::replay`].
     pub(crate) keeps: bool,
     kept: Vec<Vec<u8>>,
     token: Token,
@@ -51,17 +51,17 @@ impl Relay {
         }
     }
 
-    /// What the dialer dials.
+    /// The address that the dialer dials.
     pub(crate) fn address(&self) -> SocketAddr {
         self.front.local_addr().unwrap()
     }
 
-    /// What the listener sees.
+    /// The address that the listener sees.
     pub(crate) fn outer_address(&self) -> SocketAddr {
         self.back.local_addr().unwrap()
     }
 
-    /// The NAT forgets: the listener sees another address from now on.
+    /// Rebinds the NAT: the listener sees another address from now on.
     pub(crate) fn rebind(&mut self, registry: &Registry) {
         let mut back = bind(self.listener);
         registry
@@ -70,7 +70,7 @@ impl Relay {
         self.back = back;
     }
 
-    /// Sends `bytes` to both sides, as if the other had.
+    /// Sends `bytes` to both sides, each with the address of the other.
     pub(crate) fn inject(&self, bytes: &[u8]) {
         self.back.send_to(bytes, self.listener).unwrap();
         if let Some(dialer) = self.dialer {
@@ -78,7 +78,7 @@ impl Relay {
         }
     }
 
-    /// Sends the first datagrams of the dialer again, from its address and from another.
+    /// Replays the kept datagrams of the dialer, from its address and from another.
     pub(crate) fn replay(&self) {
         for bytes in &self.kept {
             self.back.send_to(bytes, self.listener).unwrap();
@@ -86,19 +86,19 @@ impl Relay {
         }
     }
 
-    /// The first datagrams of the dialer.
+    /// The kept datagrams of the dialer.
     pub(crate) fn kept(&self) -> &[Vec<u8>] {
         &self.kept
     }
 
-    /// Sends the first datagrams of the dialer again, from its address.
+    /// Replays the kept datagrams of the dialer, from its address.
     pub(crate) fn replay_in_place(&self) {
         for bytes in &self.kept {
             self.back.send_to(bytes, self.listener).unwrap();
         }
     }
 
-    /// Passes on what has arrived.
+    /// Relays the datagrams that have arrived.
     pub(crate) fn pump(&mut self) {
         let mut buffer = vec![0; 65_536];
         while let Ok((len, from)) = self.front.recv_from(&mut buffer) {
@@ -109,7 +109,7 @@ impl Relay {
             if self.lose_one.contains(&len) {
                 self.lose_one = 0..0;
             } else if !self.is_lost() {
-                // A full buffer is a loss too.
+                // A full socket buffer drops the datagram as well.
                 let _ = self.back.send_to(&buffer[..len], self.listener);
             }
         }

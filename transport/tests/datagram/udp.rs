@@ -1,4 +1,4 @@
-//! UDP, encrypted and plain.
+//! Tests of UDP, encrypted and plain.
 
 use std::net::UdpSocket;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use selvedge_transport::{
     Listener, Phase, UdpDialer, UdpListener,
 };
 
-use crate::world::{World, numbered, numbers};
+use crate::test_bed::{TestBed, numbered, numbers};
 
 pub(crate) fn listener(identity: &Identity, admission: Admission) -> UdpListener {
     listener_of("udp", identity, admission)
@@ -20,24 +20,24 @@ fn listener_of(scheme: &str, identity: &Identity, admission: Admission) -> UdpLi
     UdpListener::bind(&address, identity.clone(), admission).unwrap()
 }
 
-fn connected() -> (World, usize, usize) {
-    let mut world = World::new();
-    world.listen(listener(
+fn connected() -> (TestBed, usize, usize) {
+    let mut bed = TestBed::new();
+    bed.listen(listener(
         &Identity::generate().unwrap(),
         Admission::anyone(),
     ));
     let dialer = UdpDialer::new(Identity::generate().unwrap());
-    let (dialing, accepted) = world.connect(&dialer);
-    (world, dialing, accepted)
+    let (dialing, accepted) = bed.connect(&dialer);
+    (bed, dialing, accepted)
 }
 
 #[test]
 fn both_sides_authenticate_and_report_an_unreliable_transport() {
     let (ours, theirs) = (Identity::generate().unwrap(), Identity::generate().unwrap());
-    let mut world = World::new();
-    world.listen(listener(&theirs, Admission::anyone()));
-    let (dialing, accepted) = world.connect(&UdpDialer::new(ours.clone()));
-    let (dialer, acceptor) = (&world.sides[dialing], &world.sides[accepted]);
+    let mut bed = TestBed::new();
+    bed.listen(listener(&theirs, Admission::anyone()));
+    let (dialing, accepted) = bed.connect(&UdpDialer::new(ours.clone()));
+    let (dialer, acceptor) = (&bed.sides[dialing], &bed.sides[accepted]);
     assert_eq!(dialer.transport.info().peer, Some(theirs.node_id()));
     assert_eq!(acceptor.transport.info().peer, Some(ours.node_id()));
     for side in [dialer, acceptor] {
@@ -48,8 +48,8 @@ fn both_sides_authenticate_and_report_an_unreliable_transport() {
 
 #[test]
 fn frames_of_all_orders_and_lengths_arrive() {
-    let (mut world, dialing, accepted) = connected();
-    let max = world.sides[dialing].transport.info().frame_max;
+    let (mut bed, dialing, accepted) = connected();
+    let max = bed.sides[dialing].transport.info().frame_max;
     for number in 0..600 {
         let len = [max, max, 1000, 5, 5, 64][number as usize % 6];
         let order = [
@@ -58,14 +58,14 @@ fn frames_of_all_orders_and_lengths_arrive() {
             FrameOrder::Lane(31),
         ][number as usize % 3];
         for side in [dialing, accepted] {
-            world.sides[side].put(order, numbered(0, number, len));
+            bed.sides[side].push(order, numbered(0, number, len));
         }
     }
-    world.until("all frames are there", |world| {
-        world.sides.iter().all(|side| side.inbox.len() == 600)
+    bed.until("all frames have arrived", |bed| {
+        bed.sides.iter().all(|side| side.inbox.len() == 600)
     });
-    // Loopback keeps the order, though UDP does not promise it.
-    for side in &world.sides {
+    // Loopback preserves the order, although UDP does not guarantee it.
+    for side in &bed.sides {
         assert_eq!(numbers(&side.inbox, 0), (0..600).collect::<Vec<_>>());
     }
 }
@@ -74,21 +74,21 @@ fn frames_of_all_orders_and_lengths_arrive() {
 fn a_handshake_completes_on_a_lossy_network() {
     for seed in 0..5 {
         println!("seed {seed}");
-        let mut world = World::new();
-        let to = world.listen(listener(
+        let mut bed = TestBed::new();
+        let to = bed.listen(listener(
             &Identity::generate().unwrap(),
             Admission::anyone(),
         ));
-        let relay = world.relay(to, seed);
-        world.relays[0].loss = 15;
-        let dialing = world.dial(&UdpDialer::new(Identity::generate().unwrap()), relay, None);
-        world.until("both sides are open, or time is up", |world| {
-            let is_open = |side: &crate::world::Side| side.is_open();
-            world.sides[dialing].end.is_some()
-                || (world.sides.len() == 2 && world.sides.iter().all(is_open))
+        let relay = bed.relay(to, seed);
+        bed.relays[0].loss = 15;
+        let dialing = bed.dial(&UdpDialer::new(Identity::generate().unwrap()), relay, None);
+        bed.until("both sides are open, or time is up", |bed| {
+            let is_open = |side: &crate::test_bed::Side| side.is_open();
+            bed.sides[dialing].end.is_some()
+                || (bed.sides.len() == 2 && bed.sides.iter().all(is_open))
         });
-        // Five tries in 5 s; three questions in a row must be answered.
-        if let Some(end) = &world.sides[dialing].end {
+        // Five attempts in 5 s; three consecutive exchanges must succeed.
+        if let Some(end) = &bed.sides[dialing].end {
             assert!(matches!(end, End::TimedOut), "{end:?}");
         }
     }
@@ -97,54 +97,49 @@ fn a_handshake_completes_on_a_lossy_network() {
 #[test]
 fn unexpected_and_unadmitted_keys_are_rejected() {
     let (ours, theirs) = (Identity::generate().unwrap(), Identity::generate().unwrap());
-    let mut world = World::new();
-    let to = world.listen(listener(&theirs, Admission::new(|_| false)));
+    let mut bed = TestBed::new();
+    let to = bed.listen(listener(&theirs, Admission::new(|_| false)));
     let dialer = UdpDialer::new(ours.clone());
-    let wrong = world.dial(&dialer, to, Some(ours.node_id()));
-    world.until("the first has ended", |world| {
-        world.sides[wrong].end.is_some()
+    let wrong = bed.dial(&dialer, to, Some(ours.node_id()));
+    bed.until("the first has ended", |bed| bed.sides[wrong].end.is_some());
+    assert!(matches!(bed.sides[wrong].end, Some(End::WrongPeer { .. })));
+    let unadmitted = bed.sides.len();
+    bed.dial(&dialer, to, Some(theirs.node_id()));
+    bed.until("the second has ended", |bed| {
+        bed.sides[unadmitted].end.is_some() && bed.sides.last().unwrap().end.is_some()
     });
     assert!(matches!(
-        world.sides[wrong].end,
-        Some(End::WrongPeer { .. })
-    ));
-    let unadmitted = world.sides.len();
-    world.dial(&dialer, to, Some(theirs.node_id()));
-    world.until("the second has ended", |world| {
-        world.sides[unadmitted].end.is_some() && world.sides.last().unwrap().end.is_some()
-    });
-    assert!(matches!(
-        world.sides[unadmitted].end,
+        bed.sides[unadmitted].end,
         Some(End::Refused { .. })
     ));
     assert!(matches!(
-        world.sides.last().unwrap().end,
+        bed.sides.last().unwrap().end,
         Some(End::NotAdmitted { peer }) if peer == ours.node_id()
     ));
 }
 
 #[test]
 fn a_close_is_reported_and_a_lost_peer_is_detected() {
-    let (mut world, dialing, accepted) = connected();
-    world.sides[dialing].put(FrameOrder::Control, Bytes::from_static(b"bye"));
-    world.turn(Duration::ZERO);
-    world.sides[dialing].transport.close(Instant::now());
-    assert_eq!(world.sides[dialing].phase(), Phase::Closing);
-    world.until("both have ended", |world| {
-        world.sides.iter().all(|side| side.end.is_some())
+    let (mut bed, dialing, accepted) = connected();
+    bed.sides[dialing].push(FrameOrder::Control, Bytes::from_static(b"bye"));
+    bed.turn(Duration::ZERO);
+    bed.sides[dialing].transport.close(Instant::now());
+    assert_eq!(bed.sides[dialing].phase(), Phase::Closing);
+    bed.until("both have ended", |bed| {
+        bed.sides.iter().all(|side| side.end.is_some())
     });
-    assert!(matches!(world.sides[dialing].end, Some(End::Closed)));
-    assert!(matches!(world.sides[accepted].end, Some(End::PeerClosed)));
-    assert_eq!(world.sides[accepted].inbox, ["bye"]);
+    assert!(matches!(bed.sides[dialing].end, Some(End::Closed)));
+    assert!(matches!(bed.sides[accepted].end, Some(End::PeerClosed)));
+    assert_eq!(bed.sides[accepted].inbox, ["bye"]);
 
-    let (mut world, dialing, accepted) = connected();
-    drop(world.remove(dialing));
+    let (mut bed, dialing, accepted) = connected();
+    drop(bed.remove(dialing));
     let left = accepted - 1;
-    world.until("it has ended", |world| {
-        world.sides[left].put(FrameOrder::Control, Bytes::from_static(b"?"));
-        world.sides[left].end.is_some()
+    bed.until("it has ended", |bed| {
+        bed.sides[left].push(FrameOrder::Control, Bytes::from_static(b"?"));
+        bed.sides[left].end.is_some()
     });
-    assert!(matches!(world.sides[left].end, Some(End::Broken(_))));
+    assert!(matches!(bed.sides[left].end, Some(End::Broken(_))));
 }
 
 #[test]
@@ -153,16 +148,16 @@ fn a_closed_port_is_unreachable_and_a_silent_peer_times_out() {
     let nobody = free.local_addr().unwrap();
     drop(free);
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let mut world = World::new();
+    let mut bed = TestBed::new();
     let dialer = UdpDialer::new(Identity::generate().unwrap());
-    let first = world.dial(&dialer, nobody, None);
-    let second = world.dial(&dialer, silent.local_addr().unwrap(), None);
-    world.until("both have ended", |world| {
-        world.sides.iter().all(|side| side.end.is_some())
+    let first = bed.dial(&dialer, nobody, None);
+    let second = bed.dial(&dialer, silent.local_addr().unwrap(), None);
+    bed.until("both have ended", |bed| {
+        bed.sides.iter().all(|side| side.end.is_some())
     });
-    assert!(matches!(world.sides[first].end, Some(End::Unreachable(_))));
-    assert!(matches!(world.sides[second].end, Some(End::TimedOut)));
-    // It asked again: 0, 250, 750, 1750 and 3750 ms.
+    assert!(matches!(bed.sides[first].end, Some(End::Unreachable(_))));
+    assert!(matches!(bed.sides[second].end, Some(End::TimedOut)));
+    // It was sent at 0, 250, 750, 1750 and 3750 ms.
     silent.set_nonblocking(true).unwrap();
     let mut buffer = [0; 100];
     let asked = std::iter::from_fn(|| silent.recv(&mut buffer).ok()).count();
@@ -171,43 +166,43 @@ fn a_closed_port_is_unreachable_and_a_silent_peer_times_out() {
 
 #[test]
 fn n13_invalid_and_replayed_datagrams_are_ignored() {
-    let mut world = World::new();
-    let to = world.listen(listener(
+    let mut bed = TestBed::new();
+    let to = bed.listen(listener(
         &Identity::generate().unwrap(),
         Admission::anyone(),
     ));
-    let relay = world.relay(to, 1);
-    world.relays[0].keeps = true;
-    world.dial(&UdpDialer::new(Identity::generate().unwrap()), relay, None);
-    world.until("both sides are open", |world| {
-        world.sides.len() == 2 && world.sides.iter().all(crate::world::Side::is_open)
+    let relay = bed.relay(to, 1);
+    bed.relays[0].keeps = true;
+    bed.dial(&UdpDialer::new(Identity::generate().unwrap()), relay, None);
+    bed.until("both sides are open", |bed| {
+        bed.sides.len() == 2 && bed.sides.iter().all(crate::test_bed::Side::is_open)
     });
     let mut rng = fastrand::Rng::with_seed(3);
     for number in 0..300 {
         let mut rubbish = vec![0; rng.usize(0..1300)];
         rng.fill(&mut rubbish);
-        world.relays[0].inject(&rubbish);
+        bed.relays[0].inject(&rubbish);
         for kind in [1, 2, 3, 4, 5, 6, 16, 17, 18, 32, 63, 64] {
             if let Some(first) = rubbish.first_mut() {
                 *first = kind;
             }
-            world.relays[0].inject(&rubbish);
+            bed.relays[0].inject(&rubbish);
         }
-        world.relays[0].replay();
-        world.sides[0].put(FrameOrder::Lane(0), numbered(0, number, 100));
-        world.turn(Duration::ZERO);
+        bed.relays[0].replay();
+        bed.sides[0].push(FrameOrder::Lane(0), numbered(0, number, 100));
+        bed.turn(Duration::ZERO);
     }
-    world.until("all frames are there", |world| {
-        numbers(&world.sides[1].inbox, 0).len() == 300
+    bed.until("all frames have arrived", |bed| {
+        numbers(&bed.sides[1].inbox, 0).len() == 300
     });
-    assert_eq!(world.sides.len(), 2);
-    assert!(world.sides.iter().all(|side| side.end.is_none()));
+    assert_eq!(bed.sides.len(), 2);
+    assert!(bed.sides.iter().all(|side| side.end.is_none()));
 }
 
 #[test]
 fn a_listener_keeps_no_state_for_an_unvalidated_address() {
-    let mut world = World::new();
-    let to = world.listen(listener(
+    let mut bed = TestBed::new();
+    let to = bed.listen(listener(
         &Identity::generate().unwrap(),
         Admission::anyone(),
     ));
@@ -217,32 +212,30 @@ fn a_listener_keeps_no_state_for_an_unvalidated_address() {
         peer: None,
     };
     for _ in 0..200 {
-        let mute = world.add(dialer.dial(Instant::now(), &target).unwrap());
-        world.turn(Duration::ZERO);
-        world.sides[mute].end = Some(End::Closed);
+        let mute = bed.add(dialer.dial(Instant::now(), &target).unwrap());
+        bed.turn(Duration::ZERO);
+        bed.sides[mute].end = Some(End::Closed);
     }
-    assert_eq!(world.sides.len(), 200);
-    let honest = world.dial(&dialer, to, None);
-    world.until("the honest one is open", |world| {
-        world.sides[honest].is_open()
-    });
+    assert_eq!(bed.sides.len(), 200);
+    let honest = bed.dial(&dialer, to, None);
+    bed.until("the honest peer is open", |bed| bed.sides[honest].is_open());
 }
 
 #[test]
 fn moving_to_another_poll_in_mid_stream_works() {
-    let (mut world, dialing, accepted) = connected();
-    let mut other = World::new();
-    let mut moving = world.remove(accepted);
+    let (mut bed, dialing, accepted) = connected();
+    let mut other = TestBed::new();
+    let mut moving = bed.remove(accepted);
     for number in 0..200 {
-        world.sides[dialing].put(FrameOrder::Lane(0), numbered(0, number, 1000));
+        bed.sides[dialing].push(FrameOrder::Lane(0), numbered(0, number, 1000));
         let place = other.adopt(moving);
-        world.turn(Duration::ZERO);
+        bed.turn(Duration::ZERO);
         other.turn(Duration::ZERO);
         moving = other.remove(place);
     }
     let place = other.adopt(moving);
-    other.until("all frames are there", |other| {
-        world.turn(Duration::ZERO);
+    other.until("all frames have arrived", |other| {
+        bed.turn(Duration::ZERO);
         other.sides[place].inbox.len() == 200
     });
 }

@@ -1,4 +1,4 @@
-//! Figures beside raw TCP on mio, in the same run. `--release -- --ignored --nocapture figures`.
+//! Measurements beside raw TCP on mio, in the same run. `--release -- --ignored --nocapture figures`.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::thread;
@@ -9,7 +9,7 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use selvedge_transport::{Identity, Listener, TcpDialer};
 
-use crate::lone::{Lone, accept, listener};
+use crate::driven::{DrivenTcp, accept, listener};
 
 const ROUNDS: usize = 5;
 
@@ -25,8 +25,8 @@ fn cpu_time() -> f64 {
 /// Runs two ends on two threads.
 fn on_two_threads(
     scheme: &str,
-    ours: impl FnOnce(Lone),
-    theirs: impl FnOnce(Lone) + Send + 'static,
+    ours: impl FnOnce(DrivenTcp),
+    theirs: impl FnOnce(DrivenTcp) + Send + 'static,
 ) {
     let mut listener = listener(scheme);
     let address = listener.local_address();
@@ -35,13 +35,13 @@ fn on_two_threads(
         lone.until_open();
         theirs(lone);
     });
-    let mut lone = Lone::dial(&TcpDialer::new(Identity::generate().unwrap()), &address);
+    let mut lone = DrivenTcp::dial(&TcpDialer::new(Identity::generate().unwrap()), &address);
     lone.until_open();
     ours(lone);
     server.join().unwrap();
 }
 
-/// Bytes a second, and seconds of processor for a gigabyte.
+/// Bytes per second, and seconds of CPU time per gigabyte.
 fn bulk(scheme: &str, len: usize, total: usize) -> (f64, f64) {
     let count = total / len;
     let (cpu, began) = (cpu_time(), Instant::now());
@@ -90,7 +90,7 @@ fn round_trip(scheme: &str, spins: bool) -> Duration {
     times[TRIPS / 2]
 }
 
-/// A raw socket on its poll, which reads until it blocks and writes what it is given.
+/// A raw socket on a poll, which reads until it blocks.
 struct Raw {
     poll: Poll,
     events: Events,
@@ -128,7 +128,7 @@ impl Raw {
     fn drain(&mut self) {
         loop {
             match self.stream.read(&mut self.buffer) {
-                // It has said all that it had to say.
+                // The peer has sent everything.
                 Ok(0) => return,
                 Ok(read) => self.read += read,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -150,7 +150,7 @@ impl Raw {
     fn write_all(&mut self, total: usize, body: &[u8]) {
         let mut left = total;
         while left > 0 {
-            // As many at a time as the transport writes, and no byte too many at the end.
+            // As many at a time as the transport writes, and no excess byte at the end.
             let whole = [IoSlice::new(body); 3];
             let last = [IoSlice::new(&body[..body.len().min(left)])];
             let slices = if left >= 3 * body.len() {

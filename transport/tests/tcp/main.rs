@@ -1,10 +1,10 @@
-//! What `tcp://` and `tcp+plain://` promise beyond the conformance suite.
+//! Measurements of `tcp://` and `tcp+plain://`.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "helpers of tests panic and print as tests do"
+    reason = "test helpers panic and print like tests"
 )]
 
+mod driven;
 mod figures;
-mod lone;

@@ -1,4 +1,4 @@
-//! Transports and listeners on one poll, driven until something is true.
+//! Transports and listeners on one poll, driven until a condition holds.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -13,17 +13,17 @@ use selvedge_transport::{
 
 use crate::relay::Relay;
 
-/// How long anything here may take, at the most.
+/// The maximum duration of a step.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What a worker gives each call.
+/// The budget of each call.
 const BUDGET: usize = 256 * 1024;
 
-/// Frames that wait, in order; of the first 64, those that the room has no place for wait longer.
+/// A queue of frames. Of its first 64 the first that fits the capacity is next.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     pub(crate) frames: VecDeque<Frame>,
-    /// The last room that was offered.
+    /// The capacity at the last call.
     pub(crate) capacity: Option<SendCapacity>,
 }
 
@@ -40,16 +40,16 @@ impl FrameSource for Queue {
     }
 }
 
-/// One end of a connection, and the session above it.
+/// One end of a connection, with its frame source and sink.
 #[derive(Debug)]
 pub(crate) struct Side {
     pub(crate) transport: Box<dyn Transport>,
     pub(crate) queue: Queue,
     pub(crate) inbox: Vec<Bytes>,
     pub(crate) end: Option<End>,
-    /// Does not receive while it is set.
-    pub(crate) is_deaf: bool,
-    /// It wants another turn, whatever the poll says.
+    /// While set, `recv` is not called.
+    pub(crate) receive_paused: bool,
+    /// The last calls returned [`Progress::More`].
     has_more: bool,
     token: Token,
 }
@@ -63,7 +63,7 @@ impl Side {
         self.phase() == Phase::Open
     }
 
-    pub(crate) fn put(&mut self, order: FrameOrder, body: Bytes) {
+    pub(crate) fn push(&mut self, order: FrameOrder, body: Bytes) {
         self.queue.frames.push_back(Frame {
             order,
             header: FrameHeader::EMPTY,
@@ -86,7 +86,7 @@ impl Side {
             self.transport.on_timeout(now);
         }
         let mut paces = [Progress::Idle, Progress::Idle];
-        if !self.is_deaf {
+        if !self.receive_paused {
             match self.transport.recv(&mut turn, &mut self.inbox) {
                 Ok(progress) => paces[0] = progress,
                 Err(end) => return self.end = Some(end),
@@ -100,27 +100,27 @@ impl Side {
     }
 }
 
-/// Everything on one poll.
+/// Listeners, transports and relays on one poll.
 #[derive(Debug)]
-pub(crate) struct World {
+pub(crate) struct TestBed {
     pub(crate) poll: Poll,
     pub(crate) listeners: Vec<Box<dyn Listener>>,
     pub(crate) sides: Vec<Side>,
     pub(crate) relays: Vec<Relay>,
-    /// The time that everything is told, if the clock stands still: then no timer helps.
-    pub(crate) stands_at: Option<Instant>,
+    /// If set, the time of all calls: the clock is frozen and no timer expires.
+    pub(crate) frozen_at: Option<Instant>,
     buffer: ReadBuffer,
     next_token: usize,
 }
 
-impl World {
+impl TestBed {
     pub(crate) fn new() -> Self {
         Self {
             poll: Poll::new().unwrap(),
             listeners: Vec::new(),
             sides: Vec::new(),
             relays: Vec::new(),
-            stands_at: None,
+            frozen_at: None,
             buffer: ReadBuffer::default(),
             next_token: 0,
         }
@@ -134,7 +134,7 @@ impl World {
         address
     }
 
-    /// Adds a relay to `listener`; returns what to dial.
+    /// Adds a relay to `listener`. Returns the address to dial.
     pub(crate) fn relay(&mut self, listener: SocketAddr, seed: u64) -> SocketAddr {
         let token = self.token();
         let relay = Relay::new(listener, self.poll.registry(), token, seed);
@@ -143,7 +143,7 @@ impl World {
         address
     }
 
-    /// Adds a transport; returns its place in `sides`.
+    /// Adds a transport. Returns its index in `sides`.
     pub(crate) fn add(&mut self, mut transport: Box<dyn Transport>) -> usize {
         let token = self.token();
         transport.register(self.poll.registry(), token).unwrap();
@@ -152,7 +152,7 @@ impl World {
             queue: Queue::default(),
             inbox: Vec::new(),
             end: None,
-            is_deaf: false,
+            receive_paused: false,
             has_more: false,
             token,
         });
@@ -171,27 +171,27 @@ impl World {
         self.add(transport)
     }
 
-    /// Dials the only listener, and waits until both sides are open.
+    /// Dials the first listener and waits until both sides are open.
     pub(crate) fn connect(&mut self, dialer: &dyn Dialer) -> (usize, usize) {
         let to = self.listeners[0].local_address().as_socket().unwrap();
         let dialing = self.dial(dialer, to, None);
         let accepted = self.sides.len();
-        self.until("both sides are open", |world| {
-            world.sides.len() > accepted
-                && world.sides[dialing].is_open()
-                && world.sides[accepted].is_open()
+        self.until("both sides are open", |bed| {
+            bed.sides.len() > accepted
+                && bed.sides[dialing].is_open()
+                && bed.sides[accepted].is_open()
         });
         (dialing, accepted)
     }
 
-    /// Takes a transport off this poll.
+    /// Removes a side from this poll.
     pub(crate) fn remove(&mut self, side: usize) -> Side {
         let mut side = self.sides.remove(side);
         side.transport.deregister(self.poll.registry()).unwrap();
         side
     }
 
-    /// Puts a side of another world on this poll.
+    /// Adds a side of another test bed to this poll.
     pub(crate) fn adopt(&mut self, mut side: Side) -> usize {
         side.token = self.token();
         side.transport
@@ -201,17 +201,17 @@ impl World {
         self.sides.len() - 1
     }
 
-    /// Drives everything until `is_so`.
+    /// Drives everything until `is_so` returns `true`.
     #[track_caller]
     pub(crate) fn until(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
         let patience = Instant::now() + PATIENCE;
         while !is_so(self) {
-            assert!(Instant::now() < patience, "never: {what}\n{self:#?}");
+            assert!(Instant::now() < patience, "not reached: {what}\n{self:#?}");
             self.turn(Duration::from_millis(20));
         }
     }
 
-    /// One turn; waits at most `wait` for an event.
+    /// One iteration of a worker's loop; waits at most `wait` for an event.
     pub(crate) fn turn(&mut self, wait: Duration) {
         let now = self.now();
         let has_more = self.sides.iter().any(|side| side.has_more);
@@ -226,12 +226,12 @@ impl World {
             .fold(wait, Duration::min);
         let mut events = Events::with_capacity(64);
         self.poll.poll(&mut events, Some(wait)).unwrap();
-        // All are asked in each turn, whatever the events say: few sides, and simpler.
+        // All are driven in each iteration, regardless of events: there are few.
         self.relays.iter_mut().for_each(Relay::pump);
         let mut accepted = Vec::new();
         for listener in &mut self.listeners {
             let mut turn = Turn {
-                now: self.stands_at.unwrap_or_else(Instant::now),
+                now: self.frozen_at.unwrap_or_else(Instant::now),
                 buffer: &mut self.buffer,
                 budget: BUDGET,
                 registry: self.poll.registry(),
@@ -248,7 +248,7 @@ impl World {
     }
 
     fn now(&self) -> Instant {
-        self.stands_at.unwrap_or_else(Instant::now)
+        self.frozen_at.unwrap_or_else(Instant::now)
     }
 
     fn token(&mut self) -> Token {
@@ -257,7 +257,7 @@ impl World {
     }
 }
 
-/// A frame that tells its lane and number, and is `len` bytes long.
+/// A frame of `len` bytes that contains its lane and number.
 pub(crate) fn numbered(lane: u8, number: u32, len: usize) -> Bytes {
     let mut bytes = BytesMut::with_capacity(len);
     bytes.put_u8(lane);
@@ -266,7 +266,7 @@ pub(crate) fn numbered(lane: u8, number: u32, len: usize) -> Bytes {
     bytes.freeze()
 }
 
-/// The numbers of the frames of `lane`; panics at one that is damaged.
+/// The numbers of the frames of `lane`. Panics if one is damaged.
 pub(crate) fn numbers(inbox: &[Bytes], lane: u8) -> Vec<u32> {
     let of_lane = inbox.iter().filter(|frame| frame[0] == lane);
     of_lane

@@ -1,4 +1,4 @@
-//! Where faulty transports come from, and the faults of listeners and dialers.
+//! The harness of faulty transports, with the faults of listeners and dialers.
 
 use std::io;
 use std::net::{TcpListener as StdListener, TcpStream as StdStream};
@@ -13,18 +13,18 @@ use selvedge_transport::{
 };
 
 use super::Fault;
-use super::gatherer::Gathering;
+use super::buffering_listener::BufferingListener;
 use super::transport::FaultyTransport;
 
-/// What a fault is put into.
+/// The transport to which a fault is added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Base {
     Tcp,
-    /// It has datagrams.
+    /// Carries datagrams.
     Udp,
 }
 
-/// A transport with a fault on both sides.
+/// A harness whose transports have a fault on both sides.
 pub(super) struct Faulty {
     pub(super) base: Base,
     pub(super) fault: Fault,
@@ -45,8 +45,8 @@ impl Harness for Faulty {
     fn listen(&self, identity: &Identity, admission: Admission) -> Box<dyn Listener> {
         let address = format!("{}://127.0.0.1:0", self.abilities().scheme);
         let address = address.parse().unwrap();
-        if self.fault == Fault::GathersRubbish {
-            return Box::new(Gathering::bind(&address));
+        if self.fault == Fault::BuffersInvalidHandshakes {
+            return Box::new(BufferingListener::bind(&address));
         }
         let identity = identity.clone();
         let admission = match self.fault {
@@ -60,7 +60,7 @@ impl Harness for Faulty {
         Box::new(FaultyListener {
             inner,
             fault: self.fault,
-            is_hurt: Arc::default(),
+            has_failed: Arc::default(),
         })
     }
 
@@ -91,8 +91,8 @@ impl Harness for Faulty {
 struct FaultyListener {
     inner: Box<dyn Listener>,
     fault: Fault,
-    /// A handshake has failed.
-    is_hurt: Arc<AtomicBool>,
+    /// Set by a transport whose handshake failed.
+    has_failed: Arc<AtomicBool>,
 }
 
 impl Listener for FaultyListener {
@@ -113,22 +113,24 @@ impl Listener for FaultyListener {
         turn: &mut Turn<'_>,
         accepted: &mut Vec<Box<dyn Transport>>,
     ) -> Result<Progress, io::Error> {
-        if self.fault == Fault::RubbishEndsListener && self.is_hurt.load(Ordering::Relaxed) {
+        if self.fault == Fault::FailedHandshakeEndsListener
+            && self.has_failed.load(Ordering::Relaxed)
+        {
             return Err(io::Error::other("a handshake has failed"));
         }
         let budget = turn.budget;
-        if self.fault == Fault::AcceptsOneAnEvent {
+        if self.fault == Fault::AcceptsOnePerEvent {
             turn.budget = 1;
         }
-        let mut sound = Vec::new();
-        let progress = self.inner.accept(turn, &mut sound)?;
+        let mut connections = Vec::new();
+        let progress = self.inner.accept(turn, &mut connections)?;
         turn.budget = budget;
-        accepted.extend(sound.into_iter().map(|inner| {
-            let is_hurt = Arc::clone(&self.is_hurt);
-            Box::new(FaultyTransport::new(inner, self.fault, is_hurt)) as Box<dyn Transport>
+        accepted.extend(connections.into_iter().map(|inner| {
+            let has_failed = Arc::clone(&self.has_failed);
+            Box::new(FaultyTransport::new(inner, self.fault, has_failed)) as Box<dyn Transport>
         }));
         match self.fault {
-            Fault::AcceptsOneAnEvent => Ok(Progress::Idle),
+            Fault::AcceptsOnePerEvent => Ok(Progress::Idle),
             _ => Ok(progress),
         }
     }
@@ -151,7 +153,7 @@ impl Dialer for FaultyDialer {
 
     fn dial(&self, now: Instant, target: &DialTarget) -> Result<Box<dyn Transport>, DialError> {
         let mut target = target.clone();
-        if self.fault == Fault::ExpectsAnyone {
+        if self.fault == Fault::AcceptsUnexpectedPeer {
             target.peer = None;
         }
         let inner = self.inner.dial(now, &target)?;

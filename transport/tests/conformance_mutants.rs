@@ -1,19 +1,20 @@
-//! The conformance suite finds faults: each transport here is TCP or UDP with one, and one check says so.
+//! Mutation tests of the conformance suite: each mutant is TCP or UDP with one fault, and one check
+//! must detect it.
 
 #![cfg(feature = "conformance")]
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "harnesses and rows of a table panic and print as tests do"
+    reason = "test harnesses panic and print like tests"
 )]
 
-#[path = "conformance_bites/frames.rs"]
+#[path = "conformance_mutants/buffering_listener.rs"]
+mod buffering_listener;
+#[path = "conformance_mutants/frames.rs"]
 mod frames;
-#[path = "conformance_bites/gatherer.rs"]
-mod gatherer;
-#[path = "conformance_bites/harness.rs"]
+#[path = "conformance_mutants/harness.rs"]
 mod harness;
-#[path = "conformance_bites/transport.rs"]
+#[path = "conformance_mutants/transport.rs"]
 mod transport;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,256 +23,257 @@ use std::thread;
 use harness::{Base, Faulty};
 use selvedge_transport::conformance::{CHECKS, Check, CheckOutcome};
 
-/// What an author of a transport may get wrong.
+/// A mistake in the implementation of a transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     None,
-    /// Its listener takes one connection an event, though registration is edge-triggered.
-    AcceptsOneAnEvent,
-    /// Its listener forgets whom it may admit.
+    /// The listener accepts one connection per event, although registration is edge-triggered.
+    AcceptsOnePerEvent,
+    /// The listener ignores its admission.
     AdmitsAnyone,
-    /// It looks at whom it has let in when the connection is open, and the first frames are gone.
+    /// The admission is checked only when the connection is open and has transferred frames.
     AdmitsLate,
-    /// Whatever the timer is for, a call of `on_timeout` means to it that a handshake took too long.
-    BelievesTimersInHandshake,
-    /// The same of a close.
-    BelievesTimersInClose,
-    /// It says that a connection broke which never began.
-    CallsRefusalBroken,
-    /// A close during the handshake waits until the handshake is done.
+    /// Every call of `on_timeout` during the handshake counts as a timeout of it.
+    TimesOutHandshakeOnAnyTimer,
+    /// Every call of `on_timeout` during a close counts as a timeout of it.
+    TimesOutCloseOnAnyTimer,
+    /// A refused connection attempt is reported as `Broken`.
+    ReportsRefusalAsBroken,
+    /// A close during the handshake takes effect only after it.
     ClosesOnceOpen,
-    /// A budget is so many blocks of 4 KiB, and of a small one nothing is left.
+    /// The budget is counted in blocks of 4 KiB, so a smaller budget permits nothing.
     CountsBudgetInBlocks,
-    /// It receives datagrams into one KiB.
-    CutsDatagrams,
+    /// Datagrams are truncated to 1 KiB.
+    TruncatesDatagrams,
     DamagesFrames,
     DropsFrame,
-    /// Who closes wants to hear nothing more, it believes.
+    /// Frames that arrive during a close are dropped.
     DropsArrivalsOnClose,
-    ExpectsAnyone,
-    ForgetsInMove,
-    /// It reads on until it has a whole handshake, however long that is.
-    GathersRubbish,
-    Hoards,
+    AcceptsUnexpectedPeer,
+    LosesStateInMove,
+    /// A handshake message is buffered without limit until it is complete.
+    BuffersInvalidHandshakes,
+    BuffersWithoutLimit,
     IgnoresBudget,
     IgnoresClose,
     IgnoresFirstWakeups,
-    /// Its events come under the token of its first registration.
+    /// Later registrations use the token of the first one.
     KeepsFirstToken,
-    /// Who could not prove an identity is told of in the log, and let in.
-    LetsInUnproved,
-    LiesAboutEncryption,
+    /// A peer without a proved identity is accepted.
+    AcceptsUnauthenticated,
+    ClaimsEncryption,
     NeverIdle,
     OpensEarly,
-    /// It reads all there is, and says only then that its budget is used up.
+    /// `recv` reads everything before it reports that its budget is used up.
     OverrunsBudget,
     RepeatsFrame,
-    /// One failed handshake is an error of the listener.
-    RubbishEndsListener,
-    /// The second close is an abort.
+    /// A failed handshake is a fatal error of the listener.
+    FailedHandshakeEndsListener,
+    /// A second close aborts the connection.
     SecondCloseAborts,
-    /// A source that had nothing is asked again only after an event.
-    StaysDry,
+    /// An empty source is polled again only after an event.
+    StopsPollingEmptySource,
     SwapsFrames,
-    TakesAfterClose,
-    /// To have read nothing means to it that there is nothing yet, even at the end of the stream.
-    TakesEndForNothing,
-    /// It does not read before it has written.
+    PullsAfterClose,
+    /// The end of the stream is treated like `WouldBlock`.
+    IgnoresEndOfStream,
+    /// Nothing is read while there is unsent data.
     WritesFirst,
 }
 
-/// A fault, the check that must find it, and what the check must say: a check that fails for
-/// another reason has found nothing.
-struct Finder(Fault, &'static str, &'static str);
+/// A fault, the check that must detect it, and a part of the failure message: a check that fails for
+/// another reason has not detected the fault.
+struct ExpectedFailure(Fault, &'static str, &'static str);
 
-const FINDERS: &[Finder] = &[
-    Finder(
-        Fault::AcceptsOneAnEvent,
+const EXPECTED_FAILURES: &[ExpectedFailure] = &[
+    ExpectedFailure(
+        Fault::AcceptsOnePerEvent,
         "many_connections_open_at_once",
         "this was not reached: all are open and have their frames",
     ),
-    Finder(
+    ExpectedFailure(
         Fault::AdmitsAnyone,
         "a_peer_that_is_not_admitted_transfers_no_frame",
         "this was not reached: both have ended",
     ),
-    Finder(
+    ExpectedFailure(
         Fault::AdmitsLate,
         "a_peer_that_is_not_admitted_transfers_no_frame",
         // The dialer received one, or the acceptor took one in vain.
         " a frame",
     ),
-    Finder(
-        Fault::BelievesTimersInHandshake,
+    ExpectedFailure(
+        Fault::TimesOutHandshakeOnAnyTimer,
         "timers_may_be_read_and_handled_at_any_time",
         "this was not reached: both sides are open",
     ),
-    Finder(
-        Fault::BelievesTimersInClose,
+    ExpectedFailure(
+        Fault::TimesOutCloseOnAnyTimer,
         "timers_may_be_read_and_handled_at_any_time",
         "they ended with [Some(TimedOut)",
     ),
-    Finder(
-        Fault::CallsRefusalBroken,
+    ExpectedFailure(
+        Fault::ReportsRefusalAsBroken,
         "an_address_without_listener_is_unreachable",
         "it ended with Some(Broken",
     ),
-    Finder(
+    ExpectedFailure(
         Fault::ClosesOnceOpen,
         "close_before_open_ends_the_transport",
         "a frame was pulled",
     ),
-    Finder(
+    ExpectedFailure(
         Fault::CountsBudgetInBlocks,
         "a_budget_of_one_byte_transfers_frames",
         "this was not reached: all frames have arrived",
     ),
-    Finder(
-        Fault::CutsDatagrams,
+    ExpectedFailure(
+        Fault::TruncatesDatagrams,
         "datagrams_arrive_whole_or_not_at_all",
         "is damaged",
     ),
-    Finder(
+    ExpectedFailure(
         Fault::DamagesFrames,
         "frames_of_every_length_arrive_whole",
         "arrived as a different one",
     ),
-    Finder(
+    ExpectedFailure(
         Fault::DropsFrame,
         "many_small_frames_arrive",
         "lost, repeated or reordered",
     ),
-    Finder(
+    ExpectedFailure(
         Fault::DropsArrivalsOnClose,
         "both_sides_may_close_at_once",
         "frames were lost",
     ),
-    Finder(
-        Fault::ExpectsAnyone,
+    ExpectedFailure(
+        Fault::AcceptsUnexpectedPeer,
         "an_unexpected_peer_does_not_open",
         "this was not reached: the dialer has ended",
     ),
-    Finder(
-        Fault::ForgetsInMove,
+    ExpectedFailure(
+        Fault::LosesStateInMove,
         "moving_to_another_poll_under_load_loses_nothing",
         "lost, repeated or reordered",
     ),
-    Finder(
-        Fault::GathersRubbish,
+    ExpectedFailure(
+        Fault::BuffersInvalidHandshakes,
         "invalid_handshakes_open_nothing",
         "invalid bytes were accepted",
     ),
-    Finder(
-        Fault::Hoards,
+    ExpectedFailure(
+        Fault::BuffersWithoutLimit,
         "a_stopped_reader_applies_backpressure",
         "were pulled though the peer does not receive",
     ),
-    Finder(
+    ExpectedFailure(
         Fault::IgnoresBudget,
         "the_budget_is_respected",
         "no call returned More",
     ),
-    Finder(
+    ExpectedFailure(
         Fault::IgnoresClose,
         "close_delivers_accepted_frames",
         "the phase is Open after close",
     ),
-    Finder(
+    ExpectedFailure(
         Fault::IgnoresFirstWakeups,
         "many_small_frames_arrive",
         "this was not reached: all frames have arrived",
     ),
-    Finder(
+    ExpectedFailure(
         Fault::KeepsFirstToken,
         "moving_to_another_poll_while_blocked_loses_nothing",
         "this was not reached: all is taken",
     ),
-    Finder(
-        Fault::LetsInUnproved,
+    ExpectedFailure(
+        Fault::AcceptsUnauthenticated,
         "invalid_handshakes_open_nothing",
         "led to Open",
     ),
-    Finder(Fault::LiesAboutEncryption, "info_is_truthful", "info has"),
-    Finder(
+    ExpectedFailure(Fault::ClaimsEncryption, "info_is_truthful", "info has"),
+    ExpectedFailure(
         Fault::NeverIdle,
         "an_idle_transport_needs_no_calls",
         "activity did not stop",
     ),
-    Finder(
+    ExpectedFailure(
         Fault::OpensEarly,
         "both_sides_open_and_authenticate",
         "the phase is Open, but the peer is not authenticated",
     ),
-    Finder(
+    ExpectedFailure(
         Fault::OverrunsBudget,
         "the_budget_is_respected",
         "one call received",
     ),
-    Finder(
+    ExpectedFailure(
         Fault::RepeatsFrame,
         "frames_of_one_order_arrive_in_order",
         "lost, repeated or reordered",
     ),
-    Finder(
-        Fault::RubbishEndsListener,
+    ExpectedFailure(
+        Fault::FailedHandshakeEndsListener,
         "invalid_handshakes_open_nothing",
         "accept failed",
     ),
-    Finder(
+    ExpectedFailure(
         Fault::SecondCloseAborts,
         "close_of_an_idle_connection_ends_both_sides",
         "they ended with [Some(Broken",
     ),
-    Finder(
-        Fault::StaysDry,
+    ExpectedFailure(
+        Fault::StopsPollingEmptySource,
         "an_empty_source_is_polled_again",
         "this was not reached: the frame has arrived",
     ),
-    Finder(
+    ExpectedFailure(
         Fault::SwapsFrames,
         "frames_of_one_order_arrive_in_order",
         "lost, repeated or reordered",
     ),
-    Finder(
-        Fault::TakesAfterClose,
+    ExpectedFailure(
+        Fault::PullsAfterClose,
         "close_delivers_accepted_frames",
         "a frame was pulled though the phase was Closing",
     ),
-    Finder(
-        Fault::TakesEndForNothing,
+    ExpectedFailure(
+        Fault::IgnoresEndOfStream,
         "a_vanished_peer_ends_the_other_side",
         "this was not reached: the other has ended",
     ),
-    Finder(
+    ExpectedFailure(
         Fault::WritesFirst,
         "both_directions_at_full_load_do_not_block_each_other",
         "this was not reached: all frames have arrived",
     ),
 ];
 
-impl Finder {
+impl ExpectedFailure {
     fn check(&self) -> &'static Check {
         CHECKS.iter().find(|check| check.name == self.1).unwrap()
     }
 
     fn base(&self) -> Base {
         match self.0 {
-            Fault::CutsDatagrams => Base::Udp,
+            Fault::TruncatesDatagrams => Base::Udp,
             _ => Base::Tcp,
         }
     }
 }
 
-/// Most of a check that finds something is waiting for what never comes, so many wait at once.
-const AT_ONCE: usize = 8;
+/// The number of checks that run concurrently: a check that fails mostly waits for a deadline.
+const CONCURRENT: usize = 8;
 
-fn for_each_finder(body: impl Fn(&Finder) + Sync) {
+fn for_each_mutant(body: impl Fn(&ExpectedFailure) + Sync) {
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
+        for _ in 0..CONCURRENT {
             scope.spawn(|| {
-                while let Some(finder) = FINDERS.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    body(finder);
+                while let Some(mutant) = EXPECTED_FAILURES.get(next.fetch_add(1, Ordering::Relaxed))
+                {
+                    body(mutant);
                 }
             });
         }
@@ -280,20 +282,20 @@ fn for_each_finder(body: impl Fn(&Finder) + Sync) {
 
 #[test]
 fn each_fault_is_detected_by_its_check() {
-    for_each_finder(|finder| {
-        let Finder(fault, name, says) = finder;
+    for_each_mutant(|mutant| {
+        let ExpectedFailure(fault, name, message) = mutant;
         let harness = Faulty {
-            base: finder.base(),
+            base: mutant.base(),
             fault: *fault,
         };
-        let failure = match finder.check().run(&harness) {
+        let failure = match mutant.check().run(&harness) {
             Err(failure) => failure,
-            Ok(outcome) => panic!("{fault:?} was not found by {name}: {outcome}"),
+            Ok(outcome) => panic!("{fault:?} was not detected by {name}: {outcome}"),
         };
         println!("{fault:?}: {name}: {}", failure.detail);
         assert!(
-            failure.detail.contains(says),
-            "{fault:?} was to be found by `{says}`, not by: {}",
+            failure.detail.contains(message),
+            "{fault:?} must fail with `{message}`, not with: {}",
             failure.detail
         );
     });
@@ -301,13 +303,13 @@ fn each_fault_is_detected_by_its_check() {
 
 #[test]
 fn without_a_fault_the_same_checks_pass() {
-    for_each_finder(|finder| {
+    for_each_mutant(|mutant| {
         let harness = Faulty {
-            base: finder.base(),
+            base: mutant.base(),
             fault: Fault::None,
         };
-        let outcome = finder.check().run(&harness).unwrap();
-        assert_eq!(outcome, CheckOutcome::Kept, "{}", finder.1);
+        let outcome = mutant.check().run(&harness).unwrap();
+        assert_eq!(outcome, CheckOutcome::Kept, "{}", mutant.1);
     });
 }
 
@@ -315,7 +317,11 @@ fn without_a_fault_the_same_checks_pass() {
 fn every_check_detects_a_fault() {
     let names = CHECKS.iter().map(|check| check.name);
     let idle: Vec<_> = names
-        .filter(|name| FINDERS.iter().all(|Finder(_, finder, _)| finder != name))
+        .filter(|name| {
+            EXPECTED_FAILURES
+                .iter()
+                .all(|ExpectedFailure(_, mutant, _)| mutant != name)
+        })
         .collect();
-    assert!(idle.is_empty(), "no fault shows that these bite: {idle:?}");
+    assert!(idle.is_empty(), "checks that detect no fault: {idle:?}");
 }

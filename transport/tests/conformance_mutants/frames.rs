@@ -1,4 +1,4 @@
-//! Faults of the frames on their way, in and out.
+//! Faults of the transfer of frames.
 
 use std::collections::VecDeque;
 
@@ -7,10 +7,10 @@ use selvedge_transport::{Frame, FrameSink, FrameSource, SendCapacity};
 
 use super::Fault;
 
-/// What `Fault::CutsDatagrams` has room for, in bytes.
-const SCANTY: usize = 1024;
+/// The length to which `Fault::TruncatesDatagrams` truncates, in bytes.
+const TRUNCATED_LEN: usize = 1024;
 
-/// What the frames that arrive leave behind.
+/// The state of the faults of received frames.
 #[derive(Debug, Default)]
 pub(super) struct Arrivals {
     count: usize,
@@ -18,7 +18,7 @@ pub(super) struct Arrivals {
     pub(super) has_moved: bool,
 }
 
-/// Does something to the frames that arrive.
+/// Applies a fault to received frames.
 pub(super) struct FaultySink<'a> {
     pub(super) inner: &'a mut dyn FrameSink,
     pub(super) fault: Fault,
@@ -30,12 +30,12 @@ impl FrameSink for FaultySink<'_> {
     fn frame(&mut self, mut frame: Bytes) {
         let arrivals = &mut *self.arrivals;
         arrivals.count += 1;
-        let is_victim = arrivals.count == 50;
+        let is_affected = arrivals.count == 50;
         match self.fault {
-            Fault::DropsFrame if is_victim => {}
+            Fault::DropsFrame if is_affected => {}
             Fault::DropsArrivalsOnClose if self.is_closing => {}
-            Fault::CutsDatagrams => {
-                frame.truncate(SCANTY);
+            Fault::TruncatesDatagrams => {
+                frame.truncate(TRUNCATED_LEN);
                 self.inner.frame(frame);
             }
             Fault::DamagesFrames if frame.len() > 10_000 => {
@@ -43,18 +43,18 @@ impl FrameSink for FaultySink<'_> {
                 frame[9_999] ^= 0x10;
                 self.inner.frame(frame.freeze());
             }
-            Fault::ForgetsInMove if std::mem::take(&mut arrivals.has_moved) => {}
-            Fault::RepeatsFrame if is_victim => {
+            Fault::LosesStateInMove if std::mem::take(&mut arrivals.has_moved) => {}
+            Fault::RepeatsFrame if is_affected => {
                 self.inner.frame(frame.clone());
                 self.inner.frame(frame);
             }
-            // The frame waits, and comes behind the next of its flow.
-            Fault::SwapsFrames if is_victim => arrivals.kept = Some(frame),
+            // The frame is delivered after the next one of its order.
+            Fault::SwapsFrames if is_affected => arrivals.kept = Some(frame),
             _ => {
                 let kept = arrivals.kept.as_ref();
-                let is_same_flow = kept.is_some_and(|kept| kept[0] == frame[0]);
+                let is_same_order = kept.is_some_and(|kept| kept[0] == frame[0]);
                 self.inner.frame(frame);
-                if is_same_flow && let Some(kept) = arrivals.kept.take() {
+                if is_same_order && let Some(kept) = arrivals.kept.take() {
                     self.inner.frame(kept);
                 }
             }
@@ -62,32 +62,32 @@ impl FrameSink for FaultySink<'_> {
     }
 }
 
-/// Frames that were taken before there was room for them.
-pub(super) struct Hoard<'a>(pub(super) &'a mut VecDeque<Frame>);
+/// A source of frames that were pulled too early.
+pub(super) struct BufferedSource<'a>(pub(super) &'a mut VecDeque<Frame>);
 
-impl FrameSource for Hoard<'_> {
+impl FrameSource for BufferedSource<'_> {
     fn next_frame(&mut self, _: &SendCapacity) -> Option<Frame> {
         self.0.pop_front()
     }
 }
 
-/// A source of which is known whether it had anything left.
-pub(super) struct Watched<'a> {
+/// A source that records whether it was empty.
+pub(super) struct ObservedSource<'a> {
     pub(super) inner: &'a mut dyn FrameSource,
-    /// It is not asked at all.
-    pub(super) is_shut: bool,
-    /// It had nothing when it was last asked.
-    pub(super) is_dry: bool,
+    /// While set, the inner source is not polled.
+    pub(super) is_suspended: bool,
+    /// The last poll returned no frame.
+    pub(super) is_empty: bool,
 }
 
-impl FrameSource for Watched<'_> {
+impl FrameSource for ObservedSource<'_> {
     fn next_frame(&mut self, capacity: &SendCapacity) -> Option<Frame> {
-        let frame = if self.is_shut {
+        let frame = if self.is_suspended {
             None
         } else {
             self.inner.next_frame(capacity)
         };
-        self.is_dry = frame.is_none();
+        self.is_empty = frame.is_none();
         frame
     }
 }

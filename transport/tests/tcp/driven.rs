@@ -1,4 +1,4 @@
-//! One transport on its own poll.
+//! A transport that is driven on its own poll.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,13 +11,13 @@ use selvedge_transport::{
     TcpListener, Transport, Turn,
 };
 
-/// How long anything here may take, at the most.
+/// The maximum duration of a step.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What a worker gives each call.
+/// The budget of each call.
 const BUDGET: usize = 256 * 1024;
 
-/// Frames that wait: a list, and then so many of one kind.
+/// A queue of frames: a list, then a number of equal frames.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     pub(crate) frames: VecDeque<Bytes>,
@@ -42,7 +42,7 @@ impl FrameSource for Queue {
     }
 }
 
-/// Frames that came: all are counted, and kept where wanted.
+/// Counts received frames, and keeps them if requested.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
     pub(crate) count: usize,
@@ -59,7 +59,7 @@ impl FrameSink for Inbox {
 }
 
 #[derive(Debug)]
-pub(crate) struct Lone {
+pub(crate) struct DrivenTcp {
     poll: Poll,
     events: Events,
     pub(crate) transport: Box<dyn Transport>,
@@ -69,7 +69,7 @@ pub(crate) struct Lone {
     buffer: ReadBuffer,
 }
 
-impl Lone {
+impl DrivenTcp {
     pub(crate) fn new(mut transport: Box<dyn Transport>) -> Self {
         let poll = Poll::new().unwrap();
         transport.register(poll.registry(), Token(0)).unwrap();
@@ -124,7 +124,7 @@ impl Lone {
         }
     }
 
-    /// Sends what has been put into the queue.
+    /// Sends the queued frames.
     pub(crate) fn send(&mut self) {
         let mut turn = Turn {
             now: Instant::now(),
@@ -135,13 +135,13 @@ impl Lone {
         while self.transport.send(&mut turn, &mut self.queue).unwrap() == Progress::More {}
     }
 
-    /// Drives it until `is_so`. With `spins`, it does not wait for events.
+    /// Drives the transport until `is_so` returns `true`. With `spins` it does not wait for events.
     #[track_caller]
     pub(crate) fn until(&mut self, spins: bool, mut is_so: impl FnMut(&mut Self) -> bool) {
         let patience = Instant::now() + PATIENCE;
         while !is_so(self) {
             let now = Instant::now();
-            assert!(now < patience, "it never came to this: {self:?}");
+            assert!(now < patience, "not reached: {self:?}");
             let limit = self.transport.timeout().unwrap_or(patience).min(patience);
             let wait = if spins {
                 Duration::ZERO
@@ -170,7 +170,7 @@ pub(crate) fn listener(scheme: &str) -> TcpListener {
 }
 
 /// Waits for one connection.
-pub(crate) fn accept(listener: &mut dyn Listener) -> Lone {
+pub(crate) fn accept(listener: &mut dyn Listener) -> DrivenTcp {
     let mut poll = Poll::new().unwrap();
     listener.register(poll.registry(), Token(0)).unwrap();
     let (mut accepted, mut buffer) = (Vec::new(), ReadBuffer::default());
@@ -188,5 +188,5 @@ pub(crate) fn accept(listener: &mut dyn Listener) -> Lone {
         }
     }
     listener.deregister(poll.registry()).unwrap();
-    Lone::new(accepted.remove(0))
+    DrivenTcp::new(accepted.remove(0))
 }

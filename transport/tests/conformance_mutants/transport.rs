@@ -1,4 +1,4 @@
-//! A sound transport inside one that has a fault.
+//! A wrapper that adds a fault to a correct transport.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,9 +12,9 @@ use selvedge_transport::{
 };
 
 use super::Fault;
-use super::frames::{Arrivals, FaultySink, Hoard, Watched};
+use super::frames::{Arrivals, BufferedSource, FaultySink, ObservedSource};
 
-/// What `Fault::CountsBudgetInBlocks` counts in, in bytes.
+/// The block length of `Fault::CountsBudgetInBlocks`, in bytes.
 const BLOCK_LEN: usize = 4096;
 
 #[derive(Debug)]
@@ -23,59 +23,63 @@ pub(super) struct FaultyTransport {
     info: Info,
     fault: Fault,
     arrivals: Arrivals,
-    hoard: VecDeque<Frame>,
+    buffered: VecDeque<Frame>,
     wakeups: usize,
     closes: usize,
     token: Option<Token>,
-    /// The source had nothing when it was last asked.
-    is_dry: bool,
-    /// There was more to send than could be written.
+    /// The source returned no frame at its last poll.
+    is_empty: bool,
+    /// The last send was blocked.
     is_blocked: bool,
-    /// An end that is the fault's own; the next call tells it.
+    /// An end that the fault causes; the next call returns it.
     end: Option<End>,
-    /// What the inner transport has said is kept from the caller: the phase goes on being this.
-    pretends: Option<Phase>,
-    /// Told to the listener: a handshake has failed.
-    is_hurt: Arc<AtomicBool>,
+    /// The phase to report instead of that of the inner transport.
+    reported_phase: Option<Phase>,
+    /// Notifies the listener that the handshake has failed.
+    has_failed: Arc<AtomicBool>,
 }
 
 impl FaultyTransport {
-    pub(super) fn new(inner: Box<dyn Transport>, fault: Fault, is_hurt: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(
+        inner: Box<dyn Transport>,
+        fault: Fault,
+        has_failed: Arc<AtomicBool>,
+    ) -> Self {
         let mut info = inner.info().clone();
-        info.encrypted = fault == Fault::LiesAboutEncryption;
+        info.encrypted = fault == Fault::ClaimsEncryption;
         Self {
             inner,
             info,
             fault,
             arrivals: Arrivals::default(),
-            hoard: VecDeque::new(),
+            buffered: VecDeque::new(),
             wakeups: 0,
             closes: 0,
             token: None,
-            is_dry: false,
+            is_empty: false,
             is_blocked: false,
             end: None,
-            pretends: None,
-            is_hurt,
+            reported_phase: None,
+            has_failed,
         }
     }
 
-    /// The end that the fault has made, if it has.
-    fn own_end(&mut self) -> Result<(), End> {
+    /// Returns the end that the fault caused.
+    fn injected_end(&mut self) -> Result<(), End> {
         let Some(end) = self.end.clone() else {
             return Ok(());
         };
-        self.pretends = Some(Phase::Ended);
+        self.reported_phase = Some(Phase::Ended);
         Err(end)
     }
 
-    /// Whether a call of `send` comes to nothing.
-    fn sits_out_send(&self, turn: &Turn<'_>) -> bool {
+    /// Whether the fault suppresses a call of `send`.
+    fn skips_send(&self, turn: &Turn<'_>) -> bool {
         self.fault == Fault::CountsBudgetInBlocks && turn.budget < BLOCK_LEN
     }
 
-    /// Whether a call of `recv` comes to nothing.
-    fn sits_out_recv(&self) -> bool {
+    /// Whether the fault suppresses a call of `recv`.
+    fn skips_recv(&self) -> bool {
         match self.fault {
             Fault::IgnoresFirstWakeups => {
                 self.inner.phase() == Phase::Open && !self.wakeups.is_multiple_of(8)
@@ -85,11 +89,11 @@ impl FaultyTransport {
         }
     }
 
-    /// Takes frames when none is to be taken.
-    fn hoard(&mut self, source: &mut dyn FrameSource) {
-        let takes = match self.fault {
-            Fault::Hoards => self.inner.phase() == Phase::Open,
-            Fault::TakesAfterClose => self.inner.phase() == Phase::Closing,
+    /// Pulls frames when the contract forbids it.
+    fn buffer_frames(&mut self, source: &mut dyn FrameSource) {
+        let may_pull = match self.fault {
+            Fault::BuffersWithoutLimit => self.inner.phase() == Phase::Open,
+            Fault::PullsAfterClose => self.inner.phase() == Phase::Closing,
             _ => false,
         };
         let capacity = SendCapacity {
@@ -98,8 +102,8 @@ impl FaultyTransport {
             blocked: LaneSet::EMPTY,
             control_blocked: false,
         };
-        while takes && let Some(frame) = source.next_frame(&capacity) {
-            self.hoard.push_back(frame);
+        while may_pull && let Some(frame) = source.next_frame(&capacity) {
+            self.buffered.push_back(frame);
         }
     }
 
@@ -108,20 +112,20 @@ impl FaultyTransport {
         turn: &mut Turn<'_>,
         source: &mut dyn FrameSource,
     ) -> Result<Progress, End> {
-        let mut source = Watched {
+        let mut source = ObservedSource {
             inner: source,
-            is_shut: self.fault == Fault::StaysDry && self.is_dry,
-            is_dry: false,
+            is_suspended: self.fault == Fault::StopsPollingEmptySource && self.is_empty,
+            is_empty: false,
         };
         let result = self.inner.send(turn, &mut source);
         let is_idle = matches!(result, Ok(Progress::Idle));
-        self.is_dry = source.is_dry;
-        self.is_blocked = is_idle && !source.is_dry && self.inner.phase() == Phase::Open;
-        self.repent(turn.now).map_or(result, Ok)
+        self.is_empty = source.is_empty;
+        self.is_blocked = is_idle && !source.is_empty && self.inner.phase() == Phase::Open;
+        self.act_late(turn.now).map_or(result, Ok)
     }
 
-    /// What an open connection should have done before it was open.
-    fn repent(&mut self, now: Instant) -> Option<Progress> {
+    /// Performs actions that were due before the connection opened.
+    fn act_late(&mut self, now: Instant) -> Option<Progress> {
         if self.inner.phase() != Phase::Open {
             return None;
         }
@@ -148,8 +152,8 @@ impl FaultyTransport {
             arrivals: &mut self.arrivals,
         };
         let progress = self.inner.recv(turn, &mut sink)?;
-        let overruns = matches!(self.fault, Fault::IgnoresBudget | Fault::OverrunsBudget);
-        if overruns && progress == Progress::More {
+        let ignores_budget = matches!(self.fault, Fault::IgnoresBudget | Fault::OverrunsBudget);
+        if ignores_budget && progress == Progress::More {
             let budget = std::mem::replace(&mut turn.budget, usize::MAX);
             let progress = self.inner.recv(turn, &mut sink);
             turn.budget = budget;
@@ -164,26 +168,28 @@ impl FaultyTransport {
         }
     }
 
-    /// What is told of a call's result.
-    fn settle(&mut self, result: Result<Progress, End>) -> Result<Progress, End> {
+    /// Returns the result of a call, as changed by the fault.
+    fn observe_result(&mut self, result: Result<Progress, End>) -> Result<Progress, End> {
         let inner = &self.inner;
         self.info.peer = self.info.peer.or_else(|| inner.info().peer);
         match (self.fault, result) {
             (Fault::AdmitsLate, Err(End::PeerClosed | End::Broken(_))) => Err(End::Refused {
                 detail: String::new(),
             }),
-            (Fault::CallsRefusalBroken, Err(End::Unreachable(error))) => Err(End::Broken(error)),
-            (Fault::LetsInUnproved, Err(End::Unauthenticated { .. })) => {
+            (Fault::ReportsRefusalAsBroken, Err(End::Unreachable(error))) => {
+                Err(End::Broken(error))
+            }
+            (Fault::AcceptsUnauthenticated, Err(End::Unauthenticated { .. })) => {
                 self.info.peer = Some(NodeId::new([0; 32]));
-                self.pretends = Some(Phase::Open);
+                self.reported_phase = Some(Phase::Open);
                 Ok(Progress::Idle)
             }
-            (Fault::RubbishEndsListener, Err(end @ End::Unauthenticated { .. })) => {
-                self.is_hurt.store(true, Ordering::Relaxed);
+            (Fault::FailedHandshakeEndsListener, Err(end @ End::Unauthenticated { .. })) => {
+                self.has_failed.store(true, Ordering::Relaxed);
                 Err(end)
             }
-            (Fault::TakesEndForNothing, Err(End::PeerClosed | End::Broken(_))) => {
-                self.pretends = Some(Phase::Open);
+            (Fault::IgnoresEndOfStream, Err(End::PeerClosed | End::Broken(_))) => {
+                self.reported_phase = Some(Phase::Open);
                 Ok(Progress::Idle)
             }
             (_, result) => result,
@@ -198,7 +204,7 @@ impl Transport for FaultyTransport {
 
     fn phase(&self) -> Phase {
         match self.inner.phase() {
-            _ if let Some(phase) = self.pretends => phase,
+            _ if let Some(phase) = self.reported_phase => phase,
             Phase::Handshaking if self.fault == Fault::OpensEarly => Phase::Open,
             phase => phase,
         }
@@ -218,28 +224,30 @@ impl Transport for FaultyTransport {
     }
 
     fn send(&mut self, turn: &mut Turn<'_>, source: &mut dyn FrameSource) -> Result<Progress, End> {
-        self.own_end()?;
-        if self.sits_out_send(turn) {
+        self.injected_end()?;
+        if self.skips_send(turn) {
             return Ok(Progress::Idle);
         }
-        self.hoard(source);
+        self.buffer_frames(source);
         let result = match self.fault {
-            Fault::Hoards => self.inner.send(turn, &mut Hoard(&mut self.hoard)),
+            Fault::BuffersWithoutLimit => self
+                .inner
+                .send(turn, &mut BufferedSource(&mut self.buffered)),
             _ => self.forward_send(turn, source),
         };
-        self.settle(result)
+        self.observe_result(result)
     }
 
     fn recv(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FrameSink) -> Result<Progress, End> {
-        self.own_end()?;
+        self.injected_end()?;
         self.wakeups += 1;
-        if self.sits_out_recv() {
+        if self.skips_recv() {
             return Ok(Progress::Idle);
         }
-        // Something has happened: that is when `Fault::StaysDry` asks again.
-        self.is_dry = false;
+        // `Fault::StopsPollingEmptySource` polls again after an event.
+        self.is_empty = false;
         let result = self.forward_recv(turn, sink);
-        self.settle(result)
+        self.observe_result(result)
     }
 
     fn timeout(&self) -> Option<Instant> {
@@ -248,12 +256,12 @@ impl Transport for FaultyTransport {
 
     fn on_timeout(&mut self, now: Instant) {
         self.inner.on_timeout(now);
-        let believes = match self.inner.phase() {
-            Phase::Handshaking => self.fault == Fault::BelievesTimersInHandshake,
-            Phase::Closing => self.fault == Fault::BelievesTimersInClose,
+        let times_out = match self.inner.phase() {
+            Phase::Handshaking => self.fault == Fault::TimesOutHandshakeOnAnyTimer,
+            Phase::Closing => self.fault == Fault::TimesOutCloseOnAnyTimer,
             Phase::Open | Phase::Ended => false,
         };
-        if believes {
+        if times_out {
             self.end = Some(End::TimedOut);
         }
     }

@@ -1,4 +1,4 @@
-//! A listener by TCP whose handshake is whatever comes, until all of it is there: it never is.
+//! A TCP listener that buffers the bytes of an endless handshake without limit.
 
 use std::io::{self, Read};
 
@@ -10,12 +10,12 @@ use selvedge_transport::{
 };
 
 #[derive(Debug)]
-pub(super) struct Gathering {
+pub(super) struct BufferingListener {
     socket: TcpListener,
     local: Address,
 }
 
-impl Gathering {
+impl BufferingListener {
     pub(super) fn bind(address: &Address) -> Self {
         let socket = TcpListener::bind(address.as_socket().unwrap()).unwrap();
         let local = address.at(socket.local_addr().unwrap());
@@ -23,7 +23,7 @@ impl Gathering {
     }
 }
 
-impl Listener for Gathering {
+impl Listener for BufferingListener {
     fn local_address(&self) -> Address {
         self.local.clone()
     }
@@ -44,7 +44,7 @@ impl Listener for Gathering {
         let Ok((socket, _)) = self.socket.accept() else {
             return Ok(Progress::Idle);
         };
-        accepted.push(Box::new(Gatherer {
+        accepted.push(Box::new(BufferingTransport {
             socket,
             info: Info {
                 scheme: "tcp+plain",
@@ -57,7 +57,7 @@ impl Listener for Gathering {
                 frame_max: FRAME_LEN_MAX,
                 datagram_max: 0,
             },
-            gathered: Vec::new(),
+            received: Vec::new(),
             end: None,
         }));
         Ok(Progress::More)
@@ -69,20 +69,20 @@ impl Listener for Gathering {
 }
 
 #[derive(Debug)]
-struct Gatherer {
+struct BufferingTransport {
     socket: TcpStream,
     info: Info,
-    gathered: Vec<u8>,
+    received: Vec<u8>,
     end: Option<End>,
 }
 
-impl Gatherer {
+impl BufferingTransport {
     fn result(&self) -> Result<Progress, End> {
         self.end.clone().map_or(Ok(Progress::Idle), Err)
     }
 }
 
-impl Transport for Gatherer {
+impl Transport for BufferingTransport {
     fn info(&self) -> &Info {
         &self.info
     }
@@ -111,7 +111,7 @@ impl Transport for Gatherer {
         match self.socket.read(turn.buffer.space(FRAME_LEN_MAX)) {
             Ok(0) => self.end = Some(End::broken(io::ErrorKind::UnexpectedEof.into())),
             Ok(len) => {
-                self.gathered.extend_from_slice(&turn.buffer.take(len));
+                self.received.extend_from_slice(&turn.buffer.take(len));
                 return Ok(Progress::More);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -103,7 +103,9 @@ fn both_may_close_at_once() {
     }
     bed.turn(std::time::Duration::ZERO);
     for side in [dialing, accepted] {
-        bed.sides[side].transport.close(selvedge_transport::Instant::now());
+        bed.sides[side]
+            .transport
+            .close(selvedge_transport::Instant::now());
     }
     bed.until("both have ended", |bed| {
         bed.sides.iter().all(|side| side.end.is_some())
@@ -161,7 +163,9 @@ fn invalid_addresses_are_rejected() {
             address,
             peer: None,
         };
-        let error = dialer.dial(selvedge_transport::Instant::now(), &target).unwrap_err();
+        let error = dialer
+            .dial(selvedge_transport::Instant::now(), &target)
+            .unwrap_err();
         assert!(!error.retry_helps(), "{text}: {error}");
     }
     for text in ["tcp://127.0.0.1:0", "quic://localhost:1"] {

@@ -86,7 +86,7 @@ pub(super) struct DialerHandshake {
     security: UdpSecurity,
     expected: Option<NodeId>,
     proof: DialProof,
-    state: DialState,
+    state: DialerHandshakeState,
 }
 
 #[derive(Debug)]
@@ -96,7 +96,7 @@ enum DialProof {
 }
 
 #[derive(Debug)]
-enum DialState {
+enum DialerHandshakeState {
     AwaitAccept {
         cookie: Cookie,
     },
@@ -123,7 +123,7 @@ impl DialerHandshake {
             security,
             expected,
             proof,
-            state: DialState::AwaitAccept {
+            state: DialerHandshakeState::AwaitAccept {
                 cookie: [0; COOKIE_LEN],
             },
         })
@@ -139,10 +139,10 @@ impl DialerHandshake {
     /// The message to send now and to retransmit until there is a response.
     pub(super) fn message(&self) -> Vec<u8> {
         match &self.state {
-            DialState::AwaitAccept { cookie } => {
+            DialerHandshakeState::AwaitAccept { cookie } => {
                 [&[HELLO], &self.security.magic()[..], self.nonce(), cookie].concat()
             }
-            DialState::AwaitWelcome { message, .. } => message.clone(),
+            DialerHandshakeState::AwaitWelcome { message, .. } => message.clone(),
         }
     }
 
@@ -150,7 +150,7 @@ impl DialerHandshake {
     /// already.
     pub(super) const fn protection_mut(&mut self) -> Option<(&mut PacketProtection, NodeId)> {
         match &mut self.state {
-            DialState::AwaitWelcome {
+            DialerHandshakeState::AwaitWelcome {
                 protection: Some(protection),
                 peer,
                 ..
@@ -162,8 +162,8 @@ impl DialerHandshake {
     /// Returns the packet protection when the transport opens.
     pub(super) const fn take_protection(&mut self) -> Option<PacketProtection> {
         match &mut self.state {
-            DialState::AwaitWelcome { protection, .. } => protection.take(),
-            DialState::AwaitAccept { .. } => None,
+            DialerHandshakeState::AwaitWelcome { protection, .. } => protection.take(),
+            DialerHandshakeState::AwaitAccept { .. } => None,
         }
     }
 
@@ -173,7 +173,7 @@ impl DialerHandshake {
         };
         let own = *self.nonce();
         match (&mut self.state, *kind) {
-            (DialState::AwaitAccept { cookie }, COOKIE) => {
+            (DialerHandshakeState::AwaitAccept { cookie }, COOKIE) => {
                 let Some((nonce, rest)) = rest.split_first_chunk::<NONCE_LEN>() else {
                     return HandshakeAction::Ignore;
                 };
@@ -185,14 +185,14 @@ impl DialerHandshake {
                     _ => HandshakeAction::Ignore,
                 }
             }
-            (DialState::AwaitAccept { .. }, ACCEPT) => self.handle_accept(rest),
-            (DialState::AwaitWelcome { peer, tag, .. }, WELCOME) if rest == *tag => {
+            (DialerHandshakeState::AwaitAccept { .. }, ACCEPT) => self.handle_accept(rest),
+            (DialerHandshakeState::AwaitWelcome { peer, tag, .. }, WELCOME) if rest == *tag => {
                 HandshakeAction::Open {
                     peer: *peer,
                     reply: Vec::new(),
                 }
             }
-            (DialState::AwaitWelcome { tag, .. }, REFUSE) if rest == *tag => {
+            (DialerHandshakeState::AwaitWelcome { tag, .. }, REFUSE) if rest == *tag => {
                 HandshakeAction::Failed {
                     end: End::Refused {
                         detail: "this key is not admitted there".to_owned(),
@@ -228,7 +228,7 @@ impl DialerHandshake {
         let Some((proof, tag, protection)) = proved else {
             return HandshakeAction::Ignore;
         };
-        self.state = DialState::AwaitWelcome {
+        self.state = DialerHandshakeState::AwaitWelcome {
             peer: found,
             tag,
             message: [&[PROVE], &proof[..]].concat(),

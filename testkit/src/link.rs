@@ -10,36 +10,36 @@ use selvedge_transport::Instant;
 /// How a [`Link`] treats its packets. The default loses nothing and takes no time.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Conditions {
-    /// The time from one end to the other.
+    /// The latency in one direction.
     pub latency: Duration,
-    /// Up to so much more, drawn for each packet: packets that leave together may change places.
+    /// The maximum of a random additional latency per packet: packets may be reordered.
     pub jitter: Duration,
-    /// Which part of the packets is lost, from 0 to 1.
+    /// The share of lost packets, from 0 to 1.
     pub loss: f64,
-    /// Loss that comes in bursts, beside `loss`.
+    /// Loss in bursts, in addition to `loss`.
     pub burst: Option<Burst>,
-    /// Which part is held back by one latency more, so that others overtake.
+    /// The share of packets delayed by one further latency, so that others overtake them.
     pub reorder: f64,
-    /// Which part arrives twice.
+    /// The share of duplicated packets.
     pub duplicate: f64,
-    /// Which part arrives with a flipped bit.
+    /// The share of packets with a flipped bit.
     pub corrupt: f64,
-    /// Bytes a second; `None` for any.
+    /// Bytes per second; `None` for no limit.
     pub rate: Option<u64>,
-    /// How many bytes wait for the rate before more are lost.
+    /// The bytes queued for the rate before more are lost.
     pub queue: u64,
-    /// Longer packets vanish without a word.
+    /// Longer packets are dropped silently.
     pub mtu: usize,
     /// Whether nothing passes.
     pub cut: bool,
 }
 
-/// Two states (Gilbert's model): in the bad one everything is lost.
+/// Two states (Gilbert's model): in the bad one all packets are lost.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Burst {
-    /// How likely a packet begins a burst.
+    /// The probability that a packet starts a burst.
     pub begins: f64,
-    /// How many packets a burst takes on average.
+    /// The mean length of a burst in packets.
     pub length: f64,
 }
 
@@ -64,33 +64,33 @@ impl Default for Conditions {
 /// A packet that has arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packet {
-    /// What it holds now.
+    /// Its bytes.
     pub bytes: Bytes,
-    /// Whether that is not what was sent. A transport with checksums or keys drops it.
+    /// Whether the bytes differ from those sent. A transport with checksums or keys drops the packet.
     pub is_corrupt: bool,
 }
 
-/// What a [`Link`] did.
+/// The counters of a [`Link`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Packets that were handed in.
+    /// Packets sent.
     pub sent: u64,
-    /// Packets that never arrive, for whatever reason.
+    /// Packets that never arrive, for any reason.
     pub lost: u64,
     /// Packets that arrive twice.
     pub duplicated: u64,
-    /// Packets that arrive changed.
+    /// Packets that arrive corrupted.
     pub corrupted: u64,
 }
 
-/// One direction of a path, with packets under way.
+/// One direction of a path, with its packets in flight.
 #[derive(Debug)]
 pub struct Link {
     conditions: Conditions,
     /// By arrival, then by order of sending.
     under_way: BTreeMap<(Instant, u64), Packet>,
     number: u64,
-    /// When the last packet has been put on the wire.
+    /// When the transmission of the last packet ends.
     busy_until: Option<Instant>,
     in_burst: bool,
     counts: Counts,
@@ -115,30 +115,30 @@ impl Link {
         }
     }
 
-    /// From now on other conditions hold. What is under way stays so.
+    /// Changes the conditions. What is under way stays so.
     pub const fn set(&mut self, conditions: Conditions) {
         self.conditions = conditions;
     }
 
-    /// The conditions that hold.
+    /// The current conditions.
     #[must_use]
     pub const fn conditions(&self) -> Conditions {
         self.conditions
     }
 
-    /// What was counted so far.
+    /// The counters so far.
     #[must_use]
     pub const fn counts(&self) -> Counts {
         self.counts
     }
 
-    /// How many packets are under way.
+    /// The number of packets in flight.
     #[must_use]
     pub fn under_way(&self) -> usize {
         self.under_way.len()
     }
 
-    /// Takes a packet; what becomes of it is drawn from `rng`.
+    /// Sends a packet; `rng` determines its fate.
     pub fn send(&mut self, now: Instant, rng: &mut Rng, bytes: Bytes) {
         self.counts.sent += 1;
         let Some(leaves) = self.departure(now, rng, bytes.len()) else {
@@ -155,7 +155,7 @@ impl Link {
         }
     }
 
-    /// When a packet has been put on the wire; `None` when it is lost.
+    /// When the transmission of a packet ends; `None` if it is lost.
     fn departure(&mut self, now: Instant, rng: &mut Rng, len: usize) -> Option<Instant> {
         let conditions = self.conditions;
         if let Some(burst) = conditions.burst {

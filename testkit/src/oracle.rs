@@ -1,4 +1,4 @@
-//! What must have arrived, and what may have.
+//! Decides which messages must have arrived, and which may have.
 
 use std::collections::BTreeSet;
 
@@ -7,31 +7,30 @@ use selvedge_endpoint::{Event, Message, SendError};
 
 use crate::side::Side;
 
-/// Numbers the messages of one side, and judges what the other received.
+/// Numbers the messages of one side and checks what the other received.
 ///
-/// A message that was accepted must arrive exactly once and in order. Only when a process has died
-/// may it be otherwise: then each message was delivered, or reported by
-/// [`Event::PeerRestarted`] or [`Event::Closed`], or died with the sender.
+/// An accepted message must arrive exactly once and in order. Only after the death of a process each message
+/// was delivered, or reported by [`Event::PeerRestarted`] or [`Event::Closed`], or lost with the sender.
 #[derive(Debug, Default)]
 pub struct Oracle {
     /// The next number of each lane.
     next: Vec<u32>,
-    /// What is told to the user as perhaps lost.
+    /// Messages reported to the user as possibly lost.
     reported: BTreeSet<(u8, u32)>,
-    /// What was delivered, to whichever process.
+    /// Messages delivered to any process.
     delivered: BTreeSet<(u8, u32)>,
-    /// How far the looked-at side has been read.
+    /// The number of checked messages and events of the side.
     read: usize,
     told: usize,
     /// The highest number delivered on each lane.
     highest: Vec<Option<u32>>,
 }
 
-/// Lane, number, and as many bytes as are left.
+/// Lane, number, and padding.
 const HEAD: usize = 5;
 
 impl Oracle {
-    /// For messages on `lanes` lanes.
+    /// An oracle for messages on `lanes` lanes.
     #[must_use]
     pub fn new(lanes: usize) -> Self {
         Self {
@@ -44,7 +43,7 @@ impl Oracle {
     /// Sends the next message of a lane, `len` bytes or a few more. Returns whether it was accepted.
     ///
     /// # Errors
-    /// What [`Side::send`] says, but [`SendError::Full`].
+    /// The errors of [`Side::send`] except [`SendError::Full`].
     pub fn send(&mut self, side: &mut Side, lane: u8, len: usize) -> Result<bool, SendError> {
         let number = self.next[usize::from(lane)];
         let mut payload = vec![lane; len.max(HEAD)];
@@ -73,10 +72,10 @@ impl Oracle {
         ))
     }
 
-    /// Looks at what the receiver got since the last look, in order.
+    /// Checks what the receiver has received since the last check, in order.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The violation.
     pub fn look(&mut self, receiver: &Side) -> Result<(), String> {
         for message in &receiver.received[self.read..] {
             let (lane, number) = Self::read_message(message)?;
@@ -96,10 +95,10 @@ impl Oracle {
         Ok(())
     }
 
-    /// Looks at what the sender was told since the last look.
+    /// Checks the sender's events since the last check.
     ///
     /// # Errors
-    /// When it is told of what it never sent.
+    /// An event that reports a message that was never sent.
     pub fn hear(&mut self, sender: &Side) -> Result<(), String> {
         for event in &sender.events[self.told..] {
             let (Event::PeerRestarted { undelivered } | Event::Closed { undelivered, .. }) = event
@@ -114,12 +113,12 @@ impl Oracle {
         Ok(())
     }
 
-    /// The receiving process is another one from now on. Look at the dead one before.
+    /// The receiving process was replaced. Check the dead one before.
     pub fn receiver_restarted(&mut self) {
         self.read = 0;
     }
 
-    /// The sending process is another one from now on: what it had accepted may be lost.
+    /// The sending process was replaced: messages that it had accepted may be lost.
     pub fn sender_restarted(&mut self) {
         self.told = 0;
         for (lane, &next) in (0..).zip(&self.next) {
@@ -127,20 +126,20 @@ impl Oracle {
         }
     }
 
-    /// Whether everything that was accepted has arrived or was reported.
+    /// Whether every accepted message has arrived or was reported.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.missing().next().is_none()
     }
 
-    /// What was accepted and neither arrived nor was reported, by lane and number.
+    /// Accepted messages that neither arrived nor were reported, by lane and number.
     pub fn missing(&self) -> impl Iterator<Item = (u8, u32)> {
         let sent = (0..).zip(&self.next);
         let sent = sent.flat_map(|(lane, &next)| (0..next).map(move |number| (lane, number)));
         sent.filter(|it| !self.delivered.contains(it) && !self.reported.contains(it))
     }
 
-    /// How many messages were accepted.
+    /// The number of accepted messages.
     #[must_use]
     pub fn sent(&self) -> u64 {
         self.next.iter().map(|&next| u64::from(next)).sum()

@@ -1,4 +1,4 @@
-//! One end of a session, as its user and its driver see it.
+//! One end of a session, from the point of view of its user and its driver.
 
 use bytes::Bytes;
 use selvedge_endpoint::{
@@ -7,25 +7,25 @@ use selvedge_endpoint::{
 };
 use selvedge_transport::NodeId;
 
-/// A session, its outbox, and what came out of it.
+/// A session, its send buffer, and its outputs.
 #[derive(Debug)]
 pub struct Side {
-    /// The machine.
+    /// The session.
     pub session: Session,
-    /// What was handed in and not taken.
+    /// Enqueued messages that the session has not drained.
     pub outbox: SendBuffer,
-    /// What arrived, in order.
+    /// Received messages in order.
     pub received: Vec<Message>,
-    /// What was told, in order.
+    /// Events in order.
     pub events: Vec<Event>,
-    /// Lanes whose messages the user leaves where they are.
+    /// Lanes whose messages the user does not read.
     pub stalled: Vec<LaneId>,
     pub(crate) released: Vec<AttachmentId>,
     waiting: Vec<Message>,
 }
 
 impl Side {
-    /// Side 0 or 1, as a process that has just begun.
+    /// Side 0 or 1 as a process that has just started.
     #[must_use]
     pub fn new(number: u8, config: &SessionConfig, incarnation: u64) -> Self {
         let (own, other) = (NodeId::new([number; 32]), NodeId::new([1 - number; 32]));
@@ -40,10 +40,10 @@ impl Side {
         }
     }
 
-    /// Hands in a message.
+    /// Enqueues a message.
     ///
     /// # Errors
-    /// As [`SendBuffer::push`]; [`SendError::UnknownLane`] too for a number that no lane can have.
+    /// As [`SendBuffer::push`]; also [`SendError::UnknownLane`] for an impossible lane number.
     pub fn send(&mut self, lane: u8, payload: impl Into<Bytes>) -> Result<(), SendError> {
         let payload = payload.into();
         match LaneId::new(lane) {

@@ -10,21 +10,21 @@ use selvedge_transport::{FrameOrder, Instant, LaneSet, Role, SendCapacity};
 use crate::link::{Conditions, Link};
 use crate::side::Side;
 
-/// Names a [`Path`] of a [`World`]: no two ever have the same.
+/// The unique name of a [`Path`] of a [`World`].
 pub type PathId = AttachmentId;
 
-/// What runs over a path.
+/// The kind of transport of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// As TCP: all frames in one order; nothing is lost while it lives.
+    /// Like TCP: all frames in one order, no loss while it lives.
     Stream,
-    /// As QUIC: the frames of each flow in order, flows independently; nothing is lost while it lives.
+    /// Like QUIC: each frame order on its own, no loss while it lives.
     Streams,
-    /// As UDP: frames may get lost, repeated, reordered. Changed ones do not arrive.
+    /// Like UDP: frames may be lost, duplicated or reordered. Corrupted ones do not arrive.
     Datagrams,
 }
 
-/// How many bytes a reliable path holds in each direction, as the buffers of a socket do.
+/// The bytes that a reliable path buffers in each direction, as sockets do.
 const STREAM_BUFFER: usize = 256 << 10;
 
 /// A connection between the two sides.
@@ -34,24 +34,24 @@ pub struct Path {
     kind: Kind,
     /// From side 0 and from side 1.
     pub links: [Link; 2],
-    /// Reliable kinds: what is under way, as one queue a flow, with arrivals.
+    /// Reliable kinds: the frames in flight with their arrival times, one queue per frame order.
     streams: [Vec<(FrameOrder, Instant, Bytes)>; 2],
-    /// Which sides still have it.
+    /// The sides that have not closed it.
     held: [bool; 2],
     frame_max: usize,
 }
 
 /// Two sessions, in virtual time, over paths that come and go.
 ///
-/// A reliable path takes latency, jitter and rate from the [`Conditions`] of its links; where they
-/// lose packets it is slower by what sending again takes, and while they are cut, nothing passes.
+/// A reliable path takes latency, jitter and rate from the [`Conditions`] of its links. Where they lose
+/// packets it is slower by the time of retransmission, and while they are cut, nothing passes.
 #[derive(Debug)]
 pub struct World {
     /// Both ends.
     pub sides: [Side; 2],
-    /// What connects them now.
+    /// The current paths.
     pub paths: Vec<Path>,
-    /// What faults are drawn from.
+    /// The source of random faults.
     pub rng: Rng,
     now: Instant,
     begin: Instant,
@@ -60,7 +60,7 @@ pub struct World {
 }
 
 impl World {
-    /// Two sides that have not met, and no path between them.
+    /// Two sides that are not introduced, and no path between them.
     #[must_use]
     pub fn new(config: &SessionConfig, seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
@@ -76,19 +76,19 @@ impl World {
         }
     }
 
-    /// How much time has passed in it.
+    /// The elapsed virtual time.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         self.now - self.begin
     }
 
-    /// The time in it.
+    /// The virtual time.
     #[must_use]
     pub const fn now(&self) -> Instant {
         self.now
     }
 
-    /// Opens a path that side `dialer` dials; its handshake takes no time.
+    /// Opens a path that `dialer` dials; its handshake takes no time.
     pub fn connect(&mut self, dialer: usize, kind: Kind, conditions: Conditions) -> PathId {
         self.next_path += 1;
         let id = AttachmentId(self.next_path);
@@ -124,7 +124,7 @@ impl World {
         self.paths.iter_mut().find(|path| path.id == id)
     }
 
-    /// Breaks a path: what is under way is lost, and both sides see the end.
+    /// Breaks a path: frames in flight are lost, and both sides notice the end.
     pub fn cut(&mut self, id: PathId) {
         self.paths.retain(|path| path.id != id);
         for side in &mut self.sides {
@@ -132,8 +132,8 @@ impl World {
         }
     }
 
-    /// The process of a side is killed and begins anew, with nothing but its name.
-    /// The dead one is handed out; what had arrived and its user had not taken counts as received.
+    /// Kills the process of a side and starts a new one with its name and no state. Returns the dead one;
+    /// messages that had arrived and its user had not read count as received.
     pub fn restart(&mut self, number: usize) -> Side {
         let ids: Vec<_> = self.paths.iter().map(|path| path.id).collect();
         for id in ids {
@@ -145,12 +145,12 @@ impl World {
         dead
     }
 
-    /// Nobody is scheduled for so long: both sides find that time has leapt.
+    /// Suspends both sides for so long: both find that time has leapt.
     pub fn leap(&mut self, by: Duration) {
         self.now += by;
     }
 
-    /// Lets time pass, at most `limit`, until `done`. Returns whether it is.
+    /// Advances time until `done`, by at most `limit`. Returns whether it is done.
     pub fn run(&mut self, limit: Duration, mut done: impl FnMut(&mut Self) -> bool) -> bool {
         let end = self.now + limit;
         loop {
@@ -167,7 +167,7 @@ impl World {
         }
     }
 
-    /// Lets so much time pass.
+    /// Advances time.
     pub fn pass(&mut self, time: Duration) {
         self.run(time, |_| false);
     }
@@ -178,7 +178,7 @@ impl World {
         timeouts.chain(arrivals).min()
     }
 
-    /// Everything that can happen now.
+    /// Runs everything that can happen now.
     fn turn(&mut self) {
         for side in &mut self.sides {
             if side.session.poll_timeout().is_some_and(|at| at <= self.now) {
@@ -207,14 +207,14 @@ impl World {
         }
     }
 
-    /// A side closes its end of a path in order: what it has sent still arrives.
+    /// Closes a side's end of a path in order: what it has sent still arrives.
     fn let_go(&mut self, id: PathId, side: usize) {
         if let Some(path) = self.path(id) {
             path.held[side] = false;
         }
     }
 
-    /// A path whose one end is closed ends for the other when everything has arrived.
+    /// Ends a path for the other side after one end has closed and everything has arrived.
     fn paths_end(&mut self) {
         let now = self.now;
         let (over, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.paths)
@@ -236,13 +236,13 @@ impl Path {
         self.id
     }
 
-    /// What runs over it.
+    /// Its kind.
     #[must_use]
     pub const fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// From now on other conditions hold both ways.
+    /// Changes the conditions of both directions.
     pub const fn set(&mut self, conditions: Conditions) {
         self.links[0].set(conditions);
         self.links[1].set(conditions);
@@ -270,7 +270,7 @@ impl Path {
         frames.map(|(_, at, _)| *at).chain(datagrams)
     }
 
-    /// Takes what side `from` has to send.
+    /// Sends the frames of side `from`.
     fn pull(&mut self, now: Instant, rng: &mut Rng, from: usize, side: &mut Side) -> bool {
         let capacity = SendCapacity {
             frame_max: self.frame_max,
@@ -314,7 +314,7 @@ impl Path {
         let before = self.streams[from].iter().rev();
         let before = before.clone().find(|(other, _, _)| is_before(*other));
         let mut arrives = now + conditions.latency + conditions.jitter.mul_f64(rng.f64());
-        // Each loss costs about a round trip more.
+        // Each loss costs about one further round trip.
         while rng.f64() < conditions.loss.min(0.9) {
             arrives += 2 * conditions.latency + Duration::from_millis(1);
         }
@@ -327,7 +327,7 @@ impl Path {
         self.streams[from].push((order, arrives, bytes));
     }
 
-    /// Brings side `to` what has arrived.
+    /// Delivers arrived frames to side `to`.
     fn push(&mut self, now: Instant, to: usize, side: &mut Side) -> bool {
         let from = 1 - to;
         let mut moved = false;

@@ -1,4 +1,4 @@
-//! What is kept, refused or dropped while the peer cannot be reached.
+//! Messages that are kept, refused or dropped while the peer is unreachable.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ fn fill(world: &mut World) -> (u32, SendError) {
 }
 
 #[test]
-fn a_sender_waits_or_is_told_when_the_buffer_is_full_and_nothing_accepted_is_lost() {
+fn a_sender_waits_or_is_refused_when_the_buffer_is_full_and_nothing_accepted_is_lost() {
     for (away, is_told) in [(Away::Wait, false), (Away::Refuse, true)] {
         let mut world = world(away);
         let (accepted, refused) = fill(&mut world);
@@ -102,7 +102,7 @@ fn what_may_have_reached_the_peer_is_never_dropped() {
     for number in 0..50 {
         world.sides[0].send(0, numbered(number)).unwrap();
     }
-    // All of it has left and nothing is acknowledged.
+    // Everything was sent and nothing is acknowledged.
     world.pass(Duration::from_millis(60));
     world.cut(path);
     for number in 50..1000 {
@@ -117,7 +117,7 @@ fn what_may_have_reached_the_peer_is_never_dropped() {
 }
 
 #[test]
-fn a_mark_is_settled_when_all_before_it_is_acknowledged_or_says_what_was_given_up() {
+fn a_mark_is_settled_when_all_before_it_is_acknowledged_or_reports_what_was_given_up() {
     let mut world = world(Away::Wait);
     world.connect(0, Kind::Stream, Conditions::default());
     world.sides[0].send(0, "one").unwrap();

@@ -1,6 +1,6 @@
-//! Reliable lanes over a lossy path are as fast as QUIC over the same one, to 0.7 at the least.
+//! Reliable lanes over a lossy path reach at least 0.7 times the speed of QUIC over the same path.
 //!
-//! Both send as much as they may, in virtual time, 1,200 bytes a datagram, CUBIC both.
+//! Both send at full speed in virtual time, with 1,200 bytes per datagram and CUBIC.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use selvedge_endpoint::SessionConfig;
 use selvedge_testkit::{Conditions, Kind, Link, World};
 use selvedge_transport::Instant;
 
-/// What is moved.
+/// The transferred bytes.
 const LEN: usize = 4 << 20;
 
-/// How long it may take in the worst weather.
+/// The time limit under the worst conditions.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// 20 Mbit/s, 40 ms there and back, a queue of one and a half of what is in flight.
+/// 20 Mbit/s, a round trip of 40 ms, a queue of 1.5 times the bandwidth-delay product.
 fn conditions(loss: f64) -> Conditions {
     Conditions {
         latency: Duration::from_millis(20),
@@ -49,7 +49,7 @@ fn by_session(loss: f64, seed: u64) -> Duration {
     world.elapsed()
 }
 
-/// One end of a QUIC connection, as a driver sees it.
+/// One end of a QUIC connection, as a driver uses it.
 struct Peer {
     endpoint: Endpoint,
     connection: Option<(ConnectionHandle, Connection)>,
@@ -92,7 +92,7 @@ impl Peer {
         }
     }
 
-    /// Sends what it has to send, and does what is due.
+    /// Sends pending packets and runs due timers.
     fn turn(&mut self, now: Instant, rng: &mut Rng, link: &mut Link) {
         let Some((handle, connection)) = &mut self.connection else {
             return;
@@ -141,7 +141,7 @@ fn quic_peers() -> [Peer; 2] {
     [ours, theirs]
 }
 
-/// Reads what has arrived; returns how much.
+/// Reads received data. Returns its length.
 fn read_all(connection: &mut Connection) -> usize {
     let mut read = 0;
     while let Some(event) = connection.poll() {

@@ -1,5 +1,4 @@
-//! A TCP connection that breaks after any byte of an exchange: what follows on the next one makes it
-//! whole.
+//! A TCP connection that breaks after any byte of an exchange: the next connection completes it.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,8 +20,7 @@ struct Stage {
     dialers: Dialers,
     direct: Address,
     proxy: Proxy,
-    /// Who gets what is accepted, whenever that is: the last one of a connection that broke in its
-    /// handshake may come late.
+    /// The receiver of accepted connections: one that broke in its handshake may be accepted late.
     acceptor: Arc<Mutex<Option<Endpoint>>>,
     _listening: Listening,
 }
@@ -37,7 +35,7 @@ impl Stage {
         let current = Arc::clone(&acceptor);
         let listening = driver.listen(listener, move |connected| {
             if let Some(end) = &*current.lock().expect("nobody panics") {
-                // One that has ended refuses; the test waits for what arrives.
+                // A connection that has ended is refused; the test waits for messages.
                 let _refused = end.attach(connected);
             }
         });
@@ -66,7 +64,7 @@ impl Stage {
         })
     }
 
-    /// Dials. Returns whether the dialer believes in the connection.
+    /// Dials. Returns whether the dialer considers the connection established.
     fn connect(&self, ends: &[Endpoint; 2], address: &Address) -> bool {
         let to = Some(self.keys[1].node_id());
         let dialed = self.driver.dial_blocking(&self.dialers, address, to);
@@ -92,7 +90,7 @@ impl Stage {
         }
     }
 
-    /// Breaks the first connection after so many bytes from one side. Returns whether it did break.
+    /// Breaks the first connection after so many bytes from one side. Returns whether it broke.
     fn run(&self, from: usize, bytes: u64) -> bool {
         let ends = self.endpoints();
         *self.acceptor.lock().expect("nobody panics") = Some(ends[1].clone());
@@ -142,7 +140,7 @@ fn n3_a_connection_that_breaks_after_any_byte_is_resumed_without_loss_or_repeat(
     let stage = Stage::new();
     for from in 0..2 {
         let mut broken = 0;
-        // Until the exchange fits in.
+        // Until the whole exchange fits.
         while stage.run(from, broken + 1) {
             broken += 1;
         }

@@ -1,8 +1,8 @@
-//! Processes and hosts: frozen, killed, unplugged. What arrives is once and in order, or its loss is
+//! Processes and hosts: frozen, killed, unplugged. Messages arrive once and in order, or their loss is
 //! reported.
 //!
-//! Ignored here, because they need root (network namespaces) and some seconds each: `.ci/hosts` runs
-//! them, and CI runs that.
+//! Ignored by default, because they need root (network namespaces) and several seconds each: `.ci/hosts` runs
+//! them in CI.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
@@ -15,7 +15,7 @@ use selvedge_hub::{
     Endpoint, Event, Hub, HubEvent, Identity, Inbox, Incoming, LaneId, NodeId, SessionConfig,
 };
 
-/// Far longer than anything here takes; only a bug waits for it.
+/// Far longer than any test here takes; only a defect reaches it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const ROLE: &str = "SELVEDGE_HOSTS_ROLE";
@@ -30,7 +30,7 @@ fn say(line: &str) {
     out.flush().expect("the parent reads");
 }
 
-/// Prints the number of each message as it comes, before it counts as taken.
+/// Prints the number of each message on arrival, before the message counts as consumed.
 struct Print;
 
 impl Inbox for Print {
@@ -46,15 +46,15 @@ impl Inbox for Print {
     fn on_event(&mut self, _event: Event) {}
 }
 
-/// One process: sends to its peer until it is told to stop, or prints what it receives. It is run by
-/// the tests below, in the place of a program of its own.
+/// One process: sends to its peer until it receives a stop command, or prints what it receives. The tests below
+/// run it instead of a separate program.
 #[test]
 #[ignore = "it is the other process of the tests of this file, which .ci/hosts runs"]
 fn child() {
     let Ok(role) = std::env::var(ROLE) else {
         return;
     };
-    // Behind what the test harness has begun to print.
+    // After the line that the test harness has begun to print.
     say("");
     let key = std::fs::read_to_string(env("KEY")).expect("a key");
     let peer: NodeId = env("PEER").parse().expect("a node");
@@ -84,7 +84,7 @@ fn child() {
     if role == "send" {
         send(&hub.endpoint(peer).expect("a peer"));
     } else {
-        // Until the parent goes, or kills.
+        // Until the parent ends or kills this process.
         let _ = std::io::stdin().lines().count();
     }
 }
@@ -117,7 +117,7 @@ fn send(to: &Endpoint) {
     say(&format!("flushed {}", flushed.is_ok()));
 }
 
-/// A child and what it says.
+/// A child process and its output.
 struct Process {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -131,7 +131,7 @@ impl Process {
         Some(rest.parse().unwrap_or(0))
     }
 
-    /// Waits for a line that begins so.
+    /// Waits for a line with this prefix.
     fn wait_for(&self, line: &str) -> u64 {
         loop {
             if let Some(number) = self.word(line) {
@@ -140,7 +140,7 @@ impl Process {
         }
     }
 
-    /// What it says within so much time.
+    /// Its next line within the time limit.
     fn listen(&self, time: Duration) -> Vec<String> {
         let until = Instant::now() + time;
         let left = || until.saturating_duration_since(Instant::now());
@@ -155,7 +155,7 @@ impl Process {
         drop(self.stdin.take());
     }
 
-    /// Everything that it has said and not been asked for, until it has ended.
+    /// All unread lines until its end.
     fn rest(mut self) -> Vec<String> {
         self.child.wait().expect("it ends");
         let mut rest = Vec::new();
@@ -179,11 +179,11 @@ fn run(program: &str, args: &[&str]) {
     assert!(done.success(), "{program} {args:?}");
 }
 
-/// Two hosts: keys, addresses, and namespaces if they are apart.
+/// Two hosts: keys, addresses, and network namespaces if they are separate.
 struct Hosts {
     folder: PathBuf,
     keys: [Identity; 2],
-    /// What runs a program on a host.
+    /// The command prefix that runs a program on a host.
     prefix: [Vec<String>; 2],
     addresses: String,
     namespaces: Option<[String; 2]>,
@@ -206,7 +206,7 @@ impl Hosts {
         }
     }
 
-    /// In a network namespace each, with a cable between.
+    /// Two hosts in separate network namespaces with a cable between them.
     fn apart(name: &str) -> Self {
         let mut hosts = Self::new(name, "10.213.7.2", 9000);
         let tag = std::process::id() % 100_000;
@@ -234,7 +234,7 @@ impl Hosts {
         hosts
     }
 
-    /// Plugs the cable in or out.
+    /// Plugs the cable in or unplugs it.
     fn cable(&self, state: &str) {
         let [a, _] = self.namespaces.as_ref().expect("they are apart");
         run("ip", &["-n", a, "link", "set", "cable", state]);
@@ -272,7 +272,7 @@ impl Hosts {
         let out = BufReader::new(child.stdout.take().expect("it is piped"));
         let (sender, lines) = channel();
         std::thread::spawn(move || {
-            // A line that was cut off by a kill has not been printed.
+            // A line truncated by a kill does not count as printed.
             let whole = out.lines().map_while(Result::ok);
             whole.for_each(|line| drop(sender.send(line)));
         });
@@ -300,7 +300,7 @@ fn numbers<'a>(lines: impl IntoIterator<Item = &'a String>, word: &str) -> Vec<u
         .collect()
 }
 
-/// Reads until so many more messages have been printed; returns all numbers.
+/// Reads until so many further messages have been printed. Returns all numbers.
 fn hear(receiver: &Process, count: usize, heard: &mut Vec<u64>) {
     let end = heard.len() + count;
     while heard.len() < end {
@@ -312,7 +312,7 @@ fn hear(receiver: &Process, count: usize, heard: &mut Vec<u64>) {
     }
 }
 
-/// Ends the sender in order: everything that it sent has arrived, once and in order.
+/// Ends the sender in order and checks that everything it sent has arrived, once and in order.
 fn expect_all(sender: Process, receiver: &Process, mut heard: Vec<u64>) {
     let (sent, _, flushed) = finish(sender);
     assert!(flushed);
@@ -320,7 +320,7 @@ fn expect_all(sender: Process, receiver: &Process, mut heard: Vec<u64>) {
     assert!(heard.into_iter().eq(0..sent), "once and in order");
 }
 
-/// Ends the sender in order; returns how many it sent, and what it reported as perhaps lost.
+/// Ends the sender in order. Returns the number of sent messages and those reported as possibly lost.
 fn finish(mut sender: Process) -> (u64, BTreeSet<u64>, bool) {
     sender.stop();
     let lines = sender.rest();
@@ -340,7 +340,7 @@ fn n2_hosts_that_are_unplugged_and_plugged_in_again_lose_nothing() {
         hear(&receiver, 2000, &mut heard);
         hosts.cable("down");
         let unplugged = Instant::now();
-        // Nobody tells: neither a FIN nor a reset comes.
+        // There is no notification: neither a FIN nor a reset arrives.
         sender.wait_for("down");
         assert!(
             unplugged.elapsed() < Duration::from_secs(6),

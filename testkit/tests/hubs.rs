@@ -1,5 +1,5 @@
 //! Whole hubs in virtual time: the hub's own code, drivers, endpoints and transports, without a thread
-//! and without a socket. A seed gives the same story each time.
+//! and without a socket. A seed determines the run.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use selvedge_testkit::MemNet;
 
 const NAMES: [&str; 4] = ["alice", "bob", "carol", "dave"];
 
-/// Each has two addresses: its name, and its name with this behind.
+/// Each node has two addresses: its name, and its name with this suffix.
 const WAYS: [&str; 2] = ["", "-too"];
 
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// When all are up again after the last fault: the longest pause of 10 s, and a dial that was lost
+/// The time until all are connected after the last fault: the longest back-off of 10 s, and a dial that was lost
 /// just before.
 const HEALED_MAX: Duration = Duration::from_secs(16);
 
@@ -29,10 +29,10 @@ struct Village {
     net: MemNet,
     keys: Vec<Identity>,
     hubs: Vec<Hub>,
-    /// How many messages each has sent to each, and got.
+    /// The messages sent and received between each pair.
     sent: [[u32; 4]; 4],
     got: [[u32; 4]; 4],
-    /// What happened, and when.
+    /// The recorded run, with times.
     story: Vec<String>,
     begin: Instant,
 }
@@ -84,7 +84,7 @@ impl Village {
         self.look();
     }
 
-    /// Everyone takes what has come, and what is told goes into the story.
+    /// Every node reads its messages, and its events are recorded.
     fn look(&mut self) {
         let at = (self.simulation.now() - self.begin).as_millis();
         for (own, hub) in self.hubs.iter().enumerate() {
@@ -120,7 +120,7 @@ impl Village {
         }
     }
 
-    /// Two of them.
+    /// A random pair.
     fn two(&mut self) -> (usize, usize) {
         let one = self.rng.usize(..NAMES.len());
         let other = (one + self.rng.usize(1..NAMES.len())) % NAMES.len();
@@ -143,7 +143,7 @@ impl Village {
                 self.net.cut(&one_at, NAMES[other], true);
             }
             4 => {
-                // Alone in the world.
+                // Isolated from all others.
                 let others = (0..NAMES.len()).filter(|&peer| peer != one);
                 others.for_each(|peer| self.cut_all(one, peer, true));
             }
@@ -186,7 +186,7 @@ impl Village {
     }
 }
 
-/// Runs a story to its end; returns it.
+/// Runs a seed to its end. Returns the recorded run.
 fn story(seed: u64) -> Vec<String> {
     let mut village = Village::new(seed);
     for _ in 0..80 {
@@ -219,7 +219,7 @@ fn m3_hubs_that_are_parted_in_any_way_find_together_again_and_lose_nothing() {
 }
 
 #[test]
-fn a_seed_tells_the_same_story_each_time() {
+fn a_seed_replays_the_same_run() {
     let stories: BTreeSet<_> = (0..3).map(|_| story(7)).collect();
     assert_eq!(stories.len(), 1);
     assert_ne!(story(7), story(8));

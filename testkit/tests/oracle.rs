@@ -1,6 +1,6 @@
 //! Exactly once and in order, over any mix of paths and faults, each drawn from a seed.
 //!
-//! `SEEDS=5000..6000 cargo test -p selvedge-testkit --release --test oracle` runs others.
+//! `SEEDS=5000..6000 cargo test -p selvedge-testkit --release --test oracle` runs other seeds.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -13,7 +13,7 @@ const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// Lanes of a seed: of any priority, some redundant.
+/// The lanes of a seed: any priority, some redundant.
 fn config(rng: &mut Rng) -> SessionConfig {
     let lanes = rng.u8(1..=4);
     let lane = |_| LaneConfig {
@@ -30,7 +30,7 @@ fn config(rng: &mut Rng) -> SessionConfig {
     }
 }
 
-/// Any weather, up to what hardly anything survives.
+/// Any conditions, up to those that hardly any packet survives.
 fn conditions(rng: &mut Rng) -> Conditions {
     let rare = |rng: &mut Rng, max: f64| {
         if rng.u8(0..3) == 0 {
@@ -70,7 +70,7 @@ struct Trial {
     rng: Rng,
     lanes: u8,
     world: World,
-    /// What side 0 sends, and what side 1 does.
+    /// The messages of side 0 and of side 1.
     oracles: [Oracle; 2],
 }
 
@@ -104,7 +104,7 @@ impl Trial {
         (count > 0).then(|| self.world.paths[self.rng.usize(..count)].id())
     }
 
-    /// One thing that happens.
+    /// One random action.
     fn act(&mut self, with_restarts: bool) {
         match self.rng.u8(0..40) {
             0..3 if self.world.paths.len() < 3 => {
@@ -118,7 +118,7 @@ impl Trial {
                 }
             }
             4 => {
-                // A partition of one direction or both, or its end, or other weather.
+                // A partition of one direction or both, or its end, or other conditions.
                 let changed = conditions(&mut self.rng);
                 let cut = [self.rng.bool(), self.rng.bool()];
                 let is_cut = self.rng.bool();
@@ -178,7 +178,7 @@ impl Trial {
         sent.sender_restarted();
     }
 
-    /// The faults stop: everything must arrive, and all memory be given back.
+    /// The faults stop: everything must arrive, and all memory must be released.
     fn settle(&mut self) {
         let seed = self.seed;
         for side in &mut self.world.sides {
@@ -188,7 +188,7 @@ impl Trial {
             latency: ms(10),
             ..Conditions::default()
         };
-        // Either the paths that are there get well, or none is left and another one comes.
+        // Either the existing paths recover, or none is left and a new one is opened.
         let ids: Vec<_> = self.world.paths.iter().map(Path::id).collect();
         let heals = self.rng.bool();
         for id in ids {
@@ -197,7 +197,7 @@ impl Trial {
                 None => self.world.cut(id),
             }
         }
-        // Those that were found silent end within that time.
+        // Silent paths are ended within that time.
         self.world.pass(ms(if heals { 4000 } else { 0 }));
         if self
             .world

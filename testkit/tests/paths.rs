@@ -1,4 +1,4 @@
-//! Paths that overlap, share the work, and lose it.
+//! Paths that overlap, share the lanes, and fail.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ fn good() -> Conditions {
     }
 }
 
-/// Sends a message each millisecond for so long; returns the longest time without an arrival.
+/// Sends a message each millisecond for so long. Returns the longest time without an arrival.
 fn longest_pause(world: &mut World, oracle: &mut Oracle, time: Duration) -> Duration {
     let begin = world.elapsed();
     let (mut last, mut longest) = (begin, Duration::ZERO);
@@ -129,7 +129,7 @@ fn a_lane_that_is_not_redundant_goes_over_one_path_only() {
 
 #[test]
 fn a_loss_on_one_lane_does_not_hold_another_over_datagrams() {
-    // Lane 0 is lost now and then; the other lane's messages in the same flight are not late by it.
+    // Lane 0 is lost now and then; that does not delay the other lane's messages in the same flight.
     let config = SessionConfig {
         lanes: vec![LaneConfig::default(); 2],
         ..SessionConfig::default()
@@ -230,7 +230,7 @@ fn n11_best_effort_messages_are_counted_exactly_whatever_the_weather() {
             .map(|path| path.set(good()))
             .expect("still there");
         world.pass(ms(1000));
-        // The last one tells how many went before.
+        // The last one contains the number of those before.
         world.sides[0]
             .send(0, 2000_u32.to_be_bytes().to_vec())
             .expect("always");

@@ -1,4 +1,4 @@
-//! Paths that end for the side that dialed, again and again, while the other hears nothing of it.
+//! Paths that end repeatedly for the dialing side, while the other side does not notice.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ const fn ms(ms: u64) -> Duration {
 
 const LATENCY: Duration = ms(20);
 
-/// From a dial to the first message: Hello, Hello, Ready, and the message or what was lost with the
-/// path before.
+/// From a dial to the first message: Hello, Hello, Ready, and the message or the data lost with the previous
+/// path.
 const RESUMES_IN: Duration = ms(4 * 20);
 
-/// More than a side holds attachments.
+/// More than the attachments that a side holds.
 const CUTS: usize = 8;
 
 fn conditions(cut: bool) -> Conditions {
@@ -28,11 +28,11 @@ fn conditions(cut: bool) -> Conditions {
 
 struct Scene {
     world: World,
-    /// By who sends.
+    /// By sender.
     oracles: [Oracle; 2],
-    /// When something arrived last, by who received it.
+    /// The last arrival, by receiver.
     last: [Duration; 2],
-    /// The longest time in which nothing arrived.
+    /// The longest time without an arrival.
     longest: [Duration; 2],
 }
 
@@ -50,7 +50,7 @@ impl Scene {
         }
     }
 
-    /// Messages both ways for so long.
+    /// Sends messages in both directions for so long.
     fn talk(&mut self, time: Duration) {
         let end = self.world.elapsed() + time;
         while self.world.elapsed() < end {
@@ -74,14 +74,14 @@ impl Scene {
         self.world.connect(0, kind, conditions(false))
     }
 
-    /// Nothing passes any more, and only the side that dialed knows.
+    /// Cuts the path; only the dialing side notices.
     fn cut_silently(&mut self, id: PathId) {
         let path = self.world.path(id).expect("it is there");
         path.set(conditions(true));
         self.world.sides[0].session.detach(id, DetachReason::Local);
     }
 
-    /// A path is cut each so often, and followed by a new one: returns the last.
+    /// Cuts a path at each interval and opens a new one. Returns the last.
     fn cut_again_and_again(&mut self, kind: Kind, every: Duration) -> PathId {
         let mut path = self.connect(kind);
         self.talk(ms(200));
@@ -97,12 +97,12 @@ impl Scene {
 const KINDS: [Kind; 3] = [Kind::Streams, Kind::Stream, Kind::Datagrams];
 
 #[test]
-fn a_side_that_hears_nothing_of_the_cuts_follows_each_new_path_at_once() {
+fn a_side_that_does_not_notice_the_cuts_follows_each_new_path_at_once() {
     for kind in KINDS {
         for every in [100, 1000] {
             let mut scene = Scene::new();
             scene.cut_again_and_again(kind, ms(every));
-            // The other side drops the dead ones in this time.
+            // The other side drops the dead paths within this time.
             scene.talk(ms(4000));
             for at in 0..2 {
                 let looked = scene.oracles[1 - at].look(&scene.world.sides[at]);
@@ -117,7 +117,7 @@ fn a_side_that_hears_nothing_of_the_cuts_follows_each_new_path_at_once() {
     }
 }
 
-/// Two paths are kept at a time.
+/// Two paths exist at a time.
 fn redundant() -> SessionConfig {
     let lane = LaneConfig {
         redundant: true,
@@ -132,7 +132,7 @@ fn redundant() -> SessionConfig {
 #[test]
 fn a_living_spare_outlives_two_silent_cuts() {
     for kind in KINDS {
-        // At once, and in the time in which the other side may find out which path lives.
+        // At once, and within the time in which the other side may detect which path lives.
         for every in [100, 400, 1500] {
             let mut scene = Scene::with(&redundant());
             let spare = scene.connect(kind);
@@ -147,7 +147,7 @@ fn a_living_spare_outlives_two_silent_cuts() {
                 scene.world.sides[1].received.len() > before,
                 "{kind:?}, a cut each {every} ms: nothing comes over the first path"
             );
-            // The other side drops the dead ones in this time, and both go on over the one that is left.
+            // The other side drops the dead paths within this time, and both continue over the remaining one.
             scene.talk(ms(4000));
             for at in 0..2 {
                 assert_eq!(scene.world.sides[at].session.current(), Some(spare));

@@ -1,6 +1,6 @@
-//! Real sockets, through proxies that kill, stall and lose: everything arrives once and in order.
+//! Real sockets through proxies that kill, stall and drop: everything arrives once and in order.
 //!
-//! `CHAOS_SECONDS=60 cargo test -p selvedge-testkit --release --test sockets` takes longer; the
+//! `CHAOS_SECONDS=60 cargo test -p selvedge-testkit --release --test sockets` runs longer; the
 //! default is 5.
 
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use selvedge_testkit::{Conditions, Proxy};
 
 const SCHEMES: [&str; 5] = ["quic", "tcp", "udp", "tcp+plain", "udp+plain"];
 
-/// Far longer than anything here takes; only a bug waits for it.
+/// Far longer than any test here takes; only a defect reaches it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const LANES: u8 = 3;
@@ -35,7 +35,7 @@ fn config() -> SessionConfig {
     }
 }
 
-/// Two nodes, each with a driver of two workers, and a proxy before each listener of the second.
+/// Two nodes, each with a driver of two workers, and a proxy in front of each listener of the second.
 struct Two {
     near: Endpoint,
     far: Endpoint,
@@ -67,7 +67,7 @@ impl Two {
             let listener = bind(&address, &keys[1], &Admission::anyone()).expect("a port");
             let taking = far.clone();
             let accepted = move |connected: Connected| {
-                // Refused only when the test is over.
+                // Refused only after the end of the test.
                 let _ = taking.attach(connected);
             };
             let at = drivers[1].listen(listener, accepted).expect("it runs");
@@ -92,7 +92,7 @@ impl Two {
         }
     }
 
-    /// Another connection takes over, if it can be made.
+    /// Attaches another connection if the dial succeeds.
     fn swap(&self, scheme: usize) -> bool {
         let (address, _) = &self.proxies[scheme % SCHEMES.len()];
         let to = Some(self.near.peer());
@@ -113,13 +113,13 @@ fn payload(number: u64, len: usize) -> Bytes {
     payload.into()
 }
 
-/// Threads that send numbered messages on each lane of both sides until they are told to stop, and
-/// others that check what arrives.
+/// Threads that send numbered messages on each lane of both sides until they are stopped, and others that check
+/// the received messages.
 struct Traffic {
     stop: Arc<AtomicBool>,
     sending: Vec<std::thread::JoinHandle<u64>>,
     receiving: Vec<std::thread::JoinHandle<[u64; LANES as usize]>>,
-    /// What each side has received.
+    /// The messages that each side has received.
     arrived: Arc<[AtomicU64; 2]>,
     end: Arc<[AtomicU64; 2]>,
 }
@@ -154,7 +154,7 @@ impl Traffic {
         traffic
     }
 
-    /// No more is sent; returns how many messages arrived, all of them once and in order.
+    /// Stops sending. Returns the number of messages that arrived, all once and in order.
     fn finish(self, two: &Two) -> u64 {
         self.stop.store(true, Ordering::Release);
         let sent: Vec<u64> = self
@@ -163,7 +163,7 @@ impl Traffic {
             .map(|it| it.join().expect("it sends"))
             .collect();
         let by_side: Vec<&[u64]> = sent.chunks(usize::from(LANES)).collect();
-        // What one side has sent is what the other waits for.
+        // Each side waits for everything that the other has sent.
         for side in 0..2 {
             let total = by_side[1 - side].iter().sum();
             self.end[side].store(total, Ordering::Release);
@@ -270,7 +270,7 @@ fn transports_killed_and_stalled_at_random_under_full_load_lose_and_repeat_nothi
         }
         faults += 1;
         if two.near.transport().is_none() || rng.u8(0..4) == 0 {
-            // May fail: its proxy may be cut.
+            // The dial may fail: the proxy may be cut.
             let scheme = rng.usize(..SCHEMES.len());
             two.proxies[scheme].1.set(Conditions::default());
             two.swap(scheme);

@@ -1,4 +1,4 @@
-//! A relay of real sockets that behaves as badly as it is told.
+//! A relay of real sockets with configurable faults.
 
 mod tcp;
 mod udp;
@@ -14,45 +14,45 @@ use selvedge_transport::Instant;
 
 use crate::link::Conditions;
 
-/// Stands between a dialer and a listener on real sockets: dial [`address`](Self::address) instead.
+/// A relay between a dialer and a listener on real sockets: dial [`address`](Self::address) instead.
 ///
-/// A UDP proxy treats datagrams as a [`Link`](crate::Link) of its [`Conditions`] does. A TCP proxy
-/// keeps order and loses nothing: of the conditions, latency, rate and `cut` (nothing passes, and
-/// nobody is told) matter. It ends when it is dropped, and its connections with it.
+/// A UDP proxy treats datagrams as a [`Link`](crate::Link) of its [`Conditions`] does. A TCP proxy keeps order
+/// and loses nothing: of the conditions, latency, rate and `cut` (nothing passes, without notification)
+/// apply. The proxy and its connections end when it is dropped.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<ProxyShared>,
     thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    orders: Mutex<Vec<Order>>,
+struct ProxyShared {
+    orders: Mutex<Vec<ProxyCommand>>,
     waker: Waker,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Vec<Order>> {
+impl ProxyShared {
+    fn lock(&self) -> MutexGuard<'_, Vec<ProxyCommand>> {
         self.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self) -> Vec<Order> {
+    fn take(&self) -> Vec<ProxyCommand> {
         std::mem::take(&mut *self.lock())
     }
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Order {
+enum ProxyCommand {
     Set(Conditions),
     Kill,
     KillAfter { from: usize, bytes: u64 },
     Stop,
 }
 
-/// What the two kinds do in one turn of their loop.
+/// One turn of the loop of either kind.
 trait Relay: Send + 'static {
-    /// Moves what can be moved, and says when to come back at the latest.
+    /// Moves data as far as possible. Returns the latest time of the next turn.
     fn turn(&mut self, poll: &Poll, now: Instant) -> Option<Instant>;
 
     fn set(&mut self, conditions: Conditions);
@@ -65,24 +65,24 @@ trait Relay: Send + 'static {
 const WAKER: Token = Token(0);
 const FRONT: Token = Token(1);
 
-/// How long a relay sleeps at the most.
+/// The longest sleep of a relay.
 const NAP: Duration = Duration::from_secs(1);
 
 impl Proxy {
-    /// Passes datagrams on to `target`, and its answers back.
+    /// Forwards datagrams to `target`, and its answers back.
     ///
     /// # Errors
-    /// What the operating system says.
+    /// The error of the operating system.
     pub fn udp(target: SocketAddr, conditions: Conditions, seed: u64) -> io::Result<Self> {
         let poll = Poll::new()?;
-        let (relay, address) = udp::UdpRelay::new(&poll, target, conditions, seed)?;
+        let (relay, address) = udp::UdpProxy::new(&poll, target, conditions, seed)?;
         Self::start(poll, relay, address)
     }
 
-    /// Passes connections on to `target`.
+    /// Forwards connections to `target`.
     ///
     /// # Errors
-    /// What the operating system says.
+    /// The error of the operating system.
     pub fn tcp(target: SocketAddr, conditions: Conditions) -> io::Result<Self> {
         let poll = Poll::new()?;
         let (relay, address) = tcp::TcpRelay::new(&poll, target, conditions)?;
@@ -90,7 +90,7 @@ impl Proxy {
     }
 
     fn start(mut poll: Poll, mut relay: impl Relay, address: SocketAddr) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ProxyShared {
             orders: Mutex::default(),
             waker: Waker::new(poll.registry(), WAKER)?,
         });
@@ -100,16 +100,16 @@ impl Proxy {
             loop {
                 for order in orders.take() {
                     match order {
-                        Order::Set(conditions) => relay.set(conditions),
-                        Order::Kill => relay.kill(),
-                        Order::KillAfter { from, bytes } => relay.kill_after(from, bytes),
-                        Order::Stop => return,
+                        ProxyCommand::Set(conditions) => relay.set(conditions),
+                        ProxyCommand::Kill => relay.kill(),
+                        ProxyCommand::KillAfter { from, bytes } => relay.kill_after(from, bytes),
+                        ProxyCommand::Stop => return,
                     }
                 }
                 let now = Instant::now();
                 let next = relay.turn(&poll, now);
                 let nap = next.map_or(NAP, |at| at.saturating_duration_since(now).min(NAP));
-                // An interrupted poll is an early one.
+                // An interrupted poll is treated as an early return.
                 drop(poll.poll(&mut events, Some(nap)));
             }
         };
@@ -120,39 +120,38 @@ impl Proxy {
         })
     }
 
-    /// What to dial.
+    /// The address to dial.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// From now on other conditions hold.
+    /// Changes the conditions.
     pub fn set(&self, conditions: Conditions) {
-        self.order(Order::Set(conditions));
+        self.order(ProxyCommand::Set(conditions));
     }
 
-    /// Resets every TCP connection. A UDP proxy forgets its ports: as a NAT that has restarted, it
-    /// sends from others then.
+    /// Resets every TCP connection. A UDP proxy discards its ports and sends from others, like a restarted NAT.
     pub fn kill(&self) {
-        self.order(Order::Kill);
+        self.order(ProxyCommand::Kill);
     }
 
-    /// Resets the next TCP connection when so many bytes have been passed on from one side: 0 is the
-    /// client, 1 the target. Means nothing to a UDP proxy.
+    /// Resets the next TCP connection after so many forwarded bytes from one side: 0 is the client, 1 the target.
+    /// A UDP proxy ignores it.
     pub fn kill_after(&self, from: usize, bytes: u64) {
-        self.order(Order::KillAfter { from, bytes });
+        self.order(ProxyCommand::KillAfter { from, bytes });
     }
 
-    fn order(&self, order: Order) {
+    fn order(&self, order: ProxyCommand) {
         self.shared.lock().push(order);
-        // A relay that cannot be woken comes by within a second.
+        // A relay that cannot be woken runs within a second.
         drop(self.shared.waker.wake());
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.order(Order::Stop);
+        self.order(ProxyCommand::Stop);
         if let Some(thread) = self.thread.take() {
             drop(thread.join());
         }

@@ -1,4 +1,4 @@
-//! Connections.
+//! The proxy of connections.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -13,7 +13,7 @@ use selvedge_transport::Instant;
 use super::{FRONT, Relay};
 use crate::link::Conditions;
 
-/// What waits in one direction, in bytes, before the sender is held back.
+/// The bytes buffered in one direction before backpressure applies.
 const HELD_MAX: usize = 256 << 10;
 
 #[derive(Debug)]
@@ -21,14 +21,14 @@ pub(super) struct TcpRelay {
     front: TcpListener,
     target: SocketAddr,
     conditions: Conditions,
-    connections: Vec<Connection>,
-    /// How many bytes the next connection may pass on from each side.
+    connections: Vec<ProxiedConnection>,
+    /// The bytes that the next connection may forward from each side.
     allowed: [u64; 2],
     next_token: usize,
 }
 
 #[derive(Debug)]
-struct Connection {
+struct ProxiedConnection {
     /// The client and the target.
     ends: [TcpStream; 2],
     /// From the client, and from the target.
@@ -40,10 +40,10 @@ struct Pipe {
     under_way: VecDeque<(Instant, Bytes)>,
     held: usize,
     busy_until: Option<Instant>,
-    /// The sender has said that nothing more comes.
+    /// The sender has closed its direction.
     is_ended: bool,
     is_closed: bool,
-    /// So many bytes may still pass.
+    /// The bytes that may still pass.
     allowed: u64,
 }
 
@@ -77,7 +77,7 @@ impl TcpRelay {
             poll.registry().register(end, token, both)?;
         }
         let pipes = std::mem::replace(&mut self.allowed, [u64::MAX; 2]).map(Pipe::new);
-        self.connections.push(Connection { ends, pipes });
+        self.connections.push(ProxiedConnection { ends, pipes });
         Ok(())
     }
 }
@@ -85,7 +85,7 @@ impl TcpRelay {
 impl Relay for TcpRelay {
     fn turn(&mut self, poll: &Poll, now: Instant) -> Option<Instant> {
         while let Ok((client, _)) = self.front.accept() {
-            // A target that is not there is seen as a connection that ends.
+            // An unreachable target appears as a connection that ends.
             drop(self.connect(poll, client));
         }
         let conditions = self.conditions;
@@ -96,7 +96,7 @@ impl Relay for TcpRelay {
         }
         let pipes = self.connections.iter().flat_map(|it| &it.pipes);
         let arrivals = pipes.filter_map(|pipe| pipe.under_way.front());
-        // What has arrived and is still here waits for room, of which an event tells.
+        // Buffered data waits for room, which an event reports.
         arrivals.map(|(at, _)| *at).filter(|at| *at > now).min()
     }
 
@@ -115,15 +115,15 @@ impl Relay for TcpRelay {
     }
 }
 
-impl Connection {
-    /// Closed with a reset, so that it is no orderly end.
+impl ProxiedConnection {
+    /// Closes with a reset, so that the end is not orderly.
     fn reset(&self) {
         for end in &self.ends {
             drop(socket2::SockRef::from(end).set_linger(Some(Duration::ZERO)));
         }
     }
 
-    /// Returns whether it lives on.
+    /// Returns whether the connection continues.
     fn turn(&mut self, now: Instant, conditions: &Conditions) -> io::Result<bool> {
         if conditions.cut {
             return Ok(true);
@@ -145,7 +145,7 @@ impl Connection {
     }
 }
 
-/// Whether there is nothing to do now, or the connection has broken.
+/// Whether an operation would block, or the connection is broken.
 fn is_waiting(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -172,7 +172,7 @@ impl Pipe {
             self.read(now, conditions, reader)?;
             let held = self.held;
             self.write(now, writer)?;
-            // What was not read for want of room makes no further event.
+            // Data that was not read for lack of room causes no further event.
             if held < HELD_MAX || self.held == held {
                 return Ok(());
             }

@@ -1,4 +1,4 @@
-//! Datagrams.
+//! The proxy of datagrams.
 
 use std::collections::HashMap;
 use std::io;
@@ -12,30 +12,30 @@ use selvedge_transport::Instant;
 use super::{FRONT, Relay};
 use crate::link::{Conditions, Link};
 
-/// More than any datagram.
+/// Larger than any datagram.
 const BUFFER_LEN: usize = 1 << 16;
 
 #[derive(Debug)]
-pub(super) struct UdpRelay {
+pub(super) struct UdpProxy {
     front: UdpSocket,
     target: SocketAddr,
     conditions: Conditions,
     /// By the address of the client.
-    clients: HashMap<SocketAddr, Client>,
+    clients: HashMap<SocketAddr, ProxiedClient>,
     next_token: usize,
     rng: Rng,
     buffer: Vec<u8>,
 }
 
 #[derive(Debug)]
-struct Client {
-    /// What the target sees as the client.
+struct ProxiedClient {
+    /// The socket that represents the client at the target.
     back: UdpSocket,
     there: Link,
     here: Link,
 }
 
-impl UdpRelay {
+impl UdpProxy {
     pub(super) fn new(
         poll: &Poll,
         target: SocketAddr,
@@ -68,7 +68,7 @@ impl UdpRelay {
         self.next_token += 1;
         poll.registry()
             .register(&mut back, token, Interest::READABLE)?;
-        let client = Client {
+        let client = ProxiedClient {
             back,
             there: Link::new(self.conditions),
             here: Link::new(self.conditions),
@@ -78,7 +78,7 @@ impl UdpRelay {
     }
 }
 
-impl Relay for UdpRelay {
+impl Relay for UdpProxy {
     fn turn(&mut self, poll: &Poll, now: Instant) -> Option<Instant> {
         while let Ok((len, from)) = self.front.recv_from(&mut self.buffer) {
             if self.meet(poll, from).is_ok()
@@ -90,7 +90,7 @@ impl Relay for UdpRelay {
         }
         let mut next = None;
         for (address, client) in &mut self.clients {
-            // A refusal by the target's host reads as an error, once.
+            // A refusal by the target's host causes one read error.
             for _ in 0..1024 {
                 match client.back.recv(&mut self.buffer) {
                     Ok(len) => {
@@ -101,7 +101,7 @@ impl Relay for UdpRelay {
                     Err(_) => {}
                 }
             }
-            // A full socket loses datagrams, as any network may.
+            // A full socket drops datagrams, as any network may.
             while let Some(packet) = client.there.receive(now) {
                 drop(client.back.send(&packet.bytes));
             }

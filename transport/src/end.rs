@@ -68,7 +68,7 @@ pub enum End {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FaultOrigin {
     /// No party: an orderly close.
-    Nobody,
+    None,
     /// This side: its configuration or its key.
     Local,
     /// The peer.
@@ -94,7 +94,7 @@ impl End {
     #[must_use]
     pub const fn fault(&self) -> FaultOrigin {
         match self {
-            Self::Closed | Self::PeerClosed => FaultOrigin::Nobody,
+            Self::Closed | Self::PeerClosed => FaultOrigin::None,
             Self::Unreachable(_) | Self::Broken(_) | Self::TimedOut => FaultOrigin::Network,
             Self::WrongPeer { .. } | Self::NotAdmitted { .. } | Self::Refused { .. } => {
                 FaultOrigin::Local
@@ -106,6 +106,6 @@ impl End {
     /// Whether dialing the same address again with the same configuration can succeed.
     #[must_use]
     pub const fn retry_helps(&self) -> bool {
-        matches!(self.fault(), FaultOrigin::Network | FaultOrigin::Nobody)
+        matches!(self.fault(), FaultOrigin::Network | FaultOrigin::None)
     }
 }

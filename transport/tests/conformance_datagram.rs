@@ -19,9 +19,9 @@ struct OverUdp;
 struct OverPlainUdp;
 
 /// Sends datagrams unchanged.
-struct Say(UdpSocket);
+struct RawSender(UdpSocket);
 
-impl io::Write for Say {
+impl io::Write for RawSender {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.send(bytes)
     }
@@ -35,7 +35,7 @@ fn raw_connection(address: &Address) -> Option<Box<dyn io::Write>> {
     let socket = UdpSocket::bind("127.0.0.1:0").ok()?;
     socket.connect(address.as_socket()?).ok()?;
     socket.set_nonblocking(true).ok()?;
-    Some(Box::new(Say(socket)))
+    Some(Box::new(RawSender(socket)))
 }
 
 fn unreachable_address(scheme: &str) -> Option<Address> {

@@ -23,9 +23,9 @@ pub(super) struct DrivenTransport {
     pub(super) token: Token,
     /// The maximum of the frame bytes that one call received, and that one call pulled.
     pub(super) received_max: usize,
-    pub(super) taken_max: usize,
+    pub(super) pulled_max: usize,
     /// The number of calls that returned [`Progress::More`].
-    pub(super) more_count: u64,
+    pub(super) more_results: u64,
     due: DueCalls,
     phase: Phase,
     offered: usize,
@@ -57,8 +57,8 @@ impl DrivenTransport {
             poll: 0,
             token,
             received_max: 0,
-            taken_max: 0,
-            more_count: 0,
+            pulled_max: 0,
+            more_results: 0,
             due: DueCalls::BOTH,
             offered: 0,
         }
@@ -152,10 +152,10 @@ impl DrivenTransport {
     }
 
     fn send(&mut self, turn: &mut Turn<'_>) {
-        let (calls, len) = (self.outgoing.calls, self.outgoing.taken_len);
+        let (calls, len) = (self.outgoing.calls, self.outgoing.pulled_len);
         let before = self.phase;
         let result = self.transport.send(turn, &mut self.outgoing);
-        self.taken_max = self.taken_max.max(self.outgoing.taken_len - len);
+        self.pulled_max = self.pulled_max.max(self.outgoing.pulled_len - len);
         self.due.send = self.record_result(result);
         self.offered = self.outgoing.waiting();
         if self.outgoing.calls > calls {
@@ -182,7 +182,7 @@ impl DrivenTransport {
                     self.phase != Phase::Ended,
                     "the phase is Ended, but no call returned an error"
                 );
-                self.more_count += u64::from(progress == Progress::More);
+                self.more_results += u64::from(progress == Progress::More);
                 progress == Progress::More
             }
             Err(end) => {

@@ -27,7 +27,7 @@ const EXCESS_MAX: usize = 4 * FRAME_LEN_MAX;
 
 pub(super) const BUDGET: Check = Check {
     name: "the_budget_is_respected",
-    rule: "a call of recv moves about as much as its budget and no more, and says More when it stops \
+    rule: "a call of recv transfers about as much as its budget, and returns More when it stops \
            for that",
     body: |harness| {
         if !harness.abilities().reliable {
@@ -42,7 +42,7 @@ pub(super) const BUDGET: Check = Check {
             .generate(FrameOrder::Lane(0), 300, frame_max);
         until_all_arrived(&mut bed);
         bed.transports[1].received_max = 0;
-        bed.transports[1].more_count = 0;
+        bed.transports[1].more_results = 0;
         // Data that arrives while the reader is paused becomes readable at once.
         bed.transports[1].receive_paused = true;
         bed.transports[0]
@@ -55,7 +55,10 @@ pub(super) const BUDGET: Check = Check {
         bed.budget = 16 * 1024;
         bed.transports[1].receive_paused = false;
         until_all_arrived(&mut bed);
-        let (most, more) = (bed.transports[1].received_max, bed.transports[1].more_count);
+        let (most, more) = (
+            bed.transports[1].received_max,
+            bed.transports[1].more_results,
+        );
         assert!(more > 0, "no call returned More");
         assert!(
             most <= bed.budget + EXCESS_MAX,
@@ -140,7 +143,7 @@ pub(super) const TIMERS: Check = Check {
 
 pub(super) const MOVE_UNDER_LOAD: Check = Check {
     name: "moving_to_another_poll_under_load_loses_nothing",
-    rule: "a transport that is taken from one poll and put on another, again and again in mid-stream, \
+    rule: "a transport that is repeatedly moved between two polls while it transfers frames \
            loses, repeats and reorders nothing",
     body: |harness| {
         if !harness.abilities().reliable {

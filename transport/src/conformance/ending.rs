@@ -21,7 +21,7 @@ pub(super) fn assert_ends(bed: &TestBed<'_>) {
 
 pub(super) const CLOSE_DELIVERS: Check = Check {
     name: "close_delivers_accepted_frames",
-    rule: "after close nothing more is taken, what was taken arrives, and then one side ends with \
+    rule: "after close no frame is pulled, pulled frames arrive, and then one side ends with \
            Closed and the other with PeerClosed",
     body: |harness| {
         let is_reliable = harness.abilities().reliable;
@@ -38,7 +38,7 @@ pub(super) const CLOSE_DELIVERS: Check = Check {
             bed.transports[0].outgoing.generate(order, count, frame_max);
         }
         bed.until("something is taken", |bed| {
-            bed.transports[0].outgoing.taken_len > 0
+            bed.transports[0].outgoing.pulled_len > 0
         });
         bed.until_quiet();
         bed.transports[0].close();
@@ -50,11 +50,11 @@ pub(super) const CLOSE_DELIVERS: Check = Check {
         bed.transports[1].receive_paused = false;
         until_both_ended(&mut bed);
         assert_ends(&bed);
-        let taken = bed.transports[0].outgoing.taken();
+        let pulled = bed.transports[0].outgoing.pulled();
         let arrived = bed.transports[1].incoming.arrived();
         assert!(
-            arrived == taken || !is_reliable,
-            "{taken:?} frames of each order were accepted, but {arrived:?} arrived"
+            arrived == pulled || !is_reliable,
+            "{pulled:?} frames of each order were accepted, but {arrived:?} arrived"
         );
         CheckOutcome::Kept
     },
@@ -99,9 +99,9 @@ pub(super) const CLOSE_BOTH: Check = Check {
                 matches!(end, Some(End::Closed | End::PeerClosed)),
                 "it ended with {end:?}"
             );
-            let taken = bed.transports[1 - at].outgoing.taken();
+            let pulled = bed.transports[1 - at].outgoing.pulled();
             assert!(
-                driven.incoming.arrived() == taken || !is_reliable,
+                driven.incoming.arrived() == pulled || !is_reliable,
                 "frames were lost"
             );
         }
@@ -123,7 +123,7 @@ pub(super) const CLOSE_EARLY: Check = Check {
         let end = &bed.transports[0].end;
         assert!(matches!(end, Some(End::Closed)), "it ended with {end:?}");
         assert!(
-            bed.transports[0].outgoing.taken_len == 0,
+            bed.transports[0].outgoing.pulled_len == 0,
             "a frame was pulled"
         );
         bed.until("the other has ended, if there is one", |bed| {

@@ -46,8 +46,8 @@ pub(super) struct FrameGenerator {
     /// The number of calls of `next_frame`.
     pub(super) calls: u64,
     /// The number of frames pulled, by order.
-    taken: [u32; ORDERS],
-    pub(super) taken_len: usize,
+    pulled: [u32; ORDERS],
+    pub(super) pulled_len: usize,
     /// The first invalid capacity that the transport passed.
     pub(super) fault: Option<String>,
 }
@@ -61,8 +61,8 @@ impl Default for FrameGenerator {
             turn: 0,
             waiting: 0,
             calls: 0,
-            taken: [0; ORDERS],
-            taken_len: 0,
+            pulled: [0; ORDERS],
+            pulled_len: 0,
             fault: None,
         }
     }
@@ -104,8 +104,8 @@ impl FrameGenerator {
     }
 
     /// The number of pulled frames, by order.
-    pub(super) fn taken(&self) -> &[u32] {
-        &self.taken
+    pub(super) fn pulled(&self) -> &[u32] {
+        &self.pulled
     }
 }
 
@@ -135,9 +135,9 @@ impl FrameSource for FrameGenerator {
             if fits {
                 self.turn = at + 1;
                 self.waiting -= 1;
-                self.taken[at] += 1;
+                self.pulled[at] += 1;
                 let frame = self.queues[at].pop_front()?;
-                self.taken_len += frame.len();
+                self.pulled_len += frame.len();
                 return Some(frame);
             }
         }

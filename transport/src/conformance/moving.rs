@@ -19,8 +19,8 @@ pub(super) fn ordered_sequences() -> impl Iterator<Item = FrameOrder> {
 
 pub(super) const LENGTHS: Check = Check {
     name: "frames_of_every_length_arrive_whole",
-    rule: "a frame of any length from 1 to frame_max arrives whole, however it is divided into head \
-           and body",
+    rule: "a frame of any length from 1 to frame_max arrives whole, however it is divided into \
+           header and body",
     body: |harness| {
         let mut bed = TestBed::connected(harness);
         let frame_max = bed.transports[0].transport.info().frame_max;
@@ -77,8 +77,8 @@ fn deliver(bed: &mut TestBed<'_>, bytes: &Bytes, head_len: usize) {
 
 pub(super) const ORDER: Check = Check {
     name: "frames_of_one_order_arrive_in_order",
-    rule: "all frames of a flow arrive, once and in the order in which they were taken, while all \
-           flows are in use and their frames of many lengths",
+    rule: "all frames of one order arrive, once and in the sequence in which they were pulled, while \
+           all orders are in use, with frames of many lengths",
     body: |harness| {
         if !harness.abilities().reliable {
             return UNRELIABLE;
@@ -107,14 +107,14 @@ pub(super) fn until_all_arrived(bed: &mut TestBed<'_>) {
             return false;
         };
         a.outgoing.waiting() + b.outgoing.waiting() == 0
-            && a.incoming.arrived() == b.outgoing.taken()
-            && b.incoming.arrived() == a.outgoing.taken()
+            && a.incoming.arrived() == b.outgoing.pulled()
+            && b.incoming.arrived() == a.outgoing.pulled()
     });
     // No further frames may arrive.
     bed.until_quiet();
     for (to, from) in [(0, 1), (1, 0)] {
         let received = bed.transports[to].incoming.arrived();
-        assert!(received == bed.transports[from].outgoing.taken());
+        assert!(received == bed.transports[from].outgoing.pulled());
     }
 }
 
@@ -165,7 +165,7 @@ pub(super) const FULL_LOAD: Check = Check {
 
 pub(super) const EMPTY_SOURCE: Check = Check {
     name: "an_empty_source_is_polled_again",
-    rule: "a source that had nothing is asked again by the next call of send, and one frame needs no \
+    rule: "an empty source is polled again by the next call of send, and one frame needs no \
            other to follow it",
     body: |harness| {
         let mut bed = TestBed::connected(harness);
@@ -186,8 +186,8 @@ pub(super) const EMPTY_SOURCE: Check = Check {
 
 pub(super) const BACKPRESSURE: Check = Check {
     name: "a_stopped_reader_applies_backpressure",
-    rule: "while its peer does not receive, a transport takes a bounded amount and stops asking; \
-           when the peer receives again, it goes on by itself",
+    rule: "while its peer does not receive, a transport accepts a bounded amount and stops pulling; \
+           when the peer receives again, it continues",
     body: |harness| {
         if !harness.abilities().reliable {
             return UNRELIABLE;
@@ -200,10 +200,10 @@ pub(super) const BACKPRESSURE: Check = Check {
             .outgoing
             .generate(FrameOrder::Lane(0), frames, frame_max);
         bed.until_quiet();
-        let taken = bed.transports[0].outgoing.taken_len;
+        let pulled = bed.transports[0].outgoing.pulled_len;
         assert!(
             bed.transports[0].outgoing.waiting() > 0,
-            "all of {taken} bytes were pulled though the peer does not receive"
+            "all of {pulled} bytes were pulled though the peer does not receive"
         );
         bed.transports[1].receive_paused = false;
         until_all_arrived(&mut bed);

@@ -116,7 +116,7 @@ pub(super) const WRONG_PEER: Check = Check {
 pub(super) const NOT_ADMITTED: Check = Check {
     name: "a_peer_that_is_not_admitted_transfers_no_frame",
     rule: "a peer whose key is not admitted is refused: neither side receives a frame, and the \
-           listener's side takes none",
+           listener's side pulls none",
     body: |harness| {
         if !harness.abilities().authenticated {
             return UNAUTHENTICATED;
@@ -154,7 +154,7 @@ fn assert_no_frames(transports: &[DrivenTransport]) {
     for driven in transports {
         let role = driven.transport.info().role;
         assert!(driven.incoming.count == 0, "{role:?} received a frame");
-        assert!(driven.outgoing.taken_len == 0, "{role:?} pulled a frame");
+        assert!(driven.outgoing.pulled_len == 0, "{role:?} pulled a frame");
     }
 }
 

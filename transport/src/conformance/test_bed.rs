@@ -156,7 +156,7 @@ impl<'a> TestBed<'a> {
         let moved = |bed: &Self| -> usize {
             let transports = bed.transports.iter();
             transports
-                .map(|driven| driven.outgoing.taken_len + driven.incoming.len)
+                .map(|driven| driven.outgoing.pulled_len + driven.incoming.len)
                 .sum()
         };
         let mut last = moved(self);
@@ -270,7 +270,7 @@ impl<'a> TestBed<'a> {
                 "{at}: {:?} of {:?}, pulled {} B, {} frames queued, {} frames received, ended {:?}",
                 driven.transport.phase(),
                 driven.transport.info().role,
-                driven.outgoing.taken_len,
+                driven.outgoing.pulled_len,
                 driven.outgoing.waiting(),
                 driven.incoming.count,
                 driven.end,

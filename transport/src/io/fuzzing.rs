@@ -40,13 +40,13 @@ pub fn plain_handshake(identity: &Identity, bytes: &[u8]) {
     for mut handshake in [dialer, acceptor] {
         let mut rest = bytes;
         while let wanted @ 1.. = handshake.wanted() {
-            let Some((message, behind)) = rest.split_at_checked(wanted) else {
+            let Some((message, remainder)) = rest.split_at_checked(wanted) else {
                 break;
             };
             if handshake.handle(message).is_err() {
                 break;
             }
-            rest = behind;
+            rest = remainder;
         }
         handshake.take_output();
     }

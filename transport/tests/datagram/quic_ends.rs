@@ -31,13 +31,13 @@ fn an_unexpected_peer_is_reported_with_its_identity() {
 
 #[test]
 fn a_peer_that_is_not_admitted_receives_nothing_and_both_sides_report_the_reason() {
-    let stranger = Identity::generate().unwrap();
+    let unadmitted = Identity::generate().unwrap();
     let mut bed = TestBed::new();
     let to = bed.listen(listener(
         &Identity::generate().unwrap(),
         Admission::new(|_| false),
     ));
-    let dialing = bed.dial(&QuicDialer::new(stranger.clone()), to, None);
+    let dialing = bed.dial(&QuicDialer::new(unadmitted.clone()), to, None);
     // The dialer authenticates its peer first, and may send at once.
     bed.sides[dialing].push(FrameOrder::Control, Bytes::from_static(b"let me in"));
     bed.until("both have ended", |bed| {
@@ -47,7 +47,7 @@ fn a_peer_that_is_not_admitted_receives_nothing_and_both_sides_report_the_reason
     let Some(End::NotAdmitted { peer }) = bed.sides[1].end.clone() else {
         panic!("{:?}", bed.sides[1].end);
     };
-    assert_eq!(peer, stranger.node_id());
+    assert_eq!(peer, unadmitted.node_id());
     assert!(bed.sides[1].inbox.is_empty());
 }
 

@@ -148,18 +148,18 @@ fn invalid_packets_are_ignored() {
     let (mut bed, dialing, accepted) = through_a_relay(1);
     let mut rng = fastrand::Rng::with_seed(7);
     for number in 0..300 {
-        let mut rubbish = vec![0; rng.usize(0..1500)];
-        rng.fill(&mut rubbish);
-        bed.relays[0].inject(&rubbish);
+        let mut noise = vec![0; rng.usize(0..1500)];
+        rng.fill(&mut noise);
+        bed.relays[0].inject(&noise);
         // A packet of an unknown version, a first packet and a packet with a short header.
         for first in [0x80, 0xc0, 0x40] {
-            if let Some(byte) = rubbish.first_mut() {
+            if let Some(byte) = noise.first_mut() {
                 *byte = first | (*byte & 0x0f);
             }
-            if let Some(version) = rubbish.get_mut(1..5) {
+            if let Some(version) = noise.get_mut(1..5) {
                 version.copy_from_slice(&[0, 0, 0, u8::from(first == 0xc0)]);
             }
-            bed.relays[0].inject(&rubbish);
+            bed.relays[0].inject(&noise);
         }
         bed.sides[dialing].push(FrameOrder::Lane(0), numbered(0, number, 100));
         bed.turn(Duration::ZERO);

@@ -145,12 +145,12 @@ fn a_close_is_reported_and_a_lost_peer_is_detected() {
 #[test]
 fn a_closed_port_is_unreachable_and_a_silent_peer_times_out() {
     let free = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let nobody = free.local_addr().unwrap();
+    let closed_port = free.local_addr().unwrap();
     drop(free);
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let mut bed = TestBed::new();
     let dialer = UdpDialer::new(Identity::generate().unwrap());
-    let first = bed.dial(&dialer, nobody, None);
+    let first = bed.dial(&dialer, closed_port, None);
     let second = bed.dial(&dialer, silent.local_addr().unwrap(), None);
     bed.until("both have ended", |bed| {
         bed.sides.iter().all(|side| side.end.is_some())
@@ -160,8 +160,8 @@ fn a_closed_port_is_unreachable_and_a_silent_peer_times_out() {
     // It was sent at 0, 250, 750, 1750 and 3750 ms.
     silent.set_nonblocking(true).unwrap();
     let mut buffer = [0; 100];
-    let asked = std::iter::from_fn(|| silent.recv(&mut buffer).ok()).count();
-    assert_eq!(asked, 5);
+    let received_hellos = std::iter::from_fn(|| silent.recv(&mut buffer).ok()).count();
+    assert_eq!(received_hellos, 5);
 }
 
 #[test]
@@ -179,14 +179,14 @@ fn n13_invalid_and_replayed_datagrams_are_ignored() {
     });
     let mut rng = fastrand::Rng::with_seed(3);
     for number in 0..300 {
-        let mut rubbish = vec![0; rng.usize(0..1300)];
-        rng.fill(&mut rubbish);
-        bed.relays[0].inject(&rubbish);
+        let mut noise = vec![0; rng.usize(0..1300)];
+        rng.fill(&mut noise);
+        bed.relays[0].inject(&noise);
         for kind in [1, 2, 3, 4, 5, 6, 16, 17, 18, 32, 63, 64] {
-            if let Some(first) = rubbish.first_mut() {
+            if let Some(first) = noise.first_mut() {
                 *first = kind;
             }
-            bed.relays[0].inject(&rubbish);
+            bed.relays[0].inject(&noise);
         }
         bed.relays[0].replay();
         bed.sides[0].push(FrameOrder::Lane(0), numbered(0, number, 100));

@@ -137,7 +137,7 @@ fn self_signed(key: &Ed25519KeyPair) -> CertificateDer<'static> {
     // The algorithm Ed25519 (RFC 8410), and a name that consists of a common name.
     let algorithm = der(0x30, &[&der(0x06, &[&[0x2b, 0x65, 0x70]])]);
     let common_name = der(0x06, &[&[0x55, 0x04, 0x03]]);
-    let name = der(0x30, &[&common_name, &der(0x0c, &[b"stranger"])]);
+    let name = der(0x30, &[&common_name, &der(0x0c, &[b"peernode"])]);
     let name = der(0x30, &[&der(0x31, &[&name])]);
     let validity = [&b"200101000000Z"[..], b"491231235959Z"].map(|time| der(0x17, &[time]));
     let version_3 = der(0xa0, &[&der(0x02, &[&[2]])]);

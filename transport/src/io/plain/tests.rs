@@ -27,12 +27,12 @@ fn deliver(to: &mut PlainHandshake, bytes: &[u8]) -> Result<Option<NodeId>, End>
         if rest.len() < wanted {
             return Ok(None);
         }
-        let (message, behind) = rest.split_at(wanted);
+        let (message, remainder) = rest.split_at(wanted);
         if let HandshakeStep::Open(peer) = to.handle(message)? {
-            assert_eq!((to.wanted(), behind.len()), (0, 0));
+            assert_eq!((to.wanted(), remainder.len()), (0, 0));
             return Ok(Some(peer));
         }
-        rest = behind;
+        rest = remainder;
     }
     Ok(None)
 }
@@ -40,13 +40,13 @@ fn deliver(to: &mut PlainHandshake, bytes: &[u8]) -> Result<Option<NodeId>, End>
 fn drive(pair: &mut PlainPair) -> [Result<Option<NodeId>, End>; 2] {
     let mut got = [Ok(None), Ok(None)];
     for _ in 0..2 {
-        let said = pair.dialer.take_output();
-        if matches!(got[1], Ok(None)) && !said.is_empty() {
-            got[1] = deliver(&mut pair.acceptor, &said);
+        let output = pair.dialer.take_output();
+        if matches!(got[1], Ok(None)) && !output.is_empty() {
+            got[1] = deliver(&mut pair.acceptor, &output);
         }
-        let said = pair.acceptor.take_output();
-        if matches!(got[0], Ok(None)) && !said.is_empty() {
-            got[0] = deliver(&mut pair.dialer, &said);
+        let output = pair.acceptor.take_output();
+        if matches!(got[0], Ok(None)) && !output.is_empty() {
+            got[0] = deliver(&mut pair.dialer, &output);
         }
     }
     got
@@ -86,8 +86,8 @@ fn another_version_is_refused_with_a_code() {
     hello[MAGIC.len()] = VERSION + 1;
     let refused = deliver(&mut pair.acceptor, &hello);
     assert!(matches!(refused, Err(End::Unauthenticated { .. })));
-    let told = deliver(&mut pair.dialer, &pair.acceptor.take_output());
-    assert!(matches!(told, Err(End::Refused { .. })), "{told:?}");
+    let result = deliver(&mut pair.dialer, &pair.acceptor.take_output());
+    assert!(matches!(result, Err(End::Refused { .. })), "{result:?}");
 }
 
 /// The messages of one successful handshake, with their senders.

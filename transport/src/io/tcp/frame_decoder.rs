@@ -133,7 +133,7 @@ impl FrameDecoder {
         read: usize,
         sink: &mut dyn FrameSink,
     ) -> Result<usize, End> {
-        let mut behind = read;
+        let mut remainder = read;
         if let PartialFrame::Frame { frame, have } = &mut self.partial {
             let missing = frame.len() - *have;
             if read < missing {
@@ -142,9 +142,9 @@ impl FrameDecoder {
             }
             sink.frame(std::mem::take(frame).freeze());
             self.partial = PartialFrame::Empty;
-            behind = read - missing;
+            remainder = read - missing;
         }
-        extract_frames(buffer, filled + behind, sink)
+        extract_frames(buffer, filled + remainder, sink)
     }
 
     /// Stores the incomplete frame in the first `filled` bytes of the buffer.

@@ -63,8 +63,8 @@ impl SocketStream {
         self.is_drained = false;
     }
 
-    const fn record_read(&mut self, read: usize, asked: usize) {
-        self.is_drained = matches!(self.event_hint, EventHint::Open) && read > 0 && read < asked;
+    const fn record_read(&mut self, read: usize, capacity: usize) {
+        self.is_drained = matches!(self.event_hint, EventHint::Open) && read > 0 && read < capacity;
     }
 }
 
@@ -82,9 +82,9 @@ impl Read for SocketStream {
         if self.is_drained {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let asked = slices.iter().map(|slice| slice.len()).sum();
+        let capacity = slices.iter().map(|slice| slice.len()).sum();
         let read = self.socket.read_vectored(slices)?;
-        self.record_read(read, asked);
+        self.record_read(read, capacity);
         Ok(read)
     }
 }
@@ -122,8 +122,8 @@ mod tests {
     fn connected_pair() -> MayEnd {
         let listening = Listening::bind("127.0.0.1:0").expect("a port");
         let at = listening.local_addr().expect("an address");
-        let peer = Peer::connect(at).expect("it listens");
-        let (socket, _) = listening.accept().expect("somebody connects");
+        let peer = Peer::connect(at).expect("a listener");
+        let (socket, _) = listening.accept().expect("a connection");
         socket.set_nonblocking(true).expect("a socket");
         let (mut socket, poll) = (TcpStream::from_std(socket), Poll::new().expect("a poll"));
         let both = Interest::READABLE | Interest::WRITABLE;

@@ -196,9 +196,9 @@ impl Hub {
     #[must_use]
     pub fn closed(&self) -> Option<bool> {
         let endpoints = self.peers.all();
-        let mut reasons = endpoints.iter().map(|it| it.wait_closed(Duration::ZERO));
+        let reasons = endpoints.iter().map(|it| it.wait_closed(Duration::ZERO));
         let mut is_delivered = true;
-        while let Some(reason) = reasons.next() {
+        for reason in reasons {
             is_delivered &= matches!(reason?, CloseReason::Local | CloseReason::Peer);
         }
         Some(is_delivered)

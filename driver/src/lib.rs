@@ -62,6 +62,6 @@ pub use simulation::Simulation;
 
 pub use selvedge_endpoint::{
     AttachmentId, CloseReason, Delivery, DetachReason, EncodedBatch, EndpointStats, Event,
-    LaneConfig, LaneId, Message, SendError, SessionConfig,
+    Incompatibility, LaneConfig, LaneId, Message, SendError, SessionConfig, VersionRange,
 };
 pub use selvedge_transport::*;

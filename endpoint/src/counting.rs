@@ -4,6 +4,7 @@ use bytes::Bytes;
 use selvedge_transport::{FrameHeader, LANES_MAX};
 
 use crate::lane::LaneId;
+use crate::version::SessionOffer;
 use crate::wire::{self, Hello, LanePosition};
 
 /// Frames of all lanes, ready to be encoded.
@@ -29,6 +30,7 @@ impl Frames {
                 knows: 1 << 61,
                 epoch: 1,
                 message_max: 1 << 26,
+                offer: SessionOffer::SUPPORTED,
                 keeps: 1,
                 lanes: lanes.map(position).collect(),
             },

@@ -3,6 +3,7 @@
 use selvedge_transport::End;
 
 use crate::lane::{LaneId, Message};
+use crate::version::Incompatibility;
 
 /// Names one attachment of a transport to a session; the driver chooses the numbers and uses none
 /// twice for one session.
@@ -113,9 +114,9 @@ pub enum CloseReason {
     /// Closed by the peer without waiting.
     #[error("aborted by the peer")]
     PeerAborted,
-    /// The two sides do not fit together: versions, or the longest message.
-    #[error("the peer speaks another version or takes shorter messages only")]
-    Incompatible,
+    /// The two sides cannot exchange messages. Dialing again does not help.
+    #[error("the two sides are incompatible: {0}")]
+    Incompatible(Incompatibility),
     /// The peer says that this side broke the protocol: a bug, or another program.
     #[error("the peer says that this side broke the protocol")]
     Protocol,

@@ -25,6 +25,7 @@ mod error;
 mod event;
 mod lane;
 mod varint;
+mod version;
 mod wire;
 
 mod attachment;
@@ -49,3 +50,4 @@ pub use scheduler::STARVATION_GUARD;
 pub use send_buffer::{GivenUp, Mark, SendBuffer};
 pub use session::{ATTACHMENTS_MAX, Session};
 pub use stats::EndpointStats;
+pub use version::{Incompatibility, VersionRange};

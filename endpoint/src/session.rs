@@ -23,9 +23,11 @@ use crate::send_buffer::SendBuffer;
 use crate::send_lane::SendLane;
 use crate::stats::EndpointStats;
 use crate::varint::VARINT_MAX;
+use crate::version::SessionOffer;
 use crate::wire::CloseCode;
 use acks::Acks;
 use best_effort::{BestEffortIn, BestEffortOut};
+use introduce::PeerView;
 
 /// How many transports a session holds at once: the live one, its successor, and those of a
 /// simultaneous dial.
@@ -70,6 +72,7 @@ pub struct Session {
     incarnation: u64,
     /// How often this side began anew with a peer that had forgotten it.
     view: u64,
+    offer: SessionOffer,
     peer: Option<PeerView>,
     former: VecDeque<u64>,
     epoch_max: u64,
@@ -113,13 +116,6 @@ fn is_best_effort(lane: &LaneConfig) -> bool {
     lane.delivery == Delivery::BestEffort
 }
 
-/// What is known of the peer's session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct PeerView {
-    incarnation: u64,
-    view: u64,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Life {
     Open,
@@ -142,6 +138,7 @@ impl Session {
             local_is_smaller: local < peer,
             incarnation: incarnation.max(1),
             view: 0,
+            offer: SessionOffer::SUPPORTED,
             peer: None,
             former: VecDeque::new(),
             epoch_max: 0,
@@ -597,3 +594,5 @@ impl Session {
 
 #[cfg(test)]
 mod table_tests;
+#[cfg(test)]
+mod version_tests;

@@ -23,7 +23,8 @@
 //!
 //! The stream of a lane is its messages one behind the other, each as a length and its bytes. A
 //! `Data` frame is any piece of that stream: large messages are cut, small ones travel together.
-//! `expected` is the offset of the next byte wanted, `limit` the offset up to which may be sent.
+//! `message_max` of a `Hello` also carries the versions and features that its sender speaks
+//! ([`crate::version`]). `expected` is the offset of the next byte wanted, `limit` the offset up to which may be sent.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -35,8 +36,10 @@ use crate::lane::LaneId;
 use crate::recovery::RANGES_MAX;
 use crate::segment::PREFIX_LEN_MAX;
 use crate::varint::{self, VARINT_MAX};
+use crate::version::SessionOffer;
 
-/// The version in `Hello`. Another one is refused with [`CloseCode::Incompatible`].
+/// The version byte of a `Hello`, which names its layout. Another one is refused with
+/// [`CloseCode::Incompatible`]. The versions of the protocol are in the offer: [`crate::version`].
 pub(crate) const VERSION: u8 = 1;
 
 /// The longest control frame: a `Hello` with all lanes.
@@ -117,7 +120,10 @@ pub(crate) struct Hello {
     pub(crate) knows: u64,
     /// The dialer numbers its attachments upwards; the higher one replaces the lower.
     pub(crate) epoch: u64,
+    /// At most [`crate::version::MESSAGE_MAX`].
     pub(crate) message_max: u64,
+    /// The versions and features that the sender speaks; in one number with `message_max`.
+    pub(crate) offer: SessionOffer,
     /// How many transports the sender wants to use at a time: the higher number of both counts.
     pub(crate) keeps: u8,
     pub(crate) lanes: Vec<LanePosition>,
@@ -282,12 +288,16 @@ fn decode_hello(mut frame: Bytes) -> Result<Received, Malformed> {
     if version != VERSION {
         return Ok(Received::OtherVersion(version));
     }
+    let (incarnation, view) = (get_u64(&mut frame)?, get(&mut frame)?);
+    let (knows, epoch) = (get_u64(&mut frame)?, get(&mut frame)?);
+    let (offer, message_max) = SessionOffer::unpack(get(&mut frame)?).ok_or(Malformed)?;
     let hello = Hello {
-        incarnation: get_u64(&mut frame)?,
-        view: get(&mut frame)?,
-        knows: get_u64(&mut frame)?,
-        epoch: get(&mut frame)?,
-        message_max: get(&mut frame)?,
+        incarnation,
+        view,
+        knows,
+        epoch,
+        message_max,
+        offer,
         keeps: get_u8(&mut frame)?,
         lanes: decode_lanes(&mut frame)?,
     };
@@ -356,7 +366,7 @@ pub(crate) fn encode_hello(hello: &Hello) -> Bytes {
     varint::put(hello.view, &mut out);
     out.put_u64(hello.knows);
     varint::put(hello.epoch, &mut out);
-    varint::put(hello.message_max, &mut out);
+    varint::put(hello.offer.pack(hello.message_max), &mut out);
     out.put_u8(hello.keeps);
     out.put_u8(hello.lanes.len() as u8);
     for position in &hello.lanes {

@@ -20,6 +20,7 @@ fn hello() -> Hello {
         knows: 9,
         epoch: 2,
         message_max: 64 << 20,
+        offer: SessionOffer::SUPPORTED,
         keeps: 2,
         lanes: positions(),
     }

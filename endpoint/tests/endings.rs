@@ -259,6 +259,8 @@ fn a_peer_that_takes_shorter_messages_only_is_incompatible() {
     pair.sides[1] = Side::new(1, &config, 9);
     pair.connect(0);
     pair.settle(1000);
-    assert_eq!(closed(&pair.sides[0]).0, CloseReason::Incompatible);
-    assert_eq!(closed(&pair.sides[1]).0, CloseReason::Incompatible);
+    for side in &pair.sides {
+        let reason = closed(side).0;
+        assert!(matches!(reason, CloseReason::Incompatible(_)), "{reason}");
+    }
 }

@@ -47,7 +47,8 @@ pub use hub::Hub;
 pub use selvedge_driver::{
     Actor, ActorHandle, Address, Admission, Clock, CloseReason, Connected, Delivery, DialError,
     Dialer, Dialers, Driver, DriverConfig, DriverError, EncodedBatch, Endpoint, Event, FlushError,
-    Identity, IdentityError, Inbox, Incoming, Info, Instant, LaneConfig, LaneId, ListenError,
-    Listener, MailboxSender, Message, Next, NodeId, ParseAddressError, ParseNodeIdError, Reader,
-    RecvError, SendError, Sending, SessionConfig, TryRecvError, dialers,
+    Identity, IdentityError, Inbox, Incoming, Incompatibility, Info, Instant, LaneConfig, LaneId,
+    ListenError, Listener, MailboxSender, Message, Next, NodeId, ParseAddressError,
+    ParseNodeIdError, Reader, RecvError, SendError, Sending, SessionConfig, TryRecvError,
+    VersionRange, dialers,
 };

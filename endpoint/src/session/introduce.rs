@@ -2,12 +2,21 @@
 
 use selvedge_transport::{Instant, Role};
 
-use super::{FORMER_MAX, Life, Misbehaved, PeerView, Session};
+use super::{FORMER_MAX, Life, Misbehaved, Session};
 use crate::attachment::{Attachment, Stage};
 use crate::event::{AttachmentId, CloseReason, DetachReason, Event};
 use crate::lane::LaneId;
 use crate::send_lane::SendLane;
+use crate::version::{Incompatibility, MESSAGE_MAX, SessionAgreement, SessionOffer};
 use crate::wire::{CloseCode, Hello, LanePosition};
+
+/// What is known of the peer's session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PeerView {
+    pub(super) incarnation: u64,
+    pub(super) view: u64,
+    pub(super) agreement: SessionAgreement,
+}
 
 impl Session {
     /// The greeting to send on an attachment now. What it says does not count as told: a greeting
@@ -31,7 +40,8 @@ impl Session {
             view: self.view,
             knows: self.peer.map_or(0, |peer| peer.incarnation),
             epoch,
-            message_max: self.config.message_max as u64,
+            message_max: self.message_max(),
+            offer: self.offer,
             keeps: super::keeps(&self.config) as u8,
             lanes: (0..).map_while(position).collect(),
         }
@@ -61,15 +71,23 @@ impl Session {
             }
             (Role::Dialer | Role::Acceptor, _) => return Err(Misbehaved("greeted twice")),
         }
-        if hello.message_max < self.config.message_max as u64 {
-            self.end(CloseReason::Incompatible, Some(CloseCode::Incompatible));
-            return Ok(());
-        }
+        let agreement = match self.negotiate(hello) {
+            Ok(agreement) => agreement,
+            Err(incompatibility) => {
+                self.refuse(incompatibility);
+                if let Some(attachment) = self.attachment(id) {
+                    // A peer that knows of offers learns the range of this side before it is refused.
+                    attachment.due.hello =
+                        role == Role::Acceptor && hello.offer != SessionOffer::VERSION_1;
+                }
+                return Ok(());
+            }
+        };
         if self.former.contains(&hello.incarnation) {
             self.release(id, DetachReason::Superseded);
             return Ok(());
         }
-        let anew = self.meet(id, hello);
+        let anew = self.meet(id, hello, agreement);
         self.keeps = self.keeps.max(usize::from(hello.keeps).min(KEEPS_MAX));
         self.resume_positions(hello)?;
         match role {
@@ -97,13 +115,41 @@ impl Session {
         Ok(())
     }
 
+    /// The version of the protocol that both sides use; `None` before the peer has introduced itself.
+    #[must_use]
+    pub fn version(&self) -> Option<u8> {
+        self.peer.map(|peer| peer.agreement.version)
+    }
+
+    /// What a `Hello` states as the longest message.
+    fn message_max(&self) -> u64 {
+        (self.config.message_max as u64).min(MESSAGE_MAX)
+    }
+
+    /// What both sides use from now on.
+    fn negotiate(&self, hello: &Hello) -> Result<SessionAgreement, Incompatibility> {
+        let agreement = self.offer.agree(hello.offer)?;
+        let (own, peer) = (self.message_max(), hello.message_max);
+        match own == peer {
+            true => Ok(agreement),
+            false => Err(Incompatibility::MessageMax { own, peer }),
+        }
+    }
+
+    /// Ends the session with a peer that it cannot exchange messages with.
+    pub(super) fn refuse(&mut self, incompatibility: Incompatibility) {
+        let reason = CloseReason::Incompatible(incompatibility);
+        self.end(reason, Some(CloseCode::Incompatible));
+    }
+
     /// Decides whether the peer is who it was, and begins anew if it is not.
     ///
     /// A peer is the same as long as its incarnation is, unless it says that it began anew itself:
     /// then its `view` is higher than the one known. A lower view is a greeting that was sent
     /// before and arrived late. Returns whether this side began anew.
-    fn meet(&mut self, id: AttachmentId, hello: &Hello) -> bool {
+    fn meet(&mut self, id: AttachmentId, hello: &Hello, agreement: SessionAgreement) -> bool {
         let met = PeerView {
+            agreement,
             incarnation: hello.incarnation,
             view: hello.view,
         };

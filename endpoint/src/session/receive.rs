@@ -10,6 +10,7 @@ use crate::lane::{LaneId, cost};
 use crate::message_batch::MessageBatch;
 use crate::recovery::Outcome;
 use crate::recv_lane::{Order, RecvLane};
+use crate::version::Incompatibility;
 use crate::wire::{self, Ask, CloseCode, LanePosition, Received};
 
 impl Session {
@@ -68,8 +69,8 @@ impl Session {
         let (stage, is_reliable) = (attachment.stage, attachment.is_reliable());
         match received {
             Received::Hello(hello) => return self.handle_hello(now, id, &hello).map(|()| true),
-            Received::OtherVersion(_) => {
-                self.end(CloseReason::Incompatible, Some(CloseCode::Incompatible));
+            Received::OtherVersion(layout) => {
+                self.refuse(Incompatibility::Layout(layout));
                 return Ok(true);
             }
             Received::Close(code) => {
@@ -244,7 +245,7 @@ impl Session {
         let reason = match code {
             CloseCode::Done => CloseReason::Peer,
             CloseCode::Aborted => CloseReason::PeerAborted,
-            CloseCode::Incompatible => CloseReason::Incompatible,
+            CloseCode::Incompatible => CloseReason::Incompatible(Incompatibility::Refused),
             CloseCode::Protocol => CloseReason::Protocol,
         };
         self.end(reason, None);

@@ -14,6 +14,7 @@ use crate::config::SessionConfig;
 use crate::event::{AttachmentId, DetachReason, Event, SessionOutput};
 use crate::lane::LaneId;
 use crate::send_buffer::SendBuffer;
+use crate::version::SessionOffer;
 use crate::wire::{self, CloseCode, Hello, LanePosition, Seen};
 
 const TABLE: &str = include_str!("table.txt");
@@ -55,6 +56,7 @@ fn greeting(expected: u64, knows: u64) -> Bytes {
         knows,
         epoch: 1,
         message_max: 64 << 20,
+        offer: SessionOffer::SUPPORTED,
         keeps: 1,
         lanes: vec![position],
     })
@@ -140,6 +142,7 @@ impl Case {
             "confirming" => {
                 case = Self::in_state("ready", reliable);
                 case.session.peer = Some(super::PeerView {
+                    agreement: case.session.offer.agree(SessionOffer::VERSION_1).unwrap(),
                     incarnation: 8,
                     view: 0,
                 });
@@ -389,6 +392,7 @@ fn the_highest_epoch_of_a_peer_leaves_a_number_for_the_next_dial() {
         knows: 0,
         epoch: crate::varint::VARINT_MAX,
         message_max: 64 << 20,
+        offer: SessionOffer::SUPPORTED,
         keeps: 1,
         lanes: Vec::new(),
     }));

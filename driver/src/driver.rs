@@ -1,77 +1,51 @@
-//! The pool of workers.
+//! The pool of workers, and the threads beside it.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use bytes::Bytes;
+use crossbeam_channel::bounded;
 use ring::rand::{SecureRandom, SystemRandom};
-use selvedge_endpoint::{SendBuffer, Session};
-use selvedge_transport::{
-    Address, DialError, DialTarget, Dialer, End, Info, Instant, Listener, NodeId, Transport,
-};
+use selvedge_endpoint::Session;
+use selvedge_transport::{Address, DialError, DialTarget, End, Instant, Listener, NodeId};
 
 use crate::SessionConfig;
-use crate::actor::{Actor, ActorHandle, MailboxSender};
-use crate::bells::Bell;
+use crate::actors::{Actor, ActorHandle, MailboxSender, SteppedActors};
 use crate::clock::Clock;
 use crate::config::DriverConfig;
-use crate::endpoint::Endpoint;
+use crate::connected::{Connected, Dialers, dialer_for};
+use crate::endpoint::{Endpoint, EndpointShared, Inbox, Reception, Workers};
 use crate::error::DriverError;
-use crate::inbox::{Inbox, Reception};
 use crate::resolver::Resolver;
-use crate::shared::{Readable, Received, Shared, Waiting, lock};
-use crate::simulation::Machines;
-use crate::worker::{Balance, Command, Entry, Mailbox, Worker};
+use crate::sync::lock;
+use crate::wake::WorkerCommand;
+use crate::worker::{HostedEndpoint, Mailboxes, SharedMeters, Worker};
 
-/// The dialers to choose from by the scheme of an address.
-pub type Dialers = Arc<[Arc<dyn Dialer>]>;
-
-/// A connection whose handshake is done. Attach it to an endpoint; dropped, it breaks.
-#[derive(Debug)]
-pub struct Connected {
-    pub(crate) transport: Box<dyn Transport>,
-    /// Frames that arrived together with the end of the handshake.
-    pub(crate) early: Vec<Bytes>,
-    pub(crate) peer: NodeId,
-}
-
-impl Connected {
-    /// Who proved to be at the other end.
-    #[must_use]
-    pub const fn peer(&self) -> NodeId {
-        self.peer
-    }
-
-    /// What the connection is.
-    #[must_use]
-    pub fn info(&self) -> &Info {
-        self.transport.info()
-    }
-}
-
-/// A pool of workers. Dropped, it stops them: endpoints are closed without waiting, so close those
-/// first whose messages still matter.
+/// A pool of workers. All methods may be called from any thread, and do not block unless stated otherwise.
+///
+/// Dropping it stops the workers. Endpoints that are still open are closed in order, for a second at most;
+/// the drop blocks meanwhile. Close endpoints first whose messages must be delivered.
 pub struct Driver {
-    mailboxes: Arc<[Mailbox]>,
+    mailboxes: Mailboxes,
     threads: Vec<JoinHandle<()>>,
     resolver: Resolver,
+    /// Counts assignments, for round robin.
     next: AtomicUsize,
     clock: Clock,
     simulated: Option<Simulated>,
 }
 
-/// What the driver of a simulation has in the place of threads and of the system's randomness.
+/// Replaces threads and the system's randomness in the driver of a simulation.
 struct Simulated {
     seed: u64,
     random: Mutex<fastrand::Rng>,
-    machines: Arc<Machines>,
+    actors: Arc<SteppedActors>,
 }
 
 impl fmt::Debug for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Driver({} workers)", self.mailboxes.len())
+        write!(f, "Driver({} workers)", self.workers())
     }
 }
 
@@ -79,77 +53,53 @@ impl Driver {
     /// Starts the workers.
     ///
     /// # Errors
-    /// [`DriverError::System`] when the operating system gives no poll or thread.
+    /// [`DriverError::System`] when the operating system provides no poll or thread.
     pub fn new(config: DriverConfig) -> Result<Self, DriverError> {
-        let system = |what| move |error| DriverError::System { what, error };
-        let count = config.workers.get();
-        let mut polls = Vec::with_capacity(count);
-        let mut mailboxes = Vec::with_capacity(count);
-        for _ in 0..count {
-            let poll = mio::Poll::new().map_err(system("open a poll"))?;
-            let (mailbox, commands) =
-                Mailbox::new(poll.registry()).map_err(system("open a waker"))?;
-            polls.push((poll, commands));
-            mailboxes.push(mailbox);
-        }
-        let mailboxes: Arc<[Mailbox]> = mailboxes.into();
-        let balance = Balance::new(config.placement, count);
-        let mut threads = Vec::with_capacity(count);
-        for (number, (poll, commands)) in polls.into_iter().enumerate() {
-            let worker = Worker::new(
-                number,
-                poll,
-                commands,
-                Arc::clone(&mailboxes),
-                config.clone(),
-                balance.clone(),
-            );
-            let name = format!("selvedge-worker-{number}");
+        let (mailboxes, workers) = new_workers(&config)?;
+        let mut threads = Vec::with_capacity(workers.len());
+        for (number, worker) in workers.into_iter().enumerate() {
             let thread = std::thread::Builder::new()
-                .name(name)
+                .name(format!("selvedge-worker-{number}"))
                 .spawn(move || worker.run());
             threads.push(thread.map_err(system("start a worker"))?);
         }
-        let resolver = Resolver::spawn().map_err(system("start the resolver"))?;
-        Ok(Self {
-            mailboxes,
-            threads,
-            resolver,
-            next: AtomicUsize::new(0),
-            clock: Clock::system(),
-            simulated: None,
-        })
+        Self::with_workers(mailboxes, threads, Clock::system(), None)
     }
 
-    /// A driver of one worker, which is handed out in the place of a thread.
+    /// A driver with one worker, which is returned instead of running on a thread.
     pub(crate) fn simulated(
         seed: u64,
         clock: Clock,
-        machines: Arc<Machines>,
+        actors: Arc<SteppedActors>,
     ) -> Result<(Self, Worker), DriverError> {
-        let system = |what| move |error| DriverError::System { what, error };
-        let poll = mio::Poll::new().map_err(system("open a poll"))?;
-        let (mailbox, commands) = Mailbox::new(poll.registry()).map_err(system("open a waker"))?;
-        let mailboxes: Arc<[Mailbox]> = [mailbox].into();
-        let shared = Arc::clone(&mailboxes);
-        let worker = Worker::new(0, poll, commands, shared, DriverConfig::default(), None);
-        let driver = Self {
+        let (mailboxes, mut workers) = new_workers(&DriverConfig::default())?;
+        let simulated = Simulated {
+            seed,
+            random: Mutex::new(fastrand::Rng::with_seed(seed)),
+            actors,
+        };
+        let driver = Self::with_workers(mailboxes, Vec::new(), clock, Some(simulated))?;
+        Ok((driver, workers.remove(0)))
+    }
+
+    fn with_workers(
+        mailboxes: Mailboxes,
+        threads: Vec<JoinHandle<()>>,
+        clock: Clock,
+        simulated: Option<Simulated>,
+    ) -> Result<Self, DriverError> {
+        Ok(Self {
             mailboxes,
-            threads: Vec::new(),
+            threads,
             resolver: Resolver::spawn().map_err(system("start the resolver"))?,
             next: AtomicUsize::new(0),
             clock,
-            simulated: Some(Simulated {
-                seed,
-                random: Mutex::new(fastrand::Rng::with_seed(seed)),
-                machines,
-            }),
-        };
-        Ok((driver, worker))
+            simulated,
+        })
     }
 
-    /// What randomness is to be drawn from if this is the driver of a
-    /// [`Simulation`](crate::Simulation).
+    /// The seed of the [`Simulation`](crate::Simulation) to which this driver belongs, if any. Randomness of
+    /// everything built on the driver must be derived from it.
     #[must_use]
     pub fn seed(&self) -> Option<u64> {
         self.simulated.as_ref().map(|simulated| simulated.seed)
@@ -193,35 +143,34 @@ impl Driver {
         Ok(u64::from_le_bytes(bytes))
     }
 
-    /// Starts a thread of that name for the machine that `make` makes; it is called at once. In a
-    /// [`Simulation`](crate::Simulation) there is no thread.
+    /// Starts a thread of that name for the actor that `make` returns. The actor is called at once. In a
+    /// [`Simulation`](crate::Simulation) it is stepped without a thread.
     ///
     /// # Errors
-    /// [`DriverError::System`] when there is no thread to be had.
-    pub fn host<M: Actor>(
+    /// [`DriverError::System`] when the operating system starts no thread.
+    pub fn spawn_actor<A: Actor>(
         &self,
         name: &str,
-        make: impl FnOnce(MailboxSender<M::Command>) -> M,
-    ) -> Result<ActorHandle<M::Command>, DriverError> {
+        make: impl FnOnce(MailboxSender<A::Command>) -> A,
+    ) -> Result<ActorHandle<A::Command>, DriverError> {
         match &self.simulated {
             None => ActorHandle::spawn(name, make),
-            Some(simulated) => Ok(ActorHandle::simulated(&simulated.machines, make)),
+            Some(simulated) => Ok(ActorHandle::simulated(&simulated.actors, make)),
         }
     }
 
-    /// How many workers there are.
+    /// The number of workers.
     #[must_use]
     pub fn workers(&self) -> usize {
-        self.mailboxes.len()
+        self.mailboxes.workers().len()
     }
 
-    /// The next worker in turn.
-    fn mailbox(&self) -> (usize, &Mailbox) {
-        let number = self.next.fetch_add(1, Ordering::Relaxed) % self.mailboxes.len();
-        (number, &self.mailboxes[number])
+    /// The next worker, round robin.
+    fn next_worker(&self) -> usize {
+        self.next.fetch_add(1, Ordering::Relaxed) % self.workers()
     }
 
-    /// An endpoint of `local` to `peer`, whose messages wait to be received.
+    /// An endpoint of `local` to `peer`, whose messages are queued until they are received.
     ///
     /// # Errors
     /// [`DriverError`].
@@ -234,7 +183,7 @@ impl Driver {
         self.endpoint_with(config, local, peer, |_| Reception::default())
     }
 
-    /// An endpoint of `local` to `peer`, whose messages are handed to `inbox` on its worker.
+    /// An endpoint of `local` to `peer`, whose messages are passed to `inbox` on its worker.
     ///
     /// # Errors
     /// [`DriverError`].
@@ -249,8 +198,8 @@ impl Driver {
         self.endpoint_with(config, local, peer, |_| Reception { inbox, watch: None })
     }
 
-    /// An endpoint of `local` to `peer`, received by what `reception` makes of it, before anything
-    /// can have arrived.
+    /// An endpoint of `local` to `peer`, with the receivers that `reception` returns. It is called with the
+    /// endpoint before anything can have arrived.
     ///
     /// # Errors
     /// [`DriverError`].
@@ -262,33 +211,22 @@ impl Driver {
         reception: impl FnOnce(&Endpoint) -> Reception,
     ) -> Result<Endpoint, DriverError> {
         let incarnation = self.random_u64()?;
-        let (home, mailbox) = self.mailbox();
-        let shared = Arc::new(Shared {
-            local,
-            peer,
-            credit_step: config.receive_window / 8,
-            outbox: Mutex::new(SendBuffer::new(&config)),
-            sending: Waiting::default(),
-            received: Mutex::new(Received::default()),
-            receiving: Waiting::default(),
-            control: Mutex::default(),
-            readable: Readable::default(),
-            bell: Bell::new(home),
-            mailboxes: Arc::clone(&self.mailboxes),
-        });
+        let home = self.next_worker();
+        let workers = Arc::clone(self.mailboxes.workers());
+        let shared = Arc::new(EndpointShared::new(&config, local, peer, home, workers));
         let session = Session::new(config, local, peer, incarnation);
         let endpoint = Endpoint::new(Arc::clone(&shared));
-        let reception = reception(&endpoint);
-        let adopted = mailbox.adopt(Entry::new(shared, session, reception));
-        adopted.map_err(|mut refused| {
+        let hosted = HostedEndpoint::new(shared, session, reception(&endpoint));
+        self.mailboxes.adopt(home, hosted).map_err(|mut refused| {
             refused.abandon();
             DriverError::Stopped
         })?;
         Ok(endpoint)
     }
 
-    /// Dials `address`; `done` is called on a worker (or the resolver's thread) with a connection
-    /// that is open, or why there is none. Be short there.
+    /// Dials `address`. `done` is called on a worker (or on the resolver's thread) with an authenticated
+    /// connection, or with the reason why there is none; it is dropped when the driver stops first. It must
+    /// return soon and must not block.
     pub fn dial(
         &self,
         dialers: &Dialers,
@@ -308,27 +246,27 @@ impl Driver {
                 known: known.join(", "),
             }));
         };
-        let (number, _) = self.mailbox();
-        let mailboxes = Arc::clone(&self.mailboxes);
-        let answer = move |resolved: Result<Address, DialError>| match resolved {
+        let worker = self.next_worker();
+        let workers = Arc::clone(self.mailboxes.workers());
+        let resolved = move |resolved: Result<Address, DialError>| match resolved {
             Ok(address) => {
                 let target = DialTarget {
                     address,
                     peer: expected,
                 };
-                let command = Command::Dial {
+                let command = WorkerCommand::Dial {
                     dialer,
                     target,
                     done: Box::new(done),
                 };
-                mailboxes[number].send_or_drop(command);
+                workers[worker].send_or_drop(command);
             }
             Err(error) => done(Err(error)),
         };
-        self.resolver.resolve(address, Box::new(answer));
+        self.resolver.resolve(address, Box::new(resolved));
     }
 
-    /// Dials `address` and blocks the thread until the connection is open or has failed.
+    /// Dials `address`; blocks the thread until the connection is authenticated or has failed.
     ///
     /// # Errors
     /// [`DialError`].
@@ -338,32 +276,17 @@ impl Driver {
         address: &Address,
         expected: Option<NodeId>,
     ) -> Result<Connected, DialError> {
-        let answer = Arc::new((Mutex::new(None), Condvar::new()));
-        let answered = Arc::clone(&answer);
+        let (sender, receiver) = bounded(1);
         self.dial(dialers, address, expected, move |result| {
-            *lock(&answered.0) = Some(result);
-            answered.1.notify_one();
+            // The receiver waits below, and this is called once.
+            let _received = sender.send(result);
         });
-        let mut result = lock(&answer.0);
-        loop {
-            if let Some(result) = result.take() {
-                return result;
-            }
-            // Only the callback owns the other half: when it was dropped, nobody will answer.
-            if Arc::strong_count(&answer) == 1 {
-                return Err(End::Closed.into());
-            }
-            let wait = std::time::Duration::from_millis(100);
-            result = answer
-                .1
-                .wait_timeout(result, wait)
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .0;
-        }
+        // An error means that the callback was dropped: the driver has stopped.
+        receiver.recv().unwrap_or_else(|_| Err(End::Closed.into()))
     }
 
-    /// Takes connections in until the answer is dropped; `accepted` is called on the worker with
-    /// each that has proved who it is. Be short there.
+    /// Accepts connections until the returned handle is dropped. `accepted` is called on the worker with each
+    /// authenticated connection. It must return soon and must not block.
     ///
     /// # Errors
     /// [`DriverError::Stopped`].
@@ -373,9 +296,10 @@ impl Driver {
         accepted: impl Fn(Connected) + Send + Sync + 'static,
     ) -> Result<Listening, DriverError> {
         let address = listener.local_address();
-        let (worker, mailbox) = self.mailbox();
+        let worker = self.next_worker();
+        let workers = Arc::clone(self.mailboxes.workers());
         let held = Arc::new(());
-        mailbox.send(Command::Listen {
+        workers[worker].send(WorkerCommand::Listen {
             listener,
             accepted: Arc::new(accepted),
             wanted: Arc::downgrade(&held),
@@ -384,28 +308,43 @@ impl Driver {
             address,
             held: Some(held),
             worker,
-            mailboxes: Arc::clone(&self.mailboxes),
+            workers,
         })
     }
 }
 
-pub(crate) fn dialer_for(dialers: &Dialers, address: &Address) -> Option<Arc<dyn Dialer>> {
-    let mut all = dialers.iter();
-    let chosen = all.find(|dialer| dialer.schemes().contains(&address.scheme()));
-    chosen.cloned()
+/// Describes an error of the operating system.
+fn system(what: &'static str) -> impl Fn(std::io::Error) -> DriverError {
+    move |error| DriverError::System { what, error }
 }
 
-/// A listener at work. Dropped, it stops listening; connections that it took in go on.
+/// The workers of a driver, which do not run yet, and their mailboxes.
+fn new_workers(config: &DriverConfig) -> Result<(Mailboxes, Vec<Worker>), DriverError> {
+    let count = config.workers.get();
+    let polls: Vec<_> = (0..count)
+        .map(|_| mio::Poll::new().map_err(system("open a poll")))
+        .collect::<Result<_, _>>()?;
+    let (mailboxes, intakes) = Mailboxes::new(&polls).map_err(system("open a waker"))?;
+    let meters = SharedMeters::new(config.placement, count);
+    let workers = polls
+        .into_iter()
+        .zip(intakes)
+        .map(|(poll, intake)| Worker::new(poll, intake, config, meters.clone()))
+        .collect();
+    Ok((mailboxes, workers))
+}
+
+/// A listener that is active. Dropping it stops listening; accepted connections continue.
 #[derive(Debug)]
 pub struct Listening {
     address: Address,
     held: Option<Arc<()>>,
     worker: usize,
-    mailboxes: Arc<[Mailbox]>,
+    workers: Workers,
 }
 
 impl Listening {
-    /// Where peers dial, with the port that was really bound.
+    /// The address to dial, with the port that was bound.
     #[must_use]
     pub const fn address(&self) -> &Address {
         &self.address
@@ -415,14 +354,14 @@ impl Listening {
 impl Drop for Listening {
     fn drop(&mut self) {
         self.held = None;
-        self.mailboxes[self.worker].send_or_drop(Command::Unlisten);
+        self.workers[self.worker].send_or_drop(WorkerCommand::Unlisten);
     }
 }
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        for mailbox in self.mailboxes.iter() {
-            mailbox.send_or_drop(Command::Stop);
+        for worker in self.mailboxes.workers().iter() {
+            worker.send_or_drop(WorkerCommand::Stop);
         }
         let own = std::thread::current().id();
         for thread in self

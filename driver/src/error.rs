@@ -1,20 +1,20 @@
-//! What can fail, and whose fault it is.
+//! The errors of this crate, and their causes.
 
 use std::io;
 
 use selvedge_endpoint::CloseReason;
 use selvedge_transport::NodeId;
 
-/// Why a driver could not start or do what it was asked. The environment's fault.
+/// A failure of a driver, caused by its environment.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DriverError {
-    /// The operating system gave no poll, thread or randomness.
+    /// The operating system provided no poll, thread or randomness.
     #[error("cannot {what}: {error}")]
     System {
-        /// What was tried.
+        /// The operation.
         what: &'static str,
-        /// What the operating system said.
+        /// The error of the operating system.
         error: io::Error,
     },
     /// The driver has stopped.
@@ -22,12 +22,12 @@ pub enum DriverError {
     Stopped,
 }
 
-/// Why a connection could not be attached. It has been closed.
+/// A connection was not attached. It has been closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttachError {
-    /// The peer of the connection is not the peer of the endpoint. The caller's fault.
-    #[error("the connection leads to {found:#}, the endpoint to {expected:#}")]
+    /// The peer of the connection is not the peer of the endpoint. An error of the caller.
+    #[error("the peer of the connection is {found:#}, that of the endpoint {expected:#}")]
     WrongPeer {
         /// The peer of the endpoint.
         expected: NodeId,
@@ -39,28 +39,28 @@ pub enum AttachError {
     Session(#[from] selvedge_endpoint::SessionAttachError),
 }
 
-/// Why a flush did not end well.
+/// A flush has failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FlushError {
-    /// The time is up first: the peer is away or slower. Waiting longer may help.
-    #[error("not everything was acknowledged in time")]
+    /// The timeout has expired: the peer is unreachable or slow. A longer timeout may help.
+    #[error("messages were not acknowledged before the timeout")]
     TimedOut,
-    /// Messages may not have been delivered; an event tells which.
+    /// Messages may not have been delivered; an event reports them.
     #[error(transparent)]
     GivenUp(#[from] selvedge_endpoint::GivenUp),
 }
 
-/// Nothing will be received any more: the endpoint is closed, and all that had arrived was taken.
+/// Nothing will be received any more: the endpoint is closed, and all messages that had arrived were taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("nothing more to receive: {0}")]
 pub struct RecvError(pub CloseReason);
 
-/// Why nothing was received.
+/// No message was received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TryRecvError {
-    /// Nothing has arrived that was not taken.
-    #[error("nothing has arrived")]
+    /// No message has arrived that was not taken.
+    #[error("no message has arrived")]
     Empty,
     /// Nothing will be received any more.
     #[error(transparent)]

@@ -1,15 +1,35 @@
 //! Workers that drive endpoints: the only crate with threads and clocks.
 //!
-//! A [`Driver`] is a pool of threads, each around one `mio::Poll`. A worker owns what it touches:
-//! sessions, transports, timers and buffers. An [`Endpoint`] is the user's handle: it shares with
-//! its worker two queues and nothing else, whoever sends or receives, blocking or not, with or
-//! without an async runtime; [`Endpoint::migrate`] moves everything behind it to another worker,
-//! and [`Placement`] does so by itself where workers are unevenly busy.
+//! A [`Driver`] is a pool of threads, each with one `mio::Poll`. A worker owns its sessions, transports, timers
+//! and buffers. An [`Endpoint`] is the user's handle: with its worker it shares two queues and a wake flag,
+//! whether the user blocks or not, with or without an async runtime. [`Endpoint::migrate`] moves everything
+//! behind a handle to another worker, and [`Placement`] does so automatically where workers are unevenly busy.
+//!
+//! # Life cycle
+//!
+//! ```text
+//!  Driver::new ──▶ Driver::endpoint ──▶ Endpoint (open, without a connection: accepts messages up to its
+//!      │                                   │      send buffer, and receives nothing)
+//!      ├─ Driver::dial ──▶ Connected ──────┤
+//!      └─ Driver::listen ▶ Connected ──────┴─ Endpoint::attach ──▶ connected ──▶ Event::Attached
+//!                                                                     │
+//!            a further attach replaces the connection, nothing lost ──┤
+//!            connection lost: Event::Detached, open until the next ───┤
+//!                                                                     ▼
+//!  Endpoint::close, or the last handle dropped: accepted messages are delivered ──▶ Event::Closed
+//!  Endpoint::abort, or an inbox panics: ends at once, the rest is returned ───────▶ Event::Closed
+//!  Driver dropped: endpoints close in order for a second at most, then abort ─────▶ Event::Closed
+//! ```
+//!
+//! An endpoint never dials by itself and a lost connection does not end it: that is the hub's task, or the
+//! user's.
+//!
+//! # Example
 //!
 //! ```no_run
 //! # use selvedge_driver::*;
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let driver = Driver::new(Config::default())?;
+//! let driver = Driver::new(DriverConfig::default())?;
 //! let (alice, bob) = (Identity::generate()?, Identity::generate()?);
 //! let listener = TcpListener::bind(&"tcp://127.0.0.1:0".parse()?, bob.clone(), Admission::anyone())?;
 //! let (accepted, arrivals) = crossbeam_channel::bounded(16);
@@ -27,37 +47,27 @@
 //! ```
 #![forbid(unsafe_code)]
 
-mod accept_rate;
-mod actor;
-mod bells;
+mod actors;
 mod clock;
 mod config;
+mod connected;
 mod driver;
 mod endpoint;
 mod error;
-mod inbox;
-mod placement;
-mod queue;
-mod reader;
+mod log_throttle;
 mod resolver;
-mod seldom;
-mod sending;
-mod shared;
 mod simulation;
-mod spin;
 mod sync;
-mod timers;
+mod wake;
 mod worker;
 
-pub use actor::{Actor, ActorHandle, MailboxSender, Next};
+pub use actors::{Actor, ActorHandle, MailboxSender, Next};
 pub use clock::Clock;
 pub use config::{DriverConfig, Placement};
-pub use driver::{Connected, Dialers, Driver, Listening};
-pub use endpoint::Endpoint;
+pub use connected::{Connected, Dialers};
+pub use driver::{Driver, Listening};
+pub use endpoint::{Endpoint, EventWatch, Inbox, Incoming, Reader, Reception, Sending};
 pub use error::{AttachError, DriverError, FlushError, RecvError, TryRecvError};
-pub use inbox::{Inbox, Incoming, Reception, Watch};
-pub use reader::Reader;
-pub use sending::Sending;
 pub use simulation::Simulation;
 
 pub use selvedge_endpoint::{

@@ -1,4 +1,4 @@
-//! Names to addresses, on a thread of its own: the system's resolver blocks.
+//! Resolves names to addresses on a separate thread, since the system's resolver blocks.
 
 use std::net::ToSocketAddrs;
 use std::thread::JoinHandle;
@@ -6,44 +6,46 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Sender, TrySendError, bounded};
 use selvedge_transport::{Address, DialError, Place};
 
-/// Names that may wait to be resolved; more fail at once, and may be dialed again later.
+/// How many names may wait to be resolved. Further dials fail at once and may be repeated.
 const WAITING_MAX: usize = 1024;
 
-type Answer = Box<dyn FnOnce(Result<Address, DialError>) + Send>;
+/// Receives the resolved address.
+type ResolveCallback = Box<dyn FnOnce(Result<Address, DialError>) + Send>;
 
+/// The resolver thread of a driver.
 #[derive(Debug)]
 pub(crate) struct Resolver {
-    questions: Sender<(Address, Answer)>,
-    /// Ends by itself when the questions end; a name under way is not waited for.
+    requests: Sender<(Address, ResolveCallback)>,
+    /// Ends when `requests` is dropped. It is not joined: resolving a name may take long.
     _thread: JoinHandle<()>,
 }
 
 impl Resolver {
     pub(crate) fn spawn() -> std::io::Result<Self> {
-        let (questions, asked) = bounded::<(Address, Answer)>(WAITING_MAX);
+        let (requests, queue) = bounded::<(Address, ResolveCallback)>(WAITING_MAX);
         let thread = std::thread::Builder::new()
             .name("selvedge-resolver".into())
             .spawn(move || {
-                for (address, answer) in asked {
-                    answer(resolve(&address));
+                for (address, done) in queue {
+                    done(resolve(&address));
                 }
             })?;
         Ok(Self {
-            questions,
+            requests,
             _thread: thread,
         })
     }
 
-    /// Calls `answer` with the address resolved: at once, unless it is a name.
-    pub(crate) fn resolve(&self, address: &Address, answer: Answer) {
+    /// Calls `done` with the resolved address: at once, unless the address contains a name.
+    pub(crate) fn resolve(&self, address: &Address, done: ResolveCallback) {
         let Place::Name { host, .. } = address.place() else {
-            return answer(Ok(address.clone()));
+            return done(Ok(address.clone()));
         };
-        match self.questions.try_send((address.clone(), answer)) {
+        match self.requests.try_send((address.clone(), done)) {
             Ok(()) => {}
-            Err(TrySendError::Full((_, answer)) | TrySendError::Disconnected((_, answer))) => {
+            Err(TrySendError::Full((_, done)) | TrySendError::Disconnected((_, done))) => {
                 let detail = "too many names are being resolved".to_owned();
-                answer(Err(DialError::Unresolved {
+                done(Err(DialError::Unresolved {
                     host: host.clone(),
                     detail,
                 }));
@@ -65,6 +67,6 @@ fn resolve(address: &Address) -> Result<Address, DialError> {
         .map_err(|error| unresolved(error.to_string()))?;
     let first = found
         .next()
-        .ok_or_else(|| unresolved("it has no address".to_owned()))?;
+        .ok_or_else(|| unresolved("the name has no address".to_owned()))?;
     Ok(address.at(first))
 }

@@ -1,124 +1,32 @@
-//! A driver without threads, for tests: whoever holds it says how time passes.
+//! A driver without threads, for tests: everything on it runs in virtual time.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::Receiver;
 use selvedge_transport::Instant;
 
-use crate::actor::{Actor, Next};
+use crate::actors::SteppedActors;
 use crate::clock::Clock;
 use crate::driver::Driver;
 use crate::error::DriverError;
-use crate::shared::lock;
 use crate::worker::Worker;
 
-/// How many turns one moment may take; more are a loop without an end.
+/// How many turns one moment may take; more indicate an endless loop.
 const TURNS_MAX: usize = 100_000;
 
-/// One worker, and the machines of whoever uses its driver, in virtual time.
+/// One worker, and the actors of everything built on its driver, in virtual time.
 ///
-/// [`driver`](Self::driver) is a [`Driver`] as any: hubs and endpoints are made of it. Nothing happens
-/// but in [`run`](Self::run), which leaps from one moment to the next. Calls that block
-/// ([`Endpoint::recv`](crate::Endpoint::recv), [`Driver::dial_blocking`]) would wait for ever: use those
-/// that do not. Transports must not need sockets: their [`timeout`](crate::Transport::timeout) says when
-/// something comes.
+/// [`driver`](Self::driver) is an ordinary [`Driver`], from which hubs and endpoints are built. Everything
+/// happens in [`run`](Self::run), which advances from one deadline to the next. Calls that block
+/// ([`Endpoint::recv`](crate::Endpoint::recv), [`Driver::dial_blocking`]) would block for ever: use those
+/// that do not. Transports must not need sockets: their [`timeout`](crate::Transport::timeout) announces when
+/// something arrives.
 #[derive(Debug)]
 pub struct Simulation {
     worker: Worker,
-    machines: Arc<Machines>,
+    actors: Arc<SteppedActors>,
     driver: Arc<Driver>,
     clock: Clock,
-}
-
-/// What would run on threads of its own.
-#[derive(Default)]
-pub(crate) struct Machines(Mutex<Vec<Box<dyn Stepped>>>);
-
-impl std::fmt::Debug for Machines {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Machines")
-    }
-}
-
-trait Stepped: Send {
-    /// Handles what has come and is due. Returns whether there was anything.
-    fn turn(&mut self, now: Instant) -> bool;
-
-    fn next(&self) -> Option<Instant>;
-
-    fn is_over(&self) -> bool;
-}
-
-struct Hosting<M: Actor> {
-    machine: M,
-    mails: Receiver<M::Command>,
-    next: Option<Next>,
-}
-
-impl<M: Actor> Stepped for Hosting<M> {
-    fn turn(&mut self, now: Instant) -> bool {
-        let mail = match self.next {
-            Some(Next::End) => return false,
-            // The first call, before anything has come.
-            None => None,
-            Some(_) => self.mails.try_recv().ok(),
-        };
-        let is_due = match self.next {
-            None => true,
-            Some(Next::At(at)) => at <= now,
-            Some(Next::Command | Next::End) => false,
-        };
-        if mail.is_none() && !is_due {
-            return false;
-        }
-        self.next = Some(self.machine.handle(now, mail));
-        true
-    }
-
-    fn next(&self) -> Option<Instant> {
-        match self.next {
-            Some(Next::At(at)) => Some(at),
-            None | Some(Next::Command | Next::End) => None,
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        self.next == Some(Next::End)
-    }
-}
-
-impl Machines {
-    pub(crate) fn add<M: Actor>(&self, machine: M, mails: Receiver<M::Command>) {
-        lock(&self.0).push(Box::new(Hosting {
-            machine,
-            mails,
-            next: None,
-        }));
-    }
-
-    fn turn(&self, now: Instant) -> bool {
-        // A machine may make another one.
-        let mut machines = std::mem::take(&mut *lock(&self.0));
-        let mut moved = false;
-        for machine in &mut machines {
-            while machine.turn(now) {
-                moved = true;
-            }
-        }
-        let (over, mut machines): (Vec<_>, Vec<_>) =
-            machines.into_iter().partition(|it| it.is_over());
-        // Without the lock: what an actor owns may make another one.
-        drop(over);
-        let mut kept = lock(&self.0);
-        machines.append(&mut kept);
-        *kept = machines;
-        moved
-    }
-
-    fn next(&self) -> Option<Instant> {
-        lock(&self.0).iter().filter_map(|it| it.next()).min()
-    }
 }
 
 impl Simulation {
@@ -130,8 +38,8 @@ impl Simulation {
         Self::with_clock(seed, Clock::simulated())
     }
 
-    /// Another simulation in the same virtual time, with a worker and a driver of its own: another process
-    /// for [`run_together`](Self::run_together). Dropping it ends that process as a kill does: nothing is
+    /// Another simulation in the same virtual time, with its own worker and driver: another process for
+    /// [`run_together`](Self::run_together). Dropping it ends that process as a kill does: nothing is
     /// delivered or closed in order any more.
     ///
     /// # Errors
@@ -141,11 +49,11 @@ impl Simulation {
     }
 
     fn with_clock(seed: u64, clock: Clock) -> Result<Self, DriverError> {
-        let machines = Arc::new(Machines::default());
-        let (driver, worker) = Driver::simulated(seed, clock.clone(), Arc::clone(&machines))?;
+        let actors = Arc::new(SteppedActors::default());
+        let (driver, worker) = Driver::simulated(seed, clock.clone(), Arc::clone(&actors))?;
         Ok(Self {
             worker,
-            machines,
+            actors,
             driver: Arc::new(driver),
             clock,
         })
@@ -157,22 +65,23 @@ impl Simulation {
         Arc::clone(&self.driver)
     }
 
-    /// The time in it.
+    /// The virtual time.
     #[must_use]
     pub fn now(&self) -> Instant {
         self.clock.now()
     }
 
-    /// Lets time pass, at most `limit`, until `done` at the end of a moment. Returns whether it is.
+    /// Advances the time, by `limit` at most, until `done` returns true at the end of a moment. Returns
+    /// whether it did.
     ///
     /// # Panics
-    /// When a moment does not end: a transport or a machine asks for the present again and again.
+    /// When a moment does not end: the deadline of a transport or an actor never passes.
     pub fn run(&mut self, limit: Duration, done: impl FnMut() -> bool) -> bool {
         Self::run_together(std::slice::from_mut(self), limit, done)
     }
 
-    /// Lets time pass for simulations that share it ([`beside`](Self::beside)), as [`run`](Self::run) does
-    /// for one. They take their turns in the order given.
+    /// Advances the time of simulations that share it ([`beside`](Self::beside)), as [`run`](Self::run) does
+    /// for one. They have their turns in the given order.
     ///
     /// # Panics
     /// As [`run`](Self::run).
@@ -191,7 +100,7 @@ impl Simulation {
             if done() {
                 return true;
             }
-            let next = all.iter().filter_map(Self::next).min();
+            let next = all.iter().filter_map(Self::deadline).min();
             let next = next.filter(|at| *at <= end);
             now = next.map_or(end, |next| next.max(now));
             clock.advance_to(now);
@@ -201,19 +110,19 @@ impl Simulation {
         }
     }
 
-    /// Does what is to be done now. Returns whether there was anything.
+    /// Does what is due at `now`. Returns whether there was anything.
     fn turn(&mut self, now: Instant) -> bool {
         let has_worked = self.worker.has_work(now);
         if has_worked {
             self.worker.step(now);
         }
-        self.machines.turn(now) | has_worked
+        self.actors.step(now) | has_worked
     }
 
-    /// When something is due.
-    fn next(&self) -> Option<Instant> {
-        let next = self.worker.next_due().into_iter();
-        next.chain(self.machines.next()).min()
+    /// The earliest deadline.
+    fn deadline(&self) -> Option<Instant> {
+        let worker = self.worker.deadline().into_iter();
+        worker.chain(self.actors.deadline()).min()
     }
 }
 

@@ -1,12 +1,12 @@
-//! What threads meet at. `driver/loom` puts loom's in its place, and tries every order of threads.
+//! Primitives by which threads synchronise. `driver/loom` replaces this file by loom's equivalents.
 
 use std::sync::PoisonError;
 
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 pub(crate) use std::sync::{Mutex, MutexGuard};
 
-/// Locks, whoever panicked while holding it: every update of what is locked here is complete at each
-/// step.
+/// Locks a mutex even if a thread has panicked while it held it: the data behind the mutexes of this
+/// crate is consistent after each single step of an update.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

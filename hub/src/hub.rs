@@ -83,7 +83,7 @@ impl Hub {
         let shared = Arc::clone(&peers);
         let keeps_standby = peers.session.lanes.iter().any(|lane| lane.redundant);
         let wanted: Vec<NodeId> = peers.addresses.keys().copied().collect();
-        let mesh = driver.host("selvedge-hub", |mailbox| MeshActor {
+        let mesh = driver.spawn_actor("selvedge-hub", |mailbox| MeshActor {
             driver: Arc::clone(&driver),
             mailbox,
             mesh: Mesh::new(keeps_standby),
@@ -104,7 +104,7 @@ impl Hub {
             driver,
         };
         for peer in wanted {
-            let mailbox = hub.mesh.mail().clone();
+            let mailbox = hub.mesh.sender().clone();
             hub.peers.make(&hub.driver, peer, mailbox)?;
         }
         for listener in listeners {
@@ -112,13 +112,13 @@ impl Hub {
             hub.addresses.push(listening.address().clone());
             hub.listening.push(listening);
         }
-        hub.mesh.mail().send(HubCommand::Start);
+        hub.mesh.sender().send(HubCommand::Start);
         Ok(hub)
     }
 
     /// The callback for connections that a listener accepts, called on a worker.
     fn when_accepted(&self) -> impl Fn(Connected) + Send + Sync + use<> {
-        let mailbox = self.mesh.mail().clone();
+        let mailbox = self.mesh.sender().clone();
         // Weak: a worker holds the callback, and `Peers` holds endpoints on that worker.
         let peers = Arc::downgrade(&self.peers);
         move |connected| {
@@ -168,7 +168,7 @@ impl Hub {
     /// accepted ones are delivered. The hub admits no new guest, and dials only for endpoints
     /// that still have messages to deliver.
     pub fn wind_down(&self) {
-        self.mesh.mail().send(HubCommand::Close);
+        self.mesh.sender().send(HubCommand::Close);
         self.peers.all().iter().for_each(Endpoint::close);
     }
 
@@ -219,7 +219,7 @@ fn queue_events() -> (OnEvent, Receiver<HubEvent>) {
 
 impl Drop for Hub {
     fn drop(&mut self) {
-        self.mesh.mail().send(HubCommand::Stop);
+        self.mesh.sender().send(HubCommand::Stop);
         self.mesh.join();
         self.peers.all().iter().for_each(Endpoint::close);
     }

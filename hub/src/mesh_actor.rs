@@ -232,7 +232,7 @@ mod tests {
     /// The actor of a hub that accepts guests and wants no peer.
     fn mesh_actor(driver: Arc<Driver>) -> MeshActor {
         let mut mailbox = None;
-        let hosted = driver.host("test", |sender| {
+        let hosted = driver.spawn_actor("test", |sender| {
             mailbox = Some(sender);
             IdleActor
         });

@@ -123,7 +123,7 @@ struct Ticking(ActorHandle<Stop>);
 
 impl Drop for Ticking {
     fn drop(&mut self) {
-        self.0.mail().send(Stop);
+        self.0.sender().send(Stop);
         self.0.join();
     }
 }
@@ -174,7 +174,7 @@ impl Zipper {
         }
         let hub = builder.start()?;
         let ticked = Arc::clone(&broker);
-        let ticking = Ticking(driver.host("zipper-ticker", |_| Ticker(ticked))?);
+        let ticking = Ticking(driver.spawn_actor("zipper-ticker", |_| Ticker(ticked))?);
         Ok(Self {
             hub,
             broker,

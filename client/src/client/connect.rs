@@ -114,7 +114,7 @@ impl Connecting {
         let deadline = driver.now() + options.timeout.min(TIMEOUT_MAX);
         let (sender, result) = bounded(1);
         let hosting = Arc::clone(&driver);
-        let hosted = hosting.host("zipper-client", |mail| Connector {
+        let hosted = hosting.spawn_actor("zipper-client", |mail| Connector {
             phase: Phase::Begun(Parts { driver, identity }),
             mail,
             options,
@@ -123,7 +123,7 @@ impl Connecting {
             result: sender,
         })?;
         Ok(Self {
-            mail: hosted.mail().clone(),
+            mail: hosted.sender().clone(),
             result,
             is_over: false,
         })

@@ -1,9 +1,9 @@
-//! `driver/src/bells.rs`, as it is, under loom: tries the orders in which threads can run and what each
-//! may see of the others' writes. A message that nobody comes for shows as a deadlock.
+//! Checks `driver/src/wake/queue.rs`, unchanged, with loom: tries the orders in which threads can run and
+//! the values that each may see of the others' writes. A lost wake-up shows as a deadlock.
 #![cfg(test)]
 
-#[path = "../../src/bells.rs"]
-mod bells;
+#[path = "../../src/wake/queue.rs"]
+mod queue;
 mod sync;
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! Loom's own of what `driver/src/sync.rs` takes from the standard library.
+//! Loom's equivalents of the primitives in `driver/src/sync.rs`.
 
 use std::sync::PoisonError;
 
@@ -9,9 +9,9 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A flag whose stores are swaps. Loom 0.7 lets a store of one thread slip in between a swap of another
-/// and the value which that has read, and then reports what no machine does; swaps it keeps in order.
-/// A release swap orders what a release store does, and nothing is read from it.
+/// A flag whose stores are swaps. Loom 0.7 allows a store of one thread between a swap of another and the
+/// value which that swap has read, and then reports executions that no machine has; it keeps swaps in order.
+/// A release swap orders the same as a release store, and its result is ignored.
 #[derive(Debug)]
 pub(crate) struct AtomicBool(loom::sync::atomic::AtomicBool);
 

@@ -1,66 +1,68 @@
-//! Workers as in `driver/src/worker`, reduced to what they do with bells, endpoints and sleep.
+//! Models of workers, reduced to wake-ups, moving endpoints and sleep.
 
 use std::sync::Arc;
 
 use loom::model::Builder;
 use loom::thread;
 
-use crate::bells::{Bell, Entrance, Found};
+use crate::queue::{Location, Migrants, WakeFlag, WakeQueue};
 use crate::sync::{AtomicUsize, Condvar, Mutex, Ordering, lock};
 
-/// What producers and worker share of an endpoint.
-struct Shared {
-    bell: Bell,
-    outbox: Mutex<usize>,
+/// The shared state of an endpoint.
+struct ModelShared {
+    wake_flag: WakeFlag,
+    send_buffer: Mutex<usize>,
 }
 
-/// An endpoint where it lives.
-struct Entry {
-    shared: Arc<Shared>,
-    /// Where it is told to move, the next one last.
-    journey: Vec<usize>,
+/// An endpoint on its worker.
+struct ModelEndpoint {
+    shared: Arc<ModelShared>,
+    /// The workers to which it moves, the next one last.
+    moves: Vec<usize>,
     served: usize,
     expected: usize,
 }
 
-/// What a poll waits for: as an eventfd, it stays rung until somebody looks.
+/// What a poll waits for: like an eventfd, it stays set until it is read.
 #[derive(Default)]
-struct Signals {
+struct ModelSignals {
     woken: bool,
     stopped: bool,
 }
 
-struct Mailbox {
-    entrance: Entrance<Arc<Shared>, Entry>,
-    /// What stands for the channel of commands: a queue that is looked at without a lock.
+struct ModelMailbox {
+    wake_queue: WakeQueue<Arc<ModelShared>>,
+    migrants: Migrants<ModelEndpoint>,
+    /// Represents the command channel: a queue that is checked without a lock.
     commands: AtomicUsize,
-    signals: Mutex<Signals>,
+    signals: Mutex<ModelSignals>,
     signalled: Condvar,
 }
 
-impl Mailbox {
+impl ModelMailbox {
     fn new() -> Self {
         Self {
-            entrance: Entrance::new(),
+            wake_queue: WakeQueue::new(),
+            migrants: Migrants::new(),
             commands: AtomicUsize::new(0),
-            signals: Mutex::new(Signals::default()),
+            signals: Mutex::new(ModelSignals::default()),
             signalled: Condvar::new(),
         }
     }
 
-    fn signal(&self, what: impl FnOnce(&mut Signals)) {
+    fn signal(&self, what: impl FnOnce(&mut ModelSignals)) {
         what(&mut lock(&self.signals));
         self.signalled.notify_all();
     }
 
     fn wake(&self) {
-        if self.entrance.must_wake() {
+        if self.wake_queue.must_wake() {
             self.signal(|it| it.woken = true);
         }
     }
 
-    fn ring(&self, shared: Arc<Shared>) {
-        self.entrance.ring(shared);
+    fn wake_for(&self, shared: Arc<ModelShared>) {
+        self.wake_queue.push(shared);
         self.wake();
     }
 
@@ -69,19 +71,22 @@ impl Mailbox {
         self.wake();
     }
 
-    fn adopt(&self, entry: Entry) {
-        let adopted = self.entrance.adopt(entry);
+    fn adopt(&self, endpoint: ModelEndpoint) {
+        let adopted = self.migrants.push(endpoint);
         assert!(adopted.is_ok(), "no worker stops before the end");
         self.wake();
     }
 
-    /// Sleeps if there is nothing to do. Returns whether all is over.
+    /// Sleeps if there is nothing to do. Returns whether the model has ended.
     fn poll(&self) -> bool {
-        let is_empty = || self.commands.load(Ordering::Acquire) == 0;
-        self.entrance.sleep(is_empty, |may_sleep| {
+        let is_empty = || self.commands.load(Ordering::Acquire) == 0 && self.migrants.is_empty();
+        self.wake_queue.sleep(is_empty, |may_sleep| {
             let mut signals = lock(&self.signals);
             while may_sleep && !signals.woken && !signals.stopped {
-                signals = self.signalled.wait(signals).expect("nobody panics with it");
+                signals = self
+                    .signalled
+                    .wait(signals)
+                    .expect("no thread panics while it holds it");
             }
             signals.woken = false;
             signals.stopped
@@ -89,119 +94,119 @@ impl Mailbox {
     }
 }
 
-struct Worker {
+struct ModelWorker {
     number: usize,
-    mailboxes: Arc<[Mailbox; 2]>,
-    endpoint: Option<Entry>,
-    /// How often bytes will have come for the endpoint, each time a message that an inbox answers.
+    mailboxes: Arc<[ModelMailbox; 2]>,
+    endpoint: Option<ModelEndpoint>,
+    /// How often bytes arrive for the endpoint, each time a message to which an inbox replies.
     arrivals: usize,
 }
 
-impl Worker {
+impl ModelWorker {
     fn run(mut self) {
         let mailboxes = Arc::clone(&self.mailboxes);
         let own = &mailboxes[self.number];
         loop {
-            for entry in own.entrance.take_arrivals() {
-                entry.shared.bell.settle(0);
-                self.endpoint = Some(entry);
+            for endpoint in own.migrants.take() {
+                endpoint.shared.wake_flag.settle(0);
+                self.endpoint = Some(endpoint);
                 self.serve();
             }
-            let mut rung = Vec::new();
-            own.entrance.take_rung(&mut rung);
-            for shared in rung {
-                self.answer_bell(&shared);
+            let mut pending = Vec::new();
+            own.wake_queue.take_pending(&mut pending);
+            for shared in pending {
+                self.serve_wake_up(&shared);
             }
             self.drive();
             if own.poll() {
                 assert!(
-                    own.entrance.shut().is_empty(),
-                    "nothing is on its way at the end"
+                    own.migrants.close().is_empty(),
+                    "no endpoint is moving at the end"
                 );
                 return;
             }
         }
     }
 
-    /// The inbox sends to its own endpoint, and rings for nobody.
+    /// The inbox sends on its own endpoint, without a wake-up.
     fn drive(&mut self) {
-        if let Some(entry) = self.endpoint.as_ref().filter(|_| self.arrivals > 0) {
+        if let Some(endpoint) = self.endpoint.as_ref().filter(|_| self.arrivals > 0) {
             self.arrivals -= 1;
-            entry.shared.bell.hold();
-            *lock(&entry.shared.outbox) += 1;
-            assert_eq!(entry.shared.bell.ring(), None);
+            endpoint.shared.wake_flag.suppress();
+            *lock(&endpoint.shared.send_buffer) += 1;
+            assert_eq!(endpoint.shared.wake_flag.set(), None);
             self.serve();
         }
     }
 
-    fn answer_bell(&mut self, shared: &Arc<Shared>) {
-        let place = match shared.bell.find(self.number) {
-            Found::Here { place } => place,
-            Found::Moved { home } => return self.mailboxes[home].ring(Arc::clone(shared)),
+    fn serve_wake_up(&mut self, shared: &Arc<ModelShared>) {
+        let place = match shared.wake_flag.locate(self.number) {
+            Location::Here { place } => place,
+            Location::Moved { home } => return self.mailboxes[home].wake_for(Arc::clone(shared)),
         };
         assert_eq!(place, 0);
         self.serve();
     }
 
     fn serve(&mut self) {
-        let Some(mut entry) = self.endpoint.take() else {
+        let Some(mut endpoint) = self.endpoint.take() else {
             return;
         };
-        entry.shared.bell.answer();
-        entry.served += std::mem::take(&mut *lock(&entry.shared.outbox));
-        match entry.journey.pop() {
+        endpoint.shared.wake_flag.clear();
+        endpoint.served += std::mem::take(&mut *lock(&endpoint.shared.send_buffer));
+        match endpoint.moves.pop() {
             Some(home) => {
-                entry.shared.bell.leave_for(home);
-                self.mailboxes[home].adopt(entry);
+                endpoint.shared.wake_flag.move_to(home);
+                self.mailboxes[home].adopt(endpoint);
             }
             None => {
-                if entry.served == entry.expected {
-                    let stop = |mailbox: &Mailbox| mailbox.signal(|it| it.stopped = true);
+                if endpoint.served == endpoint.expected {
+                    let stop = |mailbox: &ModelMailbox| mailbox.signal(|it| it.stopped = true);
                     self.mailboxes.iter().for_each(stop);
                 }
-                self.endpoint = Some(entry);
+                self.endpoint = Some(endpoint);
             }
         }
     }
 }
 
-fn send(mailboxes: &[Mailbox; 2], shared: &Arc<Shared>) {
-    *lock(&shared.outbox) += 1;
-    if let Some(home) = shared.bell.ring() {
-        mailboxes[home].ring(Arc::clone(shared));
+fn send(mailboxes: &[ModelMailbox; 2], shared: &Arc<ModelShared>) {
+    *lock(&shared.send_buffer) += 1;
+    if let Some(home) = shared.wake_flag.set() {
+        mailboxes[home].wake_for(Arc::clone(shared));
     }
 }
 
-/// Workers, an endpoint that begins on worker 0 and moves as `journey` says, and producers of so many
+/// Workers, an endpoint that begins on worker 0 and moves as `moves` says, and producers of so many
 /// messages each, of which the last is this thread.
-fn hand_off(workers: usize, journey: &[usize], producers: &[usize]) {
-    hand_off_and_answer(workers, journey, producers, 0);
+fn hand_off(workers: usize, moves: &[usize], producers: &[usize]) {
+    hand_off_and_reply(workers, moves, producers, 0);
 }
 
-/// The same, and so many messages of an inbox of the endpoint, on worker 0.
-fn hand_off_and_answer(workers: usize, journey: &[usize], producers: &[usize], answers: usize) {
-    let mailboxes = Arc::new([Mailbox::new(), Mailbox::new()]);
-    let shared = Arc::new(Shared {
-        bell: Bell::new(0),
-        outbox: Mutex::new(0),
+/// The same, with so many messages of an inbox of the endpoint, on worker 0.
+fn hand_off_and_reply(workers: usize, moves: &[usize], producers: &[usize], replies: usize) {
+    let mailboxes = Arc::new([ModelMailbox::new(), ModelMailbox::new()]);
+    let shared = Arc::new(ModelShared {
+        wake_flag: WakeFlag::new(0),
+        send_buffer: Mutex::new(0),
     });
-    mailboxes[0].adopt(Entry {
+    mailboxes[0].adopt(ModelEndpoint {
         shared: Arc::clone(&shared),
-        journey: journey.iter().rev().copied().collect(),
+        moves: moves.iter().rev().copied().collect(),
         served: 0,
-        expected: producers.iter().sum::<usize>() + answers,
+        expected: producers.iter().sum::<usize>() + replies,
     });
     let mut threads = Vec::new();
     for number in 0..workers {
-        let worker = Worker {
+        let worker = ModelWorker {
             number,
             mailboxes: Arc::clone(&mailboxes),
             endpoint: None,
-            arrivals: if number == 0 { answers } else { 0 },
+            arrivals: if number == 0 { replies } else { 0 },
         };
         threads.push(thread::spawn(move || worker.run()));
     }
-    let (own, others) = producers.split_last().expect("somebody sends");
+    let (own, others) = producers.split_last().expect("there is a producer");
     for &messages in others {
         let (mailboxes, shared) = (Arc::clone(&mailboxes), Arc::clone(&shared));
         let produce = move || (0..messages).for_each(|_| send(&mailboxes, &shared));
@@ -213,40 +218,39 @@ fn hand_off_and_answer(workers: usize, journey: &[usize], producers: &[usize], a
     }
 }
 
-/// Explores every order in which threads are interrupted at most so often, or as often as
-/// `LOOM_MAX_PREEMPTIONS` says.
-fn explore(interruptions: Option<usize>, model: impl Fn() + Send + Sync + 'static) {
+/// Explores every order of threads with at most so many preemptions, or `LOOM_MAX_PREEMPTIONS`.
+fn explore(preemptions: Option<usize>, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(interruptions);
+    builder.preemption_bound = builder.preemption_bound.or(preemptions);
     builder.max_branches = 100_000;
     builder.check(model);
 }
 
 #[test]
-fn no_message_is_stranded_while_its_endpoint_moves_there_and_back() {
+fn no_message_is_lost_while_its_endpoint_moves_there_and_back() {
     explore(Some(2), || hand_off(2, &[1, 0], &[1, 1]));
 }
 
 #[test]
-fn a_message_follows_its_endpoint_however_often_threads_are_interrupted() {
+fn a_message_follows_its_endpoint_under_four_preemptions() {
     explore(Some(4), || hand_off(2, &[1], &[1]));
 }
 
 #[test]
-fn a_worker_that_falls_asleep_is_woken_for_each_message() {
+fn a_worker_that_goes_to_sleep_is_woken_for_each_message() {
     explore(None, || hand_off(1, &[], &[2]));
 }
 
 #[test]
-fn no_message_is_overlooked_while_an_inbox_holds_the_bell() {
-    explore(Some(4), || hand_off_and_answer(1, &[], &[2], 1));
+fn no_message_is_missed_while_wake_ups_are_suppressed() {
+    explore(Some(4), || hand_off_and_reply(1, &[], &[2], 1));
 }
 
-/// Commands are looked at without a lock: here only the fences keep order.
+/// Commands are checked without a lock: only the fences order them.
 #[test]
-fn a_worker_that_falls_asleep_is_woken_for_a_command() {
+fn a_worker_that_goes_to_sleep_is_woken_for_a_command() {
     explore(None, || {
-        let mailbox = Arc::new(Mailbox::new());
+        let mailbox = Arc::new(ModelMailbox::new());
         let worker = Arc::clone(&mailbox);
         let worker = thread::spawn(move || {
             while worker.commands.load(Ordering::Acquire) == 0 {

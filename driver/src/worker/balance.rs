@@ -1,7 +1,7 @@
-//! What a worker measures for the placement policy, and the moves that it makes.
+//! Measures the load of the workers for the placement policy, and selects the endpoint to move.
 //!
-//! Only a worker that is busy looks, and only at its own endpoints; of the others it sees how long
-//! they have worked. So an idle worker is never woken for it.
+//! Only a busy worker selects, among its own endpoints; of the others it knows how long they have worked. So
+//! an idle worker is never woken for it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,66 +9,66 @@ use std::time::Duration;
 
 use selvedge_transport::Instant;
 
-use super::Worker;
+use super::endpoint_table::EndpointTable;
+use super::placement::{BUSY_MIN, Chooser, Move, WorkerLoad, crowd};
 use crate::config::{INTERVAL_MAX, INTERVAL_MIN, Placement};
-use crate::placement::{BUSY_MIN, Candidate, Chooser, Load, crowd};
 
-/// How long one worker has worked, for the others to read. Aligned so that the workers do not write
-/// to each other's cache lines.
+/// How long one worker has worked, readable by the others. Aligned so that workers do not write to each
+/// other's cache lines.
 #[repr(align(128))]
 #[derive(Debug)]
-struct Meter {
-    /// While it works, the time that it has slept stands still; while it sleeps, the time that it
-    /// has worked does. This is the one that stands still, in nanoseconds, with [`WORKS`].
-    still: AtomicU64,
-    /// Its crowd when it last looked, as the bits of an `f64`.
+struct WorkMeter {
+    /// While a worker works, the time that it has slept is constant; while it sleeps, the time that it has
+    /// worked is. This is the constant one, in nanoseconds, with [`WORKS`].
+    constant: AtomicU64,
+    /// Its crowd when it was determined last, as the bits of an `f64`.
     crowd: AtomicU64,
 }
 
-/// The lowest bit of [`Meter::still`]: the worker works.
+/// The lowest bit of [`WorkMeter::constant`]: the worker works.
 const WORKS: u64 = 1;
 
-impl Meter {
+impl WorkMeter {
     /// Asleep, and has not worked.
     const fn new() -> Self {
         Self {
-            still: AtomicU64::new(0),
+            constant: AtomicU64::new(0),
             crowd: AtomicU64::new(0),
         }
     }
 
-    /// How long it had worked by `at`, in nanoseconds since the start.
+    /// How long it had worked at `at`, in nanoseconds since the start.
     fn worked(&self, at: u64) -> u64 {
-        let still = self.still.load(Ordering::Relaxed);
-        if still & WORKS == WORKS {
-            at.saturating_sub(still >> 1)
+        let constant = self.constant.load(Ordering::Relaxed);
+        if constant & WORKS == WORKS {
+            at.saturating_sub(constant >> 1)
         } else {
-            still >> 1
+            constant >> 1
         }
     }
 
     fn wakes(&self, at: u64) {
         let slept = at.saturating_sub(self.worked(at));
-        self.still.store(slept << 1 | WORKS, Ordering::Relaxed);
+        self.constant.store(slept << 1 | WORKS, Ordering::Relaxed);
     }
 
     fn sleeps(&self, at: u64) {
-        self.still.store(self.worked(at) << 1, Ordering::Relaxed);
+        self.constant.store(self.worked(at) << 1, Ordering::Relaxed);
     }
 }
 
 /// What the workers of a driver know of each other.
 #[derive(Debug)]
-pub(crate) struct Balance {
+pub(crate) struct SharedMeters {
     start: Instant,
     interval: Duration,
-    meters: Box<[Meter]>,
-    /// When an endpoint was last moved, in nanoseconds since the start.
+    meters: Box<[WorkMeter]>,
+    /// When an endpoint was moved last, in nanoseconds since the start.
     moved: AtomicU64,
 }
 
-impl Balance {
-    /// None if nothing is to be balanced.
+impl SharedMeters {
+    /// `None` if nothing is to be balanced.
     pub(crate) fn new(placement: Placement, workers: usize) -> Option<Arc<Self>> {
         let Placement::Balanced { interval } = placement else {
             return None;
@@ -77,7 +77,7 @@ impl Balance {
             Arc::new(Self {
                 start: Instant::now(),
                 interval: interval.clamp(INTERVAL_MIN, INTERVAL_MAX),
-                meters: (0..workers).map(|_| Meter::new()).collect(),
+                meters: (0..workers).map(|_| WorkMeter::new()).collect(),
                 moved: AtomicU64::new(0),
             })
         })
@@ -88,56 +88,56 @@ impl Balance {
     }
 }
 
-/// One worker's part in it.
+/// The balancer of one worker.
 #[derive(Debug)]
 pub(super) struct Balancer {
-    common: Arc<Balance>,
-    number: usize,
+    meters: Arc<SharedMeters>,
+    worker: usize,
     /// When the interval began, in nanoseconds since the start.
     began: u64,
     ends: Instant,
     /// How long each worker had worked then.
     before: Vec<u64>,
-    /// Whether the weights of the endpoints are those of this interval: they are only looked at
-    /// once the worker is busy.
+    /// Whether the endpoints were weighed at the begin of this interval: they are only while the worker is
+    /// busy.
     is_weighing: bool,
     chooser: Chooser,
 }
 
 impl Balancer {
-    pub(super) fn new(common: Arc<Balance>, number: usize) -> Self {
+    pub(super) fn new(meters: Arc<SharedMeters>, worker: usize) -> Self {
         Self {
-            number,
+            worker,
             began: 0,
-            ends: common.start + common.interval,
-            before: vec![0; common.meters.len()],
+            ends: meters.start + meters.interval,
+            before: vec![0; meters.meters.len()],
             is_weighing: false,
             chooser: Chooser::default(),
-            common,
+            meters,
         }
     }
 
     pub(super) fn wakes(&self, now: Instant) {
-        self.common.meters[self.number].wakes(self.common.nanos(now));
+        self.meters.meters[self.worker].wakes(self.meters.nanos(now));
     }
 
     pub(super) fn sleeps(&self, now: Instant) {
-        self.common.meters[self.number].sleeps(self.common.nanos(now));
+        self.meters.meters[self.worker].sleeps(self.meters.nanos(now));
     }
 
-    /// Ends the interval: the loads of all workers over it.
-    fn next_interval(&mut self, now: Instant) -> Vec<Load> {
-        let at = self.common.nanos(now);
+    /// Ends the interval. Returns the loads of all workers in it.
+    fn next_interval(&mut self, now: Instant) -> Vec<WorkerLoad> {
+        let at = self.meters.nanos(now);
         let length = at.saturating_sub(self.began).max(1) as f64;
         self.began = at;
-        self.ends = now + self.common.interval;
-        let meters = self.common.meters.iter().zip(&mut self.before);
+        self.ends = now + self.meters.interval;
+        let meters = self.meters.meters.iter().zip(&mut self.before);
         meters
             .map(|(meter, before)| {
                 let worked = meter.worked(at);
                 let share = worked.saturating_sub(*before) as f64 / length;
                 *before = worked;
-                Load {
+                WorkerLoad {
                     share: share.min(1.0),
                     crowd: f64::from_bits(meter.crowd.load(Ordering::Relaxed)),
                 }
@@ -145,31 +145,26 @@ impl Balancer {
             .collect()
     }
 
-    /// Whether this worker may make the one move since `seen`.
+    /// Whether this worker may make the single move since `seen`.
     fn claim(&self, seen: u64) -> bool {
-        let moved = &self.common.moved;
+        let moved = &self.meters.moved;
         let (set, failed) = (Ordering::Relaxed, Ordering::Relaxed);
         moved
             .compare_exchange(seen, self.began, set, failed)
             .is_ok()
     }
-}
 
-impl Worker {
-    /// At the end of an interval: moves one endpoint to a worker that has more time, if any should.
-    pub(super) fn balance(&mut self) {
-        let Some(balancer) = self.balancer.as_mut().filter(|it| it.ends <= self.now) else {
-            return;
-        };
-        let last_began = balancer.began;
-        let mut loads = balancer.next_interval(self.now);
-        let is_busy = loads[self.number].share >= BUSY_MIN;
-        let was_weighing = std::mem::replace(&mut balancer.is_weighing, is_busy);
-        let candidates: Vec<_> = if is_busy {
-            let entries = self.endpoints.iter_mut();
-            entries
-                .map(|(key, it)| it.candidate(key, self.now))
-                .collect()
+    /// At the end of an interval, selects an endpoint to move to a less busy worker, if one should be moved.
+    pub(super) fn choose(&mut self, endpoints: &mut EndpointTable, now: Instant) -> Option<Move> {
+        if self.ends > now {
+            return None;
+        }
+        let last_began = self.began;
+        let mut loads = self.next_interval(now);
+        let is_busy = loads[self.worker].share >= BUSY_MIN;
+        let was_weighing = std::mem::replace(&mut self.is_weighing, is_busy);
+        let candidates = if is_busy {
+            endpoints.candidates(now)
         } else {
             Vec::new()
         };
@@ -178,40 +173,27 @@ impl Worker {
         } else {
             0.0
         };
-        loads[self.number].crowd = crowd;
-        let common = Arc::clone(&balancer.common);
-        common.meters[self.number]
+        loads[self.worker].crowd = crowd;
+        self.meters.meters[self.worker]
             .crowd
             .store(crowd.to_bits(), Ordering::Relaxed);
-        // What was measured across a move is neither what was before nor what is now.
-        let moved = common.moved.load(Ordering::Relaxed);
+        // An interval in which an endpoint was moved describes neither the state before nor after it.
+        let moved = self.meters.moved.load(Ordering::Relaxed);
         if !was_weighing || moved > last_began {
-            return balancer.chooser.skip();
+            self.chooser.skip();
+            return None;
         }
-        if let Some(chosen) = balancer.chooser.choose(self.number, &loads, &candidates)
-            && balancer.claim(moved)
-        {
-            let (from, to) = (self.number, chosen.to);
-            let (own, other) = (loads[from].share, loads[to].share);
-            let entry = &mut self.endpoints[chosen.key];
-            entry.rest.begin(self.now, common.interval);
-            tracing::debug!(peer = ?entry.peer(), from, own, to, other, "an endpoint moves to even out");
-            self.emigrate(chosen.key, to);
+        let chosen = self.chooser.choose(self.worker, &loads, &candidates)?;
+        if !self.claim(moved) {
+            return None;
         }
-    }
-}
-
-impl super::Entry {
-    /// What it did since it was last asked, which should be an interval ago.
-    fn candidate(&mut self, key: usize, now: Instant) -> Candidate {
-        let done = self.work_done();
-        let weight = done.saturating_sub(self.weighed) as f64;
-        self.weighed = done;
-        Candidate {
-            key,
-            weight,
-            may_move: !self.is_pinned && self.rest.is_over(now),
-        }
+        let (from, to) = (self.worker, chosen.to);
+        let (own, other) = (loads[from].share, loads[to].share);
+        let endpoint = endpoints.get_mut(chosen.key)?;
+        endpoint.begin_cooldown(now, self.meters.interval);
+        let peer = endpoint.peer();
+        tracing::debug!(%peer, from, own, to, other, "an endpoint moves to a less busy worker");
+        Some(chosen)
     }
 }
 
@@ -220,8 +202,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_meter_tells_the_time_worked_at_any_moment() {
-        let meter = Meter::new();
+    fn a_meter_yields_the_time_worked_at_any_moment() {
+        let meter = WorkMeter::new();
         assert_eq!(meter.worked(100), 0);
         meter.wakes(100);
         assert_eq!(meter.worked(130), 30);
@@ -234,16 +216,16 @@ mod tests {
     #[test]
     fn nothing_is_measured_where_nothing_can_move() {
         let balanced = Placement::default();
-        assert!(Balance::new(balanced, 1).is_none());
-        assert!(Balance::new(Placement::Fixed, 2).is_none());
-        assert!(Balance::new(balanced, 2).is_some());
+        assert!(SharedMeters::new(balanced, 1).is_none());
+        assert!(SharedMeters::new(Placement::Fixed, 2).is_none());
+        assert!(SharedMeters::new(balanced, 2).is_some());
     }
 
     #[test]
-    fn two_workers_do_not_both_move() {
-        let common = Balance::new(Placement::default(), 2).unwrap();
-        let [mut one, mut other] = [0, 1].map(|number| Balancer::new(Arc::clone(&common), number));
-        let now = common.start + common.interval;
+    fn two_workers_do_not_both_move_an_endpoint() {
+        let meters = SharedMeters::new(Placement::default(), 2).unwrap();
+        let [mut one, mut other] = [0, 1].map(|number| Balancer::new(Arc::clone(&meters), number));
+        let now = meters.start + meters.interval;
         one.next_interval(now);
         other.next_interval(now);
         assert!(one.claim(0));

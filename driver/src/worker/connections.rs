@@ -1,159 +1,218 @@
-//! Transports on a worker: dialed or accepted, driven, attached, closed.
+//! The transports of a worker: in their handshake, attached to an endpoint, or closing.
 
-use std::sync::{Arc, Weak};
+use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
-use selvedge_endpoint::{AttachmentId, DetachReason};
+use mio::{Events, Poll, Registry};
+use selvedge_endpoint::AttachmentId;
 use selvedge_transport::{
-    DialError, DialTarget, Dialer, End, Frame, FrameSource, Instant, Listener, Phase, Progress,
+    DialError, End, Frame, FrameSink, FrameSource, Instant, Phase, Progress, ReadBuffer,
     SendCapacity, Transport, Turn,
 };
+use slab::Slab;
 
-use super::{Accepted, Done, ListenerSlot, Slot, TimerKey, Worker, transport_token};
-use crate::accept_rate::AcceptRate;
-use crate::driver::Connected;
-use crate::timers::Armed;
+use super::schedule::{Armed, Schedule, TimerKey};
+use super::token;
+use crate::config::DriverConfig;
+use crate::connected::Connected;
+use crate::log_throttle::LogThrottle;
+use crate::wake::{AcceptCallback, DialCallback};
 
-/// What a transport on a worker is there for.
-pub(crate) enum Owner {
-    /// It proves who is at the other end.
-    Handshake { deadline: Instant, arrival: Arrival },
+/// How long a transport may take to close in order.
+const CLOSING_MAX: Duration = Duration::from_secs(10);
+
+/// What a transport is on a worker for.
+pub(super) enum Purpose {
+    /// It authenticates the peer.
+    Handshake {
+        deadline: Instant,
+        origin: HandshakeOrigin,
+    },
     /// It serves an endpoint.
     Endpoint {
         index: usize,
         attachment: AttachmentId,
     },
-    /// It sends what it has taken and ends.
+    /// It sends what it has buffered, and ends.
     Closing { deadline: Instant },
 }
 
-/// Who wants it when its handshake is done.
-pub(crate) enum Arrival {
-    Dialed(Done),
-    Accepted(Accepted),
+/// Where a handshake began, and so who receives the connection.
+pub(super) enum HandshakeOrigin {
+    Dialed(DialCallback),
+    Accepted(AcceptCallback),
 }
 
-/// How long a transport may take to close in order.
-const CLOSING_MAX: std::time::Duration = std::time::Duration::from_secs(10);
+/// A transport on this worker.
+struct ConnectionSlot {
+    transport: Box<dyn Transport>,
+    purpose: Purpose,
+    /// Distinguishes the events of this transport from those of an earlier one with the same index.
+    generation: u32,
+    armed: Armed,
+    is_busy: bool,
+}
 
-struct Nothing;
+/// A source without frames, for a transport that carries no session.
+struct NoFrames;
 
-impl FrameSource for Nothing {
-    fn next_frame(&mut self, _room: &SendCapacity) -> Option<Frame> {
+impl FrameSource for NoFrames {
+    fn next_frame(&mut self, _capacity: &SendCapacity) -> Option<Frame> {
         None
     }
 }
 
-impl Worker {
-    pub(super) fn dial(&mut self, dialer: &dyn Dialer, target: &DialTarget, done: Done) {
-        match dialer.dial(self.now, target) {
-            Ok(transport) => self.begin_handshake(transport, Arrival::Dialed(done)),
-            Err(error) => done(Err(error)),
+/// The table of transports, and the poll in which they are registered.
+pub(super) struct Connections {
+    poll: Poll,
+    slots: Slab<ConnectionSlot>,
+    buffer: ReadBuffer,
+    /// How many bytes a transport may move each way in one turn.
+    budget: usize,
+    handshake_max: Duration,
+    handshakes_max: usize,
+    handshakes: usize,
+    /// Connections refused because too many handshakes were in progress.
+    refused: LogThrottle,
+    /// The generation of the slot that was filled last.
+    generation: u32,
+    /// Transports that had more to do than their budget allowed.
+    busy: Vec<usize>,
+}
+
+impl Connections {
+    pub(super) fn new(poll: Poll, config: &DriverConfig) -> Self {
+        Self {
+            poll,
+            slots: Slab::new(),
+            buffer: ReadBuffer::default(),
+            budget: config.budget,
+            handshake_max: config.handshake_max,
+            handshakes_max: config.handshakes_max,
+            handshakes: 0,
+            refused: LogThrottle::default(),
+            generation: 0,
+            busy: Vec::new(),
         }
     }
 
-    pub(super) fn listen(
+    pub(super) fn registry(&self) -> &Registry {
+        self.poll.registry()
+    }
+
+    pub(super) fn poll(
         &mut self,
-        mut listener: Box<dyn Listener>,
-        accepted: Accepted,
-        wanted: Weak<()>,
-    ) {
-        let entry = self.listeners.vacant_entry();
-        let index = entry.key();
-        let token = mio::Token(index << 1 | 1);
-        if let Err(error) = listener.register(self.poll.registry(), token) {
-            tracing::error!(%error, address = %listener.local_address(), "cannot listen");
-            return;
-        }
-        entry.insert(ListenerSlot {
-            listener,
-            accepted,
-            wanted,
-            armed: Armed::default(),
-            rate: AcceptRate::new(self.config.accepts_per_second),
-        });
-        self.accept(index);
+        events: &mut Events,
+        timeout: Option<Duration>,
+    ) -> io::Result<()> {
+        self.poll.poll(events, timeout)
     }
 
-    /// Drops the listeners that nobody holds.
-    pub(super) fn unlisten(&mut self) {
-        let registry = self.poll.registry();
-        self.listeners.retain(|_, slot| {
-            let wanted = slot.wanted.strong_count() > 0;
-            if !wanted && let Err(error) = slot.listener.deregister(registry) {
-                tracing::debug!(%error, "a listener was not registered");
-            }
-            wanted
-        });
-    }
-
-    pub(super) fn accept(&mut self, index: usize) {
-        let mut transports = Vec::new();
-        let Some(slot) = self.listeners.get_mut(index) else {
-            return;
-        };
-        if let Some(until) = slot.rate.pause(self.now) {
-            // No event comes for those who wait already.
-            if let Some(at) = slot.armed.arm(Some(until)) {
-                self.timers.push(at, TimerKey::Listener(index));
-            }
-            return;
-        }
-        let mut turn = Turn {
-            now: self.now,
+    /// What a transport or listener needs for one turn.
+    pub(super) fn turn(&mut self, now: Instant) -> Turn<'_> {
+        Turn {
+            now,
             buffer: &mut self.buffer,
-            budget: self.config.budget,
+            budget: self.budget,
+            registry: self.poll.registry(),
+        }
+    }
+
+    fn slot_and_turn(
+        &mut self,
+        index: usize,
+        now: Instant,
+    ) -> Option<(&mut ConnectionSlot, Turn<'_>)> {
+        let turn = Turn {
+            now,
+            buffer: &mut self.buffer,
+            budget: self.budget,
             registry: self.poll.registry(),
         };
-        let result = slot.listener.accept(&mut turn, &mut transports);
-        slot.rate.accepted(self.now, transports.len());
-        let next = match result {
-            Ok(Progress::More) => Some(self.now),
-            Ok(Progress::Idle) => slot.listener.timeout(),
-            Err(error) => {
-                tracing::error!(%error, address = %slot.listener.local_address(), "listening ended");
-                self.listeners.remove(index);
-                None
-            }
-        };
-        if let Some(slot) = self.listeners.get_mut(index) {
-            let accepted = Arc::clone(&slot.accepted);
-            if let Some(at) = slot.armed.arm(next) {
-                self.timers.push(at, TimerKey::Listener(index));
-            }
-            for transport in transports {
-                self.begin_handshake(transport, Arrival::Accepted(Arc::clone(&accepted)));
-            }
+        Some((self.slots.get_mut(index)?, turn))
+    }
+
+    pub(super) fn indices(&self) -> Vec<usize> {
+        self.slots.iter().map(|(index, _)| index).collect()
+    }
+
+    /// The earliest deadline that a transport has, for a simulation.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let slots = self.slots.iter();
+        slots.filter_map(|(_, it)| it.transport.timeout()).min()
+    }
+
+    pub(super) fn has_closing(&self) -> bool {
+        let mut slots = self.slots.iter();
+        slots.any(|(_, slot)| matches!(slot.purpose, Purpose::Closing { .. }))
+    }
+
+    /// The endpoint that a transport serves, and as which attachment.
+    pub(super) fn endpoint(&self, index: usize) -> Option<(usize, AttachmentId)> {
+        match self.slots.get(index)?.purpose {
+            Purpose::Endpoint { index, attachment } => Some((index, attachment)),
+            Purpose::Handshake { .. } | Purpose::Closing { .. } => None,
         }
     }
 
-    fn begin_handshake(&mut self, transport: Box<dyn Transport>, arrival: Arrival) {
-        if self.handshakes >= self.config.handshakes_max && matches!(arrival, Arrival::Accepted(_))
-        {
-            if let Some(refused) = self.refused.note(self.now) {
-                let max = self.config.handshakes_max;
-                tracing::warn!(
-                    max,
-                    refused,
-                    "too many handshakes at once: connections are refused"
-                );
+    /// Passes an event of the poll to its transport. Returns whether that still exists.
+    pub(super) fn on_event(
+        &mut self,
+        index: usize,
+        generation: u32,
+        event: &mio::event::Event,
+    ) -> bool {
+        let slot = self.slots.get_mut(index);
+        let Some(slot) = slot.filter(|slot| slot.generation == generation) else {
+            return false;
+        };
+        slot.transport.on_event(event);
+        true
+    }
+
+    /// Handles an expired timer of a transport. Returns whether that still exists.
+    pub(super) fn on_timer(&mut self, index: usize, generation: u32, now: Instant) -> bool {
+        let slot = self.slots.get_mut(index);
+        let Some(slot) = slot.filter(|slot| slot.generation == generation) else {
+            return false;
+        };
+        slot.armed.fired(now);
+        if slot.transport.timeout().is_some_and(|at| at <= now) {
+            slot.transport.on_timeout(now);
+        }
+        true
+    }
+
+    pub(super) fn begin_handshake(
+        &mut self,
+        transport: Box<dyn Transport>,
+        origin: HandshakeOrigin,
+        schedule: &mut Schedule,
+    ) {
+        let is_accepted = matches!(origin, HandshakeOrigin::Accepted(_));
+        if self.handshakes >= self.handshakes_max && is_accepted {
+            if let Some(refused) = self.refused.record(schedule.now) {
+                let max = self.handshakes_max;
+                tracing::warn!(max, refused, "connections refused: too many handshakes");
             }
             return;
         }
         self.handshakes += 1;
-        let deadline = self.now + self.config.handshake_max;
-        match self.add_slot(transport, Owner::Handshake { deadline, arrival }) {
+        let deadline = schedule.now + self.handshake_max;
+        match self.add(transport, Purpose::Handshake { deadline, origin }) {
             Ok(index) => {
-                self.timers
-                    .push(deadline, TimerKey::Transport(index, self.generation));
-                self.drive(index);
+                let key = TimerKey::Connection(index, self.generation);
+                schedule.timers.push(deadline, key);
+                self.drive(index, schedule);
+                self.arm(index, schedule);
             }
-            Err((owner, error)) => {
+            Err((purpose, error)) => {
                 self.handshakes -= 1;
-                if let Owner::Handshake {
-                    arrival: Arrival::Dialed(done),
+                if let Purpose::Handshake {
+                    origin: HandshakeOrigin::Dialed(done),
                     ..
-                } = owner
+                } = purpose
                 {
                     done(Err(End::unreachable(error).into()));
                 }
@@ -161,98 +220,78 @@ impl Worker {
         }
     }
 
-    /// Registers a transport. It must be driven once: what came before has made its event.
-    pub(super) fn add_slot(
+    /// Registers a transport. It must be driven once: edge-triggered events may have been reported before.
+    pub(super) fn add(
         &mut self,
         mut transport: Box<dyn Transport>,
-        owner: Owner,
-    ) -> Result<usize, (Owner, std::io::Error)> {
+        purpose: Purpose,
+    ) -> Result<usize, (Purpose, io::Error)> {
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
         let entry = self.slots.vacant_entry();
         let index = entry.key();
-        let token = transport_token(index, generation);
+        let token = token::connection(index, generation);
         if let Err(error) = transport.register(self.poll.registry(), token) {
-            return Err((owner, error));
+            return Err((purpose, error));
         }
-        let armed = Armed::default();
-        entry.insert(Slot {
+        entry.insert(ConnectionSlot {
             transport,
-            owner,
+            purpose,
             generation,
-            armed,
+            armed: Armed::default(),
             is_busy: false,
         });
         Ok(index)
     }
 
-    fn take_slot(&mut self, index: usize) -> Slot {
+    /// Removes a transport from the table and the poll.
+    pub(super) fn remove(&mut self, index: usize) -> Box<dyn Transport> {
+        self.take(index).transport
+    }
+
+    fn take(&mut self, index: usize) -> ConnectionSlot {
         let mut slot = self.slots.remove(index);
-        // A socket that has failed may be gone from the poll already.
+        // The poll may have dropped a failed socket already.
         if let Err(error) = slot.transport.deregister(self.poll.registry()) {
-            tracing::debug!(%error, "deregistering");
+            tracing::debug!(%error, "cannot deregister a transport");
         }
         slot
     }
 
-    /// Takes a transport off this worker, to go to another.
-    pub(super) fn take_transport(&mut self, index: usize) -> Box<dyn Transport> {
-        self.take_slot(index).transport
-    }
-
-    /// Receives and sends what can be, then asks when to come back.
-    pub(super) fn drive(&mut self, index: usize) {
-        let Some(slot) = self.slots.get(index) else {
-            return;
-        };
-        match slot.owner {
-            Owner::Handshake { .. } => self.drive_handshake(index),
-            Owner::Endpoint {
-                index: endpoint, ..
-            } => self.drive_attached(index, endpoint),
-            Owner::Closing { deadline } => self.drive_closing(index, deadline),
-        }
-        self.arm_slot(index);
-    }
-
-    pub(super) fn arm_slot(&mut self, index: usize) {
-        if let Some(slot) = self.slots.get_mut(index)
-            && let Some(at) = slot.armed.arm(slot.transport.timeout())
-        {
-            self.timers
-                .push(at, TimerKey::Transport(index, slot.generation));
+    /// Drives a transport that serves no endpoint.
+    pub(super) fn drive(&mut self, index: usize, schedule: &Schedule) {
+        match self.slots.get(index).map(|slot| &slot.purpose) {
+            Some(Purpose::Handshake { deadline, .. }) => {
+                let is_late = schedule.now >= *deadline;
+                self.drive_handshake(index, is_late, schedule.now);
+            }
+            Some(Purpose::Closing { deadline }) => {
+                let is_late = schedule.now >= *deadline;
+                self.drive_closing(index, is_late, schedule.now);
+            }
+            Some(Purpose::Endpoint { .. }) | None => {}
         }
     }
 
-    fn drive_handshake(&mut self, index: usize) {
-        let Some(slot) = self.slots.get_mut(index) else {
+    fn drive_handshake(&mut self, index: usize, is_late: bool, now: Instant) {
+        let Some((slot, mut turn)) = self.slot_and_turn(index, now) else {
             return;
-        };
-        let Owner::Handshake { deadline, .. } = &slot.owner else {
-            return;
-        };
-        let late = self.now >= *deadline;
-        let mut turn = Turn {
-            now: self.now,
-            buffer: &mut self.buffer,
-            budget: self.config.budget,
-            registry: self.poll.registry(),
         };
         let mut early: Vec<Bytes> = Vec::new();
-        let moved = slot
+        let driven = slot
             .transport
             .recv(&mut turn, &mut early)
-            .and_then(|_| slot.transport.send(&mut turn, &mut Nothing));
+            .and_then(|_| slot.transport.send(&mut turn, &mut NoFrames));
         let is_open = slot.transport.phase() == Phase::Open;
-        let ended = match moved {
+        let ended = match driven {
             Err(end) => Some(end),
             Ok(_) if is_open => None,
-            Ok(_) if late => Some(End::TimedOut),
-            Ok(progress) => return self.mark_busy(index, progress),
+            Ok(_) if is_late => Some(End::TimedOut),
+            Ok(progress) => return self.note_progress(index, progress),
         };
         self.handshakes -= 1;
-        let slot = self.take_slot(index);
-        let Owner::Handshake { arrival, .. } = slot.owner else {
+        let slot = self.take(index);
+        let Purpose::Handshake { origin, .. } = slot.purpose else {
             return;
         };
         let connected = match (ended, slot.transport.info().peer) {
@@ -267,59 +306,111 @@ impl Worker {
             }
             .into()),
         };
-        match (arrival, connected) {
-            (Arrival::Dialed(done), connected) => done(connected),
-            (Arrival::Accepted(accepted), Ok(connected)) => accepted(connected),
-            (Arrival::Accepted(_), Err(error)) => tracing::debug!(%error, "a handshake failed"),
+        match (origin, connected) {
+            (HandshakeOrigin::Dialed(done), connected) => done(connected),
+            (HandshakeOrigin::Accepted(accepted), Ok(connected)) => accepted(connected),
+            (HandshakeOrigin::Accepted(_), Err(error)) => {
+                tracing::debug!(%error, "a handshake failed");
+            }
         }
     }
 
-    fn drive_closing(&mut self, index: usize, deadline: Instant) {
-        let Some(slot) = self.slots.get_mut(index) else {
+    fn drive_closing(&mut self, index: usize, is_late: bool, now: Instant) {
+        let Some((slot, mut turn)) = self.slot_and_turn(index, now) else {
             return;
         };
-        let mut turn = Turn {
-            now: self.now,
-            buffer: &mut self.buffer,
-            budget: self.config.budget,
-            registry: self.poll.registry(),
-        };
-        let mut late: Vec<Bytes> = Vec::new();
-        let sent = slot
+        let mut ignored: Vec<Bytes> = Vec::new();
+        let driven = slot
             .transport
-            .send(&mut turn, &mut Nothing)
-            .and_then(|_| slot.transport.recv(&mut turn, &mut late));
-        match sent {
-            Ok(progress) if self.now < deadline => self.mark_busy(index, progress),
-            Ok(_) | Err(_) => drop(self.take_slot(index)),
+            .send(&mut turn, &mut NoFrames)
+            .and_then(|_| slot.transport.recv(&mut turn, &mut ignored));
+        match driven {
+            Ok(progress) if !is_late => self.note_progress(index, progress),
+            Ok(_) | Err(_) => drop(self.take(index)),
         }
     }
 
-    /// Closes a transport in order, on its own time.
-    pub(super) fn close_slot(&mut self, index: usize) {
+    /// Closes a transport in order, independently of its endpoint.
+    pub(super) fn close(&mut self, index: usize, schedule: &mut Schedule) {
         let Some(slot) = self.slots.get_mut(index) else {
             return;
         };
-        let deadline = self.now + CLOSING_MAX;
-        slot.owner = Owner::Closing { deadline };
-        slot.transport.close(self.now);
-        self.timers
-            .push(deadline, TimerKey::Transport(index, slot.generation));
-        self.drive_closing(index, deadline);
-        self.arm_slot(index);
+        let deadline = schedule.now + CLOSING_MAX;
+        slot.purpose = Purpose::Closing { deadline };
+        slot.transport.close(schedule.now);
+        let key = TimerKey::Connection(index, slot.generation);
+        schedule.timers.push(deadline, key);
+        self.drive_closing(index, false, schedule.now);
+        self.arm(index, schedule);
     }
 
-    /// A transport of an endpoint has ended.
-    pub(super) fn slot_ended(&mut self, index: usize, end: End) {
-        let slot = self.take_slot(index);
-        if let Owner::Endpoint {
-            index: endpoint,
-            attachment,
-        } = slot.owner
-            && let Some(entry) = self.endpoints.get_mut(endpoint)
-        {
-            entry.forget(attachment);
-            entry.session.detach(attachment, DetachReason::Ended(end));
+    /// Receives frames on a transport.
+    pub(super) fn receive(
+        &mut self,
+        index: usize,
+        sink: &mut dyn FrameSink,
+        now: Instant,
+    ) -> Result<(), End> {
+        let Some((slot, mut turn)) = self.slot_and_turn(index, now) else {
+            return Ok(());
+        };
+        let progress = slot.transport.recv(&mut turn, sink)?;
+        self.note_progress(index, progress);
+        Ok(())
+    }
+
+    /// Sends frames on a transport while it has room.
+    pub(super) fn transmit(
+        &mut self,
+        index: usize,
+        source: &mut dyn FrameSource,
+        schedule: &mut Schedule,
+    ) -> Result<(), End> {
+        let Some((slot, mut turn)) = self.slot_and_turn(index, schedule.now) else {
+            return Ok(());
+        };
+        match slot.transport.send(&mut turn, source)? {
+            Progress::Idle => self.arm(index, schedule),
+            Progress::More => self.mark_busy(index),
         }
+        Ok(())
+    }
+
+    /// Pushes a timer for the next deadline of a transport.
+    pub(super) fn arm(&mut self, index: usize, schedule: &mut Schedule) {
+        if let Some(slot) = self.slots.get_mut(index) {
+            let key = TimerKey::Connection(index, slot.generation);
+            schedule.arm(&mut slot.armed, slot.transport.timeout(), key);
+        }
+    }
+
+    fn note_progress(&mut self, index: usize, progress: Progress) {
+        if progress == Progress::More {
+            self.mark_busy(index);
+        }
+    }
+
+    /// Requests another turn for a transport before the worker sleeps.
+    pub(super) fn mark_busy(&mut self, index: usize) {
+        if let Some(slot) = self.slots.get_mut(index)
+            && !std::mem::replace(&mut slot.is_busy, true)
+        {
+            self.busy.push(index);
+        }
+    }
+
+    pub(super) const fn is_busy(&self) -> bool {
+        !self.busy.is_empty()
+    }
+
+    /// The transports that had more to do than their budget allowed.
+    pub(super) fn take_busy(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.busy)
+    }
+
+    /// Whether a transport from [`take_busy`](Self::take_busy) still needs its turn.
+    pub(super) fn unmark_busy(&mut self, index: usize) -> bool {
+        let slot = self.slots.get_mut(index);
+        slot.is_some_and(|slot| std::mem::take(&mut slot.is_busy))
     }
 }

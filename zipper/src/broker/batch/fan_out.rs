@@ -222,7 +222,7 @@ impl RecipientQueue {
                 if polled.is_pending() {
                     break;
                 }
-                if sending.try_send_run(DATA, batch) {
+                if sending.try_send_batch(DATA, batch) {
                     sent += places.len();
                     self.done = places.end;
                     continue;

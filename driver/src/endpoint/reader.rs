@@ -1,38 +1,41 @@
-//! Takes messages off an endpoint many at a time.
+//! Receives messages of an endpoint in bulk.
 
 use std::sync::Arc;
 
 use selvedge_endpoint::Message;
 
+use super::consumed::Consumed;
+use super::queue::MessageQueue;
+use super::received::ReceivedData;
+use super::shared::EndpointShared;
 use crate::error::{RecvError, TryRecvError};
-use crate::queue::Queue;
-use crate::shared::{Received, Shared, Taken, lock};
+use crate::sync::lock;
 
-/// Takes messages off an endpoint under one lock for as many as wait: [`Endpoint::reader`]. It holds
-/// them until they are taken from here, and only then gives the peer credit for them.
+/// Receives messages of an endpoint, with one lock for all that wait: [`Endpoint::reader`]. It holds them
+/// until they are taken from here, and only then gives the peer credit for them.
 ///
-/// Several readers of an endpoint share its messages. What one holds when it is dropped goes back, to
-/// the front of the queue.
+/// Several readers of an endpoint share its messages. Messages that a reader holds when it is dropped are
+/// put back to the front of the queue.
 ///
 /// [`Endpoint::reader`]: crate::Endpoint::reader
 #[derive(Debug)]
 pub struct Reader {
-    shared: Arc<Shared>,
-    held: Queue,
-    /// What was taken from here and not told.
-    taken: Taken,
+    shared: Arc<EndpointShared>,
+    held: MessageQueue,
+    /// Taken from here, and not reported to the worker yet.
+    consumed: Consumed,
 }
 
 impl Reader {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: Arc<EndpointShared>) -> Self {
         Self {
             shared,
-            held: Queue::default(),
-            taken: Taken::default(),
+            held: MessageQueue::default(),
+            consumed: Consumed::default(),
         }
     }
 
-    /// Takes the next message if there is one.
+    /// Takes the next message, if there is one. Never blocks longer than for a lock.
     ///
     /// # Errors
     /// [`TryRecvError`].
@@ -47,11 +50,11 @@ impl Reader {
 
     #[inline]
     fn count(&mut self, message: &Message) {
-        self.taken.add(message.lane, message.cost());
-        if self.taken.total() >= self.shared.credit_step {
-            tell(
+        self.consumed.add(message.lane, message.cost());
+        if self.consumed.total() >= self.shared.credit_step {
+            report(
                 &self.shared,
-                &mut self.taken,
+                &mut self.consumed,
                 &mut lock(&self.shared.received),
             );
         }
@@ -59,7 +62,7 @@ impl Reader {
 
     fn refill_and_take(&mut self) -> Result<Message, TryRecvError> {
         let mut received = lock(&self.shared.received);
-        tell(&self.shared, &mut self.taken, &mut received);
+        report(&self.shared, &mut self.consumed, &mut received);
         std::mem::swap(&mut self.held, &mut received.messages);
         let closed = received.closed;
         drop(received);
@@ -78,21 +81,21 @@ impl Drop for Reader {
     fn drop(&mut self) {
         let shared = &self.shared;
         let mut received = lock(&shared.received);
-        tell(shared, &mut self.taken, &mut received);
+        report(shared, &mut self.consumed, &mut received);
         if self.held.is_empty() {
             return;
         }
         received.messages.put_back(std::mem::take(&mut self.held));
         drop(received);
-        shared.receiving.notify();
+        shared.receive_waiters.notify();
         shared.readable.signal();
     }
 }
 
-/// Adds to what was taken, for which the peer gets credit.
-fn tell(shared: &Arc<Shared>, taken: &mut Taken, received: &mut Received) {
-    received.taken.merge(taken);
-    if received.taken.total() >= shared.credit_step {
-        shared.ring();
+/// Reports consumed bytes to the worker, which grants the peer credit for them.
+fn report(shared: &Arc<EndpointShared>, consumed: &mut Consumed, received: &mut ReceivedData) {
+    received.consumed.merge(consumed);
+    if received.consumed.total() >= shared.credit_step {
+        shared.wake_worker();
     }
 }

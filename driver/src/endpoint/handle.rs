@@ -11,25 +11,30 @@ use crossbeam_channel::Receiver;
 use selvedge_endpoint::{CloseReason, EndpointStats, Event, LaneId, Message, SendError};
 use selvedge_transport::{Address, DialError, DialTarget, Info, Instant, NodeId, Place};
 
-use crate::driver::{Connected, Dialers, dialer_for};
+use super::reader::Reader;
+use super::received::ReceivedData;
+use super::sending::Sending;
+use super::shared::{EndpointCommand, EndpointShared};
+use crate::connected::{Connected, Dialers, dialer_for};
 use crate::error::{AttachError, FlushError, RecvError, TryRecvError};
-use crate::reader::Reader;
-use crate::sending::Sending;
-use crate::shared::{Control, Received, Shared, lock};
-use crate::worker::Command;
+use crate::sync::lock;
+use crate::wake::WorkerCommand;
 
-/// A channel of messages to one peer, which outlives its transports. Cheap to clone; any number of
-/// threads may send and receive. When the last clone is dropped, it closes in order.
+/// A message channel to one peer that outlives its transports. Cheap to clone; all methods may be called
+/// from any number of threads. Dropping the last clone closes the endpoint in order.
+///
+/// Methods block only where their documentation says so. The futures are cancel safe unless stated
+/// otherwise and run on any executor.
 #[derive(Clone)]
-pub struct Endpoint(Arc<Handle>);
+pub struct Endpoint(Arc<EndpointHandle>);
 
-struct Handle {
-    shared: Arc<Shared>,
+struct EndpointHandle {
+    shared: Arc<EndpointShared>,
 }
 
-impl Drop for Handle {
+impl Drop for EndpointHandle {
     fn drop(&mut self) {
-        self.shared.ask(Control::Close);
+        self.shared.command(EndpointCommand::Close);
     }
 }
 
@@ -43,7 +48,7 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-/// Two handles are the same if they are of one endpoint: another one to the same peer is not.
+/// Two handles are equal if they belong to the same endpoint; another endpoint to the same peer differs.
 impl PartialEq for Endpoint {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0.shared, &other.0.shared)
@@ -53,11 +58,11 @@ impl PartialEq for Endpoint {
 impl Eq for Endpoint {}
 
 impl Endpoint {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self(Arc::new(Handle { shared }))
+    pub(crate) fn new(shared: Arc<EndpointShared>) -> Self {
+        Self(Arc::new(EndpointHandle { shared }))
     }
 
-    /// Who is at the other end.
+    /// The peer's id.
     #[must_use]
     pub fn peer(&self) -> NodeId {
         self.0.shared.peer
@@ -69,14 +74,14 @@ impl Endpoint {
     /// [`SendError`], with the payload in it.
     pub fn try_send(&self, lane: LaneId, payload: Bytes) -> Result<(), SendError> {
         let shared = &self.0.shared;
-        let mut outbox = lock(&shared.outbox);
-        let sent = outbox.push(lane, payload);
+        let mut send_buffer = lock(&shared.send_buffer);
+        let sent = send_buffer.push(lane, payload);
         if sent.is_err() {
-            shared.ring_if_awaited(&outbox);
+            shared.wake_worker_if_awaited(&send_buffer);
             return sent;
         }
-        drop(outbox);
-        shared.ring();
+        drop(send_buffer);
+        shared.wake_worker();
         Ok(())
     }
 
@@ -87,47 +92,48 @@ impl Endpoint {
     pub fn send(&self, lane: LaneId, payload: Bytes) -> Result<(), SendError> {
         let shared = &self.0.shared;
         let mut payload = payload;
-        let mut outbox = lock(&shared.outbox);
+        let mut send_buffer = lock(&shared.send_buffer);
         loop {
-            match outbox.push(lane, payload) {
+            match send_buffer.push(lane, payload) {
                 Err(SendError::Full(refused)) => payload = refused,
                 other => {
-                    drop(outbox);
-                    shared.ring();
+                    drop(send_buffer);
+                    shared.wake_worker();
                     return other;
                 }
             }
-            shared.ring_if_awaited(&outbox);
-            outbox = shared.sending.wait(outbox);
+            shared.wake_worker_if_awaited(&send_buffer);
+            send_buffer = shared.send_waiters.wait(send_buffer);
         }
     }
 
-    /// Sends a message that lies in pieces on `lane`; blocks the thread while the send buffer is
-    /// full. The pieces are copied one behind the other into the buffer. For a small message that lies
-    /// in memory of the caller's this is the cheapest way, also in one piece: no reference is counted.
+    /// Sends a message that is given in pieces on `lane`; blocks the thread while the send buffer is full.
+    /// The pieces are copied into the buffer. For a small message in the caller's memory this is the
+    /// cheapest method, also with a single piece, since no reference is counted.
     ///
     /// # Errors
-    /// [`SendError`], with the payload in it, put together; never [`SendError::Full`].
+    /// [`SendError`], with the joined payload in it; never [`SendError::Full`].
     pub fn send_parts(&self, lane: LaneId, parts: &[&[u8]]) -> Result<(), SendError> {
         let len = parts.iter().map(|part| part.len()).sum();
         let shared = &self.0.shared;
-        let mut outbox = lock(&shared.outbox);
-        while outbox.is_full(lane, len) {
-            shared.ring_if_awaited(&outbox);
-            outbox = shared.sending.wait(outbox);
+        let mut send_buffer = lock(&shared.send_buffer);
+        while send_buffer.is_full(lane, len) {
+            shared.wake_worker_if_awaited(&send_buffer);
+            send_buffer = shared.send_waiters.wait(send_buffer);
         }
-        Sending::new(outbox, shared).try_send_parts(lane, parts)
+        Sending::new(send_buffer, shared).try_send_parts(lane, parts)
     }
 
-    /// Holds the send buffer to send many messages: under one lock, and the worker is told once.
+    /// Locks the send buffer to send many messages under one lock and with one wake-up.
     #[must_use]
     #[inline]
     pub fn sending(&self) -> Sending<'_> {
         let shared = &self.0.shared;
-        Sending::new(lock(&shared.outbox), shared)
+        Sending::new(lock(&shared.send_buffer), shared)
     }
 
-    /// Sends on `lane`; waits while the send buffer is full. Any executor will do.
+    /// Sends on `lane`; waits while the send buffer is full. If the future is dropped before it is ready,
+    /// nothing was sent.
     ///
     /// # Errors
     /// [`SendError`], with the payload in it; never [`SendError::Full`].
@@ -135,7 +141,7 @@ impl Endpoint {
         poll_fn(|cx| self.poll_send(cx, lane, &payload)).await
     }
 
-    /// Sends on `lane` if there is room now; else the task is woken when there may be.
+    /// Sends on `lane` if there is room now; otherwise the task is woken when there may be.
     ///
     /// # Errors
     /// [`SendError`], with the payload in it; never [`SendError::Full`].
@@ -149,58 +155,57 @@ impl Endpoint {
             Err(SendError::Full(_)) => {}
             other => return Poll::Ready(other),
         }
-        // Registered before the last attempt, so that no release falls between the two.
-        self.0.shared.sending.register(cx.waker());
+        // Registered before the last attempt, so that no wake-up is lost between the two.
+        self.0.shared.send_waiters.register(cx.waker());
         match self.try_send(lane, payload.clone()) {
             Err(SendError::Full(_)) => Poll::Pending,
             other => Poll::Ready(other),
         }
     }
 
-    /// Waits until the peer has acknowledged everything accepted so far on reliable lanes; blocks
-    /// the thread at most `timeout`. What is acknowledged has arrived in the peer's process and is
-    /// handed to its user in order.
+    /// Waits until the peer has acknowledged everything accepted so far on reliable lanes; blocks the
+    /// thread for `timeout` at most. Acknowledged messages have arrived in the peer's process and are
+    /// delivered to its user in order.
     ///
     /// # Errors
     /// [`FlushError`].
     pub fn flush(&self, timeout: Duration) -> Result<(), FlushError> {
         let began = Instant::now();
         let shared = &self.0.shared;
-        let mut outbox = lock(&shared.outbox);
-        let mark = outbox.mark();
-        if outbox.is_settled(&mark).is_none() {
-            outbox.await_settled();
-            shared.ring();
+        let mut send_buffer = lock(&shared.send_buffer);
+        let mark = send_buffer.mark();
+        if send_buffer.is_settled(&mark).is_none() {
+            send_buffer.await_settled();
+            shared.wake_worker();
         }
         loop {
-            if let Some(settled) = outbox.is_settled(&mark) {
+            if let Some(settled) = send_buffer.is_settled(&mark) {
                 return Ok(settled?);
             }
-            let left = timeout.saturating_sub(began.elapsed());
-            if left.is_zero() {
+            let remaining = timeout.saturating_sub(began.elapsed());
+            if remaining.is_zero() {
                 return Err(FlushError::TimedOut);
             }
-            outbox = shared.sending.wait_timeout(outbox, left);
+            send_buffer = shared.send_waiters.wait_timeout(send_buffer, remaining);
         }
     }
 
-    /// Waits until the peer has acknowledged everything accepted so far on reliable lanes. Any
-    /// executor will do.
+    /// Waits until the peer has acknowledged everything accepted so far on reliable lanes.
     ///
     /// # Errors
     /// [`FlushError::GivenUp`].
     pub async fn flush_async(&self) -> Result<(), FlushError> {
         let shared = &self.0.shared;
         let mark = {
-            let outbox = lock(&shared.outbox);
-            outbox.await_settled();
-            outbox.mark()
+            let send_buffer = lock(&shared.send_buffer);
+            send_buffer.await_settled();
+            send_buffer.mark()
         };
-        shared.ring();
+        shared.wake_worker();
         poll_fn(|cx: &mut Context<'_>| {
-            // Registered before the look, so that no acknowledgement falls between the two.
-            shared.sending.register(cx.waker());
-            match lock(&shared.outbox).is_settled(&mark) {
+            // Registered before the check, so that no acknowledgement is missed between the two.
+            shared.send_waiters.register(cx.waker());
+            match lock(&shared.send_buffer).is_settled(&mark) {
                 Some(settled) => Poll::Ready(settled.map_err(FlushError::from)),
                 None => Poll::Pending,
             }
@@ -208,7 +213,7 @@ impl Endpoint {
         .await
     }
 
-    /// Takes the next message if there is one.
+    /// Takes the next message, if there is one.
     ///
     /// # Errors
     /// [`TryRecvError`].
@@ -216,16 +221,16 @@ impl Endpoint {
         self.take(&mut lock(&self.0.shared.received))
     }
 
-    fn take(&self, received: &mut Received) -> Result<Message, TryRecvError> {
+    fn take(&self, received: &mut ReceivedData) -> Result<Message, TryRecvError> {
         let Some(message) = received.messages.pop() else {
             return Err(match received.closed {
                 Some(reason) => RecvError(reason).into(),
                 None => TryRecvError::Empty,
             });
         };
-        received.taken.add(message.lane, message.cost());
-        if received.taken.total() >= self.0.shared.credit_step {
-            self.0.shared.ring();
+        received.consumed.add(message.lane, message.cost());
+        if received.consumed.total() >= self.0.shared.credit_step {
+            self.0.shared.wake_worker();
         }
         Ok(message)
     }
@@ -233,17 +238,17 @@ impl Endpoint {
     /// Takes the next message; blocks the thread until there is one.
     ///
     /// # Errors
-    /// [`RecvError`] when the endpoint is closed and everything that had arrived was taken.
+    /// [`RecvError`] when the endpoint is closed and all messages that had arrived were taken.
     pub fn recv(&self) -> Result<Message, RecvError> {
         let message = self.wait_received(None, |received| match self.take(received) {
             Ok(message) => Some(Ok(message)),
             Err(TryRecvError::Closed(closed)) => Some(Err(closed)),
             Err(TryRecvError::Empty) => None,
         });
-        message.expect("without a limit it ends with a message or the end")
+        message.expect("without a timeout the wait ends with a message or an error")
     }
 
-    /// Takes the next message; blocks the thread at most `timeout`.
+    /// Takes the next message; blocks the thread for `timeout` at most.
     ///
     /// # Errors
     /// [`TryRecvError`]; [`TryRecvError::Empty`] when the time is up.
@@ -255,13 +260,14 @@ impl Endpoint {
         message.unwrap_or(Err(TryRecvError::Empty))
     }
 
-    /// Takes the next message; waits until there is one. Any executor will do.
+    /// Takes the next message; waits until there is one. If the future is dropped before it is ready, no
+    /// message was taken.
     ///
     /// # Errors
-    /// [`RecvError`] when the endpoint is closed and everything that had arrived was taken.
+    /// [`RecvError`] when the endpoint is closed and all messages that had arrived were taken.
     pub async fn recv_async(&self) -> Result<Message, RecvError> {
         poll_fn(|cx: &mut Context<'_>| {
-            self.0.shared.receiving.register(cx.waker());
+            self.0.shared.receive_waiters.register(cx.waker());
             match self.try_recv() {
                 Ok(message) => Poll::Ready(Ok(message)),
                 Err(TryRecvError::Closed(closed)) => Poll::Ready(Err(closed)),
@@ -271,70 +277,70 @@ impl Endpoint {
         .await
     }
 
-    /// A reader, which takes messages many at a time.
+    /// A reader, which receives messages in bulk.
     #[must_use]
     pub fn reader(&self) -> Reader {
         Reader::new(Arc::clone(&self.0.shared))
     }
 
-    /// Waits until messages wait or the endpoint is over; blocks the thread, at most for `timeout` if
-    /// there is one. Returns whether there is anything to [`try_recv`](Self::try_recv): somebody else
-    /// may have taken it meanwhile.
+    /// Waits until there are messages or the endpoint is closed; blocks the thread, for `timeout` at most
+    /// if there is one. Returns whether [`try_recv`](Self::try_recv) has something to return, unless
+    /// another thread takes it first.
     #[must_use]
     pub fn wait_readable(&self, timeout: Option<Duration>) -> bool {
-        let is_readable = |it: &mut Received| !it.messages.is_empty() || it.closed.is_some();
+        let is_readable = |it: &mut ReceivedData| !it.messages.is_empty() || it.closed.is_some();
         self.wait_received(timeout, |it| is_readable(it).then_some(()))
             .is_some()
     }
 
-    /// Waits until `look` finds something; blocks the thread, at most for `timeout` if there is one.
+    /// Waits until `find` returns something; blocks the thread, for `timeout` at most if there is one.
     fn wait_received<T>(
         &self,
         timeout: Option<Duration>,
-        look: impl Fn(&mut Received) -> Option<T>,
+        find: impl Fn(&mut ReceivedData) -> Option<T>,
     ) -> Option<T> {
         let began = timeout.map(|timeout| (Instant::now(), timeout));
-        let waiting = &self.0.shared.receiving;
+        let waiters = &self.0.shared.receive_waiters;
         let mut received = lock(&self.0.shared.received);
         loop {
-            let found = look(&mut received);
+            let found = find(&mut received);
             if found.is_some() {
                 return found;
             }
             received = if let Some((began, timeout)) = began {
-                let left = timeout.saturating_sub(began.elapsed());
-                if left.is_zero() {
+                let remaining = timeout.saturating_sub(began.elapsed());
+                if remaining.is_zero() {
                     return None;
                 }
-                waiting.wait_timeout(received, left)
+                waiters.wait_timeout(received, remaining)
             } else {
-                waiting.wait(received)
+                waiters.wait(received)
             };
         }
     }
 
-    /// Becomes readable when messages or events may have arrived: for `select!` over several
-    /// endpoints. After each signal take messages until there are none.
+    /// Becomes readable when messages or events may have arrived: for `select!` over several endpoints.
+    /// After each signal, take messages until there are none.
     #[must_use]
     pub fn readable(&self) -> &Receiver<()> {
         self.0.shared.readable.receiver()
     }
 
-    /// Takes the oldest event that was not taken. Endpoints with an [`Inbox`](crate::Inbox) have
-    /// none here, but those that come after a panic of it.
+    /// Takes the oldest event. The events of an endpoint with an [`Inbox`](crate::Inbox) are passed to
+    /// that; only events after a panic of the inbox are returned here.
     #[must_use]
     pub fn try_event(&self) -> Option<Event> {
         lock(&self.0.shared.received).events.pop_front()
     }
 
-    /// Takes the oldest event that was not taken; blocks the thread at most `timeout`.
+    /// Takes the oldest event; blocks the thread for `timeout` at most.
     #[must_use]
     pub fn event_timeout(&self, timeout: Duration) -> Option<Event> {
         self.wait_received(Some(timeout), |received| received.events.pop_front())
     }
 
-    /// Gives it a connection to use from now on. A live one drains meanwhile: nothing is lost or
-    /// repeated.
+    /// Attaches a connection, which carries the messages from now on. The previous one drains meanwhile:
+    /// nothing is lost or repeated. Does not block: the worker attaches it.
     ///
     /// # Errors
     /// [`AttachError`]; the connection is closed.
@@ -345,19 +351,20 @@ impl Endpoint {
             let (expected, found) = (shared.peer, connected.peer());
             return Err(AttachError::WrongPeer { expected, found });
         }
-        // One that is closing may need it to deliver what it has accepted.
+        // An endpoint that is still closing may need it to deliver the messages it has accepted.
         if lock(&shared.received).closed.is_some() {
             return Err(Session::Closed.into());
         }
-        shared.ask(Control::Attach(connected));
+        shared.command(EndpointCommand::Attach(connected));
         Ok(())
     }
 
-    /// Dials its peer again, on the worker where it lives: asked for there, in a
-    /// [watch](crate::Reception::watch), it wakes no thread. Never blocks. Returns whether it dials; it
-    /// does not where `address` is a name, which takes time to resolve, or the worker has too much to do.
+    /// Dials the peer again, on the worker where the endpoint lives: called there, in a
+    /// [watch](crate::Reception::watch), it wakes no thread. Never blocks. Returns whether it dials: it
+    /// does not where `address` contains a name, which takes time to resolve, or where the command queue
+    /// of the worker is full.
     ///
-    /// It needs no [`Driver`](crate::Driver): a worker that held one might be the last to let go of it.
+    /// It needs no [`Driver`](crate::Driver): a worker that held one might drop the last reference to it.
     pub fn redial(
         &self,
         dialers: &Dialers,
@@ -374,57 +381,60 @@ impl Endpoint {
             address: address.clone(),
             peer: Some(self.peer()),
         };
-        let command = Command::Dial {
+        let command = WorkerCommand::Dial {
             dialer,
             target,
             done: Box::new(done),
         };
-        self.0.shared.mailboxes[self.worker()].offer(command)
+        self.0.shared.workers[self.worker()].try_send(command)
     }
 
-    /// Moves the endpoint with its transports to another worker (counted from 0, modulo their
-    /// number). Nothing is lost, repeated or reordered, under any load. It stays there until the
-    /// next call: [`Placement`](crate::Placement) does not move it any more.
+    /// Moves the endpoint with its transports to another worker (counted from 0, modulo their number).
+    /// Nothing is lost, repeated or reordered, under any load. The endpoint stays there until the next
+    /// call: [`Placement`](crate::Placement) does not move it any more. Does not block.
     pub fn migrate(&self, worker: usize) {
-        let worker = worker % self.0.shared.mailboxes.len();
-        self.0.shared.ask(Control::Migrate(worker));
+        let worker = worker % self.0.shared.workers.len();
+        self.0.shared.command(EndpointCommand::Migrate(worker));
     }
 
-    /// The worker on which it lives, or to which it is on its way; counted from 0.
+    /// The worker on which the endpoint lives, or to which it is moving; counted from 0.
     #[must_use]
     pub fn worker(&self) -> usize {
-        self.0.shared.bell.home()
+        self.0.shared.wake_flag.home()
     }
 
-    /// Has an [`Inbox`](crate::Inbox) called again that left messages.
+    /// Calls the [`Inbox`](crate::Inbox) again, which has left messages unread. Does not block.
     pub fn resume(&self) {
-        self.0.shared.ask(Control::Resume);
+        self.0.shared.command(EndpointCommand::Resume);
     }
 
-    /// Ends in order: refuses new messages, delivers what was accepted, tells the peer. The end is
-    /// told by [`Event::Closed`] and [`RecvError`].
+    /// Closes in order: new messages are refused, accepted messages are delivered, the peer is notified.
+    /// Does not block. The end is reported by [`Event::Closed`] and [`RecvError`].
     pub fn close(&self) {
-        self.0.shared.ask(Control::Close);
+        self.0.shared.command(EndpointCommand::Close);
     }
 
-    /// Waits until the endpoint is over, and says why; `None` when the time is up first.
+    /// Waits until the endpoint is closed, and returns the reason; blocks the thread for `timeout` at
+    /// most, then returns `None`.
     #[must_use]
     pub fn wait_closed(&self, timeout: Duration) -> Option<CloseReason> {
         self.wait_received(Some(timeout), |received| received.closed)
     }
 
-    /// Ends at once. What the peer has not acknowledged is handed back in [`Event::Closed`].
+    /// Closes at once. Messages that the peer has not acknowledged are returned in [`Event::Closed`]. Does
+    /// not block.
     pub fn abort(&self) {
-        self.0.shared.ask(Control::Abort);
+        self.0.shared.command(EndpointCommand::Abort);
     }
 
-    /// What carries the messages now: protocol, addresses. None while the peer cannot be reached.
+    /// Protocol and addresses of the transport that carries the messages; `None` while the peer cannot
+    /// be reached.
     #[must_use]
     pub fn transport(&self) -> Option<Info> {
         lock(&self.0.shared.received).transport.as_deref().cloned()
     }
 
-    /// What its session counted, as of its last turn on the worker.
+    /// The counters of the session, as of its last turn on the worker.
     #[must_use]
     pub fn stats(&self) -> EndpointStats {
         lock(&self.0.shared.received).stats
@@ -437,7 +447,7 @@ mod tests {
     use crate::{Driver, DriverConfig, SessionConfig};
 
     #[test]
-    fn an_endpoint_that_outlives_its_driver_leaves_nothing_behind() {
+    fn an_endpoint_that_outlives_its_driver_is_freed_completely() {
         let driver = Driver::new(DriverConfig::default()).unwrap();
         let [local, peer] = [1, 2].map(|byte| NodeId::new([byte; 32]));
         let made = driver.endpoint(SessionConfig::default(), local, peer);
@@ -445,6 +455,6 @@ mod tests {
         drop(driver);
         let shared = Arc::downgrade(&endpoint.0.shared);
         drop(endpoint);
-        assert!(shared.upgrade().is_none(), "somebody holds it still");
+        assert!(shared.upgrade().is_none(), "a reference is left");
     }
 }

@@ -1,14 +1,14 @@
-//! How fast a listener lets connections in. Pure: time is a parameter.
+//! Limits the rate at which a listener accepts connections. Pure: time is a parameter.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use selvedge_transport::Instant;
 
-/// So much of the rate may come at once.
+/// The share of the rate that may be used at once.
 const BURST: Duration = Duration::from_millis(100);
 
-/// A leaky bucket, kept as the time at which it has leaked out (the generic cell rate algorithm).
+/// A leaky bucket, represented by the time at which it will be empty (the generic cell rate algorithm).
 #[derive(Debug)]
 pub(crate) struct AcceptRate {
     interval: Duration,
@@ -23,13 +23,13 @@ impl AcceptRate {
         }
     }
 
-    /// Until when nobody is to be let in; `None` if somebody may be now.
+    /// Until when nothing is to be accepted; `None` if a connection may be accepted now.
     pub(crate) fn pause(&self, now: Instant) -> Option<Instant> {
         let empty_at = self.empty_at?;
         (empty_at > now + BURST).then(|| empty_at - BURST)
     }
 
-    /// So many have come in. They may be more than the rate allows: the pause is longer then.
+    /// Counts accepted connections. If they exceed the rate, the pause is longer.
     pub(crate) fn accepted(&mut self, now: Instant, count: usize) {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         let from = self.empty_at.map_or(now, |at| at.max(now));
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_more_come_in_than_the_rate_and_one_burst() {
+    fn accepts_do_not_exceed_the_rate_and_one_burst() {
         let begin = Instant::now();
         let mut rate = AcceptRate::new(NonZeroU32::new(1000).unwrap());
         let (mut now, mut accepted) = (begin, 0);
@@ -58,12 +58,12 @@ mod tests {
                 }
             }
         }
-        // 10 s of it, a burst of 0.1 s, and the turn that went beyond.
+        // 10 s at the rate, a burst of 0.1 s, and the last batch, which may exceed it.
         assert!((10_000..=10_132).contains(&accepted), "{accepted}");
     }
 
     #[test]
-    fn what_was_not_used_does_not_pile_up() {
+    fn an_unused_rate_does_not_accumulate() {
         let begin = Instant::now();
         let mut rate = AcceptRate::new(NonZeroU32::new(1000).unwrap());
         rate.accepted(begin, 1);

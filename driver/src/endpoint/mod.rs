@@ -1,0 +1,22 @@
+//! Endpoints: the handles of the user, and the queues that these share with a worker.
+
+mod consumed;
+mod handle;
+mod inbox;
+mod queue;
+mod reader;
+mod received;
+mod sending;
+mod shared;
+mod unread;
+mod waiters;
+
+pub use handle::Endpoint;
+pub use inbox::{EventWatch, Inbox, Incoming, Reception};
+pub use reader::Reader;
+pub use sending::Sending;
+
+pub(crate) use consumed::Consumed;
+pub(crate) use received::ReceivedData;
+pub(crate) use shared::{EndpointCommand, EndpointShared, Workers};
+pub(crate) use unread::Unread;

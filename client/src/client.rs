@@ -1,13 +1,11 @@
-//! Sources and functions: whoever connects to a zipper.
-//!
-//! A [`Client`] dials every address it was given and keeps the zipper that answers first: the
-//! nearest. It stays with that zipper through lost connections, and introduces itself again when
-//! the zipper has restarted. Messages that a zipper may have lost by restarting are counted, not
-//! sent again: [`Client::uncertain`].
+//! A client: a source or a function that is connected to a zipper.
 
 mod connect;
+mod error;
 mod keeper;
+mod options;
 mod outgoing;
+mod received;
 mod search;
 
 use std::cell::LazyCell;
@@ -16,148 +14,64 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use selvedge_hub::{
-    Address, Clock, Dialer, Driver, DriverConfig, Endpoint, FlushError, Hub, Identity, Instant,
-    MailboxSender, NodeId, SendError, SessionConfig,
-};
+use selvedge_hub::{Clock, Endpoint, FlushError, Hub, Instant, MailboxSender, NodeId, SendError};
 
-use crate::client::connect::Command;
-use crate::client::keeper::{Inbound, STOPPED, Shared};
+use crate::client::connect::ClientCommand;
+use crate::client::keeper::{ClientShared, NextInbound, STOPPED};
 use crate::lanes::{DATA, HOPS_MAX};
 use crate::tag::Tag;
 use crate::wire::{
-    self, Data, MessageHeader, NO_SOURCE, Origin, PlainMessage, Policy, Role, ShortHeader,
-    WireError, WireMessage,
+    self, Data, MessageHeader, NO_SOURCE, Negotiated, Origin, ShortHeader, WireError, WireMessage,
 };
 
 pub use connect::{ConnectError, Connecting, addresses};
-pub use outgoing::Outgoing;
+pub use error::{ReadError, WriteError};
+pub use options::ClientOptions;
+pub use outgoing::OutgoingBatch;
+pub use received::ReceivedMessage;
 
-/// Who reads looks up so often whether it is to stop. The endpoint does not tell: while its zipper is
-/// away it lingers for what was written.
-const LOOK_UP: Duration = Duration::from_secs(1);
+/// How often a blocked reader checks whether the client is closed: the endpoint does not wake it while
+/// it lingers for unsent messages to an absent zipper.
+const CLOSE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What a client is, and where it finds a zipper.
-#[derive(Debug, Clone)]
-pub struct ClientOptions {
-    /// Where zippers are: all are dialed, the first to answer is kept.
-    pub zippers: Vec<Address>,
-    /// The key that the zipper must have; without one, any.
-    pub node: Option<NodeId>,
-    /// Who the client is; without one, a new key for this connection.
-    pub identity: Option<Identity>,
-    /// What it shows to be let in.
-    pub token: Option<String>,
-    /// What it is.
-    pub role: Role,
-    /// Its name. Functions of one name share the work.
-    pub name: String,
-    /// The tags that it observes.
-    pub tags: Vec<Tag>,
-    /// Of messages with a target it gets those with this one.
-    pub target: Option<String>,
-    /// How it shares with others of its name.
-    pub policy: Policy,
-    /// How long connecting may take.
-    pub timeout: Duration,
-    /// The longest message, in bytes: the same as that of the zipper, or neither lets the other in.
-    pub message_max: usize,
-    /// On whose workers it lives; without one, on a worker of its own. Many clients in one process
-    /// should share one: 64 workers are woken one by one, and one worker reads what has come for all.
-    pub driver: Option<Arc<Driver>>,
-    /// Transports that are not built in.
-    pub dialers: Vec<Arc<dyn Dialer>>,
-    /// How long a worker of its own may poll before it sleeps, at most 50 us, while that pays; see
-    /// [`DriverConfig::spin`].
-    pub spin: Duration,
-}
-
-impl ClientOptions {
-    /// A source: it writes and observes nothing.
-    #[must_use]
-    pub fn source(name: impl Into<String>, zippers: Vec<Address>) -> Self {
-        Self {
-            zippers,
-            node: None,
-            identity: None,
-            token: None,
-            role: Role::Source,
-            name: name.into(),
-            tags: Vec::new(),
-            target: None,
-            policy: Policy::Nearest,
-            timeout: Duration::from_secs(10),
-            message_max: SessionConfig::default().message_max,
-            driver: None,
-            dialers: Vec::new(),
-            spin: DriverConfig::default().spin,
-        }
-    }
-
-    /// A function that observes these tags.
-    #[must_use]
-    pub fn function(name: impl Into<String>, tags: Vec<Tag>, zippers: Vec<Address>) -> Self {
-        Self {
-            role: Role::StreamFunction,
-            tags,
-            ..Self::source(name, zippers)
-        }
-    }
-}
-
-/// Why a client could not send. What it tried to send is lost only if it says so.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum WriteError {
-    /// The caller's fault: reserved tags, texts that are too long.
-    #[error("the message cannot be written: {0}")]
-    Wire(#[from] WireError),
-    /// The caller's fault.
-    #[error("tag {0} is reserved: 0xf000 to 0xffff belong to the system")]
-    Reserved(Tag),
-    /// The caller's fault: shorter messages work.
-    #[error("a message of {len} bytes is longer than the {max} that are allowed")]
-    TooLarge {
-        /// Its length with its head.
-        len: usize,
-        /// The most that is allowed.
-        max: usize,
-    },
-    /// The zipper holds the client back: there may be room later. Only where writing does not wait.
-    #[error("the send buffer is full: the zipper holds this client back")]
-    Full,
-    /// The client is closed, or the zipper has let go of it.
-    #[error("the connection is over: {0}")]
-    Closed(String),
-}
-
-/// Why nothing was received.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ReadError {
-    /// Nothing came in the time given.
-    #[error("nothing came in the time given")]
-    TimedOut,
-    /// The client is closed, or the zipper has let go of it.
-    #[error("the connection is over: {0}")]
-    Closed(String),
-}
-
-/// A connection to a zipper. Any number of threads may write and read.
+/// A source or function that is connected to a zipper. Any number of threads may write and read.
+///
+/// # Connecting
+///
+/// [`connect`](Self::connect) dials every address and keeps the zipper that answers first. The client
+/// stays with that zipper: it selects among the addresses of this zipper only when it reconnects.
+///
+/// # Reconnecting
+///
+/// The client reconnects without limit until it is closed. A lost connection loses no message: the
+/// session resumes, and writes wait in the send buffer meanwhile (16 MiB; a longer backlog blocks the
+/// writer). After a restart of the zipper the client introduces itself again. Messages that were in
+/// flight to the old process may or may not have been processed; the client counts them as
+/// [`uncertain`](Self::uncertain) and does not send them again, since that could repeat them.
+///
+/// # Closing
+///
+/// | method | unsent messages | reading |
+/// |---|---|---|
+/// | [`finish`](Self::finish) | writing remains possible | ends behind the last message from the zipper |
+/// | [`close`](Self::close) | are delivered within a timeout | ends |
+/// | [`stop`](Self::stop) | are delivered in the background while the client exists | ends |
+/// | drop | as `stop`, within a second if the client has a driver of its own | |
 #[derive(Debug)]
 pub struct Client {
-    shared: Arc<Shared>,
+    shared: Arc<ClientShared>,
     clock: Clock,
     sequence: AtomicU64,
     zipper: String,
-    /// To its actor.
-    mail: MailboxSender<Command>,
-    /// The last field: it may hold the driver, which is then dropped with it.
+    /// The mailbox of the actor that keeps the client connected.
+    mail: MailboxSender<ClientCommand>,
+    /// The last field, since dropping it may drop the driver.
     hub: Arc<Hub>,
 }
 
 impl Client {
-    /// Connects, and waits until the zipper has let it in.
+    /// Connects to the zipper that answers first. Blocks until it has admitted the client, at most for
+    /// [`ClientOptions::timeout`].
     ///
     /// # Errors
     /// [`ConnectError`].
@@ -165,19 +79,19 @@ impl Client {
         Self::start(options)?.wait()
     }
 
-    /// Begins to connect and does not wait: [`Connecting::poll`] yields the client.
+    /// Begins to connect and does not block: [`Connecting::poll`] yields the client.
     ///
     /// # Errors
-    /// [`ConnectError`], as far as it is known before anything was sent.
+    /// [`ConnectError`] for options that are invalid in themselves.
     pub fn start(options: ClientOptions) -> Result<Connecting, ConnectError> {
         Connecting::start(options)
     }
 
     fn new(
         zipper: String,
-        shared: Arc<Shared>,
+        shared: Arc<ClientShared>,
         hub: Arc<Hub>,
-        mail: MailboxSender<Command>,
+        mail: MailboxSender<ClientCommand>,
     ) -> Self {
         Self {
             shared,
@@ -201,26 +115,36 @@ impl Client {
         self.shared.node
     }
 
-    /// By which protocol it is connected now.
+    /// The protocol version and the features that the zipper selected when it admitted the client last.
+    #[must_use]
+    pub fn protocol(&self) -> Negotiated {
+        self.shared.protocol()
+    }
+
+    /// The scheme of the transport in use, such as `quic`; `None` while disconnected.
     #[must_use]
     pub fn scheme(&self) -> Option<&'static str> {
         self.shared.current().1.transport().map(|info| info.scheme)
     }
 
-    /// Writes a message; blocks the thread while the zipper holds it back. The payload is copied.
+    /// Writes a message to all functions that observe the tag. The payload is copied.
+    ///
+    /// Blocks while the send buffer is full: the zipper or a function behind it is slower than this
+    /// client, or the zipper is not connected. Success means that the message is in the send buffer; see
+    /// [`flush`](Self::flush).
     ///
     /// # Errors
-    /// [`WriteError`].
+    /// [`WriteError`], never [`WriteError::Full`].
     pub fn write(&self, tag: Tag, payload: impl AsRef<[u8]>) -> Result<(), WriteError> {
-        let start = ShortHeader::plain(check(tag)?, HOPS_MAX, self.next_sequence());
-        self.send(&[start.bytes(), payload.as_ref()])
+        let header = ShortHeader::plain(check(tag)?, HOPS_MAX, self.next_sequence());
+        self.send(&[header.bytes(), payload.as_ref()])
     }
 
-    /// Writes a message for those who want `target` only, if there is one, and with the route so
-    /// far, if it is to be traced.
+    /// Writes a message like [`write`](Self::write). With a target, only functions with that target
+    /// receive it. With a trace, zippers append their names and times to these steps.
     ///
     /// # Errors
-    /// [`WriteError`].
+    /// [`WriteError`], never [`WriteError::Full`].
     pub fn write_with(
         &self,
         tag: Tag,
@@ -228,38 +152,38 @@ impl Client {
         trace: Option<Vec<(String, u64)>>,
         payload: impl AsRef<[u8]>,
     ) -> Result<(), WriteError> {
-        let mut head = Vec::new();
-        self.put_head(tag, target.as_deref(), trace.as_deref(), &mut head)?;
-        self.send(&[&head, payload.as_ref()])
+        let mut header = Vec::new();
+        self.encode_header(tag, target.as_deref(), trace.as_deref(), &mut header)?;
+        self.send(&[&header, payload.as_ref()])
     }
 
-    /// Writes a message if there is room now; never blocks. The payload is copied.
+    /// Writes a message like [`write`](Self::write) if the send buffer has room; never blocks.
     ///
     /// # Errors
     /// [`WriteError`]; [`WriteError::Full`] if there is no room.
     pub fn try_write(&self, tag: Tag, payload: impl AsRef<[u8]>) -> Result<(), WriteError> {
-        let start = ShortHeader::plain(check(tag)?, HOPS_MAX, self.next_sequence());
-        let parts = &[start.bytes(), payload.as_ref()];
+        let header = ShortHeader::plain(check(tag)?, HOPS_MAX, self.next_sequence());
+        let parts = &[header.bytes(), payload.as_ref()];
         let Some((_, endpoint)) = self.shared.try_send(parts) else {
             return Ok(());
         };
         self.shared.check_stopped()?;
         match endpoint.sending().try_send_parts(DATA, parts) {
             Ok(()) => Ok(()),
-            // Another endpoint follows one that has ended.
+            // A successor follows an endpoint that has ended.
             Err(SendError::Full(_) | SendError::Closed(_)) => Err(WriteError::Full),
             Err(error) => Err(refused(error)),
         }
     }
 
-    fn put_head(
+    fn encode_header(
         &self,
         tag: Tag,
         target: Option<&str>,
         trace: Option<&[(String, u64)]>,
         out: &mut Vec<u8>,
     ) -> Result<(), WriteError> {
-        let head = MessageHeader {
+        let header = MessageHeader {
             tag: check(tag)?,
             origin: Origin {
                 source: NO_SOURCE,
@@ -270,7 +194,7 @@ impl Client {
             recipients: &[],
             trace,
         };
-        Ok(head.encode(out)?)
+        Ok(header.encode(out)?)
     }
 
     fn next_sequence(&self) -> u64 {
@@ -278,47 +202,47 @@ impl Client {
     }
 
     fn send(&self, parts: &[&[u8]]) -> Result<(), WriteError> {
-        while let Some(held_back) = self.shared.try_send(parts) {
-            if self.send_when_free(held_back, parts)? {
+        while let Some(blocked) = self.shared.try_send(parts) {
+            if self.send_when_free(blocked, parts)? {
                 break;
             }
         }
         Ok(())
     }
 
-    /// Puts a message behind those that go out together.
+    /// Appends a message to a batch, which [`write_batch`](Self::write_batch) sends. Never blocks.
     ///
     /// # Errors
-    /// [`WriteError`], never [`WriteError::Closed`]: the message is left out.
-    pub fn put(
+    /// [`WriteError::Wire`] and [`WriteError::Reserved`]; the message is not part of the batch then.
+    pub fn append(
         &self,
-        outgoing: &mut Outgoing,
+        batch: &mut OutgoingBatch,
         tag: Tag,
         target: Option<&str>,
         trace: Option<&[(String, u64)]>,
         payload: &[u8],
     ) -> Result<(), WriteError> {
-        outgoing.push(payload, |head| self.put_head(tag, target, trace, head))
+        batch.push(payload, |out| self.encode_header(tag, target, trace, out))
     }
 
-    /// Writes messages in as few turns as there is room for; blocks the thread while the zipper holds
-    /// them back.
+    /// Writes the messages of a batch under one lock per run that the send buffer has room for. Blocks
+    /// like [`write`](Self::write). Sent messages are removed from the batch.
     ///
     /// # Errors
-    /// [`WriteError`], of the message that is the first now.
-    pub fn write_all(&self, outgoing: &mut Outgoing) -> Result<(), WriteError> {
-        while let Some(held_back) = self.shared.try_send_all(outgoing) {
-            if let Some(first) = outgoing.first()
-                && self.send_when_free(held_back, &[first])?
+    /// [`WriteError`] for the message that is the first of the batch then.
+    pub fn write_batch(&self, batch: &mut OutgoingBatch) -> Result<(), WriteError> {
+        while let Some(blocked) = self.shared.try_send_all(batch) {
+            if let Some(first) = batch.first()
+                && self.send_when_free(blocked, &[first])?
             {
-                outgoing.pop();
+                batch.pop();
             }
         }
         Ok(())
     }
 
-    /// Sends to the endpoint of that number once it has room. Returns false if another endpoint has
-    /// taken its place, to which it was not sent.
+    /// Sends to the endpoint with that number once it has room. Returns false if it has ended and a
+    /// successor has replaced it, to which the message was not sent.
     fn send_when_free(
         &self,
         (number, endpoint): (u64, Endpoint),
@@ -334,15 +258,15 @@ impl Client {
         }
     }
 
-    /// The next message; blocks the thread until there is one.
+    /// Reads the next message. Blocks until there is one, also while the zipper is not connected.
     ///
     /// # Errors
-    /// [`ReadError`]; never [`ReadError::TimedOut`].
+    /// [`ReadError::Closed`].
     pub fn read(&self) -> Result<Data, ReadError> {
         self.read_until(|| Wait::Forever, Err)
     }
 
-    /// The next message; blocks the thread at most `timeout`.
+    /// Reads the next message. Blocks for at most `timeout`.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -356,112 +280,114 @@ impl Client {
         self.read_until(wait, Err)
     }
 
-    /// The next message as it came; blocks the thread until there is one.
+    /// Reads the next message like [`read`](Self::read), without decoding more than necessary.
     ///
     /// # Errors
-    /// [`ReadError`]; never [`ReadError::TimedOut`].
-    pub fn take(&self) -> Result<Arrived, ReadError> {
-        self.read_until(|| Wait::Forever, Arrived::read)
+    /// [`ReadError::Closed`].
+    pub fn receive(&self) -> Result<ReceivedMessage, ReadError> {
+        self.read_until(|| Wait::Forever, ReceivedMessage::read)
     }
 
-    /// The next message as it came, if there is one now.
+    /// Reads the next message like [`receive`](Self::receive) if there is one; never blocks.
     ///
     /// # Errors
-    /// [`ReadError`]; [`ReadError::TimedOut`] if there is none.
-    pub fn try_take(&self) -> Result<Arrived, ReadError> {
-        self.read_until(|| Wait::Never, Arrived::read)
+    /// [`ReadError::TimedOut`] if there is none, [`ReadError::Closed`].
+    pub fn try_receive(&self) -> Result<ReceivedMessage, ReadError> {
+        self.read_until(|| Wait::Never, ReceivedMessage::read)
     }
 
-    /// The next message, if there is one now.
+    /// Reads the next message if there is one; never blocks.
     ///
     /// # Errors
-    /// [`ReadError`]; [`ReadError::TimedOut`] if there is none.
+    /// [`ReadError::TimedOut`] if there is none, [`ReadError::Closed`].
     pub fn try_read(&self) -> Result<Data, ReadError> {
         self.read_until(|| Wait::Never, Err)
     }
 
-    /// How long to wait is asked once, if there is any need to wait: a look at the clock costs as much
-    /// as taking a message. What `look` hands back is decoded.
+    /// Reads the next message. `wait` is evaluated once and only if the caller has to wait: reading the
+    /// clock costs as much as reading a message. `read` returns the bytes that have to be decoded.
     fn read_until<T: From<Data>>(
         &self,
         wait: impl FnOnce() -> Wait,
-        look: impl Fn(Bytes) -> Result<T, Bytes>,
+        read: impl Fn(Bytes) -> Result<T, Bytes>,
     ) -> Result<T, ReadError> {
         let wait = LazyCell::new(wait);
         loop {
             match self.shared.try_read() {
-                Inbound::Early(data) => return Ok((*data).into()),
-                Inbound::Message(message) => match look(message.payload) {
-                    Ok(seen) => return Ok(seen),
+                NextInbound::Early(data) => return Ok((*data).into()),
+                NextInbound::Message(message) => match read(message.payload) {
+                    Ok(message) => return Ok(message),
                     Err(bytes) if wire::is_data(&bytes) => {
-                        return Data::decode(bytes).map(T::from).map_err(no_message);
+                        return Data::decode(bytes).map(T::from).map_err(malformed);
                     }
                     Err(bytes) => {
-                        let control = WireMessage::decode(bytes).map_err(no_message)?;
+                        let control = WireMessage::decode(bytes).map_err(malformed)?;
                         self.shared.control(control)?;
                     }
                 },
-                Inbound::Nothing(endpoint) => {
+                NextInbound::Nothing(endpoint) => {
                     let left = wait.left(&self.clock);
-                    if !endpoint.wait_readable(Some(left.min(LOOK_UP))) {
+                    if !endpoint.wait_readable(Some(left.min(CLOSE_CHECK_INTERVAL))) {
                         self.shared.check_stopped()?;
-                        if left <= LOOK_UP {
+                        if left <= CLOSE_CHECK_INTERVAL {
                             return Err(ReadError::TimedOut);
                         }
                     }
                 }
-                Inbound::Over(number) if matches!(*wait, Wait::Never) => {
+                NextInbound::Ended(number) if matches!(*wait, Wait::Never) => {
                     if !self.shared.try_read_from_another(number)? {
                         return Err(ReadError::TimedOut);
                     }
                 }
-                Inbound::Over(number) => self.shared.read_from_another(number)?,
+                NextInbound::Ended(number) => self.shared.read_from_another(number)?,
             }
         }
     }
 
-    /// How many messages were written to zippers that restarted or left before they had
-    /// acknowledged them: they may or may not have been handled.
+    /// The number of messages that were written to a zipper which restarted, or closed the connection,
+    /// before it acknowledged them: they may or may not have been processed.
     #[must_use]
     pub fn uncertain(&self) -> u64 {
         self.shared.uncertain()
     }
 
-    /// Asks the zipper for no more messages, and has reading end behind the last one. Writing goes on:
-    /// a function can answer what it has got, and then [`close`](Self::close). It is
-    /// [stopped](Self::stop) if there is no zipper to ask now. Of several threads that read, one
-    /// learns of the end.
+    /// Requests the end of data from the zipper. Reading ends behind the last message that the zipper has
+    /// sent; writing remains possible, so that a function can answer and then [`close`](Self::close). If
+    /// the zipper is not connected, the client is [stopped](Self::stop) instead. Of several readers, one
+    /// receives the end. Never blocks.
     pub fn finish(&self) {
         self.shared.note_stopped();
-        if !self.shared.say_goaway() {
+        if !self.shared.send_goaway() {
             self.stop();
         }
     }
 
-    /// Waits until all that was written is settled, at most for `timeout`: the zipper has acknowledged
-    /// it, or it is [`uncertain`](Self::uncertain). Returns whether it is.
+    /// Blocks until the zipper has acknowledged every written message or it is
+    /// [`uncertain`](Self::uncertain), at most for `timeout`. Returns whether that is so.
     #[must_use]
     pub fn flush(&self, timeout: Duration) -> bool {
         let (_, endpoint) = self.shared.current();
         !matches!(endpoint.flush(timeout), Err(FlushError::TimedOut))
     }
 
-    /// Wakes whoever reads or writes, for good.
+    /// Ends reading and writing: blocked and later calls fail. Never blocks; unsent messages are delivered
+    /// in the background.
     pub fn stop(&self) {
         self.shared.note_stopped();
-        // First the hub, which would make a new endpoint in the place of the one that ends.
+        // The hub first: it would create a successor of the endpoint that ends.
         self.hub.wind_down();
         self.shared.stop(STOPPED);
     }
 
-    /// Whether this side has ended it, by [`stop`](Self::stop) or [`finish`](Self::finish).
+    /// Whether this side has called [`stop`](Self::stop), [`finish`](Self::finish) or
+    /// [`close`](Self::close).
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.shared.is_stopped()
     }
 
-    /// Ends in order: what was written is delivered to the zipper first, at most for `timeout`.
-    /// Returns whether all of it was; what was not is [`uncertain`](Self::uncertain) then.
+    /// Closes the client in order. Blocks until written messages are delivered to the zipper, at most for
+    /// `timeout`. Returns whether every message was; the others are [`uncertain`](Self::uncertain).
     #[must_use]
     pub fn close(&self, timeout: Duration) -> bool {
         self.stop();
@@ -470,8 +396,8 @@ impl Client {
         closed && self.uncertain() == 0
     }
 
-    /// Begins to end in order, or goes on with it, and does not wait: returns what
-    /// [`close`](Self::close) does once all that was written is settled.
+    /// Closes the client in order without blocking: returns the result of [`close`](Self::close) once it is
+    /// known, and is to be called again until then.
     #[must_use]
     pub fn try_close(&self) -> Option<bool> {
         self.stop();
@@ -480,7 +406,7 @@ impl Client {
         Some(closed && self.uncertain() == 0)
     }
 
-    /// A step of a traced route that is taken now.
+    /// A step of a trace with the current time, for [`write_with`](Self::write_with).
     #[must_use]
     pub fn step(&self, name: impl Into<String>) -> (String, u64) {
         (name.into(), self.clock.unix_micros())
@@ -504,59 +430,6 @@ impl Wait {
     }
 }
 
-/// A message as it came.
-#[derive(Debug)]
-pub enum Arrived {
-    /// Its bytes, which say no more than who sent it. Decoding it cost as much as a call of a guest
-    /// does beside what the guest itself does.
-    Plain(PlainMessage, Bytes),
-    /// Decoded, since its header has more than the shortest form holds.
-    Data(Data),
-}
-
-impl From<Data> for Arrived {
-    fn from(data: Data) -> Self {
-        Self::Data(data)
-    }
-}
-
-impl Arrived {
-    /// Hands back what has to be decoded.
-    fn read(bytes: Bytes) -> Result<Self, Bytes> {
-        match PlainMessage::read_sourced(&bytes) {
-            Some(plain) => Ok(Self::Plain(plain, bytes)),
-            None => Err(bytes),
-        }
-    }
-
-    /// The tag of the message.
-    #[must_use]
-    pub const fn tag(&self) -> Tag {
-        match self {
-            Self::Plain(plain, _) => plain.tag,
-            Self::Data(data) => data.tag,
-        }
-    }
-
-    /// The payload, where it was received.
-    #[must_use]
-    pub fn payload(&self) -> &[u8] {
-        match self {
-            Self::Plain(plain, bytes) => &bytes[plain.payload_at..],
-            Self::Data(data) => &data.payload,
-        }
-    }
-
-    /// The route so far, if the message is traced.
-    #[must_use]
-    pub fn trace(&self) -> Option<&[(String, u64)]> {
-        match self {
-            Self::Plain(..) => None,
-            Self::Data(data) => data.trace.as_deref(),
-        }
-    }
-}
-
 fn refused(error: SendError) -> WriteError {
     match error {
         SendError::TooLarge {
@@ -570,8 +443,8 @@ fn refused(error: SendError) -> WriteError {
     }
 }
 
-fn no_message(error: WireError) -> ReadError {
-    tracing::error!(%error, "the zipper sent what is no message");
+fn malformed(error: WireError) -> ReadError {
+    tracing::error!(%error, "the zipper has sent a malformed message");
     ReadError::Closed(error.to_string())
 }
 
@@ -585,6 +458,6 @@ fn check(tag: Tag) -> Result<Tag, WriteError> {
 impl Drop for Client {
     fn drop(&mut self) {
         self.stop();
-        self.mail.send(Command::Stop);
+        self.mail.send(ClientCommand::Stop);
     }
 }

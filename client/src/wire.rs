@@ -338,6 +338,20 @@ impl Data {
 }
 
 impl WireMessage {
+    /// The name of the kind, for logs.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Handshake(_) => "Handshake",
+            Self::VersionOffer(_) => "VersionOffer",
+            Self::HandshakeAck { .. } => "HandshakeAck",
+            Self::Rejected { .. } => "Rejected",
+            Self::Goaway { .. } => "Goaway",
+            Self::Data(_) => "Data",
+            Self::Interest { .. } => "Interest",
+        }
+    }
+
     /// Encodes the message.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Runs a WebAssembly guest as a function of a zipper.
+//! Runs a WebAssembly guest as a function of a zipper: reads messages, calls the guest, writes its outputs.
 
 mod writer;
 
@@ -6,59 +6,59 @@ use selvedge_wasm_host::{CallError, Instance, NumericFunction, Outputs};
 
 use crate::runner::writer::Writer;
 use selvedge_client::tag::{Tag, TagError};
-use selvedge_client::{Arrived, Client, ReadError, WriteError};
+use selvedge_client::{Client, ReadError, ReceivedMessage, WriteError};
 
-/// What handles the messages.
+/// The guest that handles the messages.
 #[derive(Debug)]
 pub enum RunnerGuest {
-    /// A stream function: writes what it likes.
+    /// A stream function, which writes any number of messages for each one.
     Function(Box<Instance>),
-    /// A function of one number: a message is a number in decimal digits, and so is the answer.
+    /// A numeric function: a message is a number in decimal digits, and so is the result.
     Numeric {
         /// The function.
         function: Box<NumericFunction>,
-        /// The tag of the answers.
+        /// The tag of the results.
         emit: Tag,
     },
 }
 
-/// What a runner has counted.
+/// The counters of a runner, in messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RunnerCounts {
-    /// Messages that the guest has handled.
+    /// Handled by the guest.
     pub handled: u64,
-    /// Messages that the guest has failed on. They are dropped, with what it had written for them.
+    /// Failed in the guest. They are dropped together with the outputs of the guest for them.
     pub failed: u64,
-    /// Messages that it has written.
+    /// Outputs that were passed to the client.
     pub written: u64,
-    /// Those that it had written and that found the connection over.
+    /// Outputs that could not be sent, since the client was closed.
     pub unsent: u64,
 }
 
-/// Why a runner ended.
+/// Why a runner has ended.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
-    /// The connection is over.
+    /// Reading has ended: [`ReadError`] names the reason.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The connection is over, or the guest wrote what cannot be sent.
+    /// Writing has failed: [`WriteError`] names the reason.
     #[error(transparent)]
     Write(#[from] WriteError),
 }
 
-/// Why one message was not handled.
+/// Why a message was dropped.
 #[derive(Debug, thiserror::Error)]
 enum HandleError {
     #[error(transparent)]
     Call(#[from] CallError),
     #[error("`{0}` is not a number")]
-    NoNumber(String),
-    #[error("the guest wrote on a tag that it may not use: {0}")]
+    NotANumber(String),
+    #[error("the guest has written with an invalid tag: {0}")]
     Tag(#[from] TagError),
 }
 
-/// A guest at work for a client.
+/// Connects a guest to a client.
 #[derive(Debug)]
 pub struct Runner<'a> {
     client: &'a Client,
@@ -68,7 +68,7 @@ pub struct Runner<'a> {
 }
 
 impl<'a> Runner<'a> {
-    /// A guest of that name, which appears in traces and logs.
+    /// A runner for a guest with that name, which appears in traces and logs.
     #[must_use]
     pub fn new(client: &'a Client, guest: RunnerGuest, name: impl Into<String>) -> Self {
         Self {
@@ -79,7 +79,7 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// What it has counted.
+    /// The counters so far.
     #[must_use]
     pub const fn counts(&self) -> RunnerCounts {
         RunnerCounts {
@@ -89,58 +89,58 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// Handles messages until the client [finishes](Client::finish) or is stopped, or the zipper lets go
-    /// of it.
+    /// Handles messages until the client [finishes](Client::finish), is stopped, or is refused by the
+    /// zipper. Blocks the thread meanwhile.
     ///
-    /// While messages wait for a guest that is quick, what it writes goes out some messages at a time,
-    /// at most a [tick](selvedge_wasm_host::HostConfig::tick) and a call late. If the client finishes,
-    /// the guest handles all that has come, and all that it wrote is out at the end. If it is stopped,
-    /// what is not out is counted as [unsent](Counts::unsent), and messages that wait for the guest
-    /// stay with the client.
+    /// While messages wait for a fast guest, its outputs are sent in batches, at most a
+    /// [tick](selvedge_wasm_host::HostConfig::tick) and a call late. If the client finishes, the guest
+    /// handles every received message, and every output is sent before the end. If the client is
+    /// stopped, unsent outputs are counted as [unsent](RunnerCounts::unsent), and unread messages remain
+    /// in the client.
     ///
     /// # Errors
-    /// [`RunError`]: there is no other end.
+    /// Always: the reason of the end.
     pub fn run(&mut self) -> RunError {
         loop {
-            let handled = self.next().and_then(|arrived| self.handle(&arrived));
+            let handled = self.next().and_then(|message| self.handle(&message));
             if let Err(error) = handled {
-                // Reading is over; perhaps writing is not.
+                // Reading has ended; writing may still be possible.
                 return self.writer.send().map_or_else(RunError::from, |()| error);
             }
         }
     }
 
-    /// The next message. Nothing that was written waits while there is none.
-    fn next(&mut self) -> Result<Arrived, RunError> {
-        match self.client.try_take() {
+    /// The next message. Outputs are sent before the thread waits.
+    fn next(&mut self) -> Result<ReceivedMessage, RunError> {
+        match self.client.try_receive() {
             Err(ReadError::TimedOut) => {
                 self.writer.send()?;
-                Ok(self.client.take()?)
+                Ok(self.client.receive()?)
             }
             taken => Ok(taken?),
         }
     }
 
-    fn handle(&mut self, arrived: &Arrived) -> Result<(), RunError> {
+    fn handle(&mut self, message: &ReceivedMessage) -> Result<(), RunError> {
         let tick = self.guest.tick();
-        let answer = match self.guest.handle(arrived.tag(), arrived.payload()) {
+        let answer = match self.guest.handle(message.tag(), message.payload()) {
             Ok(answer) => answer,
             Err(error) => {
-                self.note_failure(arrived.tag(), &error);
+                self.note_failure(message.tag(), &error);
                 return Ok(self.writer.send_due(self.guest.tick())?);
             }
         };
         self.counts.handled += 1;
-        let (writer, trace) = (&mut self.writer, arrived.trace());
+        let (writer, trace) = (&mut self.writer, message.trace());
         match answer {
             GuestAnswer::Outputs(outputs) => {
                 for output in outputs {
-                    let message = (Tag(output.tag), output.target, output.payload);
-                    writer.put(message, trace, tick);
+                    let output = (Tag(output.tag), output.target, output.payload);
+                    writer.append(output, trace, tick);
                 }
             }
             GuestAnswer::Number(tag, digits) => {
-                writer.put((tag, None, digits.as_bytes()), trace, tick)
+                writer.append((tag, None, digits.as_bytes()), trace, tick)
             }
         }
         Ok(writer.send_due(self.guest.tick())?)
@@ -148,15 +148,15 @@ impl<'a> Runner<'a> {
 
     fn note_failure(&mut self, tag: Tag, error: &HandleError) {
         self.counts.failed += 1;
-        // A guest that fails on everything must not fill the log.
+        // The log is limited to powers of two: a guest may fail on every message.
         if self.counts.failed.is_power_of_two() {
             let (name, failed) = (self.writer.name(), self.counts.failed);
-            tracing::warn!(name, failed, %tag, %error, "the guest failed on a message");
+            tracing::warn!(name, failed, %tag, %error, "the guest has failed on a message");
         }
     }
 }
 
-/// What a guest wrote for one message.
+/// The outputs of a guest for one message.
 enum GuestAnswer<'a> {
     Outputs(Outputs<'a>),
     Number(Tag, String),
@@ -167,7 +167,7 @@ impl RunnerGuest {
         match self {
             Self::Function(instance) => {
                 let outputs = instance.handle(tag.0, payload)?;
-                // Before any of them is sent: a message is handled wholly or not at all.
+                // Checked before any output is sent: a message is handled completely or not at all.
                 for output in outputs.clone() {
                     Tag::for_user(output.tag)?;
                 }
@@ -176,14 +176,14 @@ impl RunnerGuest {
             Self::Numeric { function, emit } => {
                 let text = String::from_utf8_lossy(payload);
                 let number = text.trim().parse();
-                let number = number.map_err(|_| HandleError::NoNumber(excerpt(&text)))?;
+                let number = number.map_err(|_| HandleError::NotANumber(excerpt(&text)))?;
                 let answer = function.call(number)?;
                 Ok(GuestAnswer::Number(*emit, answer.to_string()))
             }
         }
     }
 
-    /// The clock of the host that it runs on.
+    /// The ticks of the host of the guest.
     fn tick(&self) -> u64 {
         match self {
             Self::Function(instance) => instance.ticks(),

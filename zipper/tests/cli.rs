@@ -171,7 +171,7 @@ fn a_neighbour_or_zipper_with_another_key_than_expected_is_named() {
     wait_for_log(&mut KillOnDrop(serve).0, &expected);
     let source = ["source", "-z", at, "--tag", "0x10", "--node", &key];
     let output = run(&[&source[..], &["--timeout", "1"]].concat());
-    assert_fails(&output, 3, &format!("nobody with the key {key}"));
+    assert_fails(&output, 3, &format!("no node with the key {key}"));
     assert_fails(&output, 3, &expected);
 }
 

@@ -12,57 +12,67 @@ use selvedge_hub::{
     SessionConfig, dialers,
 };
 
-use crate::client::keeper::{Keeper, Shared};
+use crate::client::keeper::{ClientShared, Keeper};
 use crate::client::search::{Found, Search};
 use crate::client::{Client, ClientOptions};
 use crate::lanes::session_config;
-use crate::wire::{Handshake, VERSION, WireError, WireMessage};
+use crate::wire::{Handshake, VersionError, VersionOffer, WireError, WireMessage};
 
-/// Longer than any caller waits, and short enough to be added to the time.
+/// Longer than any caller waits, and short enough to be added to the current time.
 const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// Why there is no connection to a zipper. The message says whose fault it is.
+/// Why there is no connection to a zipper.
+///
+/// Each variant names the side that has to act, and whether a retry helps.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// The caller's fault.
+    /// The caller has given no address. A retry does not help.
     #[error("no zipper to connect to: give the address of one, such as quic://127.0.0.1:9000")]
     NoAddress,
-    /// No zipper answered.
+    /// No zipper has answered in time: the address or the key is wrong, the zipper is down, or the
+    /// network is. A retry helps once the zipper can be reached.
     #[error("no zipper answers: {0}")]
     Unreachable(String),
-    /// The zipper does not want this client; the message says why.
-    #[error("the zipper refuses: {message} (code {code})")]
+    /// The zipper has refused the client. A retry helps only with other options, such as the token.
+    #[error("the zipper refuses this client: {message} (code {code})")]
     Rejected {
-        /// Why, for programs: see [`Rejection`](crate::wire::Rejection).
+        /// The reason for programs: see [`Rejection`](crate::wire::Rejection).
         code: u16,
-        /// Why, for people.
+        /// The reason for people.
         message: String,
     },
-    /// It answered, and said nothing in time.
-    #[error("the zipper at {0} does not let this client in, and does not say why")]
+    /// The zipper is connected but has not acknowledged the introduction in time: it is overloaded, or
+    /// is not a zipper. A retry may help.
+    #[error("the node {0} has neither admitted nor refused this client in time")]
     Silent(NodeId),
-    /// The caller's fault: texts that are too long.
-    #[error("the introduction cannot be written: {0}")]
+    /// A text or list in the options is too long, or the zipper has sent a malformed message. A retry
+    /// does not help.
+    #[error("the introduction failed: {0}")]
     Wire(#[from] WireError),
-    /// No randomness for a key.
+    /// Client and zipper speak different versions of the protocol. A retry helps once the older side is
+    /// upgraded.
+    #[error(transparent)]
+    Version(#[from] VersionError),
+    /// The operating system has provided no randomness for a key.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// The operating system refused.
+    /// The operating system has refused a resource of the hub. A retry helps once it is available.
     #[error(transparent)]
     Hub(#[from] HubError),
-    /// The operating system refused.
+    /// The operating system has refused a resource of the driver. A retry helps once it is available.
     #[error(transparent)]
     Driver(#[from] DriverError),
-    /// The driver was dropped before the zipper had answered.
+    /// The caller has dropped the driver before the zipper answered. A retry needs another driver.
     #[error("the driver has stopped")]
     Stopped,
 }
 
-/// The addresses that people mean: `host:port` is QUIC there, and TCP if that does not answer.
+/// The addresses that a text stands for: an address with a scheme itself, `host:port` QUIC and TCP
+/// there.
 ///
 /// # Errors
-/// What is wrong with the text.
+/// [`ParseAddressError`] with the part of the text that is wrong.
 pub fn addresses(text: &str) -> Result<Vec<Address>, ParseAddressError> {
     if text.contains("://") {
         return Ok(vec![text.parse()?]);
@@ -73,30 +83,34 @@ pub fn addresses(text: &str) -> Result<Vec<Address>, ParseAddressError> {
         .collect()
 }
 
-fn handshake(options: &ClientOptions) -> Result<Bytes, WireError> {
-    WireMessage::Handshake(Handshake {
-        version: VERSION,
+/// The messages with which a client introduces itself, to be sent in this order.
+fn introduction(options: &ClientOptions) -> Result<[Bytes; 2], WireError> {
+    let handshake = WireMessage::Handshake(Handshake {
+        version: VersionOffer::OWN.min,
         role: options.role,
         name: options.name.clone(),
         token: options.token.clone(),
         tags: options.tags.clone(),
         target: options.target.clone(),
         policy: options.policy,
-    })
-    .encode()
+    });
+    Ok([
+        WireMessage::VersionOffer(VersionOffer::OWN).encode()?,
+        handshake.encode()?,
+    ])
 }
 
-/// A client that is being connected: [`Client::start`]. Dropped, it gives up.
+/// A client that is being connected by [`Client::start`]. Dropping it ends the attempt.
 #[derive(Debug)]
 pub struct Connecting {
-    mail: MailboxSender<Command>,
+    mail: MailboxSender<ClientCommand>,
     result: Receiver<Result<Client, ConnectError>>,
     is_over: bool,
 }
 
 impl Connecting {
     pub(super) fn start(options: ClientOptions) -> Result<Self, ConnectError> {
-        let handshake = handshake(&options)?;
+        let introduction = introduction(&options)?;
         let identity = match &options.identity {
             Some(identity) => identity.clone(),
             None => Identity::generate()?,
@@ -118,7 +132,7 @@ impl Connecting {
             phase: Phase::Begun(Parts { driver, identity }),
             mail,
             options,
-            handshake,
+            introduction,
             deadline,
             result: sender,
         })?;
@@ -129,7 +143,7 @@ impl Connecting {
         })
     }
 
-    /// The client or the error, once, as soon as there is one; never blocks.
+    /// The client or the error, as soon as it is known and only once. Never blocks.
     pub fn poll(&mut self) -> Option<Result<Client, ConnectError>> {
         let result = match self.result.try_recv() {
             Ok(result) => result,
@@ -151,14 +165,14 @@ impl Connecting {
 impl Drop for Connecting {
     fn drop(&mut self) {
         if !self.is_over {
-            self.mail.send(Command::Stop);
+            self.mail.send(ClientCommand::Stop);
         }
     }
 }
 
-/// What the actor of a client handles.
+/// A command for the actor of a client.
 #[derive(Debug)]
-pub(super) enum Command {
+pub(super) enum ClientCommand {
     /// The dial of the address with that index has ended.
     Dialed(usize, Result<NodeId, DialError>),
     Hub(HubEvent),
@@ -170,9 +184,9 @@ pub(super) enum Command {
 /// The actor of a client: connects it, then keeps it connected.
 struct Connector {
     phase: Phase,
-    mail: MailboxSender<Command>,
+    mail: MailboxSender<ClientCommand>,
     options: ClientOptions,
-    handshake: Bytes,
+    introduction: [Bytes; 2],
     deadline: Instant,
     result: Sender<Result<Client, ConnectError>>,
 }
@@ -185,20 +199,20 @@ enum Phase {
     Over,
 }
 
-/// What a hub is made of once its peer is known.
+/// The parts of the hub, which is built once its peer is known.
 struct Parts {
     driver: Arc<Driver>,
     identity: Identity,
 }
 
 impl Actor for Connector {
-    type Command = Command;
+    type Command = ClientCommand;
 
-    fn handle(&mut self, now: Instant, command: Option<Command>) -> Next {
+    fn handle(&mut self, now: Instant, command: Option<ClientCommand>) -> Next {
         let phase = std::mem::replace(&mut self.phase, Phase::Over);
         match self.step(now, phase, command) {
             Ok(phase) => self.phase = phase,
-            // By now the hub has been dropped, and with it a driver of its own.
+            // The hub has been dropped by now, and with it a driver of its own.
             Err(error) => self.finish(Err(error)),
         }
         match &self.phase {
@@ -216,29 +230,29 @@ impl Connector {
         &self,
         now: Instant,
         phase: Phase,
-        command: Option<Command>,
+        command: Option<ClientCommand>,
     ) -> Result<Phase, ConnectError> {
         match (phase, command) {
-            (Phase::Connected(keeper), Some(Command::Stop)) => {
+            (Phase::Connected(keeper), Some(ClientCommand::Stop)) => {
                 keeper.end();
                 Ok(Phase::Over)
             }
-            (_, Some(Command::Stop)) => Ok(Phase::Over),
+            (_, Some(ClientCommand::Stop)) => Ok(Phase::Over),
             (Phase::Begun(parts), _) => self.begin(now, parts),
             (Phase::Searching(mut search, parts), command) => {
-                if let Some(Command::Dialed(at, result)) = command {
+                if let Some(ClientCommand::Dialed(at, result)) = command {
                     search.dialed(now, at, result.map_err(|error| error.to_string()));
                 }
                 self.search(now, search, parts)
             }
             (Phase::Introducing(hub, keeper), command) => {
-                if let Some(Command::Hub(event)) = command {
+                if let Some(ClientCommand::Hub(event)) = command {
                     keeper.handle(event);
                 }
                 self.await_introduction(now, hub, keeper)
             }
             (Phase::Connected(keeper), command) => {
-                if let Some(Command::Hub(event)) = command {
+                if let Some(ClientCommand::Hub(event)) = command {
                     keeper.handle(event);
                 }
                 Ok(Phase::Connected(keeper))
@@ -250,7 +264,7 @@ impl Connector {
     fn begin(&self, now: Instant, parts: Parts) -> Result<Phase, ConnectError> {
         let addresses = self.options.zippers.clone();
         if let Some(node) = self.options.node {
-            // The hub finds out which of the addresses answer.
+            // The hub determines which of the addresses answer.
             return self.introduce(now, Found { node, addresses }, parts);
         }
         let own = self.options.dialers.iter();
@@ -261,7 +275,7 @@ impl Connector {
         for (at, address) in addresses.iter().enumerate() {
             let mail = self.mail.clone();
             parts.driver.dial(&dialers, address, None, move |result| {
-                mail.send(Command::Dialed(at, result.map(|it| it.peer())));
+                mail.send(ClientCommand::Dialed(at, result.map(|it| it.peer())));
             });
         }
         self.search(now, Search::new(addresses, self.deadline), parts)
@@ -282,13 +296,13 @@ impl Connector {
         let mut builder = Hub::builder(parts.identity)
             .driver(parts.driver)
             .session(session_config(send_buffer, self.options.message_max))
-            .on_event(move |event| mail.send(Command::Hub(event)));
+            .on_event(move |event| mail.send(ClientCommand::Hub(event)));
         for dialer in &self.options.dialers {
             builder = builder.dialer(Arc::clone(dialer));
         }
         let hub = Arc::new(builder.peer_at(found.node, found.addresses)?.start()?);
         let endpoint = hub.endpoint(found.node).ok_or(ConnectError::NoAddress)?;
-        let shared = Arc::new(Shared::new(endpoint, self.handshake.clone()));
+        let shared = Arc::new(ClientShared::new(endpoint, self.introduction.clone()));
         let keeper = Keeper::new(shared, Arc::downgrade(&hub));
         self.await_introduction(now, hub, keeper)
     }
@@ -314,16 +328,16 @@ impl Connector {
 
     fn finish(&self, result: Result<Client, ConnectError>) {
         if self.result.send(result).is_err() {
-            tracing::debug!("the caller has given up connecting");
+            tracing::debug!("the caller has dropped the attempt to connect");
         }
     }
 }
 
 /// Wakes the actor of a client when messages may have arrived.
-struct WakeActor(MailboxSender<Command>);
+struct WakeActor(MailboxSender<ClientCommand>);
 
 impl Wake for WakeActor {
     fn wake(self: Arc<Self>) {
-        self.0.send(Command::Readable);
+        self.0.send(ClientCommand::Readable);
     }
 }

@@ -1,4 +1,4 @@
-//! Keeps a client introduced: its zipper may restart, or leave and come back.
+//! Keeps a client connected and introduced: its zipper may restart, or leave and return.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -11,78 +11,83 @@ use std::time::Duration;
 use bytes::Bytes;
 use selvedge_hub::{Endpoint, Event, Hub, HubEvent, Message, NodeId, Reader, TryRecvError};
 
-use crate::client::{ConnectError, Outgoing, ReadError, WriteError};
+use crate::client::{ConnectError, OutgoingBatch, ReadError, WriteError};
 use crate::lanes::{CONTROL, DATA};
-use crate::wire::{self, Data};
+use crate::wire::{Data, Negotiated, VersionOffer, WireMessage};
 
-/// How long a worker may take to hand back what is given up. It has no more to do than that.
+/// How long a worker may take to report undelivered messages of an aborted endpoint.
 const GIVE_UP_MAX: Duration = Duration::from_secs(5);
 
-/// Why there is no more, if this side wants no more.
+/// The reason that is reported after this side has closed the client.
 pub(super) const STOPPED: &str = "closed by this side";
 
-/// What those who read, write and keep a client share.
+/// The state that readers, writers and the keeper of a client share.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct ClientShared {
     pub(super) node: NodeId,
-    handshake: Bytes,
+    /// The messages with which the client introduces itself, in this order.
+    introduction: [Bytes; 2],
+    /// The version and features that the zipper has selected last.
+    protocol: Mutex<Negotiated>,
+    /// The last known address of the zipper, for logs.
+    remote: Mutex<String>,
     uncertain: AtomicU64,
-    /// Held by who counts what is uncertain.
+    /// Held while uncertain messages are counted.
     counting: Mutex<()>,
-    current: Mutex<Current>,
+    current: Mutex<CurrentEndpoint>,
     changed: Condvar,
-    reading: Mutex<Reading>,
+    reading: Mutex<ReadState>,
     is_stopped: AtomicBool,
 }
 
 #[derive(Debug)]
-struct Current {
+struct CurrentEndpoint {
     endpoint: Endpoint,
-    /// Which one it is.
+    /// Counts the endpoints of the client.
     number: u64,
-    /// Whether anything was written to it, beside who this is.
+    /// Whether data was written to it.
     has_data: bool,
-    /// Why there will be no other.
+    /// Why no other endpoint will follow.
     ended: Option<String>,
 }
 
-/// What those who read take from.
+/// The endpoint that messages are read from.
 #[derive(Debug)]
-struct Reading {
-    /// Data that came before the zipper had said yes.
+struct ReadState {
+    /// Data that arrived before the acknowledgement of the introduction.
     early: VecDeque<Data>,
-    /// That of the endpoint of this number, until all that it received is taken: then another may
-    /// have followed it.
+    /// Reads `endpoint` until everything that it has received is consumed; then its successor is read.
     reader: Reader,
     endpoint: Endpoint,
     number: u64,
 }
 
-/// What there is to read.
+/// The next message, or why there is none.
 #[derive(Debug)]
-pub(super) enum Inbound {
-    /// Boxed, since it is rare and four times as long as the others.
+pub(super) enum NextInbound {
+    /// Data from before the acknowledgement. Boxed, since it is rare and four times as large as the
+    /// others.
     Early(Box<Data>),
     Message(Message),
-    /// Nothing yet; this endpoint is to be waited for.
+    /// No message yet; the caller may wait on this endpoint.
     Nothing(Endpoint),
-    /// Nothing more from the endpoint of this number.
-    Over(u64),
+    /// The endpoint with this number has ended, and all of its messages are consumed.
+    Ended(u64),
 }
 
-/// The connection is over, and why.
+/// The client is closed, with the reason.
 #[derive(Debug)]
-pub(super) struct Over(String);
+pub(super) struct ClientClosed(String);
 
-impl From<Over> for ReadError {
-    fn from(over: Over) -> Self {
-        Self::Closed(over.0)
+impl From<ClientClosed> for ReadError {
+    fn from(closed: ClientClosed) -> Self {
+        Self::Closed(closed.0)
     }
 }
 
-impl From<Over> for WriteError {
-    fn from(over: Over) -> Self {
-        Self::Closed(over.0)
+impl From<ClientClosed> for WriteError {
+    fn from(closed: ClientClosed) -> Self {
+        Self::Closed(closed.0)
     }
 }
 
@@ -90,9 +95,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Shared {
-    pub(super) fn new(endpoint: Endpoint, handshake: Bytes) -> Self {
-        let reading = Reading {
+impl ClientShared {
+    pub(super) fn new(endpoint: Endpoint, introduction: [Bytes; 2]) -> Self {
+        let reading = ReadState {
             early: VecDeque::new(),
             reader: endpoint.reader(),
             endpoint: endpoint.clone(),
@@ -100,10 +105,12 @@ impl Shared {
         };
         Self {
             node: endpoint.peer(),
-            handshake,
+            introduction,
+            protocol: Mutex::new(Negotiated::WITHOUT_NEGOTIATION),
+            remote: Mutex::default(),
             uncertain: AtomicU64::new(0),
             counting: Mutex::new(()),
-            current: Mutex::new(Current {
+            current: Mutex::new(CurrentEndpoint {
                 endpoint,
                 number: 0,
                 has_data: false,
@@ -115,8 +122,7 @@ impl Shared {
         }
     }
 
-    /// Reads what comes before the acknowledgement of the introduction, whose sender is the zipper: its
-    /// name.
+    /// Reads up to the acknowledgement of the introduction, and yields the name of the zipper.
     fn poll_introduced(&self, cx: &mut Context<'_>) -> Poll<Result<String, ConnectError>> {
         let (_, endpoint) = self.current();
         loop {
@@ -126,17 +132,23 @@ impl Shared {
                     return Poll::Ready(Err(ConnectError::Unreachable(closed.to_string())));
                 }
             };
-            let result = match wire::WireMessage::decode(message.payload)? {
-                wire::WireMessage::HandshakeAck { name, .. } => Ok(name),
-                wire::WireMessage::Rejected { code, message } => {
+            let result = match WireMessage::decode(message.payload)? {
+                WireMessage::HandshakeAck {
+                    name, negotiated, ..
+                } => {
+                    *lock(&self.protocol) = VersionOffer::OWN.accept(negotiated)?;
+                    Ok(name)
+                }
+                WireMessage::Rejected { code, message } => {
                     Err(ConnectError::Rejected { code, message })
                 }
-                wire::WireMessage::Data(data) => {
+                WireMessage::Data(data) => {
                     lock(&self.reading).early.push_back(data);
                     continue;
                 }
                 other => {
-                    tracing::debug!(?other, "not expected from a zipper");
+                    let (peer, kind) = (self.node, other.kind());
+                    tracing::debug!(%peer, kind, "unexpected message before the acknowledgement");
                     continue;
                 }
             };
@@ -144,43 +156,46 @@ impl Shared {
         }
     }
 
-    /// Why the zipper has not acknowledged the introduction in time.
+    /// The error after the time for the acknowledgement of the introduction has passed.
     fn silence(&self) -> ConnectError {
         if self.current().1.transport().is_none() {
-            let why = format!("nobody with the key {} could be reached", self.node);
+            let why = format!(
+                "no node with the key {} could be reached in time",
+                self.node
+            );
             return ConnectError::Unreachable(why);
         }
         ConnectError::Silent(self.node)
     }
 
-    pub(super) fn try_read(&self) -> Inbound {
+    pub(super) fn try_read(&self) -> NextInbound {
         let mut reading = lock(&self.reading);
         if let Some(data) = reading.early.pop_front() {
-            return Inbound::Early(Box::new(data));
+            return NextInbound::Early(Box::new(data));
         }
         match reading.reader.try_recv() {
-            Ok(message) => Inbound::Message(message),
-            Err(TryRecvError::Empty) => Inbound::Nothing(reading.endpoint.clone()),
-            Err(TryRecvError::Closed(_)) => Inbound::Over(reading.number),
+            Ok(message) => NextInbound::Message(message),
+            Err(TryRecvError::Empty) => NextInbound::Nothing(reading.endpoint.clone()),
+            Err(TryRecvError::Closed(_)) => NextInbound::Ended(reading.number),
         }
     }
 
-    /// Whether there will be nothing more to read, if there is nothing now.
-    pub(super) fn check_stopped(&self) -> Result<(), Over> {
+    /// Fails if no other endpoint will follow.
+    pub(super) fn check_stopped(&self) -> Result<(), ClientClosed> {
         let current = lock(&self.current);
         let ended = current.ended.as_ref();
-        ended.map_or(Ok(()), |why| Err(Over(why.clone())))
+        ended.map_or(Ok(()), |why| Err(ClientClosed(why.clone())))
     }
 
-    /// Waits until there is another endpoint than the one of that number, and reads from that.
-    pub(super) fn read_from_another(&self, than: u64) -> Result<(), Over> {
+    /// Waits for the successor of the endpoint with that number, and reads from the successor.
+    pub(super) fn read_from_another(&self, than: u64) -> Result<(), ClientClosed> {
         self.wait_for_another(than)?;
         self.switch_reading(than);
         Ok(())
     }
 
-    /// Reads from another endpoint than the one of that number, if there is one.
-    pub(super) fn try_read_from_another(&self, than: u64) -> Result<bool, Over> {
+    /// Reads from the successor of the endpoint with that number, if there is one.
+    pub(super) fn try_read_from_another(&self, than: u64) -> Result<bool, ClientClosed> {
         self.check_stopped()?;
         let is_there = lock(&self.current).number != than;
         if is_there {
@@ -198,24 +213,31 @@ impl Shared {
         }
     }
 
-    fn say_who(&self, endpoint: &Endpoint) {
-        // Never full: nothing but introductions and farewells goes there.
-        if let Err(error) = endpoint.try_send(CONTROL, self.handshake.clone()) {
-            tracing::debug!(%error, "the connection ended before the introduction");
+    fn introduce(&self, endpoint: &Endpoint) {
+        for message in &self.introduction {
+            // The lane is never full: it carries introductions and goaways only.
+            if let Err(error) = endpoint.try_send(CONTROL, message.clone()) {
+                tracing::debug!(peer = %self.node, %error, "the connection ended before the introduction");
+            }
         }
     }
 
-    /// The endpoint in use, and which one it is.
+    /// The version and features that the zipper has selected last.
+    pub(super) fn protocol(&self) -> Negotiated {
+        *lock(&self.protocol)
+    }
+
+    /// The endpoint in use, and its number.
     pub(super) fn current(&self) -> (u64, Endpoint) {
         let current = lock(&self.current);
         (current.number, current.endpoint.clone())
     }
 
-    /// Writes a message in pieces. If that must wait, or fails, it returns the endpoint to try it
-    /// with, and which one it is.
+    /// Writes a message in parts. If there is no room, or the write fails, it returns the endpoint to
+    /// repeat the write on, and its number.
     pub(super) fn try_send(&self, parts: &[&[u8]]) -> Option<(u64, Endpoint)> {
         let mut current = lock(&self.current);
-        // Before it is sent: whoever ends meanwhile must wait for it.
+        // Set before the write: a concurrent close must wait for the message.
         current.has_data = true;
         // Under the lock: a clone of the endpoint for each message costs as much as the rest of this.
         let mut sending = current.endpoint.sending();
@@ -227,29 +249,29 @@ impl Shared {
         Some((current.number, current.endpoint.clone()))
     }
 
-    /// Writes messages, under one lock, until one must wait or fails: then it returns the endpoint to try
-    /// that with, and which one it is.
-    pub(super) fn try_send_all(&self, outgoing: &mut Outgoing) -> Option<(u64, Endpoint)> {
+    /// Writes messages under one lock until one finds no room or fails. Then it returns the endpoint to
+    /// repeat that write on, and its number.
+    pub(super) fn try_send_all(&self, batch: &mut OutgoingBatch) -> Option<(u64, Endpoint)> {
         let mut current = lock(&self.current);
         current.has_data = true;
         let mut sending = current.endpoint.sending();
-        while let Some(first) = outgoing.first() {
+        while let Some(first) = batch.first() {
             let is_full = sending.is_full(DATA, first.len());
             if is_full || sending.try_send_parts(DATA, &[first]).is_err() {
                 drop(sending);
                 return Some((current.number, current.endpoint.clone()));
             }
-            outgoing.pop();
+            batch.pop();
         }
         None
     }
 
-    /// Waits until there is another endpoint than the one of that number, which has ended.
-    pub(super) fn wait_for_another(&self, than: u64) -> Result<(), Over> {
+    /// Waits for the successor of the endpoint with that number, which has ended.
+    pub(super) fn wait_for_another(&self, than: u64) -> Result<(), ClientClosed> {
         let mut current = lock(&self.current);
         loop {
             if let Some(why) = &current.ended {
-                return Err(Over(why.clone()));
+                return Err(ClientClosed(why.clone()));
             }
             if current.number != than {
                 return Ok(());
@@ -261,52 +283,62 @@ impl Shared {
         }
     }
 
-    /// The zipper said something about the connection.
-    pub(super) fn control(&self, message: wire::WireMessage) -> Result<(), Over> {
+    /// Handles a control message of the zipper.
+    pub(super) fn control(&self, message: WireMessage) -> Result<(), ClientClosed> {
         match message {
-            wire::WireMessage::Rejected { code, message } => {
-                let why = format!("the zipper refuses: {message} (code {code})");
+            WireMessage::Rejected { code, message } => {
+                let why = format!("the zipper refuses this client: {message} (code {code})");
                 self.stop(&why);
-                return Err(Over(why));
+                return Err(ClientClosed(why));
             }
-            wire::WireMessage::Goaway { .. } if self.is_stopped() => {
-                return Err(Over(STOPPED.into()));
+            WireMessage::Goaway { .. } if self.is_stopped() => {
+                return Err(ClientClosed(STOPPED.into()));
             }
-            wire::WireMessage::Goaway { message } => {
-                tracing::info!(message, "the zipper goes away")
+            WireMessage::Goaway { message } => {
+                tracing::info!(peer = %self.node, remote = *lock(&self.remote), message, "goaway");
             }
-            other => tracing::debug!(?other, "introduced again"),
+            WireMessage::HandshakeAck { negotiated, .. } => {
+                match VersionOffer::OWN.accept(negotiated) {
+                    Ok(protocol) => *lock(&self.protocol) = protocol,
+                    Err(error) => {
+                        self.stop(&error.to_string());
+                        return Err(ClientClosed(error.to_string()));
+                    }
+                }
+                tracing::debug!(peer = %self.node, "the zipper has admitted this client again");
+            }
+            other => tracing::debug!(peer = %self.node, kind = other.kind(), "unexpected message"),
         }
         Ok(())
     }
 
-    /// Asks the zipper for no more data: it says so too, behind the last. Returns whether it is there to
-    /// be asked.
-    pub(super) fn say_goaway(&self) -> bool {
+    /// Requests the end of data from the zipper, which answers behind the last data. Returns whether the
+    /// zipper is connected.
+    pub(super) fn send_goaway(&self) -> bool {
         let (_, endpoint) = self.current();
-        let goaway = wire::WireMessage::Goaway {
+        let goaway = WireMessage::Goaway {
             message: "finishing".into(),
         };
-        let said = goaway
+        let is_sent = goaway
             .encode()
             .is_ok_and(|bytes| endpoint.try_send(CONTROL, bytes).is_ok());
-        said && endpoint.transport().is_some()
+        is_sent && endpoint.transport().is_some()
     }
 
-    /// No other endpoint will come; the one in use ends in order.
+    /// Ends the endpoint in use in order; no other follows.
     pub(super) fn stop(&self, why: &str) {
         let mut current = lock(&self.current);
         current.ended.get_or_insert_with(|| why.to_owned());
         if current.has_data || current.endpoint.transport().is_some() {
             current.endpoint.close();
         } else {
-            // Nobody is there, and all that waits is who this is: no reason to linger.
+            // Only the introduction is unsent: there is no reason to linger.
             current.endpoint.abort();
         }
         self.changed.notify_all();
     }
 
-    /// This side wants no more.
+    /// Records that this side has closed the client.
     pub(super) fn note_stopped(&self) {
         self.is_stopped.store(true, Ordering::Relaxed);
     }
@@ -323,18 +355,20 @@ impl Shared {
         let count = undelivered.iter().filter(|it| it.lane == DATA).count();
         if count > 0 {
             tracing::warn!(
+                peer = %self.node,
+                remote = *lock(&self.remote),
                 count,
                 why,
-                "messages may not have been handled; they are not sent again"
+                "messages may be lost; they are not sent again"
             );
             self.uncertain.fetch_add(count as u64, Ordering::Relaxed);
         }
     }
 
-    /// Counts what an endpoint has said that it may not have delivered. Events are taken, or all that
-    /// was on its way to a zipper that restarted would stay in memory.
+    /// Counts the messages that an endpoint has reported as undelivered. The events are consumed, since
+    /// they hold the messages that were in flight to a restarted zipper.
     fn note_undelivered(&self, endpoint: &Endpoint) {
-        // Of two that look at a time one takes the event; the other finds it counted.
+        // Of two concurrent callers one consumes the event, and the other finds it counted.
         let _counting = lock(&self.counting);
         while let Some(event) = endpoint.try_event() {
             match event {
@@ -349,14 +383,14 @@ impl Shared {
         }
     }
 
-    /// Counts what an endpoint that has ended, or is about to, did not deliver.
+    /// Counts the undelivered messages of an endpoint that has ended or is about to.
     fn note_last(&self, endpoint: &Endpoint) {
-        // That it ends is told before what it leaves can be asked for.
+        // The end is reported before the undelivered messages are available.
         let _ended = endpoint.wait_closed(GIVE_UP_MAX);
         self.note_undelivered(endpoint);
     }
 
-    /// This side has ended it. What is still on its way is given up, so that it is counted.
+    /// Aborts the endpoint after this side has closed it, so that messages in flight are counted.
     pub(super) fn note_end(&self) {
         let (_, endpoint) = self.current();
         if endpoint.wait_closed(Duration::ZERO).is_none() {
@@ -368,9 +402,9 @@ impl Shared {
     fn replace(&self, old: &Endpoint, new: Endpoint) {
         self.note_last(old);
         let mut current = lock(&self.current);
-        // One that has followed it already says what it leaves when it ends itself.
+        // A successor reports its own undelivered messages when it ends.
         if current.ended.is_none() && current.endpoint == *old {
-            self.say_who(&new);
+            self.introduce(&new);
             current.endpoint = new;
             current.number += 1;
             current.has_data = false;
@@ -379,22 +413,22 @@ impl Shared {
     }
 }
 
-/// Keeps a client connected: handles the events of its hub.
+/// Handles the events of the hub of a client.
 #[derive(Debug)]
 pub(super) struct Keeper {
-    shared: Arc<Shared>,
+    shared: Arc<ClientShared>,
     /// Weak: the client alone decides when the hub is dropped.
     hub: Weak<Hub>,
 }
 
 impl Keeper {
     /// Sends the introduction.
-    pub(super) fn new(shared: Arc<Shared>, hub: Weak<Hub>) -> Self {
-        shared.say_who(&shared.current().1);
+    pub(super) fn new(shared: Arc<ClientShared>, hub: Weak<Hub>) -> Self {
+        shared.introduce(&shared.current().1);
         Self { shared, hub }
     }
 
-    pub(super) fn shared(&self) -> Arc<Shared> {
+    pub(super) fn shared(&self) -> Arc<ClientShared> {
         Arc::clone(&self.shared)
     }
 
@@ -412,27 +446,32 @@ impl Keeper {
 
     pub(super) fn handle(&self, event: HubEvent) {
         let shared = &self.shared;
+        let (peer, remote) = (shared.node, lock(&shared.remote).clone());
         match event {
             HubEvent::Up { .. } | HubEvent::Moved { .. } => {
                 let endpoint = shared.current().1;
-                // The hub hears of a restart a moment before the endpoint says what it cost.
+                // The hub reports a restart shortly before the endpoint reports the undelivered messages.
                 shared.note_undelivered(&endpoint);
-                let over = endpoint.transport().map(|info| info.scheme);
-                tracing::info!(over, "connected");
+                let transport = endpoint.transport();
+                let scheme = transport.as_ref().map(|it| it.scheme);
+                if let Some(remote) = transport.and_then(|it| it.remote) {
+                    *lock(&shared.remote) = remote.to_string();
+                }
+                tracing::info!(%peer, remote = *lock(&shared.remote), scheme, "connected");
             }
             HubEvent::Down { reason, .. } => {
-                tracing::warn!(reason, "connection lost; what is written waits");
+                tracing::warn!(%peer, remote, reason, "connection lost; messages wait for the next one");
             }
             HubEvent::Refused { reason, .. } => {
-                tracing::warn!(reason, "the zipper lets nobody in; dialing again");
+                tracing::warn!(%peer, remote, reason, "the zipper refuses connections; dialing again");
             }
             HubEvent::Restarted { .. } => {
-                tracing::warn!("the zipper has restarted");
+                tracing::warn!(%peer, remote, "the zipper has restarted");
                 if shared.is_stopped() {
-                    // Nobody answers any more whoever finishes.
+                    // The new process does not answer the goaway to the old one.
                     shared.stop(STOPPED);
                 } else {
-                    shared.say_who(&shared.current().1);
+                    shared.introduce(&shared.current().1);
                 }
             }
             HubEvent::Left {
@@ -441,7 +480,7 @@ impl Keeper {
                 if shared.is_stopped() {
                     return shared.stop(STOPPED);
                 }
-                tracing::warn!(reason, "the connection was closed");
+                tracing::warn!(%peer, remote, reason, "the zipper has closed the connection");
                 let new = self.hub.upgrade().and_then(|hub| hub.endpoint(shared.node));
                 if let Some(new) = new {
                     shared.replace(&endpoint, new);
@@ -451,8 +490,8 @@ impl Keeper {
         }
     }
 
-    /// The client is gone.
+    /// Ends the client after its last handle has been dropped.
     pub(super) fn end(&self) {
-        self.shared.stop("the connection has ended");
+        self.shared.stop("the client has been dropped");
     }
 }

@@ -1,44 +1,48 @@
-//! Messages that go to the zipper together.
+//! A batch of messages, which are written to the zipper together.
 
-/// What is kept for the next messages.
-const KEPT_BYTES: usize = 256 << 10;
+/// The capacity that an empty batch keeps, in bytes.
+const KEPT_CAPACITY: usize = 256 << 10;
 
-/// Messages with their heads, one behind the other, the first of them to be written next.
+/// Messages that [`Client::write_batch`](crate::Client::write_batch) sends together, which takes one lock
+/// and one wake-up of the worker instead of one each per message.
+///
+/// A batch has no limit of its own: the caller sends it once it has [`len`](Self::len) messages or
+/// [`bytes`](Self::bytes) enough.
 #[derive(Debug, Default)]
-pub struct Outgoing {
+pub struct OutgoingBatch {
     bytes: Vec<u8>,
-    /// Where each message ends, also those that are written.
+    /// The end offset of each message, including those that are written.
     ends: Vec<usize>,
-    /// How many are written, and how many bytes they are.
+    /// The number of written messages, and their bytes.
     written: usize,
     written_bytes: usize,
 }
 
-impl Outgoing {
-    /// Adds a message. If its head cannot be put, nothing is added.
-    pub fn push<E>(
+impl OutgoingBatch {
+    /// Adds a message. If its header cannot be encoded, nothing is added.
+    pub(crate) fn push<E>(
         &mut self,
         payload: &[u8],
-        put_head: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+        encode_header: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
     ) -> Result<(), E> {
         let start = self.bytes.len();
-        let put = put_head(&mut self.bytes);
-        if put.is_err() {
+        let encoded = encode_header(&mut self.bytes);
+        if encoded.is_err() {
             self.bytes.truncate(start);
-            return put;
+            return encoded;
         }
         self.bytes.extend_from_slice(payload);
         self.ends.push(self.bytes.len());
         Ok(())
     }
 
-    /// The message to be written next.
-    pub fn first(&self) -> Option<&[u8]> {
+    /// The message to be written next, with its header.
+    pub(crate) fn first(&self) -> Option<&[u8]> {
         let end = *self.ends.get(self.written)?;
         Some(&self.bytes[self.written_bytes..end])
     }
 
-    /// The first is written, or given up.
+    /// Removes the first message: after it has been written, or to skip it.
     pub fn pop(&mut self) {
         if let Some(end) = self.ends.get(self.written) {
             (self.written, self.written_bytes) = (self.written + 1, *end);
@@ -50,22 +54,24 @@ impl Outgoing {
 
     fn clear(&mut self) {
         self.bytes.clear();
-        self.bytes.shrink_to(KEPT_BYTES);
+        self.bytes.shrink_to(KEPT_CAPACITY);
         self.ends.clear();
         (self.written, self.written_bytes) = (0, 0);
     }
 
-    /// How many are to be written.
+    /// The number of unwritten messages.
+    #[must_use]
     pub const fn len(&self) -> usize {
         self.ends.len() - self.written
     }
 
-    /// How many bytes they are.
+    /// The bytes of the unwritten messages with their headers.
+    #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes.len() - self.written_bytes
     }
 
-    /// Whether none is to be written.
+    /// Whether every message has been written.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -76,40 +82,40 @@ impl Outgoing {
 mod tests {
     use super::*;
 
-    fn push(outgoing: &mut Outgoing, head: &[u8], payload: &[u8]) {
-        let put = |out: &mut Vec<u8>| {
-            out.extend_from_slice(head);
+    fn push(batch: &mut OutgoingBatch, header: &[u8], payload: &[u8]) {
+        let encode = |out: &mut Vec<u8>| {
+            out.extend_from_slice(header);
             Ok::<(), ()>(())
         };
-        outgoing.push(payload, put).expect("the head is put");
+        batch.push(payload, encode).expect("the header is encoded");
     }
 
     #[test]
-    fn messages_come_out_as_they_were_put_in() {
-        let mut outgoing = Outgoing::default();
-        push(&mut outgoing, b"a", b"1");
-        push(&mut outgoing, b"b", b"");
-        assert_eq!((outgoing.len(), outgoing.bytes()), (2, 3));
-        assert_eq!(outgoing.first(), Some(&b"a1"[..]));
-        outgoing.pop();
-        push(&mut outgoing, b"c", b"22");
-        assert_eq!((outgoing.len(), outgoing.bytes()), (2, 4));
+    fn messages_leave_in_the_order_in_which_they_were_added() {
+        let mut batch = OutgoingBatch::default();
+        push(&mut batch, b"a", b"1");
+        push(&mut batch, b"b", b"");
+        assert_eq!((batch.len(), batch.bytes()), (2, 3));
+        assert_eq!(batch.first(), Some(&b"a1"[..]));
+        batch.pop();
+        push(&mut batch, b"c", b"22");
+        assert_eq!((batch.len(), batch.bytes()), (2, 4));
         for expected in [&b"b"[..], b"c22"] {
-            assert_eq!(outgoing.first(), Some(expected));
-            outgoing.pop();
+            assert_eq!(batch.first(), Some(expected));
+            batch.pop();
         }
-        assert_eq!((outgoing.first(), outgoing.bytes()), (None, 0));
+        assert_eq!((batch.first(), batch.bytes()), (None, 0));
     }
 
     #[test]
-    fn a_message_whose_head_cannot_be_put_leaves_nothing() {
-        let mut outgoing = Outgoing::default();
-        push(&mut outgoing, b"a", b"1");
-        let refused = outgoing.push(b"2", |out| {
+    fn a_message_whose_header_cannot_be_encoded_is_not_added() {
+        let mut batch = OutgoingBatch::default();
+        push(&mut batch, b"a", b"1");
+        let refused = batch.push(b"2", |out| {
             out.push(0);
             Err("too long")
         });
         assert_eq!(refused, Err("too long"));
-        assert_eq!((outgoing.len(), outgoing.first()), (1, Some(&b"a1"[..])));
+        assert_eq!((batch.len(), batch.first()), (1, Some(&b"a1"[..])));
     }
 }

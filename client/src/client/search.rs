@@ -49,7 +49,9 @@ impl Search {
                 self.deadline = self.deadline.min(now + SPREAD);
                 self.answered.push(at);
             }
-            Ok(_) => tracing::debug!(%address, "a zipper further away"),
+            Ok(node) => {
+                tracing::debug!(%address, peer = %node, "ignoring a zipper that has answered later")
+            }
             Err(error) => self.failures.push(format!("{address}: {error}")),
         }
     }
@@ -62,7 +64,7 @@ impl Search {
         let Some(node) = self.first else {
             let mut failures = self.failures.clone();
             if self.pending > 0 {
-                failures.push("the others did not answer in time".into());
+                failures.push("the other addresses did not answer in time".into());
             }
             return Some(Err(failures.join("; ")));
         };

@@ -1,28 +1,28 @@
-//! What a guest has written, on its way to the zipper.
+//! Sends the outputs of a guest in batches.
 
 use std::time::{Duration, Instant};
 
 use selvedge_client::tag::Tag;
-use selvedge_client::{Client, Outgoing, WriteError};
+use selvedge_client::{Client, OutgoingBatch, WriteError};
 
-/// Messages that go out together, at most: a lock of the send buffer and a bell of the worker for each
-/// message took a third of the thread's time.
+/// The largest batch. A lock of the send buffer and a wake-up of the worker for each message took a third
+/// of the thread's time.
 const MESSAGES_MAX: usize = 64;
 const BYTES_MAX: usize = 64 << 10;
 
-/// A batch that took longer than this is the last of its size: beside calls that take so long, what
-/// waiting for each other spares is nothing.
+/// After a batch that took longer than this, the batch size returns to one message: with such slow calls
+/// batching saves nothing.
 const DELAY_MAX: Duration = Duration::from_micros(100);
 
-/// Gathers messages while the guest is quick and there is more for it to do.
+/// Batches outputs while the guest is fast and more messages wait for it.
 #[derive(Debug)]
 pub(super) struct Writer<'a> {
     client: &'a Client,
     name: String,
-    outgoing: Outgoing,
-    /// How many messages may wait for each other now.
+    batch: OutgoingBatch,
+    /// The current batch size.
     batch_max: usize,
-    /// Since when the first one waits, by both clocks.
+    /// The time and the tick at which the first output of the batch was added.
     since: Option<(Instant, u64)>,
     written: u64,
 }
@@ -32,7 +32,7 @@ impl<'a> Writer<'a> {
         Self {
             client,
             name,
-            outgoing: Outgoing::default(),
+            batch: OutgoingBatch::default(),
             batch_max: 1,
             since: None,
             written: 0,
@@ -43,18 +43,19 @@ impl<'a> Writer<'a> {
         &self.name
     }
 
-    /// How many messages it has handed to the client.
+    /// The number of outputs that were passed to the client.
     pub(super) const fn written(&self) -> u64 {
         self.written
     }
 
-    /// How many wait, and cannot be sent any more once sending has failed.
+    /// The number of outputs in the batch. Once sending has failed they cannot be sent any more.
     pub(super) const fn unsent(&self) -> u64 {
-        self.outgoing.len() as u64
+        self.batch.len() as u64
     }
 
-    /// Adds a message, with the route so far if it is traced. The guest's host is at that tick.
-    pub(super) fn put(
+    /// Adds an output, with the steps so far if the message is traced. `tick` is the current tick of the
+    /// host.
+    pub(super) fn append(
         &mut self,
         (tag, target, payload): (Tag, Option<&str>, &[u8]),
         trace: Option<&[(String, u64)]>,
@@ -62,7 +63,7 @@ impl<'a> Writer<'a> {
     ) {
         let trace = trace.map(|trace| [trace, &[self.client.step(self.name.clone())]].concat());
         let (client, trace) = (self.client, trace.as_deref());
-        match client.put(&mut self.outgoing, tag, target, trace, payload) {
+        match client.append(&mut self.batch, tag, target, trace, payload) {
             Ok(()) => {
                 self.since.get_or_insert_with(|| (Instant::now(), tick));
             }
@@ -70,34 +71,34 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Sends what waits, if it is many messages, or since before that tick: the guest may have become
+    /// Sends the batch if it is large enough, or was begun before this tick: the guest may have become
     /// slow.
     pub(super) fn send_due(&mut self, tick: u64) -> Result<(), WriteError> {
-        let is_due = self.outgoing.len() >= self.batch_max
-            || self.outgoing.bytes() >= BYTES_MAX
+        let is_due = self.batch.len() >= self.batch_max
+            || self.batch.bytes() >= BYTES_MAX
             || self.since.is_some_and(|(_, since)| since != tick);
         if is_due { self.send() } else { Ok(()) }
     }
 
-    /// Sends what waits.
+    /// Sends the batch.
     pub(super) fn send(&mut self) -> Result<(), WriteError> {
         let Some((since, _)) = self.since.take() else {
             return Ok(());
         };
-        let was_quick = since.elapsed() < DELAY_MAX;
-        self.batch_max = match was_quick {
+        let was_fast = since.elapsed() < DELAY_MAX;
+        self.batch_max = match was_fast {
             true => MESSAGES_MAX.min(2 * self.batch_max),
             false => 1,
         };
-        while !self.outgoing.is_empty() {
-            let waiting = self.outgoing.len();
-            let sent = self.client.write_all(&mut self.outgoing);
-            self.written += (waiting - self.outgoing.len()) as u64;
+        while !self.batch.is_empty() {
+            let waiting = self.batch.len();
+            let sent = self.client.write_batch(&mut self.batch);
+            self.written += (waiting - self.batch.len()) as u64;
             match sent {
                 Ok(()) => {}
                 Err(closed @ WriteError::Closed(_)) => return Err(closed),
                 Err(error) => {
-                    self.outgoing.pop();
+                    self.batch.pop();
                     self.note_dropped(&error);
                 }
             }
@@ -106,6 +107,6 @@ impl<'a> Writer<'a> {
     }
 
     fn note_dropped(&self, error: &WriteError) {
-        tracing::error!(name = self.name, %error, "what the guest wrote is dropped");
+        tracing::error!(name = self.name, %error, "an output of the guest was dropped");
     }
 }

@@ -1,0 +1,82 @@
+//! The options of a client.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use selvedge_hub::{Address, Dialer, Driver, DriverConfig, Identity, NodeId, SessionConfig};
+
+use crate::tag::Tag;
+use crate::wire::{Policy, Role};
+
+/// What a client is, and where its zippers are.
+///
+/// [`source`](Self::source) and [`function`](Self::function) give defaults for every field. Names,
+/// tokens and targets have at most 1,024 bytes, and a function at most 1,024 tags.
+#[derive(Debug, Clone)]
+pub struct ClientOptions {
+    /// The addresses of zippers. The client dials all of them and keeps the zipper that answers first.
+    pub zippers: Vec<Address>,
+    /// The key of the zipper. Without one, the client connects to any zipper at the addresses.
+    pub node: Option<NodeId>,
+    /// The identity of the client. Without one, the client generates a new key.
+    pub identity: Option<Identity>,
+    /// The token that authorizes the client, if the zipper requires one.
+    pub token: Option<String>,
+    /// Whether the client is a source or a function.
+    pub role: Role,
+    /// The name of the client, which must not be empty. Functions with one name share the messages.
+    pub name: String,
+    /// The tags that a function observes: at least one.
+    pub tags: Vec<Tag>,
+    /// The target of a function: of messages with a target it receives those with this one.
+    pub target: Option<String>,
+    /// How messages are distributed among the functions of that name.
+    pub policy: Policy,
+    /// The time for connecting, until the zipper has admitted the client. Default: 10 s.
+    pub timeout: Duration,
+    /// The longest message with its header, in bytes. It must be equal to that of the zipper, or neither
+    /// admits the other. Default: 64 MiB.
+    pub message_max: usize,
+    /// The driver whose workers serve the client; without one, a driver of its own with one worker. Many
+    /// clients in one process should share a driver: otherwise each of 64 clients wakes a worker of its
+    /// own, while one worker reads for all of them.
+    pub driver: Option<Arc<Driver>>,
+    /// Dialers of additional transports, which precede the built-in ones.
+    pub dialers: Vec<Arc<dyn Dialer>>,
+    /// How long the worker of an own driver may poll before it sleeps, as long as polling pays; at most
+    /// 50 us. See [`DriverConfig::spin`].
+    pub spin: Duration,
+}
+
+impl ClientOptions {
+    /// A source: it writes messages and observes no tags.
+    #[must_use]
+    pub fn source(name: impl Into<String>, zippers: Vec<Address>) -> Self {
+        Self {
+            zippers,
+            node: None,
+            identity: None,
+            token: None,
+            role: Role::Source,
+            name: name.into(),
+            tags: Vec::new(),
+            target: None,
+            policy: Policy::Nearest,
+            timeout: Duration::from_secs(10),
+            message_max: SessionConfig::default().message_max,
+            driver: None,
+            dialers: Vec::new(),
+            spin: DriverConfig::default().spin,
+        }
+    }
+
+    /// A function, which observes the tags and may write messages.
+    #[must_use]
+    pub fn function(name: impl Into<String>, tags: Vec<Tag>, zippers: Vec<Address>) -> Self {
+        Self {
+            role: Role::StreamFunction,
+            tags,
+            ..Self::source(name, zippers)
+        }
+    }
+}

@@ -4,21 +4,20 @@
 //! a [`FrameSource`] and delivers received frames to a [`FrameSink`]. A session implements both
 //! traits; this crate does not depend on it. [`Listener`]s and [`Dialer`]s create transports. After
 //! the handshake each side has an authenticated [`NodeId`] of its peer, whatever the protocol.
-//! each side *knows* the other's [`NodeId`], whatever the protocol.
 //!
 //! | scheme | what | encrypted | reliable |
 //! |---|---|---|---|
-//! | `quic://` | QUIC v1 (RFC 9000), a stream a lane | yes | yes |
+//! | `quic://` | QUIC v1 (RFC 9000), one stream per lane | yes | yes |
 //! | `tcp://` | TLS 1.3 over TCP, raw public keys (RFC 7250) | yes | yes |
-//! | `tcp+plain://` | TCP, identities proved once by signatures, for trusted links | no | yes |
+//! | `tcp+plain://` | TCP, identities authenticated once by signatures, for trusted links | no | yes |
 //! | `udp://` | datagrams, a Noise handshake, AES-256-GCM | yes | no |
-//! | `udp+plain://` | datagrams, identities proved once by signatures, for trusted links | no | no |
+//! | `udp+plain://` | datagrams, identities authenticated once by signatures, for trusted links | no | no |
 //!
-//! To write another, implement the three traits (about 150 lines: `examples/custom_transport.rs`)
-//! and run the suite in `conformance` (feature `conformance`) over it.
+//! To add a transport, implement the three traits (about 150 lines, see
+//! `examples/custom_transport.rs`) and run the suite in `conformance` (feature `conformance`).
 //!
-//! Without the default feature `io` only the vocabulary is left ([`NodeId`], [`Address`],
-//! [`Frame`]): it names no socket and builds for any target.
+//! Without the default feature `io` the crate consists of the types that need no socket
+//! ([`NodeId`], [`Address`], [`Frame`], [`Instant`]) and builds for any target.
 #![forbid(unsafe_code)]
 
 mod address;

@@ -6,11 +6,11 @@ use std::time::Instant as StdInstant;
 
 use crate::Instant;
 
-/// The origin lies this long before the first use of the clock, so that earlier times can be
-/// represented, too.
+/// The time from the origin to the first use of the clock; it allows for earlier times to be
+/// represented.
 const BEFORE_FIRST_USE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What a time becomes that the operating system's clock cannot hold: as good as never.
+/// The delay that replaces a time beyond the range of the clock of the operating system.
 const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 /// The origin of all times of this process, the same on all threads.

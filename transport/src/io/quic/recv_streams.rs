@@ -9,7 +9,7 @@ use crate::{End, FRAME_LEN_MAX, FrameSink, Progress};
 /// The length of the prefix of each frame on a stream: a little-endian `u32`.
 pub(super) const PREFIX_LEN: usize = 4;
 
-/// The number of bytes read from one stream before the next, in bytes.
+/// The number of bytes read from one stream before the next one is read.
 const STREAM_TURN_LEN: usize = FRAME_LEN_MAX;
 
 /// All streams that the peer has opened.

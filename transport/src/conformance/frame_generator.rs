@@ -1,6 +1,7 @@
 //! Generates labelled frames and verifies received ones.
 
 use std::collections::VecDeque;
+use std::sync::LazyLock;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -26,13 +27,18 @@ const fn index(order: FrameOrder) -> usize {
     }
 }
 
+/// The pattern, computed once per process: a check with many transports must not spend the time of
+/// their handshakes on it.
 fn pattern() -> Bytes {
-    let len = FRAME_LEN_MAX + OFFSETS as usize;
-    // Multiplication by a prime, combined with the higher byte, avoids a short period.
-    (0..len)
-        .map(|i| (i.wrapping_mul(31) ^ (i >> 8)).to_le_bytes()[0])
-        .collect::<Vec<u8>>()
-        .into()
+    static PATTERN: LazyLock<Bytes> = LazyLock::new(|| {
+        let len = FRAME_LEN_MAX + OFFSETS as usize;
+        // Multiplication by a prime, combined with the higher byte, avoids a short period.
+        (0..len)
+            .map(|i| (i.wrapping_mul(31) ^ (i >> 8)).to_le_bytes()[0])
+            .collect::<Vec<u8>>()
+            .into()
+    });
+    PATTERN.clone()
 }
 
 /// A frame source with a queue for each order, served round robin.

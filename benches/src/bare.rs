@@ -120,19 +120,19 @@ impl BareEnd {
 }
 
 /// Sends and expects no frames, during a handshake.
-struct NoFrames;
+struct EmptyTraffic;
 
-impl FrameSource for NoFrames {
+impl FrameSource for EmptyTraffic {
     fn next_frame(&mut self, _room: &SendCapacity) -> Option<Frame> {
         None
     }
 }
 
-impl FrameSink for NoFrames {
+impl FrameSink for EmptyTraffic {
     fn frame(&mut self, _frame: Bytes) {}
 }
 
-impl Traffic for NoFrames {}
+impl Traffic for EmptyTraffic {}
 
 /// Two open ends and the listener, which a QUIC connection may still need.
 fn open(scheme: &str) -> ([BareEnd; 2], Box<dyn Listener>) {
@@ -172,7 +172,7 @@ fn open(scheme: &str) -> ([BareEnd; 2], Box<dyn Listener>) {
             .expect("it listens");
         far.extend(accepted.drain(..).map(BareEnd::new));
         for node in far.iter_mut().chain([&mut near]) {
-            node.drive(&mut NoFrames).expect("they agree");
+            node.drive(&mut EmptyTraffic).expect("they agree");
         }
     }
     ([near, far.remove(0)], listener)

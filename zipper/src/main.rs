@@ -7,8 +7,6 @@ mod demo;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    cli::main(cli::Cli::parse())
+    cli::main()
 }

@@ -110,7 +110,7 @@ fn guest(name: &str) -> String {
 fn a_typo_in_the_configuration_is_reported_with_line_key_and_suggestion() {
     let folder = TempFolder::new();
     let config = folder.file("zipper.yaml", b"name: edge\nlimits:\n  cleints: 3\n");
-    let expected = "zipper.yaml:3:3: unknown key `cleints`; did you mean `clients`?";
+    let expected = "error: unknown key `limits.cleints`; did you mean `clients`?\n --> ";
     for args in [&["serve", "-t", "-c"][..], &["serve", "-c"]] {
         assert_fails(&run(&[args, &[&config]].concat()), 2, expected);
     }
@@ -126,9 +126,132 @@ fn a_typo_in_the_configuration_is_reported_with_line_key_and_suggestion() {
     );
     assert_fails(
         &run(&["serve", "--set", "listen=['gopher://127.0.0.1:70']"]),
-        3,
-        "this build has transports for",
+        2,
+        "`listen`: unknown protocol `gopher`; expected one of quic, tcp",
     );
+}
+
+/// The only line on stderr, which must be an error in JSON.
+fn json_error(output: &Output) -> serde_json::Value {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    let line: serde_json::Value = serde_json::from_str(&stderr).expect("JSON");
+    let error = line["error"].clone();
+    let exit = error["exit"].as_i64().map(|exit| exit as i32);
+    assert_eq!(exit, output.status.code(), "{stderr}");
+    assert!(error["message"].is_string(), "{stderr}");
+    assert!(error["retry"].is_boolean(), "{stderr}");
+    error
+}
+
+#[test]
+fn errors_are_json_on_request() {
+    let folder = TempFolder::new();
+    let config = folder.file("zipper.yaml", b"port: many\nnmae: edge\n");
+    let json = ["--output", "json"];
+    for (args, kind, side) in [
+        (
+            &["serve", "-t", "-c", &config][..],
+            "configuration",
+            "caller",
+        ),
+        (&["serve", "--nonsense"], "usage", "caller"),
+        (&["sink"], "usage", "caller"),
+        (
+            &["sink", "-z", "http://x:1", "--observe", "0x10"],
+            "usage",
+            "caller",
+        ),
+        (
+            &["sink", "-z", "tcp://127.0.0.1:1", "--observe", "0x10"],
+            "connect",
+            "zipper",
+        ),
+        (
+            &["run", "-z", "127.0.0.1:1", "/nowhere.wasm"],
+            "function",
+            "caller",
+        ),
+        (&["keygen", &config], "system", "system"),
+    ] {
+        let error = json_error(&run(&[args, &json].concat()));
+        assert_eq!(
+            (&error["kind"], &error["side"]),
+            (&kind.into(), &side.into())
+        );
+    }
+    let error = json_error(&run(&["serve", "-t", "-c", &config, "--output=json"]));
+    let details = error["details"].as_array().expect("one for each problem");
+    assert_eq!(details.len(), 2, "{error}");
+    assert_eq!(
+        (&details[1]["line"], &details[1]["column"]),
+        (&2.into(), &1.into())
+    );
+    assert_eq!(details[1]["origin"], config.as_str());
+    let by_environment = zipper_command()
+        .args(["sink", "--nonsense"])
+        .env("ZIPPER_OUTPUT", "json")
+        .output()
+        .expect("it starts");
+    assert_eq!(json_error(&by_environment)["kind"], "usage");
+}
+
+#[test]
+fn a_log_filter_that_makes_no_sense_is_refused() {
+    for filter in ["nonsense", "info,nonsense", "selvedge_hub=loud"] {
+        let output = run(&["version", "--log", filter]);
+        assert_fails(&output, 2, "off, error, warn, info, debug or trace");
+    }
+    for filter in ["off", "INFO", "warn,selvedge_hub=debug"] {
+        let output = run(&["version", "--log", filter]);
+        assert!(output.status.success(), "{output:?}");
+    }
+    let by_environment = zipper_command()
+        .arg("version")
+        .env("ZIPPER_LOG", "nonsense")
+        .output()
+        .expect("it starts");
+    assert_fails(&by_environment, 2, "off, error, warn, info, debug or trace");
+}
+
+#[test]
+fn logs_are_json_on_request() {
+    let args = ["sink", "-z", "tcp://127.0.0.1:1", "--observe", "0x10"];
+    let log = ["--log", "debug", "--log-format", "json"];
+    let output = run(&[&args[..], &log].concat());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let (error, logs): (Vec<&str>, Vec<&str>) = stderr
+        .lines()
+        .partition(|line| line.starts_with("zipper: "));
+    assert_eq!(error.len(), 1, "{stderr}");
+    assert!(!logs.is_empty(), "{stderr}");
+    for line in logs {
+        let event: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        for key in ["timestamp", "level", "target", "message"] {
+            assert!(event[key].is_string(), "{line}");
+        }
+    }
+}
+
+#[test]
+fn a_closed_stderr_is_no_failure() {
+    let zipper = ZipperProcess::start(&[]);
+    let mut source = zipper_command()
+        .args(["source", "-z", &zipper.address, "--tag", "0x10"])
+        .args(["--log", "trace"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    drop(source.stderr.take());
+    let mut stdin = source.stdin.take().expect("it is piped");
+    stdin.write_all(b"hello\n").expect("it reads");
+    drop(stdin);
+    let output = source.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{output:?}");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(stdout.starts_with("sent 1 messages, 5 bytes"), "{stdout}");
 }
 
 #[test]
@@ -182,7 +305,7 @@ fn a_zipper_is_not_its_own_neighbour() {
     let key = String::from_utf8(run(&["keygen", &file]).stdout).expect("text");
     let config = format!("identity: {file}\nmesh: {{me: {{node: {}}}}}\n", key.trim());
     let config = folder.file("zipper.yaml", config.as_bytes());
-    let expected = "`me` has the key of this zipper itself";
+    let expected = "`mesh.me.node`: this is the key of this zipper itself";
     assert_fails(&run(&["serve", "-t", "-c", &config]), 2, expected);
 }
 

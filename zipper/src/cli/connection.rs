@@ -1,11 +1,13 @@
 //! Options of every command that connects to a zipper as a client.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use selvedge_client::tag::{Tag, TagError};
 use selvedge_client::{Client, ClientOptions, addresses};
 use selvedge_hub::{Address, Identity, NodeId};
+use selvedge_zipper::config::check_scheme;
 
 use crate::cli::error::CommandError;
 
@@ -62,9 +64,15 @@ impl ConnectionArgs {
     ) -> Result<Client, CommandError> {
         let mut zippers = Vec::new();
         for text in &self.zipper {
-            let parsed = addresses(text)
-                .map_err(|error| CommandError::usage(format!("--zipper {}: {error}", text)));
-            zippers.extend(parsed?);
+            let refused = |error: &dyn Display| {
+                let shown: String = text.chars().take(60).collect();
+                CommandError::usage(format!("--zipper {shown}: {error}"))
+            };
+            let parsed = addresses(text).map_err(|error| refused(&error))?;
+            for address in &parsed {
+                check_scheme(address).map_err(|error| refused(&error))?;
+            }
+            zippers.extend(parsed);
         }
         let options = ClientOptions {
             node: self.node,

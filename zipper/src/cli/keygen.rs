@@ -1,7 +1,7 @@
 //! `zipper keygen`: creates the key of a node.
 
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 
 use selvedge_hub::Identity;
@@ -26,7 +26,7 @@ pub(crate) fn keygen(args: &KeygenArgs, output: OutputFormat) -> Result<(), Comm
     let identity = if args.show {
         read_identity(&args.file)?
     } else {
-        let identity = Identity::generate().map_err(CommandError::failed)?;
+        let identity = Identity::generate().map_err(CommandError::system)?;
         let mut options = OpenOptions::new();
         options.write(true).create_new(true);
         #[cfg(unix)]
@@ -34,7 +34,12 @@ pub(crate) fn keygen(args: &KeygenArgs, output: OutputFormat) -> Result<(), Comm
         options
             .open(&args.file)
             .and_then(|mut open| open.write_all(identity.to_pem().as_bytes()))
-            .map_err(|error| CommandError::failed(format!("{file}: {error}")))?;
+            .map_err(|error| match error.kind() {
+                ErrorKind::AlreadyExists => CommandError::system(format!(
+                    "{file} exists already; `zipper keygen --show {file}` prints its node id"
+                )),
+                _ => CommandError::system(format!("{file}: {error}")),
+            })?;
         identity
     };
     let node = identity.node_id();

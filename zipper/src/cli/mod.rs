@@ -4,6 +4,7 @@ mod connection;
 mod drain;
 pub(crate) mod error;
 mod keygen;
+mod logging;
 mod run;
 mod serve;
 pub(crate) mod shutdown;
@@ -15,10 +16,19 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::cli::error::CommandError;
+use crate::cli::logging::LogFormat;
 use crate::demo;
+
+const JSON_HELP: &str = "\
+With `--output json` an error is one line on stderr:
+  {\"error\": {\"kind\": \"connect\", \"exit\": 3, \"side\": \"zipper\", \"retry\": true, \"message\": \"...\"}}
+`kind` is configuration, connect, disconnected, forced, function, input, internal, listen, output,
+rejected, system, undelivered or usage. `side` has to act: caller, zipper, system or program (a bug).
+`retry` states whether the same command can succeed later. Errors of a configuration also have
+`details`, a list of {\"origin\", \"line\", \"column\", \"message\"}.";
 
 /// Routes tagged messages from sources to stream functions, over a mesh of zippers.
 ///
@@ -28,11 +38,11 @@ use crate::demo;
 ///
 /// Ctrl-C or SIGTERM requests a graceful shutdown. A second one forces the shutdown.
 #[derive(Debug, Parser)]
-#[command(name = "zipper", version, max_term_width = 100)]
+#[command(name = "zipper", version, max_term_width = 100, after_long_help = JSON_HELP)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: CliCommand,
-    /// Format of results on stdout.
+    /// Format of results on stdout and of errors on stderr.
     #[arg(
         long,
         global = true,
@@ -41,10 +51,13 @@ pub(crate) struct Cli {
         env = "ZIPPER_OUTPUT"
     )]
     output: OutputFormat,
-    /// Log level on stderr: error, warn, info, debug, trace, or a filter such as
-    /// `info,selvedge_hub=debug`. Default: info for serve, otherwise warn.
-    #[arg(long, global = true, value_name = "LEVEL", env = "ZIPPER_LOG")]
-    log: Option<String>,
+    /// Log level on stderr: off, error, warn, info, debug, trace, or a filter such as
+    /// `info,selvedge_hub=debug`. Default: info for serve, error for demo, otherwise warn.
+    #[arg(long, global = true, value_name = "LEVEL", env = "ZIPPER_LOG", value_parser = logging::filter)]
+    log: Option<Targets>,
+    /// Format of logs on stderr. Default: that of `--output`.
+    #[arg(long, global = true, value_enum, env = "ZIPPER_LOG_FORMAT")]
+    log_format: Option<LogFormat>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -76,22 +89,23 @@ pub(crate) enum OutputFormat {
 }
 
 /// Runs the command.
-pub(crate) fn main(cli: Cli) -> ExitCode {
+pub(crate) fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() && requested_output() == OutputFormat::Json => {
+            return usage_error(&error).report(OutputFormat::Json);
+        }
+        Err(error) => error.exit(),
+    };
     let default = match cli.command {
-        CliCommand::Serve(_) => "info",
-        CliCommand::Demo(_) => "error",
-        _ => "warn",
+        CliCommand::Serve(_) => LevelFilter::INFO,
+        CliCommand::Demo(_) => LevelFilter::ERROR,
+        _ => LevelFilter::WARN,
     };
-    let filter = match EnvFilter::try_new(cli.log.as_deref().unwrap_or(default)) {
-        Ok(filter) => filter,
-        Err(error) => return CommandError::usage(format!("--log: {error}")).report(),
-    };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
-        .with_target(false)
-        .init();
+    let filter = cli
+        .log
+        .unwrap_or_else(|| Targets::new().with_default(default));
+    logging::start(filter, cli.log_format.unwrap_or_else(|| cli.output.into()));
     let result = match cli.command {
         CliCommand::Demo(args) => demo::demo(&args, cli.output),
         CliCommand::Serve(args) => serve::serve(&args, cli.output),
@@ -103,8 +117,32 @@ pub(crate) fn main(cli: Cli) -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => error.report(),
+        Err(error) => error.report(cli.output),
     }
+}
+
+/// The output format of a command line that cannot be parsed.
+fn requested_output() -> OutputFormat {
+    let mut requested = std::env::var("ZIPPER_OUTPUT").ok();
+    let mut args = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned());
+    while let Some(arg) = args.next() {
+        match arg.strip_prefix("--output") {
+            Some("") => requested = args.next(),
+            Some(value) if value.starts_with('=') => requested = Some(value[1..].to_owned()),
+            _ => (),
+        }
+    }
+    let requested = requested.and_then(|text| OutputFormat::from_str(&text, true).ok());
+    requested.unwrap_or_default()
+}
+
+/// The error of the command line without the advice for people that follows it.
+fn usage_error(error: &clap::Error) -> CommandError {
+    let text = error.render().to_string();
+    let message = text.split("\n\nUsage:").next().unwrap_or_default();
+    let message = message.split("\n\nFor more").next().unwrap_or_default();
+    let words: Vec<&str> = message.split_whitespace().collect();
+    CommandError::usage(words.join(" ").trim_start_matches("error: "))
 }
 
 /// Prints a line on stdout.

@@ -144,7 +144,7 @@ pub(crate) fn run(args: RunArgs) -> Result<(), CommandError> {
         );
     }
     if !client.is_stopped() {
-        return Err(CommandError::failed(error));
+        return Err(CommandError::disconnected(error));
     }
     close(&client, &shutdown, unsent)
 }

@@ -7,12 +7,12 @@ use crossbeam_channel::{bounded, never, select};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use selvedge_hub::Identity;
 use selvedge_zipper::ZipperStats;
-use selvedge_zipper::config::{Auth, Override, Text, ZipperConfig};
+use selvedge_zipper::config::{Auth, Override, ZipperConfig};
 use selvedge_zipper::zipper::{Neighbour, Zipper, ZipperOptions};
 use serde_json::json;
 
 use crate::cli::connection::{CLOSE_MAX, read_identity};
-use crate::cli::error::CommandError;
+use crate::cli::error::{CommandError, ErrorKind};
 use crate::cli::shutdown::{Shutdown, WARN_AFTER};
 use crate::cli::{OutputFormat, print_line};
 
@@ -42,8 +42,7 @@ pub(crate) fn serve(args: &ServeArgs, output: OutputFormat) -> Result<(), Comman
         Some(path) => ZipperConfig::load(path, &overrides),
         None => ZipperConfig::parse("", "the configuration", &overrides),
     };
-    let config = config.map_err(CommandError::usage)?;
-    let options = options(config)?;
+    let options = options(config?)?;
     if args.test {
         let file = args.config.as_deref();
         let file = file.map_or_else(|| "the default".into(), |path| path.display().to_string());
@@ -152,7 +151,7 @@ fn raise_descriptor_limit() {
 }
 
 fn options(config: ZipperConfig) -> Result<ZipperOptions, CommandError> {
-    let listen = config.addresses().map_err(CommandError::usage)?;
+    let listen = config.addresses().map_err(CommandError::internal)?;
     let identity = match &config.identity {
         Some(path) => read_identity(path)?,
         None => {
@@ -162,22 +161,17 @@ fn options(config: ZipperConfig) -> Result<ZipperOptions, CommandError> {
                      zippers do not know"
                 );
             }
-            Identity::generate().map_err(CommandError::failed)?
+            Identity::generate().map_err(CommandError::system)?
         }
     };
     let own = identity.node_id();
-    if let Some((name, _)) = config.mesh.iter().find(|(_, it)| it.node.0 == own) {
-        return Err(CommandError::usage(format_args!(
-            "`mesh`: `{name}` has the key of this zipper itself"
-        )));
+    if let Some((name, _)) = config.mesh.iter().find(|(_, it)| it.node == own) {
+        let message = format_args!("`mesh.{name}.node`: this is the key of this zipper itself");
+        return Err(CommandError::new(ErrorKind::Configuration, message));
     }
     let mesh = config.mesh.into_values().map(|neighbour| Neighbour {
-        node: neighbour.node.0,
-        addresses: neighbour
-            .addresses
-            .into_iter()
-            .map(|Text(address)| address)
-            .collect(),
+        node: neighbour.node,
+        addresses: neighbour.addresses,
     });
     Ok(ZipperOptions {
         listen,

@@ -72,7 +72,7 @@ pub(crate) fn sink(args: SinkArgs, output: OutputFormat) -> Result<(), CommandEr
                 tracing::debug!(reason, "stopped");
                 break;
             }
-            Err(error) => return Err(CommandError::failed(error)),
+            Err(error) => return Err(CommandError::disconnected(error)),
         };
         if args.until_mark && data.payload.is_empty() {
             break;

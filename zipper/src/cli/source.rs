@@ -164,7 +164,7 @@ fn send_all(
             recv(shutdown.requested) -> _disconnected => return Ok(()),
         };
         let Ok(record) = record else { break };
-        let payload = record.map_err(CommandError::failed)?;
+        let payload = record.map_err(CommandError::input)?;
         if payload.is_empty() && args.end_mark {
             continue;
         }
@@ -172,13 +172,13 @@ fn send_all(
         match write(client, args, payload) {
             Ok(()) => (),
             Err(_) if client.is_stopped() => return Ok(()),
-            Err(error) => return Err(CommandError::failed(error)),
+            Err(error) => return Err(CommandError::disconnected(error)),
         }
         totals.sent += 1;
         totals.bytes += len;
     }
     if args.end_mark {
-        write(client, args, Bytes::new()).map_err(CommandError::failed)?;
+        write(client, args, Bytes::new()).map_err(CommandError::disconnected)?;
     }
     Ok(())
 }

@@ -1,144 +1,208 @@
-//! What is wrong with a configuration, said so that it can be mended.
+//! Errors of a configuration: each names the place, the key, and what was expected.
 
 use std::fmt;
-use std::path::Path;
+use std::ops::Range;
 
-use serde::de::DeserializeOwned;
-use serde_saphyr::Error;
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
-/// What is wrong with a configuration, and where. Its text is for people: the place, what is wrong,
-/// what was meant, and the line.
+use crate::config::document::SourceSpan;
+
+/// Maximum width of an excerpt, in columns.
+const EXCERPT_WIDTH_MAX: usize = 120;
+
+/// Maximum length of a value in a message, and of a marked range, in characters.
+const VALUE_LEN_MAX: usize = 60;
+
+/// Number of problems that are reported at once.
+const PROBLEMS_MAX: usize = 20;
+
+/// A configuration that cannot be used, with all problems that were found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
-    /// The file, variable or option; with line and column where there are any.
-    pub place: String,
-    /// What is wrong.
-    pub what: String,
-    /// The line, and how many characters precede what is wrong in it.
-    line: Option<(String, usize)>,
+    problems: Vec<ConfigProblem>,
+    omitted: usize,
+}
+
+/// One problem of a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigProblem {
+    /// The file, environment variable or option.
+    pub origin: String,
+    /// Line and column in the file, from 1; the column counts characters.
+    pub position: Option<(usize, usize)>,
+    /// The key, what is wrong, and what was expected.
+    pub message: String,
+    /// The line up to the end of the range of bytes that is wrong.
+    excerpt: Option<(String, Range<usize>)>,
+}
+
+impl ConfigError {
+    pub(super) fn new(mut problems: Vec<ConfigProblem>) -> Self {
+        problems.sort_by_key(|problem| problem.position);
+        let omitted = problems.len().saturating_sub(PROBLEMS_MAX);
+        problems.truncate(PROBLEMS_MAX);
+        Self { problems, omitted }
+    }
+
+    /// The problems, in the order of their lines.
+    #[must_use]
+    pub fn problems(&self) -> &[ConfigProblem] {
+        &self.problems
+    }
+
+    /// The problems with excerpts of the file, for people.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text: Vec<String> = self.problems.iter().map(ConfigProblem::render).collect();
+        if self.omitted > 0 {
+            text.push(format!("and {} more problems", self.omitted));
+        }
+        text.join("\n")
+    }
 }
 
 impl std::error::Error for ConfigError {}
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.what)?;
-        if let Some((line, indent)) = &self.line {
-            write!(f, "\n  | {line}\n  | {:indent$}^", "")?;
+        let text: Vec<String> = self.problems.iter().map(ToString::to_string).collect();
+        f.write_str(&text.join("; "))?;
+        match self.omitted {
+            0 => Ok(()),
+            more => write!(f, "; and {more} more problems"),
         }
-        Ok(())
     }
 }
 
-impl ConfigError {
-    pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Self {
-        Self::at(
-            &path.display().to_string(),
-            format!("cannot be read: {error}"),
-        )
+impl From<ConfigProblem> for ConfigError {
+    fn from(problem: ConfigProblem) -> Self {
+        Self::new(vec![problem])
     }
+}
 
-    pub(super) fn whole(path: &Path, what: &str) -> Self {
-        Self::at(&path.display().to_string(), what.to_owned())
+impl fmt::Display for ConfigProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.origin)?;
+        if let Some((line, column)) = self.position {
+            write!(f, ":{line}:{column}")?;
+        }
+        write!(f, ": {}", self.message)
     }
+}
 
-    pub(super) fn at(place: &str, what: String) -> Self {
+impl ConfigProblem {
+    /// A problem of a whole file, variable or option.
+    pub(super) fn whole(origin: &str, message: impl Into<String>) -> Self {
         Self {
-            place: place.to_owned(),
-            what,
-            line: None,
+            origin: origin.to_owned(),
+            position: None,
+            message: message.into(),
+            excerpt: None,
         }
     }
 
-    /// A value that reads well and makes no sense: at the first line with its key.
-    pub(super) fn check(text: &str, origin: &str, (key, why): (&str, String)) -> Self {
-        let what = format!("`{key}`: {why}");
-        let has_key = |line: &str| {
-            let line = line.trim_start();
-            line.strip_prefix(key)
-                .is_some_and(|rest| rest.trim_start().starts_with(':'))
+    /// A problem of a key or value.
+    pub(super) fn at(span: &SourceSpan, message: impl Into<String>) -> Self {
+        let (source, message) = (&span.source, message.into());
+        let problem = Self::whole(&source.origin, message);
+        if !source.is_file {
+            return problem;
+        }
+        let start = span.range.start.min(source.text.len());
+        let Some(before) = source.text.get(..start) else {
+            return problem;
         };
-        match text.lines().position(has_key) {
-            Some(at) => {
-                let line = text.lines().nth(at).unwrap_or_default();
-                let indent = line.len() - line.trim_start().len();
-                Self::in_line(text, origin, at + 1, indent + 1, what)
-            }
-            None => Self::at(origin, what),
-        }
-    }
-
-    fn in_line(text: &str, origin: &str, line: usize, column: usize, what: String) -> Self {
-        let found = text.lines().nth(line.saturating_sub(1));
-        // A line with a secret in it is not shown.
-        let shown = found.filter(|line| !line.contains("token:"));
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        let line_number = before.matches('\n').count() + 1;
+        let column = before[line_start..].chars().count() + 1;
+        let line = source.text[line_start..].lines().next().unwrap_or_default();
+        let marked = start - line_start;
+        let is_secret = line.contains("token");
         Self {
-            place: format!("{origin}:{line}:{column}"),
-            what,
-            line: shown.map(|line| (line.to_owned(), column.saturating_sub(1))),
+            position: Some((line_number, column)),
+            excerpt: (!is_secret).then(|| excerpt(line, marked, span.range.len())),
+            ..problem
         }
     }
-}
 
-/// Reads YAML, an empty text as an empty map.
-pub(super) fn read<T: DeserializeOwned + Default>(
-    text: &str,
-    origin: &str,
-) -> Result<T, ConfigError> {
-    let is_blank = |line: &str| {
-        let line = line.trim();
-        line.is_empty() || line.starts_with('#') || line == "---"
-    };
-    if text.lines().all(is_blank) {
-        return Ok(T::default());
+    /// A problem that the parser found. Its line may continue a token.
+    pub(super) fn syntax(span: &SourceSpan, message: String) -> Self {
+        let problem = Self::at(span, message);
+        let before = span.source.text.get(..span.range.start).unwrap_or_default();
+        if before.contains("token") {
+            return problem.without_excerpt();
+        }
+        // A parser marks one place, which is clear only within the whole line.
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        let line = span.source.text[line_start..].lines().next();
+        let at = before.len() - line_start;
+        Self {
+            excerpt: line.map(|line| (line.to_owned(), at..(at + 1).min(line.len()))),
+            ..problem
+        }
     }
-    let options = serde_saphyr::options! { with_snippet: false };
-    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
-        let place = error.location();
-        let what = describe(&error);
-        match place {
-            Some(at) => {
-                ConfigError::in_line(text, origin, at.line() as usize, at.column() as usize, what)
+
+    /// Hides the line, which may hold a secret.
+    pub(super) fn without_excerpt(self) -> Self {
+        Self {
+            excerpt: None,
+            ..self
+        }
+    }
+
+    fn render(&self) -> String {
+        let title = Level::ERROR.primary_title(self.message.as_str());
+        let group = match (&self.excerpt, self.position) {
+            (Some((line, marked)), Some((number, _))) => Group::with_title(title).element(
+                Snippet::source(line.as_str())
+                    .line_start(number)
+                    .path(self.origin.as_str())
+                    .annotation(AnnotationKind::Primary.span(marked.clone())),
+            ),
+            (_, position) => {
+                let place = Origin::path(self.origin.as_str());
+                Group::with_title(title).element(match position {
+                    Some((line, column)) => place.line(line).char_column(column),
+                    None => place,
+                })
             }
-            None => ConfigError::at(origin, what),
-        }
-    })
-}
-
-fn describe(error: &Error) -> String {
-    match error {
-        Error::SerdeUnknownField {
-            field, expected, ..
-        } => unknown("key", field, expected),
-        Error::SerdeUnknownVariant {
-            variant, expected, ..
-        } => unknown("value", variant, expected),
-        Error::SerdeMissingField { field, .. } => format!("the key `{field}` is missing"),
-        other => {
-            // The place is said already.
-            let text = other.to_string();
-            let end = text.find(" at line ").unwrap_or(text.len());
-            text[..end].trim_start_matches("error: ").to_owned()
-        }
+        };
+        let renderer = Renderer::plain().term_width(EXCERPT_WIDTH_MAX);
+        renderer.render(&[group])
     }
 }
 
-/// Says what is not known, and what was meant.
-pub(super) fn unknown(kind: &str, found: &str, expected: &[&str]) -> String {
-    let near = expected
+/// The line up to the end of what is marked: the rest may hold a secret.
+fn excerpt(line: &str, start: usize, len: usize) -> (String, Range<usize>) {
+    let marked = line.get(start..).unwrap_or_default();
+    let marked = marked.get(..len).unwrap_or(marked);
+    let marked: usize = marked.chars().take(VALUE_LEN_MAX).map(char::len_utf8).sum();
+    let end = start + marked;
+    (line[..end].to_owned(), start..end)
+}
+
+/// A value as it is shown in a message.
+pub(super) fn shorten(text: &str) -> String {
+    let mut shown: String = text.chars().take(VALUE_LEN_MAX).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    shown.replace(['\n', '\r'], " ")
+}
+
+/// Completes a message about an unknown word: with the most similar known one, or with all.
+pub(super) fn suggest(found: &str, known: &[&str]) -> String {
+    let nearest = known
         .iter()
         .map(|known| (strsim::damerau_levenshtein(found, known), known))
         .min();
-    match near {
+    match nearest {
         Some((distance, known)) if distance <= 1 + found.len() / 4 => {
-            format!("unknown {kind} `{found}`; did you mean `{known}`?")
+            format!("did you mean `{known}`?")
         }
         _ => {
-            let known: Vec<String> = expected.iter().map(|it| format!("`{it}`")).collect();
-            format!(
-                "unknown {kind} `{found}`; expected one of {}",
-                known.join(", ")
-            )
+            let known: Vec<String> = known.iter().map(|it| format!("`{it}`")).collect();
+            format!("expected one of {}", known.join(", "))
         }
     }
 }

@@ -1,48 +1,51 @@
-//! The configuration of `zipper serve`: YAML, with YoMo's keys where they mean the same.
+//! The configuration of `zipper serve`: YAML, with the keys of YoMo where the meaning is the same.
 //!
-//! Later beats earlier: the file, environment variables (`ZIPPER__LIMITS__CLIENTS=10`), options
-//! (`--set limits.clients=10`). An error says which file, line and column, or which variable or
-//! option, and what was meant.
+//! Later values replace earlier ones: the file, environment variables
+//! (`ZIPPER__LIMITS__CLIENTS=10`), options (`--set limits.clients=10`). All problems of a
+//! configuration are reported at once, each with its place, its key and what was expected.
 
+mod document;
 mod error;
 mod overrides;
+mod reader;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use selvedge_hub::{Address, NodeId};
-use serde::{Deserialize, Deserializer, de};
 
-pub use error::ConfigError;
+pub use error::{ConfigError, ConfigProblem};
 pub use overrides::Override;
+pub use reader::check_scheme;
 
-/// The longest configuration, in bytes.
+use crate::config::document::{ConfigSource, Node};
+use crate::config::reader::Problems;
+
+/// Maximum size of a configuration, in bytes.
 pub const LEN_MAX: u64 = 1 << 20;
 
-/// What a zipper is told.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+/// Configuration of a zipper.
+#[derive(Debug, Clone, PartialEq)]
 pub struct ZipperConfig {
-    /// What people call it. Default `zipper`.
+    /// Name in logs and traces. Default `zipper`.
     pub name: String,
-    /// The key made by `zipper keygen`; a path, from where the file is. Without it, a new key each
-    /// time: other zippers cannot know it.
+    /// Key file made by `zipper keygen`, relative to the configuration file. Without it, the zipper
+    /// has a new key at each start, which other zippers do not know.
     pub identity: Option<PathBuf>,
-    /// Where it listens. Default QUIC and TCP on port 9000 of every interface.
-    pub listen: Option<Vec<Text<Address>>>,
-    /// With `port`, short for `listen` on QUIC and TCP there. Default 0.0.0.0.
+    /// Addresses to listen on. Default: QUIC and TCP on port 9000 of every interface.
+    pub listen: Option<Vec<Address>>,
+    /// With `port`, a short form of `listen` for QUIC and TCP. Default 0.0.0.0.
     pub host: Option<String>,
     /// See `host`.
     pub port: Option<u16>,
-    /// Who is let in. Default everybody.
+    /// What clients must present. Default: nothing.
     pub auth: Auth,
-    /// Other zippers, by a name for people.
-    pub mesh: BTreeMap<String, Neighbour>,
-    /// Bounds.
-    pub limits: Limits,
+    /// Other zippers, by name.
+    pub mesh: BTreeMap<String, NeighbourConfig>,
+    /// Limits.
+    pub limits: LimitsConfig,
 }
 
 impl Default for ZipperConfig {
@@ -55,75 +58,62 @@ impl Default for ZipperConfig {
             port: None,
             auth: Auth::default(),
             mesh: BTreeMap::new(),
-            limits: Limits::default(),
+            limits: LimitsConfig::default(),
         }
     }
 }
 
-/// Who is let in.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
+/// What clients must present.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Auth {
-    /// Everybody who has a key.
+    /// Nothing: every client is accepted.
     #[default]
     None,
-    /// Those who show this.
+    /// A token.
     Token {
-        /// At most 1,024 bytes, not empty.
-        token: Secret,
+        /// The token: 1 to 1,024 bytes.
+        token: AuthToken,
     },
 }
 
-/// A text that is never shown.
+/// A token, which is never shown.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub String);
+pub struct AuthToken(pub String);
 
-impl fmt::Debug for Secret {
+impl fmt::Debug for AuthToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(..)")
+        f.write_str("AuthToken(..)")
     }
 }
 
-impl<'de> Deserialize<'de> for Secret {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        if text.is_empty() || text.len() > selvedge_client::wire::TEXT_LEN_MAX {
-            return Err(de::Error::custom("a token has 1 to 1024 bytes"));
-        }
-        Ok(Self(text))
-    }
+/// Another zipper of the mesh.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NeighbourConfig {
+    /// Its key, as printed by `zipper keygen`.
+    pub node: NodeId,
+    /// Its addresses, the best one first. Without one, the neighbour is expected to dial.
+    pub addresses: Vec<Address>,
 }
 
-/// Another zipper.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Neighbour {
-    /// Its key, as `zipper keygen` prints it.
-    pub node: Text<NodeId>,
-    /// Where it is, the best address first. Without one it is waited for.
-    #[serde(default)]
-    pub addresses: Vec<Text<Address>>,
-}
-
-/// Bounds of what a zipper takes on.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Limits {
-    /// Clients at once, 1 to 65536. Default 1024.
+/// Limits of a zipper.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitsConfig {
+    /// Maximum number of connected clients, 1 to 65536. Default 1024.
     pub clients: usize,
     /// Threads that serve connections, 1 to 256. Default 1.
     pub workers: NonZeroUsize,
-    /// How long a worker may poll before it sleeps, in microseconds, 0 to 50: shorter round trips
-    /// between idle cores, for more of a core while messages come. Only while it pays. Default 50.
+    /// Time that a worker may poll before it sleeps, in microseconds, 0 to 50. Polling shortens
+    /// round trips between idle cores and takes more CPU time while messages arrive; a worker polls
+    /// only while it pays. Default 50.
     pub spin_us: u64,
-    /// Bytes that wait for one client or zipper before whoever sends them is held back, 64 KiB to
-    /// 1 GiB. Default 16 MiB.
+    /// Send buffer of each client and zipper, in bytes, 64 KiB to 1 GiB: when it is full, senders
+    /// are subject to backpressure. Default 16 MiB.
     pub send_buffer_bytes: u64,
-    /// The longest message, in bytes, 1 KiB to 1 GiB. Default 64 MiB.
+    /// Maximum message size, in bytes, 1 KiB to 1 GiB. Default 64 MiB.
     pub message_max_bytes: usize,
 }
 
-impl Default for Limits {
+impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             clients: 1024,
@@ -135,117 +125,73 @@ impl Default for Limits {
     }
 }
 
-/// A value that is read from a text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Text<T>(pub T);
-
-impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for Text<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let parsed = text.parse().map(Self);
-        parsed.map_err(|error| de::Error::custom(format!("`{text}`: {error}")))
-    }
-}
-
 impl ZipperConfig {
-    /// Reads a file, and what overrides it.
+    /// Reads a file and applies the overrides.
     ///
     /// # Errors
     /// [`ConfigError`].
     pub fn load(path: &Path, overrides: &[Override]) -> Result<Self, ConfigError> {
-        let unreadable = |error: std::io::Error| ConfigError::unreadable(path, &error);
+        let origin = path.display().to_string();
+        let unreadable = |error| ConfigProblem::whole(&origin, format!("cannot be read: {error}"));
         let metadata = std::fs::metadata(path).map_err(unreadable)?;
         if metadata.is_dir() {
-            return Err(ConfigError::whole(path, "is a directory, not a file"));
+            return Err(ConfigProblem::whole(&origin, "is a directory, not a file").into());
         }
         if metadata.len() > LEN_MAX {
-            return Err(ConfigError::whole(path, "is longer than 1 MiB"));
+            return Err(ConfigProblem::whole(&origin, "is longer than 1 MiB").into());
         }
         let bytes = std::fs::read(path).map_err(unreadable)?;
-        let text = String::from_utf8(bytes)
-            .map_err(|_| ConfigError::whole(path, "is not UTF-8: is it a configuration?"))?;
-        let mut config = Self::parse(&text, &path.display().to_string(), overrides)?;
+        let text = String::from_utf8(bytes).map_err(|_| {
+            ConfigProblem::whole(&origin, "is not UTF-8 text; expected a YAML file")
+        })?;
+        let mut config = Self::parse(&text, &origin, overrides)?;
         if let (Some(identity), Some(folder)) = (&mut config.identity, path.parent()) {
             *identity = folder.join(&*identity);
         }
         Ok(config)
     }
 
-    /// Reads a text that was found at `origin`, and what overrides it.
+    /// Parses a text that was found at `origin`, and applies the overrides.
     ///
     /// # Errors
     /// [`ConfigError`].
     pub fn parse(text: &str, origin: &str, overrides: &[Override]) -> Result<Self, ConfigError> {
-        let mut config: Self = error::read(text, origin)?;
-        if !overrides.is_empty() {
-            config = overrides::apply(text, origin, overrides)?;
-        }
-        let checked = config.check();
-        checked.map_err(|why| ConfigError::check(text, origin, why))?;
-        Ok(config)
-    }
-
-    fn check(&self) -> Result<(), (&'static str, String)> {
-        let Limits {
-            clients,
-            workers,
-            spin_us,
-            send_buffer_bytes,
-            message_max_bytes,
-        } = self.limits;
-        let in_range = |key, value: u64, min: u64, max: u64| {
-            if (min..=max).contains(&value) {
-                return Ok(());
-            }
-            Err((key, format!("must be {min} to {max}, and is {value}")))
-        };
-        in_range("clients", clients as u64, 1, 65_536)?;
-        in_range("workers", workers.get() as u64, 1, 256)?;
-        in_range("spin_us", spin_us, 0, 50)?;
-        in_range("send_buffer_bytes", send_buffer_bytes, 64 << 10, 1 << 30)?;
-        in_range(
-            "message_max_bytes",
-            message_max_bytes as u64,
-            1 << 10,
-            1 << 30,
-        )?;
-        if self.name.is_empty() || self.name.len() > 255 {
-            return Err(("name", "must have 1 to 255 bytes".into()));
-        }
-        if self.listen.is_some() && (self.host.is_some() || self.port.is_some()) {
-            let why = "`host` and `port` are short for `listen`: give one or the other";
-            return Err(("listen", why.into()));
-        }
-        let mut known = BTreeMap::new();
-        for (name, neighbour) in &self.mesh {
-            if let Some(other) = known.insert(neighbour.node.0.to_string(), name) {
-                return Err(("mesh", format!("`{other}` and `{name}` have the same key")));
+        let mut problems = Problems::default();
+        let mut document = Node::parse(&ConfigSource::file(origin, text))?;
+        for one in overrides {
+            if let Err(problem) = one.apply(&mut document) {
+                problems.0.push(problem);
             }
         }
-        let addresses = self.addresses().map_err(|why| ("host", why))?;
-        let mut known = BTreeSet::new();
-        let mut fixed = addresses.iter().map(ToString::to_string);
-        // A port of 0 is a free one.
-        match fixed.find(|it| !it.ends_with(":0") && !known.insert(it.clone())) {
-            Some(twice) => Err(("listen", format!("`{twice}` is there twice"))),
-            None => Ok(()),
+        let config = reader::read(&document, &mut problems);
+        if problems.0.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigError::new(problems.0))
         }
     }
 
-    /// Where it listens.
+    /// Addresses to listen on.
     ///
     /// # Errors
     /// What is wrong with `host`; never after [`parse`](Self::parse).
     pub fn addresses(&self) -> Result<Vec<Address>, String> {
         if let Some(listen) = &self.listen {
-            return Ok(listen.iter().map(|Text(address)| address.clone()).collect());
+            return Ok(listen.clone());
         }
         let (host, port) = (self.host.as_deref(), self.port.unwrap_or(9000));
         let host = host.unwrap_or("0.0.0.0");
         ["quic", "tcp"]
             .iter()
-            .map(|scheme| format!("{scheme}://{host}:{port}"))
-            .map(|text| text.parse().map_err(|error| format!("`{text}`: {error}")))
+            .map(|scheme| {
+                let text = format!("{scheme}://{host}:{port}");
+                let address: Option<Address> = text.parse().ok();
+                let address = address.filter(|address| address.as_socket().is_some());
+                address.ok_or_else(|| {
+                    let host = error::shorten(host);
+                    format!("`host`: expected an IP address, such as 0.0.0.0; found `{host}`")
+                })
+            })
             .collect()
     }
 }

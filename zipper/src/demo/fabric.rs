@@ -112,7 +112,7 @@ impl DemoFabric {
         };
         while !is_ready() {
             if Instant::now() > deadline {
-                return Err(CommandError::failed(format_args!(
+                return Err(CommandError::internal(format_args!(
                     "the two zippers did not connect within {} s",
                     READY_MAX.as_secs()
                 )));
@@ -144,12 +144,12 @@ impl DemoFabric {
 /// Starts the zippers. The edge listens; the region dials it over the QUIC link that can be cut,
 /// with TCP as the second address.
 fn zippers() -> Result<(Zipper, Zipper, UdpRelay), CommandError> {
-    let identity = || Identity::generate().map_err(CommandError::failed);
+    let identity = || Identity::generate().map_err(CommandError::internal);
     let mut edge = ZipperOptions::new("edge", identity()?);
     let mut region = ZipperOptions::new("region", identity()?);
     for options in [&mut edge, &mut region] {
         for text in ["quic://127.0.0.1:0", "tcp://127.0.0.1:0"] {
-            let address = text.parse().map_err(CommandError::failed)?;
+            let address = text.parse().map_err(CommandError::internal)?;
             options.listen.push(address);
         }
     }
@@ -160,13 +160,13 @@ fn zippers() -> Result<(Zipper, Zipper, UdpRelay), CommandError> {
     let edge_node = edge.identity.node_id();
     let edge = Zipper::start(edge)?;
     let [quic, tcp] = edge.addresses() else {
-        return Err(CommandError::failed("the edge listens on two addresses"));
+        return Err(CommandError::internal("the edge listens on two addresses"));
     };
     let quic = quic
         .as_socket()
-        .ok_or_else(|| CommandError::failed("the edge listens on an IP address"))?;
+        .ok_or_else(|| CommandError::internal("the edge listens on an IP address"))?;
     let link = UdpRelay::start(quic).map_err(|error| {
-        CommandError::failed(format!("cannot open the link between the zippers: {error}"))
+        CommandError::internal(format!("cannot open the link between the zippers: {error}"))
     })?;
     region.mesh.push(Neighbour {
         node: edge_node,

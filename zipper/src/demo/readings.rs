@@ -29,7 +29,7 @@ pub(crate) struct MachineReading {
 impl Readings {
     pub(crate) fn new() -> Result<Self, CommandError> {
         let failed = |error| {
-            CommandError::failed(format!("cannot read the counters of this machine: {error}"))
+            CommandError::system(format!("cannot read the counters of this machine: {error}"))
         };
         let mut system = System::new().map_err(failed)?;
         system.refresh_cpu_usage();

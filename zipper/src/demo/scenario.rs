@@ -145,7 +145,7 @@ back to a sink at `edge`.";
         self.fabric
             .source
             .write_with(READINGS, None, trace, payload)
-            .map_err(CommandError::failed)?;
+            .map_err(CommandError::internal)?;
         self.tally.sent(reading.seq);
         self.show(reading, &event).map_err(CommandError::output)
     }
@@ -173,12 +173,12 @@ back to a sink at `edge`.";
 
     fn receive(&mut self, data: Result<Data, RecvError>) -> Result<(), CommandError> {
         let data =
-            data.map_err(|_| CommandError::failed("the sink has lost its connection to `edge`"))?;
+            data.map_err(|_| CommandError::internal("the sink has lost its connection to `edge`"))?;
         let payload: Value = serde_json::from_slice(&data.payload)
-            .map_err(|error| CommandError::failed(format!("a result is not JSON: {error}")))?;
+            .map_err(|error| CommandError::internal(format!("a result is not JSON: {error}")))?;
         if data.tag == AVERAGES {
             let seq = payload["seq"].as_u64();
-            let seq = seq.ok_or_else(|| CommandError::failed("a result has no number"))?;
+            let seq = seq.ok_or_else(|| CommandError::internal("a result has no number"))?;
             self.tally.received(seq);
             self.average = payload["cpu_percent_average"].as_f64().unwrap_or_default();
             if !std::mem::replace(&mut self.has_route, true) {
@@ -302,7 +302,7 @@ back to a sink at `edge`.";
         if is_perfect {
             Ok(())
         } else {
-            Err(CommandError::failed(
+            Err(CommandError::internal(
                 "results were lost, repeated or reordered: this is a bug, please report it",
             ))
         }

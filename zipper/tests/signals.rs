@@ -14,8 +14,11 @@ struct Process {
 
 impl Process {
     fn start(args: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_zipper"))
-            .args(args)
+        Self::spawn(Command::new(env!("CARGO_BIN_EXE_zipper")).args(args))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -35,13 +38,19 @@ impl Process {
             "listen=['tcp://127.0.0.1:0']",
             "limits.send_buffer_bytes=65536",
         ];
-        let mut serving = Self::start(&["serve", "--set", settings[0], "--set", settings[1]]);
-        let stdout = serving.child.stdout.as_mut().expect("it is piped");
+        let mut zipper = Self::start(&["serve", "--set", settings[0], "--set", settings[1]]);
+        let at = zipper.wait_for_start();
+        (zipper, at)
+    }
+
+    /// Waits until a zipper listens, and returns its address.
+    fn wait_for_start(&mut self) -> String {
+        let stdout = self.child.stdout.as_mut().expect("it is piped");
         let mut line = String::new();
         let read = BufReader::new(stdout).read_line(&mut line);
         read.expect("it prints where it listens");
         let at = line.split("listens on ").nth(1).expect("an address");
-        (serving, at.trim().to_owned())
+        at.trim().to_owned()
     }
 
     /// Starts and kills a sink, so that its messages wait in the zipper.
@@ -91,8 +100,12 @@ impl Process {
     }
 
     fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);
-        kill_process(pid, Signal::TERM).expect("it runs");
+        kill_process(pid, signal).expect("it runs");
     }
 
     /// Waits for the end, and returns the exit code and the whole log.
@@ -123,21 +136,21 @@ const COUNT: usize = 300;
 
 #[test]
 fn a_second_signal_ends_a_zipper_that_names_its_waiting_connections_and_counts_losses() {
-    let (mut serving, at) = Process::serve();
+    let (mut zipper, at) = Process::serve();
     Process::killed_sink(&at);
     let mut source = Process::source(&at);
     source.write(COUNT);
     // The zipper has accepted everything; most of it exceeds the send buffer of the sink.
     let (code, logged) = source.end();
     assert_eq!(code, Some(0), "{logged}");
-    serving.terminate();
-    let warning = serving.wait_for_log("waiting at most 30 s");
+    zipper.terminate();
+    let warning = zipper.wait_for_log("waiting at most 30 s");
     assert!(
         warning.contains("slow (") && warning.contains("away"),
         "{warning}"
     );
-    serving.terminate();
-    let (code, logged) = serving.end();
+    zipper.terminate();
+    let (code, logged) = zipper.end();
     assert_eq!(code, Some(130), "{logged}");
     let lost = number_before(&logged, " messages may be lost");
     assert_eq!(lost, COUNT as u64, "{logged}");
@@ -145,10 +158,10 @@ fn a_second_signal_ends_a_zipper_that_names_its_waiting_connections_and_counts_l
 
 #[test]
 fn a_second_signal_ends_a_source_that_counts_what_was_not_acknowledged() {
-    let (serving, at) = Process::serve();
+    let (zipper, at) = Process::serve();
     let mut source = Process::source(&at);
     source.wait_for_log("connected");
-    drop(serving);
+    drop(zipper);
     source.wait_for_log("connection lost");
     source.write(COUNT);
     let warning = source.wait_for_log("waiting until the zipper acknowledges");
@@ -164,7 +177,7 @@ fn a_second_signal_ends_a_source_that_counts_what_was_not_acknowledged() {
 
 #[test]
 fn a_source_waits_under_backpressure_until_everything_is_acknowledged() {
-    let (_serving, at) = Process::serve();
+    let (_zipper, at) = Process::serve();
     Process::killed_sink(&at);
     let mut source = Process::source(&at);
     // More than the buffers of the zipper and the connection windows hold.
@@ -180,4 +193,33 @@ fn a_source_waits_under_backpressure_until_everything_is_acknowledged() {
     assert_eq!(sink.stdout.len(), 19_000 * 1000);
     let (code, logged) = source.end();
     assert_eq!(code, Some(0), "{logged}");
+}
+
+const SERVE: [&str; 3] = ["serve", "--set", "listen=['tcp://127.0.0.1:0']"];
+
+#[test]
+fn a_zipper_ends_gracefully_when_its_terminal_closes() {
+    let mut zipper = Process::start(&[&SERVE[..], &["--log", "info"]].concat());
+    zipper.wait_for_start();
+    zipper.signal(Signal::HUP);
+    zipper.wait_for_log("SIGHUP");
+    let (code, logged) = zipper.end();
+    assert_eq!(code, Some(0), "{logged}");
+}
+
+#[test]
+fn a_zipper_under_nohup_ignores_that_its_terminal_closes() {
+    let mut zipper = Process::spawn(
+        Command::new("nohup")
+            .arg(env!("CARGO_BIN_EXE_zipper"))
+            .args(SERVE)
+            .args(["--log", "info"]),
+    );
+    zipper.wait_for_start();
+    zipper.signal(Signal::HUP);
+    zipper.signal(Signal::TERM);
+    zipper.wait_for_log("shutdown requested signal=\"SIGTERM\"");
+    let (code, logged) = zipper.end();
+    assert_eq!(code, Some(0), "{logged}");
+    assert!(!logged.contains("SIGHUP"), "{logged}");
 }

@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use selvedge_client::Client;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::signal_name;
 
 use crate::cli::error::CommandError;
 
@@ -33,15 +36,25 @@ impl Shutdown {
     /// Listens to signals until the process ends.
     pub(crate) fn listen() -> Result<Self, CommandError> {
         let ((request, requested), (force, forced)) = (bounded(0), bounded(0));
-        let mut stages = vec![force, request];
-        let handler = move || {
-            drop(stages.pop());
-            if stages.is_empty() {
-                exit_after_report();
-            }
+        let cannot_listen =
+            |error| CommandError::system(format!("cannot listen to signals: {error}"));
+        let mut signals = Signals::new(signals()).map_err(cannot_listen)?;
+        let run = move || {
+            let mut received = signals.forever();
+            let first = received.next().and_then(signal_name);
+            tracing::info!(signal = first, "shutdown requested");
+            drop(request);
+            // A terminal that closes may send several SIGHUP.
+            let second = received.find(|&signal| signal != SIGHUP);
+            let second = second.and_then(signal_name);
+            tracing::info!(signal = second, "shutdown forced");
+            drop(force);
+            exit_after_report();
         };
-        ctrlc::set_handler(handler)
-            .map_err(|error| CommandError::failed(format!("cannot listen to signals: {error}")))?;
+        std::thread::Builder::new()
+            .name("zipper-signals".into())
+            .spawn(run)
+            .map_err(CommandError::thread)?;
         Ok(Self { requested, forced })
     }
 
@@ -95,6 +108,26 @@ impl Shutdown {
             .map_err(CommandError::thread)?;
         Ok(())
     }
+}
+
+/// Signals that request or force a shutdown. A SIGHUP that the parent process ignores stays ignored,
+/// which is the purpose of `nohup`.
+fn signals() -> Vec<i32> {
+    let mut signals = vec![SIGINT, SIGTERM];
+    if !is_ignored(SIGHUP) {
+        signals.push(SIGHUP);
+    }
+    signals
+}
+
+/// Whether a signal is ignored, according to the mask that Linux shows.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 fn is_disconnected(stage: &Receiver<Infallible>) -> bool {

@@ -14,7 +14,7 @@
 //! | `udp+plain://` | datagrams, identities authenticated once by signatures, for trusted links | no | no |
 //!
 //! To add a transport, implement the three traits (about 150 lines, see
-//! `examples/custom_transport.rs`) and run the suite in `conformance` (feature `conformance`).
+//! `examples/examples/custom_transport.rs`) and run the suite in `conformance` (feature `conformance`).
 //!
 //! Without the default feature `io` the crate consists of the types that need no socket
 //! ([`NodeId`], [`Address`], [`Frame`], [`Instant`]) and builds for any target.

@@ -9,7 +9,7 @@
 //! selvedge_transport::conformance_tests!(MyHarness);
 //! ```
 //!
-//! or run all checks with [`check_all`], as `examples/custom_transport.rs` does.
+//! or run all checks with [`check_all`], as `examples/examples/custom_transport.rs` does.
 //!
 //! The suite drives transports with a `mio::Poll` exactly as the contract requires: it calls `recv`
 //! and `send` only after registration, an event, a timer, [`Progress::More`](crate::Progress::More)

@@ -60,7 +60,7 @@ impl Identity {
         Self::from_pkcs8(key.secret_pkcs8_der())
     }
 
-    /// Creates the identity whose private key is `seed`. Anyone who has the seed can impersonate
+    /// Creates the identity whose private key is `seed`. Anyone with the seed can impersonate
     /// the node. Use it for keys from an external key store and for reproducible tests.
     ///
     /// # Errors

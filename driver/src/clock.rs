@@ -10,7 +10,7 @@ use selvedge_transport::Instant;
 /// equal seeds yield equal timestamps.
 const SIMULATION_BEGINS: Duration = Duration::from_secs(1_767_225_600);
 
-/// Tells monotonic and wall-clock time: [`Driver::clock`](crate::Driver::clock). Code that is meant to
+/// Provides monotonic and wall-clock time: [`Driver::clock`](crate::Driver::clock). Code that is meant to
 /// run in a [`Simulation`](crate::Simulation) reads the time here only.
 ///
 /// Cheap to clone. It does not keep its driver alive. All methods may be called from any thread and do

@@ -3,7 +3,8 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
-use crate::worker::SPIN_MAX;
+/// Polling for longer before a sleep is never worth a core.
+pub(crate) const SPIN_MAX: Duration = Duration::from_micros(50);
 
 /// The settings of a [`Driver`](crate::Driver).
 #[derive(Debug, Clone)]

@@ -13,7 +13,7 @@ use selvedge_driver::{
 
 use crate::support::{PATIENCE, Two};
 
-/// Says nothing, hears nothing, and is always due.
+/// Sends nothing, receives nothing, and is always due.
 #[derive(Debug)]
 struct AlwaysDue(Info, Instant);
 
@@ -76,7 +76,7 @@ impl Dialer for AlwaysDueDialer {
 }
 
 #[test]
-fn a_transport_that_is_always_due_starves_nobody() {
+fn a_transport_that_is_always_due_does_not_starve_others() {
     let two = Two::new(1);
     two.connect(0);
     let (nobody, local) = (NodeId::new([9; 32]), NodeId::new([8; 32]));
@@ -91,8 +91,8 @@ fn a_transport_that_is_always_due_starves_nobody() {
         .unwrap();
     for n in 0..100_u64 {
         two.a.send(LaneId::FIRST, n.to_string().into()).unwrap();
-        let heard = two.b.recv_timeout(PATIENCE).unwrap();
-        assert_eq!(heard.payload, n.to_string());
+        let received = two.b.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(received.payload, n.to_string());
     }
     endpoint.abort();
 }

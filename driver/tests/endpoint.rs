@@ -1,4 +1,4 @@
-//! What an endpoint does for its user.
+//! The behaviour of an endpoint as its user sees it.
 
 mod support;
 
@@ -62,27 +62,31 @@ fn any_executor_can_send_and_receive() {
 }
 
 #[test]
-fn a_flush_ends_when_the_peer_has_everything() {
+fn a_flush_ends_when_the_peer_has_received_everything() {
     let two = Two::new(1);
     two.a.send(LaneId::FIRST, number(0, 100)).unwrap();
     let early = two.a.flush(Duration::ZERO);
-    assert_eq!(early, Err(FlushError::TimedOut), "nobody is there yet");
+    assert_eq!(
+        early,
+        Err(FlushError::TimedOut),
+        "the peer is not connected yet"
+    );
     two.connect(0);
     for n in 1..1000 {
         two.a.send(LaneId::FIRST, number(n, 100)).unwrap();
     }
     two.a.flush(PATIENCE).unwrap();
     for n in 0..1000 {
-        let message = two.b.try_recv().expect("it is there already");
+        let message = two.b.try_recv().expect("it has arrived already");
         assert_eq!(support::number_of(&message.payload), n);
     }
     two.a.send(LaneId::FIRST, number(1000, 100)).unwrap();
     block_on(two.a.flush_async()).unwrap();
-    two.b.try_recv().expect("it is there already");
+    two.b.try_recv().expect("it has arrived already");
 }
 
 #[test]
-fn who_only_sends_sees_what_was_sent() {
+fn the_counters_of_an_endpoint_that_only_sends_are_published() {
     let two = Two::new(1);
     two.connect(0);
     for round in 1..=10 {
@@ -94,7 +98,7 @@ fn who_only_sends_sees_what_was_sent() {
 }
 
 #[test]
-fn who_has_all_the_time_in_the_world_waits_for_ever() {
+fn the_longest_timeout_does_not_overflow() {
     let two = Two::new(1);
     two.connect(0);
     let for_ever = Duration::MAX;
@@ -109,7 +113,7 @@ fn who_has_all_the_time_in_the_world_waits_for_ever() {
 }
 
 #[test]
-fn neither_a_flush_nor_a_sender_without_room_waits_for_the_delay_of_acknowledgements() {
+fn neither_a_flush_nor_a_blocked_sender_waits_for_delayed_acknowledgements() {
     let config = SessionConfig {
         send_buffer: 2000,
         ack_delay: PATIENCE * 10,
@@ -128,7 +132,7 @@ fn neither_a_flush_nor_a_sender_without_room_waits_for_the_delay_of_acknowledgem
 }
 
 #[test]
-fn a_flush_says_that_messages_were_given_up() {
+fn a_flush_reports_messages_that_were_given_up() {
     let two = Two::new(1);
     two.a.send(LaneId::FIRST, number(0, 100)).unwrap();
     let mut flushing = pin!(two.a.flush_async());
@@ -140,7 +144,7 @@ fn a_flush_says_that_messages_were_given_up() {
 }
 
 #[test]
-fn a_small_window_holds_the_peer_and_loses_nothing() {
+fn a_small_window_slows_the_peer_down_and_loses_nothing() {
     let config = SessionConfig {
         receive_window: 4096,
         send_buffer: 8192,
@@ -154,7 +158,7 @@ fn a_small_window_holds_the_peer_and_loses_nothing() {
 }
 
 #[test]
-fn a_batch_that_meets_a_full_buffer_goes_on_where_it_stopped() {
+fn a_batch_that_fills_the_buffer_continues_where_it_stopped() {
     const COUNT: u64 = 5000;
     let two = Two::with(
         1,
@@ -195,18 +199,18 @@ fn a_batch_that_meets_a_full_buffer_goes_on_where_it_stopped() {
         assert_eq!(message.payload[..8], n.to_be_bytes());
         assert_eq!(message.payload[8..], [7; 8]);
     }
-    assert!(sender.join().unwrap() > 0, "it never was full");
+    assert!(sender.join().unwrap() > 0, "the buffer was never full");
 }
 
 #[test]
-fn what_a_reader_holds_goes_back_when_it_is_dropped() {
+fn messages_held_by_a_dropped_reader_return_to_the_queue() {
     let two = Two::new(1);
     two.connect(0);
     for text in ["one", "two", "three"] {
         two.a.send(LaneId::FIRST, Bytes::from(text)).unwrap();
     }
     two.a.flush(PATIENCE).unwrap();
-    // All have arrived in the peer's process; its worker hands them over at once.
+    // All have arrived in the peer's process; its worker delivers them at once.
     let mut reader = two.b.reader();
     assert!(two.b.wait_readable(Some(PATIENCE)));
     assert_eq!(reader.try_recv().unwrap().payload, "one");
@@ -221,7 +225,7 @@ fn what_a_reader_holds_goes_back_when_it_is_dropped() {
 }
 
 #[test]
-fn a_select_wakes_when_a_message_arrives() {
+fn a_select_returns_when_a_message_arrives() {
     let two = Two::new(1);
     two.connect(0);
     two.a
@@ -242,7 +246,7 @@ fn a_select_wakes_when_a_message_arrives() {
 }
 
 #[test]
-fn an_orderly_close_delivers_what_was_accepted() {
+fn an_orderly_close_delivers_all_accepted_messages() {
     for protocol in 0..3 {
         let two = Two::new(1);
         two.connect(protocol);
@@ -264,7 +268,7 @@ fn an_orderly_close_delivers_what_was_accepted() {
     }
 }
 
-/// A thread that sends until the endpoint ends, and says how many messages were accepted.
+/// Starts a thread that sends until the endpoint has closed. It returns the number of messages accepted.
 fn send_until_refused(
     sender: &Endpoint,
     before_each: impl Fn() + Send + 'static,
@@ -280,11 +284,11 @@ fn send_until_refused(
 }
 
 #[test]
-fn an_orderly_close_delivers_what_other_threads_sent_meanwhile() {
+fn an_orderly_close_delivers_messages_sent_concurrently() {
     for _ in 0..100 {
         let two = Two::new(2);
         two.connect(1);
-        // Slowly: now and then everything is acknowledged.
+        // Slowly, so that everything is acknowledged from time to time.
         let sending = send_until_refused(&two.a, || (0..500).for_each(|_| std::hint::spin_loop()));
         let first = two.b.recv().unwrap();
         two.a.close();
@@ -296,7 +300,7 @@ fn an_orderly_close_delivers_what_other_threads_sent_meanwhile() {
 }
 
 #[test]
-fn who_sees_the_end_is_told_at_once_of_all_that_was_not_delivered() {
+fn all_undelivered_messages_are_reported_by_the_time_the_end_is_visible() {
     for _ in 0..20 {
         let two = Two::new(1);
         two.connect(0);
@@ -319,11 +323,11 @@ fn who_sees_the_end_is_told_at_once_of_all_that_was_not_delivered() {
 }
 
 #[test]
-fn an_endpoint_that_closes_before_it_is_connected_delivers_when_it_is() {
+fn an_endpoint_closed_before_it_is_connected_delivers_once_it_is() {
     let two = Two::new(1);
     send_numbered(&two.a, 1000).join().unwrap();
     two.a.close();
-    // Until it has heard so and takes no more.
+    // Until the close has been executed and sends are refused.
     let mut sent = 1000;
     loop {
         match two.a.try_send(LaneId::FIRST, number(sent, 8)) {
@@ -343,13 +347,13 @@ fn an_endpoint_that_closes_before_it_is_connected_delivers_when_it_is() {
 }
 
 #[test]
-fn a_stopped_driver_tells_everyone_who_waits() {
+fn a_stopped_driver_wakes_all_waiting_threads() {
     let two = Two::new(2);
     two.connect(0);
     let (a, b) = (two.a.clone(), two.b.clone());
     let waiting = std::thread::spawn(move || b.recv());
     drop(two);
-    // Both ends stop here, and either may say so first.
+    // Both ends stop here, in either order.
     assert!(waiting.join().unwrap().is_err());
     assert!(matches!(
         a.send(LaneId::FIRST, Bytes::new()),
@@ -373,8 +377,8 @@ struct Echo(crossbeam_channel::Sender<Bytes>);
 impl Inbox for Echo {
     fn on_messages(&mut self, incoming: &mut Incoming<'_>) {
         while let Some(message) = incoming.take(LaneId::FIRST) {
-            assert_ne!(message.payload, "panic", "asked to");
-            self.0.send(message.payload).expect("the test listens");
+            assert_ne!(message.payload, "panic", "requested by the test");
+            self.0.send(message.payload).expect("the test receives");
         }
     }
 
@@ -395,31 +399,34 @@ fn an_inbox_that_panics_closes_its_endpoint_only() {
         .send(LaneId::FIRST, Bytes::from_static(b"panic"))
         .unwrap();
     assert_eq!(two.a.recv().unwrap_err().0, CloseReason::PeerAborted);
-    let still = Two::new(1);
-    still.connect(0);
-    still
+    let unaffected = Two::new(1);
+    unaffected.connect(0);
+    unaffected
         .a
         .send(LaneId::FIRST, Bytes::from_static(b"alive"))
         .unwrap();
-    assert_eq!(still.b.recv().unwrap().payload, "alive");
+    assert_eq!(unaffected.b.recv().unwrap().payload, "alive");
 }
 
-/// Panics when it is called for messages, of which none come, or told of messages that were dropped.
+/// Panics when it is called for messages (none arrive) or when dropped messages are reported.
 struct Fragile(crossbeam_channel::Sender<Event>);
 
 impl Inbox for Fragile {
     fn on_messages(&mut self, _incoming: &mut Incoming<'_>) {
-        panic!("asked to");
+        panic!("requested by the test");
     }
 
     fn on_event(&mut self, event: Event) {
-        assert!(!matches!(event, Event::Dropped { .. }), "asked to");
-        self.0.send(event).expect("the test listens");
+        assert!(
+            !matches!(event, Event::Dropped { .. }),
+            "requested by the test"
+        );
+        self.0.send(event).expect("the test receives");
     }
 }
 
 #[test]
-fn what_an_inbox_that_panics_was_not_told_is_told_to_the_user() {
+fn events_not_delivered_to_an_inbox_that_panics_are_queued_for_the_user() {
     let two = Two::new(1);
     let config = SessionConfig {
         away: selvedge_endpoint::Away::DropOldest,
@@ -434,7 +441,7 @@ fn what_an_inbox_that_panics_was_not_told_is_told_to_the_user() {
     for n in 0..100 {
         endpoint.send(LaneId::FIRST, number(n, 100)).unwrap();
     }
-    // The inbox is told of those that were dropped before.
+    // The inbox receives an event about the dropped messages first.
     endpoint.abort();
     let undelivered = wait_for(&endpoint, |event| match event {
         Event::Closed { undelivered, .. } => Some(undelivered),
@@ -445,7 +452,7 @@ fn what_an_inbox_that_panics_was_not_told_is_told_to_the_user() {
 }
 
 #[test]
-fn a_peer_hears_at_once_that_an_inbox_has_panicked() {
+fn a_peer_is_notified_at_once_that_an_inbox_has_panicked() {
     let config = SessionConfig {
         heartbeat: 2 * PATIENCE,
         silence_max: 4 * PATIENCE,
@@ -469,7 +476,7 @@ fn a_peer_hears_at_once_that_an_inbox_has_panicked() {
 }
 
 #[test]
-fn n15_an_endpoint_whose_reader_has_stopped_holds_no_other() {
+fn n15_an_endpoint_whose_reader_has_stopped_blocks_no_other() {
     let two = Two::new(1);
     two.connect(0);
     let mut sent = 0;
@@ -478,11 +485,11 @@ fn n15_an_endpoint_whose_reader_has_stopped_holds_no_other() {
         sent += u64::from(is_sent);
         is_sent
     };
-    // Until nothing fits in any more: here, on the way, and there.
+    // Until the send buffer, the connection and the receive window are full.
     loop {
         while send() {}
-        let under_way = Duration::from_millis(100);
-        if two.a.flush(under_way).is_err() && !send() {
+        let in_transit = Duration::from_millis(100);
+        if two.a.flush(in_transit).is_err() && !send() {
             break;
         }
     }

@@ -1,4 +1,4 @@
-//! Messages arrive once and in order over real sockets, whatever is done to the transports.
+//! Messages arrive exactly once and in order over real sockets, under any change of transports.
 
 mod support;
 
@@ -12,7 +12,7 @@ use support::{
 };
 
 #[test]
-fn over_every_transport() {
+fn messages_arrive_over_every_transport() {
     for protocol in 0..Two::new(1).schemes() {
         let two = Two::new(1);
         two.connect(protocol);
@@ -25,10 +25,10 @@ fn over_every_transport() {
     }
 }
 
-/// One message is under way at a time, so that the workers wait after each; a bell that a polling
-/// worker overlooks would be heard by the next message only, and there is none.
+/// One message is in transit at a time, so that the workers wait after each. A wake-up that a polling worker
+/// misses would only be noticed with the next message, and there is none.
 #[test]
-fn when_workers_poll_before_they_sleep() {
+fn messages_arrive_when_workers_poll_before_they_sleep() {
     for protocol in 0..Two::new(1).schemes() {
         let config = DriverConfig {
             workers: NonZeroUsize::new(2).unwrap(),
@@ -48,7 +48,7 @@ fn when_workers_poll_before_they_sleep() {
 }
 
 #[test]
-fn when_transports_are_swapped_under_load() {
+fn messages_arrive_when_transports_are_replaced_under_load() {
     let two = Two::new(2);
     two.connect(0);
     let done = AtomicBool::new(false);
@@ -71,7 +71,7 @@ fn when_transports_are_swapped_under_load() {
 }
 
 #[test]
-fn when_endpoints_migrate_under_load() {
+fn messages_arrive_when_endpoints_migrate_under_load() {
     for protocol in 0..Two::new(1).schemes() {
         let two = Two::new(2);
         two.connect(protocol);
@@ -95,10 +95,10 @@ fn when_endpoints_migrate_under_load() {
     }
 }
 
-/// Each endpoint moves so often over each transport: 8000 times in all.
+/// How often each endpoint moves over each transport: 8000 times in total.
 const MIGRATIONS: usize = 1000;
 
-/// Ends an endpoint if its test fails, so that nobody waits for it.
+/// Aborts an endpoint if its test fails, so that no thread waits for it.
 struct AbortOnPanic<'a>(&'a Endpoint);
 
 impl Drop for AbortOnPanic<'_> {
@@ -109,8 +109,8 @@ impl Drop for AbortOnPanic<'_> {
     }
 }
 
-/// Receives numbered messages to the last, and sends the endpoint to the other worker whenever it
-/// has moved. How many messages came, and how often it moved.
+/// Receives all numbered messages, and moves the endpoint to the other worker whenever it has moved. Returns
+/// the number of messages and of moves.
 fn expect_numbered_and_migrate(at: &Endpoint, unmoved: &AtomicUsize) -> (u64, usize) {
     let _abort = AbortOnPanic(at);
     let (mut expected, mut migrations) = (0, 0);

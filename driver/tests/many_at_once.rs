@@ -12,23 +12,24 @@ use selvedge_driver::{
 };
 use support::{PATIENCE, number, number_of};
 
-/// More than a worker looks at together.
+/// Far more than one event of the poll.
 const PAIRS: u64 = 50;
 
-/// Tells what comes; before the first message, waits until it may go on.
-struct Told {
+/// Reports each message; after the first one, blocks until the gate opens.
+struct Reporter {
     own: u64,
     gate: Option<Receiver<()>>,
-    tell: Sender<(u64, Bytes)>,
+    report: Sender<(u64, Bytes)>,
 }
 
-impl Inbox for Told {
+impl Inbox for Reporter {
     fn on_messages(&mut self, incoming: &mut Incoming<'_>) {
         while let Some(message) = incoming.take(LaneId::FIRST) {
-            let told = self.tell.send((self.own, message.payload));
-            told.expect("the test listens");
+            let reported = self.report.send((self.own, message.payload));
+            reported.expect("the test receives");
             if let Some(gate) = self.gate.take() {
-                gate.recv_timeout(PATIENCE).expect("the test lets it go on");
+                gate.recv_timeout(PATIENCE)
+                    .expect("the test opens the gate");
             }
         }
     }
@@ -36,7 +37,7 @@ impl Inbox for Told {
     fn on_event(&mut self, _event: Event) {}
 }
 
-/// A driver with one worker for each end, and who connects them.
+/// A driver with one worker for each end, and the means to connect them.
 struct Ends {
     near: Driver,
     far: Driver,
@@ -59,7 +60,7 @@ impl Ends {
         let listener = bind(&address, &keys[1], &Admission::anyone()).expect("a free port");
         let (accept, accepted) = bounded(1);
         let listening = far.listen(listener, move |connected| {
-            accept.send(connected).expect("the test listens");
+            accept.send(connected).expect("the test receives");
         });
         Self {
             near,
@@ -70,7 +71,7 @@ impl Ends {
         }
     }
 
-    fn pair(&self, near: Told, far: Told) -> [Endpoint; 2] {
+    fn pair(&self, near: Reporter, far: Reporter) -> [Endpoint; 2] {
         let [a, b] = [0, 1].map(|end: usize| self.keys[end].node_id());
         let config = SessionConfig::default;
         let near = self
@@ -91,32 +92,32 @@ impl Ends {
 }
 
 #[test]
-fn of_many_that_are_ready_at_once_each_has_its_turn() {
+fn of_many_endpoints_ready_at_once_each_has_its_turn() {
     let ends = Ends::new();
-    let (tell, told) = bounded(PAIRS as usize);
+    let (report, reported) = bounded(PAIRS as usize);
     let (open, gate) = bounded(1);
-    let inbox = |own, gate| Told {
+    let inbox = |own, gate| Reporter {
         own,
         gate,
-        tell: tell.clone(),
+        report: report.clone(),
     };
     let pair = |own: u64| {
         let gate = (own == 0).then(|| gate.clone());
         ends.pair(inbox(own, None), inbox(own, gate))
     };
     let pairs: Vec<_> = (0..PAIRS).map(pair).collect();
-    let heard = || {
-        let (own, payload) = told.recv_timeout(PATIENCE).expect("it comes");
+    let next_report = || {
+        let (own, payload) = reported.recv_timeout(PATIENCE).expect("a message");
         (own, number_of(&payload))
     };
     for [_, far] in &pairs[1..] {
         far.send(LaneId::FIRST, number(7, 64)).expect("it is open");
-        assert_eq!(heard().1, 7);
+        assert_eq!(next_report().1, 7);
     }
     pairs[0][0]
         .send(LaneId::FIRST, number(0, 64))
         .expect("open");
-    assert_eq!(heard(), (0, 0), "its worker is held up from here on");
+    assert_eq!(next_report(), (0, 0), "its worker is blocked from here on");
     let deadline = Instant::now() + PATIENCE;
     for (own, [near, _]) in (0..).zip(&pairs).skip(1) {
         near.send(LaneId::FIRST, number(own, 64)).expect("open");
@@ -125,9 +126,9 @@ fn of_many_that_are_ready_at_once_each_has_its_turn() {
             std::thread::yield_now();
         }
     }
-    assert!(told.is_empty());
+    assert!(reported.is_empty());
     open.send(()).expect("the inbox waits");
-    let mut arrived: Vec<_> = (1..PAIRS).map(|_| heard()).collect();
+    let mut arrived: Vec<_> = (1..PAIRS).map(|_| next_report()).collect();
     arrived.sort_unstable();
     let expected: Vec<_> = (1..PAIRS).map(|own| (own, own)).collect();
     assert_eq!(arrived, expected);

@@ -1,4 +1,4 @@
-//! Busy endpoints spread over the workers, by themselves, over real sockets.
+//! Busy endpoints are spread over the workers automatically, over real sockets.
 
 mod support;
 
@@ -14,10 +14,10 @@ use selvedge_driver::{
 use support::{PATIENCE, number};
 
 const PAIRS: usize = 4;
-/// Messages on their way between the two of a pair, so that neither ever waits for the other.
+/// Messages in transit between the two endpoints of a pair, so that neither ever waits for the other.
 const IN_FLIGHT: u64 = 64;
 
-/// Sends back whatever comes.
+/// Returns each message.
 struct Relay {
     to: Endpoint,
     count: u64,
@@ -39,8 +39,8 @@ impl Inbox for Relay {
     fn on_event(&mut self, _: Event) {}
 }
 
-/// A relay on worker 0. Endpoints begin on the next worker in turn: those made on the way to it go
-/// to `quiet`.
+/// A relay on worker 0. Endpoints are assigned round robin: those assigned to other workers are moved to
+/// `quiet`.
 fn relay(
     driver: &Driver,
     pair: [NodeId; 2],
@@ -72,7 +72,7 @@ fn homes(endpoints: &[Endpoint]) -> [usize; 2] {
 }
 
 #[test]
-fn busy_endpoints_that_begin_on_one_worker_spread_and_quiet_ones_stay() {
+fn busy_endpoints_that_begin_on_one_worker_are_spread_and_quiet_ones_stay() {
     let driver = Driver::new(DriverConfig {
         workers: NonZeroUsize::new(2).unwrap(),
         placement: Placement::Balanced {
@@ -101,7 +101,7 @@ fn busy_endpoints_that_begin_on_one_worker_spread_and_quiet_ones_stay() {
         let idle = relay(&driver, to_b, &ticks, &mut quiet);
         quiet.push(idle);
     }
-    // Moved by hand, if only to where it is: it stays.
+    // Placed by the user, on the worker where it is: it stays.
     busy[0].migrate(0);
     assert_eq!(homes(&busy), [2 * PAIRS, 0]);
     let quiet_homes = homes(&quiet);

@@ -177,7 +177,7 @@ fn send(mailboxes: &[ModelMailbox; 2], shared: &Arc<ModelShared>) {
     }
 }
 
-/// Workers, an endpoint that begins on worker 0 and moves as `moves` says, and producers of so many
+/// Runs workers, an endpoint that begins on worker 0 and makes these `moves`, and producers of so many
 /// messages each, of which the last is this thread.
 fn hand_off(workers: usize, moves: &[usize], producers: &[usize]) {
     hand_off_and_reply(workers, moves, producers, 0);

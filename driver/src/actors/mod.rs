@@ -1,4 +1,4 @@
-//! Actors: pure state machines outside the workers, each on a thread of its own or stepped by a simulation.
+//! Actors: pure state machines outside the workers, each on a separate thread, or stepped by a simulation.
 
 mod actor;
 mod handle;

@@ -47,7 +47,7 @@ impl WakeFlag {
     /// Call after something was enqueued. Returns the worker to wake, if no wake-up was pending.
     ///
     /// The flag is loaded before it is swapped: under load a producer finds it set, and the cache line
-    /// stays shared. No wake-up is lost by that. The enqueued data lies behind a lock that the worker
+    /// stays shared. No wake-up is lost by that. The enqueued data is behind a lock that the worker
     /// takes after [`clear`](Self::clear): data enqueued too late for this look was enqueued after the
     /// worker held that lock, so its producer sees the flag cleared.
     #[inline]

@@ -23,7 +23,7 @@ use crate::wake::{AcceptCallback, DialCallback};
 const CLOSING_MAX: Duration = Duration::from_secs(10);
 
 /// What a transport is on a worker for.
-pub(super) enum Purpose {
+pub(super) enum ConnectionPurpose {
     /// It authenticates the peer.
     Handshake {
         deadline: Instant,
@@ -38,7 +38,7 @@ pub(super) enum Purpose {
     Closing { deadline: Instant },
 }
 
-/// Where a handshake began, and so who receives the connection.
+/// The origin of a handshake, which determines the callback for the connection.
 pub(super) enum HandshakeOrigin {
     Dialed(DialCallback),
     Accepted(AcceptCallback),
@@ -47,7 +47,7 @@ pub(super) enum HandshakeOrigin {
 /// A transport on this worker.
 struct ConnectionSlot {
     transport: Box<dyn Transport>,
-    purpose: Purpose,
+    purpose: ConnectionPurpose,
     /// Distinguishes the events of this transport from those of an earlier one with the same index.
     generation: u32,
     armed: Armed,
@@ -55,9 +55,9 @@ struct ConnectionSlot {
 }
 
 /// A source without frames, for a transport that carries no session.
-struct NoFrames;
+struct EmptySource;
 
-impl FrameSource for NoFrames {
+impl FrameSource for EmptySource {
     fn next_frame(&mut self, _capacity: &SendCapacity) -> Option<Frame> {
         None
     }
@@ -145,14 +145,14 @@ impl Connections {
 
     pub(super) fn has_closing(&self) -> bool {
         let mut slots = self.slots.iter();
-        slots.any(|(_, slot)| matches!(slot.purpose, Purpose::Closing { .. }))
+        slots.any(|(_, slot)| matches!(slot.purpose, ConnectionPurpose::Closing { .. }))
     }
 
     /// The endpoint that a transport serves, and as which attachment.
     pub(super) fn endpoint(&self, index: usize) -> Option<(usize, AttachmentId)> {
         match self.slots.get(index)?.purpose {
-            Purpose::Endpoint { index, attachment } => Some((index, attachment)),
-            Purpose::Handshake { .. } | Purpose::Closing { .. } => None,
+            ConnectionPurpose::Endpoint { index, attachment } => Some((index, attachment)),
+            ConnectionPurpose::Handshake { .. } | ConnectionPurpose::Closing { .. } => None,
         }
     }
 
@@ -200,7 +200,7 @@ impl Connections {
         }
         self.handshakes += 1;
         let deadline = schedule.now + self.handshake_max;
-        match self.add(transport, Purpose::Handshake { deadline, origin }) {
+        match self.add(transport, ConnectionPurpose::Handshake { deadline, origin }) {
             Ok(index) => {
                 let key = TimerKey::Connection(index, self.generation);
                 schedule.timers.push(deadline, key);
@@ -209,7 +209,7 @@ impl Connections {
             }
             Err((purpose, error)) => {
                 self.handshakes -= 1;
-                if let Purpose::Handshake {
+                if let ConnectionPurpose::Handshake {
                     origin: HandshakeOrigin::Dialed(done),
                     ..
                 } = purpose
@@ -224,8 +224,8 @@ impl Connections {
     pub(super) fn add(
         &mut self,
         mut transport: Box<dyn Transport>,
-        purpose: Purpose,
-    ) -> Result<usize, (Purpose, io::Error)> {
+        purpose: ConnectionPurpose,
+    ) -> Result<usize, (ConnectionPurpose, io::Error)> {
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
         let entry = self.slots.vacant_entry();
@@ -261,15 +261,15 @@ impl Connections {
     /// Drives a transport that serves no endpoint.
     pub(super) fn drive(&mut self, index: usize, schedule: &Schedule) {
         match self.slots.get(index).map(|slot| &slot.purpose) {
-            Some(Purpose::Handshake { deadline, .. }) => {
+            Some(ConnectionPurpose::Handshake { deadline, .. }) => {
                 let is_late = schedule.now >= *deadline;
                 self.drive_handshake(index, is_late, schedule.now);
             }
-            Some(Purpose::Closing { deadline }) => {
+            Some(ConnectionPurpose::Closing { deadline }) => {
                 let is_late = schedule.now >= *deadline;
                 self.drive_closing(index, is_late, schedule.now);
             }
-            Some(Purpose::Endpoint { .. }) | None => {}
+            Some(ConnectionPurpose::Endpoint { .. }) | None => {}
         }
     }
 
@@ -281,7 +281,7 @@ impl Connections {
         let driven = slot
             .transport
             .recv(&mut turn, &mut early)
-            .and_then(|_| slot.transport.send(&mut turn, &mut NoFrames));
+            .and_then(|_| slot.transport.send(&mut turn, &mut EmptySource));
         let is_open = slot.transport.phase() == Phase::Open;
         let ended = match driven {
             Err(end) => Some(end),
@@ -291,7 +291,7 @@ impl Connections {
         };
         self.handshakes -= 1;
         let slot = self.take(index);
-        let Purpose::Handshake { origin, .. } = slot.purpose else {
+        let ConnectionPurpose::Handshake { origin, .. } = slot.purpose else {
             return;
         };
         let connected = match (ended, slot.transport.info().peer) {
@@ -322,7 +322,7 @@ impl Connections {
         let mut ignored: Vec<Bytes> = Vec::new();
         let driven = slot
             .transport
-            .send(&mut turn, &mut NoFrames)
+            .send(&mut turn, &mut EmptySource)
             .and_then(|_| slot.transport.recv(&mut turn, &mut ignored));
         match driven {
             Ok(progress) if !is_late => self.note_progress(index, progress),
@@ -336,7 +336,7 @@ impl Connections {
             return;
         };
         let deadline = schedule.now + CLOSING_MAX;
-        slot.purpose = Purpose::Closing { deadline };
+        slot.purpose = ConnectionPurpose::Closing { deadline };
         slot.transport.close(schedule.now);
         let key = TimerKey::Connection(index, slot.generation);
         schedule.timers.push(deadline, key);

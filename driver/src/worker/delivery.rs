@@ -12,7 +12,7 @@ use crate::endpoint::{
 use crate::sync::lock;
 
 /// The receiving side of one endpoint on its worker.
-pub(super) struct Delivery {
+pub(super) struct EndpointDelivery {
     inbox: Option<Box<dyn Inbox>>,
     watch: Option<EventWatch>,
     unread: Unread,
@@ -25,7 +25,7 @@ pub(super) struct Delivery {
     published_sent: u64,
 }
 
-impl Delivery {
+impl EndpointDelivery {
     pub(super) fn new(reception: Reception) -> Self {
         Self {
             inbox: reception.inbox,

@@ -9,8 +9,8 @@ use selvedge_transport::{
     End, Frame, FrameSink, FrameSource, Instant, NodeId, SendCapacity, Transport,
 };
 
-use super::connections::{Connections, Purpose};
-use super::delivery::Delivery;
+use super::connections::{ConnectionPurpose, Connections};
+use super::delivery::EndpointDelivery;
 use super::placement::{Candidate, Cooldown};
 use super::schedule::{Armed, Schedule, TimerKey};
 use crate::connected::Connected;
@@ -29,7 +29,7 @@ const MESSAGES_AT_ONCE: usize = 512;
 pub(crate) struct HostedEndpoint {
     shared: Arc<EndpointShared>,
     session: Session,
-    delivery: Delivery,
+    delivery: EndpointDelivery,
     /// The attachments of the session, each with the index of its connection.
     attachments: Vec<(AttachmentId, usize)>,
     next_attachment: u64,
@@ -93,7 +93,7 @@ impl HostedEndpoint {
         Self {
             shared,
             session,
-            delivery: Delivery::new(reception),
+            delivery: EndpointDelivery::new(reception),
             attachments: Vec::new(),
             next_attachment: 0,
             armed: Armed::default(),
@@ -244,7 +244,7 @@ impl HostedEndpoint {
         transport: Box<dyn Transport>,
         connections: &mut Connections,
     ) {
-        match connections.add(transport, Purpose::Endpoint { index, attachment }) {
+        match connections.add(transport, ConnectionPurpose::Endpoint { index, attachment }) {
             Ok(connection) => {
                 self.attachments.push((attachment, connection));
                 connections.mark_busy(connection);

@@ -38,7 +38,6 @@ use waiter::Waiter;
 pub(crate) use balance::SharedMeters;
 pub(crate) use hosted_endpoint::HostedEndpoint;
 pub(crate) use mailboxes::Mailboxes;
-pub(crate) use spin::SPIN_MAX;
 
 /// How many events one poll returns at most; more are returned by the next. The kernel touches each socket
 /// to report it, and 256 sockets are still in the caches when they are read: with 10,000 busy endpoints this

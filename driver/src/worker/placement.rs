@@ -1,7 +1,7 @@
 //! The placement policy: which endpoint moves to which worker, so that busy endpoints are spread evenly. Pure:
 //! the input is what was measured in each interval, the output at most one move.
 //!
-//! Two rules, since the share of time alone does not show how much is asked of a saturated worker:
+//! Two rules, since the share of time alone does not show the demand on a saturated worker:
 //! - A busy worker moves an endpoint to the least busy one when the two differ clearly and the larger of
 //!   their shares becomes smaller by it. With the same loads the way back would make it larger again, so
 //!   moves do not oscillate.
@@ -23,7 +23,7 @@ const MARGIN: f64 = 0.2;
 /// The least reduction of the larger share: less is noise.
 const GAIN_MIN: f64 = 0.002;
 
-/// From this share on a worker is saturated, and its share does not show how much is asked of it.
+/// From this share on a worker is saturated, and its share does not show the demand on it.
 const FULL: f64 = 0.95;
 
 /// The difference of two crowds from which a move is worth it. A move changes the difference by 2, so that it

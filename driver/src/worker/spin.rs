@@ -17,8 +17,7 @@ use std::time::Duration;
 
 use selvedge_transport::Instant;
 
-/// Polling for longer is never worth a core.
-pub(crate) const SPIN_MAX: Duration = Duration::from_micros(50);
+use crate::config::SPIN_MAX;
 
 /// A sleep counts as short up to so many times the polling time: without the wake-ups on both sides it would
 /// have been shorter than that. A wrong guess costs a few misses.

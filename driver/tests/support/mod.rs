@@ -13,10 +13,10 @@ use selvedge_driver::{
     Listening, QuicDialer, SessionConfig, TcpDialer, UdpDialer, bind,
 };
 
-/// Far longer than anything here takes; only a bug waits for it.
+/// Far longer than any step takes; it only expires in case of a bug.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The protocols that two are connected by.
+/// The protocols of the connections.
 pub(crate) const SCHEMES: [&str; 4] = ["tcp+plain", "tcp", "quic", "udp"];
 
 pub(crate) struct Two {
@@ -104,7 +104,7 @@ impl Two {
         (a, b)
     }
 
-    /// A connection of this pair that nobody has attached.
+    /// A connection of this pair that is not attached.
     pub(crate) fn dial_to_b(&self) -> Connected {
         let dialed = self.driver.dial_blocking(
             &self.dialers,
@@ -150,7 +150,7 @@ pub(crate) fn send_numbered(from: &Endpoint, count: u64) -> std::thread::JoinHan
     })
 }
 
-/// Receives so many messages and checks that each is there once, in order.
+/// Receives so many messages and checks that each arrives once, in order.
 pub(crate) fn expect_numbered(at: &Endpoint, count: u64) {
     for expected in 0..count {
         let message = at.recv_timeout(PATIENCE).expect("the next message");
@@ -167,8 +167,8 @@ pub(crate) fn wait_for<T>(at: &Endpoint, mut pick: impl FnMut(Event) -> Option<T
     }
 }
 
-/// Sends numbered messages of 64 bytes while anything has still to move, then one without payload.
-/// How many were numbered.
+/// Sends numbered messages of 64 bytes while an endpoint still has to move, then one without payload. Returns
+/// the number of numbered messages.
 pub(crate) fn send_numbered_while(from: &Endpoint, unmoved: &AtomicUsize) -> u64 {
     let mut sent = 0;
     while unmoved.load(Ordering::Relaxed) > 0 {

@@ -1,4 +1,4 @@
-//! What strangers may cost a driver: handshakes at once, and descriptors.
+//! What unauthenticated peers may cost a driver: concurrent handshakes, and descriptors.
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -14,24 +14,24 @@ use selvedge_driver::{
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-/// Far longer than anything here takes; only a bug waits for it.
+/// Far longer than any step takes; it only expires in case of a bug.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// For how long a listener without descriptors waits.
+/// How long a listener without descriptors pauses.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Tells the child of a test that it is one.
+/// Set in the child process of a test.
 const ALONE: &str = "SELVEDGE_TEST_ALONE";
 
-/// A driver that listens by `tcp://`, and who has arrived there.
-struct House {
+/// A driver that listens on `tcp://`, and its accepted connections.
+struct ListeningDriver {
     driver: Driver,
     listening: Listening,
     arrivals: Receiver<Connected>,
     dialers: Dialers,
 }
 
-impl House {
+impl ListeningDriver {
     fn new(config: DriverConfig) -> Self {
         let driver = Driver::new(config).expect("a driver");
         let [ours, theirs] = [0, 1].map(|_| Identity::generate().expect("randomness"));
@@ -54,57 +54,57 @@ impl House {
         address.as_socket().expect("it is a socket address")
     }
 
-    /// An honest peer gets in.
+    /// An honest peer connects.
     fn expect_honest(&self) {
         let address = self.listening.address();
         let dialed = self.driver.dial_blocking(&self.dialers, address, None);
-        // Held until it has arrived: who goes at once has not been there.
+        // Held until it is accepted: a connection that is closed at once may not be.
         let _dialed = dialed.expect("a connection");
         self.arrivals.recv_timeout(PATIENCE).expect("an arrival");
     }
 
-    fn stranger(&self) -> std::io::Result<TcpStream> {
+    fn connect_only(&self) -> std::io::Result<TcpStream> {
         TcpStream::connect(self.address())
     }
 }
 
 #[test]
-fn n1_a_worker_holds_so_many_handshakes_and_no_more_and_none_for_long() {
-    let house = House::new(DriverConfig {
+fn n1_a_worker_bounds_the_number_and_the_time_of_handshakes() {
+    let target = ListeningDriver::new(DriverConfig {
         handshakes_max: 8,
         handshake_max: Duration::from_secs(1),
         ..DriverConfig::default()
     });
-    let few: Vec<_> = (0..4).map(|_| house.stranger().unwrap()).collect();
-    house.expect_honest();
-    let many: Vec<_> = (0..16).map(|_| house.stranger().unwrap()).collect();
+    let few: Vec<_> = (0..4).map(|_| target.connect_only().unwrap()).collect();
+    target.expect_honest();
+    let many: Vec<_> = (0..16).map(|_| target.connect_only().unwrap()).collect();
     let begin = Instant::now();
     let ends = few.into_iter().chain(many).map(|mut stream| {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        // Nothing is said to a stranger that says nothing.
+        // Nothing is sent to a peer that sends nothing.
         assert_eq!(stream.read(&mut [0]).unwrap(), 0);
         stream
     });
-    // Kept, so that it is not their going that makes room.
+    // Kept, so that it is not their closing that makes room.
     let ended: Vec<_> = ends.collect();
     assert_eq!(ended.len(), 20);
     assert!(begin.elapsed() < PATIENCE);
-    house.expect_honest();
+    target.expect_honest();
 }
 
 #[test]
-fn n12_strangers_who_come_faster_than_the_rate_wait_and_an_honest_peer_gets_in_behind_them() {
-    let house = House::new(DriverConfig {
+fn n12_connections_above_the_accept_rate_wait_and_an_honest_peer_behind_them_is_accepted() {
+    let target = ListeningDriver::new(DriverConfig {
         accepts_per_second: 100.try_into().unwrap(),
         ..DriverConfig::default()
     });
     let begin = Instant::now();
-    let strangers: Vec<_> = (0..64).map(|_| house.stranger().unwrap()).collect();
-    house.expect_honest();
-    // 65 at 100 a second, of which ten and the last turn of 32 may have come at once.
+    let connections: Vec<_> = (0..64).map(|_| target.connect_only().unwrap()).collect();
+    target.expect_honest();
+    // 65 at 100 a second, of which ten and the last batch of 32 may be accepted at once.
     let waited = begin.elapsed();
     assert!(waited >= Duration::from_millis(200), "{waited:?}");
-    drop(strangers);
+    drop(connections);
 }
 
 #[test]
@@ -115,15 +115,15 @@ fn n16_a_driver_without_descriptors_pauses_without_spinning_and_recovers() {
     }
     let (pause, pauses) = crossbeam_channel::unbounded();
     tracing::subscriber::set_global_default(Pauses(pause)).unwrap();
-    let house = House::new(DriverConfig::default());
-    house.expect_honest();
+    let target = ListeningDriver::new(DriverConfig::default());
+    target.expect_honest();
     let mut stat = File::open("/proc/self/stat").unwrap();
 
     let mut files: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
-    // An odd number of descriptors is left. Each stranger takes one and each accept takes one, and
-    // a stranger is there before it is accepted: in the end at least one is not.
+    // An odd number of descriptors is left. Each peer takes one and each accept takes one, and a peer
+    // connects before it is accepted: in the end at least one is not.
     files.truncate(files.len() - 11);
-    let strangers: Vec<_> = std::iter::from_fn(|| house.stranger().ok()).collect();
+    let connections: Vec<_> = std::iter::from_fn(|| target.connect_only().ok()).collect();
     pauses.recv_timeout(PATIENCE).unwrap();
     let (begin, used) = (Instant::now(), processor_time(&mut stat));
     for _ in 0..5 {
@@ -134,11 +134,11 @@ fn n16_a_driver_without_descriptors_pauses_without_spinning_and_recovers() {
     assert!(PAUSE * (tries - 1) <= passed, "{tries} tries in {passed:?}");
     assert!(used < passed / 2, "{used:?} of {passed:?} were spent");
 
-    drop((strangers, files));
-    house.expect_honest();
+    drop((connections, files));
+    target.expect_honest();
 }
 
-/// Runs a test of this program in a process that runs no other and may open so many descriptors.
+/// Runs one test of this program in a separate process that may open so many descriptors.
 fn run_alone(test: &str, descriptors: usize) {
     let output = std::process::Command::new("sh")
         .args(["-c", "ulimit -n \"$0\" && exec \"$@\""])
@@ -148,28 +148,28 @@ fn run_alone(test: &str, descriptors: usize) {
         .env(ALONE, "1")
         .output()
         .expect("a shell");
-    let said = String::from_utf8_lossy(&output.stdout);
+    let printed = String::from_utf8_lossy(&output.stdout);
     assert!(
-        output.status.success() && said.contains("1 passed"),
-        "{test}, alone: {}\n{said}\n{}",
+        output.status.success() && printed.contains("1 passed"),
+        "{test}, alone: {}\n{printed}\n{}",
         output.status,
         String::from_utf8_lossy(&output.stderr)
     );
 }
 
-/// How much processor time this process has used (proc(5): fields 14 and 15, in ticks of 10 ms).
+/// The processor time of this process (proc(5): fields 14 and 15, in ticks of 10 ms).
 fn processor_time(stat: &mut File) -> Duration {
     let mut text = String::new();
     stat.rewind().expect("a seek");
     stat.read_to_string(&mut text).expect("text");
-    // The name of the program, in parentheses, may have spaces.
+    // The name of the program, in parentheses, may contain spaces.
     let (_, fields) = text.rsplit_once(") ").expect("a name");
     let ticks = fields.split(' ').skip(11).take(2);
     let ticks = ticks.map(|field| field.parse::<u32>().expect("a number"));
     Duration::from_millis(10) * ticks.sum::<u32>()
 }
 
-/// Says when a listener pauses: each time it has tried to accept and could not, it warns.
+/// Reports the pauses of a listener, which logs a warning each time it cannot accept.
 struct Pauses(Sender<()>);
 
 impl Subscriber for Pauses {
@@ -186,7 +186,7 @@ impl Subscriber for Pauses {
     fn record_follows_from(&self, _: &Id, _: &Id) {}
 
     fn event(&self, _: &Event<'_>) {
-        // Once the test is over, nobody listens.
+        // After the test, there is no receiver.
         let _ = self.0.send(());
     }
 

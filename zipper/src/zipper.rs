@@ -27,7 +27,7 @@ pub struct Neighbour {
 }
 
 /// Makes a listener for the nodes that may connect.
-pub type MakeListener = Arc<dyn Fn(&Admission) -> Box<dyn Listener> + Send + Sync>;
+pub type ListenerFactory = Arc<dyn Fn(&Admission) -> Box<dyn Listener> + Send + Sync>;
 
 /// What a zipper is made of.
 #[derive(Clone)]
@@ -47,7 +47,7 @@ pub struct ZipperOptions {
     /// Transports that are not built in: what dials by them.
     pub dialers: Vec<Arc<dyn Dialer>>,
     /// Transports that are not built in: what accepts by them.
-    pub listeners: Vec<MakeListener>,
+    pub listeners: Vec<ListenerFactory>,
     /// The driver, from which the zipper has its clock and its randomness; without one, a driver of its
     /// own, with `workers` and `spin`.
     pub driver: Option<Arc<Driver>>,

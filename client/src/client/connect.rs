@@ -129,7 +129,7 @@ impl Connecting {
         let (sender, result) = bounded(1);
         let hosting = Arc::clone(&driver);
         let hosted = hosting.spawn_actor("zipper-client", |mail| Connector {
-            phase: Phase::Begun(Parts { driver, identity }),
+            phase: ConnectPhase::Begun(Parts { driver, identity }),
             mail,
             options,
             introduction,
@@ -183,7 +183,7 @@ pub(super) enum ClientCommand {
 
 /// The actor of a client: connects it, then keeps it connected.
 struct Connector {
-    phase: Phase,
+    phase: ConnectPhase,
     mail: MailboxSender<ClientCommand>,
     options: ClientOptions,
     introduction: [Bytes; 2],
@@ -191,7 +191,7 @@ struct Connector {
     result: Sender<Result<Client, ConnectError>>,
 }
 
-enum Phase {
+enum ConnectPhase {
     Begun(Parts),
     Searching(Search, Parts),
     Introducing(Arc<Hub>, Keeper),
@@ -209,18 +209,18 @@ impl Actor for Connector {
     type Command = ClientCommand;
 
     fn handle(&mut self, now: Instant, command: Option<ClientCommand>) -> Next {
-        let phase = std::mem::replace(&mut self.phase, Phase::Over);
+        let phase = std::mem::replace(&mut self.phase, ConnectPhase::Over);
         match self.step(now, phase, command) {
             Ok(phase) => self.phase = phase,
             // The hub has been dropped by now, and with it a driver of its own.
             Err(error) => self.finish(Err(error)),
         }
         match &self.phase {
-            Phase::Begun(_) => Next::At(now),
-            Phase::Searching(search, _) => Next::At(search.deadline()),
-            Phase::Introducing(..) => Next::At(self.deadline),
-            Phase::Connected(_) => Next::Command,
-            Phase::Over => Next::End,
+            ConnectPhase::Begun(_) => Next::At(now),
+            ConnectPhase::Searching(search, _) => Next::At(search.deadline()),
+            ConnectPhase::Introducing(..) => Next::At(self.deadline),
+            ConnectPhase::Connected(_) => Next::Command,
+            ConnectPhase::Over => Next::End,
         }
     }
 }
@@ -229,39 +229,39 @@ impl Connector {
     fn step(
         &self,
         now: Instant,
-        phase: Phase,
+        phase: ConnectPhase,
         command: Option<ClientCommand>,
-    ) -> Result<Phase, ConnectError> {
+    ) -> Result<ConnectPhase, ConnectError> {
         match (phase, command) {
-            (Phase::Connected(keeper), Some(ClientCommand::Stop)) => {
+            (ConnectPhase::Connected(keeper), Some(ClientCommand::Stop)) => {
                 keeper.end();
-                Ok(Phase::Over)
+                Ok(ConnectPhase::Over)
             }
-            (_, Some(ClientCommand::Stop)) => Ok(Phase::Over),
-            (Phase::Begun(parts), _) => self.begin(now, parts),
-            (Phase::Searching(mut search, parts), command) => {
+            (_, Some(ClientCommand::Stop)) => Ok(ConnectPhase::Over),
+            (ConnectPhase::Begun(parts), _) => self.begin(now, parts),
+            (ConnectPhase::Searching(mut search, parts), command) => {
                 if let Some(ClientCommand::Dialed(at, result)) = command {
                     search.dialed(now, at, result.map_err(|error| error.to_string()));
                 }
                 self.search(now, search, parts)
             }
-            (Phase::Introducing(hub, keeper), command) => {
+            (ConnectPhase::Introducing(hub, keeper), command) => {
                 if let Some(ClientCommand::Hub(event)) = command {
                     keeper.handle(event);
                 }
                 self.await_introduction(now, hub, keeper)
             }
-            (Phase::Connected(keeper), command) => {
+            (ConnectPhase::Connected(keeper), command) => {
                 if let Some(ClientCommand::Hub(event)) = command {
                     keeper.handle(event);
                 }
-                Ok(Phase::Connected(keeper))
+                Ok(ConnectPhase::Connected(keeper))
             }
-            (Phase::Over, _) => Ok(Phase::Over),
+            (ConnectPhase::Over, _) => Ok(ConnectPhase::Over),
         }
     }
 
-    fn begin(&self, now: Instant, parts: Parts) -> Result<Phase, ConnectError> {
+    fn begin(&self, now: Instant, parts: Parts) -> Result<ConnectPhase, ConnectError> {
         let addresses = self.options.zippers.clone();
         if let Some(node) = self.options.node {
             // The hub determines which of the addresses answer.
@@ -281,16 +281,26 @@ impl Connector {
         self.search(now, Search::new(addresses, self.deadline), parts)
     }
 
-    fn search(&self, now: Instant, search: Search, parts: Parts) -> Result<Phase, ConnectError> {
+    fn search(
+        &self,
+        now: Instant,
+        search: Search,
+        parts: Parts,
+    ) -> Result<ConnectPhase, ConnectError> {
         match search.result(now) {
-            None => Ok(Phase::Searching(search, parts)),
+            None => Ok(ConnectPhase::Searching(search, parts)),
             Some(Ok(found)) => self.introduce(now, found, parts),
             Some(Err(failures)) => Err(ConnectError::Unreachable(failures)),
         }
     }
 
     /// Makes a hub whose only peer is the zipper, and sends the introduction.
-    fn introduce(&self, now: Instant, found: Found, parts: Parts) -> Result<Phase, ConnectError> {
+    fn introduce(
+        &self,
+        now: Instant,
+        found: Found,
+        parts: Parts,
+    ) -> Result<ConnectPhase, ConnectError> {
         let send_buffer = SessionConfig::default().send_buffer;
         let mail = self.mail.clone();
         let mut builder = Hub::builder(parts.identity)
@@ -312,17 +322,17 @@ impl Connector {
         now: Instant,
         hub: Arc<Hub>,
         keeper: Keeper,
-    ) -> Result<Phase, ConnectError> {
+    ) -> Result<ConnectPhase, ConnectError> {
         let waker = Waker::from(Arc::new(WakeActor(self.mail.clone())));
         let mut cx = Context::from_waker(&waker);
         match keeper.poll_introduced(&mut cx) {
             Poll::Ready(zipper) => {
                 let client = Client::new(zipper?, keeper.shared(), hub, self.mail.clone());
                 self.finish(Ok(client));
-                Ok(Phase::Connected(keeper))
+                Ok(ConnectPhase::Connected(keeper))
             }
             Poll::Pending if now >= self.deadline => Err(keeper.silence()),
-            Poll::Pending => Ok(Phase::Introducing(hub, keeper)),
+            Poll::Pending => Ok(ConnectPhase::Introducing(hub, keeper)),
         }
     }
 

@@ -10,10 +10,10 @@ use crate::wire::{Data, PlainMessage};
 /// Decoding the header of every message costs as much as the overhead of a call into a WebAssembly
 /// guest. [`Client::read`](crate::Client::read) returns decoded messages.
 #[derive(Debug)]
-pub struct ReceivedMessage(Content);
+pub struct ReceivedMessage(ReceivedContent);
 
 #[derive(Debug)]
-enum Content {
+enum ReceivedContent {
     /// A message without target and trace, not decoded.
     Plain(PlainMessage, Bytes),
     /// A message whose header has optional parts.
@@ -22,7 +22,7 @@ enum Content {
 
 impl From<Data> for ReceivedMessage {
     fn from(data: Data) -> Self {
-        Self(Content::Decoded(data))
+        Self(ReceivedContent::Decoded(data))
     }
 }
 
@@ -30,7 +30,7 @@ impl ReceivedMessage {
     /// Reads a plain message. Returns the bytes of any other message, which has to be decoded.
     pub(super) fn read(bytes: Bytes) -> Result<Self, Bytes> {
         match PlainMessage::read_sourced(&bytes) {
-            Some(plain) => Ok(Self(Content::Plain(plain, bytes))),
+            Some(plain) => Ok(Self(ReceivedContent::Plain(plain, bytes))),
             None => Err(bytes),
         }
     }
@@ -39,8 +39,8 @@ impl ReceivedMessage {
     #[must_use]
     pub const fn tag(&self) -> Tag {
         match &self.0 {
-            Content::Plain(plain, _) => plain.tag,
-            Content::Decoded(data) => data.tag,
+            ReceivedContent::Plain(plain, _) => plain.tag,
+            ReceivedContent::Decoded(data) => data.tag,
         }
     }
 
@@ -48,8 +48,8 @@ impl ReceivedMessage {
     #[must_use]
     pub fn payload(&self) -> &[u8] {
         match &self.0 {
-            Content::Plain(plain, bytes) => &bytes[plain.payload_at..],
-            Content::Decoded(data) => &data.payload,
+            ReceivedContent::Plain(plain, bytes) => &bytes[plain.payload_at..],
+            ReceivedContent::Decoded(data) => &data.payload,
         }
     }
 
@@ -57,8 +57,8 @@ impl ReceivedMessage {
     #[must_use]
     pub fn trace(&self) -> Option<&[(String, u64)]> {
         match &self.0 {
-            Content::Plain(..) => None,
-            Content::Decoded(data) => data.trace.as_deref(),
+            ReceivedContent::Plain(..) => None,
+            ReceivedContent::Decoded(data) => data.trace.as_deref(),
         }
     }
 }

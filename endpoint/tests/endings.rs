@@ -1,4 +1,4 @@
-//! How a session ends or begins anew, and what it says of messages that did not make it.
+//! How a session ends or restarts, and how it reports undelivered messages.
 
 mod pair;
 
@@ -33,8 +33,8 @@ fn an_orderly_close_delivers_everything_first() {
         pair.sides[0].send(0, vec![byte; 1000]).unwrap();
     }
     let side = &mut pair.sides[0];
-    // The session has seen none of it yet.
-    side.session.close(pair.now, &mut side.outbox);
+    // The session has not drained the send buffer yet.
+    side.session.close(pair.now, &mut side.send_buffer);
     pair.settle(10_000);
     assert_eq!(pair.sides[1].payloads(0).len(), 100);
     assert_eq!(closed(&pair.sides[0]), (CloseReason::Local, 0));
@@ -47,14 +47,18 @@ fn an_orderly_close_delivers_everything_first() {
 }
 
 #[test]
-fn what_is_accepted_while_a_session_ends_belongs_to_its_end() {
+fn messages_accepted_while_a_session_ends_are_reported_by_its_closed_event() {
     let mut pair = Pair::new(&SessionConfig::default(), 1);
     let side = &mut pair.sides[0];
-    side.outbox.push(LaneId::FIRST, "taken".into()).unwrap();
-    side.session.exchange(&mut side.outbox);
-    side.outbox.push(LaneId::FIRST, "not yet".into()).unwrap();
+    side.send_buffer
+        .push(LaneId::FIRST, "drained".into())
+        .unwrap();
+    side.session.exchange(&mut side.send_buffer);
+    side.send_buffer
+        .push(LaneId::FIRST, "not yet".into())
+        .unwrap();
     side.session.abort();
-    side.session.exchange(&mut side.outbox);
+    side.session.exchange(&mut side.send_buffer);
     let outputs = std::iter::from_fn(|| side.session.poll_output());
     let undelivered: Vec<Vec<_>> = outputs
         .filter_map(|output| match output {
@@ -63,32 +67,32 @@ fn what_is_accepted_while_a_session_ends_belongs_to_its_end() {
         })
         .map(|messages| messages.into_iter().map(|it| it.payload).collect())
         .collect();
-    assert_eq!(undelivered, [["taken", "not yet"]]);
-    assert_eq!(side.outbox.used(), 0);
+    assert_eq!(undelivered, [["drained", "not yet"]]);
+    assert_eq!(side.send_buffer.used(), 0);
 }
 
 #[test]
-fn whoever_closes_acknowledges_first_what_has_arrived() {
+fn a_close_first_acknowledges_what_has_arrived() {
     let mut pair = Pair::new(&SessionConfig::default(), 1);
     pair.connect(0);
-    pair.sides[0].send(0, "heard").unwrap();
-    // Until it has arrived, but not so long that it is acknowledged on its own.
+    pair.sides[0].send(0, "received").unwrap();
+    // Until the message has arrived, but no longer: its acknowledgement is still delayed.
     while pair.sides[1].payloads(0).is_empty() {
         pair.step();
     }
     let side = &mut pair.sides[1];
-    side.session.close(pair.now, &mut side.outbox);
+    side.session.close(pair.now, &mut side.send_buffer);
     pair.settle(10_000);
     assert_eq!(closed(&pair.sides[1]), (CloseReason::Local, 0));
     assert_eq!(closed(&pair.sides[0]), (CloseReason::Peer, 0));
 }
 
 #[test]
-fn a_close_without_a_peer_gives_up_after_the_linger_and_hands_back() {
+fn a_close_without_a_peer_is_aborted_after_the_linger_and_returns_the_messages() {
     let mut pair = Pair::new(&SessionConfig::default(), 1);
     pair.sides[0].send(0, "never sent").unwrap();
     let side = &mut pair.sides[0];
-    side.session.close(pair.now, &mut side.outbox);
+    side.session.close(pair.now, &mut side.send_buffer);
     pair.now += Duration::from_secs(4);
     pair.sides[0].session.handle_timeout(pair.now);
     assert!(!pair.sides[0].session.is_closed());
@@ -104,11 +108,11 @@ fn a_peer_that_restarted_is_reported_with_what_was_undelivered() {
     let first = pair.connect(0);
     pair.sides[0].send(0, "delivered").unwrap();
     pair.settle(1000);
-    // In flight when the peer dies: pulled into a transport, never delivered.
+    // In flight when the peer dies: handed to a transport, never delivered.
     pair.capacity = 100;
     pair.sides[0].send(0, vec![1; 100]).unwrap();
     let side = &mut pair.sides[0];
-    side.session.exchange(&mut side.outbox);
+    side.session.exchange(&mut side.send_buffer);
     let capacity = selvedge_transport::SendCapacity {
         frame_max: 50,
         datagram_max: 0,
@@ -133,9 +137,9 @@ fn a_peer_that_restarted_is_reported_with_what_was_undelivered() {
     assert_eq!(
         pair.sides[1].payloads(0),
         ["kept"],
-        "what never left goes to the new process"
+        "messages that were never sent are delivered to the new process"
     );
-    assert_eq!(pair.sides[0].outbox.used(), 0);
+    assert_eq!(pair.sides[0].send_buffer.used(), 0);
     pair.sides[1].send(0, "hello again").unwrap();
     pair.sides[0].send(0, "and you").unwrap();
     pair.settle(1000);
@@ -144,7 +148,7 @@ fn a_peer_that_restarted_is_reported_with_what_was_undelivered() {
 }
 
 #[test]
-fn a_restarted_peer_that_dials_is_recognised_too() {
+fn a_restarted_peer_is_recognised_whichever_side_dials() {
     for dialer in 0..2 {
         let mut pair = Pair::new(&SessionConfig::default(), 3);
         let first = pair.connect(0);
@@ -201,7 +205,7 @@ fn a_silent_transport_is_given_up_after_three_seconds() {
 }
 
 #[test]
-fn two_transports_dialed_at_once_leave_one() {
+fn of_two_transports_dialed_at_once_one_remains() {
     for seed in 0..200 {
         let mut pair = Pair::new(&SessionConfig::default(), seed);
         pair.connect(0);
@@ -218,16 +222,16 @@ fn two_transports_dialed_at_once_leave_one() {
 }
 
 #[test]
-fn rubbish_costs_the_peer_its_transport_and_nothing_else() {
-    let rubbish: [&[u8]; 6] = [
+fn a_malformed_frame_ends_the_transport_but_not_the_session() {
+    let malformed: [&[u8]; 6] = [
         b"",
         b"\xff",
-        b"\x03\x00\x05data before a greeting",
+        b"\x03\x00\x05data before a hello",
         &[1; 64],
         &[4, 1, 0, 0xff, 0xff],
         &[0; 2000],
     ];
-    for bytes in rubbish {
+    for bytes in malformed {
         let mut pair = Pair::new(&SessionConfig::default(), 1);
         let id = AttachmentId(77);
         pair.sides[0]
@@ -250,7 +254,7 @@ fn rubbish_costs_the_peer_its_transport_and_nothing_else() {
 }
 
 #[test]
-fn a_peer_that_takes_shorter_messages_only_is_incompatible() {
+fn a_peer_with_a_lower_message_limit_is_incompatible() {
     let mut pair = Pair::new(&SessionConfig::default(), 1);
     let config = SessionConfig {
         message_max: 1000,

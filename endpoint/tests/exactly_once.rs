@@ -1,4 +1,4 @@
-//! Every message arrives exactly once, in order, whatever happens to the transports.
+//! Every message arrives exactly once and in order, whatever happens to the transports.
 
 mod pair;
 
@@ -6,7 +6,7 @@ use bytes::Bytes;
 use pair::Pair;
 use selvedge_endpoint::{LaneConfig, SendError, SessionConfig};
 
-/// A message that says who sent it, on which lane, and as which: filled up to `len`.
+/// A message with its lane and its number, padded to `len` bytes.
 fn numbered(lane: u8, number: u32, len: usize) -> Bytes {
     let mut payload = vec![lane; len.max(5)];
     payload[1..5].copy_from_slice(&number.to_le_bytes());
@@ -31,8 +31,8 @@ fn config(lanes: usize) -> SessionConfig {
     }
 }
 
-/// Sends random messages both ways while transports come, go and overlap, from one seed.
-fn run(seed: u64) {
+/// Sends random messages both ways while transports are attached, cut and overlap, from one seed.
+fn run_scenario(seed: u64) {
     let lanes = 3;
     let mut pair = Pair::new(&config(lanes), seed);
     let mut sent = [[0_u32; 3]; 2];
@@ -50,7 +50,7 @@ fn run(seed: u64) {
             2 => pair.advance(),
             3 => {
                 let side = pair.rng.usize(0..2);
-                pair.sides[side].takes = !pair.sides[side].takes;
+                pair.sides[side].reads = !pair.sides[side].reads;
             }
             4..10 => {
                 let (side, lane) = (pair.rng.usize(0..2), pair.rng.usize(0..lanes));
@@ -71,7 +71,7 @@ fn run(seed: u64) {
             }
         }
     }
-    pair.sides.iter_mut().for_each(|side| side.takes = true);
+    pair.sides.iter_mut().for_each(|side| side.reads = true);
     if pair.pipes.is_empty() {
         pair.connect(0);
     }
@@ -90,20 +90,20 @@ fn run(seed: u64) {
         assert_eq!(
             pair.sides[from].session.unacknowledged(),
             0,
-            "seed {seed}: memory is kept"
+            "seed {seed}: messages are retained"
         );
         assert_eq!(
-            pair.sides[from].outbox.used(),
+            pair.sides[from].send_buffer.used(),
             0,
-            "seed {seed}: room is kept"
+            "seed {seed}: the send buffer is not empty"
         );
     }
 }
 
 #[test]
-fn over_transports_that_come_go_and_overlap() {
+fn over_transports_that_are_attached_cut_and_overlap() {
     for seed in 0..3000 {
-        run(seed);
+        run_scenario(seed);
     }
 }
 

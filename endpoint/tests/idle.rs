@@ -1,4 +1,4 @@
-//! What an idle session does without: lanes that nobody uses, and timers of its own.
+//! What an idle session avoids: cost of unused lanes, and timers off the driver's ticks.
 
 mod pair;
 
@@ -17,7 +17,7 @@ fn a_peer_may_use_lanes_that_this_side_does_not_send_on() {
     let mut pair = Pair::new(&with_lanes(1), 1);
     pair.sides[0] = Side::new(0, &with_lanes(32), 7);
     pair.connect(0);
-    // More than the credit that the greeting gives, on the last lane first.
+    // More than the credit that the `Hello` grants, on the last lane first.
     for lane in [31, 0, 12] {
         for byte in 0..100 {
             pair.sides[0].send(lane, vec![byte; 100]).unwrap();
@@ -35,21 +35,21 @@ fn a_peer_may_use_lanes_that_this_side_does_not_send_on() {
 }
 
 #[test]
-fn heartbeats_fall_on_ticks_and_what_somebody_may_wait_for_does_not() {
+fn heartbeats_are_due_on_ticks_and_urgent_deadlines_are_exact() {
     let config = SessionConfig::default();
     let mut pair = Pair::new(&config, 1);
     let start = pair.now - Duration::from_millis(30);
     pair.connect(0);
     pair.settle(10_000);
-    for (session, passed) in [&pair.sides[0].session, &pair.sides[1].session].map(|it| {
+    for (session, delay) in [&pair.sides[0].session, &pair.sides[1].session].map(|it| {
         let at = it.poll_timeout_by_ticks(start).unwrap();
         (it, at - start)
     }) {
         let exact = session.poll_timeout().unwrap() - start;
-        assert!(passed >= exact && passed < exact + Duration::from_millis(100));
-        assert_eq!(passed.as_nanos() % 100_000_000, 0, "{passed:?}");
+        assert!(delay >= exact && delay < exact + Duration::from_millis(100));
+        assert_eq!(delay.as_nanos() % 100_000_000, 0, "{delay:?}");
     }
-    // An acknowledgement that frees much keeps its time.
+    // The deadline of an acknowledgement that frees much is not rounded.
     pair.sides[0].send(0, vec![7; 100_000]).unwrap();
     while pair.sides[1].payloads(0).is_empty() {
         pair.step();
@@ -61,13 +61,13 @@ fn heartbeats_fall_on_ticks_and_what_somebody_may_wait_for_does_not() {
 }
 
 #[test]
-fn of_an_idle_pair_the_dialer_asks_for_a_sign_of_life_and_the_acceptor_only_if_it_does_not() {
+fn in_an_idle_pair_the_dialer_sends_the_pings_and_the_acceptor_only_if_the_dialer_does_not() {
     let config = SessionConfig::default();
     let patient = SessionConfig {
         heartbeat: Duration::from_secs(3600),
         ..config.clone()
     };
-    for (dialer, asks) in [(config.clone(), 0), (patient, 1)] {
+    for (dialer, pinging) in [(config.clone(), 0), (patient, 1)] {
         let mut pair = Pair::new(&config, 1);
         pair.sides[0] = Side::new(0, &dialer, 7);
         let id = pair.connect(0);
@@ -75,12 +75,12 @@ fn of_an_idle_pair_the_dialer_asks_for_a_sign_of_life_and_the_acceptor_only_if_i
         let begin = pair.now;
         for _ in 0..10 {
             pair.advance();
-            let wants = |side: &Side| side.session.wants_to_send(id);
-            assert!(wants(&pair.sides[asks]) && !wants(&pair.sides[1 - asks]));
+            let sends = |side: &Side| side.session.wants_to_send(id);
+            assert!(sends(&pair.sides[pinging]) && !sends(&pair.sides[1 - pinging]));
             for _ in 0..100 {
                 pair.step();
             }
-            assert!(!wants(&pair.sides[0]) && !wants(&pair.sides[1]));
+            assert!(!sends(&pair.sides[0]) && !sends(&pair.sides[1]));
         }
         let interval = (pair.now - begin) / 10;
         assert!(interval <= config.heartbeat * 5 / 4, "{interval:?}");

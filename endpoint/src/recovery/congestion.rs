@@ -1,20 +1,20 @@
-//! How much may be in flight: CUBIC (RFC 9438), with the loss and recovery rules of RFC 9002.
+//! Congestion control: CUBIC (RFC 9438), with the loss and recovery rules of RFC 9002.
 
 use std::time::Duration;
 
 use selvedge_transport::Instant;
 
-/// What the window is counted in: a full datagram, in bytes.
+/// The unit of the window: a full datagram, in bytes.
 pub(super) const SEGMENT: u64 = 1200;
 
-/// RFC 9002, section 7.2.
+/// The initial and the minimum window: RFC 9002, section 7.2.
 const INITIAL_WINDOW: u64 = 10 * SEGMENT;
 const MIN_WINDOW: u64 = 2 * SEGMENT;
 
-/// RFC 9438, sections 4.1 and 4.6: how steep, and what is left after a loss.
+/// RFC 9438, sections 4.1 and 4.6: the growth factor, and the window's share that remains after a loss.
 const C: f64 = 0.4;
 const BETA: f64 = 0.7;
-/// RFC 9438, section 4.3: as fast as Reno on average.
+/// RFC 9438, section 4.3: with this increase the window equals that of Reno on average.
 const ALPHA: f64 = 3.0 * (1.0 - BETA) / (1.0 + BETA);
 
 /// The congestion window of one path, in bytes.
@@ -29,15 +29,15 @@ const ALPHA: f64 = 3.0 * (1.0 - BETA) / (1.0 + BETA);
 #[derive(Debug)]
 pub(super) struct Congestion {
     window: f64,
-    /// Below it the window doubles each round trip.
+    /// The slow start threshold: below it the window doubles each round trip.
     threshold: f64,
     /// The window before the last reductions.
     max: f64,
-    /// What Reno would have.
+    /// The window that Reno would have.
     estimate: f64,
-    /// When the last reduction was: packets sent before it are in recovery.
+    /// The time of the last reduction: packets sent before it are in recovery.
     reduced_at: Option<Instant>,
-    /// When avoidance began, after the last reduction.
+    /// When congestion avoidance began after the last reduction.
     epoch: Option<Instant>,
 }
 
@@ -61,8 +61,8 @@ impl Congestion {
         self.reduced_at.is_some_and(|reduced| sent_at <= reduced)
     }
 
-    /// A packet of `bytes` was seen by the peer.
-    pub(super) fn seen(&mut self, now: Instant, sent_at: Instant, bytes: u64, rtt: Duration) {
+    /// A packet of `bytes` was acknowledged.
+    pub(super) fn acked(&mut self, now: Instant, sent_at: Instant, bytes: u64, rtt: Duration) {
         if self.is_in_recovery(sent_at) {
             return;
         }
@@ -94,7 +94,7 @@ impl Congestion {
         }
         self.reduced_at = Some(now);
         self.epoch = None;
-        // Fast convergence (RFC 9438, section 4.7): leave room to newcomers.
+        // Fast convergence (RFC 9438, section 4.7): leave room for new connections.
         self.max = if self.window < self.max {
             self.window * (1.0 + BETA) / 2.0
         } else {
@@ -112,17 +112,17 @@ mod tests {
 
     const RTT: Duration = Duration::from_millis(50);
 
-    /// One round trip in which everything arrives.
+    /// One round trip without loss.
     fn round(congestion: &mut Congestion, now: &mut Instant) {
         let sent_at = *now;
         *now += RTT;
         for _ in 0..congestion.window() / SEGMENT {
-            congestion.seen(*now, sent_at, SEGMENT, RTT);
+            congestion.acked(*now, sent_at, SEGMENT, RTT);
         }
     }
 
     #[test]
-    fn it_doubles_until_the_first_loss() {
+    fn the_window_doubles_until_the_first_loss() {
         let (mut congestion, mut now) = (
             Congestion::new(),
             Instant::from_origin(Duration::from_secs(1)),
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn it_comes_back_to_where_it_was_and_goes_beyond() {
+    fn the_window_recovers_to_its_size_before_the_loss_and_exceeds_it() {
         let (mut congestion, mut now) = (
             Congestion::new(),
             Instant::from_origin(Duration::from_secs(1)),
@@ -170,16 +170,16 @@ mod tests {
             windows.push(congestion.window());
         }
         assert!(windows.is_sorted());
-        let back = windows.iter().position(|&window| window >= before);
+        let recovered = windows.iter().position(|&window| window >= before);
         // K = cbrt(0.3 * 640 / 0.4) = 7.8 s, or 156 round trips; Reno's estimate is slower here.
         assert!(
-            back.is_some_and(|rounds| (100..190).contains(&rounds)),
-            "{back:?}"
+            recovered.is_some_and(|rounds| (100..190).contains(&rounds)),
+            "{recovered:?}"
         );
     }
 
     #[test]
-    fn it_never_falls_below_two_segments() {
+    fn the_window_never_falls_below_two_segments() {
         let (mut congestion, mut now) = (
             Congestion::new(),
             Instant::from_origin(Duration::from_secs(1)),

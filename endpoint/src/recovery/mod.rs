@@ -173,7 +173,7 @@ impl Recovery {
             return false;
         }
         let (window, rtt) = (self.congestion.window(), self.rtt.smoothed());
-        self.paced_until = self.pacer.wait(now, window, rtt);
+        self.paced_until = self.pacer.next_send(now, window, rtt);
         self.paced_until.is_none()
     }
 
@@ -246,7 +246,7 @@ impl Recovery {
                 }
                 if was_full {
                     let rtt = self.rtt.smoothed();
-                    self.congestion.seen(now, packet.at, packet.len, rtt);
+                    self.congestion.acked(now, packet.at, packet.len, rtt);
                 }
                 self.timeouts = 0;
                 if packet.len > SMALL_FRAME as u64 {

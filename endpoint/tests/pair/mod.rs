@@ -11,15 +11,15 @@ use selvedge_endpoint::{
 };
 use selvedge_transport::{FrameOrder, Instant, LaneSet, NodeId, Role, SendCapacity};
 
-/// One side: a session, its outbox, and what came out of it.
+/// One side: a session, its send buffer, and its outputs.
 pub(crate) struct Side {
     pub(crate) session: Session,
-    pub(crate) outbox: SendBuffer,
+    pub(crate) send_buffer: SendBuffer,
     pub(crate) received: Vec<Message>,
     pub(crate) events: Vec<Event>,
     pub(crate) released: Vec<AttachmentId>,
-    /// Whether messages are taken as soon as they arrive.
-    pub(crate) takes: bool,
+    /// Whether messages are read as soon as they arrive.
+    pub(crate) reads: bool,
 }
 
 impl Side {
@@ -27,16 +27,16 @@ impl Side {
         let (own, other) = (NodeId::new([number; 32]), NodeId::new([1 - number; 32]));
         Self {
             session: Session::new(config.clone(), own, other, incarnation),
-            outbox: SendBuffer::new(config),
+            send_buffer: SendBuffer::new(config),
             received: Vec::new(),
             events: Vec::new(),
             released: Vec::new(),
-            takes: true,
+            reads: true,
         }
     }
 
     pub(crate) fn send(&mut self, lane: u8, payload: impl Into<Bytes>) -> Result<(), SendError> {
-        self.outbox.push(
+        self.send_buffer.push(
             LaneId::new(lane).expect("tests use few lanes"),
             payload.into(),
         )
@@ -58,7 +58,7 @@ impl Side {
                 SessionOutput::Release { attachment, .. } => self.released.push(attachment),
             }
         }
-        if self.takes {
+        if self.reads {
             let messages: Vec<_> = self.session.take_messages().collect();
             for message in &messages {
                 self.session.taken(message.lane, message.cost());
@@ -68,7 +68,7 @@ impl Side {
     }
 }
 
-/// A reliable transport: per direction, frames in flight of each flow, in order within the flow.
+/// A reliable transport: the frames in flight in each direction, in order per [`FrameOrder`].
 pub(crate) struct Pipe {
     pub(crate) id: AttachmentId,
     pub(crate) up: bool,
@@ -100,7 +100,7 @@ impl Pair {
         }
     }
 
-    /// Opens a transport that `dialer` began.
+    /// Opens a transport dialed by `dialer`.
     pub(crate) fn connect(&mut self, dialer: usize) -> AttachmentId {
         self.next_id += 1;
         let id = AttachmentId(self.next_id);
@@ -111,7 +111,7 @@ impl Pair {
                 Role::Acceptor
             };
             if side.session.attach(self.now, id, role, true).is_err() {
-                // The driver would close the transport: the other side sees it end.
+                // A driver would close the transport, so the other side detaches it, too.
                 self.sides
                     .iter_mut()
                     .for_each(|s| s.session.detach(id, DetachReason::Local));
@@ -126,7 +126,7 @@ impl Pair {
         id
     }
 
-    /// Breaks a transport: what is in flight is lost.
+    /// Cuts a transport: the frames in flight are lost.
     pub(crate) fn cut(&mut self, id: AttachmentId) {
         self.pipes.retain(|pipe| pipe.id != id);
         for side in &mut self.sides {
@@ -134,8 +134,8 @@ impl Pair {
         }
     }
 
-    /// Ends a transport in order on one side: what was sent still arrives, then the other side
-    /// sees the end.
+    /// Closes a transport in order on one side: the frames in flight still arrive, then the other
+    /// side detaches it.
     fn close(&mut self, id: AttachmentId, from: usize) {
         let Some(at) = self.pipes.iter().position(|pipe| pipe.id == id) else {
             return;
@@ -149,32 +149,32 @@ impl Pair {
         self.sides[1 - from].session.detach(id, DetachReason::Local);
     }
 
-    /// One random bit of work. Returns whether anything moved.
+    /// One random step. Returns whether it made progress.
     pub(crate) fn step(&mut self) -> bool {
-        let mut moved = false;
+        let mut progress = false;
         for number in 0..2 {
             let side = &mut self.sides[number];
-            moved |= side.session.exchange(&mut side.outbox);
+            progress |= side.session.exchange(&mut side.send_buffer);
             side.drain();
             let released: Vec<_> = std::mem::take(&mut self.sides[number].released);
             for id in released {
                 self.close(id, number);
-                moved = true;
+                progress = true;
             }
         }
         for at in 0..self.pipes.len() {
             for from in 0..2 {
                 if at < self.pipes.len() {
-                    moved |= self.move_frames(at, from);
+                    progress |= self.move_frames(at, from);
                 }
             }
         }
-        moved
+        progress
     }
 
     fn move_frames(&mut self, at: usize, from: usize) -> bool {
         let (frame_max, budget) = (self.frame_max, self.rng.usize(0..4));
-        let mut moved = false;
+        let mut progress = false;
         let pipe = &mut self.pipes[at];
         let capacity = SendCapacity {
             frame_max,
@@ -199,30 +199,29 @@ impl Pair {
             let mut bytes = BytesMut::new();
             frame.write_to(&mut bytes);
             pipe.in_flight[from].push_back((frame.order, bytes.freeze()));
-            moved = true;
+            progress = true;
         }
         for _ in 0..self.rng.usize(0..4) {
-            let Some((flow, _)) = pipe.in_flight[from].front() else {
+            let Some(&(first, _)) = pipe.in_flight[from].front() else {
                 break;
             };
-            // Flows keep no order between them: sometimes the first frame of another one overtakes.
-            let first = *flow;
-            let other = pipe.in_flight[from]
+            // Frames of different orders may overtake each other, and sometimes do here.
+            let overtaking = pipe.in_flight[from]
                 .iter()
-                .position(|(flow, _)| *flow != first);
-            let next = other.filter(|_| self.rng.u8(0..4) == 0).unwrap_or(0);
+                .position(|(order, _)| *order != first);
+            let next = overtaking.filter(|_| self.rng.u8(0..4) == 0).unwrap_or(0);
             let (_, frame) = pipe.in_flight[from]
                 .remove(next)
                 .expect("the index was just found");
             self.sides[1 - from]
                 .session
                 .handle_frame(self.now, pipe.id, frame);
-            moved = true;
+            progress = true;
         }
-        moved
+        progress
     }
 
-    /// Lets time pass up to the next deadline of either side.
+    /// Advances the clock to the next deadline of either side.
     pub(crate) fn advance(&mut self) {
         let due = self
             .sides
@@ -236,14 +235,14 @@ impl Pair {
         }
     }
 
-    /// Works until nothing moves and no deadline comes within half a second (acknowledgements do,
-    /// heartbeats do not), at most `steps` steps.
+    /// Takes steps until none makes progress and no deadline is due within half a second
+    /// (acknowledgements are, heartbeats are not), at most `steps` of them.
     pub(crate) fn settle(&mut self, steps: usize) {
         let end = self.now + Duration::from_millis(500);
         let mut idle = 0;
         for _ in 0..steps {
             idle = if self.step() { 0 } else { idle + 1 };
-            // A step may do nothing by chance: eight in a row hardly ever do.
+            // One step may make no progress by chance; eight in a row hardly ever do.
             if idle < 8 {
                 continue;
             }

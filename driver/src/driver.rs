@@ -91,7 +91,10 @@ impl Driver {
         Ok(Self {
             mailboxes,
             threads,
-            resolver: Resolver::spawn().map_err(system("start the resolver"))?,
+            resolver: match simulated {
+                Some(_) => Resolver::none(),
+                None => Resolver::spawn().map_err(system("start the resolver"))?,
+            },
             next: AtomicUsize::new(0),
             clock,
             simulated,

@@ -17,7 +17,7 @@ type ResolveCallback = Box<dyn FnOnce(Result<Address, DialError>) + Send>;
 pub(crate) struct Resolver {
     requests: Sender<(Address, ResolveCallback)>,
     /// Ends when `requests` is dropped. It is not joined: resolving a name may take long.
-    _thread: JoinHandle<()>,
+    _thread: Option<JoinHandle<()>>,
 }
 
 impl Resolver {
@@ -32,8 +32,16 @@ impl Resolver {
             })?;
         Ok(Self {
             requests,
-            _thread: thread,
+            _thread: Some(thread),
         })
+    }
+
+    /// A resolver without a thread, which fails for every name.
+    pub(crate) fn none() -> Self {
+        Self {
+            requests: bounded(0).0,
+            _thread: None,
+        }
     }
 
     /// Calls `done` with the resolved address: at once, unless the address contains a name.

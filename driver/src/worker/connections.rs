@@ -133,8 +133,11 @@ impl Connections {
         Some((self.slots.get_mut(index)?, turn))
     }
 
-    pub(super) fn indices(&self) -> Vec<usize> {
-        self.slots.iter().map(|(index, _)| index).collect()
+    /// Those with something to do at `now`, for a simulation.
+    pub(super) fn due(&self, now: Instant) -> Vec<usize> {
+        let slots = self.slots.iter();
+        let due = slots.filter(|(_, it)| it.transport.timeout().is_some_and(|at| at <= now));
+        due.map(|(index, _)| index).collect()
     }
 
     /// The earliest deadline that a transport has, for a simulation.

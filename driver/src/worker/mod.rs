@@ -121,17 +121,17 @@ impl Worker {
         }
     }
 
-    /// One turn of a simulation, in which no event shows what is ready: everything is driven. Returns
-    /// whether there is more to do at that time.
+    /// One turn of a simulation, in which no event shows what is ready: the deadlines do. Returns whether
+    /// there is more to do at that time.
     pub(crate) fn step(&mut self, now: Instant) -> bool {
         self.schedule.now = now;
         self.receive_commands();
         self.serve_wake_ups();
         self.run_timers();
-        for index in self.connections.indices() {
+        for index in self.connections.due(now) {
             self.drive(index);
         }
-        for index in self.listeners.indices() {
+        for index in self.listeners.due(now) {
             self.accept(index);
         }
         self.continue_busy();

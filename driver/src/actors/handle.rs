@@ -2,7 +2,7 @@
 
 use std::thread::JoinHandle;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, unbounded};
 use selvedge_transport::Instant;
 
 use super::actor::{Actor, Next};
@@ -73,7 +73,8 @@ impl<T: Send + 'static> ActorHandle<T> {
         actors: &SteppedActors,
         make: impl FnOnce(MailboxSender<T>) -> A,
     ) -> Self {
-        let (sender, mailbox) = bounded(MAILBOX_MAX);
+        // A bounded one allocates all its room at once, and a simulation has many actors.
+        let (sender, mailbox) = unbounded();
         let sender = MailboxSender(sender);
         actors.add(make(sender.clone()), mailbox);
         Self {

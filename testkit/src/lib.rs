@@ -39,7 +39,7 @@ mod side;
 mod world;
 
 pub use link::{Burst, Conditions, Counts, Link, Packet};
-pub use mem::MemNet;
+pub use mem::{MemLink, MemNet};
 pub use oracle::Oracle;
 pub use proxy::Proxy;
 pub use side::Side;

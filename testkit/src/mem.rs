@@ -1,6 +1,6 @@
 //! Transports within one process: `mem:///name`, for whole hubs in a simulation.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,19 +22,39 @@ const FRAME_MAX: usize = 16 << 10;
 /// How long a dial that nobody hears takes to fail.
 const DIAL_MAX: Duration = Duration::from_secs(5);
 
-/// A network of [`mem` transports](Self::dialer): reliable, each with the latency of the network,
-/// and cut or killed by name. Cheap to clone.
+/// How long a lost frame of a lossy link takes longer than others: the shortest pause before TCP
+/// retransmits.
+const RETRANSMISSION: Duration = Duration::from_millis(200);
+
+/// A network of [`mem` transports](Self::dialer): reliable, each with the latency of its link, and cut or
+/// killed by name. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct MemNet(Arc<Mutex<Net>>);
+
+/// How a link of a [`MemNet`] treats the frames of a connection. They arrive in order nevertheless.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MemLink {
+    /// The time from one end to the other.
+    pub latency: Duration,
+    /// Up to so much more, drawn for each frame.
+    pub jitter: Duration,
+    /// Which part of the frames is lost and retransmitted, which holds back those behind, from 0 to 1.
+    pub loss: f64,
+}
 
 #[derive(Debug)]
 struct Net {
     latency: Duration,
+    /// For pairs of names, the lesser first, that differ from the others.
+    links: BTreeMap<[String; 2], MemLink>,
+    rng: fastrand::Rng,
     listeners: BTreeMap<String, Listening>,
     connections: BTreeMap<u64, Connection>,
     next: u64,
     /// Pairs of names between which nothing passes, from the first to the second.
     cuts: Vec<[String; 2]>,
+    /// Names that do not answer, not even that nobody listens.
+    unplugged: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -42,32 +62,44 @@ struct Listening {
     node: NodeId,
     admission: Admission,
     /// Connections that have not been accepted, and when they arrive.
-    knocking: VecDeque<(Instant, u64)>,
+    incoming: VecDeque<(Instant, u64)>,
 }
 
 #[derive(Debug)]
 struct Connection {
     names: [String; 2],
     nodes: [NodeId; 2],
+    link: MemLink,
     /// From the dialer, and from the acceptor.
     under_way: [VecDeque<(Instant, Bytes)>; 2],
-    /// When the dialer hears that it was let in, or not.
+    /// How many bytes they are.
+    held: [usize; 2],
+    /// Whether a side waits for room.
+    is_blocked: [bool; 2],
+    /// When the dialer learns whether it was let in.
     answer: Option<(Instant, Result<(), ()>)>,
-    /// Which side has let go, and when the other hears.
+    /// Which side has closed, and when the other learns of it.
     closed: [Option<Instant>; 2],
     is_broken: bool,
+    /// Whether one end has lost its power: nothing passes any more, and the other end is not notified.
+    is_dead: bool,
+    dropped: [bool; 2],
+    began: Instant,
 }
 
 impl MemNet {
-    /// A network without anybody.
+    /// A network without any nodes.
     #[must_use]
     pub fn new(latency: Duration) -> Self {
         Self(Arc::new(Mutex::new(Net {
             latency,
+            links: BTreeMap::new(),
+            rng: fastrand::Rng::with_seed(0),
             listeners: BTreeMap::new(),
             connections: BTreeMap::new(),
             next: 0,
             cuts: Vec::new(),
+            unplugged: BTreeSet::new(),
         })))
     }
 
@@ -91,7 +123,7 @@ impl MemNet {
         let listening = Listening {
             node,
             admission,
-            knocking: VecDeque::new(),
+            incoming: VecDeque::new(),
         };
         self.lock().listeners.insert(name.to_owned(), listening);
         Box::new(MemListener {
@@ -100,7 +132,7 @@ impl MemNet {
         })
     }
 
-    /// From now on nothing passes from one name to the other, and nobody is told; or it does again.
+    /// From now on nothing passes from one name to the other, and neither is notified; or it does again.
     pub fn cut(&self, from: &str, to: &str, is_cut: bool) {
         let mut net = self.lock();
         let way = [from.to_owned(), to.to_owned()];
@@ -118,6 +150,43 @@ impl MemNet {
             connection.is_broken |= (a == one && b == other) || (a == other && b == one);
         }
     }
+
+    /// Sets what the link between two names is like, for connections that are made from now on. What it
+    /// draws follows from `seed`.
+    pub fn set_link(&self, one: &str, other: &str, link: MemLink, seed: u64) {
+        let mut net = self.lock();
+        net.links.insert(pair(one, other), link);
+        net.rng.seed(seed);
+    }
+
+    /// Takes the power from the node of that name: its connections are silent for good, and dials to it
+    /// are not answered, until it is [plugged in](Self::plug_in) again.
+    pub fn unplug(&self, name: &str) {
+        let mut net = self.lock();
+        net.unplugged.insert(name.to_owned());
+        for connection in net.connections.values_mut() {
+            connection.is_dead |= connection.names.iter().any(|it| it == name);
+        }
+    }
+
+    /// Lets a node be reached again.
+    pub fn plug_in(&self, name: &str) {
+        self.lock().unplugged.remove(name);
+    }
+
+    /// How many connections there are between two names.
+    #[must_use]
+    pub fn connections(&self, one: &str, other: &str) -> usize {
+        let net = self.lock();
+        let names = pair(one, other);
+        let all = net.connections.values();
+        all.filter(|it| pair(&it.names[0], &it.names[1]) == names)
+            .count()
+    }
+}
+
+fn pair(one: &str, other: &str) -> [String; 2] {
+    [one.min(other).to_owned(), one.max(other).to_owned()]
 }
 
 impl Net {
@@ -126,7 +195,37 @@ impl Net {
     }
 
     fn passes(&self, connection: &Connection, from: usize) -> bool {
-        !self.is_cut(&connection.names[from], &connection.names[1 - from])
+        !connection.is_dead && !self.is_cut(&connection.names[from], &connection.names[1 - from])
+    }
+
+    fn link(&self, one: &str, other: &str) -> MemLink {
+        let latency = self.latency;
+        let plain = MemLink {
+            latency,
+            jitter: Duration::ZERO,
+            loss: 0.0,
+        };
+        self.links.get(&pair(one, other)).copied().unwrap_or(plain)
+    }
+}
+
+impl Connection {
+    /// When a frame arrives that is sent now.
+    fn arrival(&self, rng: &mut fastrand::Rng, now: Instant, from: usize) -> Instant {
+        let MemLink {
+            latency,
+            jitter,
+            loss,
+        } = self.link;
+        let mut arrival = now + latency;
+        if !jitter.is_zero() {
+            arrival += jitter.mul_f64(rng.f64());
+        }
+        if loss > 0.0 && rng.f64() < loss {
+            arrival += RETRANSMISSION;
+        }
+        let last = self.under_way[from].back().map(|(at, _)| *at);
+        last.map_or(arrival, |last| last.max(arrival))
     }
 }
 
@@ -155,22 +254,32 @@ impl Dialer for MemDialer {
         };
         let to = name_of(&target.address).ok_or_else(bad)?;
         let mut net = self.net.lock();
-        let (latency, number) = (net.latency, net.next);
-        let refused = || End::unreachable(io::ErrorKind::ConnectionRefused.into());
-        let listening = net.listeners.get_mut(&to).ok_or_else(refused)?;
-        let found = listening.node;
-        if let Some(expected) = target.peer.filter(|expected| *expected != found) {
-            return Err(End::WrongPeer { expected, found }.into());
+        let (link, number) = (net.link(&self.name, &to), net.next);
+        let is_dead = net.unplugged.contains(&to) || net.unplugged.contains(&self.name);
+        let mut found = target.peer.unwrap_or(self.node);
+        if !is_dead {
+            let refused = || End::unreachable(io::ErrorKind::ConnectionRefused.into());
+            let listening = net.listeners.get_mut(&to).ok_or_else(refused)?;
+            found = listening.node;
+            if let Some(expected) = target.peer.filter(|expected| *expected != found) {
+                return Err(End::WrongPeer { expected, found }.into());
+            }
+            listening.incoming.push_back((now + link.latency, number));
         }
-        listening.knocking.push_back((now + latency, number));
         net.next += 1;
         let connection = Connection {
             names: [self.name.clone(), to],
             nodes: [self.node, found],
+            link,
             under_way: Default::default(),
+            held: [0; 2],
+            is_blocked: [false; 2],
             answer: None,
             closed: [None; 2],
             is_broken: false,
+            is_dead,
+            dropped: [false, true],
+            began: now,
         };
         net.connections.insert(number, connection);
         drop(net);
@@ -212,13 +321,13 @@ impl Listener for MemListener {
         accepted: &mut Vec<Box<dyn Transport>>,
     ) -> Result<Progress, io::Error> {
         let mut net = self.net.lock();
-        let (latency, mut let_in) = (net.latency, Vec::new());
+        let mut let_in = Vec::new();
         let Some(listening) = net.listeners.get_mut(&self.name) else {
             return Ok(Progress::Idle);
         };
         let due: Vec<_> = {
             let due = |(at, _): &mut (Instant, u64)| *at <= turn.now;
-            std::iter::from_fn(|| listening.knocking.pop_front_if(due)).collect()
+            std::iter::from_fn(|| listening.incoming.pop_front_if(due)).collect()
         };
         let admission = listening.admission.clone();
         for (_, number) in due {
@@ -231,7 +340,8 @@ impl Listener for MemListener {
             let admitted = admission.admits(&connection.nodes[0]);
             let answer = if admitted { Ok(()) } else { Err(()) };
             if let Some(connection) = net.connections.get_mut(&number) {
-                connection.answer = Some((turn.now + latency, answer));
+                connection.answer = Some((turn.now + connection.link.latency, answer));
+                connection.dropped[1] = !admitted;
             }
             let_in.extend(admitted.then_some(number));
         }
@@ -247,7 +357,7 @@ impl Listener for MemListener {
     fn timeout(&self) -> Option<Instant> {
         let net = self.net.lock();
         let listening = net.listeners.get(&self.name)?;
-        listening.knocking.front().map(|(at, _)| *at)
+        listening.incoming.front().map(|(at, _)| *at)
     }
 }
 
@@ -325,11 +435,11 @@ impl Drop for MemTransport {
         let Some(connection) = net.connections.get_mut(&self.number) else {
             return;
         };
-        if connection.closed[self.side].is_none() {
+        if connection.closed[self.side].is_none() && !connection.is_dead {
             connection.is_broken = true;
         }
-        // The last one out.
-        if connection.closed[1 - self.side].is_some() {
+        connection.dropped[self.side] = true;
+        if connection.dropped == [true; 2] {
             net.connections.remove(&self.number);
         }
     }
@@ -366,13 +476,14 @@ impl Transport for MemTransport {
         if self.phase != Phase::Open {
             return Ok(Progress::Idle);
         }
+        let mut net = self.net.lock();
+        let Net {
+            connections, rng, ..
+        } = &mut *net;
+        let connection = connections.get_mut(&self.number).ok_or(End::Closed)?;
         loop {
-            let mut net = self.net.lock();
-            let latency = net.latency;
-            let connection = net.connections.get_mut(&self.number).ok_or(End::Closed)?;
-            let queue = &mut connection.under_way[self.side];
-            let held: usize = queue.iter().map(|(_, frame)| frame.len()).sum();
-            if held >= BUFFER_LEN {
+            connection.is_blocked[self.side] = connection.held[self.side] >= BUFFER_LEN;
+            if connection.is_blocked[self.side] {
                 return Ok(Progress::Idle);
             }
             let Some(frame) = source.next_frame(&capacity) else {
@@ -380,7 +491,9 @@ impl Transport for MemTransport {
             };
             let mut bytes = BytesMut::with_capacity(frame.len());
             frame.write_to(&mut bytes);
-            queue.push_back((turn.now + latency, bytes.freeze()));
+            connection.held[self.side] += bytes.len();
+            let arrival = connection.arrival(rng, turn.now, self.side);
+            connection.under_way[self.side].push_back((arrival, bytes.freeze()));
         }
     }
 
@@ -401,6 +514,7 @@ impl Transport for MemTransport {
             let Some((_, frame)) = connection.under_way[from].pop_front_if(due) else {
                 break;
             };
+            connection.held[from] -= frame.len();
             drop(net);
             sink.frame(frame);
         }
@@ -413,6 +527,10 @@ impl Transport for MemTransport {
         let connection = net.connections.get(&self.number)?;
         let from = 1 - self.side;
         let is_dialing = self.phase == Phase::Handshaking;
+        let has_room = connection.is_blocked[self.side] && connection.held[self.side] < BUFFER_LEN;
+        if connection.is_broken || has_room {
+            return Some(connection.began);
+        }
         let answer = connection.answer.filter(|_| is_dialing).map(|(at, _)| at);
         let frame = connection.under_way[from].front().map(|(at, _)| *at);
         let passes = net.passes(connection, from);
@@ -427,9 +545,10 @@ impl Transport for MemTransport {
 
     fn close(&mut self, now: Instant) {
         let mut net = self.net.lock();
-        let latency = net.latency;
         if let Some(connection) = net.connections.get_mut(&self.number) {
-            connection.closed[self.side] = Some(now + latency);
+            let last = connection.under_way[self.side].back().map(|(at, _)| *at);
+            let at = now + connection.link.latency;
+            connection.closed[self.side] = Some(last.map_or(at, |last| last.max(at)));
         }
         self.phase = Phase::Closing;
     }

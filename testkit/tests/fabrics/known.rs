@@ -1,0 +1,163 @@
+//! Known defects of today's zippers, each reproduced: the assertion of a defect is to be turned around when
+//! it is fixed.
+
+use std::time::Duration;
+
+use selvedge_client::{Policy, Tag};
+
+use crate::fabric::{Fabric, Topology, ms};
+use crate::member::{MemberConfig, Writing};
+
+const IN: Tag = Tag(0x10);
+const OUT: Tag = Tag(0x20);
+const OTHER: Tag = Tag(0x30);
+
+fn client(name: &str, home: usize, observes: &[Tag], emits: Option<Tag>) -> MemberConfig {
+    MemberConfig {
+        name: name.into(),
+        home,
+        knows_key: true,
+        observes: observes.to_vec(),
+        policy: Policy::Nearest,
+        emits,
+    }
+}
+
+/// A whole fabric with these clients.
+fn fabric(
+    seed: u64,
+    topology: Topology,
+    count: usize,
+    send_buffer: u64,
+    clients: &[MemberConfig],
+) -> Fabric {
+    let mut fabric = Fabric::new(seed, topology, count);
+    fabric.send_buffer = send_buffer;
+    (0..count).for_each(|at| fabric.start_zipper(at));
+    for config in clients {
+        fabric.join(config.clone());
+    }
+    assert!(fabric.run_until(Duration::from_secs(30), Fabric::is_whole));
+    fabric.run(ms(1000));
+    fabric.ledger.settle();
+    fabric
+}
+
+fn write(fabric: &mut Fabric, number: usize, tag: Tag, pause: Duration, len: usize, count: u32) {
+    let now = fabric.processes.now();
+    let writing = Writing {
+        tags: vec![tag],
+        pause,
+        len,
+        left: count,
+    };
+    fabric.member(number).write(now, writing);
+}
+
+/// Ends a source in order. Returns whether it reports that everything was delivered.
+fn close_source(fabric: &mut Fabric, number: usize) -> bool {
+    for _ in 0..3000 {
+        let client = fabric.member(number).client().expect("it is connected");
+        if let Some(is_delivered) = client.try_close() {
+            return is_delivered;
+        }
+        fabric.run(ms(20));
+    }
+    panic!("the source does not end")
+}
+
+/// How many of a source's messages a function has not read after an orderly restart of their zipper, and
+/// whether the source reports that all were delivered.
+fn restart(seed: u64) -> (u64, bool) {
+    let clients = [
+        client("double", 0, &[IN], Some(OUT)),
+        client("sink", 0, &[OUT], None),
+        client("source", 0, &[], None),
+    ];
+    let mut fabric = fabric(seed, Topology::Chain, 1, 16 << 20, &clients);
+    write(&mut fabric, 2, IN, ms(20), 100, 400);
+    // Between two messages: none is on its way.
+    fabric.run(ms(2010));
+    assert!(fabric.close_zipper(0, Duration::from_secs(10)));
+    fabric.run(ms(4000));
+    fabric.start_zipper(0);
+    fabric.run(Duration::from_secs(30));
+    let (written, read) = fabric.ledger.counts(IN, "double");
+    assert_eq!(written, 400);
+    (written - read, close_source(&mut fabric, 2))
+}
+
+#[test]
+fn case_1_an_orderly_restart_loses_what_its_source_had_buffered() {
+    let outcomes: Vec<_> = (0..10).map(|seed| (seed, restart(seed))).collect();
+    println!("case 1: (seed, (lost, reported as delivered)): {outcomes:?}");
+    let is_known = |(_, (lost, is_delivered)): &(u64, (u64, bool))| *lost > 0 && *is_delivered;
+    assert!(outcomes.iter().any(is_known), "{outcomes:?}");
+}
+
+#[test]
+fn case_2_a_crashed_relay_loses_what_was_on_its_way_although_another_route_exists() {
+    let clients = [
+        client("sink", 2, &[IN], None),
+        client("source", 0, &[], None),
+    ];
+    let mut outcomes = Vec::new();
+    for relay in [1, 3] {
+        let mut fabric = fabric(2, Topology::Ring, 4, 16 << 20, &clients);
+        fabric.ledger.allow_reordering();
+        write(&mut fabric, 1, IN, ms(20), 100, 300);
+        fabric.run(ms(2000));
+        fabric.crash_zipper(relay, true);
+        fabric.run(Duration::from_secs(60));
+        let (written, read) = fabric.ledger.counts(IN, "sink");
+        assert_eq!(written, 300);
+        outcomes.push((relay, written - read, close_source(&mut fabric, 1)));
+    }
+    println!("case 2: seed 2: (relay, lost, reported as delivered): {outcomes:?}");
+    let is_known = |(_, lost, is_delivered): &(usize, u64, bool)| *lost > 100 && *is_delivered;
+    assert!(outcomes.iter().any(is_known), "{outcomes:?}");
+}
+
+/// A flood for a sink that does not read, and 50 messages of `len` bytes a second for another sink. Returns
+/// how many of 500 the other one has read while the first did not; then lets the first read again.
+fn stall(mut fabric: Fabric, flooded: Tag, other: Tag, len: usize) -> u64 {
+    fabric.member(0).set_reading(false, Duration::ZERO);
+    write(&mut fabric, 2, flooded, ms(2), 100_000, 250);
+    fabric.run(Duration::from_secs(10));
+    let before = fabric.ledger.counts(other, "other").1;
+    write(&mut fabric, 3, other, ms(20), len, 500);
+    fabric.run(Duration::from_secs(20));
+    let read = fabric.ledger.counts(other, "other").1 - before;
+    fabric.member(0).set_reading(true, Duration::ZERO);
+    let is_there = |fabric: &Fabric| fabric.ledger.missing().is_empty();
+    assert!(fabric.run_until(Duration::from_secs(60), is_there));
+    read
+}
+
+#[test]
+fn case_7_a_sink_that_does_not_read_stalls_a_whole_mesh_link() {
+    let clients = [
+        client("stalled", 1, &[IN], None),
+        client("other", 1, &[OTHER], None),
+        client("source", 0, &[], None),
+        client("source", 0, &[], None),
+    ];
+    let fabric = fabric(7, Topology::Chain, 2, 256 << 10, &clients);
+    let read = stall(fabric, IN, OTHER, 100);
+    println!("case 7: seed 7: {read} of 500 messages of another tag have passed the link");
+    assert!(read < 50, "{read}");
+}
+
+#[test]
+fn case_8_a_sink_that_does_not_read_stalls_others_of_its_tag_on_one_zipper() {
+    let clients = [
+        client("stalled", 0, &[IN], None),
+        client("other", 0, &[IN], None),
+        client("source", 0, &[], None),
+        client("source", 0, &[], None),
+    ];
+    let fabric = fabric(8, Topology::Chain, 1, 256 << 10, &clients);
+    let read = stall(fabric, IN, IN, 10_000);
+    println!("case 8: seed 8: {read} of 500 messages have reached the sink that reads");
+    assert!(read < 50, "{read}");
+}

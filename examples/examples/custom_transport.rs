@@ -1,10 +1,10 @@
-//! A transport of your own, over a Unix socket, and the suite that says whether it is one.
+//! A custom transport over a Unix socket, checked by the conformance suite of transports.
 //!
 //! Run it: `cargo run -p selvedge-examples --example custom_transport`
 //!
-//! On the socket each side first states its node id, 32 bytes; then come frames, each behind its
-//! length (u32 LE). **Nothing proves that id**: this is for processes that trust each other, in a
-//! directory that only they can enter. A transport that leaves the machine has to prove it.
+//! Each side first sends its node id (32 bytes), then frames, each prefixed with its length (u32 LE).
+//! **The id is not authenticated**: this transport is for processes that trust each other, in a
+//! directory that only they can access. A transport between machines must authenticate the id.
 
 #![allow(clippy::print_stdout, reason = "printing is what this program does")]
 
@@ -22,11 +22,11 @@ use selvedge_transport::*;
 /// The scheme of the addresses.
 const SCHEME: &str = "unix";
 
-/// What is taken from the session and not written: enough for a large write, and no more, so that
-/// what goes next is decided late.
+/// How many bytes are taken from the session before they are written: enough for a large write, and
+/// no more, so that the session chooses the next frame late.
 const OUTPUT_LEN: usize = 128 * 1024;
 
-/// How long the peer may take to state its id, or to close after us.
+/// How long the peer may take to send its id, or to close after this side.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
@@ -34,7 +34,8 @@ struct UnixTransport {
     info: Info,
     phase: Phase,
     stream: UnixStream,
-    /// Whom we dialed. Compared with what the peer states: that catches mistakes, not liars.
+    /// The node that was dialed, compared with the id that the peer sends. That detects mistakes, not
+    /// attacks.
     expected: Option<NodeId>,
     input: BytesMut,
     output: BytesMut,
@@ -75,7 +76,7 @@ impl UnixTransport {
                 Ok(0) => return Err(End::broken(io::ErrorKind::UnexpectedEof.into())),
                 Ok(read) => {
                     left -= read;
-                    // A copy, for the sake of brevity; `tcp://` cuts frames out of the buffer.
+                    // A copy, for brevity; `tcp://` slices frames out of the buffer.
                     self.input.extend_from_slice(&space[..read]);
                     self.cut(sink)?;
                 }
@@ -139,7 +140,7 @@ impl UnixTransport {
             }
             if self.output.is_empty() {
                 if self.phase == Phase::Closing {
-                    // If the peer is gone already, reading says so.
+                    // If the peer has closed already, reading returns that error.
                     let _ = self.stream.shutdown(Shutdown::Write);
                 }
                 return Ok(Progress::Idle);
@@ -160,7 +161,7 @@ impl UnixTransport {
         }
     }
 
-    /// Looks at the clock before a call, and notes an end after it.
+    /// Checks the deadline before a call, and records the end of the connection after it.
     fn guard<T>(
         &mut self,
         now: Instant,
@@ -290,7 +291,7 @@ impl Drop for UnixServer {
     }
 }
 
-/// All that the suite asks for.
+/// The factory that the suite uses.
 struct OverUnix;
 
 impl Harness for OverUnix {

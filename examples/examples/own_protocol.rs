@@ -1,4 +1,4 @@
-//! A protocol of your own on the simulated network: stop-and-wait, with a deliberate fault and without.
+//! A custom protocol on the simulated network: stop-and-wait, with and without a deliberate bug.
 //!
 //! `cargo run -p selvedge-examples --example own_protocol`
 #![allow(clippy::print_stdout, reason = "printing is what this program does")]
@@ -8,46 +8,48 @@ use std::time::Duration;
 use selvedge_testkit::{Conditions, Link};
 use selvedge_transport::Instant;
 
-/// How long the sender waits for an answer before it says the same again.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// How long the sender waits for an acknowledgement before it retransmits.
+const RETRANSMIT_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Sends numbers one at a time, each until it is answered. The receiver must tell a repeat from news.
+/// Sends numbers one at a time, each until it is acknowledged. The receiver must detect duplicates.
 struct StopAndWait {
-    /// The number to deliver next, and when to say it again.
+    /// The number that is not acknowledged, and when it is sent again.
     next: u8,
-    again_at: Instant,
+    retransmit_at: Instant,
     delivered: Vec<u8>,
-    knows_repeats: bool,
+    detects_duplicates: bool,
 }
 
 impl StopAndWait {
-    /// Time is a parameter, and packets come and go by calls: so it can be tested like this.
-    fn sender_says(&mut self, now: Instant) -> Option<u8> {
-        (now >= self.again_at).then(|| {
-            self.again_at = now + PATIENCE;
+    /// The packet to send now, if any. Time is a parameter and packets are return values, which makes
+    /// the protocol testable without a network.
+    fn poll_transmit(&mut self, now: Instant) -> Option<u8> {
+        (now >= self.retransmit_at).then(|| {
+            self.retransmit_at = now + RETRANSMIT_TIMEOUT;
             self.next
         })
     }
 
-    fn receiver_hears(&mut self, number: u8) -> u8 {
-        let is_repeat = self.delivered.last() == Some(&number);
-        if !(is_repeat && self.knows_repeats) {
+    fn handle_number(&mut self, number: u8) -> u8 {
+        let is_duplicate = self.delivered.last() == Some(&number);
+        if !(is_duplicate && self.detects_duplicates) {
             self.delivered.push(number);
         }
         number
     }
 
-    fn sender_hears(&mut self, now: Instant, number: u8) {
+    fn handle_ack(&mut self, now: Instant, number: u8) {
         if number == self.next {
             self.next += 1;
-            self.again_at = now;
+            self.retransmit_at = now;
         }
     }
 }
 
-/// Runs it until `count` numbers have been answered; returns what was delivered, and how long it took.
-fn run(seed: u64, count: u8, knows_repeats: bool) -> (Vec<u8>, Duration, u64) {
-    let weather = Conditions {
+/// Runs the protocol until `count` numbers are acknowledged. Returns the delivered numbers, the virtual
+/// time it took and the number of lost packets.
+fn run(seed: u64, count: u8, detects_duplicates: bool) -> (Vec<u8>, Duration, u64) {
+    let conditions = Conditions {
         latency: Duration::from_millis(20),
         loss: 0.2,
         ..Conditions::default()
@@ -56,30 +58,33 @@ fn run(seed: u64, count: u8, knows_repeats: bool) -> (Vec<u8>, Duration, u64) {
         Instant::from_origin(Duration::from_secs(1)),
         fastrand::Rng::with_seed(seed),
     );
-    let (mut there, mut back) = (Link::new(weather), Link::new(weather));
+    let (mut there, mut back) = (Link::new(conditions), Link::new(conditions));
     let (mut now, mut protocol) = (
         begin,
         StopAndWait {
             next: 0,
-            again_at: begin,
+            retransmit_at: begin,
             delivered: Vec::new(),
-            knows_repeats,
+            detects_duplicates,
         },
     );
     while protocol.next < count {
-        if let Some(number) = protocol.sender_says(now) {
+        if let Some(number) = protocol.poll_transmit(now) {
             there.send(now, &mut rng, vec![number].into());
         }
         while let Some(packet) = there.receive(now) {
-            let answer = protocol.receiver_hears(packet.bytes[0]);
-            back.send(now, &mut rng, vec![answer].into());
+            let ack = protocol.handle_number(packet.bytes[0]);
+            back.send(now, &mut rng, vec![ack].into());
         }
         while let Some(packet) = back.receive(now) {
-            protocol.sender_hears(now, packet.bytes[0]);
+            protocol.handle_ack(now, packet.bytes[0]);
         }
-        // Leap to the next thing that happens.
+        // Advances the time to the next event.
         let arrivals = [there.next_arrival(), back.next_arrival()];
-        let next = arrivals.into_iter().flatten().chain([protocol.again_at]);
+        let next = arrivals
+            .into_iter()
+            .flatten()
+            .chain([protocol.retransmit_at]);
         now = next.min().map_or(now, |at| at.max(now));
     }
     let lost = there.counts().lost + back.counts().lost;
@@ -92,6 +97,6 @@ fn main() {
     assert_eq!(delivered, expected);
     println!("100 numbers in order, {lost} packets lost, {time:?} of virtual time");
     if let Some(seed) = (0..1000).find(|&seed| run(seed, 100, false).0 != expected) {
-        println!("without the check for repeats, seed {seed} shows the fault");
+        println!("without duplicate detection, seed {seed} delivers a wrong sequence");
     }
 }

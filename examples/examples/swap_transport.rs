@@ -1,5 +1,5 @@
-//! One endpoint whose transport is swapped for another protocol while it sends: nothing is lost,
-//! repeated or reordered, and nobody waits.
+//! One endpoint whose transport is replaced by another protocol while it sends: no message is lost,
+//! repeated or reordered, and the sender is not interrupted.
 //!
 //! `cargo run -p selvedge-examples --example swap_transport`
 #![allow(
@@ -23,14 +23,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let to_bob = driver.endpoint(config.clone(), alice.node_id(), bob.node_id())?;
     let to_alice = driver.endpoint(config, bob.node_id(), alice.node_id())?;
 
-    // Bob takes whatever connection comes, and lets go of the one before.
+    // Bob attaches every connection, which replaces the one before.
     let mut listening = Vec::new();
     for scheme in ["tcp", "quic", "tcp+plain"] {
         let address = format!("{scheme}://127.0.0.1:0").parse()?;
         let listener = bind(&address, &bob, &Admission::anyone())?;
-        let taking = to_alice.clone();
+        let endpoint = to_alice.clone();
         listening.push(driver.listen(listener, move |connected| {
-            if let Err(error) = taking.attach(connected) {
+            if let Err(error) = endpoint.attach(connected) {
                 eprintln!("{error}");
             }
         })?);
@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (mut received, mut lost, mut out_of_order, mut next) = (0, 0, 0, 0);
     let mut swaps = listening.iter();
     while received < MESSAGES {
-        // The first connection carries the first quarter, and so on.
+        // The first two connections carry a quarter of the messages each, the third the rest.
         if received * 4 >= MESSAGES * (3 - swaps.len() as u64)
             && let Some(listener) = swaps.next()
         {

@@ -1,4 +1,4 @@
-//! Three nodes, each of which embeds the hub and nothing else, talk in a ring and to everybody.
+//! Three nodes, each of which embeds a hub and nothing else, send around a ring and to all.
 //!
 //! `cargo run -p selvedge-examples --example three_nodes`
 #![allow(clippy::print_stdout, reason = "printing is what this program does")]
@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         Identity::generate()?,
     ];
 
-    // Each listens on both protocols, and dials those who were there before: QUIC first, then TCP.
+    // Each node listens on both protocols, and dials the nodes before it: QUIC first, then TCP.
     let mut hubs: Vec<Hub> = Vec::new();
     for (i, key) in keys.iter().enumerate() {
         let mut builder = Hub::builder(key.clone())
@@ -29,29 +29,29 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let to = |i: usize, j: usize| hubs[i].endpoint(keys[j].node_id()).ok_or("not a peer");
 
-    // Around the ring. Nobody waits for a connection: what is sent waits for it.
-    let say = |from: &Endpoint, text: String| from.send(LaneId::FIRST, text.into());
+    // Around the ring. Sending does not wait for a connection: the message does.
+    let send = |from: &Endpoint, text: String| from.send(LaneId::FIRST, text.into());
     let mut text = String::from("round");
     for i in 0..3 {
         let next = (i + 1) % 3;
-        say(&to(i, next)?, text)?;
-        let heard = to(next, i)?.recv()?;
+        send(&to(i, next)?, text)?;
+        let received = to(next, i)?.recv()?;
         text = format!(
             "{} {}",
-            String::from_utf8_lossy(&heard.payload),
+            String::from_utf8_lossy(&received.payload),
             names[next]
         );
     }
     println!("{text}");
 
-    // To everybody.
+    // To all.
     for j in [1, 2] {
-        say(&to(0, j)?, "hello from alice".into())?;
-        let heard = to(j, 0)?.recv()?;
+        send(&to(0, j)?, "hello from alice".into())?;
+        let received = to(j, 0)?.recv()?;
         println!(
-            "{} hears: {}",
+            "{} received: {}",
             names[j],
-            String::from_utf8_lossy(&heard.payload)
+            String::from_utf8_lossy(&received.payload)
         );
     }
     Ok(())

@@ -1,2 +1,2 @@
-//! Selvedge examples.
+//! Examples of Selvedge: see the folder `examples` of this package.
 #![forbid(unsafe_code)]

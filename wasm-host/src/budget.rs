@@ -1,4 +1,4 @@
-//! What is left of the limits within one call.
+//! The remaining limits of one call.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +7,7 @@ use crate::call::CallError;
 use crate::limits::GuestLimits;
 use crate::ticker::Ticks;
 
-/// The counters of the call under way, set anew by [`Budget::begin`].
+/// The counters of the current call, reset by [`Budget::begin`].
 #[derive(Debug)]
 pub(crate) struct Budget {
     ticks: Arc<Ticks>,
@@ -18,34 +18,34 @@ pub(crate) struct Budget {
     host_calls_left: u32,
     output_bytes_left: usize,
     output_messages_left: u32,
-    /// Only `handle` emits: there is nobody to take the outputs of a start.
+    /// Only `handle` may emit: the outputs of a start would have no recipient.
     may_emit: bool,
 }
 
-/// What a call is for.
+/// The purpose of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Purpose {
+pub(crate) enum CallKind {
     Message,
     Start,
 }
 
-/// Why the host ended a call. It travels through the guest's frames as an error, and becomes the
-/// caller's [`CallError`] on the other side.
+/// Why the host ended a call. It passes through the guest's stack frames as an error, and is then
+/// converted to the caller's [`CallError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Breach {
+pub(crate) enum AbortReason {
     #[error("deadline exceeded")]
     Deadline,
-    #[error("emit outside handle: there is no message to answer")]
+    #[error("emit outside handle: only handle may emit")]
     EmitOutsideHandle,
     #[error("too many host calls")]
     HostCalls,
     #[error("too much output")]
-    GuestOutput,
-    #[error("a pointer handed to the host lies outside the guest's memory")]
+    Output,
+    #[error("a pointer passed to the host is outside the guest's memory")]
     Pointer,
     #[error("stopped")]
     Stopped,
-    #[error("a string handed to the host is not UTF-8")]
+    #[error("a string passed to the host is not UTF-8")]
     Utf8,
 }
 
@@ -69,48 +69,48 @@ impl Budget {
         }
     }
 
-    pub(crate) fn begin(&mut self, purpose: Purpose) {
+    pub(crate) fn begin(&mut self, kind: CallKind) {
         self.ends_at = self.ticks.now().saturating_add(self.ticks_per_call);
         self.host_calls_left = self.limits.host_calls;
         self.output_bytes_left = self.limits.output_bytes;
         self.output_messages_left = self.limits.output_messages;
-        self.may_emit = purpose == Purpose::Message;
+        self.may_emit = kind == CallKind::Message;
     }
 
-    /// Called on every tick while the guest runs, and at every host call, whose own time the epoch
-    /// does not see.
-    pub(crate) fn check_time(&self) -> Result<(), Breach> {
+    /// Called on every tick while the guest runs, and at every host call, since the engine does not
+    /// interrupt a host function.
+    pub(crate) fn check_time(&self) -> Result<(), AbortReason> {
         if self.stop.load(Ordering::Relaxed) {
-            return Err(Breach::Stopped);
+            return Err(AbortReason::Stopped);
         }
         if self.ticks.now() >= self.ends_at {
-            Err(Breach::Deadline)
+            Err(AbortReason::Deadline)
         } else {
             Ok(())
         }
     }
 
-    pub(crate) fn take_host_call(&mut self) -> Result<(), Breach> {
+    pub(crate) fn take_host_call(&mut self) -> Result<(), AbortReason> {
         self.check_time()?;
         self.host_calls_left = self
             .host_calls_left
             .checked_sub(1)
-            .ok_or(Breach::HostCalls)?;
+            .ok_or(AbortReason::HostCalls)?;
         Ok(())
     }
 
-    pub(crate) fn take_output(&mut self, bytes: usize) -> Result<(), Breach> {
+    pub(crate) fn take_output(&mut self, bytes: usize) -> Result<(), AbortReason> {
         if !self.may_emit {
-            return Err(Breach::EmitOutsideHandle);
+            return Err(AbortReason::EmitOutsideHandle);
         }
         self.output_messages_left = self
             .output_messages_left
             .checked_sub(1)
-            .ok_or(Breach::GuestOutput)?;
+            .ok_or(AbortReason::Output)?;
         self.output_bytes_left = self
             .output_bytes_left
             .checked_sub(bytes)
-            .ok_or(Breach::GuestOutput)?;
+            .ok_or(AbortReason::Output)?;
         Ok(())
     }
 
@@ -134,22 +134,24 @@ impl Budget {
         self.limits.output_bytes - self.output_bytes_left
     }
 
-    pub(crate) fn describe(&self, breach: Breach) -> CallError {
-        match breach {
-            Breach::Deadline => CallError::DeadlineExceeded {
+    pub(crate) fn describe(&self, reason: AbortReason) -> CallError {
+        match reason {
+            AbortReason::Deadline => CallError::DeadlineExceeded {
                 deadline: self.limits.deadline,
             },
-            Breach::HostCalls => CallError::HostCallLimit {
+            AbortReason::HostCalls => CallError::HostCallLimit {
                 limit: self.limits.host_calls,
             },
-            Breach::GuestOutput => CallError::OutputLimit {
+            AbortReason::Output => CallError::OutputLimit {
                 limit_messages: self.limits.output_messages,
                 limit_bytes: self.limits.output_bytes,
             },
-            Breach::Stopped => CallError::Stopped,
-            Breach::EmitOutsideHandle | Breach::Pointer | Breach::Utf8 => CallError::Trapped {
-                reason: breach.to_string(),
-            },
+            AbortReason::Stopped => CallError::Stopped,
+            AbortReason::EmitOutsideHandle | AbortReason::Pointer | AbortReason::Utf8 => {
+                CallError::Trapped {
+                    reason: reason.to_string(),
+                }
+            }
         }
     }
 }

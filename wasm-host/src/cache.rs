@@ -1,4 +1,4 @@
-//! Compiled code on disk.
+//! The cache of compiled code on disk.
 //!
 //! ```text
 //! <dir>/<sha256 of engine and wasm>.cwasm    mode 0600, written to a .tmp and renamed
@@ -7,12 +7,12 @@
 //!  40   *  code
 //! ```
 //!
-//! Compiled code is run without being verified again, so a file is believed only if nobody but this
-//! user could have written it, and if it is whole. Any other file counts as absent: the guest is
-//! compiled again and the file replaced. A failure to write is logged and costs only the next start.
+//! Compiled code is run without being verified again, so a file is trusted only if no other user could
+//! have written it, and if it is complete. Any other file is treated as absent: the guest is compiled
+//! again and the file replaced. A failure to write is logged, and makes only the next start slower.
 #![allow(
     unsafe_code,
-    reason = "wasmtime's deserialize is unsafe because it believes the bytes; why we do is stated there"
+    reason = "wasmtime's deserialize is unsafe because it trusts the bytes; the calls state why that is sound"
 )]
 
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -27,31 +27,31 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
 
-/// Changes whenever the layout of the files does.
+/// Changes with the layout of the files.
 const MAGIC: &[u8; 8] = b"SLVGCW01";
 const DIGEST_BYTES: usize = 32;
-/// Compiled code is about four times as large as the guest; this is far above any.
+/// Far more than any compiled guest: compiled code is about four times as large as the guest.
 const FILE_BYTES_MAX: u64 = 512 << 20;
-/// Group and others.
+/// The permission bits of the group and of others.
 const MODE_OF_OTHERS: u32 = 0o077;
 
 /// Why a directory cannot hold compiled code.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CacheDirError {
-    /// It could not be made or looked at.
+    /// The directory could not be created or inspected.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// It is something else, or a symbolic link.
+    /// The path is something else, or a symbolic link.
     #[error("is not a directory")]
     NotADirectory,
-    /// Another user owns it.
+    /// Another user owns the directory.
     #[error("belongs to another user (uid {owner})")]
     NotOurs {
-        /// Who.
+        /// The owner's user id.
         owner: u32,
     },
-    /// Others may read or write it.
+    /// Other users may read or write the directory.
     #[error("is open to other users (mode {mode:o}), set mode 700")]
     NotPrivate {
         /// Its permission bits.
@@ -66,7 +66,7 @@ pub(crate) struct CodeCache {
     bytes_max: u64,
 }
 
-/// A file's bytes that only this user can have written, whole as they were written.
+/// The bytes of a file that only this user can have written, and that is complete.
 struct TrustedCode(Vec<u8>);
 
 impl CodeCache {
@@ -92,24 +92,24 @@ impl CodeCache {
         })
     }
 
-    /// The compiled module of `wasm`, if it is here.
+    /// The compiled module of `wasm`, if it is cached.
     pub(crate) fn module(&self, engine: &Engine, wasm: &[u8]) -> Option<Module> {
         let code = self.read(&self.path(engine, wasm))?;
-        // SAFETY: deserialize demands bytes that `serialize` made. Only this user can have written
-        // them (owner and mode of directory and open file were checked), this code writes nothing
-        // else there, and the digest says that they are whole. Another engine's code has another
-        // name, and wasmtime checks its own version and flags besides.
+        // SAFETY: deserialize requires bytes that `serialize` produced. Only this user can have written
+        // them (owner and mode of the directory and of the open file were checked), this code writes
+        // nothing else there, and the digest proves that they are complete. The code of another engine
+        // has another name, and wasmtime checks its own version and flags, too.
         unsafe { Module::deserialize(engine, code.payload()) }.ok()
     }
 
-    /// The compiled component of `wasm`, if it is here.
+    /// The compiled component of `wasm`, if it is cached.
     pub(crate) fn component(&self, engine: &Engine, wasm: &[u8]) -> Option<Component> {
         let code = self.read(&self.path(engine, wasm))?;
-        // SAFETY: as in `module`; a module under a component's name is refused by wasmtime.
+        // SAFETY: as in `module`; wasmtime refuses a module under the name of a component.
         unsafe { Component::deserialize(engine, code.payload()) }.ok()
     }
 
-    /// Keeps what was compiled from `wasm`. Failing to is no failure of the caller.
+    /// Stores the code compiled from `wasm`. A failure is logged.
     pub(crate) fn store(
         &self,
         engine: &Engine,
@@ -121,32 +121,32 @@ impl CodeCache {
             .map_err(io::Error::other)
             .and_then(|code| self.write(&path, &code));
         if let Err(error) = written.and_then(|()| self.prune(&path)) {
-            tracing::warn!(dir = %self.dir.display(), %error, "compiled code was not kept");
+            tracing::warn!(dir = %self.dir.display(), %error, "cannot store compiled code in the cache");
         }
     }
 
-    /// Content and engine make the name, so a changed guest or engine finds nothing.
+    /// The name depends on the content and the engine, so a changed guest or engine finds no file.
     fn path(&self, engine: &Engine, wasm: &[u8]) -> PathBuf {
-        let mut hasher = HashIntoSha(Sha256::new_with_prefix(MAGIC));
+        let mut hasher = Sha256Hasher(Sha256::new_with_prefix(MAGIC));
         engine.precompile_compatibility_hash().hash(&mut hasher);
         let digest = hasher.0.chain_update(wasm).finalize();
         self.dir.join(format!("{digest:x}.cwasm"))
     }
 
     fn read(&self, path: &Path) -> Option<TrustedCode> {
-        // A link planted in the directory would be another user's, or a mistake.
+        // A symbolic link in the directory is a mistake, or was made by another user.
         if !std::fs::symlink_metadata(path).ok()?.is_file() {
             return None;
         }
         let file = File::open(path).ok()?;
-        // Of the open file: what a name points to may change under us.
+        // Of the open file, since the name may refer to another file meanwhile.
         let metadata = file.metadata().ok()?;
         let ours = metadata.is_file()
             && metadata.uid() == our_uid()
             && metadata.mode() & MODE_OF_OTHERS == 0
             && metadata.len() <= FILE_BYTES_MAX;
         if !ours {
-            tracing::warn!(path = %path.display(), "compiled code is not private, compiling anew");
+            tracing::warn!(path = %path.display(), "a cached file is accessible to other users; compiling again");
             return None;
         }
         let mut bytes = Vec::new();
@@ -159,7 +159,7 @@ impl CodeCache {
 
     fn write(&self, path: &Path, code: &[u8]) -> io::Result<()> {
         static WRITES: AtomicU64 = AtomicU64::new(0);
-        // Unique among the threads and processes of one machine, which share the directory.
+        // Unique among the threads and processes of a machine that share the directory.
         let unique = (std::process::id(), WRITES.fetch_add(1, Ordering::Relaxed));
         let temporary = path.with_extension(format!("{}-{}.tmp", unique.0, unique.1));
         let write = || {
@@ -171,13 +171,13 @@ impl CodeCache {
             file.write_all(MAGIC)?;
             file.write_all(&Sha256::digest(code))?;
             file.write_all(code)?;
-            // No sync: after a crash, the digest tells a torn file from a whole one.
+            // No sync: the digest detects a file that a crash has left incomplete.
             std::fs::rename(&temporary, path)
         };
         write().inspect_err(|_| drop(std::fs::remove_file(&temporary)))
     }
 
-    /// Deletes the oldest files while there are too many bytes, never the one just written.
+    /// Deletes the oldest files while the directory is too large, but never the one just written.
     fn prune(&self, newest: &Path) -> io::Result<()> {
         let mut files: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
         for entry in std::fs::read_dir(&self.dir)? {
@@ -215,16 +215,16 @@ fn our_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// Lets the engine, which only knows how to hash itself for a map, hash itself for a name.
-struct HashIntoSha(Sha256);
+/// Computes a SHA-256 digest through the `Hash` implementation of the engine.
+struct Sha256Hasher(Sha256);
 
-impl std::hash::Hasher for HashIntoSha {
+impl std::hash::Hasher for Sha256Hasher {
     fn write(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
     fn finish(&self) -> u64 {
-        // Hashing into a digest needs no number; nothing asks for it.
+        // Never called: the digest is taken from the field.
         0
     }
 }

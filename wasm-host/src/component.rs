@@ -4,11 +4,11 @@ use wasmtime::Engine;
 use wasmtime::component::{HasSelf, Linker, WasmList};
 use wasmtime::{Store, StoreContextMut};
 
-use crate::budget::Purpose;
+use crate::budget::CallKind;
 use crate::call::{CallError, StartError};
 use crate::core_abi::failed;
 use crate::log::Level;
-use crate::state::{Blueprint, GuestState, begin, describe};
+use crate::state::{GuestState, GuestTemplate, begin, describe};
 
 use bindings::selvedge::function::{config, logging, types};
 pub(crate) use bindings::{StreamFunction, StreamFunctionPre};
@@ -29,16 +29,16 @@ mod bindings {
     wasmtime::component::bindgen!({
         path: "wit",
         world: "stream-function",
-        // A host function ends the call when it breaks a limit.
+        // A host function ends the call when a limit is exceeded.
         imports: { default: trappable },
     });
 }
 
-/// Imports of other packages are not granted.
+/// The package of all imports that the host provides.
 pub(crate) const IMPORT_PACKAGE: &str = "selvedge:function/";
-/// The interface by which a guest writes.
+/// The interface for outputs.
 const OUTPUT: &str = "selvedge:function/output@0.1.0";
-/// What a guest may say about its failure, in bytes.
+/// The maximum length of a failure message, in bytes.
 const FAILURE_MESSAGE_BYTES_MAX: usize = 1024;
 
 /// A running component.
@@ -50,19 +50,19 @@ pub(crate) struct ComponentGuest {
 impl ComponentGuest {
     pub(crate) fn start(
         pre: &StreamFunctionPre<GuestState>,
-        blueprint: &Blueprint,
+        template: &GuestTemplate,
     ) -> Result<Self, StartError> {
-        let mut store = blueprint.store();
-        begin(&mut store, Purpose::Start);
+        let mut store = template.store();
+        begin(&mut store, CallKind::Start);
         match pre.instantiate(&mut store) {
             Ok(bindings) => Ok(Self { store, bindings }),
             Err(error) => Err(failed("instantiation", &error, &store)),
         }
     }
 
-    /// Hands the guest one message; its outputs are then in the store.
+    /// Calls the guest with one message. Its outputs are in the store afterwards.
     pub(crate) fn handle(&mut self, tag: u32, payload: &[u8]) -> Result<(), CallError> {
-        begin(&mut self.store, Purpose::Message);
+        begin(&mut self.store, CallKind::Message);
         let result = self.bindings.call_handle(&mut self.store, tag, payload);
         match result.map_err(|e| describe(&e, self.store.data()))? {
             Ok(()) => Ok(()),
@@ -74,7 +74,7 @@ impl ComponentGuest {
     }
 
     pub(crate) fn observe(&mut self) -> Result<Vec<u32>, StartError> {
-        begin(&mut self.store, Purpose::Start);
+        begin(&mut self.store, CallKind::Start);
         let tags = self.bindings.call_observe(&mut self.store);
         tags.map_err(|e| failed("observe", &e, &self.store))
     }
@@ -86,8 +86,8 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<GuestState>> {
     types::add_to_linker::<_, HasSelf<GuestState>>(&mut linker, |state| state)?;
     config::add_to_linker::<_, HasSelf<GuestState>>(&mut linker, |state| state)?;
     logging::add_to_linker::<_, HasSelf<GuestState>>(&mut linker, |state| state)?;
-    // By hand, so that a payload is looked at in the guest's memory: nothing is allocated for one
-    // that is over the limit.
+    // Not generated, so that a payload is checked in the guest's memory: nothing is allocated for a
+    // payload that exceeds the limit.
     let mut output = linker.instance(OUTPUT)?;
     output.func_wrap("emit", |store, (tag, payload)| {
         emit(store, tag, None, &payload)
@@ -109,7 +109,7 @@ fn emit(
     let target_len = target.as_ref().map_or(0, String::len);
     budget.take_output(payload.len().saturating_add(target_len))?;
     let bytes_left = budget.output_bytes_left();
-    // Out of the store for the while: the payload is read where it lies, which borrows the store.
+    // Moved out of the store meanwhile: reading the payload in the guest's memory borrows the store.
     let mut outputs = std::mem::take(&mut store.data_mut().outputs);
     outputs.push(tag, target, payload.as_le_slice(&store), bytes_left);
     store.data_mut().outputs = outputs;

@@ -1,24 +1,24 @@
-//! Core modules: the ABI of `ABI.md`, drawn here in code.
+//! Core modules: the implementation of the ABI in `ABI.md`.
 
 use wasmtime::{Caller, Engine, InstancePre, Linker, Memory, Store, TypedFunc};
 
-use crate::budget::{Breach, Purpose};
+use crate::budget::{AbortReason, CallKind};
 use crate::call::{CallError, StartError};
 use crate::log::Level;
-use crate::state::{Blueprint, GuestState, begin, describe};
+use crate::state::{GuestState, GuestTemplate, begin, describe};
 
-/// The module name of every import that is granted to core guests.
+/// The module name of every import that the host provides to core guests.
 pub(crate) const IMPORT_MODULE: &str = "selvedge";
-/// The functions in it.
+/// The functions in that module.
 pub(crate) const IMPORTS: [&str; 4] = ["config_get", "emit", "emit_to", "log"];
 
-/// What a core guest must export, in the words of `load::describe`.
+/// What a core guest must export, with types as printed by `load::describe`.
 pub(crate) const EXPORTS: [(&str, &str); 3] = [
     ("memory", "memory"),
     ("alloc", "func(i32) -> i32"),
     ("handle", "func(i32, i32, i32) -> i32"),
 ];
-/// What it may export.
+/// What a core guest may export.
 pub(crate) const OPTIONAL_EXPORTS: [(&str, &str); 4] = [
     ("_initialize", "func()"),
     ("init", "func() -> i32"),
@@ -26,9 +26,9 @@ pub(crate) const OPTIONAL_EXPORTS: [(&str, &str); 4] = [
     ("observe_at", "func(i32) -> i32"),
 ];
 
-/// What `config_get` returns for a key that is not set.
+/// The result of `config_get` for a key that is not set.
 const ABSENT: i32 = -1;
-/// What the emitters return: a breach of a limit ends the call instead of returning.
+/// The only result of the emit functions: an exceeded limit ends the call instead.
 const ACCEPTED: i32 = 0;
 
 /// A running core guest.
@@ -41,13 +41,13 @@ pub(crate) struct CoreGuest {
 }
 
 impl CoreGuest {
-    /// Instantiates the module and runs its initialisers, each under a deadline of its own.
+    /// Instantiates the module and runs its initialisers, each with its own deadline.
     pub(crate) fn start(
         pre: &InstancePre<GuestState>,
-        blueprint: &Blueprint,
+        template: &GuestTemplate,
     ) -> Result<Self, StartError> {
-        let mut store = blueprint.store();
-        begin(&mut store, Purpose::Start);
+        let mut store = template.store();
+        begin(&mut store, CallKind::Start);
         let instance = pre.instantiate(&mut store);
         let instance = instance.map_err(|e| failed("instantiation", &e, &store))?;
         // The loader has checked these exports and their types.
@@ -78,9 +78,9 @@ impl CoreGuest {
         Ok(guest)
     }
 
-    /// Hands the guest one message; its outputs are then in the store.
+    /// Calls the guest with one message. Its outputs are in the store afterwards.
     pub(crate) fn handle(&mut self, tag: u32, payload: &[u8]) -> Result<(), CallError> {
-        begin(&mut self.store, Purpose::Message);
+        begin(&mut self.store, CallKind::Message);
         let limit = self.store.data().budget.limits().memory_bytes;
         let Ok(len) = u32::try_from(payload.len()) else {
             return Err(CallError::InputTooLarge {
@@ -117,12 +117,12 @@ impl CoreGuest {
             .get_typed_func::<i32, i32>(&mut self.store, "observe_at");
         let at = at.map_err(|e| failed("observe", &e, &self.store))?;
         let mut tags = Vec::with_capacity(count.min(limit));
-        // One more than the limit, so that the loader can tell that there are too many.
+        // One more than the limit, so that the loader can detect that there are too many.
         for index in 0..count.min(limit + 1) {
-            begin(&mut self.store, Purpose::Start);
+            begin(&mut self.store, CallKind::Start);
             let index = i32::try_from(index).unwrap_or(i32::MAX);
             let tag = at.call(&mut self.store, index);
-            // Tags are unsigned; i32 is only how WebAssembly names the 32 bits.
+            // Tags are unsigned; WebAssembly has one 32-bit integer type.
             tags.push(
                 tag.map_err(|e| failed("observe", &e, &self.store))?
                     .cast_unsigned(),
@@ -141,7 +141,7 @@ impl CoreGuest {
         else {
             return Ok(None);
         };
-        begin(&mut self.store, Purpose::Start);
+        begin(&mut self.store, CallKind::Start);
         let result = function.call(&mut self.store, ());
         result
             .map(Some)
@@ -183,7 +183,7 @@ fn emit(
     let (memory, state) = open(&mut caller)?;
     let payload = slice(memory, pointer, len)?;
     state.budget.take_output(payload.len())?;
-    // Copied: the guest may reuse its memory as soon as this returns.
+    // Copied, since the guest may reuse its memory once this returns.
     state.push_output(tag, None, payload);
     Ok(ACCEPTED)
 }
@@ -202,7 +202,7 @@ fn emit_to(
     state
         .budget
         .take_output(payload.len().saturating_add(target.len()))?;
-    let target = str::from_utf8(target).map_err(|_| Breach::Utf8)?;
+    let target = str::from_utf8(target).map_err(|_| AbortReason::Utf8)?;
     state.push_output(tag, Some(target.into()), payload);
     Ok(ACCEPTED)
 }
@@ -215,7 +215,7 @@ fn log(
 ) -> wasmtime::Result<()> {
     let (memory, state) = open(&mut caller)?;
     let message = slice(memory, pointer, len)?;
-    // Lossy: a line with one bad byte is still worth reading.
+    // Lossy, so that a line with an invalid byte is logged, too.
     state.write_log(Level::from_number(level), &String::from_utf8_lossy(message));
     Ok(())
 }
@@ -229,7 +229,7 @@ fn config_get(
 ) -> wasmtime::Result<i32> {
     let (memory, state) = open(&mut caller)?;
     let key = slice(memory, key_pointer, key_len)?;
-    let key = str::from_utf8(key).map_err(|_| Breach::Utf8)?;
+    let key = str::from_utf8(key).map_err(|_| AbortReason::Utf8)?;
     let Some(value) = state.config(key) else {
         return Ok(ABSENT);
     };
@@ -241,12 +241,12 @@ fn config_get(
     Ok(i32::try_from(value.len())?)
 }
 
-/// Counts the host call and opens the guest's memory beside the host's state.
+/// Counts the host call and borrows the guest's memory and the host's state.
 fn open<'a>(
     caller: &'a mut Caller<'_, GuestState>,
 ) -> wasmtime::Result<(&'a mut [u8], &'a mut GuestState)> {
     caller.data_mut().budget.take_host_call()?;
-    // Only a start function runs before the memory is known.
+    // The memory is not known yet when a start function calls the host.
     let memory = match caller.data().memory {
         Some(memory) => memory,
         None => match caller
@@ -254,20 +254,24 @@ fn open<'a>(
             .and_then(wasmtime::Extern::into_memory)
         {
             Some(memory) => memory,
-            None => return Err(Breach::Pointer.into()),
+            None => return Err(AbortReason::Pointer.into()),
         },
     };
     Ok(memory.data_and_store_mut(caller))
 }
 
-fn slice(memory: &[u8], pointer: u32, len: u32) -> Result<&[u8], Breach> {
+fn slice(memory: &[u8], pointer: u32, len: u32) -> Result<&[u8], AbortReason> {
     let start = pointer as usize;
-    let end = start.checked_add(len as usize).ok_or(Breach::Pointer)?;
-    memory.get(start..end).ok_or(Breach::Pointer)
+    let end = start
+        .checked_add(len as usize)
+        .ok_or(AbortReason::Pointer)?;
+    memory.get(start..end).ok_or(AbortReason::Pointer)
 }
 
-fn slice_mut(memory: &mut [u8], pointer: u32, len: u32) -> Result<&mut [u8], Breach> {
+fn slice_mut(memory: &mut [u8], pointer: u32, len: u32) -> Result<&mut [u8], AbortReason> {
     let start = pointer as usize;
-    let end = start.checked_add(len as usize).ok_or(Breach::Pointer)?;
-    memory.get_mut(start..end).ok_or(Breach::Pointer)
+    let end = start
+        .checked_add(len as usize)
+        .ok_or(AbortReason::Pointer)?;
+    memory.get_mut(start..end).ok_or(AbortReason::Pointer)
 }

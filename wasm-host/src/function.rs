@@ -1,4 +1,4 @@
-//! A stream function: compiled, checked, ready to be instantiated.
+//! A loaded stream function: compiled, checked and ready to be instantiated.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,21 +8,21 @@ use wasmtime::InstancePre;
 use crate::call::StartError;
 use crate::component::{ComponentGuest, StreamFunctionPre};
 use crate::core_abi::CoreGuest;
-use crate::host::Shared;
+use crate::host::HostShared;
 use crate::instance::Instance;
 use crate::limits::GuestLimits;
-use crate::load::{self, Header, LoadError};
-use crate::state::{Blueprint, GuestState};
+use crate::load::{self, LoadError, WasmKind};
+use crate::state::{GuestState, GuestTemplate};
 
-/// Tags that a function may observe; more is refused at load.
+/// The maximum number of tags that a function may observe.
 pub(crate) const OBSERVED_TAGS_MAX: usize = 1024;
 
-/// What the operator decides about a function.
+/// The settings of a function that the operator chooses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FunctionConfig {
-    /// Its name, in logs and errors.
+    /// The name of the function, in logs and errors.
     pub name: String,
-    /// How much of the host it may use.
+    /// The resource limits.
     pub limits: GuestLimits,
     /// Settings that the guest may read.
     pub config: BTreeMap<String, String>,
@@ -39,40 +39,40 @@ impl FunctionConfig {
     }
 }
 
-/// By which contract a function is run.
+/// The interface of a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FunctionKind {
-    /// A component of the world in `wit/function.wit`: typed, any language. An empty call costs about
-    /// 0.17 us.
+    /// A component of the world in `wit/function.wit`, typed and for any language. An empty call takes
+    /// about 0.17 us.
     Component,
-    /// A core module of the ABI in `ABI.md`. An empty call costs about 0.04 us.
+    /// A core module of the ABI in `ABI.md`. An empty call takes about 0.04 us.
     CoreModule,
 }
 
-/// A loaded stream function. Cheap to clone: clones share the code.
+/// A loaded stream function. Cloning is cheap: clones share the code.
 #[derive(Debug, Clone)]
 pub struct WasmFunction {
-    loaded: Arc<Loaded>,
+    loaded: Arc<LoadedFunction>,
 }
 
 #[derive(Debug)]
-struct Loaded {
-    shared: Arc<Shared>,
+struct LoadedFunction {
+    shared: Arc<HostShared>,
     name: Arc<str>,
     limits: GuestLimits,
     config: Arc<BTreeMap<String, String>>,
-    code: Code,
+    code: LinkedCode,
     was_cached: bool,
     observed: Vec<u32>,
 }
 
 /// Compiled code with its imports resolved.
-pub(crate) enum Code {
+pub(crate) enum LinkedCode {
     Component(StreamFunctionPre<GuestState>),
     Core(InstancePre<GuestState>),
 }
 
-impl std::fmt::Debug for Code {
+impl std::fmt::Debug for LinkedCode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Component(_) => "Component",
@@ -83,23 +83,26 @@ impl std::fmt::Debug for Code {
 
 impl WasmFunction {
     pub(crate) fn load(
-        shared: &Arc<Shared>,
+        shared: &Arc<HostShared>,
         wasm: &[u8],
         config: FunctionConfig,
     ) -> Result<Self, LoadError> {
-        let header = load::header(wasm)?;
+        let kind = load::kind(wasm)?;
         load::check_complexity(wasm, &config.limits)?;
-        let (code, was_cached) = match header {
-            Header::Component => {
+        let (code, was_cached) = match kind {
+            WasmKind::Component => {
                 let (component, was_cached) = load::component(shared, wasm)?;
                 (
-                    Code::Component(load::link_component(shared, &component)?),
+                    LinkedCode::Component(load::link_component(shared, &component)?),
                     was_cached,
                 )
             }
-            Header::Module => {
+            WasmKind::Module => {
                 let (module, was_cached) = load::module(shared, wasm)?;
-                (Code::Core(load::link_module(shared, &module)?), was_cached)
+                (
+                    LinkedCode::Core(load::link_module(shared, &module)?),
+                    was_cached,
+                )
             }
         };
         let FunctionConfig {
@@ -107,7 +110,7 @@ impl WasmFunction {
             limits,
             config,
         } = config;
-        let mut loaded = Loaded {
+        let mut loaded = LoadedFunction {
             shared: Arc::clone(shared),
             name: name.into(),
             limits,
@@ -116,7 +119,7 @@ impl WasmFunction {
             was_cached,
             observed: Vec::new(),
         };
-        let observed = loaded.try_out().map_err(LoadError::Start)?;
+        let observed = loaded.trial_start().map_err(LoadError::Start)?;
         if observed.len() > OBSERVED_TAGS_MAX {
             return Err(LoadError::TooManyTags {
                 limit: OBSERVED_TAGS_MAX,
@@ -128,60 +131,60 @@ impl WasmFunction {
         })
     }
 
-    /// A running guest with memory of its own.
+    /// Starts a guest with its own memory.
     ///
     /// # Errors
-    /// [`StartError`] if the guest traps, loops or refuses while it starts.
+    /// [`StartError`] if the guest traps, exceeds a limit or returns an error while it starts.
     pub fn instantiate(&self) -> Result<Instance, StartError> {
         Instance::start(self.clone())
     }
 
-    /// The name that the operator gave it.
+    /// The name of the function.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.loaded.name
     }
 
-    /// The limits that it is held to.
+    /// The resource limits of each instance.
     #[must_use]
     pub fn limits(&self) -> &GuestLimits {
         &self.loaded.limits
     }
 
-    /// By which contract it is run.
+    /// The interface of the function.
     #[must_use]
     pub fn kind(&self) -> FunctionKind {
         match self.loaded.code {
-            Code::Component(_) => FunctionKind::Component,
-            Code::Core(_) => FunctionKind::CoreModule,
+            LinkedCode::Component(_) => FunctionKind::Component,
+            LinkedCode::Core(_) => FunctionKind::CoreModule,
         }
     }
 
-    /// The tags that the guest says it wants, in its order, at most 1024. Empty if a core module does
-    /// not say: then the operator must.
+    /// The tags that the guest declares, in its order, at most 1,024. Empty if a core module declares
+    /// none: the operator must then choose the tags.
     #[must_use]
     pub fn observed(&self) -> &[u32] {
         &self.loaded.observed
     }
 
-    /// Whether the code came from the cache instead of the compiler.
+    /// Whether the compiled code was read from the cache.
     #[must_use]
     pub fn was_cached(&self) -> bool {
         self.loaded.was_cached
     }
 
-    pub(crate) fn code(&self) -> &Code {
+    pub(crate) fn code(&self) -> &LinkedCode {
         &self.loaded.code
     }
 
-    pub(crate) fn blueprint(&self) -> Blueprint {
-        self.loaded.blueprint()
+    pub(crate) fn template(&self) -> GuestTemplate {
+        self.loaded.template()
     }
 }
 
-impl Loaded {
-    fn blueprint(&self) -> Blueprint {
-        Blueprint::new(
+impl LoadedFunction {
+    fn template(&self) -> GuestTemplate {
+        GuestTemplate::new(
             Arc::clone(&self.shared),
             Arc::clone(&self.name),
             Arc::clone(&self.config),
@@ -189,13 +192,13 @@ impl Loaded {
         )
     }
 
-    /// Starts a guest that is thrown away, so that one that cannot start is refused at load, and asks
-    /// it what it observes.
-    fn try_out(&self) -> Result<Vec<u32>, StartError> {
-        let blueprint = self.blueprint();
+    /// Starts a guest and drops it, so that a guest which cannot start is refused at load. Returns the
+    /// tags that the guest declares.
+    fn trial_start(&self) -> Result<Vec<u32>, StartError> {
+        let template = self.template();
         match &self.code {
-            Code::Component(pre) => ComponentGuest::start(pre, &blueprint)?.observe(),
-            Code::Core(pre) => CoreGuest::start(pre, &blueprint)?.observe(OBSERVED_TAGS_MAX),
+            LinkedCode::Component(pre) => ComponentGuest::start(pre, &template)?.observe(),
+            LinkedCode::Core(pre) => CoreGuest::start(pre, &template)?.observe(OBSERVED_TAGS_MAX),
         }
     }
 }

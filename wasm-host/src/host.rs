@@ -1,4 +1,4 @@
-//! The host: one engine, one clock, one cache.
+//! The host: the engine, the clock of the deadlines and the code cache.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,19 +10,19 @@ use crate::cache::{CacheDirError, CodeCache};
 use crate::function::{FunctionConfig, WasmFunction};
 use crate::load::{self, LoadError};
 use crate::numeric::NumericFunction;
-use crate::ticker::Ticker;
+use crate::ticker::EpochTicker;
 
-/// How a [`Host`] works. The defaults fit a node that runs tens of functions.
+/// The settings of a [`Host`]. The defaults are for a node that runs tens of functions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostConfig {
-    /// How often deadlines are looked at; calls end at most two ticks late. At least 1 ms, less is
-    /// taken as 1 ms. 10 ms: a hundred wake-ups a second, far below a thousandth of a core.
+    /// The interval at which deadlines are checked; a call ends at most two ticks late. At least 1 ms.
+    /// Default 10 ms: 100 wake-ups a second, far less than 0.1 % of a core.
     pub tick: Duration,
-    /// Where compiled code is kept from one start to the next; none by default. The directory is made
-    /// with mode 0700 if it does not exist. It must belong to this user and to nobody else: what lies
-    /// there is run as machine code.
+    /// The directory for compiled code, which makes the next start faster. Default: none. It is created
+    /// with mode 0700 if it does not exist. Only this user may have access to it, since its files are
+    /// run as machine code.
     pub cache_dir: Option<PathBuf>,
-    /// Bytes that the files in the cache directory may take; the oldest go first. 256 MiB.
+    /// Maximum size of the cache directory in bytes; the oldest files are deleted. Default 256 MiB.
     pub cache_bytes: u64,
 }
 
@@ -36,7 +36,7 @@ impl Default for HostConfig {
     }
 }
 
-/// A [`Host`] could not be made. The environment's fault; a retry helps once it is mended.
+/// Why a [`Host`] could not be created. A retry helps once the environment has been corrected.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HostError {
@@ -45,34 +45,34 @@ pub enum HostError {
     CacheDir {
         /// The directory.
         path: PathBuf,
-        /// What is wrong with it, and what to do.
+        /// Why, and what to change.
         reason: CacheDirError,
     },
     /// WebAssembly cannot be run on this machine.
     #[error("this machine cannot run WebAssembly: {reason}")]
     Engine {
-        /// What the engine said.
+        /// The message of the engine.
         reason: String,
     },
-    /// The thread of the clock could not be started.
-    #[error("the thread of the deadlines could not be started")]
+    /// The thread that advances the clock could not be started.
+    #[error("cannot start the thread of the deadlines")]
     Thread(#[source] std::io::Error),
 }
 
-/// Runs functions. Cheap to clone: clones share the engine, the clock and the cache.
+/// Runs functions. Cloning is cheap: clones share the engine, the clock and the cache.
 #[derive(Debug, Clone)]
 pub struct Host {
-    shared: Arc<Shared>,
+    shared: Arc<HostShared>,
 }
 
-/// What every function and instance of a host keeps alive.
-pub(crate) struct Shared {
+/// The part of a host that its functions and instances keep alive.
+pub(crate) struct HostShared {
     pub(crate) engine: Engine,
-    pub(crate) ticker: Ticker,
+    pub(crate) ticker: EpochTicker,
     pub(crate) cache: Option<CodeCache>,
 }
 
-impl std::fmt::Debug for Shared {
+impl std::fmt::Debug for HostShared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {
             engine: _,
@@ -108,9 +108,9 @@ impl Host {
             reason: format!("{error:#}"),
         })?;
         let tick = tick.max(Duration::from_millis(1));
-        let ticker = Ticker::start(engine.clone(), tick).map_err(HostError::Thread)?;
+        let ticker = EpochTicker::start(engine.clone(), tick).map_err(HostError::Thread)?;
         Ok(Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(HostShared {
                 engine,
                 ticker,
                 cache,
@@ -118,14 +118,14 @@ impl Host {
         })
     }
 
-    /// Loads a stream function from a `.wasm` file: a component or a core module, told apart by what
-    /// it is. It is compiled (or taken from the cache), checked, and started once on trial.
+    /// Loads a stream function from a `.wasm` file, which holds a component or a core module. The file
+    /// is compiled (or its code is read from the cache) and checked, and a guest is started once.
     ///
-    /// Compiling takes from 20 ms for a small Rust guest to seconds for one that carries an
-    /// interpreter, on this thread and on rayon's; the cache saves it on the next start (0.3 ms).
+    /// Blocks while it compiles: from 20 ms for a small Rust guest to seconds for one that contains an
+    /// interpreter, on this thread and on those of rayon. With the cache, the next start takes 0.3 ms.
     ///
     /// # Errors
-    /// [`LoadError`] says what is wrong with the file.
+    /// [`LoadError`] describes why the file cannot be used.
     pub fn load(
         &self,
         path: impl AsRef<Path>,
@@ -138,7 +138,7 @@ impl Host {
     /// Loads a stream function from memory, as [`load`](Self::load) does from a file.
     ///
     /// # Errors
-    /// [`LoadError`] says what is wrong with the bytes.
+    /// [`LoadError`] describes why the bytes cannot be used.
     pub fn load_bytes(
         &self,
         wasm: &[u8],
@@ -151,7 +151,7 @@ impl Host {
     /// Loads a core module that exports a function of one number, such as `triple(f64) -> f64`.
     ///
     /// # Errors
-    /// [`LoadError`] says what is wrong with the file.
+    /// [`LoadError`] describes why the file cannot be used.
     pub fn load_numeric(
         &self,
         path: impl AsRef<Path>,
@@ -165,7 +165,7 @@ impl Host {
     /// Loads a numeric function from memory, as [`load_numeric`](Self::load_numeric) does from a file.
     ///
     /// # Errors
-    /// [`LoadError`] says what is wrong with the bytes.
+    /// [`LoadError`] describes why the bytes cannot be used.
     pub fn load_numeric_bytes(
         &self,
         wasm: &[u8],
@@ -179,9 +179,9 @@ impl Host {
 
 fn engine_config() -> Config {
     let mut config = Config::new();
-    // Epochs and not fuel: a loop over bytes is 1.3 times as slow with the one, 2 times with the other.
+    // Epochs instead of fuel: a loop over bytes is 1.3 times as slow with epochs, 2 times with fuel.
     config.epoch_interruption(true);
-    // Shared memories would escape the limits of one instance, and no guest here has threads.
+    // Shared memories would not count towards the limits of one instance, and guests have no threads.
     config.shared_memory(false);
     config
 }

@@ -1,4 +1,4 @@
-//! A running guest that is handed messages.
+//! A running guest that handles messages.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,50 +6,50 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::call::{CallError, StartError};
 use crate::component::ComponentGuest;
 use crate::core_abi::CoreGuest;
-use crate::function::{Code, WasmFunction};
+use crate::function::{LinkedCode, WasmFunction};
 use crate::outputs::Outputs;
-use crate::state::{Blueprint, GuestState};
+use crate::state::{GuestState, GuestTemplate};
 use crate::stats::FunctionStats;
 
-/// A running guest: warm, with memory that lasts from message to message.
+/// A running guest, whose memory is kept from message to message.
 ///
 /// ```text
 ///             handle -> Ok, GuestError, InputTooLarge
 ///              +---+
 ///              v   |
-///  start ---> warm ---------------------> empty
+///  start ---> ready --------------------> empty
 ///              ^    handle -> any other     |
 ///              |    CallError: recycled     |
 ///              +----------------------------+
 ///               next handle: a fresh guest
-///               (if it cannot start: Restart, still empty)
+///               (if it cannot start: Restart, and empty again)
 /// ```
 ///
-/// One call at a time, on the thread of the caller; instances are independent of each other.
+/// Calls run on the caller's thread, one at a time. Instances are independent of each other.
 #[derive(Debug)]
 pub struct Instance {
     function: WasmFunction,
-    blueprint: Blueprint,
-    guest: Option<Guest>,
+    template: GuestTemplate,
+    guest: Option<GuestInstance>,
     stats: FunctionStats,
 }
 
-enum Guest {
+enum GuestInstance {
     Component(ComponentGuest),
     Core(CoreGuest),
 }
 
-impl std::fmt::Debug for Guest {
+impl std::fmt::Debug for GuestInstance {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Guest").field(self.state()).finish()
     }
 }
 
-impl Guest {
-    fn start(function: &WasmFunction, blueprint: &Blueprint) -> Result<Self, StartError> {
+impl GuestInstance {
+    fn start(function: &WasmFunction, template: &GuestTemplate) -> Result<Self, StartError> {
         Ok(match function.code() {
-            Code::Component(pre) => Self::Component(ComponentGuest::start(pre, blueprint)?),
-            Code::Core(pre) => Self::Core(CoreGuest::start(pre, blueprint)?),
+            LinkedCode::Component(pre) => Self::Component(ComponentGuest::start(pre, template)?),
+            LinkedCode::Core(pre) => Self::Core(CoreGuest::start(pre, template)?),
         })
     }
 
@@ -70,25 +70,25 @@ impl Guest {
 
 impl Instance {
     pub(crate) fn start(function: WasmFunction) -> Result<Self, StartError> {
-        let blueprint = function.blueprint();
-        let guest = Guest::start(&function, &blueprint)?;
+        let template = function.template();
+        let guest = GuestInstance::start(&function, &template)?;
         Ok(Self {
             function,
-            blueprint,
+            template,
             guest: Some(guest),
             stats: FunctionStats::default(),
         })
     }
 
-    /// Hands the guest one message and gives what it wrote for it.
+    /// Calls the guest with one message and returns its outputs.
     ///
-    /// The payload is copied once, into the guest's memory. Blocks until the guest is done, at most
-    /// [`GuestLimits::deadline`](crate::Limits::deadline) and two ticks; after a recycling, a restart takes
-    /// up to as much again.
+    /// The payload is copied once, into the guest's memory. Blocks until the guest returns, at most for
+    /// [`GuestLimits::deadline`](crate::GuestLimits::deadline) and two ticks; after a recycling, the
+    /// start of the fresh guest takes up to the same time in addition.
     ///
     /// # Errors
-    /// [`CallError`] says why, and [`CallError::recycled`] whether the guest's memory was lost. What
-    /// the guest emitted for this message is then discarded.
+    /// [`CallError`], and [`CallError::recycled`] returns whether the guest's memory was lost. The
+    /// outputs for this message are discarded.
     pub fn handle(&mut self, tag: u32, payload: &[u8]) -> Result<Outputs<'_>, CallError> {
         self.stats.calls += 1;
         if let Err(error) = self.run(tag, payload) {
@@ -107,23 +107,23 @@ impl Instance {
         Ok(state.outputs.outputs())
     }
 
-    /// Runs the guest where it lies: it is some hundred bytes, and moving it out and back took a
-    /// third of a call.
+    /// Runs the guest in place: it has some hundred bytes, and moving it out and back took a third of
+    /// a call.
     fn run(&mut self, tag: u32, payload: &[u8]) -> Result<(), CallError> {
-        let limit = self.blueprint.limits.memory_bytes;
+        let limit = self.template.limits.memory_bytes;
         if payload.len() > limit {
             return Err(CallError::InputTooLarge {
                 bytes: payload.len(),
                 limit,
             });
         }
-        if self.blueprint.stop.load(Ordering::Relaxed) {
+        if self.template.stop.load(Ordering::Relaxed) {
             return Err(CallError::Stopped);
         }
         let guest = match &mut self.guest {
             Some(guest) => guest,
             empty => {
-                let started = Guest::start(&self.function, &self.blueprint);
+                let started = GuestInstance::start(&self.function, &self.template);
                 empty.insert(started.map_err(CallError::Restart)?)
             }
         };
@@ -136,17 +136,17 @@ impl Instance {
         }
     }
 
-    /// The function that this is an instance of.
+    /// The function of this instance.
     #[must_use]
     pub fn function(&self) -> &WasmFunction {
         &self.function
     }
 
-    /// What this instance has done so far.
+    /// The counters of this instance.
     #[must_use]
     pub fn stats(&self) -> FunctionStats {
         FunctionStats {
-            log_lines_dropped: self.blueprint.log.dropped(),
+            log_lines_dropped: self.template.log.dropped(),
             memory_bytes: self
                 .guest
                 .as_ref()
@@ -155,27 +155,27 @@ impl Instance {
         }
     }
 
-    /// How many [ticks](crate::HostConfig::tick) have passed since the host started: a clock that costs
-    /// one load to read.
+    /// The number of [ticks](crate::HostConfig::tick) since the host started: a clock whose reading
+    /// costs one load.
     #[must_use]
     pub fn ticks(&self) -> u64 {
-        self.blueprint.shared.ticker.ticks().now()
+        self.template.shared.ticker.ticks().now()
     }
 
-    /// A handle by which another thread can stop this instance.
+    /// A handle with which another thread can stop this instance.
     #[must_use]
     pub fn stop_handle(&self) -> StopHandle {
-        StopHandle(Arc::clone(&self.blueprint.stop))
+        StopHandle(Arc::clone(&self.template.stop))
     }
 }
 
-/// Stops an [`Instance`] or a [`NumericFunction`](crate::NumericFunction) from another thread, for
-/// shutting down and for replacing a function.
+/// Stops an [`Instance`] or a [`NumericFunction`](crate::NumericFunction) from another thread, to shut
+/// down or to replace a function.
 #[derive(Debug, Clone)]
 pub struct StopHandle(pub(crate) Arc<AtomicBool>);
 
 impl StopHandle {
-    /// Ends the call under way within a tick, and refuses every later one, by
+    /// Ends the current call within a tick, and refuses every later call, with
     /// [`CallError::Stopped`]. Cannot be undone.
     pub fn stop(&self) {
         self.0.store(true, Ordering::Relaxed);

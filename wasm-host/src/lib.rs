@@ -1,12 +1,12 @@
-//! WebAssembly guests as stream functions: compiled once, kept warm, and held to limits.
+//! Runs WebAssembly guests as stream functions: compiled once, kept instantiated, with limits.
 //!
-//! A guest is handed messages `(tag, payload)` and writes messages `(tag, target, payload)`. This
-//! crate runs it and knows nothing else: no network, no other crate of the workspace.
+//! A guest handles messages `(tag, payload)` and writes messages `(tag, target, payload)`. This
+//! crate uses no network and no other crate of the workspace.
 //!
-//! | the guest is | it exports | run by |
+//! | guest | exports | loaded by |
 //! |---|---|---|
 //! | a component of the world in `wit/function.wit` | `observe`, `handle` | [`Host::load`] |
-//! | a core module of the small ABI in `ABI.md` | `memory`, `alloc`, `handle` | [`Host::load`] |
+//! | a core module of the ABI in `ABI.md` | `memory`, `alloc`, `handle` | [`Host::load`] |
 //! | a core module with a function of one number | e.g. `triple(f64) -> f64` | [`Host::load_numeric`] |
 //!
 //! ```no_run
@@ -21,24 +21,25 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # What a guest cannot do
-//! Stop its host (every call has a deadline), crash it or read it (memory is isolated, every pointer
-//! is checked), fill it ([`GuestLimits`] bound memory, outputs, host calls, logs and module size), or
-//! reach anything: there is no file, network, environment, clock or randomness to import.
+//! # Isolation
+//! A guest cannot block its host (every call has a deadline), crash it or read its memory (memory is
+//! isolated, and every pointer is checked), exhaust it ([`GuestLimits`] bound memory, outputs, host
+//! calls, logs and module size), or access the system: no file, network, environment, clock or
+//! randomness can be imported.
 //!
 //! # Failures
-//! A message is handled wholly or not at all: if a call fails, what it emitted is discarded. After a
-//! trap or a breach of a limit the instance is *recycled*: its memory is dropped, the next call gets a
-//! fresh one. [`CallError::recycled`] tells, [`FunctionStats`] counts.
+//! A message is handled completely or not at all: if a call fails, its outputs are discarded. After a
+//! trap or an exceeded limit the instance is *recycled*: its memory is dropped, and the next call
+//! starts a fresh guest. [`CallError::recycled`] reports this, and [`FunctionStats`] counts it.
 //!
 //! # Threads and memory
-//! One thread per [`Host`] advances the clock of the deadlines and ends with the last [`Host`],
-//! [`WasmFunction`] or [`Instance`] of it. Calls run on the caller's thread, which needs 512 KiB of stack for
-//! the guest. Instances allocate on demand: an instance reserves 4 GiB of address space (so a limit on that,
-//! `ulimit -v`, is a limit on instances, and 47 bits hold some 30 000) but holds only pages that it has
-//! touched: measured, a host with four small guests holds 20 MB and each further instance 8 KiB, 35 KiB
-//! after its first message. A pooling allocator would make a start cheaper than the measured 10-15 us;
-//! instances are warm here and starts are rare, so it would only pin memory.
+//! One thread per [`Host`] advances the clock of the deadlines; it ends with the last [`Host`],
+//! [`WasmFunction`] or [`Instance`] that uses it. Calls run on the caller's thread, which needs 512 KiB
+//! of stack for the guest. An instance reserves 4 GiB of address space, so `ulimit -v` limits the number
+//! of instances, and 47 bits hold about 30,000. It uses only the pages that it has touched: measured, a
+//! host with four small guests uses 20 MB, and each further instance 8 KiB, or 35 KiB after its first
+//! message. A pooling allocator would make a start cheaper than the measured 10 to 15 us, but starts
+//! are rare since instances are reused, so it would only pin memory.
 
 mod budget;
 mod cache;

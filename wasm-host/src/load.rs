@@ -1,4 +1,4 @@
-//! From bytes to code that may run here: what it is, whether it fits, what it wants.
+//! Loads a guest: detects its kind, checks its size, exports and imports, and compiles it.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -10,31 +10,33 @@ use wasmtime::{ExternType, InstancePre, Module};
 use crate::call::StartError;
 use crate::component::{self, StreamFunctionPre};
 use crate::core_abi;
-use crate::host::Shared;
+use crate::host::HostShared;
 use crate::limits::GuestLimits;
 use crate::numeric;
 use crate::state::GuestState;
 
-/// Why a function was not loaded. Retrying the same bytes helps only after [`Read`](Self::Read) and,
-/// on an overloaded machine, [`Start`](Self::Start); otherwise the guest must be built anew.
+/// Why a function was not loaded. Retrying the same file helps only after [`Read`](Self::Read) and,
+/// on an overloaded machine, [`Start`](Self::Start); otherwise the guest must be changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
-    /// The guest imports what this host does not grant, for example WASI.
-    #[error("the guest imports {import}, which is not granted; granted are {granted}")]
+    /// The guest imports something that this host does not provide, for example WASI.
+    #[error("the guest imports {import}, which this host does not provide; it provides {granted}")]
     ImportNotGranted {
         /// `module.name` of a core module, the interface of a component.
         import: String,
-        /// What may be imported.
+        /// The imports that the host provides.
         granted: String,
     },
-    /// The bytes begin as WebAssembly but are damaged, or use a feature that is off.
-    #[error("not valid WebAssembly: {reason}")]
+    /// The file begins as WebAssembly but is damaged, or uses a feature that is disabled.
+    #[error(
+        "the file is damaged, or uses a WebAssembly feature that this host does not support: {reason}"
+    )]
     Invalid {
-        /// What the compiler said.
+        /// The message of the compiler.
         reason: String,
     },
-    /// An export that the contract demands is missing.
+    /// A required export is missing.
     #[error(
         "the guest does not export {export} ({expected}); it exports {}",
         list(found)
@@ -42,21 +44,21 @@ pub enum LoadError {
     MissingExport {
         /// Its name.
         export: String,
-        /// What it should be.
+        /// Its required type.
         expected: String,
-        /// What the guest exports instead.
+        /// The exports of the guest.
         found: Vec<String>,
     },
-    /// The bytes are not WebAssembly at all.
-    #[error("not WebAssembly: {looks_like}")]
+    /// The file is not WebAssembly.
+    #[error("the file is not WebAssembly: {looks_like}")]
     NotWasm {
-        /// What they look like.
+        /// What the file seems to be.
         looks_like: &'static str,
     },
-    /// The module only has functions of numbers: [`Host::load_numeric`](crate::Host::load_numeric)
-    /// runs it.
+    /// The module exports only numeric functions: use
+    /// [`Host::load_numeric`](crate::Host::load_numeric).
     #[error(
-        "the guest handles no messages, but has functions of one number: {}",
+        "the guest handles no messages; it exports functions of one number: {}",
         list(exports)
     )]
     OnlyNumeric {
@@ -68,29 +70,29 @@ pub enum LoadError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         #[source]
         source: std::io::Error,
     },
-    /// The guest loaded but could not be started on trial.
+    /// The guest could not be started.
     #[error(transparent)]
     Start(StartError),
-    /// The file is larger than [`GuestLimits::module_bytes`](crate::Limits::module_bytes).
-    #[error("{bytes} bytes are more than the limit of {limit}")]
+    /// The file is larger than [`GuestLimits::module_bytes`](crate::GuestLimits::module_bytes).
+    #[error("the file has {bytes} bytes, more than the limit of {limit}")]
     TooLarge {
-        /// Its size.
+        /// The size of the file.
         bytes: u64,
         /// The limit.
         limit: u64,
     },
     /// Compiling the guest would take too long: it has more functions than
-    /// [`GuestLimits::module_functions`](crate::Limits::module_functions), or a larger one than
-    /// [`GuestLimits::function_bytes`](crate::Limits::function_bytes).
-    #[error("too much to compile: {what} is {size}, the limit is {limit}")]
+    /// [`GuestLimits::module_functions`](crate::GuestLimits::module_functions), or a larger one than
+    /// [`GuestLimits::function_bytes`](crate::GuestLimits::function_bytes).
+    #[error("the file would take too long to compile: {what} is {size}, the limit is {limit}")]
     TooComplex {
-        /// What there is too much of.
+        /// The quantity that exceeds its limit.
         what: &'static str,
-        /// How much there is, as far as it was counted.
+        /// Its value when counting stopped.
         size: u32,
         /// The limit.
         limit: u32,
@@ -98,37 +100,37 @@ pub enum LoadError {
     /// The guest observes too many tags.
     #[error("the guest observes more than {limit} tags")]
     TooManyTags {
-        /// How many are allowed.
+        /// The limit.
         limit: usize,
     },
-    /// The guest follows no contract that this host knows.
+    /// The guest implements no interface that this host supports.
     #[error(
-        "the guest follows no known contract: a component exports observe and handle, \
-         a core module memory, alloc and handle; this one exports {}",
+        "the guest implements no supported interface: a component must export observe and handle, a \
+         core module memory, alloc and handle; this one exports {}",
         list(found)
     )]
     UnknownAbi {
-        /// What it exports.
+        /// The exports of the guest.
         found: Vec<String>,
     },
-    /// An export has another type than the contract demands.
-    #[error("the guest exports {export} as {found}, expected is {expected}")]
+    /// An export has another type than the interface requires.
+    #[error("the guest exports {export} as {found}, but {expected} is required")]
     WrongExport {
         /// Its name.
         export: String,
-        /// What it should be.
+        /// Its required type.
         expected: String,
-        /// What it is.
+        /// Its actual type.
         found: String,
     },
-    /// A numeric function was asked of a component; only core modules have them.
-    #[error("the guest is a component, a numeric function is a core module")]
+    /// The file is a component; only core modules have numeric functions.
+    #[error("the file is a component, but a numeric function requires a core module")]
     WrongKind,
-    /// An import or export of a component has another type than the world says, for example because
-    /// it was built against another version.
-    #[error("the component does not fit the world selvedge:function/stream-function: {reason}")]
+    /// An import or export of a component has another type than in the world, for example because the
+    /// component was built for another version.
+    #[error("the component does not match the world selvedge:function/stream-function: {reason}")]
     WrongWorld {
-        /// What does not fit.
+        /// The mismatch.
         reason: String,
     },
 }
@@ -141,12 +143,12 @@ fn list(names: &[String]) -> String {
     }
 }
 
-/// Exports named in an error; the rest is left out.
+/// How many exports an error lists.
 const NAMES_MAX: usize = 32;
 
-/// What the first eight bytes say.
+/// The kind of a file, as declared in its first eight bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Header {
+pub(crate) enum WasmKind {
     Component,
     Module,
 }
@@ -159,7 +161,7 @@ pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>, LoadError> {
     let file = std::fs::File::open(path).map_err(failed)?;
     check_size(file.metadata().map_err(failed)?.len(), limit)?;
     let mut wasm = Vec::new();
-    // The file may grow after it was measured, and a pipe has no length.
+    // The file may grow meanwhile, and a pipe has no length.
     file.take(limit.saturating_add(1))
         .read_to_end(&mut wasm)
         .map_err(failed)?;
@@ -175,27 +177,27 @@ pub(crate) fn check_size(bytes: u64, limit: u64) -> Result<(), LoadError> {
     }
 }
 
-pub(crate) fn header(wasm: &[u8]) -> Result<Header, LoadError> {
+pub(crate) fn kind(wasm: &[u8]) -> Result<WasmKind, LoadError> {
     let looks_like = match wasm {
-        [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => return Ok(Header::Module),
-        [0, b'a', b's', b'm', _, _, 1, 0, ..] => return Ok(Header::Component),
-        [0, b'a', b's', b'm', ..] => "WebAssembly of an unknown version, or cut off",
-        [] => "the file is empty",
-        [0x7f, b'E', b'L', b'F', ..] => "native or precompiled code, which is never trusted",
-        [b'(', ..] => "WebAssembly text, which must be assembled first",
-        _ => "unknown bytes",
+        [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => return Ok(WasmKind::Module),
+        [0, b'a', b's', b'm', _, _, 1, 0, ..] => return Ok(WasmKind::Component),
+        [0, b'a', b's', b'm', ..] => "it is WebAssembly of an unknown version, or truncated",
+        [] => "it is empty",
+        [0x7f, b'E', b'L', b'F', ..] => "it is native or precompiled code, which is never run",
+        [b'(', ..] => "it is WebAssembly text, which must be assembled first",
+        _ => "its format is unknown",
     };
     Err(LoadError::NotWasm { looks_like })
 }
 
-/// Refuses what would take too long to compile, by counting and without compiling.
+/// Refuses a file that would take too long to compile, by counting functions without compiling.
 pub(crate) fn check_complexity(wasm: &[u8], limits: &GuestLimits) -> Result<(), LoadError> {
     let mut functions = 0_u32;
     for payload in wasmparser::Parser::new(0).parse_all(wasm) {
         let payload = payload.map_err(|error| LoadError::Invalid {
             reason: error.to_string(),
         })?;
-        // A component's modules are parsed in place, so their functions add up.
+        // The parser descends into the modules of a component, so their functions are added up.
         match payload {
             Payload::CodeSectionStart { count, .. } => {
                 functions = functions.saturating_add(count);
@@ -229,9 +231,9 @@ fn invalid(error: &wasmtime::Error) -> LoadError {
     }
 }
 
-/// Compiles a core module, or takes it from the cache; tells which.
-pub(crate) fn module(shared: &Shared, wasm: &[u8]) -> Result<(Module, bool), LoadError> {
-    let Shared { engine, cache, .. } = shared;
+/// Compiles a core module, or reads its code from the cache. Returns whether it was cached.
+pub(crate) fn module(shared: &HostShared, wasm: &[u8]) -> Result<(Module, bool), LoadError> {
+    let HostShared { engine, cache, .. } = shared;
     if let Some(module) = cache.as_ref().and_then(|cache| cache.module(engine, wasm)) {
         return Ok((module, true));
     }
@@ -242,9 +244,9 @@ pub(crate) fn module(shared: &Shared, wasm: &[u8]) -> Result<(Module, bool), Loa
     Ok((module, false))
 }
 
-/// Compiles a component, or takes it from the cache; tells which.
-pub(crate) fn component(shared: &Shared, wasm: &[u8]) -> Result<(Component, bool), LoadError> {
-    let Shared { engine, cache, .. } = shared;
+/// Compiles a component, or reads its code from the cache. Returns whether it was cached.
+pub(crate) fn component(shared: &HostShared, wasm: &[u8]) -> Result<(Component, bool), LoadError> {
+    let HostShared { engine, cache, .. } = shared;
     if let Some(component) = cache
         .as_ref()
         .and_then(|cache| cache.component(engine, wasm))
@@ -260,7 +262,7 @@ pub(crate) fn component(shared: &Shared, wasm: &[u8]) -> Result<(Component, bool
 
 /// Checks a component against the world and resolves its imports.
 pub(crate) fn link_component(
-    shared: &Shared,
+    shared: &HostShared,
     component: &Component,
 ) -> Result<StreamFunctionPre<GuestState>, LoadError> {
     let engine = &shared.engine;
@@ -311,7 +313,7 @@ pub(crate) fn link_component(
 
 /// Checks a core module against the ABI and resolves its imports.
 pub(crate) fn link_module(
-    shared: &Shared,
+    shared: &HostShared,
     module: &Module,
 ) -> Result<InstancePre<GuestState>, LoadError> {
     if module.get_export("handle").is_none() {
@@ -346,13 +348,13 @@ pub(crate) fn link_module(
         }
     }
     let linker = core_abi::linker(&shared.engine).map_err(|error| invalid(&error))?;
-    // What can still fail here is an import of the right name and the wrong type.
+    // Only an import with the right name and the wrong type can fail here.
     linker
         .instantiate_pre(module)
         .map_err(|error| invalid(&error))
 }
 
-/// A numeric function imports nothing.
+/// Refuses imports: a numeric function may have none.
 pub(crate) fn refuse_imports(module: &Module) -> Result<(), LoadError> {
     match module.imports().next() {
         None => Ok(()),
@@ -360,7 +362,7 @@ pub(crate) fn refuse_imports(module: &Module) -> Result<(), LoadError> {
             let import = format!("{}.{}", import.module(), import.name());
             Err(LoadError::ImportNotGranted {
                 import,
-                granted: "none to a numeric function".into(),
+                granted: "nothing to a numeric function".into(),
             })
         }
     }
@@ -408,7 +410,7 @@ fn numeric_exports(module: &Module) -> Vec<String> {
         .collect()
 }
 
-/// The type of an export in words, the same as the contract's tables use.
+/// The type of an export as a text, as in `core_abi::EXPORTS`.
 pub(crate) fn describe(ty: &ExternType) -> String {
     match ty {
         ExternType::Func(function) => {

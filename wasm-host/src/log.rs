@@ -1,4 +1,4 @@
-//! Log lines of guests: limited in bytes, free of control characters, handed to `tracing`.
+//! Log lines of guests: limited in bytes, escaped, and passed to `tracing`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 /// The `tracing` target of every line that a guest writes.
 const TARGET: &str = "guest";
 
-/// How urgent a guest says its line is.
+/// The level of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
     Trace,
@@ -17,7 +17,7 @@ pub(crate) enum Level {
 }
 
 impl Level {
-    /// The number that core guests use; above the last is an error, so that nothing is lost.
+    /// The level for a core guest's number. Unknown numbers are errors, so that no line is lost.
     pub(crate) fn from_number(level: u32) -> Self {
         match level {
             0 => Self::Trace,
@@ -29,19 +29,20 @@ impl Level {
     }
 }
 
-/// The log of one instance. It outlives recycling, so that a guest cannot earn a new burst by trapping.
+/// The log of one instance. It is kept when the guest is recycled, so that a guest cannot get a new
+/// burst by trapping.
 #[derive(Debug)]
 pub(crate) struct GuestLog {
     function: Arc<str>,
     bytes_per_second: u64,
     ticks_per_second: u64,
-    // A log line is rare and its lock uncontended: only the thread of the call writes.
-    bucket: Mutex<Bucket>,
+    // Rarely locked and uncontended: only the thread of the call writes.
+    bucket: Mutex<TokenBucket>,
 }
 
-/// Bytes that may be written: fills by the second, holds one second's worth.
+/// The bytes that may be written: refilled continuously, up to those of one second.
 #[derive(Debug)]
-struct Bucket {
+struct TokenBucket {
     bytes_left: u64,
     filled_at: u64,
     dropped: u64,
@@ -56,7 +57,7 @@ impl GuestLog {
             function,
             bytes_per_second,
             ticks_per_second: u64::try_from(ticks_per_second).unwrap_or(1),
-            bucket: Mutex::new(Bucket {
+            bucket: Mutex::new(TokenBucket {
                 bytes_left: bytes_per_second,
                 filled_at: 0,
                 dropped: 0,
@@ -91,7 +92,7 @@ impl GuestLog {
         if lost > 0 {
             tracing::warn!(target: TARGET, function, lost, "log lines over the limit were dropped");
         }
-        let line = Printable(message);
+        let line = EscapedLine(message);
         match level {
             Level::Trace => tracing::trace!(target: TARGET, function, "{line}"),
             Level::Debug => tracing::debug!(target: TARGET, function, "{line}"),
@@ -101,7 +102,7 @@ impl GuestLog {
         }
     }
 
-    fn fill(&self, bucket: &mut Bucket, now: u64) {
+    fn fill(&self, bucket: &mut TokenBucket, now: u64) {
         let ticks = now.saturating_sub(bucket.filled_at);
         let bytes = ticks.saturating_mul(self.bytes_per_second) / self.ticks_per_second;
         if bytes > 0 {
@@ -113,17 +114,17 @@ impl GuestLog {
         }
     }
 
-    fn bucket(&self) -> MutexGuard<'_, Bucket> {
-        // Counters stay sound whatever panicked beside them.
+    fn bucket(&self) -> MutexGuard<'_, TokenBucket> {
+        // The counters are valid at each step, so a poisoned lock is usable.
         self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A guest's text without control characters, so that it can neither forge lines of the operator's
-/// log nor drive a terminal.
-struct Printable<'a>(&'a str);
+/// A guest's text with control characters escaped, so that a guest can neither forge lines of the
+/// operator's log nor control a terminal.
+struct EscapedLine<'a>(&'a str);
 
-impl std::fmt::Display for Printable<'_> {
+impl std::fmt::Display for EscapedLine<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         use std::fmt::Write as _;
         for character in self.0.chars() {
@@ -142,25 +143,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_over_the_rate_are_dropped_and_counted_until_time_refills_it() {
+    fn lines_over_the_rate_are_dropped_and_counted_until_time_refills_the_bucket() {
         let log = GuestLog::new("f".into(), 10, Duration::from_millis(100));
         log.write(0, Level::Info, "12345678");
         log.write(0, Level::Info, "123");
         assert_eq!(log.dropped(), 1);
         log.write(1, Level::Info, "123");
-        assert_eq!(log.dropped(), 1, "a tenth of a second brings one byte");
+        assert_eq!(log.dropped(), 1, "a tenth of a second adds one byte");
         log.write(1000, Level::Info, "1234567890");
         log.write(1000, Level::Info, "1");
         assert_eq!(
             log.dropped(),
             2,
-            "an hour brings one second's worth, not more"
+            "an hour adds the bytes of one second, and no more"
         );
     }
 
     #[test]
-    fn a_guest_cannot_forge_lines_or_drive_a_terminal() {
-        let line = Printable("a\nERROR fake\u{1b}[2J \"quoted\" é").to_string();
+    fn a_guest_cannot_forge_lines_or_control_a_terminal() {
+        let line = EscapedLine("a\nERROR fake\u{1b}[2J \"quoted\" é").to_string();
         assert_eq!(line, "a\\nERROR fake\\u{1b}[2J \"quoted\" é");
     }
 }

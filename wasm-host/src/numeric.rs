@@ -1,21 +1,21 @@
-//! Functions of one number.
+//! Numeric functions: guests that map one number to one number.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use wasmtime::{Func, FuncType, InstancePre, Linker, Module, Store, TypedFunc, Val, ValType};
 
-use crate::budget::Purpose;
+use crate::budget::CallKind;
 use crate::call::{CallError, StartError};
 use crate::core_abi::failed;
 use crate::function::FunctionConfig;
-use crate::host::Shared;
+use crate::host::HostShared;
 use crate::instance::StopHandle;
-use crate::load::{self, Header, LoadError};
-use crate::state::{Blueprint, GuestState, begin, describe};
+use crate::load::{self, LoadError, WasmKind};
+use crate::state::{GuestState, GuestTemplate, begin, describe};
 use crate::stats::FunctionStats;
 
-/// A type of number that a guest's function takes or returns.
+/// The type of the parameter or the result of a numeric function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are WebAssembly's own")]
 pub enum NumericType {
@@ -65,58 +65,58 @@ pub(crate) fn signature(function: &FuncType) -> Option<(NumericType, NumericType
     }
 }
 
-/// A running guest that turns numbers into numbers, for example `triple(f64) -> f64`.
+/// A running guest that maps one number to one number, for example `triple(f64) -> f64`.
 ///
-/// It is warm and held to the same deadline and memory limit as an [`Instance`](crate::Instance), and
-/// recycled after the same failures. It may import nothing. The type of its parameter and of its
-/// result may be f64, f32, i32 or i64.
+/// It has the deadline and memory limit of an [`Instance`](crate::Instance), and is recycled after the
+/// same failures. It may import nothing. The types of its parameter and of its result are f64, f32,
+/// i32 or i64.
 #[derive(Debug)]
 pub struct NumericFunction {
-    code: Code,
-    blueprint: Blueprint,
-    guest: Option<Guest>,
+    code: NumericCode,
+    template: GuestTemplate,
+    guest: Option<NumericGuest>,
     stats: FunctionStats,
 }
 
 #[derive(Clone)]
-struct Code {
+struct NumericCode {
     pre: InstancePre<GuestState>,
     export: Arc<str>,
     parameter: NumericType,
     result: NumericType,
 }
 
-impl std::fmt::Debug for Code {
+impl std::fmt::Debug for NumericCode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}({}) -> {}", self.export, self.parameter, self.result)
     }
 }
 
-struct Guest {
+struct NumericGuest {
     store: Store<GuestState>,
-    entry: Entry,
+    entry: EntryPoint,
 }
 
-impl std::fmt::Debug for Guest {
+impl std::fmt::Debug for NumericGuest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Guest").field(self.store.data()).finish()
     }
 }
 
-/// How the guest's function is entered: the usual type without the detour by dynamic values.
-enum Entry {
+/// The guest's function: the most usual type is called without dynamic values.
+enum EntryPoint {
     F64(TypedFunc<f64, f64>),
     Any(Func),
 }
 
 impl NumericFunction {
     pub(crate) fn load(
-        shared: &Arc<Shared>,
+        shared: &Arc<HostShared>,
         wasm: &[u8],
         export: &str,
         config: FunctionConfig,
     ) -> Result<Self, LoadError> {
-        if load::header(wasm)? != Header::Module {
+        if load::kind(wasm)? != WasmKind::Module {
             return Err(LoadError::WrongKind);
         }
         load::check_complexity(wasm, &config.limits)?;
@@ -128,7 +128,7 @@ impl NumericFunction {
             .map_err(|error| LoadError::Invalid {
                 reason: format!("{error:#}"),
             })?;
-        let code = Code {
+        let code = NumericCode {
             pre,
             export: export.into(),
             parameter,
@@ -139,19 +139,21 @@ impl NumericFunction {
             limits,
             config,
         } = config;
-        let blueprint = Blueprint::new(Arc::clone(shared), name.into(), Arc::new(config), limits);
-        let guest = Guest::start(&code, &blueprint).map_err(LoadError::Start)?;
+        let template =
+            GuestTemplate::new(Arc::clone(shared), name.into(), Arc::new(config), limits);
+        let guest = NumericGuest::start(&code, &template).map_err(LoadError::Start)?;
         Ok(Self {
             code,
-            blueprint,
+            template,
             guest: Some(guest),
             stats: FunctionStats::default(),
         })
     }
 
-    /// Hands the guest one number and gives its answer, under the deadline.
+    /// Calls the guest with one number and returns its result. Blocks at most for the deadline and two
+    /// ticks.
     ///
-    /// An f32 parameter is given the nearest f32; an i64 result above 2^53 is rounded to the nearest
+    /// An f32 parameter receives the nearest f32; an i64 result above 2^53 is rounded to the nearest
     /// f64.
     ///
     /// # Errors
@@ -173,45 +175,45 @@ impl NumericFunction {
     }
 
     fn run(&mut self, value: f64) -> Result<f64, CallError> {
-        if self.blueprint.stop.load(Ordering::Relaxed) {
+        if self.template.stop.load(Ordering::Relaxed) {
             return Err(CallError::Stopped);
         }
         let guest = match &mut self.guest {
             Some(guest) => guest,
             empty @ None => {
-                let guest = Guest::start(&self.code, &self.blueprint);
+                let guest = NumericGuest::start(&self.code, &self.template);
                 empty.insert(guest.map_err(CallError::Restart)?)
             }
         };
         let argument = from_f64(value, self.code.parameter)?;
-        begin(&mut guest.store, Purpose::Message);
+        begin(&mut guest.store, CallKind::Message);
         let result = guest.entry.call(&mut guest.store, argument);
         result.map_err(|error| describe(&error, guest.store.data()))
     }
 
-    /// A second guest of the same code, with memory of its own.
+    /// Starts another guest of the same code, with its own memory.
     ///
     /// # Errors
-    /// [`StartError`] if the guest traps or loops while it starts.
+    /// [`StartError`] if the guest traps or exceeds a limit while it starts.
     pub fn fresh(&self) -> Result<Self, StartError> {
-        let Blueprint {
+        let GuestTemplate {
             shared,
             config,
             limits,
             stop: _,
             log,
-        } = &self.blueprint;
-        let blueprint = Blueprint::new(
+        } = &self.template;
+        let template = GuestTemplate::new(
             Arc::clone(shared),
             Arc::clone(log.function()),
             Arc::clone(config),
             limits.clone(),
         );
-        let guest = Guest::start(&self.code, &blueprint)?;
+        let guest = NumericGuest::start(&self.code, &template)?;
         let code = self.code.clone();
         Ok(Self {
             code,
-            blueprint,
+            template,
             guest: Some(guest),
             stats: FunctionStats::default(),
         })
@@ -223,7 +225,7 @@ impl NumericFunction {
         (self.code.parameter, self.code.result)
     }
 
-    /// What it has done so far. Outputs, host calls and log lines are always 0.
+    /// The counters. Those of outputs, host calls and log lines are always 0.
     #[must_use]
     pub fn stats(&self) -> FunctionStats {
         let memory_bytes = self
@@ -236,16 +238,16 @@ impl NumericFunction {
         }
     }
 
-    /// The clock of its host: [`Instance::ticks`](crate::Instance::ticks).
+    /// The clock of the host: [`Instance::ticks`](crate::Instance::ticks).
     #[must_use]
     pub fn ticks(&self) -> u64 {
-        self.blueprint.shared.ticker.ticks().now()
+        self.template.shared.ticker.ticks().now()
     }
 
-    /// A handle by which another thread can stop it.
+    /// A handle with which another thread can stop the function.
     #[must_use]
     pub fn stop_handle(&self) -> StopHandle {
-        StopHandle(Arc::clone(&self.blueprint.stop))
+        StopHandle(Arc::clone(&self.template.stop))
     }
 }
 
@@ -268,19 +270,19 @@ fn find(module: &Module, export: &str) -> Result<(NumericType, NumericType), Loa
     }
 }
 
-impl Guest {
-    fn start(code: &Code, blueprint: &Blueprint) -> Result<Self, StartError> {
-        let mut store = blueprint.store();
-        begin(&mut store, Purpose::Start);
+impl NumericGuest {
+    fn start(code: &NumericCode, template: &GuestTemplate) -> Result<Self, StartError> {
+        let mut store = template.store();
+        begin(&mut store, CallKind::Start);
         let instance = code.pre.instantiate(&mut store);
         let instance = instance.map_err(|error| failed("instantiation", &error, &store))?;
-        let entry = Entry::resolve(&instance, &mut store, &code.export);
+        let entry = EntryPoint::resolve(&instance, &mut store, &code.export);
         let entry = entry.map_err(|error| failed("instantiation", &error, &store))?;
         Ok(Self { store, entry })
     }
 }
 
-impl Entry {
+impl EntryPoint {
     fn resolve(
         instance: &wasmtime::Instance,
         store: &mut Store<GuestState>,
@@ -290,7 +292,7 @@ impl Entry {
             return Ok(Self::F64(function));
         }
         let function = instance.get_func(&mut *store, export);
-        // The loader has checked that it is there.
+        // The loader has checked that the export exists.
         function
             .map(Self::Any)
             .ok_or_else(|| wasmtime::Error::msg("its exports changed"))
@@ -309,7 +311,7 @@ impl Entry {
     }
 }
 
-/// `value` as the guest takes it, if it is a value of that type.
+/// Converts `value` to the type of the guest's parameter, if it is a value of that type.
 fn from_f64(value: f64, wanted: NumericType) -> Result<Val, CallError> {
     let whole = |bound: f64| value.fract() == 0.0 && value >= -bound && value < bound;
     match wanted {

@@ -1,24 +1,24 @@
-//! What a guest has written in one call, in memory that the next call uses again.
+//! The outputs of one call, in memory that the next call reuses.
 
-/// What is kept for the next call after one that wrote less than this.
+/// The capacity that is kept for the next call after a call that wrote less than this.
 const KEPT_BYTES: usize = 64 << 10;
 
-/// One message that a guest wrote. It lies in memory of its instance, until the next call.
+/// One message that a guest wrote. It borrows memory of the instance, until the next call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GuestOutput<'a> {
-    /// What kind of message it is.
+    /// The tag of the message.
     pub tag: u32,
-    /// The one receiver that the guest named, or `None` for all that observe the tag. Chosen by the
-    /// guest: any string, within the bytes of [`GuestLimits::output_bytes`](crate::Limits::output_bytes).
+    /// The target that the guest named, or `None` for all functions that observe the tag. Any string of
+    /// the guest, within the bytes of [`GuestLimits::output_bytes`](crate::GuestLimits::output_bytes).
     pub target: Option<&'a str>,
-    /// The message itself.
+    /// The payload of the message.
     pub payload: &'a [u8],
 }
 
 /// The outputs of one call, in the order in which the guest wrote them.
 #[derive(Debug, Clone)]
 pub struct Outputs<'a> {
-    entries: std::slice::Iter<'a, Entry>,
+    entries: std::slice::Iter<'a, OutputEntry>,
     payloads: &'a [u8],
 }
 
@@ -43,23 +43,23 @@ impl<'a> Iterator for Outputs<'a> {
 
 impl ExactSizeIterator for Outputs<'_> {}
 
-/// The outputs as they are written: payloads one behind the other, so that a call allocates nothing
-/// once the room for them is there.
+/// Collects the outputs of a call. Payloads are contiguous, so that a call allocates nothing once the
+/// buffer is large enough.
 #[derive(Debug, Default)]
-pub(crate) struct Written {
-    entries: Vec<Entry>,
+pub(crate) struct OutputBuffer {
+    entries: Vec<OutputEntry>,
     payloads: Vec<u8>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct OutputEntry {
     tag: u32,
     target: Option<String>,
     payload_len: usize,
 }
 
-impl Written {
-    /// Adds a message; `bytes_left` is what the guest may write after it.
+impl OutputBuffer {
+    /// Adds a message; `bytes_left` is how many bytes the guest may write after it.
     pub(crate) fn push(
         &mut self,
         tag: u32,
@@ -69,7 +69,7 @@ impl Written {
     ) {
         self.make_room(payload.len(), bytes_left);
         self.payloads.extend_from_slice(payload);
-        self.entries.push(Entry {
+        self.entries.push(OutputEntry {
             tag,
             target,
             payload_len: payload.len(),
@@ -95,7 +95,7 @@ impl Written {
         }
     }
 
-    /// Forgets them. What much took is given back once little is written again.
+    /// Removes all outputs. Frees the memory of a large call after the next small one.
     pub(crate) fn clear(&mut self) {
         if self.payloads.capacity() > KEPT_BYTES && self.payloads.len() <= KEPT_BYTES {
             self.payloads.shrink_to(KEPT_BYTES);
@@ -110,8 +110,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn outputs_come_back_as_they_were_written() {
-        let mut written = Written::default();
+    fn outputs_are_returned_as_they_were_written() {
+        let mut written = OutputBuffer::default();
         written.push(1, None, b"one", 100);
         written.push(2, Some("t".into()), b"", 100);
         written.push(3, None, b"three", 95);
@@ -123,8 +123,8 @@ mod tests {
     }
 
     #[test]
-    fn it_holds_no_more_than_the_guest_may_write() {
-        let (mut written, max) = (Written::default(), 1000);
+    fn the_buffer_is_no_larger_than_the_output_limit() {
+        let (mut written, max) = (OutputBuffer::default(), 1000);
         for count in 1..=10 {
             written.push(1, None, &[0; 100], max - 100 * count);
         }
@@ -132,8 +132,8 @@ mod tests {
     }
 
     #[test]
-    fn memory_of_a_large_output_is_given_back_after_a_small_one() {
-        let mut written = Written::default();
+    fn memory_of_a_large_output_is_freed_after_a_small_one() {
+        let mut written = OutputBuffer::default();
         for len in [8 * KEPT_BYTES, 1] {
             written.push(1, None, &vec![0; len], 0);
             written.clear();

@@ -1,4 +1,4 @@
-//! What the host keeps beside a guest's memory.
+//! The state of a guest on the side of the host.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,27 +6,27 @@ use std::sync::atomic::AtomicBool;
 
 use wasmtime::{Memory, ResourceLimiter, Store, Trap, UpdateDeadline};
 
-use crate::budget::{Breach, Budget, Purpose};
+use crate::budget::{AbortReason, Budget, CallKind};
 use crate::call::CallError;
-use crate::host::Shared;
+use crate::host::HostShared;
 use crate::limits::GuestLimits;
 use crate::log::{GuestLog, Level};
-use crate::outputs::Written;
+use crate::outputs::OutputBuffer;
 
-/// The data of a guest's store: all that a host function may touch.
+/// The data of a guest's store: everything that a host function may access.
 #[derive(Debug)]
 pub(crate) struct GuestState {
     config: Arc<BTreeMap<String, String>>,
     pub(crate) budget: Budget,
-    pub(crate) outputs: Written,
+    pub(crate) outputs: OutputBuffer,
     log: Arc<GuestLog>,
-    space: SpaceLimit,
-    /// The memory of a core guest, known once it is instantiated.
+    memory_limiter: MemoryLimiter,
+    /// The memory of a core guest, after its instantiation.
     pub(crate) memory: Option<Memory>,
 }
 
 impl GuestState {
-    /// Adds a message for which the budget was taken.
+    /// Adds a message that the budget has admitted.
     pub(crate) fn push_output(&mut self, tag: u32, target: Option<String>, payload: &[u8]) {
         let bytes_left = self.budget.output_bytes_left();
         self.outputs.push(tag, target, payload, bytes_left);
@@ -42,23 +42,23 @@ impl GuestState {
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.space.used
+        self.memory_limiter.used
     }
 }
 
-/// What an instance keeps while guests come and go: each fresh guest is made from it.
+/// The part of an instance that is kept when its guest is recycled. Each fresh guest is made from it.
 #[derive(Debug)]
-pub(crate) struct Blueprint {
-    pub(crate) shared: Arc<Shared>,
+pub(crate) struct GuestTemplate {
+    pub(crate) shared: Arc<HostShared>,
     pub(crate) config: Arc<BTreeMap<String, String>>,
     pub(crate) limits: GuestLimits,
     pub(crate) stop: Arc<AtomicBool>,
     pub(crate) log: Arc<GuestLog>,
 }
 
-impl Blueprint {
+impl GuestTemplate {
     pub(crate) fn new(
-        shared: Arc<Shared>,
+        shared: Arc<HostShared>,
         name: Arc<str>,
         config: Arc<BTreeMap<String, String>>,
         limits: GuestLimits,
@@ -73,7 +73,7 @@ impl Blueprint {
         }
     }
 
-    /// A store that is held to the limits, ready for instantiation.
+    /// Makes a store with the limits, for instantiation.
     pub(crate) fn store(&self) -> Store<GuestState> {
         let ticker = &self.shared.ticker;
         let budget = Budget::new(
@@ -85,9 +85,9 @@ impl Blueprint {
         let state = GuestState {
             config: Arc::clone(&self.config),
             budget,
-            outputs: Written::default(),
+            outputs: OutputBuffer::default(),
             log: Arc::clone(&self.log),
-            space: SpaceLimit {
+            memory_limiter: MemoryLimiter {
                 limit: self.limits.memory_bytes,
                 used: 0,
                 refused: false,
@@ -95,7 +95,7 @@ impl Blueprint {
             memory: None,
         };
         let mut store = Store::new(&self.shared.engine, state);
-        store.limiter(|state| &mut state.space);
+        store.limiter(|state| &mut state.memory_limiter);
         store.epoch_deadline_callback(|context| {
             context.data().budget.check_time()?;
             Ok(UpdateDeadline::Continue(1))
@@ -104,25 +104,25 @@ impl Blueprint {
     }
 }
 
-/// Gives a call its budget. Must precede every entry into the guest.
-pub(crate) fn begin(store: &mut Store<GuestState>, purpose: Purpose) {
-    // The callback looks at the real deadline on every tick.
+/// Resets the budget for a call. Must precede every call into the guest.
+pub(crate) fn begin(store: &mut Store<GuestState>, kind: CallKind) {
+    // The callback compares the clock with the real deadline on every tick.
     store.set_epoch_deadline(1);
     let state = store.data_mut();
-    state.budget.begin(purpose);
-    state.space.refused = false;
+    state.budget.begin(kind);
+    state.memory_limiter.refused = false;
     state.outputs.clear();
 }
 
 /// Why a call into the guest failed.
 pub(crate) fn describe(error: &wasmtime::Error, state: &GuestState) -> CallError {
-    if let Some(breach) = error.downcast_ref::<Breach>() {
-        return state.budget.describe(*breach);
+    if let Some(reason) = error.downcast_ref::<AbortReason>() {
+        return state.budget.describe(*reason);
     }
-    // A guest that is refused memory rarely survives it: the refusal is the better explanation.
-    if state.space.refused {
+    // Refused memory is the better explanation, since it usually causes the trap.
+    if state.memory_limiter.refused {
         return CallError::MemoryLimit {
-            limit: state.space.limit,
+            limit: state.memory_limiter.limit,
         };
     }
     let reason = match error.downcast_ref::<Trap>() {
@@ -132,16 +132,16 @@ pub(crate) fn describe(error: &wasmtime::Error, state: &GuestState) -> CallError
     CallError::Trapped { reason }
 }
 
-/// Linear memories and tables of one instance, counted together.
+/// Limits the linear memories and tables of one instance together.
 #[derive(Debug)]
-struct SpaceLimit {
+struct MemoryLimiter {
     limit: usize,
     used: usize,
     refused: bool,
 }
 
-impl SpaceLimit {
-    /// What a table keeps per element: a pointer and, for function references, its lazy mark.
+impl MemoryLimiter {
+    /// The size of a table element: a pointer, which holds the mark of lazy function references, too.
     const TABLE_ELEMENT_BYTES: usize = size_of::<usize>();
 
     fn grow(&mut self, bytes: usize, declared_max: bool) -> bool {
@@ -158,7 +158,7 @@ impl SpaceLimit {
     }
 }
 
-impl ResourceLimiter for SpaceLimit {
+impl ResourceLimiter for MemoryLimiter {
     fn memory_growing(
         &mut self,
         current: usize,

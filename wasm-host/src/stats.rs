@@ -1,11 +1,11 @@
-//! What an instance has done.
+//! The counters of an instance.
 
 use crate::call::CallError;
 
 /// Counters of one [`Instance`](crate::Instance) or [`NumericFunction`](crate::NumericFunction)
-/// since it was made; recycling does not reset them.
+/// since its creation; recycling does not reset them.
 ///
-/// Every call is counted once: `calls` = `handled` + the failures by reason.
+/// Each call is counted once: `calls` = `handled` + the failures by reason.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FunctionStats {
@@ -23,7 +23,7 @@ pub struct FunctionStats {
     pub memory_limit: u64,
     /// Failed: [`CallError::OutputLimit`].
     pub output_limit: u64,
-    /// Failed before the guest was run: [`CallError::InputTooLarge`], [`CallError::NotRepresentable`].
+    /// Failed before the guest was called: [`CallError::InputTooLarge`], [`CallError::NotRepresentable`].
     pub refused: u64,
     /// Failed: [`CallError::Restart`].
     pub restart_failed: u64,
@@ -31,17 +31,17 @@ pub struct FunctionStats {
     pub stopped: u64,
     /// Failed: [`CallError::Trapped`].
     pub trapped: u64,
-    /// How often the guest's memory was lost and made anew.
+    /// How often the guest was discarded with its memory.
     pub recycled: u64,
     /// Messages that successful calls emitted.
     pub output_messages: u64,
-    /// Bytes of their payloads and targets.
+    /// Bytes of the payloads and targets of these messages.
     pub output_bytes: u64,
-    /// Host functions that successful calls called.
+    /// Calls of host functions by successful calls.
     pub host_calls: u64,
-    /// Log lines over [`GuestLimits::log_bytes_per_second`](crate::Limits::log_bytes_per_second).
+    /// Log lines dropped because of [`GuestLimits::log_bytes_per_second`](crate::GuestLimits::log_bytes_per_second).
     pub log_lines_dropped: u64,
-    /// Bytes of memories and tables that the guest holds now; 0 while it is being made anew.
+    /// Bytes of the memories and tables of the guest now; 0 between a recycling and the next call.
     pub memory_bytes: usize,
 }
 

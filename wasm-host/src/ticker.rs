@@ -1,4 +1,4 @@
-//! The clock of the deadlines: one thread that advances the engine's epoch.
+//! The clock of the deadlines: a thread that advances the engine's epoch.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use wasmtime::Engine;
 
-/// Ticks since the host started. Reading it costs one load, where a clock costs tens of
-/// nanoseconds, as much as a whole call of a core module.
+/// The number of ticks since the host started. Reading it costs one load, whereas reading the system
+/// clock costs tens of nanoseconds, as much as a call of a core module.
 #[derive(Debug, Default)]
 pub(crate) struct Ticks(AtomicU64);
 
@@ -19,9 +19,9 @@ impl Ticks {
     }
 }
 
-/// Owns the thread; dropping it ends and joins the thread.
+/// Owns the thread, which is ended and joined on drop.
 #[derive(Debug)]
-pub(crate) struct Ticker {
+pub(crate) struct EpochTicker {
     ticks: Arc<Ticks>,
     tick: Duration,
     // Both are `Some` until drop.
@@ -29,16 +29,16 @@ pub(crate) struct Ticker {
     thread: Option<JoinHandle<()>>,
 }
 
-impl Ticker {
+impl EpochTicker {
     pub(crate) fn start(engine: Engine, tick: Duration) -> std::io::Result<Self> {
         let ticks = Arc::new(Ticks::default());
         let (stop, stopped) = sync_channel::<()>(0);
         let counter = Arc::clone(&ticks);
         let run = move || {
             let started = Instant::now();
-            // Nothing is ever sent: a disconnected channel says that the ticker was dropped.
+            // Nothing is ever sent: the channel is disconnected when the ticker is dropped.
             while stopped.recv_timeout(tick) == Err(RecvTimeoutError::Timeout) {
-                // From the clock and not counted, so that a late wake-up does not stretch deadlines.
+                // Computed from the clock, so that a late wake-up does not extend deadlines.
                 let elapsed = started.elapsed().as_nanos() / tick.as_nanos();
                 counter.0.store(
                     u64::try_from(elapsed).unwrap_or(u64::MAX),
@@ -66,7 +66,7 @@ impl Ticker {
         self.tick
     }
 
-    /// How many ticks cover `duration`, counting the tick that is already under way.
+    /// How many ticks cover `duration`, including the current one.
     pub(crate) fn ticks_in(&self, duration: Duration) -> u64 {
         let ticks = duration
             .as_nanos()
@@ -76,11 +76,11 @@ impl Ticker {
     }
 }
 
-impl Drop for Ticker {
+impl Drop for EpochTicker {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // The thread cannot panic, and a drop has nobody to tell.
+            // The thread cannot panic, and a drop cannot return an error.
             let _ = thread.join();
         }
     }

@@ -1,5 +1,5 @@
-//! Every guest of `examples/guests`, run as it is committed. `SELVEDGE_GUESTS_DIR` names another
-//! directory of them, such as a fresh build's.
+//! Every guest of `examples/guests`, in its committed binary. `SELVEDGE_GUESTS_DIR` selects another
+//! directory, such as that of a fresh build.
 
 use std::path::PathBuf;
 
@@ -53,7 +53,7 @@ fn handle_json(instance: &mut Instance, tag: u32, payload: &Value) -> Vec<(u32, 
 }
 
 #[test]
-fn guests_say_what_they_are_and_what_they_observe() {
+fn guests_declare_their_kind_and_the_tags_they_observe() {
     let cases = [
         ("moving-average", FunctionKind::Component, 0x10),
         ("threshold-alert", FunctionKind::Component, 0x11),
@@ -68,7 +68,7 @@ fn guests_say_what_they_are_and_what_they_observe() {
 }
 
 #[test]
-fn moving_average_gives_the_mean_of_its_window() {
+fn moving_average_returns_the_mean_of_its_window() {
     let mut average = start("moving-average", &[("window", "3")]);
     let mut means = Vec::new();
     for (seq, cpu) in [(1, 10.0), (2, 20.0), (3, 60.0), (4, 25.0)] {
@@ -107,7 +107,7 @@ fn moving_average_has_a_window_of_ten_by_default() {
 }
 
 #[test]
-fn moving_average_refuses_what_is_no_sample_and_keeps_its_window() {
+fn moving_average_refuses_invalid_samples_and_keeps_its_window() {
     let mut average = start("moving-average", &[]);
     handle_json(&mut average, 0x10, &json!({"seq": 1, "cpu_percent": 10.0}));
     let error = average.handle(0x10, b"{not json").expect_err("no sample");
@@ -120,7 +120,7 @@ fn moving_average_refuses_what_is_no_sample_and_keeps_its_window() {
 }
 
 #[test]
-fn a_senseless_setting_is_named_in_the_failure() {
+fn an_invalid_setting_is_named_in_the_failure() {
     let mut average = start("moving-average", &[("window", "many")]);
     let error = average
         .handle(0x10, br#"{"seq":1,"cpu_percent":1}"#)
@@ -164,7 +164,7 @@ fn threshold_alert_writes_only_when_the_threshold_is_crossed() {
 }
 
 #[test]
-fn word_split_gives_the_words_of_a_line_in_lower_case() {
+fn word_split_returns_the_words_of_a_line_in_lower_case() {
     let mut split = start("word-split", &[]);
     let line = b"--To be, or NOT to be: that's 2B\xc3\xa9\n";
     assert_eq!(
@@ -184,7 +184,7 @@ fn word_split_gives_the_words_of_a_line_in_lower_case() {
 }
 
 #[test]
-fn word_count_gives_the_table_at_the_end_and_begins_anew() {
+fn word_count_returns_the_table_at_the_end_and_starts_over() {
     let mut count = start("word-count", &[]);
     assert_eq!(handle(&mut count, 0x21, b"to\nbe\nor\nnot\nto\nbe"), []);
     assert_eq!(handle(&mut count, 0x21, b"be"), []);
@@ -206,7 +206,7 @@ fn split_and_count_agree_with_a_reference_on_a_long_text() {
     let mut count = start("word-count", &[]);
     let mut expected = std::collections::BTreeMap::<String, u64>::new();
     for line in 0..2000_u32 {
-        // Some six thousand different words, more than one message holds.
+        // About six thousand different words, more than fit into one message.
         let text = format!(
             "The {}x, {}y; {}z\tthe END.",
             word(line),
@@ -268,7 +268,7 @@ fn triple_triples_a_stream_of_numbers() {
 }
 
 #[test]
-fn triple_is_no_message_handler_and_says_what_it_is() {
+fn triple_is_refused_as_a_message_handler_with_its_kind() {
     let host = Host::new(HostConfig::default()).expect("a host");
     let error = host
         .load(guest("triple"), FunctionConfig::named("triple"))

@@ -1,4 +1,4 @@
-//! Files that are no stream function are refused with the exact reason.
+//! Files that are not stream functions are refused with the exact reason.
 
 use std::time::Duration;
 
@@ -16,14 +16,14 @@ fn a_missing_file_is_named() {
 }
 
 #[test]
-fn garbage_is_told_apart_from_wasm() {
+fn files_that_are_not_webassembly_are_refused_with_their_kind() {
     let cases: [(&[u8], &str); 6] = [
-        (b"", "the file is empty"),
+        (b"", "it is empty"),
         (b"\x7fELF\x02\x01\x01\x00\x00", "precompiled code"),
         (b"(module)", "text"),
-        (b"\0asm", "cut off"),
+        (b"\0asm", "truncated"),
         (b"\0asm\x02\0\0\0", "unknown version"),
-        (&[0xA5; 4096], "unknown bytes"),
+        (&[0xA5; 4096], "its format is unknown"),
     ];
     for (bytes, expected) in cases {
         let error = load_error(bytes);
@@ -52,7 +52,7 @@ fn every_truncation_of_the_code_of_a_guest_is_refused() {
             Err(error) => panic!("cut at {len}: {error:?}"),
         }
     }
-    // The last section holds names for debuggers: without it, the guest is the same.
+    // The last section holds names for debuggers, without which the guest is the same.
     assert_eq!(loaded.len(), 1, "{loaded:?}");
 }
 
@@ -68,7 +68,7 @@ fn every_flipped_byte_of_a_guest_is_refused_or_contained() {
         if let Ok(function) = host.load_bytes(&damaged, config(impatient()))
             && let Ok(mut instance) = function.instantiate()
         {
-            // Whatever the guest does now, the host is still here.
+            // Whatever the guest does, the host continues.
             let _ = instance.handle(1, b"payload");
         }
     }
@@ -96,7 +96,7 @@ fn a_large_module_is_refused_unread() {
 }
 
 #[test]
-fn a_module_that_would_take_too_long_to_compile_is_refused_before() {
+fn a_module_that_would_take_too_long_to_compile_is_not_compiled() {
     let many = "(func)".repeat(101);
     let cases = [
         (
@@ -126,7 +126,7 @@ fn a_module_that_would_take_too_long_to_compile_is_refused_before() {
 }
 
 #[test]
-fn a_module_without_the_abi_is_told_what_it_has_and_what_it_needs() {
+fn a_module_without_the_abi_is_refused_with_its_exports_and_the_required_ones() {
     let error = load_error(&wasm(
         r#"(module (func (export "main")) (memory (export "memory") 1))"#,
     ));

@@ -1,4 +1,4 @@
-//! Compiled code is kept, and believed only if it is private and whole.
+//! Compiled code is cached, and trusted only if it is private and complete.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -16,14 +16,14 @@ fn cached_host(dir: &Path, bytes: u64) -> Result<Host, HostError> {
     })
 }
 
-/// Loads through a fresh host, as after a restart.
+/// Loads with a fresh host, as after a restart.
 fn load(dir: &Path, wasm: &[u8]) -> WasmFunction {
     let host = cached_host(dir, 1 << 30).expect("a host");
     host.load_bytes(wasm, config(patient()))
         .expect("the guest loads")
 }
 
-/// The error code that the guest gives, to show that it is the right one and runs.
+/// The error code that the guest returns, which shows that it is the right guest and runs.
 fn code(function: &WasmFunction) -> String {
     failure(&mut function.instantiate().expect("starts"), 1, b"").to_string()
 }
@@ -45,7 +45,7 @@ fn mode(path: &Path) -> u32 {
     fs::metadata(path).expect("there").permissions().mode() & 0o7777
 }
 
-/// A directory below a fresh one, so that the cache makes it itself.
+/// A directory that does not exist yet, below a fresh one.
 fn fresh() -> (tempfile::TempDir, PathBuf) {
     let parent = tempfile::tempdir().expect("a directory");
     let dir = parent.path().join("a/cache");
@@ -53,7 +53,7 @@ fn fresh() -> (tempfile::TempDir, PathBuf) {
 }
 
 #[test]
-fn code_is_compiled_once_and_kept_privately() {
+fn code_is_compiled_once_and_kept_in_private_files() {
     for (wasm, text) in [
         (handler("(i32.const 7)"), "code 7: "),
         (component("(i32.const 64)"), "code 7: seven"),
@@ -78,7 +78,7 @@ fn another_guest_is_another_file() {
 }
 
 #[test]
-fn a_damaged_file_is_compiled_anew_and_replaced() {
+fn a_damaged_file_is_compiled_again_and_replaced() {
     let (_parent, dir) = fresh();
     let wasm = handler("(i32.const 7)");
     load(&dir, &wasm);
@@ -103,16 +103,16 @@ fn a_damaged_file_is_compiled_anew_and_replaced() {
     ];
     for (case, damaged) in damages.iter().enumerate() {
         fs::write(&path, damaged).expect("writable");
-        let anew = load(&dir, &wasm);
-        assert!(!anew.was_cached(), "damage {case} is noticed");
-        assert!(code(&anew).contains("code 7"));
-        assert!(load(&dir, &wasm).was_cached(), "damage {case} is mended");
+        let again = load(&dir, &wasm);
+        assert!(!again.was_cached(), "damage {case} is detected");
+        assert!(code(&again).contains("code 7"));
+        assert!(load(&dir, &wasm).was_cached(), "damage {case} is repaired");
     }
     assert_eq!(fs::read(&path).expect("readable").len(), whole.len());
 }
 
 #[test]
-fn a_file_that_others_may_write_is_not_believed() {
+fn a_file_that_others_may_write_is_not_trusted() {
     let (_parent, dir) = fresh();
     let wasm = handler("(i32.const 7)");
     load(&dir, &wasm);
@@ -152,7 +152,7 @@ fn a_directory_in_the_place_of_a_file_costs_only_the_cache() {
         let function = load(&dir, &wasm);
         assert!(!function.was_cached() && code(&function).contains("code 7"));
     }
-    assert_eq!(files(&dir).len(), 1, "nothing temporary is left");
+    assert_eq!(files(&dir).len(), 1, "no temporary file is left");
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn a_link_or_a_file_is_no_cache_directory() {
 }
 
 #[test]
-fn the_directory_stays_within_its_bytes_and_the_newest_stays() {
+fn the_directory_keeps_its_size_limit_and_the_newest_file() {
     let (_parent, dir) = fresh();
     let host = cached_host(&dir, 1).expect("a host");
     for n in 0..5 {

@@ -1,4 +1,4 @@
-//! Components are held to the same promises as core modules.
+//! Components have the same guarantees as core modules.
 
 use selvedge_wasm_host::{CallError, FunctionKind, GuestLimits, GuestOutput, LoadError};
 
@@ -87,7 +87,7 @@ fn a_result_outside_the_memory_is_a_trap() {
 }
 
 #[test]
-fn a_payload_that_the_guest_gives_no_room_is_a_trap() {
+fn a_payload_for_which_the_guest_returns_no_buffer_is_a_trap() {
     let mut guest = start(&component(OK), patient());
     assert!(matches!(
         failure(&mut guest, 1, &[0; 65536]),
@@ -96,7 +96,7 @@ fn a_payload_that_the_guest_gives_no_room_is_a_trap() {
 }
 
 #[test]
-fn a_component_of_no_world_is_told_what_it_has() {
+fn a_component_of_no_world_is_refused_with_its_exports() {
     let error = load_error(&wasm("(component)"));
     assert!(
         matches!(&error, LoadError::UnknownAbi { found } if found.is_empty()),
@@ -106,7 +106,7 @@ fn a_component_of_no_world_is_told_what_it_has() {
 }
 
 #[test]
-fn a_component_that_wants_the_system_is_refused() {
+fn a_component_that_imports_the_system_is_refused() {
     let error = load_error(&wasm(
         r#"(component (import "wasi:cli/environment@0.2.0" (instance)))"#,
     ));
@@ -117,7 +117,7 @@ fn a_component_that_wants_the_system_is_refused() {
 }
 
 #[test]
-fn a_component_with_half_of_the_world_is_told_the_other_half() {
+fn a_component_with_half_of_the_world_is_refused_with_what_is_missing() {
     let text = r#"(component
         (core module $m (func (export "f")))
         (core instance $i (instantiate $m))
@@ -148,6 +148,6 @@ fn every_truncation_of_the_code_of_a_component_is_refused() {
     let host = host();
     let whole = component(OK);
     let loads = |len: &usize| host.load_bytes(&whole[..*len], config(impatient())).is_ok();
-    // The last section holds names for debuggers: without it, the guest is the same.
+    // The last section holds names for debuggers, without which the guest is the same.
     assert_eq!((0..whole.len()).filter(loads).count(), 1);
 }

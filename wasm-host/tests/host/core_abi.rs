@@ -1,4 +1,4 @@
-//! The core ABI as `ABI.md` has it, and guests that bend it.
+//! The core ABI as in `ABI.md`, and guests that violate it.
 
 use selvedge_wasm_host::{CallError, GuestOutput};
 
@@ -69,7 +69,7 @@ fn an_empty_range_at_the_very_end_of_the_memory_is_within_it() {
 }
 
 #[test]
-fn an_alloc_that_gives_no_room_is_a_trap() {
+fn an_alloc_that_returns_no_buffer_is_a_trap() {
     let text = r#"(module (memory (export "memory") 1)
         (func (export "alloc") (param i32) (result i32) (i32.const -4))
         (func (export "handle") (param i32 i32 i32) (result i32) (i32.const 0)))"#;
@@ -123,7 +123,7 @@ fn an_error_code_fails_the_message_and_keeps_the_memory() {
 }
 
 #[test]
-fn settings_are_read_and_absent_ones_are_told() {
+fn settings_are_read_and_absent_ones_are_reported() {
     let text = r#"(data (i32.const 0) "keynone")
         (func (export "handle") (param $tag i32) (param i32 i32) (result i32)
           (local $n i32)

@@ -1,4 +1,4 @@
-//! One function's misbehaviour is not another's.
+//! A function that misbehaves does not affect others.
 
 use std::sync::mpsc::channel;
 
@@ -11,7 +11,7 @@ const LOOP: &str =
 const ECHO: &str = "(call $emit (local.get $tag) (local.get $ptr) (local.get $len))";
 
 #[test]
-fn the_loop_of_one_function_does_not_hold_another() {
+fn the_loop_of_one_function_does_not_block_another() {
     let host = host();
     let looping = host
         .load_bytes(&handler(LOOP), config(patient()))
@@ -30,7 +30,7 @@ fn the_loop_of_one_function_does_not_hold_another() {
     for _ in 0..10_000 {
         assert_eq!(guest.handle(1, b"ping").map(|outputs| outputs.len()), Ok(1));
     }
-    // Its deadline is minutes away: that it ends now shows that it ran until now.
+    // Its deadline is minutes away, so it has run until now.
     assert!(!looper.is_finished());
     looper_stop.stop();
     assert_eq!(looper.join().expect("no panic"), CallError::Stopped);
@@ -54,7 +54,7 @@ fn instances_of_one_function_share_no_memory() {
 }
 
 #[test]
-fn functions_outlive_the_host_and_their_deadlines_still_hold() {
+fn functions_outlive_the_host_and_keep_their_deadlines() {
     let limits = crate::support::impatient();
     let function = host().load_bytes(&handler("(loop (br 0)) unreachable"), config(limits));
     let mut guest = function.expect("loads").instantiate().expect("starts");

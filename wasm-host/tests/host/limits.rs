@@ -1,4 +1,4 @@
-//! Each limit ends the call that breaks it, and says which it was.
+//! Each limit ends the call that exceeds it, with an error that names the limit.
 
 use std::time::Duration;
 
@@ -60,7 +60,7 @@ fn a_guest_that_grows_its_memory_until_it_traps_is_stopped() {
 }
 
 #[test]
-fn a_guest_that_is_refused_memory_may_go_on_without() {
+fn a_guest_that_is_refused_memory_may_continue_without() {
     let ask = "(i32.ne (memory.grow (i32.const 4096)) (i32.const -1))";
     let mut guest = start(&handler(ask), patient());
     assert_eq!(guest.handle(1, b"").map(|outputs| outputs.len()), Ok(0));

@@ -1,4 +1,4 @@
-//! What guests log reaches the operator, within a limit.
+//! Log lines of guests reach the operator, within a limit.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
@@ -8,7 +8,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::support::{host, module, patient, start};
 
-/// Collects what a subscriber writes.
+/// Collects the output of a log subscriber.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -31,7 +31,7 @@ impl<'a> MakeWriter<'a> for Lines {
     }
 }
 
-/// What `run` logs at info and above.
+/// The log lines of `run` at info and above.
 fn logged(run: impl FnOnce()) -> String {
     let lines = Lines::default();
     let subscriber = tracing_subscriber::fmt()
@@ -76,7 +76,7 @@ fn a_line_has_the_level_the_function_and_no_control_characters() {
 }
 
 #[test]
-fn a_flood_of_lines_is_cut_and_counted_and_the_call_goes_on() {
+fn excess_lines_are_dropped_and_counted_and_the_call_continues() {
     let limits = GuestLimits {
         log_bytes_per_second: 1,
         ..patient()
@@ -92,7 +92,7 @@ fn a_flood_of_lines_is_cut_and_counted_and_the_call_goes_on() {
 }
 
 #[test]
-fn trapping_earns_no_new_allowance() {
+fn a_trap_does_not_refill_the_log_budget() {
     let text = r#"(func (export "handle") (param i32 i32 i32) (result i32)
         (call $log (local.get 0) (local.get 1) (local.get 2)) unreachable)"#;
     let limits = GuestLimits {

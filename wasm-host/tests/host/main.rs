@@ -1,5 +1,5 @@
-//! What the host promises, kept against guests written to break it. One binary, because each would link
-//! the whole compiler; one promise a file.
+//! The guarantees of the host, tested with hostile guests. One binary, because each would link the whole
+//! compiler; one guarantee per file.
 
 mod bad_files;
 mod cache;

@@ -1,4 +1,4 @@
-//! Functions of one number.
+//! Numeric functions: their types, errors and limits.
 
 use selvedge_wasm_host::{CallError, LoadError, NumericFunction, NumericType};
 
@@ -16,7 +16,7 @@ fn twice(ty: &str) -> NumericFunction {
 }
 
 #[test]
-fn every_type_of_number_is_taken_and_returned() {
+fn every_numeric_type_is_accepted_and_returned() {
     for ty in ["f64", "f32", "i32", "i64"] {
         let mut function = twice(ty);
         assert_eq!(function.signature().0.to_string(), ty);
@@ -93,7 +93,7 @@ fn a_numeric_function_that_loops_is_stopped_and_recycled() {
 }
 
 #[test]
-fn a_missing_or_wrong_export_is_named_with_what_there_is() {
+fn a_missing_or_wrong_export_is_named_with_the_existing_ones() {
     let text = r#"(module (func (export "two") (param f64 f64) (result f64) (local.get 0)))"#;
     let error = load(text, "triple").expect_err("missing");
     assert_eq!(
@@ -124,7 +124,7 @@ fn a_component_has_no_numeric_functions() {
 }
 
 #[test]
-fn a_stopped_numeric_function_takes_no_more_calls() {
+fn a_stopped_numeric_function_refuses_further_calls() {
     let mut function = twice("f64");
     function.stop_handle().stop();
     assert_eq!(function.call(1.0), Err(CallError::Stopped));

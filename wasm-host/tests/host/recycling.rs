@@ -1,10 +1,10 @@
-//! After a trap the next message meets a fresh guest, and the counters say so.
+//! After a trap the next message is handled by a fresh guest, and the counters show it.
 
 use selvedge_wasm_host::CallError;
 
 use crate::support::{failure, handler, impatient, patient, start};
 
-/// Counts its calls into the error code; traps on tag 13.
+/// Returns the number of its calls as the error code; traps on tag 13.
 const COUNTER: &str = "
     (if (i32.eq (local.get $tag) (i32.const 13)) (then unreachable))
     (global.set $calls (i32.add (global.get $calls) (i32.const 1)))
@@ -18,7 +18,7 @@ fn calls(error: &CallError) -> i32 {
 }
 
 #[test]
-fn a_trap_loses_the_memory_and_the_next_call_works() {
+fn a_trap_discards_the_memory_and_the_next_call_works() {
     let mut guest = start(&handler(COUNTER), patient());
     assert_eq!(calls(&failure(&mut guest, 1, b"")), 1);
     assert_eq!(calls(&failure(&mut guest, 1, b"")), 2);
@@ -54,7 +54,7 @@ fn every_call_is_counted_once() {
 }
 
 #[test]
-fn a_guest_that_traps_on_every_message_meets_every_message_fresh() {
+fn a_guest_that_traps_on_every_message_is_fresh_for_every_message() {
     let mut guest = start(&handler("unreachable"), patient());
     for call in 1..=100 {
         assert!(matches!(
@@ -66,7 +66,7 @@ fn a_guest_that_traps_on_every_message_meets_every_message_fresh() {
 }
 
 #[test]
-fn a_stopped_instance_takes_no_more_calls() {
+fn a_stopped_instance_refuses_further_calls() {
     let mut guest = start(&handler("(i32.const 0)"), patient());
     assert!(guest.handle(1, b"").is_ok());
     guest.stop_handle().stop();

@@ -14,7 +14,7 @@ pub(crate) fn host() -> Host {
     Host::new(config).expect("a host")
 }
 
-/// Limits whose deadline is short, for guests that never end.
+/// Limits with a short deadline, for guests that never return.
 pub(crate) fn impatient() -> GuestLimits {
     GuestLimits {
         deadline: Duration::from_millis(200),
@@ -22,7 +22,7 @@ pub(crate) fn impatient() -> GuestLimits {
     }
 }
 
-/// Limits whose deadline does not matter, for guests that are to meet another limit first.
+/// Limits with a long deadline, for guests that reach another limit first.
 pub(crate) fn patient() -> GuestLimits {
     GuestLimits {
         deadline: Duration::from_secs(600),
@@ -34,7 +34,7 @@ pub(crate) fn wasm(text: &str) -> Vec<u8> {
     wat::parse_str(text).expect("the test's own text is valid")
 }
 
-/// A core module with all imports, a memory of one page, an `alloc` that always gives 1024, and
+/// A core module with all imports, a memory of one page, an `alloc` that always returns 1024, and
 /// `rest`, which must export `handle`.
 pub(crate) fn module(rest: &str) -> Vec<u8> {
     wasm(&format!(
@@ -49,7 +49,7 @@ pub(crate) fn module(rest: &str) -> Vec<u8> {
     ))
 }
 
-/// A core module whose `handle` is `body`; it leaves the guest's code.
+/// A core module whose `handle` is `body`, which leaves the error code on the stack.
 pub(crate) fn handler(body: &str) -> Vec<u8> {
     module(&format!(
         r#"(global $calls (mut i32) (i32.const 0))
@@ -60,7 +60,7 @@ pub(crate) fn handler(body: &str) -> Vec<u8> {
 }
 
 /// A component of the world, written by hand: `body` is the core code of `handle` with `$tag`, `$ptr`
-/// and `$len`; it leaves a pointer to the result, of which 0 is Ok and 64 a failure of code 7 "seven".
+/// and `$len`; it leaves a pointer to the result: 0 is Ok, 64 a failure with code 7 and text "seven".
 pub(crate) fn component(body: &str) -> Vec<u8> {
     wasm(&format!(
         r#"(component

@@ -17,7 +17,7 @@ use crate::segment::Segment;
 use crate::varint;
 
 /// Payloads up to this many bytes are copied into a chunk; longer ones are kept as they came.
-/// Copying 4 KiB costs 40 ns (perf.md T7), about what keeping a reference of its own does.
+/// Copying 4 KiB costs 40 ns (benches/README.md, "Reference measurements"), about what keeping a reference of its own does.
 const COPY_LEN_MAX: usize = 4096;
 
 /// Messages in parts up to this many bytes are copied into a chunk; longer ones get memory of their

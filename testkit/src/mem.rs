@@ -48,8 +48,8 @@ struct Net {
     /// For pairs of names, the lesser first, that differ from the others.
     links: BTreeMap<[String; 2], MemLink>,
     rng: fastrand::Rng,
-    listeners: BTreeMap<String, Listening>,
-    connections: BTreeMap<u64, Connection>,
+    listeners: BTreeMap<String, MemListening>,
+    connections: BTreeMap<u64, MemConnection>,
     next: u64,
     /// Pairs of names between which nothing passes, from the first to the second.
     cuts: Vec<[String; 2]>,
@@ -58,7 +58,7 @@ struct Net {
 }
 
 #[derive(Debug)]
-struct Listening {
+struct MemListening {
     node: NodeId,
     admission: Admission,
     /// Connections that have not been accepted, and when they arrive.
@@ -66,7 +66,7 @@ struct Listening {
 }
 
 #[derive(Debug)]
-struct Connection {
+struct MemConnection {
     names: [String; 2],
     nodes: [NodeId; 2],
     link: MemLink,
@@ -120,7 +120,7 @@ impl MemNet {
     /// A listener at `mem:///name`.
     #[must_use]
     pub fn listener(&self, name: &str, node: NodeId, admission: Admission) -> Box<dyn Listener> {
-        let listening = Listening {
+        let listening = MemListening {
             node,
             admission,
             incoming: VecDeque::new(),
@@ -194,7 +194,7 @@ impl Net {
         self.cuts.iter().any(|way| way[0] == from && way[1] == to)
     }
 
-    fn passes(&self, connection: &Connection, from: usize) -> bool {
+    fn passes(&self, connection: &MemConnection, from: usize) -> bool {
         !connection.is_dead && !self.is_cut(&connection.names[from], &connection.names[1 - from])
     }
 
@@ -209,7 +209,7 @@ impl Net {
     }
 }
 
-impl Connection {
+impl MemConnection {
     /// When a frame arrives that is sent now.
     fn arrival(&self, rng: &mut fastrand::Rng, now: Instant, from: usize) -> Instant {
         let MemLink {
@@ -267,7 +267,7 @@ impl Dialer for MemDialer {
             listening.incoming.push_back((now + link.latency, number));
         }
         net.next += 1;
-        let connection = Connection {
+        let connection = MemConnection {
             names: [self.name.clone(), to],
             nodes: [self.node, found],
             link,

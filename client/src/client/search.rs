@@ -147,7 +147,7 @@ mod tests {
         search.dialed(begin, 0, Err("no route".into()));
         assert_eq!(search.result(begin + ms(999)), None);
         let expected = "tcp://127.0.0.1:2: refused; tcp://127.0.0.1:1: no route; \
-                        the others did not answer in time";
+                        the other addresses did not answer in time";
         assert_eq!(
             search.result(begin + ms(1000)),
             Some(Err(expected.to_owned()))

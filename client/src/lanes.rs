@@ -4,20 +4,20 @@ use std::time::Duration;
 
 use selvedge_hub::{LaneConfig, LaneId, SessionConfig};
 
-/// Introductions and tables: they overtake data that waits.
+/// The control lane: introductions and interest tables, which overtake data.
 pub const CONTROL: LaneId = LaneId::FIRST;
 
-/// Messages of sources and functions.
+/// The data lane: messages of sources and functions.
 pub const DATA: LaneId = match LaneId::new(1) {
     Some(lane) => lane,
     None => LaneId::FIRST,
 };
 
-/// The most zippers that a message passes.
+/// The largest number of zippers that forward a message.
 pub const HOPS_MAX: u8 = 16;
 
-/// How long an orderly end may wait for the other side: the caller of a close gives a limit of its
-/// own, and a peer that reads slowly is no reason to drop what it was sent.
+/// How long an endpoint that closes waits for the peer. Callers of a close pass limits of their own, so
+/// a slow reader does not lose messages.
 const LINGER: Duration = Duration::from_secs(60);
 
 /// The configuration of every session between clients and zippers: control overtakes data.

@@ -1,8 +1,9 @@
-//! What the connections of a zipper share: who is there, and the router.
+//! The state that the connections of a zipper share: the peers and the router.
 //!
-//! Each connection has a [`Connection`], called on the worker that reads it. A message is routed and
-//! handed on in that call. If a recipient has no room, the message stays where it is, the door asks
-//! to be woken, and the sender is held back by its window: nothing piles up here.
+//! Each endpoint has a [`Connection`], which is called on the worker that reads it. A message is routed
+//! and forwarded in that call. If a recipient has no room, the message stays in the endpoint of its
+//! sender, the connection registers a waker, and flow control blocks the sender: a zipper queues no
+//! messages of its own.
 
 mod batch;
 mod connection;
@@ -25,85 +26,92 @@ use crate::broker::unmatched_tags::UnmatchedTags;
 use crate::router::{NextHop, Presence, Router};
 use crate::stats::ZipperCounters;
 use selvedge_client::tag::Tag;
-use selvedge_client::wire::{InterestEntry, NodeKey as Node, Role, WireMessage};
+use selvedge_client::wire::{InterestEntry, NodeKey, Role, WireMessage};
 
-/// How long a neighbour may be away before nothing is sent to it any more, as for guests of a hub.
+/// After being disconnected for this long, a neighbour is not sent anything any more. Hubs use the same
+/// time for guests.
 const AWAY_MAX: Duration = Duration::from_secs(30);
 
-/// How long whoever connects may take to introduce itself.
-const INTRODUCTION_MAX: Duration = Duration::from_secs(5);
+/// The time in which a connecting client must introduce itself.
+const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How often timeouts are checked.
 const TICK: Duration = Duration::from_secs(1);
 
-/// What a broker is told at its start.
+/// The settings of a broker.
 #[derive(Debug)]
-pub(crate) struct Settings {
+pub(crate) struct BrokerSettings {
     pub(crate) name: String,
-    pub(crate) node: Node,
-    /// What clients must show.
+    pub(crate) node: NodeKey,
+    /// The token that clients must present.
     pub(crate) token: Option<String>,
-    /// Zippers that are known by their key.
-    pub(crate) mesh: BTreeSet<Node>,
-    /// That of the driver.
+    /// The keys of the zippers of the mesh, which need no token.
+    pub(crate) mesh: BTreeSet<NodeKey>,
+    /// The clock of the driver.
     pub(crate) clock: Clock,
-    /// Where all random choices begin.
+    /// The seed of every random selection.
     pub(crate) seed: u64,
 }
 
 #[derive(Debug)]
 pub(crate) struct Broker {
-    pub(crate) settings: Settings,
+    pub(crate) settings: BrokerSettings,
     pub(crate) counters: ZipperCounters,
-    state: Mutex<State>,
-    /// Rises with each change of what plans are made of, before the lock of the change is free.
+    state: Mutex<BrokerState>,
+    /// Counts the changes of routes and peers. Increased before the lock of the change is released.
     version: AtomicU64,
-    doors: AtomicU64,
-    /// Sources with messages for which there is no room, to be looked at again when the version rises: who
-    /// gets them then may have some. Their connections may have ended.
+    /// The id of the next connection.
+    next_connection: AtomicU64,
+    /// Endpoints with messages for which there was no room. They are resumed when the version increases,
+    /// since the new recipients may have room. Some may have ended.
     waiting: Mutex<Vec<Endpoint>>,
-    /// Whether nothing is handed on any more.
+    /// Whether forwarding has stopped.
     is_aborted: AtomicBool,
-    /// Disconnected when the doors of all sources, and of all who may become one, are gone.
+    /// Disconnected when the connections of every source, and of every peer that may become one, are
+    /// dropped.
     sources_gone: Receiver<Infallible>,
 }
 
 #[derive(Debug)]
-struct State {
+struct BrokerState {
     router: Router,
-    known: BTreeMap<Node, Known>,
-    /// What was planned since the last change, for all doors.
+    known: BTreeMap<NodeKey, ConnectedPeer>,
+    /// The plans since the last change, for all connections.
     plans: Plans,
     unmatched_tags: UnmatchedTags,
-    /// Held by the door of each source, and of all who have not said who they are; none at the end.
+    /// Held by the connection of each source, and of each peer that has not introduced itself; `None`
+    /// during the shutdown.
     source: Option<Sender<Infallible>>,
     random: fastrand::Rng,
 }
 
+/// A client or zipper with an endpoint.
 #[derive(Debug)]
-struct Known {
-    /// The door behind which it is: an endpoint that ended may be followed by another one.
-    door: u64,
+struct ConnectedPeer {
+    /// The id of its connection: a successor may have replaced an endpoint that has ended.
+    connection: u64,
     endpoint: Endpoint,
     role: Option<Role>,
-    /// What it calls itself; empty until it has said so.
+    /// The name of the peer; empty until it has introduced itself.
     name: String,
+    /// When it connected, or its role changed.
     since: Instant,
     away_since: Option<Instant>,
     is_gone: bool,
-    /// What a neighbour was told last.
-    told: Option<Vec<InterestEntry>>,
+    /// The interest table that was sent to a neighbour last.
+    advertised: Option<Vec<InterestEntry>>,
     generation: u64,
 }
 
 impl Broker {
-    pub(crate) fn new(settings: Settings) -> Arc<Self> {
+    pub(crate) fn new(settings: BrokerSettings) -> Arc<Self> {
         let mut random = fastrand::Rng::with_seed(settings.seed);
         let router = Router::new(settings.node, random.u64(..));
         let (source, sources_gone) = bounded(0);
         Arc::new(Self {
             settings,
             counters: ZipperCounters::default(),
-            state: Mutex::new(State {
+            state: Mutex::new(BrokerState {
                 router,
                 known: BTreeMap::new(),
                 plans: Plans::default(),
@@ -112,25 +120,25 @@ impl Broker {
                 random,
             }),
             version: AtomicU64::new(0),
-            doors: AtomicU64::new(0),
+            next_connection: AtomicU64::new(0),
             waiting: Mutex::default(),
             is_aborted: AtomicBool::new(false),
             sources_gone,
         })
     }
 
-    /// The inbox of a new endpoint.
-    pub(crate) fn open_door(self: &Arc<Self>, endpoint: &Endpoint) -> Connection {
-        let number = self.doors.fetch_add(1, Ordering::Relaxed);
-        let known = Known {
-            door: number,
+    /// Makes the inbox of a new endpoint.
+    pub(crate) fn open_connection(self: &Arc<Self>, endpoint: &Endpoint) -> Connection {
+        let id = self.next_connection.fetch_add(1, Ordering::Relaxed);
+        let known = ConnectedPeer {
+            connection: id,
             endpoint: endpoint.clone(),
             role: None,
             name: String::new(),
             since: self.settings.clock.now(),
             away_since: None,
             is_gone: false,
-            told: None,
+            advertised: None,
             generation: 0,
         };
         let node = *endpoint.peer().as_bytes();
@@ -138,8 +146,8 @@ impl Broker {
             state.router.remove(node);
             state.known.insert(node, known);
             if state.source.is_none() {
-                // At once, before it is attached: what it sent would be acknowledged, and functions be
-                // closed before it is handed on.
+                // Aborted before it is attached: otherwise its messages would be acknowledged, and functions
+                // closed before the messages are forwarded.
                 endpoint.abort();
             }
             state
@@ -147,33 +155,33 @@ impl Broker {
                 .clone()
                 .filter(|_| !self.settings.mesh.contains(&node))
         });
-        Connection::new(Arc::clone(self), endpoint.clone(), number, source)
+        Connection::new(Arc::clone(self), endpoint.clone(), id, source)
     }
 
-    /// A generator for random choices, different from those before.
+    /// A random generator with a seed of its own.
     fn fork_random(&self) -> fastrand::Rng {
         self.lock().random.fork()
     }
 
-    /// Has sources close. [`sources_gone`](Self::sources_gone) tells when what they have sent is handed on,
-    /// while those whom it goes to are open.
+    /// Closes the endpoints of sources. Their messages are still forwarded, while functions stay open:
+    /// see [`sources_gone`](Self::sources_gone).
     pub(crate) fn close_sources(&self) {
         let mut state = self.lock();
         state.source = None;
         for (node, it) in &state.known {
-            let may_be_one = it.role.is_none() && !self.settings.mesh.contains(node);
-            if may_be_one || it.role == Some(Role::Source) {
+            let may_become_source = it.role.is_none() && !self.settings.mesh.contains(node);
+            if may_become_source || it.role == Some(Role::Source) {
                 it.endpoint.close();
             }
         }
     }
 
-    /// Whether all that sources have sent is handed on; waits for it at most that long.
+    /// Whether every message of the closed sources has been forwarded. Blocks for at most `timeout`.
     pub(crate) fn sources_gone(&self, timeout: Duration) -> bool {
         self.sources_gone.recv_timeout(timeout) == Err(RecvTimeoutError::Disconnected)
     }
 
-    /// Who is there, or waited for; those first who are away.
+    /// The names and keys of the peers, disconnected ones first.
     pub(crate) fn connections(&self) -> Vec<String> {
         let state = self.lock();
         let mut known: Vec<_> = state.known.values().collect();
@@ -186,7 +194,7 @@ impl Broker {
         shown.collect()
     }
 
-    /// Ends all connections without waiting. What waits is not for others then: it is counted.
+    /// Aborts every connection. Unread messages are counted as undelivered and do not fail over.
     pub(crate) fn abort(&self) {
         self.is_aborted.store(true, Ordering::Release);
         self.lock()
@@ -199,55 +207,56 @@ impl Broker {
         self.is_aborted.load(Ordering::Acquire)
     }
 
-    fn set_role(&self, node: Node, role: Option<Role>, name: &str) {
+    fn set_role(&self, node: NodeKey, role: Option<Role>, name: &str) {
         if let Some(known) = self.lock().known.get_mut(&node) {
             known.role = role;
             name.clone_into(&mut known.name);
-            known.told = None;
+            known.advertised = None;
             known.since = self.settings.clock.now();
         }
     }
 
-    /// Changes what plans are made of. Whoever routes after it has returned makes new plans.
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+    /// Changes routes or peers. Messages that are routed afterwards use new plans.
+    fn change<T>(&self, change: impl FnOnce(&mut BrokerState) -> T) -> T {
         let mut state = self.lock();
         let changed = change(&mut state);
-        self.forget_plans(&mut state);
+        self.invalidate_plans(&mut state);
         changed
     }
 
-    fn forget_plans(&self, state: &mut State) {
+    fn invalidate_plans(&self, state: &mut BrokerState) {
         state.plans = Plans::default();
         self.version.fetch_add(1, Ordering::Release);
         let waiting = std::mem::take(&mut *lock(&self.waiting));
         waiting.iter().for_each(Endpoint::resume);
     }
 
-    /// Has a door looked at again when the version is another one than that.
-    fn resume_when_changed(&self, version: u64, door: &Endpoint) {
+    /// Resumes an endpoint as soon as the version differs from `version`.
+    fn resume_when_changed(&self, version: u64, endpoint: &Endpoint) {
         let mut waiting = lock(&self.waiting);
-        // Under the lock: who raises it finds the door here, or it is seen.
+        // Under the lock: either the change finds the endpoint in the list, or the new version is visible
+        // here.
         if self.version() == version {
-            waiting.push(door.clone());
+            waiting.push(endpoint.clone());
         } else {
-            door.resume();
+            endpoint.resume();
         }
     }
 
-    /// Counts the changes.
+    /// The number of changes so far.
     fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }
 
-    /// Changes the routes, and tells the neighbours what changed for them.
+    /// Changes the routes, and sends new interest tables to the neighbours that are affected.
     fn reroute(&self, change: impl FnOnce(&mut Router)) {
         self.change(|state| {
             change(&mut state.router);
-            state.tell_neighbours();
+            state.advertise();
         });
     }
 
-    fn set_presence(&self, node: Node, presence: Presence) {
+    fn set_presence(&self, node: NodeKey, presence: Presence) {
         self.change(|state| {
             let Some(known) = state.known.get_mut(&node) else {
                 return;
@@ -255,24 +264,28 @@ impl Broker {
             known.away_since = (presence != Presence::Up).then(|| self.settings.clock.now());
             known.is_gone = false;
             state.router.set_presence(node, presence);
-            state.tell_neighbours();
+            state.advertise();
         });
     }
 
-    /// An endpoint has ended.
-    fn remove(&self, node: Node, door: u64) {
+    /// Removes a peer whose endpoint has ended, unless a successor has replaced the connection.
+    fn remove(&self, node: NodeKey, connection: u64) {
         self.change(|state| {
-            if state.known.get(&node).is_some_and(|it| it.door == door) {
+            if state
+                .known
+                .get(&node)
+                .is_some_and(|it| it.connection == connection)
+            {
                 state.known.remove(&node);
                 state.router.remove(node);
-                state.tell_neighbours();
+                state.advertise();
             }
         });
     }
 
-    /// Where messages of clients with that tag and target go, until the version rises.
+    /// The plan for messages of clients with that tag and target, valid until the version increases.
     fn plan(&self, tag: Tag, target: Option<&str>) -> Arc<ResolvedPlan> {
-        let State {
+        let BrokerState {
             router,
             known,
             plans,
@@ -282,96 +295,111 @@ impl Broker {
         plans.find_or_make(tag, target, || {
             let plan = router.plan(tag, target);
             unmatched_tags.note(tag, target, !plan.next_hops().is_empty());
-            Arc::new(ResolvedPlan::new(plan, |next_hop| {
-                recipient(known, next_hop)
-            }))
+            Arc::new(ResolvedPlan::new(plan, |next_hop| resolve(known, next_hop)))
         })
     }
 
-    /// The names of those who observe a tag.
+    /// The names of the functions that observe a tag.
     pub(crate) fn observers(&self, tag: Tag) -> Vec<String> {
         self.lock().router.observers(tag)
     }
 
-    fn recipient(&self, next_hop: NextHop) -> Option<ResolvedHop> {
-        recipient(&self.lock().known, next_hop)
+    fn resolve(&self, next_hop: NextHop) -> Option<ResolvedHop> {
+        resolve(&self.lock().known, next_hop)
     }
 
-    /// Who takes over what there is no room for with a function that is away: whoever sends it would
-    /// wait until it is back, or given up.
+    /// The function that takes over from a full one that is disconnected: otherwise its senders would
+    /// block until it returns or is given up.
     fn failover_for(&self, full: &ResolvedHop) -> Option<ResolvedHop> {
         let state = self.lock();
         let other = state.router.failover_for(full.node)?;
-        recipient(&state.known, NextHop::Local(other))
+        resolve(&state.known, NextHop::Local(other))
     }
 
-    fn is_gone(&self, node: &Node) -> bool {
+    fn is_gone(&self, node: &NodeKey) -> bool {
         self.lock().known.get(node).is_none_or(|it| it.is_gone)
     }
 
-    /// Gives up neighbours that stay away, and clients that do not say who they are.
+    /// Gives up peers that stay disconnected, and closes clients that do not introduce themselves.
     fn tick(&self, now: Instant) {
         let mut state = self.lock();
-        let State { router, known, .. } = &mut *state;
+        let BrokerState { router, known, .. } = &mut *state;
         let mut is_any_gone = false;
         for (node, known) in known.iter_mut() {
             let away = known.away_since.is_some_and(|at| now >= at + AWAY_MAX);
             if away && !std::mem::replace(&mut known.is_gone, true) {
-                tracing::warn!(peer = %known.endpoint.peer(), "it has been away for 30 s: its messages go elsewhere");
+                let (peer, name) = (known.endpoint.peer(), &known.name);
+                tracing::warn!(%peer, name, "disconnected for 30 s; other peers receive its messages");
                 router.set_presence(*node, Presence::Gone);
                 is_any_gone = true;
             }
             let expected = self.settings.mesh.contains(node);
-            if known.role.is_none() && !expected && now >= known.since + INTRODUCTION_MAX {
-                tracing::warn!(peer = %known.endpoint.peer(), "it does not introduce itself: closed");
+            if known.role.is_none() && !expected && now >= known.since + INTRODUCTION_TIMEOUT {
+                let (peer, remote) = (known.endpoint.peer(), remote(&known.endpoint));
+                tracing::warn!(%peer, remote, "no introduction within 5 s; closing the connection");
                 known.endpoint.close();
             }
         }
-        // At most once a second, and by then a function may have come.
-        let take_unreported = state.unmatched_tags.take_unreported();
-        if !take_unreported.is_empty() {
-            tracing::warn!(tags = ?take_unreported, "nobody observes what sources write: it is dropped");
+        // At most once a second: by then a function may have connected.
+        let unmatched = state.unmatched_tags.take_unreported();
+        if !unmatched.is_empty() {
+            let tags = unmatched.join(", ");
+            tracing::warn!(
+                tags,
+                "no function observes these tags; their messages are dropped"
+            );
         }
-        // Also for those whose last table found no room.
-        state.tell_neighbours();
+        // Also to neighbours whose send buffer had no room for the last table.
+        state.advertise();
         if is_any_gone {
-            // Whoever waits for room there need not any more.
-            self.forget_plans(&mut state);
+            // Senders that wait for room there are resumed.
+            self.invalidate_plans(&mut state);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, BrokerState> {
         lock(&self.state)
     }
 }
 
+/// The address of a peer, for logs; empty while it is disconnected.
+fn remote(endpoint: &Endpoint) -> String {
+    let remote = endpoint.transport().and_then(|it| it.remote);
+    remote.map_or_else(String::new, |it| it.to_string())
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic in a door closes its endpoint; each step leaves the tables whole.
+    // A panic in a connection closes its endpoint; each step leaves the state consistent.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn recipient(known: &BTreeMap<Node, Known>, next_hop: NextHop) -> Option<ResolvedHop> {
+fn resolve(known: &BTreeMap<NodeKey, ConnectedPeer>, next_hop: NextHop) -> Option<ResolvedHop> {
     let (node, is_local) = match next_hop {
         NextHop::Local(node) => (node, true),
         NextHop::Via(node) => (node, false),
     };
-    let Known { door, endpoint, .. } = known.get(&node)?;
+    let ConnectedPeer {
+        connection,
+        endpoint,
+        ..
+    } = known.get(&node)?;
     Some(ResolvedHop {
         node,
-        door: *door,
+        connection: *connection,
         endpoint: endpoint.clone(),
         is_local,
     })
 }
 
-impl State {
-    fn tell_neighbours(&mut self) {
+impl BrokerState {
+    /// Sends each neighbour its interest table if the table has changed.
+    fn advertise(&mut self) {
         for (&node, known) in &mut self.known {
             if known.role != Some(Role::Zipper) {
                 continue;
             }
             let entries = self.router.advertise(node);
-            if known.told.as_ref() == Some(&entries) {
+            if known.advertised.as_ref() == Some(&entries) {
                 continue;
             }
             known.generation += 1;
@@ -383,27 +411,33 @@ impl State {
                 .encode()
                 .map(|bytes| known.endpoint.try_send(CONTROL, bytes));
             match sent {
-                Ok(Ok(())) => known.told = Some(entries),
-                // Tried again at the next tick.
-                Ok(Err(error)) => tracing::debug!(%error, "a table of interest waits"),
-                Err(error) => tracing::error!(%error, "too many functions to tell a neighbour"),
+                Ok(Ok(())) => known.advertised = Some(entries),
+                // Repeated at the next tick.
+                Ok(Err(error)) => {
+                    let (peer, remote) = (known.endpoint.peer(), remote(&known.endpoint));
+                    tracing::debug!(%peer, remote, %error, "no room for an interest table");
+                }
+                Err(error) => {
+                    let (peer, remote) = (known.endpoint.peer(), remote(&known.endpoint));
+                    tracing::error!(%peer, remote, %error, "cannot encode the interest table");
+                }
             }
         }
     }
 }
 
-/// Has a broker look at its clock.
-pub(crate) struct Ticker(pub(crate) Arc<Broker>);
+/// Checks the timeouts of a broker.
+pub(crate) struct BrokerTicker(pub(crate) Arc<Broker>);
 
-/// Ends a [`Ticker`].
+/// Ends a [`BrokerTicker`].
 #[derive(Debug)]
-pub(crate) struct Stop;
+pub(crate) struct StopTicker;
 
-impl Actor for Ticker {
-    type Command = Stop;
+impl Actor for BrokerTicker {
+    type Command = StopTicker;
 
-    fn handle(&mut self, now: Instant, mail: Option<Stop>) -> Next {
-        if mail.is_some() {
+    fn handle(&mut self, now: Instant, command: Option<StopTicker>) -> Next {
+        if command.is_some() {
             return Next::End;
         }
         self.0.tick(now);

@@ -1,10 +1,10 @@
-//! What a zipper has counted.
+//! The counters of a zipper.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// What a zipper has counted since it started, in messages.
+        /// The counters of a zipper since its start, in messages.
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct ZipperStats { $($(#[$doc])* pub $name: u64,)* }
@@ -21,24 +21,24 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Came from clients.
+    /// Received from clients.
     received,
-    /// Came from other zippers.
+    /// Received from other zippers.
     relayed,
-    /// Copies handed to functions that are connected here.
+    /// Copies placed into the send buffers of functions of this zipper.
     delivered,
-    /// Copies handed to other zippers.
+    /// Copies placed into the send buffers of other zippers.
     forwarded,
-    /// Observed by nobody.
+    /// Dropped: no function observes the tag and target.
     unobserved,
-    /// Dropped: their functions had left while they were on their way.
+    /// Dropped: the function has left while the message was in flight.
     unreachable,
-    /// Dropped: passed on too often.
+    /// Dropped: forwarded too often.
     hop_limit,
-    /// Dropped: no message, or not allowed to whoever sent it.
+    /// Dropped: malformed, or not allowed for the sender.
     malformed,
-    /// Accepted for a client or zipper that ended before it acknowledged them, or from one and not
-    /// handed on when this zipper ended.
+    /// Lost: accepted for a peer that ended before it acknowledged them, or not yet forwarded when this
+    /// zipper ended.
     undelivered,
 }
 

@@ -1,4 +1,4 @@
-//! A running zipper.
+//! A zipper: starts it, and shuts it down in order.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,58 +13,58 @@ use selvedge_hub::{
 
 use selvedge_client::lanes::session_config;
 
-use crate::broker::{Broker, Settings, Stop, Ticker};
+use crate::broker::{Broker, BrokerSettings, BrokerTicker, StopTicker};
 use crate::stats::ZipperStats;
 use selvedge_client::tag::Tag;
 
-/// A zipper that this one keeps connected.
+/// Another zipper of the mesh, to which a zipper stays connected.
 #[derive(Debug, Clone)]
 pub struct Neighbour {
-    /// Its key.
+    /// The key of that zipper.
     pub node: NodeId,
-    /// Where it is, the best address first; none if it dials.
+    /// Its addresses, the preferred one first; none if the other zipper dials.
     pub addresses: Vec<Address>,
 }
 
-/// Makes a listener for the nodes that may connect.
+/// Makes a listener, which admits nodes according to the argument.
 pub type ListenerFactory = Arc<dyn Fn(&Admission) -> Box<dyn Listener> + Send + Sync>;
 
-/// What a zipper is made of.
+/// The options of a zipper. [`new`](Self::new) gives defaults for every field.
 #[derive(Clone)]
 pub struct ZipperOptions {
-    /// What people call it.
+    /// The name, for logs and traces.
     pub name: String,
-    /// Who it is.
+    /// The identity.
     pub identity: Identity,
-    /// Where it listens.
+    /// The addresses to listen on.
     pub listen: Vec<Address>,
-    /// What clients must show to be let in; without one everybody is.
+    /// The token that clients must present; without one, every client is admitted.
     pub token: Option<String>,
-    /// Other zippers. They know each other by key and need no token.
+    /// The other zippers of the mesh. They are authenticated by key and need no token.
     pub mesh: Vec<Neighbour>,
-    /// How many clients are let in at once.
+    /// The largest number of clients at once.
     pub clients_max: usize,
-    /// Transports that are not built in: what dials by them.
+    /// Dialers of additional transports.
     pub dialers: Vec<Arc<dyn Dialer>>,
-    /// Transports that are not built in: what accepts by them.
+    /// Listeners of additional transports.
     pub listeners: Vec<ListenerFactory>,
-    /// The driver, from which the zipper has its clock and its randomness; without one, a driver of its
-    /// own, with `workers` and `spin`.
+    /// The driver, which provides threads, clock and randomness; without one, a driver of its own with
+    /// `workers` and `spin`.
     pub driver: Option<Arc<Driver>>,
-    /// Threads that serve connections.
+    /// The number of threads of an own driver.
     pub workers: NonZeroUsize,
-    /// How long a worker may poll before it sleeps, at most 50 us, while that pays; see
+    /// How long a worker may poll before it sleeps, as long as polling pays; at most 50 us. See
     /// [`DriverConfig::spin`].
     pub spin: Duration,
-    /// Bytes that wait for one client or zipper, before whoever sends them is held back.
+    /// The send buffer for each client or zipper, in bytes. Senders to a full one are blocked.
     pub send_buffer: u64,
-    /// The longest message, in bytes.
+    /// The longest message with its header, in bytes; equal for all zippers and clients.
     pub message_max: usize,
 }
 
 impl fmt::Debug for ZipperOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Options")
+        f.debug_struct("ZipperOptions")
             .field("name", &self.name)
             .field("node", &self.identity.node_id())
             .field("listen", &self.listen)
@@ -74,7 +74,7 @@ impl fmt::Debug for ZipperOptions {
 }
 
 impl ZipperOptions {
-    /// Those of a zipper of that name that listens nowhere yet: 1,024 clients, one worker,
+    /// The options of a zipper that does not listen yet: 1,024 clients, one worker, a send buffer of
     /// 16 MiB for each peer, messages of up to 64 MiB.
     #[must_use]
     pub fn new(name: impl Into<String>, identity: Identity) -> Self {
@@ -97,39 +97,43 @@ impl ZipperOptions {
     }
 }
 
-/// Why a zipper could not start. The message says whose fault it is.
+/// Why a zipper could not start.
+///
+/// Each variant names the side that has to act, and whether a retry helps.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ZipperError {
-    /// An address is in use, say.
+    /// The addresses are invalid, or the operating system has refused one, such as an address in use. A
+    /// retry helps once it is free.
     #[error(transparent)]
     Hub(#[from] HubError),
-    /// The operating system refused.
+    /// The operating system has refused a resource of the driver. A retry helps once it is available.
     #[error(transparent)]
     Driver(#[from] DriverError),
 }
 
-/// Routes data between the Sources and functions that connect to it, and to other zippers.
-/// Dropped, it ends without waiting: see [`close`](Self::close).
+/// Routes messages between the sources and functions that connect to it, and to other zippers.
+///
+/// Dropping a zipper ends it without waiting: see [`close`](Self::close).
 #[derive(Debug)]
 pub struct Zipper {
     hub: Hub,
     broker: Arc<Broker>,
-    ticking: Ticking,
+    ticker: TickerGuard,
 }
 
 #[derive(Debug)]
-struct Ticking(ActorHandle<Stop>);
+struct TickerGuard(ActorHandle<StopTicker>);
 
-impl Drop for Ticking {
+impl Drop for TickerGuard {
     fn drop(&mut self) {
-        self.0.sender().send(Stop);
+        self.0.sender().send(StopTicker);
         self.0.join();
     }
 }
 
 impl Zipper {
-    /// Starts it.
+    /// Starts a zipper.
     ///
     /// # Errors
     /// [`ZipperError`].
@@ -144,7 +148,7 @@ impl Zipper {
         };
         let node = options.identity.node_id();
         let mesh: BTreeSet<_> = options.mesh.iter().map(|it| *it.node.as_bytes()).collect();
-        let broker = Broker::new(Settings {
+        let broker = Broker::new(BrokerSettings {
             name: options.name,
             node: *node.as_bytes(),
             token: options.token,
@@ -152,14 +156,14 @@ impl Zipper {
             clock: driver.clock().clone(),
             seed: driver.random_u64()?,
         });
-        let doors = Arc::clone(&broker);
+        let connections = Arc::clone(&broker);
         let mut builder = Hub::builder(options.identity)
             .driver(Arc::clone(&driver))
             .session(session_config(options.send_buffer, options.message_max))
             .guests(options.clients_max)
-            // Doors hear of all that happens.
+            // Connections receive the events of their endpoints.
             .without_events()
-            .inbox(move |endpoint: &Endpoint| Box::new(doors.open_door(endpoint)));
+            .inbox(move |endpoint: &Endpoint| Box::new(connections.open_connection(endpoint)));
         for dialer in options.dialers {
             builder = builder.dialer(dialer);
         }
@@ -174,74 +178,76 @@ impl Zipper {
         }
         let hub = builder.start()?;
         let ticked = Arc::clone(&broker);
-        let ticking = Ticking(driver.spawn_actor("zipper-ticker", |_| Ticker(ticked))?);
+        let ticker = TickerGuard(driver.spawn_actor("zipper-ticker", |_| BrokerTicker(ticked))?);
         Ok(Self {
             hub,
             broker,
-            ticking,
+            ticker,
         })
     }
 
-    /// Who it is.
+    /// The key of the zipper.
     #[must_use]
     pub const fn node_id(&self) -> NodeId {
         self.hub.node_id()
     }
 
-    /// Where it can be reached, with the ports that were really bound.
+    /// The addresses of the zipper, with the ports that were bound.
     #[must_use]
     pub fn addresses(&self) -> &[Address] {
         self.hub.addresses()
     }
 
-    /// The endpoint to another zipper of its mesh, to see how it is connected.
+    /// The endpoint to another zipper of the mesh, for inspection.
     #[must_use]
     pub fn neighbour(&self, node: NodeId) -> Option<Endpoint> {
         self.hub.endpoint(node)
     }
 
-    /// The names of the functions that observe a tag, at this zipper or at others that it knows of.
+    /// The names of the functions that observe a tag, at this zipper or at reachable others.
     #[must_use]
     pub fn observers(&self, tag: Tag) -> Vec<String> {
         self.broker.observers(tag)
     }
 
-    /// What it has counted.
+    /// The counters so far.
     #[must_use]
     pub fn stats(&self) -> ZipperStats {
         self.broker.counters.stats()
     }
 
-    /// To look at it while it ends, and after.
+    /// A handle that remains usable while the zipper ends and afterwards.
     #[must_use]
-    pub fn watch(&self) -> Watch {
-        Watch(Arc::clone(&self.broker))
+    pub fn watch(&self) -> ZipperWatch {
+        ZipperWatch(Arc::clone(&self.broker))
     }
 
-    /// Ends in order: delivers what it has accepted, at most for `timeout`. Returns whether all of
-    /// it was delivered.
+    /// Ends the zipper in order. Blocks until every accepted message is delivered, at most for `timeout`:
+    /// half of it for forwarding the messages of sources, the rest for delivery. Returns whether every
+    /// message was delivered.
     #[must_use]
     pub fn close(self, timeout: Duration) -> bool {
         self.begin_close(timeout).wait()
     }
 
-    /// Begins to end in order and does not wait: [`Closing::poll`] yields what [`close`](Self::close) does.
+    /// Begins to end the zipper in order and does not block: [`Closing::poll`] yields the result of
+    /// [`close`](Self::close).
     #[must_use]
     pub fn begin_close(self, timeout: Duration) -> Closing {
         let Self {
             hub,
             broker,
-            ticking,
+            ticker,
         } = self;
-        drop(ticking);
+        drop(ticker);
         let now = hub.clock().now();
         let before = broker.counters.stats().undelivered;
         broker.close_sources();
         Closing {
-            // What was not handed on after half of the time leaves the other half to deliver the rest.
+            // The other half of the time is left for delivery.
             sources_until: now + timeout / 2,
             until: now + timeout,
-            is_handed_on: None,
+            is_forwarded: None,
             before,
             hub: Some(hub),
             broker,
@@ -249,31 +255,31 @@ impl Zipper {
     }
 }
 
-/// A zipper that ends in order. Dropped, it ends without waiting.
+/// A zipper that ends in order. Dropping it ends the zipper without waiting.
 #[derive(Debug)]
 pub struct Closing {
     hub: Option<Hub>,
     broker: Arc<Broker>,
-    /// Until when messages of sources are handed on.
+    /// The deadline for forwarding the messages of sources.
     sources_until: Instant,
     until: Instant,
-    /// Whether all messages of sources were handed on, once that is known.
-    is_handed_on: Option<bool>,
-    /// How many messages had not been delivered when it began to end.
+    /// Whether every message of sources was forwarded, once that is known.
+    is_forwarded: Option<bool>,
+    /// The number of undelivered messages when the shutdown began.
     before: u64,
 }
 
 impl Closing {
-    /// Whether all was delivered, once that is known or the time is over; never blocks.
+    /// Whether every message was delivered, once that is known or the time has passed. Never blocks.
     pub fn poll(&mut self) -> Option<bool> {
         let hub = self.hub.as_ref()?;
         let now = hub.clock().now();
-        if self.is_handed_on.is_none() {
-            let is_handed_on = self.broker.sources_gone(Duration::ZERO);
-            if !is_handed_on && now < self.sources_until {
+        if self.is_forwarded.is_none() {
+            let is_forwarded = self.broker.sources_gone(Duration::ZERO);
+            if !is_forwarded && now < self.sources_until {
                 return None;
             }
-            self.is_handed_on = Some(is_handed_on);
+            self.is_forwarded = Some(is_forwarded);
             hub.wind_down();
         }
         let is_closed = match hub.closed() {
@@ -286,39 +292,39 @@ impl Closing {
     fn wait(mut self) -> bool {
         let Some(hub) = &self.hub else { return false };
         let left = |until: Instant| until.saturating_duration_since(hub.clock().now());
-        self.is_handed_on = Some(self.broker.sources_gone(left(self.sources_until)));
+        self.is_forwarded = Some(self.broker.sources_gone(left(self.sources_until)));
         let is_closed = hub.close(left(self.until));
         self.end(is_closed)
     }
 
     fn end(&mut self, is_closed: bool) -> bool {
-        // With it end the doors, which count what they leave.
+        // Dropping the hub drops the connections, which count their unread messages.
         self.hub = None;
         let undelivered = self.broker.counters.stats().undelivered;
-        // One that was given up, or left, may be known to nobody any more.
-        self.is_handed_on == Some(true) && is_closed && undelivered == self.before
+        // The counter also includes peers that were given up or have left.
+        self.is_forwarded == Some(true) && is_closed && undelivered == self.before
     }
 }
 
-/// What is left of a [`Zipper`] that ends.
+/// Observes a [`Zipper`] that ends.
 #[derive(Debug, Clone)]
-pub struct Watch(Arc<Broker>);
+pub struct ZipperWatch(Arc<Broker>);
 
-impl Watch {
-    /// What it has counted.
+impl ZipperWatch {
+    /// The counters so far.
     #[must_use]
     pub fn stats(&self) -> ZipperStats {
         self.0.counters.stats()
     }
 
-    /// Names and keys of the clients and zippers that it is connected to, or waits for: those that
-    /// are away first.
+    /// The names and keys of the clients and zippers that the zipper is connected to or waits for,
+    /// disconnected ones first.
     #[must_use]
     pub fn connections(&self) -> Vec<String> {
         self.0.connections()
     }
 
-    /// Gives up all that is not delivered, and counts it: who waits for the end waits no longer.
+    /// Gives up undelivered messages and counts them, which ends the wait in [`Zipper::close`].
     pub fn abort(&self) {
         self.0.abort();
     }
@@ -330,7 +336,7 @@ mod tests {
     use selvedge_client::{Client, ClientOptions};
 
     #[test]
-    fn clients_that_have_left_leave_nothing_behind() {
+    fn clients_that_have_left_leave_no_state() {
         let identity = || Identity::generate().expect("randomness");
         let zipper = Zipper::start(ZipperOptions {
             listen: vec!["tcp://127.0.0.1:0".parse().expect("an address")],
@@ -338,10 +344,10 @@ mod tests {
             ..ZipperOptions::new("z", identity())
         });
         let zipper = zipper.expect("a zipper");
-        // The second is let in when the end of the first has been told.
+        // The second client is admitted once the end of the first has been processed.
         for _ in 0..2 {
             let options = ClientOptions::source("source", zipper.addresses().to_vec());
-            let client = Client::connect(options).expect("the zipper lets it in");
+            let client = Client::connect(options).expect("the zipper admits it");
             assert!(client.close(Duration::from_secs(30)));
         }
         assert!(zipper.hub.events().is_empty());

@@ -1,9 +1,9 @@
-//! A batch: the first messages that wait at a door, routed, and handed on to each recipient under one
+//! A batch: the first unread messages of a connection, routed, and sent to each recipient under one
 //! lock of its send buffer.
 //!
-//! They stay in the queue of the endpoint that brought them until each copy has found room, so what
-//! waits here are numbers and heads. A recipient that is full holds the next batch back; until then its
-//! siblings are at the most one batch ahead.
+//! The messages stay in the queue of the endpoint that received them until every copy has found room;
+//! a batch holds indices and headers only. A full recipient blocks the next batch, so the other
+//! recipients are at most one batch ahead.
 
 mod fan_out;
 mod fast_path;
@@ -27,43 +27,43 @@ use selvedge_client::wire::{
     self, Data, MessageHeader, NodeKey, Origin, PlainMessage, TRACE_MAX, WireError, WireMessage,
 };
 
-/// A batch ends with the message that reaches one of these, so that a recipient's lock is held for some
-/// microseconds only, and a full one lets its siblings get no further ahead.
+/// A batch ends with the message that reaches one of these limits, so that the lock of a recipient is
+/// held for some microseconds only, and a full recipient soon blocks the others.
 const MESSAGES_MAX: usize = 256;
 const BYTES_MAX: usize = 256 * 1024;
 
-/// How many kinds of messages a door remembers the recipients of. One source has few.
+/// The largest number of plans that a connection caches. One source uses few tags and targets.
 const PLANS_PER_BATCH_MAX: usize = 64;
 
-/// Why a message is none for this lane.
+/// Why a message is refused. The peer has violated the protocol; a retry does not help.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BatchError {
-    #[error("only data belongs on this lane")]
-    NoData,
-    #[error("the tag is kept for the system")]
+    #[error("only data is allowed on the data lane")]
+    NotData,
+    #[error("the tag is reserved for the system")]
     Reserved,
     #[error(transparent)]
     Wire(#[from] WireError),
 }
 
-/// Messages of one tag and target, and who gets them.
+/// The plan for one tag and target.
 struct CachedPlan {
     tag: Tag,
     target: Option<String>,
     resolved: Arc<ResolvedPlan>,
 }
 
-/// Whoever the messages come from, and what is known about where they go.
+/// The messages of one connection, and the plans for them.
 pub(super) struct RoutingBatch {
     broker: Arc<Broker>,
     from: NodeKey,
-    /// Of which version the kinds are.
+    /// The version of the cached plans.
     version: u64,
     plans: Vec<CachedPlan>,
-    /// Which kind the last message was.
+    /// The index of the plan of the last message.
     last: usize,
     random: fastrand::Rng,
-    /// How many messages of the queue it is made of.
+    /// The number of unread messages that belong to the batch.
     messages: usize,
     fan_out: FanOut,
 }
@@ -82,12 +82,12 @@ impl RoutingBatch {
         }
     }
 
-    /// Whether every copy has found room, so that the next batch can begin.
+    /// Whether every copy has been sent, so that the next batch can begin.
     pub(super) const fn is_done(&self) -> bool {
         self.messages == 0
     }
 
-    /// Routes the first messages that wait, up to one that is refused.
+    /// Routes the first unread messages, up to one that is refused.
     pub(super) fn gather(
         &mut self,
         incoming: &Incoming<'_>,
@@ -120,8 +120,8 @@ impl RoutingBatch {
         gathered
     }
 
-    /// Hands copies on, and lets the messages go when all copies have found room. If not, the task is
-    /// woken when there may be some.
+    /// Sends copies, and drops the messages once every copy has found room. Otherwise the task is woken
+    /// when there may be room.
     pub(super) fn deliver(&mut self, cx: &Context<'_>, incoming: &mut Incoming<'_>) -> Poll<()> {
         if self
             .fan_out
@@ -135,7 +135,7 @@ impl RoutingBatch {
         Poll::Ready(())
     }
 
-    /// Hands no more on of what was gathered.
+    /// Drops the batch without sending the remaining copies.
     pub(super) fn clear(&mut self) {
         self.messages = 0;
         self.fan_out.clear();
@@ -154,15 +154,15 @@ impl RoutingBatch {
             };
             return self.fan_out(header, bytes, plain.payload_at);
         }
-        let mut data = read(bytes)?;
+        let mut data = decode(bytes)?;
         data.origin = self.origin(data.origin.sequence);
         data.hops_left = HOPS_MAX;
         data.recipients.clear();
-        self.note_passage(&mut data);
+        self.append_trace_step(&mut data);
         self.fan_out(data.header(), bytes, bytes.len() - data.payload.len())
     }
 
-    /// Who sent it is known by the connection, whatever it says.
+    /// The origin: the connection has authenticated the source, whatever the header contains.
     const fn origin(&self, sequence: u64) -> Origin {
         Origin {
             source: self.from,
@@ -170,7 +170,7 @@ impl RoutingBatch {
         }
     }
 
-    fn note_passage(&self, data: &mut Data) {
+    fn append_trace_step(&self, data: &mut Data) {
         if let Some(trace) = &mut data.trace
             && trace.len() < TRACE_MAX
         {
@@ -237,7 +237,7 @@ impl RoutingBatch {
         Ok(())
     }
 
-    /// Which kind a message is.
+    /// The index of the plan for a tag and target.
     fn plan_index(&mut self, tag: Tag, target: Option<&str>) -> usize {
         let version = self.broker.version();
         if version != self.version {
@@ -266,7 +266,7 @@ impl RoutingBatch {
 
     /// Routes a message of another zipper.
     fn relay(&mut self, bytes: &Bytes) -> Result<(), BatchError> {
-        let mut data = read(bytes)?;
+        let mut data = decode(bytes)?;
         let (broker, recipients) = (&self.broker, std::mem::take(&mut data.recipients));
         let key = FlowKey {
             tag: data.tag,
@@ -279,7 +279,7 @@ impl RoutingBatch {
         if routes.is_empty() && routes.unreachable.is_empty() {
             add(&counters.unobserved, 1);
         }
-        self.note_passage(&mut data);
+        self.append_trace_step(&mut data);
         let message = QueuedMessage {
             message: self.messages,
             bytes,
@@ -289,7 +289,7 @@ impl RoutingBatch {
         if !routes.local.is_empty() {
             let copy = self.fan_out.encode(&message, data.header());
             for node in routes.local {
-                match broker.recipient(NextHop::Local(node)) {
+                match broker.resolve(NextHop::Local(node)) {
                     Some(to) => self.fan_out.enqueue(&to, copy),
                     None => add(&counters.unreachable, 1),
                 }
@@ -300,13 +300,13 @@ impl RoutingBatch {
             return Ok(());
         }
         for (via, recipients) in routes.forward {
-            let to = self.broker.recipient(NextHop::Via(via));
+            let to = self.broker.resolve(NextHop::Via(via));
             self.forward(to.as_ref(), &message, data.header(), &recipients);
         }
         Ok(())
     }
 
-    /// A copy for those whom a neighbour reaches.
+    /// Adds a copy for the functions that a neighbour reaches.
     fn forward(
         &mut self,
         to: Option<&ResolvedHop>,
@@ -331,10 +331,10 @@ impl RoutingBatch {
     }
 }
 
-fn read(bytes: &Bytes) -> Result<Data, BatchError> {
+fn decode(bytes: &Bytes) -> Result<Data, BatchError> {
     match WireMessage::decode(bytes.clone())? {
         WireMessage::Data(data) => Ok(data),
-        _ => Err(BatchError::NoData),
+        _ => Err(BatchError::NotData),
     }
 }
 
@@ -343,7 +343,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::broker::Settings;
+    use crate::broker::BrokerSettings;
     use crate::router::FunctionSpec;
     use selvedge_client::wire::Policy;
     use selvedge_hub::Clock;
@@ -360,7 +360,7 @@ mod tests {
     }
 
     fn batch() -> RoutingBatch {
-        let broker = Broker::new(Settings {
+        let broker = Broker::new(BrokerSettings {
             name: "z".into(),
             node: [1; 32],
             token: None,
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_function_that_leaves_between_two_messages_of_a_batch_gets_the_first_only() {
+    fn a_function_that_leaves_between_two_messages_of_a_batch_receives_the_first_only() {
         let mut batch = batch();
         let broker = Arc::clone(&batch.broker);
         assert_eq!(next_hops(&mut batch, None), []);
@@ -392,22 +392,22 @@ mod tests {
     }
 
     #[test]
-    fn doors_share_the_turns_of_a_name_and_few_kinds_are_kept() {
+    fn connections_share_the_rotation_of_a_name_and_cache_few_plans() {
         let mut batch = batch();
         let broker = Arc::clone(&batch.broker);
         for client in [3, 4] {
             broker.reroute(|router| router.add_function([client; 32], function("a", None)));
         }
         let mut other = RoutingBatch::new(broker, [5; 32]);
-        let mut chosen = Vec::new();
+        let mut selected = Vec::new();
         for _ in 0..2 {
             for at in [&mut batch, &mut other] {
                 let plan_index = at.plan_index(T, None);
                 let plan = &at.plans[plan_index].resolved.plan;
-                chosen.extend(plan.select(&at.from, &mut at.random).map(|it| it.node[0]));
+                selected.extend(plan.select(&at.from, &mut at.random).map(|it| it.node[0]));
             }
         }
-        assert_eq!(chosen, [4, 3, 4, 3]);
+        assert_eq!(selected, [4, 3, 4, 3]);
         for n in 0..3 * PLANS_PER_BATCH_MAX {
             batch.plan_index(T, Some(&n.to_string()));
             assert!(batch.plans.len() <= PLANS_PER_BATCH_MAX);

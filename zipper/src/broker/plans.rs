@@ -1,4 +1,4 @@
-//! Plans with the endpoints of whom they name, kept until something changes.
+//! Plans with the endpoints of their next hops, cached until the routes change.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,25 +9,25 @@ use crate::router::{NextHop, Plan};
 use selvedge_client::tag::Tag;
 use selvedge_client::wire::NodeKey;
 
-/// How many plans are kept: sources choose tags and targets as they like.
+/// The largest number of cached plans: sources choose tags and targets freely.
 const PLANS_MAX: usize = 1024;
 
-/// Whom a copy is handed to.
+/// A peer to which copies are sent.
 #[derive(Debug, Clone)]
 pub(super) struct ResolvedHop {
     pub(super) node: NodeKey,
-    /// Its own door: another endpoint of the same node has another one.
-    pub(super) door: u64,
+    /// The id of its connection: another endpoint of the same node has another id.
+    pub(super) connection: u64,
     pub(super) endpoint: Endpoint,
-    /// Whether it is a function here, not a zipper that passes it on.
+    /// Whether the peer is a function of this zipper, not a neighbour.
     pub(super) is_local: bool,
 }
 
-/// A plan, and whom it leads to.
+/// A plan with the endpoints of its next hops.
 #[derive(Debug)]
 pub(super) struct ResolvedPlan {
     pub(super) plan: Plan,
-    /// For each stop of the plan; none if it has left meanwhile.
+    /// For each next hop of the plan; `None` if the peer has left meanwhile.
     pub(super) recipients: Vec<Option<ResolvedHop>>,
 }
 
@@ -37,7 +37,7 @@ impl ResolvedPlan {
         Self { plan, recipients }
     }
 
-    /// The function here that gets one copy of each message, if nobody else gets any.
+    /// The function of this zipper that receives one copy of each message, if it is the only recipient.
     pub(super) fn only_local_hop(&self) -> Option<&ResolvedHop> {
         match (self.plan.next_hops(), &self.recipients[..]) {
             ([NextHop::Local(_)], [Some(to)]) if self.plan.copies_max() == 1 => Some(to),
@@ -46,10 +46,10 @@ impl ResolvedPlan {
     }
 }
 
-/// Plans by tag and target.
+/// Cached plans by tag and target.
 #[derive(Debug)]
 pub(super) struct Plans<T = Arc<ResolvedPlan>> {
-    /// For each tag few targets, mostly none.
+    /// Most tags are used with few targets or none.
     by_tag: HashMap<Tag, Vec<(Option<String>, T)>>,
     len: usize,
 }
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plan_is_made_once_and_few_are_kept() {
+    fn a_plan_is_made_once_and_the_cache_is_limited() {
         let (mut plans, mut source) = (Plans::default(), 0);
         let mut find = |plans: &mut Plans<u32>, tag, target| {
             plans.find_or_make(Tag(tag), target, || {
@@ -104,7 +104,7 @@ mod tests {
         assert_eq!(find(&mut plans, 1, Some("t")), 2);
         assert_eq!(find(&mut plans, 1, None), 1);
         for tag in 0..3 * PLANS_MAX as u32 {
-            find(&mut plans, tag, Some("each its own"));
+            find(&mut plans, tag, Some("a new one each"));
             assert!(plans.len <= PLANS_MAX);
         }
     }

@@ -1,38 +1,41 @@
-//! Which kinds of messages come and nobody observes: whoever runs the zipper is to hear of each, once.
+//! Tags without an observer: each is reported in the log once, so that an operator notices it.
 
 use std::collections::BTreeMap;
 
 use selvedge_client::tag::Tag;
 
-/// How many kinds are remembered: sources choose tags and targets as they like. Of more nobody hears
-/// until one of these is observed; they are counted like all others.
-const KINDS_MAX: usize = 64;
+/// The largest number of remembered tags: sources choose tags and targets freely. More are counted, but
+/// not reported until one of these is observed.
+const UNMATCHED_MAX: usize = 64;
 
-/// Kinds of which a message has come while nobody observed them. Filled when a plan is made, so that
-/// no message pays for it.
+/// Tags and targets of messages that no function observes. Recorded when a plan is made, so that the
+/// cost does not depend on the number of messages.
 #[derive(Debug, Default)]
 pub(super) struct UnmatchedTags {
-    /// By tag and target; whether it was told of.
-    kinds: BTreeMap<(Tag, Option<String>), bool>,
+    /// By tag and target; whether it has been reported.
+    tags: BTreeMap<(Tag, Option<String>), bool>,
 }
 
 impl UnmatchedTags {
-    /// A message of that kind has come, the first since the routes have changed.
+    /// Records the first message of that tag and target since the routes have changed.
     pub(super) fn note(&mut self, tag: Tag, target: Option<&str>, is_observed: bool) {
-        let kind = (tag, target.map(str::to_owned));
+        let key = (tag, target.map(str::to_owned));
         if is_observed {
-            self.kinds.remove(&kind);
-        } else if self.kinds.len() < KINDS_MAX {
-            self.kinds.entry(kind).or_insert(false);
+            self.tags.remove(&key);
+        } else if self.tags.len() < UNMATCHED_MAX {
+            self.tags.entry(key).or_insert(false);
         }
     }
 
-    /// Those that were not told of since they were last observed.
+    /// The unmatched tags that have not been reported since they were last observed.
     pub(super) fn take_unreported(&mut self) -> Vec<String> {
-        let take_unreported = self.kinds.iter_mut().filter(|(_, is_told)| !**is_told);
+        let take_unreported = self
+            .tags
+            .iter_mut()
+            .filter(|(_, is_reported)| !**is_reported);
         take_unreported
-            .map(|((tag, target), is_told)| {
-                *is_told = true;
+            .map(|((tag, target), is_reported)| {
+                *is_reported = true;
                 match target {
                     Some(target) => format!("{tag} for {target:?}"),
                     None => tag.to_string(),
@@ -47,14 +50,14 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::broker::{Broker, Settings};
+    use crate::broker::{Broker, BrokerSettings};
     use crate::router::FunctionSpec;
     use selvedge_client::wire::Policy;
     use selvedge_hub::Clock;
 
     #[test]
-    fn each_kind_is_told_of_once_until_it_was_observed_again() {
-        let broker = Broker::new(Settings {
+    fn each_kind_is_reported_of_once_until_it_was_observed_again() {
+        let broker = Broker::new(BrokerSettings {
             name: "z".into(),
             node: [1; 32],
             token: None,
@@ -83,17 +86,17 @@ mod tests {
     }
 
     #[test]
-    fn few_kinds_are_remembered() {
+    fn a_limited_number_of_tags_is_remembered() {
         let mut unmatched_tags = UnmatchedTags::default();
-        for number in 0..3 * KINDS_MAX as u32 {
+        for number in 0..3 * UNMATCHED_MAX as u32 {
             unmatched_tags.note(Tag(number), None, false);
         }
-        assert_eq!(unmatched_tags.take_unreported().len(), KINDS_MAX);
+        assert_eq!(unmatched_tags.take_unreported().len(), UNMATCHED_MAX);
         unmatched_tags.note(Tag(0), None, true);
-        unmatched_tags.note(Tag(KINDS_MAX as u32), None, false);
+        unmatched_tags.note(Tag(UNMATCHED_MAX as u32), None, false);
         assert_eq!(
             unmatched_tags.take_unreported(),
-            [Tag(KINDS_MAX as u32).to_string()]
+            [Tag(UNMATCHED_MAX as u32).to_string()]
         );
     }
 }

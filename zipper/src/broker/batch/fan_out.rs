@@ -1,4 +1,4 @@
-//! The copies of a batch, sorted by who gets them.
+//! The copies of a batch, in one queue for each recipient.
 
 use std::ops::Range;
 use std::task::{Context, Poll};
@@ -13,51 +13,52 @@ use crate::stats::add;
 use selvedge_client::lanes::DATA;
 use selvedge_client::wire::MessageHeader;
 
-/// From this length on recipients share one copy, which their send buffers keep where it lies;
-/// shorter ones are copied into each.
+/// From this length on, recipients share one allocation, which their send buffers reference; shorter
+/// copies are copied into each send buffer.
 pub(super) const SHARED_LEN_MIN: usize = 4096 + 1;
 
-/// What goes to whom.
+/// Fan-out: the copies of a batch and their recipients.
 #[derive(Default)]
 pub(super) struct FanOut {
     headers: Vec<u8>,
     copies: Vec<OutgoingCopy>,
     queues: Vec<RecipientQueue>,
-    /// What lots share that are alike, in the place of the first of them; made when all are sorted.
+    /// Encoded batches shared by recipients with identical queues, stored at the index of the first of
+    /// them; built when every copy is queued.
     batches: Vec<SharedBatches>,
-    /// Whose turn it is, if this message goes to the same recipients as the last one: a search for
-    /// each of 64 costs more than the copy.
+    /// The next recipient if the message goes to the same recipients as the previous one: a search among
+    /// 64 recipients costs more than the copy.
     expected: usize,
 }
 
-/// A message where it waits.
+/// An unread message.
 pub(super) struct QueuedMessage<'a> {
-    /// Its place in the queue.
+    /// The index in the queue of unread messages.
     pub(super) message: usize,
     pub(super) bytes: &'a Bytes,
     pub(super) payload_at: usize,
-    /// How many recipients may share what is made of it.
+    /// The number of recipients that may share a copy.
     pub(super) copies: usize,
 }
 
-/// A message as its recipients get it.
+/// A message with the header for its recipients.
 pub(super) struct OutgoingCopy {
-    /// The place of the message in the queue, and where its payload begins.
+    /// The index in the queue of unread messages, and the offset of the payload.
     message: usize,
     payload_at: usize,
     header: Range<usize>,
-    /// Head and payload, if several recipients share them.
+    /// Header and payload in one allocation, if several recipients share them.
     whole: Option<Bytes>,
 }
 
 impl OutgoingCopy {
-    /// Whether it is laid out already.
+    /// Whether the copy has an allocation of its own.
     pub(super) const fn is_shared(&self) -> bool {
         self.whole.is_some()
     }
 }
 
-/// Head and payload of a piece.
+/// The header and the payload of a copy.
 pub(super) fn parts<'a>(
     headers: &'a [u8],
     copy: &OutgoingCopy,
@@ -68,17 +69,17 @@ pub(super) fn parts<'a>(
     [&headers[copy.header.clone()], payload]
 }
 
-/// All that one recipient gets.
+/// The copies for one recipient.
 struct RecipientQueue {
     to: ResolvedHop,
     copies: Vec<usize>,
-    /// How many of them it has.
+    /// The number of sent copies.
     done: usize,
-    /// Whose runs it shares.
+    /// The index of the recipient whose encoded batches are shared.
     shares_with: Option<usize>,
 }
 
-/// What lots are made of.
+/// The data that queues refer to.
 #[derive(Clone, Copy)]
 struct CopySource<'a> {
     headers: &'a [u8],
@@ -87,18 +88,18 @@ struct CopySource<'a> {
     incoming: &'a Incoming<'a>,
 }
 
-/// A copy cannot be sent. That its recipient has left is no fault.
+/// Logs that a copy cannot be sent. That its recipient has left is not an error.
 pub(super) fn log_send_error(error: &SendError) {
     if !matches!(error, SendError::Closed(_)) {
-        tracing::error!(%error, "a message cannot be passed on");
+        tracing::error!(%error, "cannot forward a message");
     }
 }
 
-/// The number of a piece; none if it cannot be written, which was said.
+/// The index of a copy; `None` if its header cannot be encoded, which has been logged.
 pub(super) type CopyId = Option<usize>;
 
 impl FanOut {
-    /// Makes what recipients get.
+    /// Adds a copy with that header.
     pub(super) fn encode(
         &mut self,
         message: &QueuedMessage<'_>,
@@ -106,7 +107,7 @@ impl FanOut {
     ) -> CopyId {
         let begin = self.headers.len();
         if let Err(error) = header.encode(&mut self.headers) {
-            tracing::error!(%error, "a message cannot be passed on");
+            tracing::error!(%error, "cannot forward a message");
             self.headers.truncate(begin);
             return None;
         }
@@ -124,9 +125,10 @@ impl FanOut {
         Some(self.copies.len() - 1)
     }
 
+    /// Queues a copy for a recipient.
     pub(super) fn enqueue(&mut self, to: &ResolvedHop, copy: CopyId) {
         let Some(copy) = copy else { return };
-        let matches = |queue: &RecipientQueue| queue.to.door == to.door;
+        let matches = |queue: &RecipientQueue| queue.to.connection == to.connection;
         let queue = match self.queues.get(self.expected).is_some_and(matches) {
             true => self.expected,
             false => self.queues.iter().position(matches).unwrap_or_else(|| {
@@ -147,7 +149,8 @@ impl FanOut {
         };
     }
 
-    /// Ready when every copy has found room; if not, the task is woken when there may be some.
+    /// Sends copies. Ready when every copy has found room; otherwise the task is woken when there may be
+    /// room.
     pub(super) fn deliver(
         &mut self,
         cx: &Context<'_>,
@@ -181,7 +184,7 @@ impl FanOut {
         polled
     }
 
-    /// Makes runs for recipients that get the same.
+    /// Encodes batches for recipients with identical queues.
     fn share_payloads(&mut self, incoming: &Incoming<'_>) {
         let groups = shared_payload::groups(self.queues.iter().map(|queue| &queue.copies[..]));
         let source = (&self.headers[..], &self.copies[..]);
@@ -205,7 +208,7 @@ impl FanOut {
 }
 
 impl RecipientQueue {
-    /// Pushes as much as there is room for.
+    /// Sends as many copies as there is room for.
     fn push(&mut self, cx: &Context<'_>, broker: &Broker, source: CopySource<'_>) -> Poll<()> {
         if self.done >= self.copies.len() {
             return Poll::Ready(());
@@ -227,7 +230,7 @@ impl RecipientQueue {
                     self.done = places.end;
                     continue;
                 }
-                // It is longer than the send buffer, or the endpoint is closed.
+                // The batch is longer than the send buffer, or the endpoint is closed.
             }
             let copy = &source.copies[copy];
             let [header, payload] = parts(source.headers, copy, source.incoming);
@@ -253,7 +256,7 @@ impl RecipientQueue {
             true => &counters.delivered,
             false => &counters.forwarded,
         };
-        // While the buffer is held: whoever reads a copy finds it counted.
+        // Under the lock of the send buffer: a copy is counted before its recipient can read it.
         add(passed, sent);
         add(&counters.unreachable, unreachable);
         drop(sending);

@@ -1,8 +1,9 @@
-//! The short way: messages that only one function here gets, handed on as they are read.
+//! The fast path: messages with exactly one recipient, a function of this zipper, are forwarded as they
+//! are read.
 //!
-//! Most streams have one reader. Its copies are laid into its send buffer straight from where the
-//! messages lie, so no batch is sorted and no message is given a reference of its own. Through a batch
-//! one hop of 64 B took 104 ns of the zipper's processor time, this way 53.
+//! Most streams have one reader. Its copies are written into its send buffer directly from the read
+//! buffer, so no batch is built and no message gets a reference of its own. A 64 B hop takes 104 ns of
+//! the zipper's processor time in a batch, and 53 ns on the fast path.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,10 +19,10 @@ use selvedge_client::lanes::{DATA, HOPS_MAX};
 use selvedge_client::tag::Tag;
 use selvedge_client::wire::{NodeKey, PlainMessage, SourcedHeader};
 
-/// Messages of one tag on their way to one function, for as long as its send buffer is held.
+/// Consecutive messages of one tag for one function, sent under one lock of its send buffer.
 struct FastPathBurst<'a> {
     broker: &'a Broker,
-    /// Of which version the plan is.
+    /// The version of the plan.
     version: u64,
     tag: Tag,
     source: &'a NodeKey,
@@ -29,19 +30,19 @@ struct FastPathBurst<'a> {
     len: usize,
     bytes: usize,
     unreachable: usize,
-    /// Pending if the first message that is left finds no room.
+    /// Pending if the first unread message finds no room.
     polled: Poll<()>,
 }
 
 impl RoutingBatch {
-    /// Hands on the first messages that wait, up to one that takes the long way: ready then. Pending if
-    /// there is no room; the task is woken when there may be some.
+    /// Forwards the first unread messages, up to one that needs a batch: ready then. Pending if there is
+    /// no room; the task is woken when there may be some.
     pub(in crate::broker) fn deliver_fast(
         &mut self,
         cx: &Context<'_>,
         incoming: &mut Incoming<'_>,
     ) -> Poll<()> {
-        debug_assert!(self.is_done(), "what is in a batch goes first");
+        debug_assert!(self.is_done(), "the messages of a batch precede these");
         loop {
             let mut first = None;
             incoming.take_bytes_while(DATA, |bytes| {
@@ -87,7 +88,7 @@ impl FastPathBurst<'_> {
     fn deliver(mut self, cx: &Context<'_>, incoming: &mut Incoming<'_>) -> Poll<()> {
         incoming.take_bytes_while(DATA, |bytes| self.offer(cx, bytes));
         let counters = &self.broker.counters;
-        // While the buffer is held: whoever reads a copy finds it counted.
+        // Under the lock of the send buffer: a copy is counted before its recipient can read it.
         add(&counters.received, self.len);
         add(&counters.delivered, self.len - self.unreachable);
         if self.unreachable > 0 {
@@ -96,7 +97,8 @@ impl FastPathBurst<'_> {
         self.polled
     }
 
-    /// Hands one on, unless it belongs to another stretch or finds no room.
+    /// Forwards a message, unless it belongs to another burst or finds no room. Returns whether it was
+    /// consumed.
     fn offer(&mut self, cx: &Context<'_>, bytes: &[u8]) -> bool {
         if self.len >= MESSAGES_MAX || self.bytes >= BYTES_MAX {
             return false;

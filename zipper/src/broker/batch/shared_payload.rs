@@ -1,4 +1,4 @@
-//! What several recipients of a batch get alike, laid out once for all of them.
+//! Shared payloads: copies that several recipients of a batch receive are encoded once for all of them.
 
 use std::ops::Range;
 
@@ -6,13 +6,13 @@ use selvedge_hub::{EncodedBatch, Incoming};
 
 use super::fan_out::{OutgoingCopy, SHARED_LEN_MIN, parts};
 
-/// How many different lists of copies a batch is searched for.
+/// The number of different queues among which identical ones are searched for.
 const LISTS_MAX: usize = 8;
 
-/// The runs of one list of copies, each with the places in it that it stands for.
+/// The encoded batches of one queue, each with the range of copies that it contains.
 pub(super) type SharedBatches = Vec<(Range<usize>, EncodedBatch)>;
 
-/// Which of the lists are alike: for each the place of the first like it, if another one is.
+/// For each list the index of the first identical one, if at least two are identical.
 pub(super) fn groups<'a>(lists: impl Iterator<Item = &'a [usize]>) -> Vec<Option<usize>> {
     let mut different: Vec<(usize, &[usize])> = Vec::new();
     let mut groups = Vec::new();
@@ -29,8 +29,7 @@ pub(super) fn groups<'a>(lists: impl Iterator<Item = &'a [usize]>) -> Vec<Option
     groups
 }
 
-/// The runs of a list of copies: of those behind each other that are short enough for one frame,
-/// if together they are long enough to be shared.
+/// Encodes consecutive copies that fit into one frame, if together they are long enough to be shared.
 pub(super) fn batches(
     list: &[usize],
     (headers, copies): (&[u8], &[OutgoingCopy]),
@@ -67,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_are_alike_if_they_name_the_same_copies() {
+    fn lists_of_the_same_copies_are_identical() {
         let lists: [&[usize]; 6] = [&[1, 2], &[1], &[1, 2], &[2], &[1], &[1, 2]];
         let found = groups(lists.into_iter());
         assert_eq!(found, [Some(0), Some(1), Some(0), None, Some(1), Some(0)]);
@@ -75,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn few_different_lists_are_told_apart() {
+    fn identical_lists_are_found_among_a_limited_number() {
         let lists: Vec<_> = (0..LISTS_MAX + 1).map(|n| [n]).collect();
         let twice = lists.iter().chain(&lists).map(|list| &list[..]);
         let found = groups(twice);

@@ -197,7 +197,7 @@ pub enum Incompatibility {
     #[error("the peer's introduction has the unknown layout {0}")]
     Layout(u8),
     /// The peer refused this side, and did not state its own versions.
-    #[error("the peer refused")]
+    #[error("the peer refused: its versions, features or longest message differ")]
     Refused,
 }
 

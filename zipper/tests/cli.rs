@@ -331,7 +331,7 @@ fn a_client_needs_the_message_limit_of_its_zipper() {
     let zipper = ZipperProcess::start(&["limits.message_max_bytes=65536"]);
     let at = zipper.address.as_str();
     let source = ["source", "-z", at, "--tag", "0x10"];
-    assert_fails(&run_with(&source, b"x\n"), 3, "shorter messages");
+    assert_fails(&run_with(&source, b"x\n"), 3, "longest message");
     let limit = ["--message-max", "65536"];
     let sink = ["sink", "-z", at, "--observe", "0x10", "--count", "1"];
     let sink = zipper_command()

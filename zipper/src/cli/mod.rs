@@ -52,7 +52,8 @@ pub(crate) struct Cli {
     )]
     output: OutputFormat,
     /// Log level on stderr: off, error, warn, info, debug, trace, or a filter such as
-    /// `info,selvedge_hub=debug`. Default: info for serve, error for demo, otherwise warn.
+    /// `info,selvedge_hub=debug`. Default: info for serve and run, error for demo, otherwise
+    /// warn.
     #[arg(long, global = true, value_name = "LEVEL", env = "ZIPPER_LOG", value_parser = logging::filter)]
     log: Option<Targets>,
     /// Format of logs on stderr. Default: that of `--output`.
@@ -98,7 +99,7 @@ pub(crate) fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     let default = match cli.command {
-        CliCommand::Serve(_) => LevelFilter::INFO,
+        CliCommand::Serve(_) | CliCommand::Run(_) => LevelFilter::INFO,
         CliCommand::Demo(_) => LevelFilter::ERROR,
         _ => LevelFilter::WARN,
     };

@@ -40,6 +40,7 @@ pub(crate) struct SourceArgs {
     #[arg(long)]
     end_mark: bool,
     /// Every zipper and function on the route adds its name and the time to the message.
+    /// `zipper sink --output json` shows them.
     #[arg(long)]
     trace: bool,
     /// Name of this source.

@@ -38,19 +38,19 @@ pub(super) enum NodeValue {
     /// A text, or a number or boolean as it was written.
     Scalar(String),
     List(Vec<Node>),
-    Map(Vec<Entry>),
+    Map(Vec<MapEntry>),
 }
 
 /// A key of a map with its value.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct MapEntry {
     pub(super) key: String,
     pub(super) key_span: SourceSpan,
     pub(super) node: Node,
 }
 
 impl Node {
-    /// Parses YAML. An empty text is an empty map.
+    /// Parses YAML. An empty file is an empty map, and an empty value is none.
     pub(super) fn parse(source: &Rc<ConfigSource>) -> Result<Self, ConfigProblem> {
         let options = serde_saphyr::options! { with_snippet: false };
         let is_blank = |line: &str| {
@@ -58,7 +58,11 @@ impl Node {
             line.is_empty() || line.starts_with('#') || line == "---"
         };
         if source.text.lines().all(is_blank) {
-            return Ok(Self::empty_map(source.whole()));
+            let mut node = Self::empty_map(source.whole());
+            if !source.is_file {
+                node.value = NodeValue::Null;
+            }
+            return Ok(node);
         }
         let tree = serde_saphyr::from_str_with_options::<Spanned<Tree>>(&source.text, options);
         Ok(tree
@@ -89,7 +93,7 @@ impl Node {
         let span = node.span.clone();
         let at = entries.iter().position(|entry| entry.key == *key);
         let at = at.unwrap_or_else(|| {
-            entries.push(Entry {
+            entries.push(MapEntry {
                 key: key.clone(),
                 key_span: span.clone(),
                 node: Self::empty_map(span),
@@ -224,7 +228,7 @@ impl IntoNode for Spanned<Tree> {
             Tree::Map(map) => {
                 let entry = |(key, value): (Self, Self)| {
                     let key = key.into_node(source);
-                    Entry {
+                    MapEntry {
                         key: match key.value {
                             NodeValue::Scalar(text) => text,
                             _ => key.span.text().unwrap_or_default().to_owned(),

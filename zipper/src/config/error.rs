@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
 use crate::config::document::SourceSpan;
 
@@ -151,24 +151,16 @@ impl ConfigProblem {
     }
 
     fn render(&self) -> String {
-        let title = Level::ERROR.primary_title(self.message.as_str());
-        let group = match (&self.excerpt, self.position) {
-            (Some((line, marked)), Some((number, _))) => Group::with_title(title).element(
-                Snippet::source(line.as_str())
-                    .line_start(number)
-                    .path(self.origin.as_str())
-                    .annotation(AnnotationKind::Primary.span(marked.clone())),
-            ),
-            (_, position) => {
-                let place = Origin::path(self.origin.as_str());
-                Group::with_title(title).element(match position {
-                    Some((line, column)) => place.line(line).char_column(column),
-                    None => place,
-                })
-            }
+        let (Some((line, marked)), Some((number, _))) = (&self.excerpt, self.position) else {
+            return format!("error: {self}");
         };
+        let snippet = Snippet::source(line.as_str())
+            .line_start(number)
+            .path(self.origin.as_str())
+            .annotation(AnnotationKind::Primary.span(marked.clone()));
+        let title = Level::ERROR.primary_title(self.message.as_str());
         let renderer = Renderer::plain().term_width(EXCERPT_WIDTH_MAX);
-        renderer.render(&[group])
+        renderer.render(&[title.element(snippet)])
     }
 }
 

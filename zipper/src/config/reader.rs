@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use selvedge_hub::Address;
 
-use crate::config::document::{Entry, Node, NodeValue, SourceSpan};
+use crate::config::document::{MapEntry, Node, NodeValue, SourceSpan};
 use crate::config::error::{ConfigProblem, shorten, suggest};
 use crate::config::{Auth, AuthToken, LimitsConfig, NeighbourConfig, ZipperConfig};
 
@@ -17,7 +17,7 @@ const SCHEMES: [&str; 5] = ["quic", "tcp", "tcp+plain", "udp", "udp+plain"];
 /// A map of the document with its path, such as `limits`.
 struct Section<'a> {
     path: String,
-    entries: &'a [Entry],
+    entries: &'a [MapEntry],
     span: &'a SourceSpan,
 }
 
@@ -338,7 +338,7 @@ impl Problems {
     }
 
     /// A map whose keys are names.
-    fn map<'a>(&mut self, node: &'a Node, path: &str, example: &str) -> &'a [Entry] {
+    fn map<'a>(&mut self, node: &'a Node, path: &str, example: &str) -> &'a [MapEntry] {
         match &node.value {
             NodeValue::Map(entries) => entries,
             _ => {

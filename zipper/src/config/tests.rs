@@ -352,6 +352,8 @@ fn a_token_is_never_shown() {
 
 #[test]
 fn options_replace_values_of_the_file() {
+    let empty = with("name: a\n", &["name="]).unwrap();
+    assert_eq!(empty, ZipperConfig::default());
     let config = with("name: a\n", &["name=b", "limits.clients=7", "mesh={}"]).unwrap();
     assert_eq!((config.name.as_str(), config.limits.clients), ("b", 7));
 }

@@ -81,7 +81,7 @@ impl FrameSink for SessionEnd {
     fn frame(&mut self, frame: Bytes) {
         self.session.handle_frame(self.now, TRANSPORT, frame);
         let mut taken = 0;
-        for (_, mut run) in self.session.take_runs() {
+        for (_, mut run) in self.session.take_batches() {
             while let Some(bytes) = run.take_bytes() {
                 taken += Message::cost_of(bytes.len());
                 if let Some(count) = &mut self.count {

@@ -48,7 +48,7 @@ pub enum FlushError {
     TimedOut,
     /// Messages may not have been delivered; an event reports them.
     #[error(transparent)]
-    GivenUp(#[from] selvedge_endpoint::GivenUp),
+    AbandonedMessages(#[from] selvedge_endpoint::AbandonedMessages),
 }
 
 /// Nothing will be received any more: the endpoint is closed, and all messages that had arrived were taken.

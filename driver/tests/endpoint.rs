@@ -140,7 +140,7 @@ fn a_flush_reports_messages_that_were_given_up() {
     assert!(flushing.as_mut().poll(&mut cx).is_pending());
     two.a.abort();
     let given_up = block_on(flushing).unwrap_err();
-    assert!(matches!(given_up, FlushError::GivenUp(given_up) if given_up.messages == 1));
+    assert!(matches!(given_up, FlushError::AbandonedMessages(given_up) if given_up.messages == 1));
 }
 
 #[test]

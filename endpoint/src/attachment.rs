@@ -14,21 +14,21 @@ use crate::wire::{self, CloseCode};
 ///
 /// ```text
 ///   dialer    Introducing ── Hello received ─────────────────────────────────▶ Ready
-///                 └─ Hello of a peer that forgot ─▶ Confirming ── Ready received ──▲
+///                 └─ Hello of a peer without state ─▶ Confirming ── Ready received ──▲
 ///   acceptor  Introducing ── Hello received ─▶ Answered ── Ready received ─────▶ Ready
 /// ```
 /// A side sends data only once it knows that the peer has its `Hello`: streams of a transport keep
-/// no order between them, and data that overtook a `Hello` would belong to nobody. A dialer that
-/// begins anew says so in its `Ready`, after its `Hello`, and waits until that has arrived, too;
-/// an acceptor sends nothing before: a peer that heard of it later would take it for another
-/// beginning, and forget what was exchanged in between.
+/// no order between them, and data that overtook a `Hello` could not be assigned to a session. A
+/// dialer that restarts its streams states that in its `Ready`, after its `Hello`, and waits until
+/// the peer has that, too. An acceptor sends nothing before: a peer that learned of the restart later
+/// would take it for another one, and discard what was exchanged in between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// The peer's `Hello` is awaited.
     Introducing,
     /// Acceptor only: the own `Hello` is on its way.
     Answered,
-    /// Dialer only: the peer must learn that this side began anew.
+    /// Dialer only: waits until the peer has confirmed that the streams of this side restart.
     Confirming,
     /// Data may be sent.
     Ready,
@@ -44,21 +44,21 @@ pub(crate) struct Rank {
 
 /// Control frames that wait for room. Flags and latest values: a full transport costs no memory.
 #[derive(Debug, Default)]
-pub(crate) struct Due {
+pub(crate) struct PendingControl {
     pub(crate) hello: bool,
     pub(crate) ready: bool,
     pub(crate) ping: Option<u64>,
     pub(crate) pong: Option<u64>,
-    /// Somebody waits for an acknowledgement.
+    /// An acknowledgement must be requested from the peer.
     pub(crate) ask: bool,
     /// The positions of all lanes, changed or not.
     pub(crate) all_positions: bool,
     pub(crate) close: Option<CloseCode>,
-    /// The end has been heard: say so, and go.
-    pub(crate) goodbye: bool,
+    /// A `Close` has arrived: acknowledge it, then release the transport.
+    pub(crate) close_received: bool,
 }
 
-impl Due {
+impl PendingControl {
     pub(crate) const fn any(&self) -> bool {
         self.hello
             || self.ready
@@ -67,7 +67,7 @@ impl Due {
             || self.ask
             || self.all_positions
             || self.close.is_some()
-            || self.goodbye
+            || self.close_received
     }
 }
 
@@ -77,17 +77,19 @@ pub(crate) struct Attachment {
     pub(crate) role: Role,
     pub(crate) stage: Stage,
     pub(crate) rank: Rank,
-    pub(crate) due: Due,
-    /// How the session's end was told, on a transport where that may get lost.
+    pub(crate) due: PendingControl,
+    /// The code of the `Close` that was sent, for its retransmission on a transport that loses
+    /// frames.
     pub(crate) closing: Option<CloseCode>,
     pub(crate) scheduler: Scheduler,
     /// How far it has brought each lane.
     pub(crate) cursors: Vec<Cursor>,
     /// On a transport that loses frames.
     pub(crate) recovery: Option<Box<Recovery>>,
-    /// When it greeted, and how often: an answer to the only greeting tells the round trip.
-    greeted: Option<(Instant, u32)>,
-    last_heard: Instant,
+    /// When the first `Hello` was sent, and how many were: the answer to the only one yields a
+    /// round trip time.
+    hello_sent: Option<(Instant, u32)>,
+    last_received: Instant,
     last_ping: Option<Instant>,
     /// When an unreliable transport repeats its introduction.
     repeat_at: Option<Instant>,
@@ -111,16 +113,16 @@ impl Attachment {
             role,
             stage: Stage::Introducing,
             rank,
-            due: Due {
+            due: PendingControl {
                 hello: is_dialer,
-                ..Due::default()
+                ..PendingControl::default()
             },
             closing: None,
             scheduler,
             cursors: Vec::new(),
             recovery: (!reliable).then(|| Box::new(Recovery::new(now))),
-            greeted: None,
-            last_heard: now,
+            hello_sent: None,
+            last_received: now,
             last_ping: None,
             repeat_at: (is_dialer && !reliable).then_some(now + REPEAT_INTERVAL),
         }
@@ -164,27 +166,30 @@ impl Attachment {
         repeated
     }
 
-    pub(crate) const fn heard(&mut self, now: Instant) {
-        self.last_heard = now;
+    pub(crate) const fn record_received(&mut self, now: Instant) {
+        self.last_received = now;
     }
 
-    pub(crate) const fn last_heard(&self) -> Instant {
-        self.last_heard
+    pub(crate) const fn last_received(&self) -> Instant {
+        self.last_received
     }
 
     /// Whether anything has come at that time or later.
-    pub(crate) fn was_heard_since(&self, at: Instant) -> bool {
-        self.last_heard >= at
+    pub(crate) fn received_since(&self, at: Instant) -> bool {
+        self.last_received >= at
     }
 
-    /// The greeting leaves.
-    pub(crate) fn greets(&mut self, now: Instant) {
-        self.greeted = Some(self.greeted.map_or((now, 1), |(at, count)| (at, count + 1)));
+    /// A `Hello` is sent.
+    pub(crate) fn record_hello_sent(&mut self, now: Instant) {
+        self.hello_sent = Some(
+            self.hello_sent
+                .map_or((now, 1), |(at, count)| (at, count + 1)),
+        );
     }
 
-    /// The greeting has been answered.
+    /// The `Hello` has been answered.
     pub(crate) fn answered(&mut self, now: Instant) {
-        if let Some((at, 1)) = self.greeted
+        if let Some((at, 1)) = self.hello_sent
             && let Some(recovery) = &mut self.recovery
         {
             recovery.first_round_trip(now.saturating_duration_since(at));
@@ -198,12 +203,13 @@ impl Attachment {
 
     /// When a ping is due.
     ///
-    /// One ping tells both sides that the other lives, so one side of an idle pair asks and the other
-    /// only if it does not: the acceptor waits longer, by as much as ticks and a round trip may take.
+    /// One ping and its pong show both sides that the other is alive, so one side of an idle pair
+    /// is enough: the acceptor waits longer than the dialer, by as much as ticks and a round trip
+    /// may take.
     fn ping_at(&self, heartbeat: Duration, silence_max: Duration) -> Instant {
         let quiet_since = self
             .last_ping
-            .map_or(self.last_heard, |at| at.max(self.last_heard));
+            .map_or(self.last_received, |at| at.max(self.last_received));
         let patience = match self.role {
             Role::Dialer => heartbeat,
             Role::Acceptor => heartbeat + silence_max.saturating_sub(heartbeat) / 8,
@@ -214,7 +220,7 @@ impl Attachment {
     /// When a ping is due, or the silence too long.
     pub(crate) fn heartbeat_at(&self, heartbeat: Duration, silence_max: Duration) -> Instant {
         let ping = self.ping_at(heartbeat, silence_max);
-        ping.min(self.last_heard + silence_max)
+        ping.min(self.last_received + silence_max)
     }
 
     /// When else to look again: the introduction repeats, or what was sent may be lost.
@@ -230,7 +236,7 @@ impl Attachment {
         heartbeat: Duration,
         silence_max: Duration,
     ) -> bool {
-        if now >= self.last_heard + silence_max {
+        if now >= self.last_received + silence_max {
             return true;
         }
         if self.repeat_at.is_some_and(|at| now >= at) {

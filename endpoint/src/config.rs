@@ -27,12 +27,12 @@ pub struct SessionConfig {
     /// Bytes of whole messages that wait on one lane for the user, before the peer must pause that
     /// lane. Default 4 MiB.
     pub receive_window: u64,
-    /// When nothing has been heard for so long, the peer is asked for a sign of life: by the side that
-    /// dialed; the other waits longer, by an eighth of what is left to `silence_max`, and so asks only
-    /// if the first does not. Default 1 s. A driver may do this and the next up to an eighth of it
-    /// later, for many endpoints at once.
+    /// How long a transport may be silent before a ping is sent. The dialer sends it; the acceptor
+    /// waits longer, by an eighth of the time that remains to `silence_max`, and so sends one only
+    /// if the dialer does not. Default 1 s. A driver may delay this and `silence_max` by up to an
+    /// eighth of this time, to handle many endpoints at once.
     pub heartbeat: Duration,
-    /// When nothing has been heard for so long, the transport is given up. Default 3 s.
+    /// How long a transport may be silent before it is given up. Default 3 s.
     pub silence_max: Duration,
     /// How long an acknowledgement may wait for more to acknowledge, or for something to travel with.
     /// Default 20 ms: it only frees the peer's memory. One that frees less than 64 KiB of each lane, on
@@ -50,9 +50,9 @@ pub enum Away {
     /// Senders wait, as ever ([`SendError::Full`](crate::SendError::Full)).
     #[default]
     Wait,
-    /// Senders are told ([`SendError::Away`](crate::SendError::Away)).
+    /// Sends are refused ([`SendError::Away`](crate::SendError::Away)).
     Refuse,
-    /// The oldest messages that were never sent make room. They are counted, and told by
+    /// The oldest messages that were never sent are dropped. They are counted and reported by
     /// [`Event::Dropped`](crate::Event::Dropped) when the peer can be reached again.
     DropOldest,
 }

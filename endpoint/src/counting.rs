@@ -14,7 +14,7 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// A greeting and positions in the middle of a long stream: offsets take four bytes.
+    /// A `Hello` and positions in the middle of a long stream: offsets take four bytes.
     #[must_use]
     pub fn of_all_lanes() -> Self {
         let lanes = (0..LANES_MAX as u8).filter_map(LaneId::new);
@@ -27,11 +27,11 @@ impl Frames {
             hello: Hello {
                 incarnation: 1 << 60,
                 view: 1,
-                knows: 1 << 61,
+                peer_incarnation: 1 << 61,
                 epoch: 1,
                 message_max: 1 << 26,
                 offer: SessionOffer::SUPPORTED,
-                keeps: 1,
+                paths_wanted: 1,
                 lanes: lanes.map(position).collect(),
             },
         }

@@ -5,9 +5,9 @@ use bytes::Bytes;
 use crate::lane::cost;
 use crate::varint;
 
-/// Messages one behind the other as they lie in the stream of a lane, to be pushed into any number of
-/// outboxes: [`SendBuffer::push_run`](crate::Outbox::push_run). All keep the same memory, each until its
-/// peer has acknowledged the last of them.
+/// Consecutive messages, encoded as they appear in the stream of a lane, to be pushed into any
+/// number of send buffers: [`SendBuffer::push_batch`](crate::SendBuffer::push_batch). All of them
+/// share the memory, each until its peer has acknowledged the last message.
 #[derive(Debug, Clone)]
 pub struct EncodedBatch {
     bytes: Bytes,
@@ -76,9 +76,9 @@ mod tests {
     use crate::lane::{Delivery, LaneConfig, LaneId};
     use crate::send_buffer::SendBuffer;
 
-    fn segments(outbox: &mut SendBuffer) -> Vec<Bytes> {
+    fn segments(buffer: &mut SendBuffer) -> Vec<Bytes> {
         let mut segments = Vec::new();
-        outbox.drain(|_, segment| {
+        buffer.drain(|_, segment| {
             assert!(!segment.is_body, "it begins with a length");
             segments.push(segment.bytes);
         });
@@ -94,16 +94,16 @@ mod tests {
         let payloads: [&[u8]; 3] = [b"ab", b"c", &[7; 5000]];
         let [mut one_by_one, mut at_once] =
             [(); 2].map(|()| SendBuffer::new(&SessionConfig::default()));
-        for outbox in [&mut one_by_one, &mut at_once] {
-            outbox.push(LaneId::FIRST, "before".into()).unwrap();
+        for buffer in [&mut one_by_one, &mut at_once] {
+            buffer.push(LaneId::FIRST, "before".into()).unwrap();
         }
         for payload in payloads {
             let payload = Bytes::copy_from_slice(payload);
             one_by_one.push(LaneId::FIRST, payload).unwrap();
         }
-        assert!(at_once.push_run(LaneId::FIRST, &run(&payloads)));
-        for outbox in [&mut one_by_one, &mut at_once] {
-            outbox.push(LaneId::FIRST, "behind".into()).unwrap();
+        assert!(at_once.push_batch(LaneId::FIRST, &run(&payloads)));
+        for buffer in [&mut one_by_one, &mut at_once] {
+            buffer.push(LaneId::FIRST, "behind".into()).unwrap();
         }
         assert_eq!(at_once.used(), one_by_one.used());
         let mut stream = Vec::new();
@@ -115,10 +115,10 @@ mod tests {
     fn all_who_get_a_run_keep_the_same_memory_and_no_more_than_is_accounted() {
         let run = run(&[b"ab", b"cde"]);
         let kept = [(); 2].map(|()| {
-            let mut outbox = SendBuffer::new(&SessionConfig::default());
-            assert!(outbox.push_run(LaneId::FIRST, &run));
-            assert_eq!(outbox.used(), run.len() as u64);
-            segments(&mut outbox)[0].clone()
+            let mut buffer = SendBuffer::new(&SessionConfig::default());
+            assert!(buffer.push_batch(LaneId::FIRST, &run));
+            assert_eq!(buffer.used(), run.len() as u64);
+            segments(&mut buffer)[0].clone()
         });
         assert_eq!(kept[0], "\x02ab\x03cde");
         assert!(kept.iter().all(|it| it.as_ptr() == run.bytes.as_ptr()));
@@ -142,14 +142,14 @@ mod tests {
             (7, 2, Delivery::Reliable, false),
             (7, 3, Delivery::BestEffort, false),
         ] {
-            let mut outbox = SendBuffer::new(&config(send_buffer, message_max, delivery));
-            assert_eq!(outbox.push_run(LaneId::FIRST, &run), is_taken);
-            assert_eq!(outbox.used(), if is_taken { 7 } else { 0 });
-            assert!(!outbox.push_run(LaneId::FIRST, &run), "no room, or never");
-            outbox.release(0, outbox.used());
-            outbox.close();
-            assert!(!outbox.push_run(LaneId::FIRST, &run), "closed");
-            assert_eq!(segments(&mut outbox).len(), usize::from(is_taken));
+            let mut buffer = SendBuffer::new(&config(send_buffer, message_max, delivery));
+            assert_eq!(buffer.push_batch(LaneId::FIRST, &run), is_taken);
+            assert_eq!(buffer.used(), if is_taken { 7 } else { 0 });
+            assert!(!buffer.push_batch(LaneId::FIRST, &run), "no room, or never");
+            buffer.release(0, buffer.used());
+            buffer.close();
+            assert!(!buffer.push_batch(LaneId::FIRST, &run), "closed");
+            assert_eq!(segments(&mut buffer).len(), usize::from(is_taken));
         }
     }
 }

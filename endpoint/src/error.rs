@@ -9,8 +9,8 @@ pub enum SendError {
     /// The send buffer is full: the peer is away or slower. Wait, then try again.
     #[error("the send buffer is full: the peer is away or slower")]
     Full(Bytes),
-    /// The send buffer is full, the peer cannot be reached, and the session is told not to wait
-    /// then ([`Away::Refuse`](crate::Away::Refuse)). Try again when it is back.
+    /// The send buffer is full, the peer cannot be reached, and the session is configured not to
+    /// wait then ([`Away::Refuse`](crate::Away::Refuse)). Retry when the peer can be reached.
     #[error("the send buffer is full and the peer cannot be reached")]
     Away(Bytes),
     /// Longer than the lane takes. Trying again does not help.
@@ -57,3 +57,7 @@ pub enum SessionAttachError {
     #[error("the endpoint is closed")]
     Closed,
 }
+
+/// What a peer did that the protocol does not allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Misbehaved(pub(crate) &'static str);

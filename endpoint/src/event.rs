@@ -1,4 +1,4 @@
-//! What a session tells its user, and what it asks of its driver.
+//! Events of a session for its user, and requests to its driver.
 
 use selvedge_transport::End;
 
@@ -29,7 +29,8 @@ pub enum Event {
         /// Which one.
         attachment: Option<AttachmentId>,
     },
-    /// The session goes on where it stood, after an [`Event::Attached`] or [`Event::Moved`].
+    /// The session resumes at its last acknowledged positions, after an [`Event::Attached`] or
+    /// [`Event::Moved`].
     Resumed {
         /// Bytes of lanes that are sent once more because they were not acknowledged. The receiver
         /// drops what it has already.
@@ -51,7 +52,7 @@ pub enum Event {
     Dropped {
         /// On which lane.
         lane: LaneId,
-        /// How many, since the last time this was told.
+        /// How many, since the last such event.
         messages: u64,
     },
     /// The peer has lost its memory of this session: its process is a new one.
@@ -62,11 +63,12 @@ pub enum Event {
     },
     /// It is over; nothing is sent or received any more.
     Closed {
-        /// Who ended it, and why.
+        /// Which side ended it, and why.
         reason: CloseReason,
-        /// Messages that were accepted here and not acknowledged by the peer. From a driver all of them;
-        /// who drives a session without one and did not [exchange](crate::Session::exchange) before it
-        /// took this event gets those that came meanwhile by another one.
+        /// Messages that were accepted here and not acknowledged by the peer. With a driver these
+        /// are all of them. A session that is used without one, and that did not
+        /// [exchange](crate::Session::exchange) before this event was taken, reports later ones in
+        /// another event.
         undelivered: Vec<Message>,
     },
 }
@@ -78,7 +80,8 @@ pub enum DetachReason {
     /// The transport ended.
     #[error(transparent)]
     Ended(End),
-    /// Nothing was heard of the peer for [`SessionConfig::silence_max`](crate::Config::silence_max).
+    /// Nothing arrived from the peer for
+    /// [`SessionConfig::silence_max`](crate::SessionConfig::silence_max).
     #[error("the peer has been silent for too long")]
     Silent,
     /// Another transport took its place.
@@ -117,15 +120,15 @@ pub enum CloseReason {
     /// The two sides cannot exchange messages. Dialing again does not help.
     #[error("the two sides are incompatible: {0}")]
     Incompatible(Incompatibility),
-    /// The peer says that this side broke the protocol: a bug, or another program.
-    #[error("the peer says that this side broke the protocol")]
+    /// The peer reports that this side broke the protocol: a bug, or another program.
+    #[error("the peer reports that this side broke the protocol")]
     Protocol,
 }
 
-/// What a session wants from whoever drives it.
+/// What a session requests of its driver.
 #[derive(Debug)]
 pub enum SessionOutput {
-    /// Tell the user.
+    /// Pass the event to the user.
     Event(Event),
     /// The session is done with that transport: close it in order.
     Release {

@@ -65,8 +65,9 @@ pub struct LaneConfig {
     pub priority: u8,
     /// What it promises.
     pub delivery: Delivery,
-    /// Whether a second transport, if there is one, carries all of it too, so that the loss of
-    /// either is not noticed. Reliable lanes only. It asks the session to keep two transports.
+    /// Whether the standby path, if there is one, carries all of this lane, too, so that the loss
+    /// of either transport is not noticed. Reliable lanes only. The session then keeps two
+    /// transports.
     pub redundant: bool,
 }
 

@@ -7,7 +7,7 @@
 //! parameters, so it runs in virtual time, under a fuzzer and on wasm32 alike.
 //!
 //! ```text
-//!  producers ──▶ Outbox ──exchange──▶ ┌─────────┐ ◀─poll_frame── transports take frames
+//!  producers ─▶ SendBuffer ─exchange──▶ ┌─────────┐ ◀─poll_frame── transports take frames
 //!                                     │ Session │
 //!  user ◀── messages, events ──────── └─────────┘ ◀─handle_frame─ transports bring frames
 //! ```
@@ -47,7 +47,7 @@ pub use event::{AttachmentId, CloseReason, DetachReason, Event, SessionOutput};
 pub use lane::{BEST_EFFORT_LEN_MAX, Delivery, LaneConfig, LaneId, Message};
 pub use message_batch::MessageBatch;
 pub use scheduler::STARVATION_GUARD;
-pub use send_buffer::{GivenUp, Mark, SendBuffer};
+pub use send_buffer::{AbandonedMessages, Mark, SendBuffer};
 pub use session::{ATTACHMENTS_MAX, Session};
 pub use stats::EndpointStats;
 pub use version::{Incompatibility, VersionRange};

@@ -1,13 +1,13 @@
-//! Messages that have arrived one behind the other, as they lie in memory.
+//! Consecutive messages of a lane in the memory into which they were received.
 
 use bytes::{Buf, Bytes};
 
 use crate::lane::{LaneId, Message};
 use crate::varint;
 
-/// Messages of one lane, one behind the other in the memory into which they were received. All of
-/// them share one reference to it: a reference of its own, counted up and down by two cores, costs
-/// a message of 64 B more than reading it.
+/// Consecutive messages of one lane in the memory into which they were received. All of them share
+/// one reference to it: a reference per message, counted up and down by two cores, costs a message
+/// of 64 B more than reading it.
 #[derive(Debug)]
 pub struct MessageBatch {
     /// Each message with its length before it; or one message without.
@@ -40,7 +40,7 @@ impl MessageBatch {
         }
     }
 
-    /// These messages, copied one behind the other: for tests of who takes runs.
+    /// A batch with copies of these messages, for tests of its consumers.
     #[must_use]
     pub fn copied(payloads: &[&[u8]]) -> Self {
         let mut stream = Vec::new();
@@ -63,16 +63,16 @@ impl MessageBatch {
         self.left == 0
     }
 
-    /// Takes the next message, where it lies.
+    /// Takes the next message without a copy.
     #[inline]
     pub fn take_bytes(&mut self) -> Option<&[u8]> {
         let (from, to) = self.step()?;
         Some(&self.bytes[from..to])
     }
 
-    /// Shows the messages in turn, where they lie, and takes each for which `takes` says so; the first
-    /// for which it does not stays, and what is behind it. Returns what the taken ones count against
-    /// the window: see [`Message::cost`].
+    /// Passes the messages to `takes` in order, without a copy, and takes each for which it returns
+    /// `true`. The first one for which it does not remains, with all that follow. Returns the cost
+    /// of the taken messages against the window: see [`Message::cost`].
     #[inline]
     pub fn take_while(&mut self, mut takes: impl FnMut(&[u8]) -> bool) -> u64 {
         let mut cost = 0;
@@ -119,7 +119,7 @@ impl MessageBatch {
         std::iter::from_fn(move || self.take().map(|payload| Message { lane, payload }))
     }
 
-    /// Where the next message lies. Its length was looked at when it arrived.
+    /// The range of the next message. Its length was checked when it arrived.
     #[inline]
     fn step(&mut self) -> Option<(usize, usize)> {
         let left = self.left.checked_sub(1)?;
@@ -136,7 +136,7 @@ impl MessageBatch {
 
 /// The whole messages at the front of a piece of a lane's stream.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Whole {
+pub(crate) struct WholeMessages {
     /// How many there are.
     pub(crate) count: usize,
     /// How many bytes of the stream they take.
@@ -145,7 +145,7 @@ pub(crate) struct Whole {
     pub(crate) cost: u64,
 }
 
-impl Whole {
+impl WholeMessages {
     /// Up to the first message that has not arrived whole, or is longer than `max`.
     pub(crate) fn of(stream: &[u8], max: usize) -> Self {
         let mut whole = Self::default();
@@ -176,7 +176,7 @@ mod tests {
         ) {
             let slices: Vec<&[u8]> = payloads.iter().map(Vec::as_slice).collect();
             let stream = MessageBatch::copied(&slices).bytes.slice(..stream_cut(&cut, &payloads));
-            let whole = Whole::of(&stream, 300);
+            let whole = WholeMessages::of(&stream, 300);
             let mut run = MessageBatch::new(stream.slice(..whole.len), whole.count);
             let mut taken = Vec::new();
             for way in ways {
@@ -217,14 +217,17 @@ mod tests {
 
     #[test]
     fn what_is_longer_than_the_limit_is_not_whole() {
-        let whole = Whole::of(b"\x01a\x02bc\x03def", 2);
-        let expected = Whole {
+        let whole = WholeMessages::of(b"\x01a\x02bc\x03def", 2);
+        let expected = WholeMessages {
             count: 2,
             len: 5,
             cost: 5,
         };
         assert_eq!(whole, expected);
-        assert_eq!(Whole::of(b"", 2), Whole::default());
-        assert_eq!(Whole::of(&[0xff; 8], usize::MAX), Whole::default());
+        assert_eq!(WholeMessages::of(b"", 2), WholeMessages::default());
+        assert_eq!(
+            WholeMessages::of(&[0xff; 8], usize::MAX),
+            WholeMessages::default()
+        );
     }
 }

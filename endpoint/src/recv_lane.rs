@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use crate::error::Misbehaved;
 use crate::lane::cost;
-use crate::message_batch::{MessageBatch, Whole};
-use crate::session::Misbehaved;
+use crate::message_batch::{MessageBatch, WholeMessages};
 use crate::varint;
 
 /// Longer messages get memory of their own as soon as their length is known, shorter ones only if they
@@ -35,7 +35,7 @@ pub(crate) enum Order {
 
 /// What became of a piece of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Received {
+pub(crate) struct ReceivedRange {
     /// How many of its bytes had arrived before.
     pub(crate) repeated: u64,
     /// Whether all of it is here now. If not, it is as if it had been lost.
@@ -54,10 +54,10 @@ pub(crate) struct RecvLane {
     backlog: u64,
     limit: u64,
     window: u64,
-    /// What the peer was last told.
-    told: (u64, u64),
-    /// How far the peer waits to be told.
-    asked: u64,
+    /// The position that was last reported to the peer.
+    reported: (u64, u64),
+    /// The offset up to which the peer has requested an acknowledgement.
+    ack_requested: u64,
     partial: Partial,
     /// Pieces beyond `expected`, by offset; none overlap.
     ahead: BTreeMap<u64, Bytes>,
@@ -79,8 +79,8 @@ impl RecvLane {
             backlog: 0,
             limit,
             window,
-            told: (0, limit),
-            asked: 0,
+            reported: (0, limit),
+            ack_requested: 0,
             partial: Partial::None,
             ahead: BTreeMap::new(),
         }
@@ -92,7 +92,7 @@ impl RecvLane {
         *self = Self {
             backlog: self.backlog,
             limit,
-            told: (0, limit),
+            reported: (0, limit),
             ..Self::new(self.window)
         };
     }
@@ -109,7 +109,7 @@ impl RecvLane {
         order: Order,
         message_max: usize,
         deliver: &mut dyn FnMut(MessageBatch),
-    ) -> Result<Received, Misbehaved> {
+    ) -> Result<ReceivedRange, Misbehaved> {
         let len = bytes.len() as u64;
         if offset.saturating_add(len) > self.limit {
             return Err(Misbehaved("sent more than it was given credit for"));
@@ -133,7 +133,7 @@ impl RecvLane {
             self.append(bytes, message_max, deliver)?;
         }
         self.raise_limit();
-        Ok(Received {
+        Ok(ReceivedRange {
             repeated,
             kept: true,
         })
@@ -148,7 +148,7 @@ impl RecvLane {
         self.expected += bytes.len() as u64;
         while !bytes.is_empty() {
             if matches!(self.partial, Partial::None) {
-                let whole = Whole::of(&bytes, message_max);
+                let whole = WholeMessages::of(&bytes, message_max);
                 if whole.count > 0 {
                     self.backlog += whole.cost;
                     deliver(MessageBatch::new(bytes.split_to(whole.len), whole.count));
@@ -164,7 +164,7 @@ impl RecvLane {
     }
 
     /// Keeps a copy of what is not there yet: a slice would hold a whole read buffer for long.
-    fn keep_ahead(&mut self, offset: u64, bytes: Bytes) -> Received {
+    fn keep_ahead(&mut self, offset: u64, bytes: Bytes) -> ReceivedRange {
         let (end, mut at, mut fresh) = (offset + bytes.len() as u64, offset, Vec::new());
         let before = self.ahead.range(..offset).next_back();
         if let Some((start, known)) = before {
@@ -188,7 +188,7 @@ impl RecvLane {
             let copy = Bytes::copy_from_slice(&bytes[within]);
             self.ahead.insert(piece.start, copy);
         }
-        Received {
+        ReceivedRange {
             repeated: if kept { bytes.len() as u64 - new } else { 0 },
             kept,
         }
@@ -210,26 +210,26 @@ impl RecvLane {
             .max(self.expected + self.window.saturating_sub(self.backlog));
     }
 
-    /// Whether the peer should hear now where this lane stands: it may be waiting for credit, or has
-    /// asked for what is there.
+    /// Whether the position should be reported at once: the peer may be waiting for credit, or has
+    /// requested an acknowledgement of data that has arrived.
     pub(crate) const fn ack_is_urgent(&self) -> bool {
-        let is_there = self.is_asked() && self.expected >= self.asked;
-        is_there || self.limit - self.told.1 >= self.window / 4
+        let is_there = self.is_asked() && self.expected >= self.ack_requested;
+        is_there || self.limit - self.reported.1 >= self.window / 4
     }
 
-    /// How many bytes have arrived of which the peer was not told.
-    pub(crate) const fn untold(&self) -> u64 {
-        self.expected - self.told.0
+    /// How many bytes have arrived and were not acknowledged.
+    pub(crate) const fn unreported(&self) -> u64 {
+        self.expected - self.reported.0
     }
 
-    /// The peer waits until it is told of everything before `offset`.
+    /// The peer requests an acknowledgement of everything before `offset`.
     pub(crate) fn ask(&mut self, offset: u64) {
-        self.asked = self.asked.max(offset);
+        self.ack_requested = self.ack_requested.max(offset);
     }
 
-    /// Whether the peer waits for what it was not told.
+    /// Whether an acknowledgement that the peer requested has not been sent.
     pub(crate) const fn is_asked(&self) -> bool {
-        self.told.0 < self.asked
+        self.reported.0 < self.ack_requested
     }
 
     /// Where this lane stands: the offset wanted next, and that up to which may be sent.
@@ -237,10 +237,10 @@ impl RecvLane {
         (self.expected, self.limit)
     }
 
-    /// The position to tell the peer, which then counts as told.
-    pub(crate) const fn tell(&mut self) -> (u64, u64) {
-        self.told = (self.expected, self.limit);
-        self.told
+    /// The position to report to the peer; it counts as reported from now on.
+    pub(crate) const fn report(&mut self) -> (u64, u64) {
+        self.reported = (self.expected, self.limit);
+        self.reported
     }
 }
 
@@ -267,8 +267,8 @@ impl Partial {
                 let len = varint::get(&mut &digits[..]).unwrap_or(u64::MAX);
                 self.begin(len, bytes, max)
             }
-            // The length of a large message goes before it in a frame of its own; the message then
-            // often comes in one piece, and stays where it lies.
+            // The length of a large message precedes it in a frame of its own. The message then
+            // often arrives in one piece, which is not copied.
             Self::Body { missing, buffer } if buffer.capacity() == 0 && *missing <= bytes.len() => {
                 let payload = bytes.split_to(*missing);
                 *self = Self::None;
@@ -358,7 +358,7 @@ mod tests {
                 at = to;
             }
             prop_assert_eq!(delivered, payloads);
-            prop_assert_eq!(lane.tell().0, stream.len() as u64);
+            prop_assert_eq!(lane.report().0, stream.len() as u64);
         }
 
         #[test]
@@ -417,7 +417,7 @@ mod tests {
         let message = stream_of(&[vec![0; 79]]);
         lane.receive(0, message.clone(), Order::Kept, 1000, &mut |_| ())
             .unwrap();
-        assert_eq!(lane.tell(), (81, 100), "19 bytes of the window are left");
+        assert_eq!(lane.report(), (81, 100), "19 bytes of the window are left");
         let refused = lane
             .receive(81, message.clone(), Order::Kept, 1000, &mut |_| ())
             .unwrap_err();
@@ -425,7 +425,7 @@ mod tests {
         assert!(!lane.ack_is_urgent());
         lane.taken(81);
         assert!(lane.ack_is_urgent());
-        assert_eq!(lane.tell(), (81, 181));
+        assert_eq!(lane.report(), (81, 181));
         lane.receive(81, message, Order::Kept, 1000, &mut |_| ())
             .unwrap();
     }
@@ -437,7 +437,7 @@ mod tests {
         let mut delivered = 0;
         let mut at = 0_u64;
         while (at as usize) < stream.len() {
-            let to = lane.tell().1.min(stream.len() as u64);
+            let to = lane.report().1.min(stream.len() as u64);
             assert!(to > at, "stuck at {at}");
             let piece = stream.slice(at as usize..to as usize);
             lane.receive(at, piece, Order::Kept, 1000, &mut |_| delivered += 1)

@@ -26,7 +26,7 @@ impl Scheduler {
     /// The lane to serve among those for which `is_waiting`.
     pub(crate) fn choose(&self, is_waiting: impl Fn(usize) -> bool) -> Option<usize> {
         if self.priorities.len() == 1 {
-            // Nothing to look up, in lists that lie elsewhere.
+            // No list has to be looked up in other memory.
             return is_waiting(0).then_some(0);
         }
         let mut best: Option<(u8, u64, usize)> = None;

@@ -13,8 +13,8 @@ pub(crate) const PREFIX_LEN_MAX: usize = 4;
 #[derive(Debug, Clone)]
 pub(crate) struct Segment {
     pub(crate) bytes: Bytes,
-    /// Whether this is the payload of one large message, which has its length before it in the stream
-    /// only. Else the lengths lie in `bytes`.
+    /// Whether this is the payload of one large message, whose length precedes it in the stream
+    /// only. Otherwise `bytes` contains the lengths.
     pub(crate) is_body: bool,
 }
 

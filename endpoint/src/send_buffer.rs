@@ -1,8 +1,8 @@
-//! What producers hand in: messages, laid one behind the other into the streams of their lanes.
+//! The send buffer: messages of producers, appended to the streams of their lanes.
 //!
-//! An [`SendBuffer`] is what the threads that send share (behind a lock of the driver's); the session
-//! empties it in batches. A small message is copied next to its predecessor, so that a burst of
-//! them is one piece of memory, one frame and one acknowledgement; a large one stays where it lies.
+//! A [`SendBuffer`] is shared by the sending threads (behind a lock of the driver); the session
+//! drains it in batches. A small message is copied next to its predecessor, so that a burst of them
+//! is one piece of memory, one frame and one acknowledgement. A large one is not copied.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,15 +35,15 @@ pub(crate) const QUIET_LEN: u64 = 64 << 10;
 /// What producers handed in and the session has not taken yet.
 #[derive(Debug)]
 pub struct SendBuffer {
-    lanes: Vec<LaneOutbox>,
-    limits: Limits,
+    lanes: Vec<LaneSendBuffer>,
+    limits: SendLimits,
     /// How many messages were accepted and will not be acknowledged.
     given_up: u64,
 }
 
 /// What all lanes have in common.
 #[derive(Debug)]
-struct Limits {
+struct SendLimits {
     send_buffer: u64,
     away: Away,
     /// Whether the peer could be reached at the last exchange.
@@ -51,12 +51,13 @@ struct Limits {
     best_effort_buffer: usize,
     message_max: usize,
     closed: bool,
-    /// Whether somebody waits until what was accepted is settled, and the session was not told.
+    /// Whether a caller waits until accepted messages are settled, and the session has not been
+    /// notified.
     awaited: AtomicBool,
 }
 
 #[derive(Debug, Default)]
-struct LaneOutbox {
+struct LaneSendBuffer {
     delivery: Delivery,
     /// Bytes accepted so far, and those of them that are acknowledged or given up.
     accepted: u64,
@@ -73,14 +74,14 @@ impl SendBuffer {
     /// An empty outbox with the lanes and limits of `config`.
     #[must_use]
     pub fn new(config: &SessionConfig) -> Self {
-        let lane = |lane: &crate::lane::LaneConfig| LaneOutbox {
+        let lane = |lane: &crate::lane::LaneConfig| LaneSendBuffer {
             delivery: lane.delivery,
             chunk_len: CHUNK_LEN_MIN,
-            ..LaneOutbox::default()
+            ..LaneSendBuffer::default()
         };
         Self {
             lanes: config.lanes.iter().map(lane).collect(),
-            limits: Limits {
+            limits: SendLimits {
                 send_buffer: config.send_buffer,
                 away: config.away,
                 is_reachable: false,
@@ -102,53 +103,53 @@ impl SendBuffer {
     /// [`SendError`]; each variant holds the payload.
     pub fn push(&mut self, lane: LaneId, payload: Bytes) -> Result<(), SendError> {
         let Self { lanes, limits, .. } = self;
-        let Some(outbox) = lanes.get_mut(lane.index()) else {
+        let Some(buffer) = lanes.get_mut(lane.index()) else {
             return Err(self.unknown_lane().with(payload));
         };
-        match outbox.admit(limits, payload.len()) {
-            Ok(Delivery::Reliable) => outbox.push(payload),
+        match buffer.admit(limits, payload.len()) {
+            Ok(Delivery::Reliable) => buffer.push(payload),
             Ok(Delivery::BestEffort) => {
-                outbox.push_best_effort(payload, limits.best_effort_buffer);
+                buffer.push_best_effort(payload, limits.best_effort_buffer);
             }
             Err(refused) => return Err(refused.with(payload)),
         }
         Ok(())
     }
 
-    /// Accepts a message in pieces, which are copied one behind the other: no memory is needed to
-    /// put them together first. Else as [`push`](Self::push).
+    /// Accepts a message in pieces, which are copied one after the other: no memory is needed to
+    /// concatenate them first. Otherwise like [`push`](Self::push).
     ///
     /// # Errors
-    /// [`SendError`]; each variant holds the payload, put together.
+    /// [`SendError`]; each variant holds the concatenated payload.
     #[inline]
     pub fn push_parts(&mut self, lane: LaneId, parts: &[&[u8]]) -> Result<(), SendError> {
         let len = parts.iter().map(|part| part.len()).sum();
         let Self { lanes, limits, .. } = self;
-        let Some(outbox) = lanes.get_mut(lane.index()) else {
+        let Some(buffer) = lanes.get_mut(lane.index()) else {
             return Err(self.unknown_lane().with(parts.concat().into()));
         };
-        match outbox.admit(limits, len) {
-            Ok(Delivery::Reliable) if len <= PARTS_LEN_MAX => outbox.copy(len, parts),
+        match buffer.admit(limits, len) {
+            Ok(Delivery::Reliable) if len <= PARTS_LEN_MAX => buffer.copy(len, parts),
             Ok(_) => return self.push(lane, parts.concat().into()),
             Err(refused) => return Err(refused.with(parts.concat().into())),
         }
         Ok(())
     }
 
-    /// Accepts all messages of a run, if the lane is reliable and there is room for all of them now,
-    /// and keeps them where they lie. Says whether it did: if not, none was accepted, and
-    /// [`push`](Self::push) of each says why.
+    /// Accepts all messages of a batch without a copy, if the lane is reliable and there is room
+    /// for all of them now. Returns whether it did. If not, none was accepted, and
+    /// [`push`](Self::push) of each returns the reason.
     #[must_use]
-    pub fn push_run(&mut self, lane: LaneId, run: &EncodedBatch) -> bool {
+    pub fn push_batch(&mut self, lane: LaneId, run: &EncodedBatch) -> bool {
         let Self { lanes, limits, .. } = self;
-        let Some(outbox) = lanes.get_mut(lane.index()) else {
+        let Some(buffer) = lanes.get_mut(lane.index()) else {
             return false;
         };
-        let is_reliable = outbox.admit(limits, run.longest()) == Ok(Delivery::Reliable);
-        let needed = outbox.used() + run.len() as u64;
+        let is_reliable = buffer.admit(limits, run.longest()) == Ok(Delivery::Reliable);
+        let needed = buffer.used() + run.len() as u64;
         let fits = is_reliable && (needed <= limits.send_buffer || limits.refuse(needed).is_none());
         if fits {
-            outbox.push_run(run);
+            buffer.push_batch(run);
         }
         fits
     }
@@ -157,8 +158,8 @@ impl SendBuffer {
     #[must_use]
     #[inline]
     pub fn is_full(&self, lane: LaneId, len: usize) -> bool {
-        let outbox = self.lanes.get(lane.index());
-        let admitted = outbox.map(|outbox| outbox.admit(&self.limits, len));
+        let buffer = self.lanes.get(lane.index());
+        let admitted = buffer.map(|buffer| buffer.admit(&self.limits, len));
         matches!(admitted, Some(Err(Refused::Full)))
     }
 
@@ -173,10 +174,10 @@ impl SendBuffer {
     /// Bytes accepted on reliable lanes and not yet acknowledged.
     #[must_use]
     pub fn used(&self) -> u64 {
-        self.lanes.iter().map(LaneOutbox::used).sum()
+        self.lanes.iter().map(LaneSendBuffer::used).sum()
     }
 
-    /// What has been accepted so far: to ask later whether all of it [is settled](Self::is_settled).
+    /// A mark behind all that has been accepted so far, for [`is_settled`](Self::is_settled).
     #[must_use]
     pub fn mark(&self) -> Mark {
         Mark {
@@ -189,11 +190,11 @@ impl SendBuffer {
     /// `None` while some is under way.
     ///
     /// # Errors
-    /// [`GivenUp`]: of what was under way since then, messages were reported as undelivered.
-    pub fn is_settled(&self, mark: &Mark) -> Option<Result<(), GivenUp>> {
+    /// [`AbandonedMessages`]: of what was under way since then, messages were reported as undelivered.
+    pub fn is_settled(&self, mark: &Mark) -> Option<Result<(), AbandonedMessages>> {
         if self.given_up > mark.given_up {
             let messages = self.given_up - mark.given_up;
-            return Some(Err(GivenUp { messages }));
+            return Some(Err(AbandonedMessages { messages }));
         }
         let mut lanes = self.lanes.iter().zip(&mark.accepted);
         lanes
@@ -201,14 +202,14 @@ impl SendBuffer {
             .then_some(Ok(()))
     }
 
-    /// Somebody waits until what was accepted so far is settled: with the next
-    /// [`exchange`](crate::Session::exchange) the session asks the peer for it.
+    /// Registers a waiter for the settlement of all that was accepted so far: with the next
+    /// [`exchange`](crate::Session::exchange) the session requests an acknowledgement.
     pub fn await_settled(&self) {
         self.limits.awaited.store(true, Ordering::Relaxed);
     }
 
-    /// Whether somebody waits, for that or for room, and an [`exchange`](crate::Session::exchange) should
-    /// follow.
+    /// Whether a caller waits for settlement or for room, so that an
+    /// [`exchange`](crate::Session::exchange) should follow.
     #[must_use]
     pub fn is_awaited(&self) -> bool {
         self.limits.awaited.load(Ordering::Relaxed)
@@ -237,7 +238,7 @@ impl SendBuffer {
         }
     }
 
-    /// Whether somebody began to wait since the last call.
+    /// Whether a waiter registered since the last call.
     pub(crate) fn take_awaited(&mut self) -> bool {
         std::mem::take(self.limits.awaited.get_mut())
     }
@@ -265,7 +266,7 @@ impl SendBuffer {
 
     /// By how much a lane is over its limit.
     pub(crate) fn excess(&self, lane: usize) -> u64 {
-        let used = self.lanes.get(lane).map_or(0, LaneOutbox::used);
+        let used = self.lanes.get(lane).map_or(0, LaneSendBuffer::used);
         used.saturating_sub(self.limits.send_buffer)
     }
 
@@ -301,19 +302,19 @@ pub struct Mark {
 }
 
 /// Messages that were accepted and may not have been delivered: [`Event::PeerRestarted`],
-/// [`Event::Closed`] or [`Event::Dropped`] tell which.
+/// [`Event::Closed`] or [`Event::Dropped`] lists which.
 ///
 /// [`Event::PeerRestarted`]: crate::Event::PeerRestarted
 /// [`Event::Closed`]: crate::Event::Closed
 /// [`Event::Dropped`]: crate::Event::Dropped
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{messages} messages were accepted and may not have been delivered")]
-pub struct GivenUp {
+pub struct AbandonedMessages {
     /// How many.
     pub messages: u64,
 }
 
-/// Why a message is not accepted; the payload joins it when it is told.
+/// Why a message is not accepted; the payload is added when the error is returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Refused {
     Away,
@@ -338,7 +339,7 @@ impl Refused {
     }
 }
 
-impl Limits {
+impl SendLimits {
     /// Why a lane that would use so much, which is more than its buffer, takes nothing; `None` if it
     /// does.
     const fn refuse(&self, needed: u64) -> Option<Refused> {
@@ -355,14 +356,14 @@ impl Limits {
     }
 }
 
-impl LaneOutbox {
+impl LaneSendBuffer {
     const fn used(&self) -> u64 {
         self.accepted - self.settled
     }
 
     /// How it delivers, if it takes a message of that length now.
     #[inline]
-    fn admit(&self, limits: &Limits, len: usize) -> Result<Delivery, Refused> {
+    fn admit(&self, limits: &SendLimits, len: usize) -> Result<Delivery, Refused> {
         if limits.closed {
             return Err(Refused::Closed);
         }
@@ -381,7 +382,7 @@ impl LaneOutbox {
             && let Some(refused) = limits.refuse(needed)
         {
             if self.used() < 2 * QUIET_LEN {
-                // Who waits for room must not wait for an acknowledgement that takes its time.
+                // A sender without room must not wait for a delayed acknowledgement.
                 limits.awaited.store(true, Ordering::Relaxed);
             }
             return Err(refused);
@@ -402,7 +403,7 @@ impl LaneOutbox {
         });
     }
 
-    fn push_run(&mut self, run: &EncodedBatch) {
+    fn push_batch(&mut self, run: &EncodedBatch) {
         if run.is_empty() {
             return;
         }
@@ -428,8 +429,8 @@ impl LaneOutbox {
     fn begin(&mut self, len: usize) {
         self.accepted += cost(len);
         if self.open.is_empty() {
-            // If all that went before is acknowledged, its memory is used again from the beginning: so
-            // an endpoint that speaks now and then keeps to a few cache lines.
+            // If everything before is acknowledged, its memory is reused from the beginning, so
+            // that an endpoint that sends rarely occupies few cache lines.
             let _may_be_shared = self.open.try_reclaim(self.chunk_len);
         }
         let needed = varint::len(len as u64) + len;

@@ -3,9 +3,9 @@
 use super::*;
 use crate::lane::LaneConfig;
 
-fn stream_of(outbox: &mut SendBuffer, lane: LaneId) -> Vec<u8> {
+fn stream_of(buffer: &mut SendBuffer, lane: LaneId) -> Vec<u8> {
     let mut stream = Vec::new();
-    outbox.drain(|from, segment| {
+    buffer.drain(|from, segment| {
         if from == lane {
             stream.extend(segment.stream());
         }
@@ -15,10 +15,10 @@ fn stream_of(outbox: &mut SendBuffer, lane: LaneId) -> Vec<u8> {
 
 #[test]
 fn messages_lie_in_the_stream_as_length_and_bytes() {
-    let mut outbox = SendBuffer::new(&SessionConfig::default());
+    let mut buffer = SendBuffer::new(&SessionConfig::default());
     let large = vec![7; COPY_LEN_MAX + 1];
     for payload in [&b"ab"[..], b"", &large, b"c"] {
-        outbox
+        buffer
             .push(LaneId::FIRST, Bytes::copy_from_slice(payload))
             .unwrap();
     }
@@ -26,8 +26,8 @@ fn messages_lie_in_the_stream_as_length_and_bytes() {
     varint::put(large.len() as u64, &mut expected);
     expected.extend_from_slice(&large);
     expected.extend_from_slice(b"\x01c");
-    assert_eq!(outbox.used(), expected.len() as u64);
-    assert_eq!(stream_of(&mut outbox, LaneId::FIRST), expected);
+    assert_eq!(buffer.used(), expected.len() as u64);
+    assert_eq!(stream_of(&mut buffer, LaneId::FIRST), expected);
 }
 
 #[test]
@@ -49,25 +49,25 @@ fn parts_lie_in_the_stream_as_one_message() {
 
 #[test]
 fn parts_are_refused_as_one_message_and_handed_back_whole() {
-    let mut outbox = SendBuffer::new(&SessionConfig {
+    let mut buffer = SendBuffer::new(&SessionConfig {
         send_buffer: 100,
         message_max: 1000,
         ..SessionConfig::default()
     });
     let push =
-        |outbox: &mut SendBuffer, len| outbox.push_parts(LaneId::FIRST, &[b"a", &vec![b'b'; len]]);
-    push(&mut outbox, 89).unwrap();
-    assert!(outbox.is_full(LaneId::FIRST, 9) && !outbox.is_full(LaneId::FIRST, 7));
-    let refused = push(&mut outbox, 8).unwrap_err();
+        |buffer: &mut SendBuffer, len| buffer.push_parts(LaneId::FIRST, &[b"a", &vec![b'b'; len]]);
+    push(&mut buffer, 89).unwrap();
+    assert!(buffer.is_full(LaneId::FIRST, 9) && !buffer.is_full(LaneId::FIRST, 7));
+    let refused = push(&mut buffer, 8).unwrap_err();
     assert_eq!(refused, SendError::Full("abbbbbbbb".into()));
-    let refused = push(&mut outbox, 1000).unwrap_err();
+    let refused = push(&mut buffer, 1000).unwrap_err();
     assert!(matches!(&refused, SendError::TooLarge { payload, .. } if payload.len() == 1001));
-    push(&mut outbox, 6).unwrap();
-    outbox.close();
-    let refused = push(&mut outbox, 1).unwrap_err();
+    push(&mut buffer, 6).unwrap();
+    buffer.close();
+    let refused = push(&mut buffer, 1).unwrap_err();
     assert_eq!(refused, SendError::Closed("ab".into()));
     assert!(
-        !outbox.is_full(LaneId::FIRST, 9),
+        !buffer.is_full(LaneId::FIRST, 9),
         "it is not for want of room"
     );
 }
@@ -78,47 +78,47 @@ fn a_full_outbox_hands_the_message_back() {
         send_buffer: 100,
         ..SessionConfig::default()
     };
-    let mut outbox = SendBuffer::new(&config);
-    outbox
+    let mut buffer = SendBuffer::new(&config);
+    buffer
         .push(LaneId::FIRST, Bytes::from(vec![1; 500]))
         .unwrap();
-    let refused = outbox
+    let refused = buffer
         .push(LaneId::FIRST, Bytes::from_static(b"x"))
         .unwrap_err();
     assert!(
         matches!(&refused, SendError::Full(payload) if payload == "x"),
         "{refused:?}"
     );
-    outbox.release(0, 502);
-    outbox
+    buffer.release(0, 502);
+    buffer
         .push(LaneId::FIRST, Bytes::from_static(b"x"))
         .unwrap();
-    outbox.close();
+    buffer.close();
     assert!(matches!(
-        outbox.push(LaneId::FIRST, Bytes::new()),
+        buffer.push(LaneId::FIRST, Bytes::new()),
         Err(SendError::Closed(_))
     ));
 }
 
 #[test]
 fn what_a_burst_has_left_behind_is_given_back_and_what_waits_is_kept() {
-    let mut outbox = SendBuffer::new(&SessionConfig::default());
-    let burst = |outbox: &mut SendBuffer| {
+    let mut buffer = SendBuffer::new(&SessionConfig::default());
+    let burst = |buffer: &mut SendBuffer| {
         for _ in 0..100 {
             let payload = Bytes::from_static(&[7; 1000]);
-            outbox.push(LaneId::FIRST, payload).expect("it has room");
+            buffer.push(LaneId::FIRST, payload).expect("it has room");
         }
     };
-    burst(&mut outbox);
-    outbox.shrink();
-    assert_eq!(stream_of(&mut outbox, LaneId::FIRST).len(), 100 * 1002);
-    assert!(outbox.lanes[0].open.capacity() > 0);
-    outbox.shrink();
-    let lane = &outbox.lanes[0];
+    burst(&mut buffer);
+    buffer.shrink();
+    assert_eq!(stream_of(&mut buffer, LaneId::FIRST).len(), 100 * 1002);
+    assert!(buffer.lanes[0].open.capacity() > 0);
+    buffer.shrink();
+    let lane = &buffer.lanes[0];
     let held = (lane.open.capacity(), lane.segments.capacity());
     assert_eq!((held, lane.chunk_len), ((0, 0), CHUNK_LEN_MIN));
-    burst(&mut outbox);
-    assert_eq!(stream_of(&mut outbox, LaneId::FIRST).len(), 100 * 1002);
+    burst(&mut buffer);
+    assert_eq!(stream_of(&mut buffer, LaneId::FIRST).len(), 100 * 1002);
 }
 
 #[test]
@@ -132,18 +132,18 @@ fn a_best_effort_lane_drops_its_oldest_and_counts() {
         best_effort_buffer: 10,
         ..SessionConfig::default()
     };
-    let mut outbox = SendBuffer::new(&config);
+    let mut buffer = SendBuffer::new(&config);
     for byte in 0..5 {
-        outbox
+        buffer
             .push(LaneId::FIRST, Bytes::from(vec![byte; 4]))
             .unwrap();
     }
-    let (kept, dropped) = outbox.drain_best_effort(LaneId::FIRST);
+    let (kept, dropped) = buffer.drain_best_effort(LaneId::FIRST);
     assert_eq!(kept, [vec![3; 4], vec![4; 4]]);
     assert_eq!(dropped, 3);
     let long = Bytes::from(vec![0; BEST_EFFORT_LEN_MAX + 1]);
     assert!(matches!(
-        outbox.push(LaneId::FIRST, long),
+        buffer.push(LaneId::FIRST, long),
         Err(SendError::TooLarge {
             message_max: BEST_EFFORT_LEN_MAX,
             ..

@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use rangemap::RangeSet;
 
+use crate::error::Misbehaved;
 use crate::lane::{LaneId, Message};
 use crate::segment::{Prefix, Segment};
-use crate::session::Misbehaved;
 use crate::varint;
 
 /// A piece of a lane's stream, for one frame.
@@ -46,16 +46,18 @@ pub(crate) struct SendLane {
     sent_max: u64,
     end: u64,
     limit: u64,
-    /// How far somebody waits for the acknowledgement, and how far the current transport has asked.
+    /// The offset up to which a caller waits for the acknowledgement, and the one up to which it
+    /// was requested on the current transport.
     wanted: u64,
-    asked: u64,
+    ack_requested: u64,
 }
 
 /// How far one transport has brought a lane. A new one begins at what is acknowledged.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Cursor {
     next: u64,
-    /// The number of the segment in which `next` lies, counted with those that are gone. Only a hint.
+    /// The number of the segment that contains `next`, counted with those that were removed. Only a
+    /// hint.
     segment: usize,
     /// What was sent and got lost.
     lost: RangeSet<u64>,
@@ -100,25 +102,25 @@ impl SendLane {
         self.acked == self.end
     }
 
-    /// Somebody waits for the acknowledgement of all that is here.
+    /// A caller waits for the acknowledgement of all that is here.
     pub(crate) const fn want_ack(&mut self) {
         self.wanted = self.end;
     }
 
     /// Whether an acknowledgement is waited for that was not asked for.
-    pub(crate) fn must_ask(&self) -> bool {
-        self.wanted > self.acked.max(self.asked)
+    pub(crate) fn needs_ack_request(&self) -> bool {
+        self.wanted > self.acked.max(self.ack_requested)
     }
 
-    /// How far to ask for, which then counts as asked.
+    /// The offset up to which to request an acknowledgement; it counts as requested from now on.
     pub(crate) const fn asks(&mut self) -> u64 {
-        self.asked = self.wanted;
-        self.asked
+        self.ack_requested = self.wanted;
+        self.ack_requested
     }
 
     /// What was asked may be lost with the transport that carried it.
-    pub(crate) const fn forget_ask(&mut self) {
-        self.asked = 0;
+    pub(crate) const fn forget_ack_request(&mut self) {
+        self.ack_requested = 0;
     }
 
     pub(crate) const fn unacknowledged(&self) -> u64 {
@@ -166,8 +168,8 @@ impl SendLane {
         Some(piece)
     }
 
-    /// Where the segment is in which `offset` lies: mostly where the hint says. To search for it among
-    /// the 2,000 that the default send buffer makes of messages of 8 KiB took 45 ns for each.
+    /// The index of the segment that contains `offset`: mostly the hint. A search among the 2,000
+    /// segments that the default send buffer makes of messages of 8 KiB took 45 ns for each.
     fn find(&self, offset: u64, hint: usize) -> Option<usize> {
         let holds = |&(start, ref segment): &(u64, Segment)| {
             (start..start + segment.len()).contains(&offset)
@@ -213,8 +215,8 @@ impl SendLane {
         }
     }
 
-    fn walk(self) -> Walk {
-        Walk {
+    fn walk(self) -> SegmentCursor {
+        SegmentCursor {
             offset: self.segments.front().map_or(self.end, |(start, _)| *start),
             segments: self
                 .segments
@@ -253,7 +255,7 @@ impl SendLane {
     /// Drops the oldest messages of which no byte was ever sent, so many bytes at the least if there
     /// are. Returns how many messages and bytes they were.
     pub(crate) fn drop_oldest(&mut self, at_least: u64) -> (u64, u64) {
-        let mut walk = Walk {
+        let mut walk = SegmentCursor {
             offset: self.segments.front().map_or(self.end, |(start, _)| *start),
             segments: self
                 .segments
@@ -299,12 +301,12 @@ impl SendLane {
 }
 
 /// Walks over retained segments message by message.
-struct Walk {
+struct SegmentCursor {
     segments: VecDeque<Segment>,
     offset: u64,
 }
 
-impl Walk {
+impl SegmentCursor {
     /// The next message and the offset behind it.
     fn next_message(&mut self) -> Option<(Bytes, u64)> {
         let mut segment = self.segments.pop_front()?;
@@ -335,17 +337,17 @@ mod tests {
     use selvedge_transport::FrameHeader;
 
     fn lane_with(payloads: &[&[u8]]) -> SendLane {
-        let mut outbox = SendBuffer::new(&SessionConfig::default());
+        let mut buffer = SendBuffer::new(&SessionConfig::default());
         let mut lane = SendLane {
             limit: u64::MAX,
             ..SendLane::default()
         };
         for payload in payloads {
-            outbox
+            buffer
                 .push(LaneId::FIRST, Bytes::copy_from_slice(payload))
                 .unwrap();
         }
-        outbox.drain(|_, segment| lane.push(segment));
+        buffer.drain(|_, segment| lane.push(segment));
         lane
     }
 
@@ -457,21 +459,21 @@ mod tests {
             acked in any::<prop::sample::Index>(),
             at_seams in any::<bool>(),
         ) {
-            let mut outbox = SendBuffer::new(&SessionConfig::default());
+            let mut buffer = SendBuffer::new(&SessionConfig::default());
             let mut lane = SendLane { limit: u64::MAX, ..SendLane::default() };
             for (number, &(len, drains, is_run)) in lens.iter().enumerate() {
                 let payload = vec![number as u8; len];
                 if is_run {
                     let run = EncodedBatch::new(std::iter::once([&payload[..], &[]]));
-                    prop_assert!(outbox.push_run(LaneId::FIRST, &run));
+                    prop_assert!(buffer.push_batch(LaneId::FIRST, &run));
                 } else {
-                    outbox.push(LaneId::FIRST, payload.into()).unwrap();
+                    buffer.push(LaneId::FIRST, payload.into()).unwrap();
                 }
                 if drains {
-                    outbox.drain(|_, segment| lane.push(segment));
+                    buffer.drain(|_, segment| lane.push(segment));
                 }
             }
-            outbox.drain(|_, segment| lane.push(segment));
+            buffer.drain(|_, segment| lane.push(segment));
             let (end, mut cursor) = (lane.end as usize, lane.cursor());
             let mut places: Vec<usize> = (0..=end).collect();
             if at_seams {

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use selvedge_transport::{Instant, LANES_MAX, NodeId, Role};
 
-use crate::attachment::{Attachment, Due, Rank};
+use crate::attachment::{Attachment, PendingControl, Rank};
 use crate::config::{Away, SessionConfig};
-use crate::error::SessionAttachError;
+use crate::error::{Misbehaved, SessionAttachError};
 use crate::event::{AttachmentId, CloseReason, DetachReason, Event, SessionOutput};
 use crate::lane::{Delivery, LaneConfig, LaneId, Message};
 use crate::message_batch::MessageBatch;
@@ -33,16 +33,12 @@ use introduce::PeerView;
 /// simultaneous dial.
 pub const ATTACHMENTS_MAX: usize = 4;
 
-/// How many former incarnations of the peer are remembered, so that a late greeting of a dead
-/// process is not taken for a restart.
+/// How many former incarnations of the peer are remembered, so that a late `Hello` of a process
+/// that has ended is not mistaken for a restart.
 const FORMER_MAX: usize = 4;
 
 /// How far apart the ticks of [`Session::poll_timeout_by_ticks`] are at the most.
 const HEARTBEAT_TICK_MAX: Duration = Duration::from_millis(100);
-
-/// What a peer did that the protocol does not allow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Misbehaved(pub(crate) &'static str);
 
 /// Keeps messages exactly once and in order, over whatever transports come and go.
 ///
@@ -62,15 +58,15 @@ pub(crate) struct Misbehaved(pub(crate) &'static str);
 /// - [`poll_timeout`](Self::poll_timeout): when to call `handle_timeout` at the latest;
 /// - getters.
 ///
-/// After any input, drain the outputs, offer frames to every attached transport, and ask for the
+/// After any input, drain the outputs, offer frames to every attached transport, and poll the
 /// timeout. `now` must not go backwards.
 #[derive(Debug)]
 pub struct Session {
     config: SessionConfig,
     local_is_smaller: bool,
-    /// Never 0. Drawn by whoever made the session.
+    /// Never 0. Random, chosen by the creator of the session.
     incarnation: u64,
-    /// How often this side began anew with a peer that had forgotten it.
+    /// How often this side restarted its streams for a peer that had lost its state.
     view: u64,
     offer: SessionOffer,
     peer: Option<PeerView>,
@@ -79,12 +75,12 @@ pub struct Session {
     life: Life,
     attachments: Vec<Attachment>,
     current: Option<AttachmentId>,
-    /// When something was first heard on that one, since it carries the messages.
-    current_heard: Option<Instant>,
-    /// Which transport carries the redundant lanes beside the current one, as was last told.
-    spare: Option<AttachmentId>,
+    /// When the first frame arrived on the current transport after it became the current one.
+    current_received: Option<Instant>,
+    /// The transport that carries the redundant lanes beside the current one, as last reported.
+    standby: Option<AttachmentId>,
     /// How many transports are used at a time: what this side or the peer wants.
-    keeps: usize,
+    paths_wanted: usize,
     send: Vec<SendLane>,
     /// As many as there are lanes to send on, and up to the last one on which something came: most
     /// endpoints never use the other 30. One that is not there stands at its beginning.
@@ -94,20 +90,20 @@ pub struct Session {
     best_effort_in: Vec<BestEffortIn>,
     acks: Acks,
     /// Messages that have arrived, in their order, and how many there are.
-    runs: VecDeque<(LaneId, MessageBatch)>,
+    batches: VecDeque<(LaneId, MessageBatch)>,
     messages_len: usize,
     outputs: VecDeque<SessionOutput>,
     /// Bytes of each lane that were acknowledged or given up, for the outbox.
     released: Vec<u64>,
     /// Messages given up, for the outbox.
     given_up: u64,
-    /// Messages of each lane that made room, not told yet.
+    /// Messages dropped on each lane and not reported yet.
     dropped: Vec<u64>,
     stats: EndpointStats,
 }
 
 /// How many transports a side wants to use at a time.
-fn keeps(config: &SessionConfig) -> usize {
+fn paths_wanted(config: &SessionConfig) -> usize {
     let redundant = |lane: &LaneConfig| lane.redundant && lane.delivery == Delivery::Reliable;
     1 + usize::from(config.lanes.iter().any(redundant))
 }
@@ -127,8 +123,8 @@ enum Life {
 }
 
 impl Session {
-    /// A session of `local` with `peer`. `incarnation` must be random: it tells this session from
-    /// the ones that an earlier process of the same node had (0 is taken as 1).
+    /// A session of `local` with `peer`. `incarnation` must be random: it distinguishes this
+    /// session from those of an earlier process of the same node (0 is taken as 1).
     #[must_use]
     pub fn new(mut config: SessionConfig, local: NodeId, peer: NodeId, incarnation: u64) -> Self {
         config.lanes.truncate(LANES_MAX);
@@ -145,9 +141,9 @@ impl Session {
             life: Life::Open,
             attachments: Vec::new(),
             current: None,
-            current_heard: None,
-            spare: None,
-            keeps: keeps(&config),
+            current_received: None,
+            standby: None,
+            paths_wanted: paths_wanted(&config),
             send: (0..lanes).map(|_| SendLane::default()).collect(),
             recv: (0..lanes).map(|_| RecvLane::new(window)).collect(),
             best_effort_out: match config.lanes.iter().any(is_best_effort) {
@@ -156,7 +152,7 @@ impl Session {
             },
             best_effort_in: Vec::new(),
             acks: Acks::default(),
-            runs: VecDeque::new(),
+            batches: VecDeque::new(),
             messages_len: 0,
             outputs: VecDeque::new(),
             released: vec![0; lanes],
@@ -167,8 +163,8 @@ impl Session {
         }
     }
 
-    /// Brings in a transport whose handshake is done. The session introduces itself on it, and
-    /// when the peer has done so too, goes on where it stood.
+    /// Attaches a transport whose handshake is complete. The session introduces itself on it, and
+    /// resumes when the peer has done so, too.
     ///
     /// # Errors
     /// [`SessionAttachError`]; the session is unchanged.
@@ -183,10 +179,10 @@ impl Session {
             return Err(SessionAttachError::Closed);
         }
         if self.attachments.len() >= ATTACHMENTS_MAX {
-            self.let_most_silent_go();
+            self.release_most_silent();
         }
         if role == Role::Dialer {
-            // A peer may have said the highest number that there is.
+            // A peer may have used the highest number that there is.
             self.epoch_max = (self.epoch_max + 1).min(VARINT_MAX);
         }
         let dialed_by_smaller = (role == Role::Dialer) == self.local_is_smaller;
@@ -206,10 +202,11 @@ impl Session {
 
     /// Makes room: a new connection is likelier to work than one that has long been silent, and nothing
     /// is lost with that.
-    fn let_most_silent_go(&mut self) {
+    fn release_most_silent(&mut self) {
         let idle = self.attachments.iter();
         let idle = idle.filter(|attachment| Some(attachment.id) != self.current);
-        let most_silent = idle.min_by_key(|attachment| (attachment.last_heard(), attachment.id.0));
+        let most_silent =
+            idle.min_by_key(|attachment| (attachment.last_received(), attachment.id.0));
         if let Some(id) = most_silent.map(|attachment| attachment.id) {
             self.release(id, DetachReason::Superseded);
         }
@@ -223,7 +220,7 @@ impl Session {
         };
         self.attachments.swap_remove(index);
         if self.current != Some(id) {
-            self.tell_spare();
+            self.report_standby();
             if self.attachments.is_empty() && self.life != Life::Closed {
                 self.push_event(Event::AttachFailed { reason });
             }
@@ -243,10 +240,10 @@ impl Session {
                 }
             }
         }
-        self.tell_spare();
+        self.report_standby();
     }
 
-    /// Lets go of a transport and asks the driver to close it.
+    /// Releases a transport: the driver is requested to close it.
     fn release(&mut self, id: AttachmentId, reason: DetachReason) {
         self.outputs.push_back(SessionOutput::Release {
             attachment: id,
@@ -257,40 +254,40 @@ impl Session {
 
     /// Takes what producers handed in, and gives back the room of what was acknowledged.
     /// Returns whether anything was taken.
-    pub fn exchange(&mut self, outbox: &mut SendBuffer) -> bool {
-        self.settle(outbox);
+    pub fn exchange(&mut self, buffer: &mut SendBuffer) -> bool {
+        self.settle(buffer);
         if self.life != Life::Open {
-            outbox.close();
+            buffer.close();
         }
         let mut taken = false;
         let send = &mut self.send;
-        outbox.drain(|lane, segment| {
+        buffer.drain(|lane, segment| {
             taken = true;
             send[lane.index()].push(segment);
         });
-        if outbox.take_awaited() {
+        if buffer.take_awaited() {
             self.want_acks();
         }
-        taken |= self.take_best_effort(outbox);
+        taken |= self.take_best_effort(buffer);
         if taken && self.life == Life::Closed {
             let more = self.take_undelivered();
-            self.tell_undelivered(more);
-            self.settle(outbox);
+            self.report_undelivered(more);
+            self.settle(buffer);
         }
-        outbox.set_reachable(self.current.is_some());
+        buffer.set_reachable(self.current.is_some());
         if self.config.away == Away::DropOldest && self.current.is_none() {
-            self.make_room(outbox);
+            self.make_room(buffer);
         }
         taken
     }
 
     /// What was accepted while the session ended: it belongs to its end, if that was not polled yet.
-    fn tell_undelivered(&mut self, more: Vec<Message>) {
-        let untold = self.outputs.iter_mut().find_map(|output| match output {
+    fn report_undelivered(&mut self, more: Vec<Message>) {
+        let unreported = self.outputs.iter_mut().find_map(|output| match output {
             SessionOutput::Event(Event::Closed { undelivered, .. }) => Some(undelivered),
             _ => None,
         });
-        match untold {
+        match unreported {
             Some(undelivered) => undelivered.extend(more),
             None => self.push_event(Event::Closed {
                 reason: CloseReason::Aborted,
@@ -300,31 +297,31 @@ impl Session {
     }
 
     /// Gives back the room of what is acknowledged or given up.
-    fn settle(&mut self, outbox: &mut SendBuffer) {
+    fn settle(&mut self, buffer: &mut SendBuffer) {
         for (lane, released) in self.released.iter_mut().enumerate() {
-            outbox.release(lane, std::mem::take(released));
+            buffer.release(lane, std::mem::take(released));
         }
-        outbox.give_up(std::mem::take(&mut self.given_up));
+        buffer.give_up(std::mem::take(&mut self.given_up));
     }
 
-    /// Nobody is there to take what waits: the oldest goes.
-    fn make_room(&mut self, outbox: &mut SendBuffer) {
+    /// Drops the oldest messages that exceed the send buffer while the peer cannot be reached.
+    fn make_room(&mut self, buffer: &mut SendBuffer) {
         for (number, lane) in self.send.iter_mut().enumerate() {
-            let excess = outbox.excess(number);
+            let excess = buffer.excess(number);
             if excess == 0 {
                 continue;
             }
             // An eighth more, so that not each message costs a walk over the lane.
             let (messages, bytes) = lane.drop_oldest(excess + self.config.send_buffer / 8);
-            outbox.release(number, bytes);
-            outbox.give_up(messages);
+            buffer.release(number, bytes);
+            buffer.give_up(messages);
             self.dropped[number] += messages;
             self.stats.dropped_while_away += messages;
         }
     }
 
-    /// Tells what was dropped while nobody was there.
-    fn tell_dropped(&mut self) {
+    /// Reports what was dropped while the peer could not be reached.
+    fn report_dropped(&mut self) {
         for number in 0..self.dropped.len() {
             let messages = std::mem::take(&mut self.dropped[number]);
             if messages > 0
@@ -345,12 +342,12 @@ impl Session {
         }
     }
 
-    /// Ends in order: closes the outbox, sends what it has accepted, waits for its
-    /// acknowledgement at most [`SessionConfig::linger`], then tells the peer.
-    pub fn close(&mut self, now: Instant, outbox: &mut SendBuffer) {
+    /// Closes in order: closes the send buffer, sends what it has accepted, waits at most
+    /// [`SessionConfig::linger`] for its acknowledgement, then sends `Close`.
+    pub fn close(&mut self, now: Instant, buffer: &mut SendBuffer) {
         // In one call: what is accepted between two would come too late to be sent.
-        outbox.close();
-        self.exchange(outbox);
+        buffer.close();
+        self.exchange(buffer);
         if self.life == Life::Open {
             self.life = Life::Closing {
                 give_up_at: now + self.config.linger,
@@ -373,46 +370,46 @@ impl Session {
     }
 
     /// The only place where a session becomes closed.
-    fn end(&mut self, reason: CloseReason, tell: Option<CloseCode>) {
+    fn end(&mut self, reason: CloseReason, report: Option<CloseCode>) {
         if self.life == Life::Closed {
             return;
         }
         self.life = Life::Closed;
         self.acks.end();
         let undelivered = self.take_undelivered();
-        self.tell_dropped();
+        self.report_dropped();
         self.push_event(Event::Closed {
             reason,
             undelivered,
         });
         for attachment in &mut self.attachments {
-            attachment.due = Due::default();
-            attachment.due.close = tell;
-            attachment.closing = tell;
+            attachment.due = PendingControl::default();
+            attachment.due.close = report;
+            attachment.closing = report;
         }
-        if tell == Some(CloseCode::Done)
+        if report == Some(CloseCode::Done)
             && let Some(current) = self.current
             && let Some(attachment) = self.attachment(current)
         {
             // What has arrived counts: the peer must not take it for lost.
             attachment.due.all_positions = true;
         }
-        if tell.is_none() {
+        if report.is_none() {
             self.leave();
         }
     }
 
-    /// The peer has ended it: nothing more is to be said, but that this was heard, where the peer
-    /// cannot know.
+    /// The peer has closed the session: only its `Close` remains to be acknowledged, on transports
+    /// that lose frames.
     fn leave(&mut self) {
         let mut left = Vec::new();
         for attachment in &mut self.attachments {
             if attachment.is_reliable() {
                 left.push(attachment.id);
             } else {
-                attachment.due = Due {
-                    goodbye: true,
-                    ..Due::default()
+                attachment.due = PendingControl {
+                    close_received: true,
+                    ..PendingControl::default()
                 };
             }
         }
@@ -434,14 +431,17 @@ impl Session {
 
     /// Takes the messages that have arrived, in the order of their lanes.
     pub fn take_messages(&mut self) -> impl Iterator<Item = Message> {
-        let runs = self.take_runs();
-        runs.flat_map(|(lane, run)| run.into_messages(lane))
+        let batches = self.take_batches();
+        batches.flat_map(|(lane, run)| run.into_messages(lane))
     }
 
-    /// Takes the messages that have arrived as they lie, in the order of their lanes.
-    pub fn take_runs(&mut self) -> std::collections::vec_deque::Drain<'_, (LaneId, MessageBatch)> {
+    /// Takes the messages that have arrived, in batches that are not copied, in the order of their
+    /// lanes.
+    pub fn take_batches(
+        &mut self,
+    ) -> std::collections::vec_deque::Drain<'_, (LaneId, MessageBatch)> {
         self.messages_len = 0;
-        self.runs.drain(..)
+        self.batches.drain(..)
     }
 
     /// How many messages wait in [`take_messages`](Self::take_messages).
@@ -456,7 +456,7 @@ impl Session {
         self.messages_len > 0
     }
 
-    /// The next thing to tell or to do.
+    /// The next event or request.
     pub fn poll_output(&mut self) -> Option<SessionOutput> {
         self.outputs.pop_front()
     }
@@ -471,9 +471,10 @@ impl Session {
         self.poll_timeout_with(|heartbeat_at| heartbeat_at)
     }
 
-    /// As [`poll_timeout`](Self::poll_timeout), with what can wait put off to the next of the ticks
-    /// that begin at `start`: an eighth of [`SessionConfig::heartbeat`] apart, 100 ms at the most. Who drives
-    /// thousands of idle sessions then wakes once a tick and not for each of them.
+    /// Like [`poll_timeout`](Self::poll_timeout), with deferrable timers moved to the next of the
+    /// ticks that begin at `start`: an eighth of [`SessionConfig::heartbeat`] apart, at most 100
+    /// ms. The driver of thousands of idle sessions then wakes once per tick instead of once per
+    /// session.
     #[must_use]
     pub fn poll_timeout_by_ticks(&self, start: Instant) -> Option<Instant> {
         let tick = (self.config.heartbeat / 8).min(HEARTBEAT_TICK_MAX);
@@ -538,11 +539,11 @@ impl Session {
         }
     }
 
-    /// Gives back memory that past traffic has left in empty queues. What comes next pays for it anew,
-    /// so call it when nothing has moved for a while.
+    /// Frees memory that past traffic has left in empty queues. Later traffic allocates it again,
+    /// so call this when nothing has moved for a while.
     pub fn shrink(&mut self) {
-        if self.runs.is_empty() {
-            self.runs.shrink_to_fit();
+        if self.batches.is_empty() {
+            self.batches.shrink_to_fit();
         }
         if self.outputs.is_empty() {
             self.outputs.shrink_to_fit();
@@ -560,7 +561,7 @@ impl Session {
         self.current
     }
 
-    /// Whether it is over for good. Transports may still have to say so to the peer.
+    /// Whether the session is closed for good. Transports may still have to send `Close`.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.life == Life::Closed

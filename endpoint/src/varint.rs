@@ -64,7 +64,7 @@ pub(crate) fn get(bytes: &mut impl Buf) -> Option<u64> {
     Some(value)
 }
 
-/// Reads the one at the front, and says how many bytes it takes. Each form is loaded at once.
+/// Reads the varint at the front, and returns its length, too. Each form is loaded at once.
 #[inline]
 pub(crate) fn read(bytes: &[u8]) -> Option<(u64, usize)> {
     let first = *bytes.first()?;

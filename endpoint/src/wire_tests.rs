@@ -17,17 +17,17 @@ fn hello() -> Hello {
     Hello {
         incarnation: 7,
         view: 300,
-        knows: 9,
+        peer_incarnation: 9,
         epoch: 2,
         message_max: 64 << 20,
         offer: SessionOffer::SUPPORTED,
-        keeps: 2,
+        paths_wanted: 2,
         lanes: positions(),
     }
 }
 
-fn seen() -> Seen {
-    Seen {
+fn seen() -> PacketAck {
+    PacketAck {
         delay: Duration::from_micros(300),
         ranges: vec![90..100, 70..88, 5..6],
     }
@@ -85,7 +85,7 @@ fn golden_frames() -> Vec<(Bytes, Received)> {
             bytes(close(CloseCode::Aborted)),
             Received::Close(CloseCode::Aborted),
         ),
-        (encode_seen(&seen()), Received::Seen(seen())),
+        (encode_packet_ack(&seen()), Received::PacketAck(seen())),
     ]
 }
 
@@ -142,8 +142,8 @@ fn f3_an_unknown_kind_is_malformed_and_another_version_is_told() {
     for version in (0..=255).filter(|version| *version != VERSION) {
         let mut other = encode_hello(&hello()).to_vec();
         other[1] = version;
-        let told = (Received::OtherVersion(version), Bytes::new());
-        assert_eq!(read(other.into()), Ok(told));
+        let reported = (Received::OtherVersion(version), Bytes::new());
+        assert_eq!(read(other.into()), Ok(reported));
     }
 }
 
@@ -218,9 +218,9 @@ proptest! {
     #[test]
     fn what_a_ping_asks_for_reads_back(lane in 0..LANES_MAX as u8, offset in 1_u64..1 << 57) {
         let lane = LaneId::new(lane).unwrap();
-        let ask = Ask { lane, offset };
-        prop_assert_eq!(Ask::from_nonce(ask.nonce()), Some(ask));
-        let most = Ask { lane, offset: offset << 7 | 1 << 63 }.nonce();
+        let ask = AckRequest { lane, offset };
+        prop_assert_eq!(AckRequest::from_nonce(ask.nonce()), Some(ask));
+        let most = AckRequest { lane, offset: offset << 7 | 1 << 63 }.nonce();
         prop_assert!(most <= VARINT_MAX);
     }
 

@@ -193,7 +193,7 @@ impl Endpoint {
     /// Waits until the peer has acknowledged everything accepted so far on reliable lanes.
     ///
     /// # Errors
-    /// [`FlushError::GivenUp`].
+    /// [`FlushError::AbandonedMessages`].
     pub async fn flush_async(&self) -> Result<(), FlushError> {
         let shared = &self.0.shared;
         let mark = {

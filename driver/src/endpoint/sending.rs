@@ -79,7 +79,7 @@ impl<'a> Sending<'a> {
     /// lane is reliable. Returns whether it did; if not, none was sent.
     #[must_use]
     pub fn try_send_batch(&mut self, lane: LaneId, batch: &EncodedBatch) -> bool {
-        let is_sent = self.send_buffer.push_run(lane, batch);
+        let is_sent = self.send_buffer.push_batch(lane, batch);
         self.wake_up.is_due |= is_sent;
         is_sent
     }

@@ -144,7 +144,7 @@ impl Unread {
 
     /// Takes the messages that the session has received.
     pub(crate) fn take_from(&mut self, session: &mut Session) {
-        for (lane, batch) in session.take_runs() {
+        for (lane, batch) in session.take_batches() {
             let index = usize::from(lane.number());
             if self.0.len() <= index {
                 self.0.resize_with(index + 1, UnreadLane::default);

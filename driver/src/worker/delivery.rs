@@ -122,7 +122,7 @@ impl EndpointDelivery {
     /// Enqueues messages and events for the threads of the user.
     fn enqueue(&mut self, events: Vec<Event>, session: &mut Session, shared: &Arc<EndpointShared>) {
         let mut received = lock(&shared.received);
-        received.messages.extend(session.take_runs());
+        received.messages.extend(session.take_batches());
         for event in events {
             if let Event::Closed { reason, .. } = &event {
                 received.closed = Some(*reason);

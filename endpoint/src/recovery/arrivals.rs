@@ -1,16 +1,12 @@
-//! Which numbered packets have arrived, and when to say so: RFC 9000, section 13.2.
+//! Which numbered packets have arrived, and when to acknowledge them: RFC 9000, section 13.2.
 
 use std::time::Duration;
 
 use rangemap::RangeSet;
 use selvedge_transport::Instant;
 
-use super::rtt::SEEN_DELAY_MAX;
-use crate::wire::Seen;
-
-/// How many gaps are remembered. At 30 % loss 64 ranges reach 200 packets back; what lies before
-/// counts as arrived if it comes.
-pub(crate) const RANGES_MAX: usize = 64;
+use super::rtt::PACKET_ACK_DELAY_MAX;
+use crate::wire::{PacketAck, RANGES_MAX};
 
 /// So many packets may wait for one answer (RFC 9000, section 13.2.2).
 const UNANSWERED_MAX: u32 = 2;
@@ -43,7 +39,7 @@ impl Arrivals {
         let at = if self.unanswered >= UNANSWERED_MAX || !is_in_order {
             now
         } else {
-            now + SEEN_DELAY_MAX
+            now + PACKET_ACK_DELAY_MAX
         };
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
@@ -54,7 +50,7 @@ impl Arrivals {
     }
 
     /// The answer, if one is due.
-    pub(super) fn answer(&mut self, now: Instant) -> Option<Seen> {
+    pub(super) fn answer(&mut self, now: Instant) -> Option<PacketAck> {
         if self.due? > now {
             return None;
         }
@@ -63,7 +59,7 @@ impl Arrivals {
         let delay = self
             .latest
             .map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-        Some(Seen {
+        Some(PacketAck {
             delay,
             ranges: self.seen.iter().rev().cloned().collect(),
         })
@@ -87,13 +83,13 @@ mod tests {
         );
         arrivals.arrived(now, 0);
         assert!(arrivals.answer(now).is_none());
-        assert_eq!(arrivals.due(), Some(now + SEEN_DELAY_MAX));
+        assert_eq!(arrivals.due(), Some(now + PACKET_ACK_DELAY_MAX));
         arrivals.arrived(now, 1);
         let seen = arrivals.answer(now).unwrap();
         assert_eq!(seen.ranges.first(), Some(&(0..2)));
         arrivals.arrived(now, 2);
-        let later = now + SEEN_DELAY_MAX;
-        assert_eq!(arrivals.answer(later).unwrap().delay, SEEN_DELAY_MAX);
+        let later = now + PACKET_ACK_DELAY_MAX;
+        assert_eq!(arrivals.answer(later).unwrap().delay, PACKET_ACK_DELAY_MAX);
         assert!(arrivals.answer(later).is_none());
     }
 

@@ -1,12 +1,13 @@
-//! Recovery on a transport that loses frames: numbered packets, what the peer has seen of them,
-//! what is lost, how much may be in flight. The method of RFC 9002, for the frames of a session.
+//! Recovery on a transport that loses frames: numbered packets, their acknowledgements, loss
+//! detection and congestion control. The method of RFC 9002, for the frames of a session.
 //!
-//! Numbers are never used twice: what is lost goes again, cut anew, in a packet of its own. So an
-//! answer always tells which sending it means, and the round trip is measured without doubt.
+//! Numbers are never reused: lost data is sent again, cut differently, in a packet with a new
+//! number. An acknowledgement therefore identifies one transmission, and the round trip time is
+//! unambiguous.
 //!
-//! Left out of RFC 9002: persistent congestion (7.6), because a transport that is silent for
-//! [`SessionConfig::silence_max`](crate::Config::silence_max) is given up; packet number spaces, because
-//! whoever is at the other end has been authenticated before.
+//! Omitted from RFC 9002: persistent congestion (7.6), because a transport that is silent for
+//! [`SessionConfig::silence_max`](crate::SessionConfig::silence_max) is given up; packet number
+//! spaces, because the peer has been authenticated before.
 
 mod arrivals;
 mod congestion;
@@ -17,21 +18,20 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use arrivals::Arrivals;
-pub(crate) use arrivals::RANGES_MAX;
 use congestion::Congestion;
 use pacer::Pacer;
 use rtt::Rtt;
 use selvedge_transport::Instant;
 
+use crate::error::Misbehaved;
 use crate::lane::LaneId;
-use crate::session::Misbehaved;
-use crate::wire::Seen;
+use crate::wire::PacketAck;
 
 /// A packet is lost when one sent so many numbers later was seen (RFC 9002, section 6.1.1).
 const REORDERING_MAX: u64 = 3;
 
-/// How many packets may be in flight, whatever they hold: a peer that never says what it has seen
-/// costs no more than 3 MiB.
+/// How many packets may be in flight, whatever they hold: a peer that never acknowledges them costs
+/// no more than 3 MiB.
 const IN_FLIGHT_MAX: usize = 1 << 16;
 
 /// How many packets a probe sends (RFC 9002, section 6.2.4).
@@ -49,8 +49,9 @@ const SUSPICIONS_MAX: u32 = 4;
 /// its encryption it fits into 576 bytes, which every IPv4 host takes (RFC 791, section 3.1).
 const SMALL_FRAME: usize = 500;
 
-/// How long frames stay small, before large ones are tried again. RFC 8899, section 5.1.1, says ten
-/// minutes; here a try costs some packets only, and a mistake would cost half the rate.
+/// How long frames stay small before large ones are tried again. RFC 8899, section 5.1.1,
+/// recommends ten minutes; here an attempt costs only some packets, and a mistake would cost half
+/// the rate.
 const SMALL_FOR: Duration = Duration::from_secs(60);
 
 /// What a packet carried, so that it can go again.
@@ -91,7 +92,7 @@ pub(crate) struct Recovery {
     loss_at: Option<Instant>,
     /// Probes without an answer.
     timeouts: u32,
-    /// Packets that may go whatever the window says.
+    /// Packets that may be sent in spite of a full window.
     probes: u32,
     rtt: Rtt,
     congestion: Congestion,
@@ -112,7 +113,7 @@ pub(crate) struct Outcome {
     pub(crate) again: Vec<Content>,
     /// How many packets were lost.
     pub(crate) lost: u64,
-    /// Something must go, or nobody learns whether anything passes.
+    /// A probe must be sent, since no acknowledgement comes without one.
     pub(crate) is_probe: bool,
     /// The peer has seen the end.
     pub(crate) close_seen: bool,
@@ -139,7 +140,7 @@ impl Recovery {
         }
     }
 
-    /// What the greetings took to and fro: until a packet tells more.
+    /// The round trip time of the introduction: an estimate until a packet is acknowledged.
     pub(crate) fn first_round_trip(&mut self, taken: Duration) {
         if self.largest_seen.is_none() {
             self.rtt.update(taken, Duration::ZERO);
@@ -213,18 +214,22 @@ impl Recovery {
         self.arrivals.arrived(now, number);
     }
 
-    /// Says once more what has arrived.
+    /// Acknowledges again what has arrived.
     pub(crate) const fn answer_now(&mut self, now: Instant) {
         self.arrivals.answer_now(now);
     }
 
-    /// What to tell the peer of its packets, if it is time.
-    pub(crate) fn answer(&mut self, now: Instant) -> Option<Seen> {
+    /// The acknowledgement to send, if it is due.
+    pub(crate) fn answer(&mut self, now: Instant) -> Option<PacketAck> {
         self.arrivals.answer(now)
     }
 
-    /// The peer says what it has seen.
-    pub(crate) fn handle_seen(&mut self, now: Instant, seen: &Seen) -> Result<Outcome, Misbehaved> {
+    /// The peer acknowledges packets.
+    pub(crate) fn handle_packet_ack(
+        &mut self,
+        now: Instant,
+        seen: &PacketAck,
+    ) -> Result<Outcome, Misbehaved> {
         let mut outcome = Outcome::default();
         let Some(largest) = seen.ranges.first().map(|range| range.end - 1) else {
             return Err(Misbehaved("has seen no packet and says so"));
@@ -232,7 +237,7 @@ impl Recovery {
         if largest >= self.next_number() {
             return Err(Misbehaved("has seen what was never sent"));
         }
-        // A window that was not used up says nothing about the path (RFC 9002, section 7.8).
+        // A window that was not used up shows nothing about the path (RFC 9002, section 7.8).
         let was_full = self.in_flight * 2 >= self.congestion.window();
         for range in seen.ranges.iter().rev() {
             for number in range.start.max(self.base)..range.end {
@@ -304,7 +309,7 @@ impl Recovery {
         self.suspect(now, lost_len_max);
     }
 
-    /// Nothing was heard of a packet of that length.
+    /// A packet of that length was not acknowledged.
     fn suspect(&mut self, now: Instant, len: u64) {
         if len > SMALL_FRAME as u64 {
             self.suspicions += 1;

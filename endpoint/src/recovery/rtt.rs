@@ -8,16 +8,17 @@ const INITIAL: Duration = Duration::from_millis(333);
 /// Timers are not trusted to be finer than this (RFC 9002, section 6.1.2).
 pub(super) const GRANULARITY: Duration = Duration::from_millis(1);
 
-/// How long a peer may wait before it says what it has seen. Both sides of a session use the same.
-pub(super) const SEEN_DELAY_MAX: Duration = Duration::from_millis(20);
+/// How long a peer may delay its acknowledgement of packets. Both sides of a session use the same
+/// limit.
+pub(super) const PACKET_ACK_DELAY_MAX: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Default)]
 pub(super) struct Rtt {
-    sample: Option<Sample>,
+    sample: Option<RttSample>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Sample {
+struct RttSample {
     latest: Duration,
     smoothed: Duration,
     variation: Duration,
@@ -28,7 +29,7 @@ impl Rtt {
     /// A packet was seen `latest` after it was sent; the peer held its answer back for `delay`.
     pub(super) fn update(&mut self, latest: Duration, delay: Duration) {
         let Some(sample) = &mut self.sample else {
-            self.sample = Some(Sample {
+            self.sample = Some(RttSample {
                 latest,
                 smoothed: latest,
                 variation: latest / 2,
@@ -38,7 +39,7 @@ impl Rtt {
         };
         sample.latest = latest;
         sample.min = sample.min.min(latest);
-        let delay = delay.min(SEEN_DELAY_MAX);
+        let delay = delay.min(PACKET_ACK_DELAY_MAX);
         let adjusted = if latest >= sample.min + delay {
             latest - delay
         } else {
@@ -55,7 +56,7 @@ impl Rtt {
     /// After so long without an answer something is asked for (RFC 9002, section 6.2.1).
     pub(super) fn probe_timeout(&self) -> Duration {
         let variation = self.sample.map_or(INITIAL / 2, |sample| sample.variation);
-        self.smoothed() + (variation * 4).max(GRANULARITY) + SEEN_DELAY_MAX
+        self.smoothed() + (variation * 4).max(GRANULARITY) + PACKET_ACK_DELAY_MAX
     }
 
     /// A packet sent so long before one that was seen is lost (RFC 9002, section 6.1.2).

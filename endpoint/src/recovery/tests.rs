@@ -24,8 +24,8 @@ fn with_packets(count: u64) -> (Recovery, Instant) {
     (recovery, begin)
 }
 
-fn seen<const N: usize>(ranges: [(u64, u64); N]) -> Seen {
-    Seen {
+fn seen<const N: usize>(ranges: [(u64, u64); N]) -> PacketAck {
+    PacketAck {
         delay: Duration::ZERO,
         ranges: ranges.map(|(start, end)| start..end).to_vec(),
     }
@@ -35,9 +35,11 @@ fn seen<const N: usize>(ranges: [(u64, u64); N]) -> Seen {
 fn three_later_ones_seen_mean_that_a_packet_is_lost() {
     let (mut recovery, begin) = with_packets(8);
     let now = begin + ms(50);
-    let outcome = recovery.handle_seen(now, &seen([(3, 4), (1, 2)])).unwrap();
+    let outcome = recovery
+        .handle_packet_ack(now, &seen([(3, 4), (1, 2)]))
+        .unwrap();
     assert_eq!(outcome.again, [data(0)], "2 may only be late");
-    let outcome = recovery.handle_seen(now, &seen([(5, 6)])).unwrap();
+    let outcome = recovery.handle_packet_ack(now, &seen([(5, 6)])).unwrap();
     assert_eq!(outcome.again, [data(2000)]);
     assert_eq!(recovery.in_flight, 3000, "4, 6 and 7");
 }
@@ -46,7 +48,7 @@ fn three_later_ones_seen_mean_that_a_packet_is_lost() {
 fn a_packet_that_is_overtaken_is_lost_after_an_eighth_of_a_round_trip_more() {
     let (mut recovery, begin) = with_packets(2);
     let now = begin + ms(81);
-    let outcome = recovery.handle_seen(now, &seen([(1, 2)])).unwrap();
+    let outcome = recovery.handle_packet_ack(now, &seen([(1, 2)])).unwrap();
     assert!(outcome.again.is_empty());
     assert_eq!(recovery.timeout(), Some(begin + ms(90)));
     assert!(recovery.handle_timeout(begin + ms(89)).again.is_empty());
@@ -58,7 +60,7 @@ fn a_packet_that_is_overtaken_is_lost_after_an_eighth_of_a_round_trip_more() {
 fn silence_is_probed_ever_less_often_and_never_counts_as_loss() {
     let (mut recovery, begin) = with_packets(1);
     recovery
-        .handle_seen(begin + ms(40), &seen([(0, 1)]))
+        .handle_packet_ack(begin + ms(40), &seen([(0, 1)]))
         .unwrap();
     let mut now = begin + ms(100);
     recovery.sent(now, 1000, data(1000));
@@ -105,11 +107,11 @@ fn frames_become_small_when_large_ones_do_not_pass() {
 #[test]
 fn an_answer_that_cannot_be_is_refused() {
     let (mut recovery, begin) = with_packets(2);
-    assert!(recovery.handle_seen(begin, &seen([])).is_err());
-    assert!(recovery.handle_seen(begin, &seen([(2, 3)])).is_err());
-    assert!(recovery.handle_seen(begin, &seen([(0, 2)])).is_ok());
+    assert!(recovery.handle_packet_ack(begin, &seen([])).is_err());
+    assert!(recovery.handle_packet_ack(begin, &seen([(2, 3)])).is_err());
+    assert!(recovery.handle_packet_ack(begin, &seen([(0, 2)])).is_ok());
     assert!(
-        recovery.handle_seen(begin, &seen([(0, 2)])).is_ok(),
+        recovery.handle_packet_ack(begin, &seen([(0, 2)])).is_ok(),
         "a repeat says nothing new"
     );
 }

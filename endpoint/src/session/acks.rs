@@ -1,14 +1,14 @@
-//! When acknowledgements go: how long they may wait, what they travel with, and who cannot wait.
+//! When acknowledgements are sent: how long they may be delayed, and which are sent at once.
 //!
-//! An acknowledgement only frees the sender's memory, so one that frees little waits long, and goes with
-//! whatever else is sent meanwhile. A sender that needs it, to end a flush or to have room, asks:
+//! An acknowledgement only frees the sender's memory, so one that frees little is delayed, and is sent
+//! with other frames. A sender that needs it, to end a flush or to have room, requests it:
 //!
 //! ```text
-//!  flush ──▶ Data (up to 900) ──────▶ waits, it is little
-//!            Ping (asks for 900) ───▶ has come: at once
+//!  flush ──▶ Data (up to 900) ──────▶ delayed, it is little
+//!            Ping (requests 900) ───▶ has arrived: at once
 //!        ◀── Ack (900) ─────────────
 //! ```
-//! The ask may overtake the data: it names how far its sender waits.
+//! The request may overtake the data, so it names an offset.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use super::Session;
 use crate::lane::LaneId;
 use crate::send_buffer::QUIET_LEN;
 use crate::send_lane::SendLane;
-use crate::wire::Ask;
+use crate::wire::AckRequest;
 
 /// How many times as long as [`SessionConfig::ack_delay`](crate::Config::ack_delay) an acknowledgement waits
 /// that frees little: 200 ms by default. In that time 5,000 pairs that speak by turns come round, so
@@ -28,12 +28,12 @@ const QUIET_FACTOR: u32 = 10;
 /// When the next acknowledgement goes at the latest, and when the last one did.
 #[derive(Debug, Default)]
 pub(super) struct Acks {
-    due: Option<Due>,
+    due: Option<AckDeadline>,
     sent_at: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Due {
+struct AckDeadline {
     at: Instant,
     /// It frees little: a while more does not matter.
     is_quiet: bool,
@@ -44,11 +44,12 @@ impl Acks {
     fn arm(&mut self, now: Instant, delay: Duration, is_quiet: bool) {
         let at = now + delay;
         if self.due.is_none_or(|due| at < due.at) {
-            self.due = Some(Due { at, is_quiet });
+            self.due = Some(AckDeadline { at, is_quiet });
         }
     }
 
-    /// When one goes at the latest; `put_off` says when that is for one that frees little.
+    /// When an acknowledgement is sent at the latest; `put_off` returns that time for one that
+    /// frees little.
     pub(super) fn timeout(&self, put_off: impl Fn(Instant) -> Instant) -> Option<Instant> {
         let due = self.due?;
         Some(if due.is_quiet {
@@ -75,7 +76,7 @@ impl Acks {
     }
 
     /// Whether one that waits goes with what is sent now: not with each of many messages.
-    fn may_ride(&self, now: Instant, delay: Duration) -> bool {
+    fn may_travel(&self, now: Instant, delay: Duration) -> bool {
         self.due.is_some() && self.sent_at.is_none_or(|at| now >= at + delay)
     }
 }
@@ -86,41 +87,41 @@ impl Session {
         let Some(owed) = self
             .recv
             .get(lane.index())
-            .map(|it| (it.untold(), it.is_asked()))
+            .map(|it| (it.unreported(), it.is_asked()))
         else {
             return;
         };
-        let (untold, is_asked) = owed;
-        if untold == 0 {
+        let (unreported, is_asked) = owed;
+        if unreported == 0 {
             return;
         }
-        // Where frames get lost an ask may, too.
+        // A transport that loses frames may lose a request, too.
         let current = self
             .attachments
             .iter()
             .find(|it| Some(it.id) == self.current);
         let is_reliable = current.is_some_and(|it| it.is_reliable());
-        let is_quiet = is_reliable && untold < QUIET_LEN && !is_asked;
+        let is_quiet = is_reliable && unreported < QUIET_LEN && !is_asked;
         let factor = if is_quiet { QUIET_FACTOR } else { 1 };
         self.acks.arm(now, self.config.ack_delay * factor, is_quiet);
     }
 
-    /// The peer waits until it hears that a lane has come so far. If it has, that
-    /// [is urgent](crate::recv_lane::RecvLane::ack_is_urgent).
-    pub(super) fn hear_ask(&mut self, now: Instant, ask: Ask) {
+    /// The peer requests an acknowledgement of a lane up to an offset. If that has arrived, the
+    /// acknowledgement [is urgent](crate::recv_lane::RecvLane::ack_is_urgent).
+    pub(super) fn handle_ack_request(&mut self, now: Instant, ask: AckRequest) {
         self.receiving(ask.lane).ask(ask.offset);
         self.owe_ack(now, ask.lane);
     }
 
     /// Something goes out on the transport at `index`: an acknowledgement that waits goes with it.
-    pub(super) fn let_ack_ride(&mut self, now: Instant, index: usize) {
+    pub(super) fn let_ack_travel(&mut self, now: Instant, index: usize) {
         let attachment = &mut self.attachments[index];
-        if self.current == Some(attachment.id) && self.acks.may_ride(now, self.config.ack_delay) {
+        if self.current == Some(attachment.id) && self.acks.may_travel(now, self.config.ack_delay) {
             attachment.due.all_positions = true;
         }
     }
 
-    /// Somebody waits for the acknowledgement of all that was handed in so far.
+    /// A caller waits for the acknowledgement of all that was accepted so far.
     pub(super) fn want_acks(&mut self) {
         self.send.iter_mut().for_each(SendLane::want_ack);
         self.ask();
@@ -128,7 +129,7 @@ impl Session {
 
     /// What is waited for and was not asked for on the current transport is asked for there.
     pub(super) fn ask(&mut self) {
-        let wanted = self.send.iter().any(SendLane::must_ask);
+        let wanted = self.send.iter().any(SendLane::needs_ack_request);
         if let Some(id) = self.current
             && let Some(attachment) = self.attachment(id)
         {
@@ -136,20 +137,20 @@ impl Session {
         }
     }
 
-    /// Asks with the next ping for the first lane of which an acknowledgement is waited for.
-    pub(super) fn ask_by_ping(&mut self, index: usize) {
+    /// Requests, with the next ping, the acknowledgement of the first lane that waits for one.
+    pub(super) fn request_ack_by_ping(&mut self, index: usize) {
         let ping = &mut self.attachments[index].due.ping;
-        if ping.is_some_and(|nonce| Ask::from_nonce(nonce).is_some()) {
+        if ping.is_some_and(|nonce| AckRequest::from_nonce(nonce).is_some()) {
             // One for another lane waits for room.
             return;
         }
         let mut lanes = (0..).zip(&mut self.send);
-        let first = lanes.find(|(_, lane)| lane.must_ask());
+        let first = lanes.find(|(_, lane)| lane.needs_ack_request());
         if let Some((number, send)) = first
             && let Some(lane) = LaneId::new(number)
         {
             let offset = send.asks();
-            *ping = Some(Ask { lane, offset }.nonce());
+            *ping = Some(AckRequest { lane, offset }.nonce());
         }
         self.ask();
     }

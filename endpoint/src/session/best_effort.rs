@@ -61,8 +61,8 @@ pub(super) struct BestEffortIn {
 }
 
 impl BestEffortIn {
-    /// Whether a message that costs so much may wait for the user. Nobody gives credit for these, so
-    /// nothing but this bound keeps a flood from piling up before a user who does not read.
+    /// Whether a message of that cost may wait for the user. Best-effort messages need no credit,
+    /// so only this bound limits a flood that the user does not read.
     pub(super) const fn has_room(&mut self, cost: u64, limit: usize) -> bool {
         let has_room = self.waiting + cost <= limit as u64;
         if has_room {
@@ -97,13 +97,13 @@ impl BestEffortIn {
 
 impl Session {
     /// Takes what was handed in on best-effort lanes. Returns whether anything was.
-    pub(super) fn take_best_effort(&mut self, outbox: &mut SendBuffer) -> bool {
+    pub(super) fn take_best_effort(&mut self, buffer: &mut SendBuffer) -> bool {
         let mut taken = false;
         for (number, out) in (0..).zip(&mut self.best_effort_out) {
             let Some(lane) = LaneId::new(number) else {
                 break;
             };
-            let (queue, dropped) = outbox.drain_best_effort(lane);
+            let (queue, dropped) = buffer.drain_best_effort(lane);
             taken |= !queue.is_empty();
             let dropped = dropped + out.extend(queue, self.config.best_effort_buffer);
             self.stats.best_effort_dropped += dropped;

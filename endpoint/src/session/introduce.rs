@@ -1,4 +1,5 @@
-//! Hello and Ready: who is there, where do we stand, which transport carries the messages.
+//! Hello and Ready: the introduction on a transport, recognition of the peer, and the choice of the
+//! transport that carries the messages.
 
 use selvedge_transport::{Instant, Role};
 
@@ -19,7 +20,7 @@ pub(super) struct PeerView {
 }
 
 impl Session {
-    /// The greeting to send on an attachment now. What it says does not count as told: a greeting
+    /// The `Hello` to send on an attachment now. Its positions do not count as reported: a `Hello`
     /// that is repeated on a lossy transport is not read again.
     pub(super) fn hello(&self, epoch: u64) -> Hello {
         let untouched = (0, self.config.receive_window);
@@ -38,16 +39,16 @@ impl Session {
         Hello {
             incarnation: self.incarnation,
             view: self.view,
-            knows: self.peer.map_or(0, |peer| peer.incarnation),
+            peer_incarnation: self.peer.map_or(0, |peer| peer.incarnation),
             epoch,
             message_max: self.message_max(),
             offer: self.offer,
-            keeps: super::keeps(&self.config) as u8,
+            paths_wanted: super::paths_wanted(&self.config) as u8,
             lanes: (0..).map_while(position).collect(),
         }
     }
 
-    /// The peer greets on `id`.
+    /// A `Hello` has arrived on `id`.
     pub(super) fn handle_hello(
         &mut self,
         now: Instant,
@@ -60,7 +61,7 @@ impl Session {
         let role = attachment.role;
         match (role, attachment.stage) {
             (_, Stage::Introducing) => {}
-            // Over an unreliable transport a greeting may be repeated; the answer may be, too.
+            // Over an unreliable transport a `Hello` may be repeated; so may the answer.
             (Role::Acceptor, _) if !attachment.is_reliable() => {
                 attachment.due.hello = true;
                 return Ok(());
@@ -87,8 +88,10 @@ impl Session {
             self.release(id, DetachReason::Superseded);
             return Ok(());
         }
-        let anew = self.meet(id, hello, agreement);
-        self.keeps = self.keeps.max(usize::from(hello.keeps).min(KEEPS_MAX));
+        let restarted_streams = self.recognize_peer(id, hello, agreement);
+        self.paths_wanted = self
+            .paths_wanted
+            .max(usize::from(hello.paths_wanted).min(PATHS_MAX));
         self.resume_positions(hello)?;
         match role {
             Role::Acceptor => {
@@ -104,7 +107,7 @@ impl Session {
                     attachment.answered(now);
                     attachment.due.ready = true;
                     attachment.due.all_positions = true;
-                    if anew {
+                    if restarted_streams {
                         attachment.stage = Stage::Confirming;
                         return Ok(());
                     }
@@ -142,12 +145,18 @@ impl Session {
         self.end(reason, Some(CloseCode::Incompatible));
     }
 
-    /// Decides whether the peer is who it was, and begins anew if it is not.
+    /// Decides whether the peer still has its state, and restarts the streams of this side if it
+    /// does not.
     ///
-    /// A peer is the same as long as its incarnation is, unless it says that it began anew itself:
-    /// then its `view` is higher than the one known. A lower view is a greeting that was sent
-    /// before and arrived late. Returns whether this side began anew.
-    fn meet(&mut self, id: AttachmentId, hello: &Hello, agreement: SessionAgreement) -> bool {
+    /// A peer has its state as long as its incarnation is the same, unless it restarted its own
+    /// streams: then its `view` is higher than the known one. A lower view belongs to a `Hello`
+    /// that was sent before and arrived late. Returns whether this side restarted its streams.
+    fn recognize_peer(
+        &mut self,
+        id: AttachmentId,
+        hello: &Hello,
+        agreement: SessionAgreement,
+    ) -> bool {
         let met = PeerView {
             agreement,
             incarnation: hello.incarnation,
@@ -167,7 +176,7 @@ impl Session {
         if restarted || met.view > known.view {
             self.peer = Some(met);
             if restarted || self.has_moved() {
-                self.begin_anew(id);
+                self.restart_streams(id);
                 return true;
             }
         }
@@ -180,7 +189,7 @@ impl Session {
     }
 
     /// The peer has forgotten this session: both streams of every lane begin at 0 again.
-    fn begin_anew(&mut self, keep: AttachmentId) {
+    fn restart_streams(&mut self, keep: AttachmentId) {
         let had_moved = self.has_moved();
         self.view += 1;
         let mut undelivered = Vec::new();
@@ -220,10 +229,10 @@ impl Session {
         }
     }
 
-    /// Takes over what the peer says it has. If it speaks of another session than this one, it has
-    /// nothing of it yet, and its credit comes with its first acknowledgement.
+    /// Adopts the positions that the peer states. If they refer to another session than this one,
+    /// the peer has nothing of this one yet, and its credit comes with its first acknowledgement.
     fn resume_positions(&mut self, hello: &Hello) -> Result<(), Misbehaved> {
-        if hello.knows != self.incarnation && hello.knows != 0 {
+        if hello.peer_incarnation != self.incarnation && hello.peer_incarnation != 0 {
             return Ok(());
         }
         for position in &hello.lanes {
@@ -240,7 +249,7 @@ impl Session {
         };
         attachment.became_ready();
         attachment.cursors = cursors;
-        attachment.heard(now);
+        attachment.record_received(now);
         let rank = attachment.rank;
         let better = |a: &&Attachment| a.is_ready() && a.rank > rank;
         if self.life == Life::Closed {
@@ -248,7 +257,7 @@ impl Session {
         }
         match self.attachments.iter().filter(better).count() {
             0 => self.switch_to(id),
-            ahead if ahead < self.keeps => self.tell_spare(),
+            ahead if ahead < self.paths_wanted => self.report_standby(),
             _ => self.release(id, DetachReason::Superseded),
         }
     }
@@ -257,15 +266,15 @@ impl Session {
     /// some before, from where it stands. The receiver drops what it has.
     pub(super) fn switch_to(&mut self, id: AttachmentId) {
         let before = self.current.replace(id);
-        self.current_heard = None;
+        self.current_received = None;
         let Some(attachment) = self.attachments.iter_mut().find(|a| a.id == id) else {
             return;
         };
-        // What was told on another transport since the greeting may be lost with it.
+        // Positions that were sent on another transport since the `Hello` may be lost with it.
         attachment.due.all_positions = true;
         // And what was asked there.
-        self.send.iter_mut().for_each(SendLane::forget_ask);
-        attachment.due.ask = self.send.iter().any(SendLane::must_ask);
+        self.send.iter_mut().for_each(SendLane::forget_ack_request);
+        attachment.due.ask = self.send.iter().any(SendLane::needs_ack_request);
         let is_acceptor = attachment.role == Role::Acceptor;
         let repeated = self.send.iter().zip(&attachment.cursors);
         let resent_bytes: u64 = repeated.map(|(lane, cursor)| lane.repeated(cursor)).sum();
@@ -274,73 +283,76 @@ impl Session {
             None => Event::Attached { attachment: id },
             Some(_) => Event::Moved { attachment: id },
         });
-        self.tell_dropped();
+        self.report_dropped();
         if resent_bytes > 0 {
             self.push_event(Event::Resumed { resent_bytes });
         }
         if is_acceptor {
-            // The dialer switched before it said Ready: nobody sends on the others any more.
+            // The dialer switched before it sent Ready: neither side sends on the others any more.
             self.release_superseded(None);
         }
-        self.tell_spare();
+        self.report_standby();
     }
 
     /// The transport that carries the redundant lanes beside the current one: of those that are known
     /// to live the highest, or else the highest.
-    pub(super) fn find_spare(&self) -> Option<AttachmentId> {
-        if self.keeps < 2 || self.current.is_none() {
+    pub(super) fn find_standby(&self) -> Option<AttachmentId> {
+        if self.paths_wanted < 2 || self.current.is_none() {
             return None;
         }
         let others = self.attachments.iter();
         let others = others.filter(|a| a.is_ready() && Some(a.id) != self.current);
         others
-            .max_by_key(|a| (self.is_known_to_live(a), a.rank))
+            .max_by_key(|a| (self.is_known_alive(a), a.rank))
             .map(|attachment| attachment.id)
     }
 
-    /// Whether a transport was heard for long enough after the current one was that nothing of it can
-    /// have been under way before: its end may be known to the peer alone.
-    fn is_known_to_live(&self, attachment: &Attachment) -> bool {
-        let is_later = |at| attachment.was_heard_since(at + self.config.heartbeat / 2);
-        self.current_heard.is_some_and(is_later)
+    /// Whether a frame arrived on a transport so long after the first one on the current transport
+    /// that it cannot have been in flight before: the end of the transport may be known to the peer
+    /// alone.
+    fn is_known_alive(&self, attachment: &Attachment) -> bool {
+        let is_later = |at| attachment.received_since(at + self.config.heartbeat / 2);
+        self.current_received.is_some_and(is_later)
     }
 
-    pub(super) fn tell_spare(&mut self) {
-        let spare = self.find_spare();
-        if self.spare != spare && self.life != Life::Closed {
-            self.spare = spare;
-            self.push_event(Event::Redundant { attachment: spare });
+    pub(super) fn report_standby(&mut self) {
+        let standby = self.find_standby();
+        if self.standby != standby && self.life != Life::Closed {
+            self.standby = standby;
+            self.push_event(Event::Redundant {
+                attachment: standby,
+            });
         }
     }
 
     /// A frame has come on `id`.
-    pub(super) fn hear_on(&mut self, now: Instant, id: AttachmentId) {
+    pub(super) fn received_on(&mut self, now: Instant, id: AttachmentId) {
         let Some(current) = self.current else {
             return;
         };
         if id == current {
-            self.current_heard.get_or_insert(now);
+            self.current_received.get_or_insert(now);
         }
         // The dialer's turn comes when the peer has answered on the new transport: it left the old.
-        if self.current_heard.is_some() && self.attachments.len() > self.keeps {
+        if self.current_received.is_some() && self.attachments.len() > self.paths_wanted {
             self.release_superseded(Some(id));
-            self.tell_spare();
+            self.report_standby();
         }
     }
 
-    /// Lets go of every ready transport that is not used, once both sides have left them; not of
-    /// `hearing`, on which a frame has come just now.
+    /// Releases every ready transport that is not used, once both sides have left it; but not
+    /// `hearing`, on which a frame has just arrived.
     ///
-    /// Where spares are kept, none goes for the sake of one that is not known to live: the peer may
-    /// have lost that long ago, and count on the other. What lives is heard within a heartbeat, and
-    /// what does not ends by its silence. Among those that live the rank decides, so both sides come to
-    /// keep the same.
+    /// Where standby paths are kept, none is released in favour of one that is not known to be
+    /// alive: the peer may have lost that one long ago, and count on the other. A live transport
+    /// receives something within a heartbeat, and a dead one ends by its silence. Among the live
+    /// ones the rank decides, so both sides keep the same.
     fn release_superseded(&mut self, hearing: Option<AttachmentId>) {
         let others = self.attachments.iter();
         let others = others.filter(|a| a.is_ready() && Some(a.id) != self.current);
         let is_superseded = |it: &&Attachment| {
             let above = others.clone().filter(|a| a.rank > it.rank);
-            above.filter(|a| self.is_known_to_live(a)).count() + 1 >= self.keeps
+            above.filter(|a| self.is_known_alive(a)).count() + 1 >= self.paths_wanted
         };
         let left = others.clone().filter(is_superseded).map(|a| a.id);
         let left: Vec<_> = left.filter(|&id| Some(id) != hearing).collect();
@@ -351,4 +363,4 @@ impl Session {
 }
 
 /// How many transports a peer may want to be used at a time.
-const KEEPS_MAX: usize = 2;
+const PATHS_MAX: usize = 2;

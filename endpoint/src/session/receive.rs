@@ -11,7 +11,7 @@ use crate::message_batch::MessageBatch;
 use crate::recovery::Outcome;
 use crate::recv_lane::{Order, RecvLane};
 use crate::version::Incompatibility;
-use crate::wire::{self, Ask, CloseCode, LanePosition, Received};
+use crate::wire::{self, AckRequest, CloseCode, LanePosition, Received};
 
 impl Session {
     /// A frame has arrived on an attached transport. A peer that breaks the protocol loses that
@@ -31,12 +31,12 @@ impl Session {
         let Some(attachment) = self.attachment(id) else {
             return Ok(());
         };
-        attachment.heard(now);
+        attachment.record_received(now);
         let is_reliable = attachment.is_reliable();
         let malformed = |_| Misbehaved("sent a malformed frame");
         let number = wire::take_number(&mut frame).map_err(malformed)?;
         let received = wire::decode(&mut frame).map_err(malformed)?;
-        if is_reliable && (number.is_some() || matches!(received, Received::Seen(_))) {
+        if is_reliable && (number.is_some() || matches!(received, Received::PacketAck(_))) {
             return Err(Misbehaved("counted packets on a transport that loses none"));
         }
         if !is_reliable && number.is_none() && received.needs_number() {
@@ -48,7 +48,7 @@ impl Session {
             && let Some(recovery) = &mut attachment.recovery
         {
             recovery.arrived(now, number);
-            if attachment.due.goodbye {
+            if attachment.due.close_received {
                 recovery.answer_now(now);
             }
         }
@@ -77,15 +77,15 @@ impl Session {
                 self.handle_close(code);
                 return Ok(true);
             }
-            // It has overtaken the greeting.
+            // It has overtaken the `Hello`.
             _ if stage == Stage::Introducing && !is_reliable => return Ok(false),
             _ if stage == Stage::Introducing => return Err(Misbehaved("spoke before it greeted")),
             _ => {}
         }
-        if self.life == Life::Closed && !matches!(received, Received::Seen(_)) {
+        if self.life == Life::Closed && !matches!(received, Received::PacketAck(_)) {
             return Ok(true);
         }
-        self.hear_on(now, id);
+        self.received_on(now, id);
         self.receive_ready(now, id, received, payload)
     }
 
@@ -114,15 +114,15 @@ impl Session {
                 if let Some(attachment) = self.attachment(id) {
                     attachment.due.pong = Some(nonce);
                 }
-                if let Some(ask) = Ask::from_nonce(nonce) {
-                    self.hear_ask(now, ask);
+                if let Some(ask) = AckRequest::from_nonce(nonce) {
+                    self.handle_ack_request(now, ask);
                 }
             }
-            Received::Seen(seen) => {
+            Received::PacketAck(seen) => {
                 if let Some(attachment) = self.attachment(id)
                     && let Some(recovery) = &mut attachment.recovery
                 {
-                    let outcome = recovery.handle_seen(now, &seen)?;
+                    let outcome = recovery.handle_packet_ack(now, &seen)?;
                     self.recover(id, &outcome);
                 }
             }
@@ -134,8 +134,8 @@ impl Session {
         Ok(true)
     }
 
-    /// The dialer has the acceptor's greeting; or the acceptor has heard that, and whether the
-    /// dialer began anew.
+    /// A Ready has arrived: the dialer has the acceptor's `Hello`; or the acceptor confirms that it
+    /// knows whether the dialer restarted its streams.
     fn receive_confirmation(&mut self, now: Instant, id: AttachmentId, view: u64) {
         let Some(attachment) = self.attachment(id) else {
             return;
@@ -186,11 +186,11 @@ impl Session {
         };
         self.stats.bytes_received += bytes.len() as u64;
         self.receiving(lane);
-        let (runs, waiting) = (&mut self.runs, &mut self.messages_len);
+        let (batches, waiting) = (&mut self.batches, &mut self.messages_len);
         let received_before = *waiting;
         let mut deliver = |run: MessageBatch| {
             *waiting += run.len();
-            runs.push_back((lane, run));
+            batches.push_back((lane, run));
         };
         let message_max = self.config.message_max;
         let receiving = &mut self.recv[lane.index()];
@@ -226,7 +226,8 @@ impl Session {
         if receiving.has_room(cost(payload.len()), limit) {
             self.stats.messages_received += 1;
             self.messages_len += 1;
-            self.runs.push_back((lane, MessageBatch::of_one(payload)));
+            self.batches
+                .push_back((lane, MessageBatch::of_one(payload)));
         } else {
             self.stats.best_effort_lost += 1;
         }

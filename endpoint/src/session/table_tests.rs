@@ -15,7 +15,7 @@ use crate::event::{AttachmentId, DetachReason, Event, SessionOutput};
 use crate::lane::LaneId;
 use crate::send_buffer::SendBuffer;
 use crate::version::SessionOffer;
-use crate::wire::{self, CloseCode, Hello, LanePosition, Seen};
+use crate::wire::{self, CloseCode, Hello, LanePosition, PacketAck};
 
 const TABLE: &str = include_str!("table.txt");
 const ID: AttachmentId = AttachmentId(1);
@@ -29,7 +29,7 @@ const ROOM: SendCapacity = SendCapacity {
 /// A session in a state, and the number of the next packet that its peer sends.
 struct Case {
     session: Session,
-    outbox: SendBuffer,
+    buffer: SendBuffer,
     now: Instant,
     reliable: bool,
     packets: u64,
@@ -39,12 +39,12 @@ fn bytes(header: FrameHeader) -> Bytes {
     Bytes::copy_from_slice(header.as_slice())
 }
 
-fn hello(knows: u64) -> Bytes {
-    greeting(0, knows)
+fn hello(peer_incarnation: u64) -> Bytes {
+    greeting(0, peer_incarnation)
 }
 
 /// A greeting of a peer that has so many bytes of the first lane, and knows that incarnation.
-fn greeting(expected: u64, knows: u64) -> Bytes {
+fn greeting(expected: u64, peer_incarnation: u64) -> Bytes {
     let position = LanePosition {
         lane: LaneId::FIRST,
         expected,
@@ -53,11 +53,11 @@ fn greeting(expected: u64, knows: u64) -> Bytes {
     wire::encode_hello(&Hello {
         incarnation: 9,
         view: 0,
-        knows,
+        peer_incarnation,
         epoch: 1,
         message_max: 64 << 20,
         offer: SessionOffer::SUPPORTED,
-        keeps: 1,
+        paths_wanted: 1,
         lanes: vec![position],
     })
 }
@@ -80,11 +80,11 @@ fn ack(expected: u64) -> Bytes {
 impl Case {
     fn new(reliable: bool) -> Self {
         let config = SessionConfig::default();
-        let outbox = SendBuffer::new(&config);
+        let buffer = SendBuffer::new(&config);
         let (own, peer) = (NodeId::new([1; 32]), NodeId::new([2; 32]));
         Self {
             session: Session::new(config, own, peer, 7),
-            outbox,
+            buffer,
             now: Instant::from_origin(Duration::from_secs(1)),
             reliable,
             packets: 0,
@@ -110,13 +110,13 @@ impl Case {
 
     fn send(&mut self, text: &'static str) {
         let _ = self
-            .outbox
+            .buffer
             .push(LaneId::FIRST, Bytes::from_static(text.as_bytes()));
-        self.session.exchange(&mut self.outbox);
+        self.session.exchange(&mut self.buffer);
     }
 
     fn close(&mut self) {
-        self.session.close(self.now, &mut self.outbox);
+        self.session.close(self.now, &mut self.buffer);
     }
 
     fn frames(&mut self) -> Vec<Frame> {
@@ -126,7 +126,7 @@ impl Case {
     fn drain(&mut self) {
         self.frames();
         while self.session.poll_output().is_some() {}
-        drop(self.session.take_runs());
+        drop(self.session.take_batches());
     }
 
     fn in_state(state: &str, reliable: bool) -> Self {
@@ -193,7 +193,7 @@ impl Case {
             "Ack of nothing" => self.frame(ack(1 << 20)),
             "Ping" => self.frame(bytes(wire::ping(1))),
             "Pong" => self.frame(bytes(wire::pong(1))),
-            "Seen" => self.frame(wire::encode_seen(&Seen {
+            "Seen" => self.frame(wire::encode_packet_ack(&PacketAck {
                 delay: Duration::ZERO,
                 ranges: std::iter::once(0..1).collect(),
             })),
@@ -210,17 +210,17 @@ impl Case {
 
     /// What it is in now, what it told, and what it says.
     fn outcome(&mut self) -> String {
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         let messages = self.session.take_messages().count();
         let mut says: Vec<_> = self.frames().iter().map(kind).collect();
         says.dedup();
         while let Some(output) = self.session.poll_output() {
-            told.push(match output {
+            reported.push(match output {
                 SessionOutput::Event(event) => name(&event),
                 SessionOutput::Release { reason, .. } => format!("release ({reason})"),
             });
         }
-        told.extend((messages > 0).then(|| "message".to_owned()));
+        reported.extend((messages > 0).then(|| "message".to_owned()));
         let life = match self.session.life {
             Life::Open => "",
             Life::Closing { .. } => "closing, ",
@@ -231,7 +231,11 @@ impl Case {
             || "detached".to_owned(),
             |it| format!("{:?}", it.stage).to_lowercase(),
         );
-        format!("{life}{stage} | {} | {}", told.join(", "), says.join(" "))
+        format!(
+            "{life}{stage} | {} | {}",
+            reported.join(", "),
+            says.join(" ")
+        )
     }
 }
 
@@ -389,11 +393,11 @@ fn the_highest_epoch_of_a_peer_leaves_a_number_for_the_next_dial() {
     case.frame(wire::encode_hello(&Hello {
         incarnation: 9,
         view: 0,
-        knows: 0,
+        peer_incarnation: 0,
         epoch: crate::varint::VARINT_MAX,
         message_max: 64 << 20,
         offer: SessionOffer::SUPPORTED,
-        keeps: 1,
+        paths_wanted: 1,
         lanes: Vec::new(),
     }));
     case.apply("attach");

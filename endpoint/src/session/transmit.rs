@@ -13,7 +13,8 @@ use crate::wire::{self, CloseCode, DATA_HEAD_LEN_MAX, PACKET_HEAD_LEN_MAX};
 impl Session {
     /// The next frame for a transport that has `capacity`: control first, then lanes by priority.
     ///
-    /// Frames are decided when they are asked for, so ask only when they can be sent at once.
+    /// The frame is chosen at the time of the call, so call this only when the frame can be sent at
+    /// once.
     pub fn poll_frame(
         &mut self,
         now: Instant,
@@ -58,7 +59,7 @@ impl Session {
     fn share_of(&self, id: AttachmentId) -> Option<Share> {
         if self.current == Some(id) {
             Some(Share::All)
-        } else if self.spare == Some(id) {
+        } else if self.standby == Some(id) {
             Some(Share::Redundant)
         } else {
             None
@@ -99,20 +100,20 @@ impl Session {
         let urgent = is_current && self.urgent_ack();
         let view = self.view;
         if is_current && self.attachments[index].due.ask {
-            self.ask_by_ping(index);
+            self.request_ack_by_ping(index);
         }
         let attachment = &mut self.attachments[index];
         if let Some(recovery) = &mut attachment.recovery
             && let Some(seen) = recovery.answer(now)
         {
-            return Some(control(FrameHeader::EMPTY, wire::encode_seen(&seen)));
+            return Some(control(FrameHeader::EMPTY, wire::encode_packet_ack(&seen)));
         }
         if !attachment.due.any() && !urgent {
             return None;
         }
         let due = &mut attachment.due;
         if std::mem::take(&mut due.hello) {
-            attachment.greets(now);
+            attachment.record_hello_sent(now);
             let epoch = attachment.rank.epoch;
             let hello = self.hello(epoch);
             return Some(control(FrameHeader::EMPTY, wire::encode_hello(&hello)));
@@ -120,7 +121,7 @@ impl Session {
         if let Some(nonce) = due.pong.take() {
             return Some(control(wire::pong(nonce), Bytes::new()));
         }
-        if due.goodbye {
+        if due.close_received {
             self.release(id, DetachReason::Closed);
             return None;
         }
@@ -161,11 +162,12 @@ impl Session {
             return Some(close);
         }
         due.all_positions = false;
-        // What is told elsewhere may be lost with it, and would count as told.
+        // Acknowledgements are sent on the current attachment only: one lost elsewhere would count
+        // as sent.
         is_current.then(|| self.ack(now, index))
     }
 
-    /// Says where every lane stands that has moved. A lane that never did costs nothing.
+    /// Acknowledges every lane that has moved. A lane that never did costs nothing.
     fn ack(&mut self, now: Instant, index: usize) -> Frame {
         self.acks.sent(now);
         self.stats.acks_sent += 1;
@@ -179,7 +181,7 @@ impl Session {
         let positions = lanes.filter_map(|(number, lane)| {
             let id = LaneId::new(number as u8)?;
             (lane.has_moved() || number < sending).then(|| {
-                let (expected, limit) = lane.tell();
+                let (expected, limit) = lane.report();
                 wire::LanePosition {
                     lane: id,
                     expected,
@@ -243,7 +245,7 @@ impl Session {
             }
         };
         self.served(index, share, chosen, frame.len() as u64);
-        self.let_ack_ride(now, index);
+        self.let_ack_travel(now, index);
         Some(frame)
     }
 

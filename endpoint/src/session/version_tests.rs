@@ -88,7 +88,7 @@ impl Side {
 }
 
 /// Two sessions that have exchanged all that they have to say.
-fn meet(first: SessionOffer, second: SessionOffer) -> [Side; 2] {
+fn recognize_peer(first: SessionOffer, second: SessionOffer) -> [Side; 2] {
     let now = Instant::from_origin(Duration::from_secs(1));
     let mut sides = [
         Side::new(now, 1, Role::Dialer, first),
@@ -122,7 +122,7 @@ fn sessions_use_the_highest_version_that_both_speak() {
     ] {
         let first = SessionOffer::of_versions(first.0, first.1);
         let second = SessionOffer::of_versions(second.0, second.1);
-        for sides in [meet(first, second), meet(second, first)] {
+        for sides in [recognize_peer(first, second), recognize_peer(second, first)] {
             for side in &sides {
                 assert_eq!(side.session.version(), Some(version));
                 assert_eq!(side.messages.len(), 3);
@@ -138,12 +138,12 @@ fn sessions_without_a_common_version_name_both_ranges() {
         own: own.versions,
         peer: peer.versions,
     };
-    let [newer, older] = meet(new, old);
+    let [newer, older] = recognize_peer(new, old);
     assert_eq!(incompatibility(&newer), ranges(new, old));
     assert_eq!(incompatibility(&older), ranges(old, new));
     assert!(!newer.attached && !older.attached);
     let newest = SessionOffer::of_versions(5, 6);
-    for sides in [meet(new, newest), meet(newest, new)] {
+    for sides in [recognize_peer(new, newest), recognize_peer(newest, new)] {
         for side in &sides {
             let Incompatibility::Versions { own, peer } = incompatibility(side) else {
                 panic!("{:?}", side.closed);
@@ -165,10 +165,16 @@ fn a_required_feature_that_the_peer_lacks_is_refused_and_an_optional_one_ignored
         features: FeatureSet::new(bits),
         ..SessionOffer::VERSION_1
     };
-    for sides in [meet(with(1), with(0)), meet(with(0), with(0b110))] {
+    for sides in [
+        recognize_peer(with(1), with(0)),
+        recognize_peer(with(0), with(0b110)),
+    ] {
         assert!(sides.iter().all(|side| side.messages.len() == 3));
     }
-    for sides in [meet(with(1 << 6), with(0)), meet(with(0), with(1 << 6))] {
+    for sides in [
+        recognize_peer(with(1 << 6), with(0)),
+        recognize_peer(with(0), with(1 << 6)),
+    ] {
         assert!(sides.iter().all(|side| side.messages.is_empty()));
         let missing = Incompatibility::Features { missing: 1 };
         assert!(sides.iter().any(|side| incompatibility(side) == missing));

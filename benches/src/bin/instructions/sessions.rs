@@ -45,7 +45,7 @@ impl VirtualEnd {
         self.session.exchange(&mut self.outbox);
         while self.session.poll_output().is_some() {}
         let mut taken = [0, 0];
-        for (_, mut run) in self.session.take_runs() {
+        for (_, mut run) in self.session.take_batches() {
             while let Some(payload) = run.take_bytes() {
                 taken[0] += 1;
                 taken[1] += Message::cost_of(payload.len());

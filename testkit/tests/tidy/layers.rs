@@ -31,7 +31,12 @@ const BELOW_THE_ZIPPER: [&str; 5] = [
     "selvedge-driver",
     "selvedge-hub",
 ];
-const FREE: [&str; 3] = ["selvedge-benches", "selvedge-examples", "selvedge-testkit"];
+const FREE: [&str; 4] = [
+    "selvedge-benches",
+    "selvedge-endpoint-wasm",
+    "selvedge-examples",
+    "selvedge-testkit",
+];
 
 /// Runtimes, or the reactors and executors that they are made of.
 const RUNTIMES: [&str; 9] = [

@@ -9,7 +9,7 @@ use selvedge_driver::Simulation;
 use selvedge_hub::{Address, Driver, Identity, Instant};
 use selvedge_testkit::{MemLink, MemNet};
 use selvedge_zipper::ZipperStats;
-use selvedge_zipper::zipper::{Closing, Neighbour, Watch, Zipper, ZipperOptions};
+use selvedge_zipper::zipper::{Closing, Neighbour, Zipper, ZipperOptions, ZipperWatch};
 
 use crate::ledger::Ledger;
 use crate::member::{Connection, Member, MemberConfig};
@@ -115,7 +115,7 @@ struct ZipperNode {
     dials: Vec<usize>,
     life: Life,
     /// For its counters, of each of its lives.
-    watches: Vec<Watch>,
+    watches: Vec<ZipperWatch>,
 }
 
 /// The zippers of a fabric with their clients, and what happened to them.
@@ -381,7 +381,11 @@ impl Fabric {
 
     /// The counters of a zipper, one for each of its lives.
     pub(crate) fn stats(&self, at: usize) -> Vec<ZipperStats> {
-        self.zippers[at].watches.iter().map(Watch::stats).collect()
+        self.zippers[at]
+            .watches
+            .iter()
+            .map(ZipperWatch::stats)
+            .collect()
     }
 
     /// How many messages all zippers and clients have reported as not delivered.

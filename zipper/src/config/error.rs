@@ -135,9 +135,10 @@ impl ConfigProblem {
         // A parser marks one place, which is clear only within the whole line.
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
         let line = span.source.text[line_start..].lines().next();
-        let at = before.len() - line_start;
+        let line = line.unwrap_or_default();
+        let (_, marked) = excerpt(line, before.len() - line_start, 0);
         Self {
-            excerpt: line.map(|line| (line.to_owned(), at..(at + 1).min(line.len()))),
+            excerpt: Some((line.to_owned(), marked)),
             ..problem
         }
     }
@@ -164,12 +165,14 @@ impl ConfigProblem {
     }
 }
 
-/// The line up to the end of what is marked: the rest may hold a secret.
+/// The line up to the end of what is marked: the rest may hold a secret. A place behind the end of
+/// the line, such as its terminator, is moved to the end.
 fn excerpt(line: &str, start: usize, len: usize) -> (String, Range<usize>) {
+    let start = start.min(line.len());
     let marked = line.get(start..).unwrap_or_default();
     let marked = marked.get(..len).unwrap_or(marked);
-    let marked: usize = marked.chars().take(VALUE_LEN_MAX).map(char::len_utf8).sum();
-    let end = start + marked;
+    let marked = marked.chars().take(VALUE_LEN_MAX).map(char::len_utf8);
+    let end = start + marked.sum::<usize>();
     (line[..end].to_owned(), start..end)
 }
 

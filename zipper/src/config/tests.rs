@@ -244,6 +244,24 @@ error: not valid YAML: mapping values are not allowed in this context; check ind
 }
 
 #[test]
+fn a_place_at_a_wide_character_or_at_the_end_of_a_line_is_shown() {
+    for text in [
+        "name: a\r\nname: b\r\n",
+        "name:\r\n  'a\r\n",
+        "é: 'ü\r\n",
+        "ä: ö: ü",
+        "[",
+        "\u{feff}ö: {",
+        "name: a\u{85}\u{2028}: b: c",
+        "ö: |ü",
+        "ö: %ü\n%ü",
+    ] {
+        let error = ZipperConfig::parse(text, "a.yaml", &[]).expect_err(text);
+        assert!(error.render().starts_with("error: "), "{text}");
+    }
+}
+
+#[test]
 fn long_lines_and_values_are_shortened() {
     let long = "x".repeat(5_000);
     for text in [

@@ -153,7 +153,7 @@ impl Attachment {
             match *content {
                 Content::Data { lane, offset, len } => {
                     if let Some(cursor) = self.cursors.get_mut(lane.index()) {
-                        cursor.lose(offset, len);
+                        cursor.mark_lost(offset, len);
                         repeated += len as u64;
                     }
                 }
@@ -192,7 +192,7 @@ impl Attachment {
         if let Some((at, 1)) = self.hello_sent
             && let Some(recovery) = &mut self.recovery
         {
-            recovery.first_round_trip(now.saturating_duration_since(at));
+            recovery.set_initial_rtt(now.saturating_duration_since(at));
         }
     }
 

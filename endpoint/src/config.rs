@@ -1,4 +1,4 @@
-//! The limits of a session, and what they cost.
+//! The limits of a session, and the memory that they permit.
 
 use std::time::Duration;
 
@@ -6,23 +6,23 @@ use crate::lane::LaneConfig;
 
 /// Limits and times of a [`Session`](crate::Session).
 ///
-/// The defaults suit tens to thousands of peers over paths of up to 1 Gbit/s times 30 ms. A session
-/// holds a lane at most `send_buffer` for its peer (and, if the oldest are dropped, up to twice that
-/// between two turns of its driver), and for its user `receive_window + message_max`.
+/// The defaults suit tens to thousands of peers over paths of up to 1 Gbit/s times 30 ms. Per lane a
+/// session buffers at most `send_buffer` towards the peer (with [`Away::DropOldest`] up to twice that
+/// between two turns of its driver), and `receive_window + message_max` towards the user.
 #[derive(Debug, Clone)]
 pub struct SessionConfig {
     /// The lanes on which this side sends; the index is the lane's number. At least one, at most
     /// [`LANES_MAX`](selvedge_transport::LANES_MAX). Default: one reliable lane.
     pub lanes: Vec<LaneConfig>,
-    /// The longest message, in bytes. Default 64 MiB. The peer must take at least as much.
+    /// The longest message, in bytes. Default 64 MiB. The limit of the peer must not be lower.
     pub message_max: usize,
-    /// Bytes accepted on one reliable lane and not yet acknowledged, before its sends are refused as
-    /// full. Default 16 MiB. Of each lane its own: one that stands still takes nothing from others.
+    /// Bytes accepted on one reliable lane and not yet acknowledged, above which its sends are refused
+    /// as full. Default 16 MiB. Each lane has its own limit: a blocked lane takes no room from others.
     pub send_buffer: u64,
-    /// What becomes of more than that while the peer cannot be reached. Default [`Away::Wait`].
+    /// What happens above that limit while the peer cannot be reached. Default [`Away::Wait`].
     pub away: Away,
-    /// Bytes that wait on one best-effort lane: to be sent, before its oldest message makes room; for
-    /// the user, before new ones are dropped and counted. Default 256 KiB.
+    /// Bytes buffered on one best-effort lane. Above it the oldest unsent message, or the newest
+    /// received one that the user has not read, is dropped and counted. Default 256 KiB.
     pub best_effort_buffer: usize,
     /// Bytes of whole messages that wait on one lane for the user, before the peer must pause that
     /// lane. Default 4 MiB.
@@ -34,20 +34,20 @@ pub struct SessionConfig {
     pub heartbeat: Duration,
     /// How long a transport may be silent before it is given up. Default 3 s.
     pub silence_max: Duration,
-    /// How long an acknowledgement may wait for more to acknowledge, or for something to travel with.
-    /// Default 20 ms: it only frees the peer's memory. One that frees less than 64 KiB of each lane, on
-    /// a transport that loses nothing, may wait ten times as long; what a flush, a close or a full
-    /// buffer waits for, not at all.
+    /// How long an acknowledgement may be delayed, to be merged with others or sent together with
+    /// data. Default 20 ms: it only frees the peer's memory. On a reliable transport, one that frees
+    /// less than 64 KiB of each lane may be delayed ten times as long. One that a flush, a close or a
+    /// full buffer waits for is not delayed.
     pub ack_delay: Duration,
     /// How long [`Session::close`](crate::Session::close) waits for acknowledgements. Default 5 s.
     pub linger: Duration,
 }
 
-/// What becomes of messages on a reliable lane whose send buffer is full while the peer cannot be
-/// reached. While it can be, senders wait for it.
+/// What happens to messages on a reliable lane whose send buffer is full while the peer cannot be
+/// reached. While it can be reached, senders wait for room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Away {
-    /// Senders wait, as ever ([`SendError::Full`](crate::SendError::Full)).
+    /// Senders wait for room ([`SendError::Full`](crate::SendError::Full)).
     #[default]
     Wait,
     /// Sends are refused ([`SendError::Away`](crate::SendError::Away)).

@@ -1,4 +1,4 @@
-//! What the instruction counts reach: single frames, encoded and decoded. No part of the API.
+//! Encodes and decodes single frames for the instruction counts of the benches; not part of the API.
 
 use bytes::Bytes;
 use selvedge_transport::{FrameHeader, LANES_MAX};
@@ -43,22 +43,22 @@ impl Frames {
         wire::encode_hello(&self.hello)
     }
 
-    /// Head and body of an `Ack` of the first `lanes` lanes.
+    /// Header and body of an `Ack` of the first `lanes` lanes.
     #[must_use]
     pub fn ack(&self, lanes: usize) -> (FrameHeader, Bytes) {
         let lanes = &self.hello.lanes[..lanes.min(LANES_MAX)];
         wire::ack(lanes.iter().copied(), FrameHeader::CAPACITY)
     }
 
-    /// The head of a `Data` frame, within a `Packet` if it has a number.
+    /// The header of a `Data` frame, within a `Packet` if it has a number.
     #[must_use]
     pub fn data(&self, lane: LaneId, offset: u64, number: Option<u64>) -> FrameHeader {
-        let head = wire::data(lane, offset);
-        number.map_or(head, |number| wire::packet(number, &head))
+        let header = wire::data(lane, offset);
+        number.map_or(header, |number| wire::packet(number, &header))
     }
 }
 
-/// Reads a frame, with its number if it has one. Returns whether it is one.
+/// Decodes a frame, numbered or not. Returns whether it is valid.
 #[must_use]
 pub fn decodes(mut frame: Bytes) -> bool {
     wire::take_number(&mut frame).is_ok_and(|_| wire::decode(&mut frame).is_ok())

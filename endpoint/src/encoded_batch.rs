@@ -1,4 +1,4 @@
-//! Messages that go to many peers, laid out once for all of them.
+//! Messages for many peers, encoded once for all of them.
 
 use bytes::Bytes;
 
@@ -15,17 +15,18 @@ pub struct EncodedBatch {
 }
 
 impl EncodedBatch {
-    /// The longest that fits into one frame, in bytes: [`cost_of`](Self::cost_of) for each message.
-    /// A longer one works too, but keeps memory for longer.
+    /// The length up to which a batch fits into one frame, in bytes: the sum of
+    /// [`cost_of`](Self::cost_of) of each message. A longer batch works, too, but retains memory for
+    /// longer.
     pub const LEN_GOOD: usize = 64 * 1024 - 64;
 
-    /// What a message of so many bytes takes in a run.
+    /// The bytes that a message of `len` bytes occupies in a batch.
     #[must_use]
     pub const fn cost_of(len: usize) -> usize {
         cost(len) as usize
     }
 
-    /// Copies messages, each in two parts, in memory of exactly their length.
+    /// Copies messages, each given in two parts, into memory of exactly their length.
     #[must_use]
     pub fn new<'a>(messages: impl Iterator<Item = [&'a [u8]; 2]> + Clone) -> Self {
         let lens = messages.clone().map(|[head, rest]| head.len() + rest.len());
@@ -47,13 +48,13 @@ impl EncodedBatch {
         }
     }
 
-    /// How many bytes it takes in a lane, and in a send buffer.
+    /// The bytes that the batch occupies in a lane and in a send buffer.
     #[must_use]
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Whether there is no message in it.
+    /// Whether the batch contains no message.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
@@ -63,7 +64,7 @@ impl EncodedBatch {
         &self.bytes
     }
 
-    /// The length of its longest message.
+    /// The length of the longest message.
     pub(crate) const fn longest(&self) -> usize {
         self.longest
     }
@@ -79,7 +80,10 @@ mod tests {
     fn segments(buffer: &mut SendBuffer) -> Vec<Bytes> {
         let mut segments = Vec::new();
         buffer.drain(|_, segment| {
-            assert!(!segment.is_body, "it begins with a length");
+            assert!(
+                !segment.is_body,
+                "a segment of a batch begins with a length"
+            );
             segments.push(segment.bytes);
         });
         segments
@@ -90,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_lies_in_the_stream_as_its_messages_do_between_those_around_it() {
+    fn a_batch_is_encoded_like_single_messages_between_its_neighbours() {
         let payloads: [&[u8]; 3] = [b"ab", b"c", &[7; 5000]];
         let [mut one_by_one, mut at_once] =
             [(); 2].map(|()| SendBuffer::new(&SessionConfig::default()));
@@ -103,7 +107,7 @@ mod tests {
         }
         assert!(at_once.push_batch(LaneId::FIRST, &run(&payloads)));
         for buffer in [&mut one_by_one, &mut at_once] {
-            buffer.push(LaneId::FIRST, "behind".into()).unwrap();
+            buffer.push(LaneId::FIRST, "after".into()).unwrap();
         }
         assert_eq!(at_once.used(), one_by_one.used());
         let mut stream = Vec::new();
@@ -112,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn all_who_get_a_run_keep_the_same_memory_and_no_more_than_is_accounted() {
+    fn all_recipients_of_a_batch_share_its_memory_and_account_for_it() {
         let run = run(&[b"ab", b"cde"]);
         let kept = [(); 2].map(|()| {
             let mut buffer = SendBuffer::new(&SessionConfig::default());
@@ -125,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_taken_whole_or_not_at_all() {
+    fn a_batch_is_accepted_as_a_whole_or_not_at_all() {
         let config = |send_buffer, message_max, delivery| SessionConfig {
             lanes: vec![LaneConfig {
                 delivery,
@@ -136,20 +140,23 @@ mod tests {
             ..SessionConfig::default()
         };
         let run = run(&[b"ab", b"cde"]);
-        for (send_buffer, message_max, delivery, is_taken) in [
+        for (send_buffer, message_max, delivery, is_accepted) in [
             (7, 3, Delivery::Reliable, true),
             (6, 3, Delivery::Reliable, false),
             (7, 2, Delivery::Reliable, false),
             (7, 3, Delivery::BestEffort, false),
         ] {
             let mut buffer = SendBuffer::new(&config(send_buffer, message_max, delivery));
-            assert_eq!(buffer.push_batch(LaneId::FIRST, &run), is_taken);
-            assert_eq!(buffer.used(), if is_taken { 7 } else { 0 });
-            assert!(!buffer.push_batch(LaneId::FIRST, &run), "no room, or never");
+            assert_eq!(buffer.push_batch(LaneId::FIRST, &run), is_accepted);
+            assert_eq!(buffer.used(), if is_accepted { 7 } else { 0 });
+            assert!(
+                !buffer.push_batch(LaneId::FIRST, &run),
+                "no room, or not accepted on this lane"
+            );
             buffer.release(0, buffer.used());
             buffer.close();
             assert!(!buffer.push_batch(LaneId::FIRST, &run), "closed");
-            assert_eq!(segments(&mut buffer).len(), usize::from(is_taken));
+            assert_eq!(segments(&mut buffer).len(), usize::from(is_accepted));
         }
     }
 }

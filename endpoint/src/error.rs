@@ -1,27 +1,27 @@
-//! What can fail, each with what it hands back.
+//! The errors of a session; those of a send return the message.
 
 use bytes::Bytes;
 
-/// Why a message was not accepted. The payload is in it: nothing is lost.
+/// Why a message was not accepted. Each variant returns the payload.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {
-    /// The send buffer is full: the peer is away or slower. Wait, then try again.
-    #[error("the send buffer is full: the peer is away or slower")]
+    /// The send buffer is full: the peer is slower or cannot be reached. Wait, then retry.
+    #[error("the send buffer is full: the peer is slower or cannot be reached")]
     Full(Bytes),
     /// The send buffer is full, the peer cannot be reached, and the session is configured not to
     /// wait then ([`Away::Refuse`](crate::Away::Refuse)). Retry when the peer can be reached.
     #[error("the send buffer is full and the peer cannot be reached")]
     Away(Bytes),
-    /// Longer than the lane takes. Trying again does not help.
-    #[error("a message of {} bytes, but at most {message_max} are taken", payload.len())]
+    /// The message is longer than the limit of the lane. A retry does not help.
+    #[error("the message has {} bytes, but the limit is {message_max}", payload.len())]
     TooLarge {
         /// The message.
         payload: Bytes,
         /// The limit of the lane.
         message_max: usize,
     },
-    /// The endpoint has no lane of that number. The caller's fault.
+    /// The endpoint has no lane of that number: a mistake of the caller.
     #[error("the endpoint has no such lane")]
     UnknownLane(Bytes),
     /// The endpoint is closed for good.
@@ -49,7 +49,7 @@ impl SendError {
     }
 }
 
-/// Why a transport could not be attached. The transport is handed back by the driver.
+/// Why a transport could not be attached. The driver returns the transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SessionAttachError {
@@ -58,6 +58,6 @@ pub enum SessionAttachError {
     Closed,
 }
 
-/// What a peer did that the protocol does not allow.
+/// A violation of the protocol by the peer. The text completes "the peer ...".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Misbehaved(pub(crate) &'static str);

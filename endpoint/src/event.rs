@@ -5,67 +5,67 @@ use selvedge_transport::End;
 use crate::lane::{LaneId, Message};
 use crate::version::Incompatibility;
 
-/// Names one attachment of a transport to a session; the driver chooses the numbers and uses none
-/// twice for one session.
+/// Identifies the attachment of a transport to a session. The driver chooses the numbers and never
+/// reuses one for the same session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AttachmentId(pub u64);
 
-/// What happened to an endpoint. Messages do not come this way.
+/// A change of state of an endpoint. Messages are delivered separately.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event {
     /// The peer can be reached: a transport is attached where there was none.
     Attached {
-        /// Over which one.
+        /// The attachment of the transport.
         attachment: AttachmentId,
     },
-    /// Another transport carries the messages now.
+    /// Another transport carries the messages from now on.
     Moved {
-        /// Over which one.
+        /// The attachment of the transport.
         attachment: AttachmentId,
     },
-    /// A second transport carries the redundant lanes too, or none does any more.
+    /// A standby transport carries the redundant lanes, too, or none does any more.
     Redundant {
-        /// Which one.
+        /// The attachment of the standby transport, if there is one.
         attachment: Option<AttachmentId>,
     },
     /// The session resumes at its last acknowledged positions, after an [`Event::Attached`] or
     /// [`Event::Moved`].
     Resumed {
-        /// Bytes of lanes that are sent once more because they were not acknowledged. The receiver
-        /// drops what it has already.
+        /// Bytes of lanes that are retransmitted because they were not acknowledged. The receiver drops
+        /// duplicates.
         resent_bytes: u64,
     },
-    /// The only transport ended before the peer had introduced itself: it refused, or is another
-    /// program.
+    /// The only transport ended before the `Hello` of the peer arrived: the peer refused the connection,
+    /// or is another program.
     AttachFailed {
-        /// Why it ended.
+        /// Why the transport ended.
         reason: DetachReason,
     },
-    /// No transport is left. What is not acknowledged is kept for the next one.
+    /// The last transport ended. Unacknowledged messages are retained for the next one.
     Detached {
-        /// Why the last one ended.
+        /// Why the last transport ended.
         reason: DetachReason,
     },
-    /// While the peer could not be reached, messages made room for later ones
+    /// While the peer could not be reached, messages were dropped in favour of later ones
     /// ([`Away::DropOldest`](crate::Away::DropOldest)).
     Dropped {
-        /// On which lane.
+        /// The lane.
         lane: LaneId,
-        /// How many, since the last such event.
+        /// The number of messages since the last such event.
         messages: u64,
     },
-    /// The peer has lost its memory of this session: its process is a new one.
+    /// The peer has lost the state of this session: its process is a new one.
     PeerRestarted {
-        /// Messages that may or may not have reached the old process. What never left this side is
-        /// not among them: it goes to the new process.
+        /// Messages that may or may not have reached the old process. Messages that were never sent are
+        /// not among them: they are sent to the new process.
         undelivered: Vec<Message>,
     },
-    /// It is over; nothing is sent or received any more.
+    /// The session has ended; nothing is sent or received any more.
     Closed {
         /// Which side ended it, and why.
         reason: CloseReason,
-        /// Messages that were accepted here and not acknowledged by the peer. With a driver these
+        /// Messages that this side accepted and the peer did not acknowledge. With a driver these
         /// are all of them. A session that is used without one, and that did not
         /// [exchange](crate::Session::exchange) before this event was taken, reports later ones in
         /// another event.
@@ -73,7 +73,7 @@ pub enum Event {
     },
 }
 
-/// Why a transport no longer serves a session.
+/// Why a transport was detached from a session.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum DetachReason {
@@ -84,16 +84,16 @@ pub enum DetachReason {
     /// [`SessionConfig::silence_max`](crate::SessionConfig::silence_max).
     #[error("the peer has been silent for too long")]
     Silent,
-    /// Another transport took its place.
-    #[error("another transport took its place")]
+    /// Another transport replaced it.
+    #[error("another transport replaced it")]
     Superseded,
     /// The peer broke the session's protocol.
     #[error("the peer broke the protocol: it {what}")]
     Misbehaved {
-        /// What it did.
+        /// The violation.
         what: &'static str,
     },
-    /// It was detached by this side's user.
+    /// Detached by the user of this side.
     #[error("detached by this side")]
     Local,
     /// The session is closed.
@@ -101,7 +101,7 @@ pub enum DetachReason {
     Closed,
 }
 
-/// Why a session is over.
+/// Why a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CloseReason {
@@ -132,9 +132,9 @@ pub enum SessionOutput {
     Event(Event),
     /// The session is done with that transport: close it in order.
     Release {
-        /// Which one.
+        /// The attachment.
         attachment: AttachmentId,
-        /// Why.
+        /// The reason.
         reason: DetachReason,
     },
 }

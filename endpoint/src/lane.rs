@@ -7,7 +7,7 @@ use selvedge_transport::LANES_MAX;
 
 use crate::varint;
 
-/// The number of a lane, below [`LANES_MAX`]. Both sides mean the same lane by the same number.
+/// The number of a lane, below [`LANES_MAX`]. A number denotes the same lane on both sides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct LaneId(u8);
 
@@ -25,7 +25,7 @@ impl LaneId {
         }
     }
 
-    /// Its number.
+    /// The number of this lane.
     #[must_use]
     pub const fn number(self) -> u8 {
         self.0
@@ -42,14 +42,14 @@ impl fmt::Display for LaneId {
     }
 }
 
-/// What a lane promises.
+/// The delivery guarantee of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Delivery {
-    /// Every message arrives exactly once, in order, while both processes live.
+    /// Every message arrives exactly once and in order while both processes live.
     #[default]
     Reliable,
-    /// At most once, in order; what is lost is counted exactly. At most
-    /// [`BEST_EFFORT_LEN_MAX`] bytes a message.
+    /// Messages arrive at most once and in order; lost ones are counted exactly. A message has at most
+    /// [`BEST_EFFORT_LEN_MAX`] bytes.
     BestEffort,
 }
 
@@ -60,10 +60,10 @@ pub const BEST_EFFORT_LEN_MAX: usize = 1100;
 /// How a lane is treated by the side that sends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LaneConfig {
-    /// 0 goes first. A lane waits while a more urgent one has something to send, but never behind
-    /// more than [`STARVATION_GUARD`](crate::STARVATION_GUARD) bytes.
+    /// 0 is the most urgent. A lane waits while a more urgent one has data to send, but for no more
+    /// than [`STARVATION_GUARD`](crate::STARVATION_GUARD) bytes.
     pub priority: u8,
-    /// What it promises.
+    /// The delivery guarantee.
     pub delivery: Delivery,
     /// Whether the standby path, if there is one, carries all of this lane, too, so that the loss
     /// of either transport is not noticed. Reliable lanes only. The session then keeps two
@@ -71,18 +71,18 @@ pub struct LaneConfig {
     pub redundant: bool,
 }
 
-/// A message that arrived.
+/// A message of a lane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     /// The lane on which it was sent.
     pub lane: LaneId,
-    /// What was sent. Often a slice of the buffer that the socket was read into: copy it if you
-    /// keep a little of it for long.
+    /// The payload. It is often a slice of the buffer into which the socket was read: copy it to
+    /// retain a small part of it for long.
     pub payload: Bytes,
 }
 
 impl Message {
-    /// What it counts against the receive window, in bytes: its payload and its length prefix.
+    /// The bytes that the message occupies in the receive window: its payload and its length prefix.
     #[must_use]
     #[inline]
     pub fn cost(&self) -> u64 {
@@ -99,7 +99,7 @@ impl Message {
     }
 }
 
-/// What a payload of `len` bytes takes in the byte stream of a lane.
+/// The bytes that a payload of `len` bytes occupies in the stream of a lane.
 pub(crate) const fn cost(len: usize) -> u64 {
     varint::len(len as u64) as u64 + len as u64
 }

@@ -1,10 +1,10 @@
-//! The pure half of an endpoint: a [`Session`] keeps messages exactly once and in order, over
-//! whatever transports come and go.
+//! The pure half of an endpoint: a [`Session`] delivers messages exactly once and in order over a
+//! sequence of transports.
 //!
-//! A lost transport and a lost packet are the same event here: a session keeps every reliable
-//! message until its peer has acknowledged it, and sends what is unacknowledged again over whatever
-//! comes next. It has no socket, no clock, no thread and no randomness: time and incarnation are
-//! parameters, so it runs in virtual time, under a fuzzer and on wasm32 alike.
+//! A lost transport is handled like a lost packet: a session retains every reliable message until its
+//! peer has acknowledged it, and retransmits unacknowledged ones over the next transport. It has no
+//! socket, no clock, no thread and no randomness: time and incarnation are parameters, so it also runs
+//! in virtual time, under a fuzzer and on wasm32.
 //!
 //! ```text
 //!  producers ─▶ SendBuffer ─exchange──▶ ┌─────────┐ ◀─poll_frame── transports take frames
@@ -12,9 +12,9 @@
 //!  user ◀── messages, events ──────── └─────────┘ ◀─handle_frame─ transports bring frames
 //! ```
 //!
-//! What is promised: a message that [`SendBuffer::push`] accepted on a reliable lane is delivered once,
-//! in the order of its lane, while both processes live; or its loss is reported in
-//! [`Event::PeerRestarted`] or [`Event::Closed`]. Never silently.
+//! Guarantee: a message that [`SendBuffer::push`] accepted on a reliable lane is delivered once, in the
+//! order of its lane, while both processes live. Otherwise [`Event::PeerRestarted`],
+//! [`Event::Dropped`] or [`Event::Closed`] reports it: no message is lost silently.
 #![forbid(unsafe_code)]
 
 mod config;

@@ -10,32 +10,32 @@ use crate::varint;
 /// of 64 B more than reading it.
 #[derive(Debug)]
 pub struct MessageBatch {
-    /// Each message with its length before it; or one message without.
+    /// Messages, each preceded by its length; or one message without a length.
     bytes: Bytes,
-    /// Where the next one begins.
+    /// Where the next message begins.
     at: usize,
-    /// How many are left.
-    left: usize,
+    /// How many messages are unread.
+    unread: usize,
     has_lengths: bool,
 }
 
 impl MessageBatch {
-    /// `count` messages, each with its length before it.
+    /// A batch of `count` messages, each preceded by its length.
     pub(crate) const fn new(bytes: Bytes, count: usize) -> Self {
         Self {
             bytes,
             at: 0,
-            left: count,
+            unread: count,
             has_lengths: true,
         }
     }
 
-    /// One message alone.
+    /// A batch of one message without a length.
     pub(crate) const fn of_one(payload: Bytes) -> Self {
         Self {
             bytes: payload,
             at: 0,
-            left: 1,
+            unread: 1,
             has_lengths: false,
         }
     }
@@ -51,16 +51,16 @@ impl MessageBatch {
         Self::new(stream.into(), payloads.len())
     }
 
-    /// How many messages are left in it.
+    /// How many messages are unread.
     #[must_use]
     pub const fn len(&self) -> usize {
-        self.left
+        self.unread
     }
 
-    /// Whether all of its messages were taken.
+    /// Whether all messages have been read.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.left == 0
+        self.unread == 0
     }
 
     /// Takes the next message without a copy.
@@ -77,35 +77,35 @@ impl MessageBatch {
     pub fn take_while(&mut self, mut takes: impl FnMut(&[u8]) -> bool) -> u64 {
         let mut cost = 0;
         loop {
-            let before = (self.at, self.left);
+            let before = (self.at, self.unread);
             let Some(bytes) = self.take_bytes() else {
                 return cost;
             };
             let len = bytes.len();
             if !takes(bytes) {
-                (self.at, self.left) = before;
+                (self.at, self.unread) = before;
                 return cost;
             }
             cost += Message::cost_of(len);
         }
     }
 
-    /// Takes the next message, with a reference of its own to the memory.
+    /// Takes the next message, with its own reference to the memory.
     #[inline]
     pub fn take(&mut self) -> Option<Bytes> {
         let (from, to) = self.step()?;
-        if self.left > 0 {
+        if self.unread > 0 {
             return Some(self.bytes.slice(from..to));
         }
-        // The last one has the reference of all.
+        // The last message takes over the reference of the batch.
         let mut last = std::mem::take(&mut self.bytes);
         last.truncate(to);
         last.advance(from);
         Some(last)
     }
 
-    /// The messages that are left, with the lane on which they came; each has a reference of its own
-    /// to the memory.
+    /// The unread messages, with the lane on which they arrived; each has its own reference to the
+    /// memory.
     pub fn messages(&self, lane: LaneId) -> impl Iterator<Item = Message> {
         Self {
             bytes: self.bytes.clone(),
@@ -114,7 +114,7 @@ impl MessageBatch {
         .into_messages(lane)
     }
 
-    /// As [`messages`](Self::messages), with the run's own reference for the last one.
+    /// Like [`messages`](Self::messages); the last message takes over the reference of the batch.
     pub fn into_messages(mut self, lane: LaneId) -> impl Iterator<Item = Message> {
         std::iter::from_fn(move || self.take().map(|payload| Message { lane, payload }))
     }
@@ -122,14 +122,14 @@ impl MessageBatch {
     /// The range of the next message. Its length was checked when it arrived.
     #[inline]
     fn step(&mut self) -> Option<(usize, usize)> {
-        let left = self.left.checked_sub(1)?;
+        let unread = self.unread.checked_sub(1)?;
         let (from, len) = if self.has_lengths {
             let (len, digits) = varint::read(&self.bytes[self.at..])?;
             (self.at + digits, usize::try_from(len).ok()?)
         } else {
             (0, self.bytes.len())
         };
-        (self.left, self.at) = (left, from + len);
+        (self.unread, self.at) = (unread, from + len);
         Some((from, self.at))
     }
 }
@@ -137,16 +137,16 @@ impl MessageBatch {
 /// The whole messages at the front of a piece of a lane's stream.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WholeMessages {
-    /// How many there are.
+    /// The number of messages.
     pub(crate) count: usize,
-    /// How many bytes of the stream they take.
+    /// Their length in the stream, in bytes.
     pub(crate) len: usize,
-    /// What they count against the window: see [`Message::cost`].
+    /// Their cost against the window: see [`Message::cost`].
     pub(crate) cost: u64,
 }
 
 impl WholeMessages {
-    /// Up to the first message that has not arrived whole, or is longer than `max`.
+    /// The messages before the first one that is incomplete or longer than `max`.
     pub(crate) fn of(stream: &[u8], max: usize) -> Self {
         let mut whole = Self::default();
         while let Some((len, digits)) = varint::read(&stream[whole.len..]) {
@@ -169,7 +169,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn each_message_is_taken_once_however_it_is_taken(
+        fn each_message_is_read_once_with_every_method(
             payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 1..20),
             ways in prop::collection::vec(0..3, 20),
             cut in any::<prop::sample::Index>(),
@@ -185,7 +185,7 @@ mod tests {
                 match way {
                     0 => taken.extend(run.take_bytes().map(<[u8]>::to_vec)),
                     1 => taken.extend(run.take().map(|it| it.to_vec())),
-                    // Two, if there are, and a look at the next.
+                    // Up to two messages; the next one is inspected, too.
                     _ => {
                         let (mut seen, before) = (0, taken.len());
                         let cost = run.take_while(|bytes| {
@@ -207,7 +207,7 @@ mod tests {
         }
     }
 
-    /// Somewhere within the last message, or behind it.
+    /// An offset within the last message, or at its end.
     fn stream_cut(cut: &prop::sample::Index, payloads: &[Vec<u8>]) -> usize {
         let cost = |it: &Vec<u8>| crate::lane::cost(it.len()) as usize;
         let all: usize = payloads.iter().map(cost).sum();
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_longer_than_the_limit_is_not_whole() {
+    fn a_message_longer_than_the_limit_is_not_counted_as_whole() {
         let whole = WholeMessages::of(b"\x01a\x02bc\x03def", 2);
         let expected = WholeMessages {
             count: 2,

@@ -1,5 +1,5 @@
-//! The receiving half of a reliable lane: drops what is repeated, keeps what came ahead, puts
-//! messages together.
+//! The receiving half of a reliable lane: drops duplicates, buffers out-of-order pieces, and
+//! reassembles messages.
 
 use std::collections::BTreeMap;
 
@@ -10,47 +10,48 @@ use crate::lane::cost;
 use crate::message_batch::{MessageBatch, WholeMessages};
 use crate::varint;
 
-/// Longer messages get memory of their own as soon as their length is known, shorter ones only if they
-/// do come in pieces. With memory taken when the body comes, that of the message before was given back
-/// first, and the profile of 64 KiB over `tcp+plain` showed page faults in the copy: 110 thousand
-/// messages a second became 28.
-pub(crate) const LEFT_LEN_MAX: usize = 16 * 1024;
+/// Memory for a longer message is allocated as soon as its length is known, for a shorter one only if
+/// it does arrive in pieces. With the allocation deferred to the arrival of the body, the memory of the
+/// previous message was freed first, and the profile of 64 KiB over `tcp+plain` showed page faults in
+/// the copy: 110 thousand messages a second became 28.
+pub(crate) const DEFERRED_ALLOC_LEN_MAX: usize = 16 * 1024;
 
-/// What is allocated at once for a message that arrives in pieces, in bytes. More follows as it
-/// arrives: a declared length alone never costs more than this.
+/// The initial allocation for a message that arrives in pieces, in bytes. It grows with the arriving
+/// data: a declared length alone never costs more than this.
 const RESERVE_MAX: usize = 1 << 20;
 
-/// How many pieces are kept ahead of a gap, for each byte of the window: each costs some 100 bytes
-/// of bookkeeping, and a piece of a full datagram has 1,100.
-const AHEAD_PIECE_MIN: u64 = 512;
+/// One out-of-order piece is buffered per this many bytes of the window: each costs some 100 bytes of
+/// bookkeeping, and a piece of a full datagram has 1,100.
+const WINDOW_PER_PIECE: u64 = 512;
 
-/// How a piece of a lane may come.
+/// In which order the pieces of a lane may arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Order {
-    /// Its transport loses nothing: a gap is a fault of the peer.
-    Kept,
-    /// Its transport loses and reorders: what comes ahead waits.
-    Lost,
+pub(crate) enum PieceOrder {
+    /// The transport is reliable: a gap is a protocol violation of the peer.
+    InOrder,
+    /// The transport loses and reorders frames: out-of-order pieces are buffered.
+    Any,
 }
 
-/// What became of a piece of a lane.
+/// The result of the receipt of a piece of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ReceivedRange {
-    /// How many of its bytes had arrived before.
+    /// How many of its bytes are duplicates.
     pub(crate) repeated: u64,
-    /// Whether all of it is here now. If not, it is as if it had been lost.
+    /// Whether the piece was delivered or buffered. Otherwise it counts as lost.
     pub(crate) kept: bool,
 }
 
-/// One lane's stream as it arrives.
+/// The stream of one lane in the direction of receipt.
 ///
-/// Credit: the peer may send up to `limit`, which is `window` bytes beyond what the user has taken.
-/// The bytes of an unfinished message count as taken, so that one may be longer than the window;
-/// a lane therefore holds at most `window + message_max` bytes, what came ahead of a gap included.
+/// Flow control: the peer may send up to `limit`, which is `window` bytes beyond what the user has
+/// consumed. The bytes of an incomplete message count as consumed, so that a message may be longer
+/// than the window; a lane therefore buffers at most `window + message_max` bytes, out-of-order pieces
+/// included.
 #[derive(Debug)]
 pub(crate) struct RecvLane {
     expected: u64,
-    /// Bytes of whole messages that the user has not taken.
+    /// Bytes of whole messages that the user has not consumed.
     backlog: u64,
     limit: u64,
     window: u64,
@@ -59,11 +60,11 @@ pub(crate) struct RecvLane {
     /// The offset up to which the peer has requested an acknowledgement.
     ack_requested: u64,
     partial: Partial,
-    /// Pieces beyond `expected`, by offset; none overlap.
-    ahead: BTreeMap<u64, Bytes>,
+    /// Out-of-order pieces beyond `expected`, by offset; none overlap.
+    out_of_order: BTreeMap<u64, Bytes>,
 }
 
-/// A message of which a part has arrived.
+/// The state of a message of which a part has arrived.
 #[derive(Debug)]
 enum Partial {
     None,
@@ -82,11 +83,12 @@ impl RecvLane {
             reported: (0, limit),
             ack_requested: 0,
             partial: Partial::None,
-            ahead: BTreeMap::new(),
+            out_of_order: BTreeMap::new(),
         }
     }
 
-    /// A peer that forgot its stream begins a new one. What the user has not taken still counts.
+    /// Begins a new stream from a peer that lost its state. Messages that the user has not consumed still
+    /// count against the window.
     pub(crate) fn restart(&mut self) {
         let limit = self.window.saturating_sub(self.backlog);
         *self = Self {
@@ -101,29 +103,29 @@ impl RecvLane {
         self.expected > 0
     }
 
-    /// Takes a piece of the stream.
+    /// Receives a piece of the stream.
     pub(crate) fn receive(
         &mut self,
         offset: u64,
         mut bytes: Bytes,
-        order: Order,
+        order: PieceOrder,
         message_max: usize,
         deliver: &mut dyn FnMut(MessageBatch),
     ) -> Result<ReceivedRange, Misbehaved> {
         let len = bytes.len() as u64;
         if offset.saturating_add(len) > self.limit {
-            return Err(Misbehaved("sent more than it was given credit for"));
+            return Err(Misbehaved("exceeded its flow control credit"));
         }
         if offset > self.expected {
-            if order == Order::Kept {
+            if order == PieceOrder::InOrder {
                 return Err(Misbehaved("left a gap in a lane"));
             }
-            return Ok(self.keep_ahead(offset, bytes));
+            return Ok(self.buffer_out_of_order(offset, bytes));
         }
         let mut repeated = (self.expected - offset).min(len);
         bytes.advance(repeated as usize);
         self.append(bytes, message_max, deliver)?;
-        while let Some(first) = self.ahead.first_entry()
+        while let Some(first) = self.out_of_order.first_entry()
             && *first.key() <= self.expected
         {
             let (offset, mut bytes) = first.remove_entry();
@@ -163,14 +165,14 @@ impl RecvLane {
         Ok(())
     }
 
-    /// Keeps a copy of what is not there yet: a slice would hold a whole read buffer for long.
-    fn keep_ahead(&mut self, offset: u64, bytes: Bytes) -> ReceivedRange {
+    /// Buffers a copy of the new bytes: a slice would retain a whole read buffer for long.
+    fn buffer_out_of_order(&mut self, offset: u64, bytes: Bytes) -> ReceivedRange {
         let (end, mut at, mut fresh) = (offset + bytes.len() as u64, offset, Vec::new());
-        let before = self.ahead.range(..offset).next_back();
+        let before = self.out_of_order.range(..offset).next_back();
         if let Some((start, known)) = before {
             at = at.max(start + known.len() as u64);
         }
-        for (&start, known) in self.ahead.range(offset..end) {
+        for (&start, known) in self.out_of_order.range(offset..end) {
             if at < start {
                 fresh.push(at..start);
             }
@@ -179,14 +181,14 @@ impl RecvLane {
         if at < end {
             fresh.push(at..end);
         }
-        let pieces_max = (self.window / AHEAD_PIECE_MIN) as usize + 8;
-        let kept = self.ahead.len() + fresh.len() <= pieces_max;
+        let pieces_max = (self.window / WINDOW_PER_PIECE) as usize + 8;
+        let kept = self.out_of_order.len() + fresh.len() <= pieces_max;
         let mut new = 0;
         for piece in fresh.into_iter().filter(|_| kept) {
             new += piece.end - piece.start;
             let within = (piece.start - offset) as usize..(piece.end - offset) as usize;
             let copy = Bytes::copy_from_slice(&bytes[within]);
-            self.ahead.insert(piece.start, copy);
+            self.out_of_order.insert(piece.start, copy);
         }
         ReceivedRange {
             repeated: if kept { bytes.len() as u64 - new } else { 0 },
@@ -198,8 +200,8 @@ impl RecvLane {
         self.backlog
     }
 
-    /// The user has taken messages that cost so many bytes.
-    pub(crate) fn taken(&mut self, bytes: u64) {
+    /// The user has consumed messages with this total cost, in bytes.
+    pub(crate) fn consumed(&mut self, bytes: u64) {
         self.backlog = self.backlog.saturating_sub(bytes);
         self.raise_limit();
     }
@@ -213,8 +215,8 @@ impl RecvLane {
     /// Whether the position should be reported at once: the peer may be waiting for credit, or has
     /// requested an acknowledgement of data that has arrived.
     pub(crate) const fn ack_is_urgent(&self) -> bool {
-        let is_there = self.is_asked() && self.expected >= self.ack_requested;
-        is_there || self.limit - self.reported.1 >= self.window / 4
+        let has_arrived = self.is_ack_requested() && self.expected >= self.ack_requested;
+        has_arrived || self.limit - self.reported.1 >= self.window / 4
     }
 
     /// How many bytes have arrived and were not acknowledged.
@@ -223,16 +225,16 @@ impl RecvLane {
     }
 
     /// The peer requests an acknowledgement of everything before `offset`.
-    pub(crate) fn ask(&mut self, offset: u64) {
+    pub(crate) fn request_ack(&mut self, offset: u64) {
         self.ack_requested = self.ack_requested.max(offset);
     }
 
     /// Whether an acknowledgement that the peer requested has not been sent.
-    pub(crate) const fn is_asked(&self) -> bool {
+    pub(crate) const fn is_ack_requested(&self) -> bool {
         self.reported.0 < self.ack_requested
     }
 
-    /// Where this lane stands: the offset wanted next, and that up to which may be sent.
+    /// The position of this lane: the next expected offset, and the offset up to which the peer may send.
     pub(crate) const fn position(&self) -> (u64, u64) {
         (self.expected, self.limit)
     }
@@ -245,7 +247,7 @@ impl RecvLane {
 }
 
 impl Partial {
-    /// Takes bytes off the front, up to the end of one message, which it returns if it is whole.
+    /// Consumes bytes up to the end of one message, which is returned if it is complete.
     fn absorb(&mut self, bytes: &mut Bytes, max: usize) -> Result<Option<Bytes>, Misbehaved> {
         match self {
             Self::None => {
@@ -308,7 +310,7 @@ impl Partial {
         *self = Self::Body {
             missing: len,
             buffer: match len {
-                0..=LEFT_LEN_MAX => BytesMut::new(),
+                0..=DEFERRED_ALLOC_LEN_MAX => BytesMut::new(),
                 _ => BytesMut::with_capacity(len.min(RESERVE_MAX)),
             },
         };
@@ -330,8 +332,8 @@ mod tests {
         stream.into()
     }
 
-    fn payloads_of(run: MessageBatch) -> impl Iterator<Item = Vec<u8>> {
-        let messages = run.into_messages(crate::lane::LaneId::FIRST);
+    fn payloads_of(batch: MessageBatch) -> impl Iterator<Item = Vec<u8>> {
+        let messages = batch.into_messages(crate::lane::LaneId::FIRST);
         messages.map(|it| it.payload.to_vec())
     }
 
@@ -344,7 +346,7 @@ mod tests {
             let stream = stream_of(&payloads);
             let mut lane = RecvLane::new(1 << 20);
             let mut delivered = Vec::new();
-            let mut deliver = |run: MessageBatch| delivered.extend(payloads_of(run));
+            let mut deliver = |batch: MessageBatch| delivered.extend(payloads_of(batch));
             let mut cuts = cuts.iter().cycle();
             let mut at = 0;
             while at < stream.len() {
@@ -352,7 +354,7 @@ mod tests {
                 let (from, to) = (at.saturating_sub(back), (at + len + 1).min(stream.len()));
                 let piece = stream.slice(from..to);
                 let received = lane
-                    .receive(from as u64, piece, Order::Kept, 1000, &mut deliver)
+                    .receive(from as u64, piece, PieceOrder::InOrder, 1000, &mut deliver)
                     .unwrap();
                 prop_assert_eq!(received.repeated as usize, at - from);
                 at = to;
@@ -362,7 +364,7 @@ mod tests {
         }
 
         #[test]
-        fn messages_arrive_whole_in_whatever_order_pieces_come(
+        fn messages_arrive_whole_in_any_order_of_pieces(
             payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..20),
             pieces in prop::collection::vec((any::<prop::sample::Index>(), 1..400_usize), 0..200),
         ) {
@@ -372,8 +374,8 @@ mod tests {
             let (mut sent, mut repeated) = (0, 0);
             let mut receive = |from: usize, to: usize| {
                 let piece = stream.slice(from..to);
-                let deliver = &mut |run: MessageBatch| delivered.extend(payloads_of(run));
-                let received = lane.receive(from as u64, piece, Order::Lost, 1000, deliver).unwrap();
+                let deliver = &mut |batch: MessageBatch| delivered.extend(payloads_of(batch));
+                let received = lane.receive(from as u64, piece, PieceOrder::Any, 1000, deliver).unwrap();
                 assert!(received.kept);
                 sent += to - from;
                 repeated += received.repeated as usize;
@@ -385,53 +387,53 @@ mod tests {
             receive(0, stream.len());
             prop_assert_eq!(sent - repeated, stream.len());
             prop_assert_eq!(delivered, payloads);
-            prop_assert!(lane.ahead.is_empty());
+            prop_assert!(lane.out_of_order.is_empty());
         }
     }
 
     #[test]
-    fn what_comes_ahead_is_bounded() {
+    fn out_of_order_pieces_are_bounded() {
         let mut lane = RecvLane::new(4096);
         let kept = (0..200).filter(|n| {
             let byte = Bytes::from_static(b"x");
-            let received = lane.receive(1 + n * 2, byte, Order::Lost, 10, &mut |_| ());
+            let received = lane.receive(1 + n * 2, byte, PieceOrder::Any, 10, &mut |_| ());
             received.unwrap().kept
         });
         assert_eq!(kept.count(), 4096 / 512 + 8);
         let beyond = lane.receive(
             4090,
             Bytes::from_static(&[0; 7]),
-            Order::Lost,
+            PieceOrder::Any,
             10,
             &mut |_| (),
         );
         assert!(
             beyond.is_err(),
-            "the window holds for what comes ahead, too"
+            "the window limits out-of-order pieces, too"
         );
     }
 
     #[test]
-    fn credit_follows_what_the_user_takes() {
+    fn credit_grows_when_the_user_consumes() {
         let mut lane = RecvLane::new(100);
         let message = stream_of(&[vec![0; 79]]);
-        lane.receive(0, message.clone(), Order::Kept, 1000, &mut |_| ())
+        lane.receive(0, message.clone(), PieceOrder::InOrder, 1000, &mut |_| ())
             .unwrap();
-        assert_eq!(lane.report(), (81, 100), "19 bytes of the window are left");
+        assert_eq!(lane.report(), (81, 100), "19 bytes of the window remain");
         let refused = lane
-            .receive(81, message.clone(), Order::Kept, 1000, &mut |_| ())
+            .receive(81, message.clone(), PieceOrder::InOrder, 1000, &mut |_| ())
             .unwrap_err();
-        assert_eq!(refused.0, "sent more than it was given credit for");
+        assert_eq!(refused.0, "exceeded its flow control credit");
         assert!(!lane.ack_is_urgent());
-        lane.taken(81);
+        lane.consumed(81);
         assert!(lane.ack_is_urgent());
         assert_eq!(lane.report(), (81, 181));
-        lane.receive(81, message, Order::Kept, 1000, &mut |_| ())
+        lane.receive(81, message, PieceOrder::InOrder, 1000, &mut |_| ())
             .unwrap();
     }
 
     #[test]
-    fn a_message_longer_than_the_window_gets_through() {
+    fn a_message_longer_than_the_window_arrives() {
         let mut lane = RecvLane::new(100);
         let stream = stream_of(&[vec![5; 1000]]);
         let mut delivered = 0;
@@ -440,26 +442,29 @@ mod tests {
             let to = lane.report().1.min(stream.len() as u64);
             assert!(to > at, "stuck at {at}");
             let piece = stream.slice(at as usize..to as usize);
-            lane.receive(at, piece, Order::Kept, 1000, &mut |_| delivered += 1)
-                .unwrap();
+            lane.receive(at, piece, PieceOrder::InOrder, 1000, &mut |_| {
+                delivered += 1
+            })
+            .unwrap();
             at = to;
         }
         assert_eq!(delivered, 1);
     }
 
     #[test]
-    fn a_message_that_comes_in_one_piece_behind_its_length_is_not_copied() {
+    fn a_message_that_arrives_in_one_piece_after_its_length_is_not_copied() {
         let mut lane = RecvLane::new(1 << 20);
         let (length, body) = (Bytes::from_static(&[0x60, 0]), Bytes::from(vec![7; 0x2000]));
         let mut payloads = Vec::new();
-        let mut deliver = |run: MessageBatch| {
+        let mut deliver = |batch: MessageBatch| {
             payloads.extend(
-                run.into_messages(crate::lane::LaneId::FIRST)
+                batch
+                    .into_messages(crate::lane::LaneId::FIRST)
                     .map(|it| it.payload),
             );
         };
         for (offset, piece) in [(0, length), (2, body.clone())] {
-            lane.receive(offset, piece, Order::Kept, 0x2000, &mut deliver)
+            lane.receive(offset, piece, PieceOrder::InOrder, 0x2000, &mut deliver)
                 .unwrap();
         }
         assert_eq!(payloads, [&body]);
@@ -482,18 +487,24 @@ mod tests {
             varint::put(len, &mut prefix);
             let mut delivered = 0;
             let mut deliver = |_| delivered += 1;
-            let received = lane.receive(0, prefix.into(), Order::Kept, max as usize, &mut deliver);
+            let received = lane.receive(
+                0,
+                prefix.into(),
+                PieceOrder::InOrder,
+                max as usize,
+                &mut deliver,
+            );
             assert_eq!(received.is_ok(), is_allowed, "{len}");
             assert_eq!(delivered, usize::from(len == 0));
         }
-        // A length of 64 MiB reserves 1 MiB, before more has arrived.
+        // A declared length of 64 MiB allocates 1 MiB until more data arrives.
         let mut lane = RecvLane::new(1 << 20);
         let mut prefix = Vec::new();
         varint::put(64 << 20, &mut prefix);
-        lane.receive(0, prefix.into(), Order::Kept, 64 << 20, &mut |_| ())
+        lane.receive(0, prefix.into(), PieceOrder::InOrder, 64 << 20, &mut |_| ())
             .unwrap();
         let Partial::Body { buffer, .. } = &lane.partial else {
-            panic!("a body is awaited");
+            panic!("the body is awaited");
         };
         assert!(buffer.capacity() <= RESERVE_MAX);
     }
@@ -502,12 +513,18 @@ mod tests {
     fn a_gap_or_a_length_beyond_the_limit_is_refused() {
         let mut lane = RecvLane::new(1 << 20);
         let gap = lane
-            .receive(1, Bytes::from_static(b"\0"), Order::Kept, 10, &mut |_| ())
+            .receive(
+                1,
+                Bytes::from_static(b"\0"),
+                PieceOrder::InOrder,
+                10,
+                &mut |_| (),
+            )
             .unwrap_err();
         assert_eq!(gap.0, "left a gap in a lane");
         let long = Bytes::from_static(&[0xff; 8]);
         let long = lane
-            .receive(0, long, Order::Kept, 10, &mut |_| ())
+            .receive(0, long, PieceOrder::InOrder, 10, &mut |_| ())
             .unwrap_err();
         assert_eq!(long.0, "sent a message longer than the limit");
     }

@@ -1,14 +1,15 @@
-//! Which lane sends next: strict priority with a guard against starvation, fair within.
+//! Selects the lane that sends next: strict priority with a starvation guard, fair within a priority.
 
-/// How many bytes more urgent lanes may send while another waits, before it gets one frame: 1 MiB,
-/// so that a flooded lane keeps a sixteenth of the rate (one 64 KiB frame in each 1 MiB).
+/// How many bytes other lanes may send while a lane waits, before that lane sends one frame: 1 MiB,
+/// so that a lane starved by more urgent ones keeps a sixteenth of the rate (one 64 KiB frame per
+/// 1 MiB).
 pub const STARVATION_GUARD: u64 = 1 << 20;
 
-/// The turn of each lane, in bytes.
+/// The bytes that each lane has sent and has waited for.
 #[derive(Debug)]
 pub(crate) struct Scheduler {
     priorities: Vec<u8>,
-    /// Bytes served, for fairness among lanes of one priority.
+    /// Bytes sent, for fairness among lanes of one priority.
     served: Vec<u64>,
     /// Bytes that others have sent while the lane was waiting.
     waited: Vec<u64>,
@@ -26,7 +27,7 @@ impl Scheduler {
     /// The lane to serve among those for which `is_waiting`.
     pub(crate) fn choose(&self, is_waiting: impl Fn(usize) -> bool) -> Option<usize> {
         if self.priorities.len() == 1 {
-            // No list has to be looked up in other memory.
+            // The lists are not needed, which saves cache misses.
             return is_waiting(0).then_some(0);
         }
         let mut best: Option<(u8, u64, usize)> = None;
@@ -55,7 +56,7 @@ impl Scheduler {
             if is_waiting(other) {
                 self.waited[other] += bytes;
             } else {
-                // A lane that had nothing to send has no claim to what it might have sent.
+                // An idle lane earns no share of the bandwidth that it did not use.
                 self.waited[other] = 0;
                 self.served[other] = self.served[other].max(self.served[lane]);
             }
@@ -90,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn an_urgent_lane_goes_first_but_starves_nobody() {
+    fn an_urgent_lane_is_preferred_but_starves_no_other() {
         let mut scheduler = Scheduler::new(vec![0, 1, 2]);
         let sent = run(&mut scheduler, 1800, |_| true);
         assert!(sent[0] > 1500, "{sent:?}");

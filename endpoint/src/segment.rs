@@ -1,12 +1,13 @@
-//! What a lane retains in one piece of memory: small messages with their lengths, or one large message.
+//! A retained segment of a lane's stream: small messages with their lengths, or one large message.
 
 use bytes::Bytes;
 use selvedge_transport::FrameHeader;
 
-use crate::recv_lane::LEFT_LEN_MAX;
+use crate::recv_lane::DEFERRED_ALLOC_LEN_MAX;
 use crate::varint;
 
-/// How many bytes of a lane may go in the head of a frame: the length of a message below 1 GiB.
+/// How many bytes of a lane's stream the header of a frame may carry: the length of a message below
+/// 1 GiB.
 pub(crate) const PREFIX_LEN_MAX: usize = 4;
 
 /// A piece of a lane's stream, retained until it is acknowledged.
@@ -31,15 +32,15 @@ impl Prefix {
         self.len
     }
 
-    /// Appends it to a head that has room for [`PREFIX_LEN_MAX`] more.
+    /// Appends the prefix to a header with room for [`PREFIX_LEN_MAX`] more bytes.
     #[inline]
-    pub(crate) fn write_to(&self, head: &mut FrameHeader) {
-        head.extend_by(self.bytes, self.len);
+    pub(crate) fn write_to(&self, header: &mut FrameHeader) {
+        header.extend_by(self.bytes, self.len);
     }
 }
 
 impl Segment {
-    /// How many bytes it has in the stream.
+    /// The length of the segment in the stream, in bytes.
     #[inline]
     pub(crate) const fn len(&self) -> u64 {
         let len = self.bytes.len() as u64;
@@ -49,12 +50,13 @@ impl Segment {
         }
     }
 
-    /// What goes in one frame of at most `len_max` bytes, from the byte `within` on; `None` behind its
-    /// end.
+    /// The content of one frame of at most `len_max` bytes, from the offset `within` on; `None` at the
+    /// end of the segment.
     ///
-    /// The length of a large message goes with its body: a frame of its own for each of 8 KiB would make
-    /// twice as many frames and half as many bytes a system call. Not so with a part of a message for
-    /// which the receiver takes memory at once: it had better know the length first.
+    /// The length of a large message is sent together with its body: a separate frame for the length
+    /// of each message of 8 KiB would double the number of frames and halve the bytes per system call.
+    /// It is sent separately if the body is cut and the receiver allocates memory for the message as
+    /// soon as it has the length.
     #[inline]
     pub(crate) fn piece(&self, within: usize, len_max: usize) -> Option<(Prefix, Bytes)> {
         let (digits, digits_len) = match self.is_body {
@@ -62,9 +64,9 @@ impl Segment {
             false => Default::default(),
         };
         let from = within.saturating_sub(digits_len);
-        let left = self.bytes.len().checked_sub(from)?;
+        let remaining = self.bytes.len().checked_sub(from)?;
         if within >= digits_len {
-            let len = left.min(len_max);
+            let len = remaining.min(len_max);
             let body = || (Prefix::default(), self.bytes.slice(from..from + len));
             return (len > 0).then(body);
         }
@@ -74,16 +76,16 @@ impl Segment {
         };
         let is_whole = within + prefix.len == digits_len;
         let room = len_max - prefix.len;
-        let len = match left {
+        let len = match remaining {
             _ if !is_whole => 0,
-            ..=LEFT_LEN_MAX => left.min(room),
-            _ if left <= room => left,
+            ..=DEFERRED_ALLOC_LEN_MAX => remaining.min(room),
+            _ if remaining <= room => remaining,
             _ => 0,
         };
         (prefix.len > 0).then(|| (prefix, self.bytes.slice(..len)))
     }
 
-    /// All of it as it is in the stream.
+    /// The segment as it appears in the stream.
     #[cfg(test)]
     pub(crate) fn stream(&self) -> Vec<u8> {
         let mut stream = Vec::new();
@@ -113,17 +115,23 @@ mod tests {
     }
 
     #[test]
-    fn the_length_of_a_large_message_goes_with_its_body_unless_memory_is_taken_for_it() {
+    fn the_length_of_a_large_message_is_sent_with_its_body_unless_the_receiver_allocates_for_it() {
         let segment = large(10_000);
         assert_eq!(lens(&segment, 0, 8000), Some((2, 7998)));
         assert_eq!(lens(&segment, 8000, 8000), Some((0, 2002)));
         assert_eq!(lens(&segment, 10_002, 8000), None);
-        let larger = large(LEFT_LEN_MAX + 1);
+        let larger = large(DEFERRED_ALLOC_LEN_MAX + 1);
         assert_eq!(lens(&larger, 0, 8000), Some((4, 0)));
-        assert_eq!(lens(&larger, 4, LEFT_LEN_MAX), Some((0, LEFT_LEN_MAX)));
-        assert_eq!(lens(&larger, 4 + LEFT_LEN_MAX, 8000), Some((0, 1)));
-        let whole = lens(&larger, 0, LEFT_LEN_MAX + 5);
-        assert_eq!(whole, Some((4, LEFT_LEN_MAX + 1)));
+        assert_eq!(
+            lens(&larger, 4, DEFERRED_ALLOC_LEN_MAX),
+            Some((0, DEFERRED_ALLOC_LEN_MAX))
+        );
+        assert_eq!(
+            lens(&larger, 4 + DEFERRED_ALLOC_LEN_MAX, 8000),
+            Some((0, 1))
+        );
+        let whole = lens(&larger, 0, DEFERRED_ALLOC_LEN_MAX + 5);
+        assert_eq!(whole, Some((4, DEFERRED_ALLOC_LEN_MAX + 1)));
     }
 
     proptest! {
@@ -141,12 +149,12 @@ mod tests {
             while let Some(len_max) = len_maxs.next()
                 && let Some((prefix, body)) = segment.piece(stream.len(), len_max)
             {
-                let mut head = FrameHeader::EMPTY;
-                prefix.write_to(&mut head);
-                prop_assert!(head.as_slice().len() <= PREFIX_LEN_MAX);
-                let piece_len = head.as_slice().len() + body.len();
+                let mut header = FrameHeader::EMPTY;
+                prefix.write_to(&mut header);
+                prop_assert!(header.as_slice().len() <= PREFIX_LEN_MAX);
+                let piece_len = header.as_slice().len() + body.len();
                 prop_assert!((1..=len_max).contains(&piece_len));
-                stream.extend_from_slice(head.as_slice());
+                stream.extend_from_slice(header.as_slice());
                 stream.extend_from_slice(&body);
             }
             prop_assert_eq!(stream, expected);

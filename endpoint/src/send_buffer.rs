@@ -16,37 +16,39 @@ use crate::lane::{BEST_EFFORT_LEN_MAX, Delivery, LaneId, cost};
 use crate::segment::Segment;
 use crate::varint;
 
-/// Payloads up to this many bytes are copied into a chunk; longer ones are kept as they came.
-/// Copying 4 KiB costs 40 ns (benches/README.md, "Reference measurements"), about what keeping a reference of its own does.
+/// Payloads up to this many bytes are copied into a chunk; longer ones are retained without a
+/// copy. Copying 4 KiB costs 40 ns (benches/README.md, "Reference measurements"), about as much as a
+/// separate reference.
 const COPY_LEN_MAX: usize = 4096;
 
-/// Messages in parts up to this many bytes are copied into a chunk; longer ones get memory of their
-/// own, so that no chunk is left with more than a quarter unused.
+/// Messages in parts up to this many bytes are copied into a chunk; longer ones are allocated
+/// separately, so that no chunk remains more than a quarter unused.
 const PARTS_LEN_MAX: usize = CHUNK_LEN_MAX / 4;
 
 /// Chunks grow from the first to the second size while bursts fill them: an endpoint that sends
-/// little holds little, one that sends much fills whole frames.
+/// little occupies little memory, one that sends much fills whole frames.
 const CHUNK_LEN_MIN: usize = 1024;
 const CHUNK_LEN_MAX: usize = 64 * 1024;
 
-/// Up to so many bytes of a lane may wait long for their acknowledgement, unless it is asked for.
-pub(crate) const QUIET_LEN: u64 = 64 << 10;
+/// Up to this many bytes of a lane may wait for the long acknowledgement delay, unless an
+/// acknowledgement is requested.
+pub(crate) const LONG_ACK_DELAY_LEN_MAX: u64 = 64 << 10;
 
-/// What producers handed in and the session has not taken yet.
+/// Messages that producers have pushed and the session has not drained.
 #[derive(Debug)]
 pub struct SendBuffer {
     lanes: Vec<LaneSendBuffer>,
     limits: SendLimits,
-    /// How many messages were accepted and will not be acknowledged.
-    given_up: u64,
+    /// How many accepted messages were abandoned: they will not be acknowledged.
+    abandoned: u64,
 }
 
-/// What all lanes have in common.
+/// The limits and the state that all lanes share.
 #[derive(Debug)]
 struct SendLimits {
     send_buffer: u64,
     away: Away,
-    /// Whether the peer could be reached at the last exchange.
+    /// Whether the peer could be reached at the last [`exchange`](crate::Session::exchange).
     is_reachable: bool,
     best_effort_buffer: usize,
     message_max: usize,
@@ -59,10 +61,12 @@ struct SendLimits {
 #[derive(Debug, Default)]
 struct LaneSendBuffer {
     delivery: Delivery,
-    /// Bytes accepted so far, and those of them that are acknowledged or given up.
+    /// Bytes accepted so far.
     accepted: u64,
+    /// Bytes of them that were acknowledged or abandoned.
     settled: u64,
-    open: BytesMut,
+    /// The chunk into which small messages are copied.
+    chunk: BytesMut,
     chunk_len: usize,
     segments: Vec<Segment>,
     best_effort: VecDeque<Bytes>,
@@ -71,7 +75,7 @@ struct LaneSendBuffer {
 }
 
 impl SendBuffer {
-    /// An empty outbox with the lanes and limits of `config`.
+    /// An empty send buffer with the lanes and limits of `config`.
     #[must_use]
     pub fn new(config: &SessionConfig) -> Self {
         let lane = |lane: &crate::lane::LaneConfig| LaneSendBuffer {
@@ -90,14 +94,14 @@ impl SendBuffer {
                 closed: false,
                 awaited: AtomicBool::new(false),
             },
-            given_up: 0,
+            abandoned: 0,
         }
     }
 
-    /// Accepts a message, or hands it back.
+    /// Accepts a message, or returns it.
     ///
-    /// A best-effort message is always accepted; when the lane's buffer is full its oldest message
-    /// makes room, and is counted.
+    /// A best-effort message is always accepted; when the lane's buffer is full, its oldest message is
+    /// dropped and counted.
     ///
     /// # Errors
     /// [`SendError`]; each variant holds the payload.
@@ -140,16 +144,16 @@ impl SendBuffer {
     /// for all of them now. Returns whether it did. If not, none was accepted, and
     /// [`push`](Self::push) of each returns the reason.
     #[must_use]
-    pub fn push_batch(&mut self, lane: LaneId, run: &EncodedBatch) -> bool {
+    pub fn push_batch(&mut self, lane: LaneId, batch: &EncodedBatch) -> bool {
         let Self { lanes, limits, .. } = self;
         let Some(buffer) = lanes.get_mut(lane.index()) else {
             return false;
         };
-        let is_reliable = buffer.admit(limits, run.longest()) == Ok(Delivery::Reliable);
-        let needed = buffer.used() + run.len() as u64;
+        let is_reliable = buffer.admit(limits, batch.longest()) == Ok(Delivery::Reliable);
+        let needed = buffer.used() + batch.len() as u64;
         let fits = is_reliable && (needed <= limits.send_buffer || limits.refuse(needed).is_none());
         if fits {
-            buffer.push_batch(run);
+            buffer.push_batch(batch);
         }
         fits
     }
@@ -160,14 +164,14 @@ impl SendBuffer {
     pub fn is_full(&self, lane: LaneId, len: usize) -> bool {
         let buffer = self.lanes.get(lane.index());
         let admitted = buffer.map(|buffer| buffer.admit(&self.limits, len));
-        matches!(admitted, Some(Err(Refused::Full)))
+        matches!(admitted, Some(Err(Refusal::Full)))
     }
 
-    const fn unknown_lane(&self) -> Refused {
+    const fn unknown_lane(&self) -> Refusal {
         if self.limits.closed {
-            Refused::Closed
+            Refusal::Closed
         } else {
-            Refused::UnknownLane
+            Refusal::UnknownLane
         }
     }
 
@@ -177,23 +181,23 @@ impl SendBuffer {
         self.lanes.iter().map(LaneSendBuffer::used).sum()
     }
 
-    /// A mark behind all that has been accepted so far, for [`is_settled`](Self::is_settled).
+    /// A mark after everything accepted so far, for [`is_settled`](Self::is_settled).
     #[must_use]
     pub fn mark(&self) -> Mark {
         Mark {
             accepted: self.lanes.iter().map(|lane| lane.accepted).collect(),
-            given_up: self.given_up,
+            abandoned: self.abandoned,
         }
     }
 
     /// Whether everything on reliable lanes that was accepted before `mark` has been acknowledged;
-    /// `None` while some is under way.
+    /// `None` while a message is outstanding.
     ///
     /// # Errors
-    /// [`AbandonedMessages`]: of what was under way since then, messages were reported as undelivered.
+    /// [`AbandonedMessages`]: since `mark`, messages were reported as undelivered.
     pub fn is_settled(&self, mark: &Mark) -> Option<Result<(), AbandonedMessages>> {
-        if self.given_up > mark.given_up {
-            let messages = self.given_up - mark.given_up;
+        if self.abandoned > mark.abandoned {
+            let messages = self.abandoned - mark.abandoned;
             return Some(Err(AbandonedMessages { messages }));
         }
         let mut lanes = self.lanes.iter().zip(&mark.accepted);
@@ -202,7 +206,7 @@ impl SendBuffer {
             .then_some(Ok(()))
     }
 
-    /// Registers a waiter for the settlement of all that was accepted so far: with the next
+    /// Registers a waiter for the settlement of everything accepted so far: with the next
     /// [`exchange`](crate::Session::exchange) the session requests an acknowledgement.
     pub fn await_settled(&self) {
         self.limits.awaited.store(true, Ordering::Relaxed);
@@ -220,17 +224,17 @@ impl SendBuffer {
         self.limits.closed = true;
     }
 
-    /// Whether messages are refused for good.
+    /// Whether every message is refused from now on.
     #[must_use]
     pub const fn is_closed(&self) -> bool {
         self.limits.closed
     }
 
-    /// Gives back memory that past traffic has left behind, up to 64 KiB a lane. The next burst begins
-    /// with small chunks again, so call it when nothing has moved for a while.
+    /// Frees unused memory of past traffic, up to 64 KiB per lane. The next burst begins with small
+    /// chunks again, so call this after a period without traffic.
     pub fn shrink(&mut self) {
-        for lane in self.lanes.iter_mut().filter(|lane| lane.open.is_empty()) {
-            lane.open = BytesMut::new();
+        for lane in self.lanes.iter_mut().filter(|lane| lane.chunk.is_empty()) {
+            lane.chunk = BytesMut::new();
             lane.chunk_len = CHUNK_LEN_MIN;
             if lane.segments.is_empty() {
                 lane.segments.shrink_to_fit();
@@ -243,7 +247,7 @@ impl SendBuffer {
         std::mem::take(self.limits.awaited.get_mut())
     }
 
-    /// Bytes of a lane were acknowledged or given up.
+    /// Records that bytes of a lane were acknowledged or abandoned.
     pub(crate) fn release(&mut self, lane: usize, bytes: u64) {
         if let Some(lane) = self.lanes.get_mut(lane) {
             lane.settled += bytes;
@@ -254,34 +258,34 @@ impl SendBuffer {
         }
     }
 
-    /// Messages were accepted and will not be acknowledged.
-    pub(crate) const fn give_up(&mut self, messages: u64) {
-        self.given_up += messages;
+    /// Records that accepted messages will not be acknowledged.
+    pub(crate) const fn abandon(&mut self, messages: u64) {
+        self.abandoned += messages;
     }
 
-    /// Whether the peer can be reached now.
+    /// Records whether the peer can be reached.
     pub(crate) const fn set_reachable(&mut self, is_reachable: bool) {
         self.limits.is_reachable = is_reachable;
     }
 
-    /// By how much a lane is over its limit.
+    /// By how many bytes a lane exceeds its limit.
     pub(crate) fn excess(&self, lane: usize) -> u64 {
         let used = self.lanes.get(lane).map_or(0, LaneSendBuffer::used);
         used.saturating_sub(self.limits.send_buffer)
     }
 
-    /// Calls `take` with what was handed in on each reliable lane, in order.
+    /// Calls `take` with the segments of each reliable lane, in order.
     pub(crate) fn drain(&mut self, mut take: impl FnMut(LaneId, Segment)) {
         for (number, lane) in (0..).zip(&mut self.lanes) {
             let Some(id) = LaneId::new(number) else { break };
-            lane.seal();
+            lane.end_burst();
             for segment in lane.segments.drain(..) {
                 take(id, segment);
             }
         }
     }
 
-    /// Takes the best-effort messages of a lane and how many were dropped to make room.
+    /// Takes the best-effort messages of a lane, and the number of dropped ones.
     pub(crate) fn drain_best_effort(&mut self, lane: LaneId) -> (VecDeque<Bytes>, u64) {
         let Some(lane) = self.lanes.get_mut(lane.index()) else {
             return Default::default();
@@ -294,11 +298,11 @@ impl SendBuffer {
     }
 }
 
-/// How far an [`SendBuffer`] was filled.
+/// A point in the streams of a [`SendBuffer`], for [`SendBuffer::is_settled`].
 #[derive(Debug, Clone)]
 pub struct Mark {
     accepted: Vec<u64>,
-    given_up: u64,
+    abandoned: u64,
 }
 
 /// Messages that were accepted and may not have been delivered: [`Event::PeerRestarted`],
@@ -310,13 +314,13 @@ pub struct Mark {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{messages} messages were accepted and may not have been delivered")]
 pub struct AbandonedMessages {
-    /// How many.
+    /// The number of messages.
     pub messages: u64,
 }
 
 /// Why a message is not accepted; the payload is added when the error is returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Refused {
+enum Refusal {
     Away,
     Closed,
     Full,
@@ -324,7 +328,7 @@ enum Refused {
     UnknownLane,
 }
 
-impl Refused {
+impl Refusal {
     fn with(self, payload: Bytes) -> SendError {
         match self {
             Self::Away => SendError::Away(payload),
@@ -340,17 +344,17 @@ impl Refused {
 }
 
 impl SendLimits {
-    /// Why a lane that would use so much, which is more than its buffer, takes nothing; `None` if it
-    /// does.
-    const fn refuse(&self, needed: u64) -> Option<Refused> {
+    /// Why a message is refused with which the lane would use `needed` bytes, more than its limit;
+    /// `None` if it is accepted.
+    const fn refuse(&self, needed: u64) -> Option<Refusal> {
         if self.is_reachable {
-            return Some(Refused::Full);
+            return Some(Refusal::Full);
         }
         match self.away {
-            Away::Wait => Some(Refused::Full),
-            Away::Refuse => Some(Refused::Away),
-            // The oldest make room at the next exchange.
-            Away::DropOldest if needed > 2 * self.send_buffer => Some(Refused::Full),
+            Away::Wait => Some(Refusal::Full),
+            Away::Refuse => Some(Refusal::Away),
+            // The next exchange drops the oldest messages.
+            Away::DropOldest if needed > 2 * self.send_buffer => Some(Refusal::Full),
             Away::DropOldest => None,
         }
     }
@@ -361,27 +365,27 @@ impl LaneSendBuffer {
         self.accepted - self.settled
     }
 
-    /// How it delivers, if it takes a message of that length now.
+    /// The delivery guarantee of the lane, if a message of that length is accepted now.
     #[inline]
-    fn admit(&self, limits: &SendLimits, len: usize) -> Result<Delivery, Refused> {
+    fn admit(&self, limits: &SendLimits, len: usize) -> Result<Delivery, Refusal> {
         if limits.closed {
-            return Err(Refused::Closed);
+            return Err(Refusal::Closed);
         }
         let message_max = match self.delivery {
             Delivery::Reliable => limits.message_max,
             Delivery::BestEffort => BEST_EFFORT_LEN_MAX,
         };
         if len > message_max {
-            return Err(Refused::TooLarge { message_max });
+            return Err(Refusal::TooLarge { message_max });
         }
-        // One message may be larger than the whole buffer: alone it is let in.
+        // A message may be larger than the whole buffer: it is accepted if the lane is empty.
         let needed = self.used() + cost(len);
         if self.delivery == Delivery::Reliable
             && needed > limits.send_buffer
             && self.used() > 0
             && let Some(refused) = limits.refuse(needed)
         {
-            if self.used() < 2 * QUIET_LEN {
+            if self.used() < 2 * LONG_ACK_DELAY_LEN_MAX {
                 // A sender without room must not wait for a delayed acknowledgement.
                 limits.awaited.store(true, Ordering::Relaxed);
             }
@@ -396,62 +400,62 @@ impl LaneSendBuffer {
             return self.copy(len, &[&payload]);
         }
         self.accepted += cost(len);
-        self.cut();
+        self.finish_chunk();
         self.segments.push(Segment {
             bytes: payload,
             is_body: true,
         });
     }
 
-    fn push_batch(&mut self, run: &EncodedBatch) {
-        if run.is_empty() {
+    fn push_batch(&mut self, batch: &EncodedBatch) {
+        if batch.is_empty() {
             return;
         }
-        self.accepted += run.len() as u64;
-        self.cut();
+        self.accepted += batch.len() as u64;
+        self.finish_chunk();
         self.segments.push(Segment {
-            bytes: run.bytes().clone(),
+            bytes: batch.bytes().clone(),
             is_body: false,
         });
     }
 
-    /// Copies a message of `len` bytes in all.
+    /// Appends a message of `len` bytes in total to the chunk.
     #[inline]
     fn copy(&mut self, len: usize, parts: &[&[u8]]) {
-        self.begin(len);
+        self.begin_message(len);
         parts
             .iter()
-            .for_each(|part| self.open.extend_from_slice(part));
+            .for_each(|part| self.chunk.extend_from_slice(part));
     }
 
-    /// Accepts a message of `len` bytes and writes its length, where there is room for it behind that.
+    /// Accounts for a message of `len` bytes and appends its length to a chunk with room for both.
     #[inline]
-    fn begin(&mut self, len: usize) {
+    fn begin_message(&mut self, len: usize) {
         self.accepted += cost(len);
-        if self.open.is_empty() {
+        if self.chunk.is_empty() {
             // If everything before is acknowledged, its memory is reused from the beginning, so
             // that an endpoint that sends rarely occupies few cache lines.
-            let _may_be_shared = self.open.try_reclaim(self.chunk_len);
+            let _may_be_shared = self.chunk.try_reclaim(self.chunk_len);
         }
         let needed = varint::len(len as u64) + len;
-        if self.open.capacity() - self.open.len() < needed {
+        if self.chunk.capacity() - self.chunk.len() < needed {
             self.grow(needed);
         }
-        varint::append(len as u64, &mut self.open);
+        varint::append(len as u64, &mut self.chunk);
     }
 
-    /// Begins a new chunk, twice as large as the last one if that was filled by one burst.
+    /// Begins a new chunk, twice as large as the last one if one burst filled that.
     fn grow(&mut self, needed: usize) {
-        if !self.open.is_empty() {
+        if !self.chunk.is_empty() {
             self.chunk_len = (self.chunk_len * 2).min(CHUNK_LEN_MAX);
         }
-        self.cut();
-        self.open = BytesMut::with_capacity(self.chunk_len.max(needed));
+        self.finish_chunk();
+        self.chunk = BytesMut::with_capacity(self.chunk_len.max(needed));
     }
 
-    fn cut(&mut self) {
-        if !self.open.is_empty() {
-            let bytes = self.open.split().freeze();
+    fn finish_chunk(&mut self) {
+        if !self.chunk.is_empty() {
+            let bytes = self.chunk.split().freeze();
             self.segments.push(Segment {
                 bytes,
                 is_body: false,
@@ -459,13 +463,13 @@ impl LaneSendBuffer {
         }
     }
 
-    /// Ends the burst: what is open becomes a segment, and the next chunk is smaller if this one
-    /// was hardly used.
-    fn seal(&mut self) {
-        if self.segments.is_empty() && self.open.len() < self.chunk_len / 8 {
+    /// Ends a burst: the content of the chunk becomes a segment, and the next chunk is smaller if this
+    /// one was hardly used.
+    fn end_burst(&mut self) {
+        if self.segments.is_empty() && self.chunk.len() < self.chunk_len / 8 {
             self.chunk_len = (self.chunk_len / 2).max(CHUNK_LEN_MIN);
         }
-        self.cut();
+        self.finish_chunk();
     }
 
     fn push_best_effort(&mut self, payload: Bytes, limit: usize) {

@@ -1,4 +1,4 @@
-//! What an outbox accepts, refuses and lets go of.
+//! What a send buffer accepts, refuses and releases.
 
 use super::*;
 use crate::lane::LaneConfig;
@@ -14,7 +14,7 @@ fn stream_of(buffer: &mut SendBuffer, lane: LaneId) -> Vec<u8> {
 }
 
 #[test]
-fn messages_lie_in_the_stream_as_length_and_bytes() {
+fn the_stream_contains_each_message_as_length_and_bytes() {
     let mut buffer = SendBuffer::new(&SessionConfig::default());
     let large = vec![7; COPY_LEN_MAX + 1];
     for payload in [&b"ab"[..], b"", &large, b"c"] {
@@ -31,7 +31,7 @@ fn messages_lie_in_the_stream_as_length_and_bytes() {
 }
 
 #[test]
-fn parts_lie_in_the_stream_as_one_message() {
+fn parts_are_encoded_as_one_message() {
     for len in [0, 10, PARTS_LEN_MAX, PARTS_LEN_MAX + 1] {
         let [mut whole, mut parted] = [(); 2].map(|()| SendBuffer::new(&SessionConfig::default()));
         let (head, body) = (&[1; 5][..], &vec![2; len][..]);
@@ -48,7 +48,7 @@ fn parts_lie_in_the_stream_as_one_message() {
 }
 
 #[test]
-fn parts_are_refused_as_one_message_and_handed_back_whole() {
+fn parts_are_refused_as_one_message_and_returned_as_one() {
     let mut buffer = SendBuffer::new(&SessionConfig {
         send_buffer: 100,
         message_max: 1000,
@@ -66,14 +66,11 @@ fn parts_are_refused_as_one_message_and_handed_back_whole() {
     buffer.close();
     let refused = push(&mut buffer, 1).unwrap_err();
     assert_eq!(refused, SendError::Closed("ab".into()));
-    assert!(
-        !buffer.is_full(LaneId::FIRST, 9),
-        "it is not for want of room"
-    );
+    assert!(!buffer.is_full(LaneId::FIRST, 9), "it is closed, not full");
 }
 
 #[test]
-fn a_full_outbox_hands_the_message_back() {
+fn a_full_send_buffer_returns_the_message() {
     let config = SessionConfig {
         send_buffer: 100,
         ..SessionConfig::default()
@@ -101,7 +98,7 @@ fn a_full_outbox_hands_the_message_back() {
 }
 
 #[test]
-fn what_a_burst_has_left_behind_is_given_back_and_what_waits_is_kept() {
+fn shrinking_frees_the_memory_of_a_past_burst_but_no_unsent_message() {
     let mut buffer = SendBuffer::new(&SessionConfig::default());
     let burst = |buffer: &mut SendBuffer| {
         for _ in 0..100 {
@@ -112,10 +109,10 @@ fn what_a_burst_has_left_behind_is_given_back_and_what_waits_is_kept() {
     burst(&mut buffer);
     buffer.shrink();
     assert_eq!(stream_of(&mut buffer, LaneId::FIRST).len(), 100 * 1002);
-    assert!(buffer.lanes[0].open.capacity() > 0);
+    assert!(buffer.lanes[0].chunk.capacity() > 0);
     buffer.shrink();
     let lane = &buffer.lanes[0];
-    let held = (lane.open.capacity(), lane.segments.capacity());
+    let held = (lane.chunk.capacity(), lane.segments.capacity());
     assert_eq!((held, lane.chunk_len), ((0, 0), CHUNK_LEN_MIN));
     burst(&mut buffer);
     assert_eq!(stream_of(&mut buffer, LaneId::FIRST).len(), 100 * 1002);

@@ -1,4 +1,4 @@
-//! The sending half of a reliable lane: what is retained, what was sent, what may be sent.
+//! The sending half of a reliable lane: retained data, sent data, and the credit of the peer.
 
 use std::collections::VecDeque;
 
@@ -14,8 +14,9 @@ use crate::varint;
 #[derive(Debug)]
 pub(crate) struct Piece {
     pub(crate) offset: u64,
-    /// The first bytes, if they are a length, and the rest.
+    /// The length of a large message, or a part of it, if the piece begins with it.
     pub(crate) prefix: Prefix,
+    /// The bytes after the prefix.
     pub(crate) body: Bytes,
 }
 
@@ -37,41 +38,41 @@ impl Piece {
 /// is where the first segment begins.
 #[derive(Debug, Default)]
 pub(crate) struct SendLane {
-    /// Each with the offset where it begins.
+    /// The segments, each with its offset in the stream.
     segments: VecDeque<(u64, Segment)>,
-    /// How many segments went before these.
-    gone: usize,
+    /// How many segments were removed from the front.
+    removed: usize,
     acked: u64,
-    /// The furthest that was ever sent: what a peer may acknowledge.
+    /// The highest offset ever sent: a peer may acknowledge up to it.
     sent_max: u64,
     end: u64,
     limit: u64,
-    /// The offset up to which a caller waits for the acknowledgement, and the one up to which it
-    /// was requested on the current transport.
-    wanted: u64,
+    /// The offset up to which a caller waits for the acknowledgement.
+    ack_wanted: u64,
+    /// The offset up to which an acknowledgement was requested on the current transport.
     ack_requested: u64,
 }
 
-/// How far one transport has brought a lane. A new one begins at what is acknowledged.
+/// The position of one transport in a lane. A new transport begins at the acknowledged offset.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Cursor {
     next: u64,
     /// The number of the segment that contains `next`, counted with those that were removed. Only a
     /// hint.
     segment: usize,
-    /// What was sent and got lost.
+    /// Ranges that were sent and declared lost.
     lost: RangeSet<u64>,
 }
 
 impl Cursor {
-    /// A piece got lost: it goes again first.
-    pub(crate) fn lose(&mut self, offset: u64, len: usize) {
+    /// Marks a piece as lost, so that it is retransmitted before new data.
+    pub(crate) fn mark_lost(&mut self, offset: u64, len: usize) {
         if len > 0 {
             self.lost.insert(offset..offset + len as u64);
         }
     }
 
-    /// Everything before `acked` has arrived.
+    /// Skips everything before `acked`, which has arrived.
     fn skip(&mut self, acked: u64) {
         self.next = self.next.max(acked);
         while let Some(first) = self.lost.first()
@@ -90,35 +91,35 @@ impl SendLane {
         self.segments.push_back((start, segment));
     }
 
-    /// Whether there is something that may be sent now by the transport with that cursor.
+    /// Whether the transport with that cursor has data that it may send now.
     pub(crate) fn is_sendable(&self, cursor: &Cursor) -> bool {
         let next = cursor.next.max(self.acked);
         let lost = || cursor.lost.last().is_some_and(|last| last.end > self.acked);
         next < self.end.min(self.limit) || lost()
     }
 
-    /// Whether everything handed in has been acknowledged.
+    /// Whether everything pushed has been acknowledged.
     pub(crate) const fn is_drained(&self) -> bool {
         self.acked == self.end
     }
 
-    /// A caller waits for the acknowledgement of all that is here.
+    /// Records that a caller waits for the acknowledgement of everything pushed so far.
     pub(crate) const fn want_ack(&mut self) {
-        self.wanted = self.end;
+        self.ack_wanted = self.end;
     }
 
-    /// Whether an acknowledgement is waited for that was not asked for.
+    /// Whether a caller waits for an acknowledgement that has not been requested.
     pub(crate) fn needs_ack_request(&self) -> bool {
-        self.wanted > self.acked.max(self.ack_requested)
+        self.ack_wanted > self.acked.max(self.ack_requested)
     }
 
     /// The offset up to which to request an acknowledgement; it counts as requested from now on.
-    pub(crate) const fn asks(&mut self) -> u64 {
-        self.ack_requested = self.wanted;
+    pub(crate) const fn take_ack_request(&mut self) -> u64 {
+        self.ack_requested = self.ack_wanted;
         self.ack_requested
     }
 
-    /// What was asked may be lost with the transport that carried it.
+    /// Discards the request for an acknowledgement, which may be lost with its transport.
     pub(crate) const fn forget_ack_request(&mut self) {
         self.ack_requested = 0;
     }
@@ -127,7 +128,7 @@ impl SendLane {
         self.end - self.acked
     }
 
-    /// Bytes that a transport with that cursor sends once more.
+    /// How many bytes the transport with that cursor retransmits.
     pub(crate) fn repeated(&self, cursor: &Cursor) -> u64 {
         self.sent_max.saturating_sub(cursor.next.max(self.acked))
     }
@@ -137,8 +138,8 @@ impl SendLane {
         self.sent_max > 0
     }
 
-    /// The next piece to send by the transport with that cursor, at most `len_max` bytes: what it lost
-    /// first.
+    /// The next piece to send by the transport with that cursor, at most `len_max` bytes. Lost data is
+    /// retransmitted first.
     #[inline]
     pub(crate) fn next_piece(&mut self, cursor: &mut Cursor, len_max: usize) -> Option<Piece> {
         cursor.skip(self.acked);
@@ -162,19 +163,19 @@ impl SendLane {
             cursor.lost.remove(sent);
         } else {
             let is_done = sent.end == start + segment.len();
-            cursor.segment = self.gone + at + usize::from(is_done);
+            cursor.segment = self.removed + at + usize::from(is_done);
             cursor.next = sent.end;
         }
         Some(piece)
     }
 
-    /// The index of the segment that contains `offset`: mostly the hint. A search among the 2,000
+    /// The index of the segment that contains `offset`, which is usually the hint. A search among the 2,000
     /// segments that the default send buffer makes of messages of 8 KiB took 45 ns for each.
     fn find(&self, offset: u64, hint: usize) -> Option<usize> {
         let holds = |&(start, ref segment): &(u64, Segment)| {
             (start..start + segment.len()).contains(&offset)
         };
-        let hinted = hint.wrapping_sub(self.gone);
+        let hinted = hint.wrapping_sub(self.removed);
         if self.segments.get(hinted).is_some_and(holds) {
             return Some(hinted);
         }
@@ -182,11 +183,11 @@ impl SendLane {
         behind.checked_sub(1)
     }
 
-    /// The peer has everything before `expected` and takes bytes up to `limit`. Returns how many
-    /// bytes were freed. Positions behind what is known already are old news and change nothing.
+    /// The peer has everything before `expected` and grants credit up to `limit`. Returns how many
+    /// bytes were freed. Outdated positions have no effect.
     pub(crate) fn acknowledge(&mut self, expected: u64, limit: u64) -> Result<u64, Misbehaved> {
         if expected > self.sent_max {
-            return Err(Misbehaved("acknowledged what was never sent"));
+            return Err(Misbehaved("acknowledged data that was never sent"));
         }
         self.limit = self.limit.max(limit);
         let freed = expected.saturating_sub(self.acked);
@@ -195,19 +196,19 @@ impl SendLane {
             && start + first.len() <= self.acked
         {
             self.segments.pop_front();
-            self.gone += 1;
+            self.removed += 1;
         }
         Ok(freed)
     }
 
-    /// Gives back the table of segments if there are none.
+    /// Frees the table of segments if it is empty.
     pub(crate) fn shrink(&mut self) {
         if self.segments.is_empty() {
             self.segments.shrink_to_fit();
         }
     }
 
-    /// Where a new transport begins.
+    /// The cursor of a new transport.
     pub(crate) fn cursor(&self) -> Cursor {
         Cursor {
             next: self.acked,
@@ -215,7 +216,7 @@ impl SendLane {
         }
     }
 
-    fn walk(self) -> SegmentCursor {
+    fn into_messages(self) -> SegmentCursor {
         SegmentCursor {
             offset: self.segments.front().map_or(self.end, |(start, _)| *start),
             segments: self
@@ -226,36 +227,36 @@ impl SendLane {
         }
     }
 
-    /// Begins a new stream to a peer that has forgotten the old one: hands back the messages that
-    /// may have reached it, at least in part, and keeps those of which no byte was ever sent.
-    /// Returns with them how many bytes they had in the stream.
+    /// Begins a new stream to a peer that lost its state. Returns the messages that may have reached it,
+    /// at least in part, and the bytes that they occupied in the stream. Messages of which no byte was
+    /// ever sent remain in the lane.
     pub(crate) fn restart(&mut self, lane: LaneId) -> (Vec<Message>, u64) {
         let old = std::mem::take(self);
-        let (acked, sent_max, old_wanted) = (old.acked, old.sent_max, old.wanted);
+        let (acked, sent_max, old_ack_wanted) = (old.acked, old.sent_max, old.ack_wanted);
         let (mut undelivered, mut released) = (Vec::new(), 0);
-        let mut walk = old.walk();
-        while walk.offset < sent_max {
-            let Some((payload, end)) = walk.next_message() else {
+        let mut cursor = old.into_messages();
+        while cursor.offset < sent_max {
+            let Some((payload, end)) = cursor.next_message() else {
                 break;
             };
             if end > acked {
                 undelivered.push(Message { lane, payload });
             }
         }
-        released += walk.offset.max(acked) - acked;
-        for segment in walk.segments {
+        released += cursor.offset.max(acked) - acked;
+        for segment in cursor.segments {
             self.push(segment);
         }
-        if old_wanted > acked {
+        if old_ack_wanted > acked {
             self.want_ack();
         }
         (undelivered, released)
     }
 
-    /// Drops the oldest messages of which no byte was ever sent, so many bytes at the least if there
-    /// are. Returns how many messages and bytes they were.
+    /// Drops the oldest messages of which no byte was ever sent, at least `at_least` bytes if there are
+    /// as many. Returns the number of dropped messages and bytes.
     pub(crate) fn drop_oldest(&mut self, at_least: u64) -> (u64, u64) {
-        let mut walk = SegmentCursor {
+        let mut cursor = SegmentCursor {
             offset: self.segments.front().map_or(self.end, |(start, _)| *start),
             segments: self
                 .segments
@@ -263,16 +264,16 @@ impl SendLane {
                 .map(|(_, segment)| segment.clone())
                 .collect(),
         };
-        while walk.offset < self.sent_max {
-            if walk.next_message().is_none() {
+        while cursor.offset < self.sent_max {
+            if cursor.next_message().is_none() {
                 return (0, 0);
             }
         }
-        let (begin, mut messages) = (walk.offset, 0);
-        while walk.offset - begin < at_least && walk.next_message().is_some() {
+        let (begin, mut messages) = (cursor.offset, 0);
+        while cursor.offset - begin < at_least && cursor.next_message().is_some() {
             messages += 1;
         }
-        let dropped = walk.offset - begin;
+        let dropped = cursor.offset - begin;
         while let Some((start, last)) = self.segments.back_mut() {
             if *start < begin {
                 last.bytes.truncate((begin - *start) as usize);
@@ -281,17 +282,17 @@ impl SendLane {
             self.segments.pop_back();
         }
         self.end = begin;
-        walk.segments.into_iter().for_each(|it| self.push(it));
-        self.wanted = self.wanted.min(self.end);
+        cursor.segments.into_iter().for_each(|it| self.push(it));
+        self.ack_wanted = self.ack_wanted.min(self.end);
         (messages, dropped)
     }
 
-    /// The messages that are not acknowledged, for a session that ends.
+    /// The unacknowledged messages, for a session that ends.
     pub(crate) fn into_undelivered(self, lane: LaneId) -> Vec<Message> {
         let acked = self.acked;
-        let mut walk = self.walk();
+        let mut cursor = self.into_messages();
         let mut undelivered = Vec::new();
-        while let Some((payload, end)) = walk.next_message() {
+        while let Some((payload, end)) = cursor.next_message() {
             if end > acked {
                 undelivered.push(Message { lane, payload });
             }
@@ -300,14 +301,14 @@ impl SendLane {
     }
 }
 
-/// Walks over retained segments message by message.
+/// Iterates over the messages of retained segments.
 struct SegmentCursor {
     segments: VecDeque<Segment>,
     offset: u64,
 }
 
 impl SegmentCursor {
-    /// The next message and the offset behind it.
+    /// The next message and the offset of its end.
     fn next_message(&mut self) -> Option<(Bytes, u64)> {
         let mut segment = self.segments.pop_front()?;
         let before = segment.len();
@@ -331,7 +332,7 @@ mod tests {
     use crate::config::SessionConfig;
     use crate::encoded_batch::EncodedBatch;
     use crate::message_batch::MessageBatch;
-    use crate::recv_lane::{Order, RecvLane};
+    use crate::recv_lane::{PieceOrder, RecvLane};
     use crate::send_buffer::SendBuffer;
     use proptest::prelude::*;
     use selvedge_transport::FrameHeader;
@@ -354,16 +355,16 @@ mod tests {
     fn sent_all(lane: &mut SendLane, cursor: &mut Cursor, len_max: usize) -> Vec<u8> {
         let mut stream = Vec::new();
         while let Some(piece) = lane.next_piece(cursor, len_max) {
-            let mut head = FrameHeader::EMPTY;
-            piece.prefix.write_to(&mut head);
-            stream.extend_from_slice(head.as_slice());
+            let mut header = FrameHeader::EMPTY;
+            piece.prefix.write_to(&mut header);
+            stream.extend_from_slice(header.as_slice());
             stream.extend_from_slice(&piece.body);
         }
         stream
     }
 
     #[test]
-    fn a_new_transport_repeats_from_the_first_unacknowledged_byte() {
+    fn a_new_transport_retransmits_from_the_first_unacknowledged_byte() {
         let large = vec![9; 10_000];
         let mut lane = lane_with(&[b"one", &large, b"three"]);
         let stream = sent_all(&mut lane, &mut Cursor::default(), 64);
@@ -381,12 +382,12 @@ mod tests {
     }
 
     #[test]
-    fn what_was_lost_goes_first_and_only_what_is_not_acknowledged() {
+    fn lost_data_is_retransmitted_first_unless_it_is_acknowledged() {
         let mut lane = lane_with(&[b"0123456789"]);
         let mut cursor = lane.cursor();
         lane.next_piece(&mut cursor, 8).unwrap();
-        cursor.lose(1, 2);
-        cursor.lose(5, 2);
+        cursor.mark_lost(1, 2);
+        cursor.mark_lost(5, 2);
         lane.acknowledge(2, 0).unwrap();
         assert!(lane.is_sendable(&cursor));
         let pieces = std::iter::from_fn(|| lane.next_piece(&mut cursor, 64));
@@ -394,14 +395,14 @@ mod tests {
         let expected = [(2, "1"), (5, "45"), (8, "789")];
         assert_eq!(pieces, expected.map(|(at, text)| (at, Bytes::from(text))));
         assert!(!lane.is_sendable(&cursor));
-        cursor.lose(2, 9);
+        cursor.mark_lost(2, 9);
         lane.acknowledge(11, 0).unwrap();
         assert!(!lane.is_sendable(&cursor));
         assert!(lane.next_piece(&mut cursor, 64).is_none());
     }
 
     #[test]
-    fn an_acknowledgement_of_what_was_never_sent_is_refused() {
+    fn an_acknowledgement_of_unsent_data_is_refused() {
         let mut lane = lane_with(&[b"hello"]);
         assert!(lane.next_piece(&mut Cursor::default(), 3).is_some());
         assert!(lane.acknowledge(4, 0).is_err());
@@ -419,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_hands_back_what_left_and_keeps_what_did_not() {
+    fn a_restart_returns_messages_that_were_sent_and_keeps_unsent_ones() {
         let large = vec![9; 10_000];
         let payloads: [&[u8]; 4] = [b"acked", b"sent", &large, b"kept"];
         let mut lane = lane_with(&payloads);
@@ -440,15 +441,15 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_that_never_left_make_room() {
+    fn the_oldest_unsent_messages_are_dropped() {
         let large = vec![9; 10_000];
-        let mut lane = lane_with(&[b"sent", b"gone", &large, b"stays"]);
+        let mut lane = lane_with(&[b"sent", b"drop", &large, b"stays"]);
         let mut cursor = lane.cursor();
-        // The length and a byte of the first: it may have arrived.
+        // The length and one byte of the first message, which may have arrived.
         lane.next_piece(&mut cursor, 2).unwrap();
         assert_eq!(lane.drop_oldest(6), (2, 5 + 2 + 10_000));
         assert_eq!(sent_all(&mut lane, &mut cursor, 64), b"ent\x05stays");
-        assert_eq!(lane.drop_oldest(1), (0, 0), "all of it has left");
+        assert_eq!(lane.drop_oldest(1), (0, 0), "everything has been sent");
     }
 
     proptest! {
@@ -457,15 +458,15 @@ mod tests {
             lens in prop::collection::vec((1..6000_usize, any::<bool>(), any::<bool>()), 1..12),
             sent in any::<prop::sample::Index>(),
             acked in any::<prop::sample::Index>(),
-            at_seams in any::<bool>(),
+            at_boundaries in any::<bool>(),
         ) {
             let mut buffer = SendBuffer::new(&SessionConfig::default());
             let mut lane = SendLane { limit: u64::MAX, ..SendLane::default() };
-            for (number, &(len, drains, is_run)) in lens.iter().enumerate() {
+            for (number, &(len, drains, is_batch)) in lens.iter().enumerate() {
                 let payload = vec![number as u8; len];
-                if is_run {
-                    let run = EncodedBatch::new(std::iter::once([&payload[..], &[]]));
-                    prop_assert!(buffer.push_batch(LaneId::FIRST, &run));
+                if is_batch {
+                    let batch = EncodedBatch::new(std::iter::once([&payload[..], &[]]));
+                    prop_assert!(buffer.push_batch(LaneId::FIRST, &batch));
                 } else {
                     buffer.push(LaneId::FIRST, payload.into()).unwrap();
                 }
@@ -475,34 +476,34 @@ mod tests {
             }
             buffer.drain(|_, segment| lane.push(segment));
             let (end, mut cursor) = (lane.end as usize, lane.cursor());
-            let mut places: Vec<usize> = (0..=end).collect();
-            if at_seams {
+            let mut offsets: Vec<usize> = (0..=end).collect();
+            if at_boundaries {
                 // Between a length and its payload, and between messages.
-                let seams = lens.iter().scan(0, |at, (len, ..)| {
+                let boundaries = lens.iter().scan(0, |at, (len, ..)| {
                     let prefix = *at + varint::len(*len as u64);
                     *at = prefix + len;
                     Some([prefix, *at])
                 });
-                places = std::iter::once(0).chain(seams.flatten()).collect();
+                offsets = std::iter::once(0).chain(boundaries.flatten()).collect();
             }
-            let sent = *sent.get(&places);
-            places.retain(|&place| place <= sent);
+            let sent = *sent.get(&offsets);
+            offsets.retain(|&offset| offset <= sent);
             while cursor.next < sent as u64 {
                 let rest = sent - cursor.next as usize;
                 lane.next_piece(&mut cursor, rest);
             }
-            let acked = *acked.get(&places) as u64;
+            let acked = *acked.get(&offsets) as u64;
             lane.acknowledge(acked, 0).unwrap();
             let (undelivered, released) = lane.restart(LaneId::FIRST);
             prop_assert_eq!(released + lane.end, end as u64 - acked);
-            let mut left: Vec<_> = undelivered.into_iter().map(|m| m.payload).collect();
+            let mut kept: Vec<_> = undelivered.into_iter().map(|m| m.payload).collect();
             lane.limit = u64::MAX;
             let stream = sent_all(&mut lane, &mut Cursor::default(), 999);
             let mut receiver = RecvLane::new(u64::MAX / 4);
-            let mut deliver = |run: MessageBatch| {
-                left.extend(run.into_messages(LaneId::FIRST).map(|it| it.payload));
+            let mut deliver = |batch: MessageBatch| {
+                kept.extend(batch.into_messages(LaneId::FIRST).map(|it| it.payload));
             };
-            receiver.receive(0, stream.into(), Order::Kept, 6000, &mut deliver).unwrap();
+            receiver.receive(0, stream.into(), PieceOrder::InOrder, 6000, &mut deliver).unwrap();
             let all = lens.iter().enumerate().map(|(n, (len, ..))| Bytes::from(vec![n as u8; *len]));
             let mut before = 0;
             let expected: Vec<_> = all
@@ -511,7 +512,7 @@ mod tests {
                     before > acked
                 })
                 .collect();
-            prop_assert_eq!(left, expected);
+            prop_assert_eq!(kept, expected);
         }
     }
 }

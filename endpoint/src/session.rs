@@ -301,7 +301,7 @@ impl Session {
         for (lane, released) in self.released.iter_mut().enumerate() {
             buffer.release(lane, std::mem::take(released));
         }
-        buffer.give_up(std::mem::take(&mut self.given_up));
+        buffer.abandon(std::mem::take(&mut self.given_up));
     }
 
     /// Drops the oldest messages that exceed the send buffer while the peer cannot be reached.
@@ -314,7 +314,7 @@ impl Session {
             // An eighth more, so that not each message costs a walk over the lane.
             let (messages, bytes) = lane.drop_oldest(excess + self.config.send_buffer / 8);
             buffer.release(number, bytes);
-            buffer.give_up(messages);
+            buffer.abandon(messages);
             self.dropped[number] += messages;
             self.stats.dropped_while_away += messages;
         }
@@ -338,7 +338,7 @@ impl Session {
         let best_effort = self.best_effort_in.get_mut(lane.index());
         let rest = best_effort.map_or(bytes, |it| it.taken(bytes));
         if let Some(receiving) = self.recv.get_mut(lane.index()) {
-            receiving.taken(rest);
+            receiving.consumed(rest);
         }
     }
 

@@ -2,10 +2,10 @@
 
 use bytes::{Buf, BufMut, BytesMut};
 
-/// The largest number that can be written.
+/// The largest number that can be encoded.
 pub(crate) const VARINT_MAX: u64 = (1 << 62) - 1;
 
-/// How many bytes `value` takes.
+/// The encoded length of `value`, in bytes.
 pub(crate) const fn len(value: u64) -> usize {
     match value {
         0..0x40 => 1,
@@ -15,7 +15,7 @@ pub(crate) const fn len(value: u64) -> usize {
     }
 }
 
-/// Writes `value` in its shortest form. Values above [`VARINT_MAX`] do not occur: they would be
+/// Encodes `value` in its shortest form. Values above [`VARINT_MAX`] do not occur: they would be
 /// byte counts of more than four exabytes.
 pub(crate) fn put(value: u64, out: &mut impl BufMut) {
     debug_assert!(value <= VARINT_MAX, "{value} is beyond a varint");
@@ -27,8 +27,8 @@ pub(crate) fn put(value: u64, out: &mut impl BufMut) {
     }
 }
 
-/// Appends `value` in its shortest form where there is room for it: each form is stored at once, by a
-/// copy of a length that is known here.
+/// Appends `value` in its shortest form to a buffer with sufficient capacity. Each form is one store,
+/// since the length of each copy is a constant.
 #[inline]
 pub(crate) fn append(value: u64, out: &mut BytesMut) {
     debug_assert!(value <= VARINT_MAX, "{value} is beyond a varint");
@@ -40,7 +40,8 @@ pub(crate) fn append(value: u64, out: &mut BytesMut) {
     }
 }
 
-/// `value` in its shortest form: the first so many of these bytes. Made without a branch for each form.
+/// Encodes `value` in its shortest form, as an array and the number of bytes used, without a branch
+/// per form.
 #[inline]
 pub(crate) const fn encoded(value: u64) -> ([u8; 8], usize) {
     debug_assert!(value <= VARINT_MAX, "it is beyond a varint");
@@ -50,21 +51,24 @@ pub(crate) const fn encoded(value: u64) -> ([u8; 8], usize) {
     ((form << 62 | at_front).to_be_bytes(), len)
 }
 
-/// How many bytes a varint has that begins with `first`.
+/// The length of a varint that begins with the byte `first`.
 pub(crate) const fn len_from_first(first: u8) -> usize {
     1 << (first >> 6)
 }
 
-/// Reads one; `None` when the bytes end before it does. Longer forms than needed are accepted, as
-/// in QUIC.
+/// Decodes a varint; `None` if it is truncated. Forms longer than necessary are accepted, as in QUIC.
 pub(crate) fn get(bytes: &mut impl Buf) -> Option<u64> {
-    debug_assert_eq!(bytes.chunk().len(), bytes.remaining(), "it lies in pieces");
+    debug_assert_eq!(
+        bytes.chunk().len(),
+        bytes.remaining(),
+        "the buffer is contiguous"
+    );
     let (value, len) = read(bytes.chunk())?;
     bytes.advance(len);
     Some(value)
 }
 
-/// Reads the varint at the front, and returns its length, too. Each form is loaded at once.
+/// Decodes the varint at the front, and returns its length, too. Each form is one load.
 #[inline]
 pub(crate) fn read(bytes: &[u8]) -> Option<(u64, usize)> {
     let first = *bytes.first()?;
@@ -89,7 +93,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_written_reads_back(value in 0..=VARINT_MAX) {
+        fn an_encoded_value_decodes_to_itself(value in 0..=VARINT_MAX) {
             let mut out = Vec::new();
             put(value, &mut out);
             prop_assert_eq!(out.len(), len(value));
@@ -105,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn the_examples_of_the_rfc_read_as_it_says() {
+    fn the_examples_of_the_rfc_decode_to_their_values() {
         let read = |bytes: &[u8]| get(&mut &bytes[..]);
         assert_eq!(read(&[0x25]), Some(37));
         assert_eq!(read(&[0x40, 0x25]), Some(37));

@@ -1,4 +1,4 @@
-//! The frames of a session, byte by byte. All numbers are varints (RFC 9000, section 16) unless
+//! The wire format of the frames of a session. All numbers are varints (RFC 9000, section 16) unless
 //! their size is given.
 //!
 //! ```text
@@ -14,17 +14,19 @@
 //! PacketAck 0a | highest | delay µs | n | length | n × (gap, length)
 //! ```
 //!
-//! The last two occur on transports that lose frames: `Packet` numbers a frame so that its
-//! loss is detected, and `PacketAck` lists the numbers that arrived, as in QUIC (RFC 9000, section 19.3): `length`
-//! numbers down to before a gap, `gap` missing ones less one, and so on.
+//! The last two occur on transports that lose frames: `Packet` numbers a frame so that its loss can be
+//! detected, and `PacketAck` lists the numbers that arrived, as in QUIC (RFC 9000, section 19.3):
+//! `length` numbers downwards from `highest`, then for each gap the count of missing numbers less one,
+//! and the `length` of the next range.
 //!
-//! A `nonce` of 0 requests a pong only; another one, 32 times an `offset` plus a lane, also requests an
-//! acknowledgement as soon as that lane has reached the offset.
+//! A `nonce` of 0 requests only a `Pong`. Any other `nonce` is 32 times an `offset` plus a lane, and also
+//! requests an acknowledgement as soon as that lane has reached the offset.
 //!
 //! The stream of a lane is the sequence of its messages, each as a length and its bytes. A
-//! `Data` frame is any piece of that stream: large messages are cut, small ones travel together.
-//! `message_max` of a `Hello` also carries the versions and features that its sender speaks
-//! ([`crate::version`]). `expected` is the offset of the next byte wanted, `limit` the offset up to which may be sent.
+//! `Data` frame is any piece of that stream: large messages are split, small ones share a frame.
+//! `message_max` of a `Hello` also carries the versions and features that its sender supports
+//! ([`crate::version`]). `expected` is the offset of the next byte, `limit` the offset up to which the
+//! peer may send.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -37,29 +39,29 @@ use crate::segment::PREFIX_LEN_MAX;
 use crate::varint::{self, VARINT_MAX};
 use crate::version::SessionOffer;
 
-/// The version byte of a `Hello`, which names its layout. Another one is refused with
+/// The version byte of a `Hello`, which identifies its layout. Any other byte is refused with
 /// [`CloseCode::Incompatible`]. The versions of the protocol are in the offer: [`crate::version`].
 pub(crate) const VERSION: u8 = 1;
 
 /// The longest control frame: a `Hello` with all lanes.
 pub(crate) const CONTROL_LEN_MAX: usize = 1 + 1 + 8 + 8 + 8 + 8 + 8 + 1 + 1 + LANES_MAX * 16;
 
-/// What a data frame costs at the most before its payload.
-pub(crate) const DATA_HEAD_LEN_MAX: usize = 1 + 1 + 8;
+/// The maximum length of the header of a data frame.
+pub(crate) const DATA_HEADER_LEN_MAX: usize = 1 + 1 + 8;
 
-/// What a number costs at the most before the frame that it numbers.
-pub(crate) const PACKET_HEAD_LEN_MAX: usize = 1 + 8;
+/// The maximum length of the number before a numbered frame.
+pub(crate) const PACKET_HEADER_LEN_MAX: usize = 1 + 8;
 
 const _: () =
-    assert!(PACKET_HEAD_LEN_MAX + DATA_HEAD_LEN_MAX + PREFIX_LEN_MAX <= FrameHeader::CAPACITY);
+    assert!(PACKET_HEADER_LEN_MAX + DATA_HEADER_LEN_MAX + PREFIX_LEN_MAX <= FrameHeader::CAPACITY);
 
-/// What the position of a lane takes at the most.
+/// The maximum length of the position of a lane.
 const POSITION_LEN_MAX: usize = 1 + 8 + 8;
 
 const _: () = assert!(2 + POSITION_LEN_MAX <= FrameHeader::CAPACITY);
 
-/// How many gaps are remembered. At 30 % loss 64 ranges reach 200 packets back; a packet before
-/// them counts as arrived if it arrives.
+/// How many ranges of received numbers are stored. At 30 % loss 64 ranges reach 200 packets back; an
+/// older packet that arrives counts as new.
 pub(crate) const RANGES_MAX: usize = 64;
 
 mod kind {
@@ -79,7 +81,7 @@ mod kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LanePosition {
     pub(crate) lane: LaneId,
-    /// The offset of the next byte wanted: all before it has been delivered.
+    /// The offset of the next expected byte: everything before it has been delivered.
     pub(crate) expected: u64,
     /// The offset up to which the sender may send.
     pub(crate) limit: u64,
@@ -95,14 +97,14 @@ pub(crate) struct AckRequest {
 impl AckRequest {
     const LANE_BITS: u32 = LANES_MAX.trailing_zeros();
 
-    /// As the nonce of a `Ping`. An offset that has no room there, after 2^57 bytes, becomes the highest
-    /// that has: then acknowledgements come within their usual time.
+    /// The nonce of a `Ping`. An offset that does not fit, after 2^57 bytes, becomes the highest that
+    /// does: from then on acknowledgements arrive after their normal delay.
     pub(crate) fn nonce(self) -> u64 {
         let offset = self.offset.min(VARINT_MAX >> Self::LANE_BITS);
         offset << Self::LANE_BITS | u64::from(self.lane.number())
     }
 
-    /// The request of a `Ping`, if it has one besides a pong.
+    /// The request in the nonce of a `Ping`; `None` if it requests only a `Pong`.
     pub(crate) fn from_nonce(nonce: u64) -> Option<Self> {
         let offset = nonce >> Self::LANE_BITS;
         let lane = LaneId::new((nonce % LANES_MAX as u64) as u8)?;
@@ -112,20 +114,20 @@ impl AckRequest {
 
 const _: () = assert!(LANES_MAX.is_power_of_two());
 
-/// How a session introduces itself on a new transport.
+/// The first frame of a session on a new transport.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Hello {
     /// Random, chosen when a session is created: identifies a peer that restarted.
     pub(crate) incarnation: u64,
     /// How often the sender has restarted its streams with its peer since then.
     pub(crate) view: u64,
-    /// The incarnation that the sender knows its peer by; 0 for none.
+    /// The incarnation of the peer as known to the sender; 0 if unknown.
     pub(crate) peer_incarnation: u64,
-    /// The dialer numbers its attachments upwards; the higher one replaces the lower.
+    /// The dialer numbers its attachments in ascending order; the higher number replaces the lower.
     pub(crate) epoch: u64,
     /// At most [`crate::version::MESSAGE_MAX`].
     pub(crate) message_max: u64,
-    /// The versions and features that the sender speaks; in one number with `message_max`.
+    /// The versions and features that the sender supports; encoded in one number with `message_max`.
     pub(crate) offer: SessionOffer,
     /// How many transports the sender wants to use at a time: the higher number of both counts.
     pub(crate) paths_wanted: u8,
@@ -135,9 +137,9 @@ pub(crate) struct Hello {
 /// Which numbered packets have arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PacketAck {
-    /// How long the answer was held back after the highest one arrived.
+    /// How long the acknowledgement was delayed after the arrival of the highest number.
     pub(crate) delay: Duration,
-    /// The highest first; at least one, and none is empty.
+    /// In descending order; at least one range, and none is empty.
     pub(crate) ranges: Vec<Range<u64>>,
 }
 
@@ -146,15 +148,15 @@ pub(crate) struct PacketAck {
 pub(crate) enum CloseCode {
     /// Everything was sent and acknowledged.
     Done = 0,
-    /// The closing side did not wait.
+    /// The closing side did not wait for acknowledgements.
     Aborted = 1,
-    /// Versions or limits do not fit together.
+    /// The versions or limits of the two sides are incompatible.
     Incompatible = 2,
     /// The peer broke the protocol.
     Protocol = 3,
 }
 
-/// A decoded frame. A payload stays in the frame.
+/// A decoded frame, without its payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Received {
     Hello(Box<Hello>),
@@ -185,8 +187,7 @@ impl Received {
     }
 }
 
-/// The positions of an `Ack`, in their encoded form: a list of them would be an allocation for
-/// each.
+/// The positions of an `Ack` in encoded form: a list of them would be an allocation per frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Positions(Bytes);
 
@@ -214,18 +215,18 @@ impl Positions {
         })
     }
 
-    /// Each of them.
+    /// The positions.
     pub(crate) fn iter(&self) -> impl Iterator<Item = LanePosition> {
         let mut rest = &self.0[..];
         std::iter::from_fn(move || Self::next(&mut rest))
     }
 }
 
-/// Bytes that are no frame: too short, a wrong type, or a number out of its range.
+/// An invalid frame: truncated, of an unknown type, or with a number out of range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
-/// Takes the number off a numbered frame.
+/// Removes the number of a numbered frame.
 #[inline]
 pub(crate) fn take_number(frame: &mut Bytes) -> Result<Option<u64>, Malformed> {
     if frame.first() != Some(&kind::PACKET) {
@@ -235,7 +236,7 @@ pub(crate) fn take_number(frame: &mut Bytes) -> Result<Option<u64>, Malformed> {
     get(frame).map(Some)
 }
 
-/// Decodes a frame without its number, and leaves its payload in it, if it may have one.
+/// Decodes a frame without number. Its payload, if its type has one, remains in `frame`.
 ///
 /// The fields of frames with data, which are nearly all frames, are read in place: consumed one by
 /// one, and passed on with the payload in one large value, they took 23 ns more per frame.
@@ -260,7 +261,7 @@ pub(crate) fn decode(frame: &mut Bytes) -> Result<Received, Malformed> {
     Ok(received)
 }
 
-/// A frame that has no payload.
+/// Decodes a frame of a type without payload.
 fn decode_control(mut frame: Bytes) -> Result<Received, Malformed> {
     let received = match get_u8(&mut frame)? {
         kind::HELLO => return decode_hello(frame),
@@ -311,13 +312,13 @@ fn decode_hello(mut frame: Bytes) -> Result<Received, Malformed> {
     Ok(Received::Hello(Box::new(hello)))
 }
 
-/// The lanes of a `Hello`: all from 0 on, so their numbers are not written.
+/// Decodes the lanes of a `Hello`. They are consecutive from 0 on, so their numbers are not encoded.
 fn decode_lanes(frame: &mut Bytes) -> Result<Vec<LanePosition>, Malformed> {
     let count = get_u8(frame)?;
     if usize::from(count) > LANES_MAX {
         return Err(Malformed);
     }
-    // Room for all at once, now that the count is known to be small.
+    // One allocation is enough, since the count has been checked.
     let mut positions = Vec::with_capacity(count.into());
     for number in 0..count {
         positions.push(LanePosition {
@@ -380,11 +381,11 @@ pub(crate) fn encode_hello(hello: &Hello) -> Bytes {
     out.into()
 }
 
-/// An `Ack` of one lane, which is nearly each, is a head alone where `head_max` allows: it needs no
-/// memory.
+/// Encodes an `Ack`. One with a single lane, which is nearly every one, needs no allocation if its
+/// length is at most `header_max`: the whole frame is in the header.
 pub(crate) fn ack(
     mut positions: impl Iterator<Item = LanePosition>,
-    head_max: usize,
+    header_max: usize,
 ) -> (FrameHeader, Bytes) {
     let (first, second) = (positions.next(), positions.next());
     if let (Some(first), None) = (first, second) {
@@ -393,10 +394,10 @@ pub(crate) fn ack(
         rest.put_slice(&[kind::ACK, 1]);
         put_position(first, &mut rest);
         let len = FrameHeader::CAPACITY - rest.len();
-        if len <= head_max {
-            let mut head = FrameHeader::EMPTY;
-            head.extend(&bytes[..len]);
-            return (head, Bytes::new());
+        if len <= header_max {
+            let mut header = FrameHeader::EMPTY;
+            header.extend(&bytes[..len]);
+            return (header, Bytes::new());
         }
     }
     let mut out = Vec::with_capacity(2 + LANES_MAX * POSITION_LEN_MAX);
@@ -411,8 +412,8 @@ pub(crate) fn ack(
 /// An `Ack` as the peer receives it.
 #[cfg(test)]
 pub(crate) fn encode_ack(positions: &[LanePosition]) -> Bytes {
-    let (head, body) = ack(positions.iter().copied(), FrameHeader::CAPACITY);
-    [head.as_slice(), &body].concat().into()
+    let (header, body) = ack(positions.iter().copied(), FrameHeader::CAPACITY);
+    [header.as_slice(), &body].concat().into()
 }
 
 fn put_position(position: LanePosition, out: &mut impl BufMut) {
@@ -421,15 +422,15 @@ fn put_position(position: LanePosition, out: &mut impl BufMut) {
     varint::put(position.limit, out);
 }
 
-pub(crate) fn encode_packet_ack(seen: &PacketAck) -> Bytes {
-    let mut out = Vec::with_capacity(32 + seen.ranges.len() * 4);
+pub(crate) fn encode_packet_ack(ack: &PacketAck) -> Bytes {
+    let mut out = Vec::with_capacity(32 + ack.ranges.len() * 4);
     out.put_u8(kind::PACKET_ACK);
-    let highest = seen.ranges.first().map_or(0, |range| range.end - 1);
+    let highest = ack.ranges.first().map_or(0, |range| range.end - 1);
     varint::put(highest, &mut out);
-    varint::put(seen.delay.as_micros() as u64, &mut out);
-    out.put_u8(seen.ranges.len().saturating_sub(1) as u8);
+    varint::put(ack.delay.as_micros() as u64, &mut out);
+    out.put_u8(ack.ranges.len().saturating_sub(1) as u8);
     let mut end = highest + 1;
-    for (at, range) in seen.ranges.iter().enumerate() {
+    for (at, range) in ack.ranges.iter().enumerate() {
         if at > 0 {
             varint::put(end - range.end - 1, &mut out);
         }
@@ -439,45 +440,45 @@ pub(crate) fn encode_packet_ack(seen: &PacketAck) -> Bytes {
     out.into()
 }
 
-/// Numbers a frame: `head` is the head that it has without.
+/// The header of a numbered frame, given the header without the number.
 pub(crate) fn packet(number: u64, inner: &FrameHeader) -> FrameHeader {
-    let mut outer = head(&[kind::PACKET], number);
+    let mut outer = header(&[kind::PACKET], number);
     outer.extend(inner.as_slice());
     outer
 }
 
 #[inline]
-fn head(first: &[u8], number: u64) -> FrameHeader {
-    let mut head = FrameHeader::EMPTY;
-    head.extend(first);
+fn header(first: &[u8], number: u64) -> FrameHeader {
+    let mut header = FrameHeader::EMPTY;
+    header.extend(first);
     let (bytes, len) = varint::encoded(number);
-    head.extend_by(bytes, len);
-    head
+    header.extend_by(bytes, len);
+    header
 }
 
 pub(crate) fn ready(view: u64) -> FrameHeader {
-    head(&[kind::READY], view)
+    header(&[kind::READY], view)
 }
 
 #[inline]
 pub(crate) fn data(lane: LaneId, offset: u64) -> FrameHeader {
-    head(&[kind::DATA, lane.number()], offset)
+    header(&[kind::DATA, lane.number()], offset)
 }
 
 pub(crate) fn datagram(lane: LaneId, sequence: u64) -> FrameHeader {
-    head(&[kind::DATAGRAM, lane.number()], sequence)
+    header(&[kind::DATAGRAM, lane.number()], sequence)
 }
 
 pub(crate) fn ping(nonce: u64) -> FrameHeader {
-    head(&[kind::PING], nonce)
+    header(&[kind::PING], nonce)
 }
 
 pub(crate) fn pong(nonce: u64) -> FrameHeader {
-    head(&[kind::PONG], nonce)
+    header(&[kind::PONG], nonce)
 }
 
 pub(crate) fn close(code: CloseCode) -> FrameHeader {
-    head(&[kind::CLOSE], code as u64)
+    header(&[kind::CLOSE], code as u64)
 }
 
 #[cfg(test)]

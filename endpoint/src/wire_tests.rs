@@ -1,4 +1,4 @@
-//! Every frame reads back; no other bytes are taken for one.
+//! Every frame decodes to what was encoded, and no other bytes decode.
 
 use super::*;
 use proptest::prelude::*;
@@ -26,7 +26,7 @@ fn hello() -> Hello {
     }
 }
 
-fn seen() -> PacketAck {
+fn packet_ack() -> PacketAck {
     PacketAck {
         delay: Duration::from_micros(300),
         ranges: vec![90..100, 70..88, 5..6],
@@ -45,13 +45,13 @@ fn acknowledged(positions: &[LanePosition]) -> Received {
     Received::Ack(Positions(encoded.into()))
 }
 
-/// What a frame says, and its payload.
-fn read(mut frame: Bytes) -> Result<(Received, Bytes), Malformed> {
+/// A decoded frame and its payload.
+fn decode_whole(mut frame: Bytes) -> Result<(Received, Bytes), Malformed> {
     let received = decode(&mut frame)?;
     Ok((received, frame))
 }
 
-/// One of each kind.
+/// One frame of each kind.
 fn golden() -> Vec<(Bytes, (Received, Bytes))> {
     let with = |(bytes, received)| {
         let has_payload = matches!(received, Received::Data { .. } | Received::Datagram { .. });
@@ -85,35 +85,38 @@ fn golden_frames() -> Vec<(Bytes, Received)> {
             bytes(close(CloseCode::Aborted)),
             Received::Close(CloseCode::Aborted),
         ),
-        (encode_packet_ack(&seen()), Received::PacketAck(seen())),
+        (
+            encode_packet_ack(&packet_ack()),
+            Received::PacketAck(packet_ack()),
+        ),
     ]
 }
 
 #[test]
-fn an_acknowledgement_tells_each_lane_and_one_lane_needs_no_memory() {
+fn an_acknowledgement_contains_each_lane_and_one_lane_needs_no_allocation() {
     for count in [1, 3] {
         let positions = &positions()[..count];
-        let Ok((Received::Ack(read), _)) = read(encode_ack(positions)) else {
-            panic!("it is an acknowledgement");
+        let Ok((Received::Ack(decoded), _)) = decode_whole(encode_ack(positions)) else {
+            panic!("the frame is an acknowledgement");
         };
-        assert_eq!(read.iter().collect::<Vec<_>>(), positions);
-        let (head, body) = ack(positions.iter().copied(), FrameHeader::CAPACITY);
+        assert_eq!(decoded.iter().collect::<Vec<_>>(), positions);
+        let (header, body) = ack(positions.iter().copied(), FrameHeader::CAPACITY);
         assert_eq!(
-            (head.as_slice().is_empty(), body.is_empty()),
+            (header.as_slice().is_empty(), body.is_empty()),
             (count > 1, count == 1)
         );
     }
-    let (head, body) = ack(positions().into_iter().take(1), 3);
+    let (header, body) = ack(positions().into_iter().take(1), 3);
     assert!(
-        head.as_slice().is_empty() && !body.is_empty(),
-        "it has no room for it"
+        header.as_slice().is_empty() && !body.is_empty(),
+        "the header is too small for it"
     );
 }
 
 #[test]
-fn every_frame_reads_back() {
+fn every_frame_decodes_to_what_was_encoded() {
     for (bytes, expected) in golden() {
-        assert_eq!(read(bytes), Ok(expected));
+        assert_eq!(decode_whole(bytes), Ok(expected));
     }
 }
 
@@ -121,9 +124,9 @@ fn every_frame_reads_back() {
 fn f1_a_truncated_frame_is_malformed() {
     for (bytes, whole) in golden() {
         for len in 0..bytes.len() {
-            let decoded = read(bytes.slice(..len));
+            let decoded = decode_whole(bytes.slice(..len));
             match whole.0 {
-                // The payload of these reaches to the end, whatever its length.
+                // The payload of these extends to the end of the frame, whatever its length.
                 Received::Data { .. } | Received::Datagram { .. } if decoded.is_ok() => {
                     assert_ne!(decoded, Ok(whole.clone()));
                 }
@@ -134,16 +137,16 @@ fn f1_a_truncated_frame_is_malformed() {
 }
 
 #[test]
-fn f3_an_unknown_kind_is_malformed_and_another_version_is_told() {
+fn f3_an_unknown_kind_is_malformed_and_another_version_is_reported() {
     for kind in (0..=255).filter(|kind| !(1..=8).contains(kind) && *kind != 10) {
         let frame = vec![kind, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        assert_eq!(read(frame.into()), Err(Malformed), "{kind}");
+        assert_eq!(decode_whole(frame.into()), Err(Malformed), "{kind}");
     }
     for version in (0..=255).filter(|version| *version != VERSION) {
         let mut other = encode_hello(&hello()).to_vec();
         other[1] = version;
         let reported = (Received::OtherVersion(version), Bytes::new());
-        assert_eq!(read(other.into()), Ok(reported));
+        assert_eq!(decode_whole(other.into()), Ok(reported));
     }
 }
 
@@ -153,17 +156,23 @@ fn f4_no_flipped_bit_panics() {
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.to_vec();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            // Either is fine; that it returns is what is tested.
-            let _ = read(flipped.into());
+            // Both results are valid; the test is that it returns.
+            let _ = decode_whole(flipped.into());
         }
     }
 }
 
 #[test]
 fn f5_a_count_beyond_the_bytes_or_the_lanes_is_malformed() {
-    assert_eq!(read(Bytes::from_static(&[4, 32, 0, 0])), Err(Malformed));
-    assert_eq!(read(Bytes::from_static(&[4, 255])), Err(Malformed));
-    assert_eq!(read(Bytes::from_static(&[3, 32, 0])), Err(Malformed));
+    assert_eq!(
+        decode_whole(Bytes::from_static(&[4, 32, 0, 0])),
+        Err(Malformed)
+    );
+    assert_eq!(decode_whole(Bytes::from_static(&[4, 255])), Err(Malformed));
+    assert_eq!(
+        decode_whole(Bytes::from_static(&[3, 32, 0])),
+        Err(Malformed)
+    );
 }
 
 #[test]
@@ -175,27 +184,27 @@ fn ranges_that_overlap_are_empty_or_fall_below_zero_are_malformed() {
         &[10, 5, 0, 1, 2, 0, 0],
         &[10, 5, 0, 64],
     ] {
-        let decoded = read(Bytes::copy_from_slice(bytes));
+        let decoded = decode_whole(Bytes::copy_from_slice(bytes));
         assert_eq!(decoded, Err(Malformed), "{bytes:?}");
     }
 }
 
 #[test]
-fn a_number_splits_off_and_does_not_nest() {
+fn a_number_is_removed_and_does_not_nest() {
     let inner = ping(3);
-    let head = packet(300, &inner);
-    let mut frame = Bytes::copy_from_slice(head.as_slice());
+    let header = packet(300, &inner);
+    let mut frame = Bytes::copy_from_slice(header.as_slice());
     assert_eq!(take_number(&mut frame), Ok(Some(300)));
-    assert_eq!(read(frame), Ok((Received::Ping(3), Bytes::new())));
-    let nested = packet(1, &head);
+    assert_eq!(decode_whole(frame), Ok((Received::Ping(3), Bytes::new())));
+    let nested = packet(1, &header);
     let mut frame = Bytes::copy_from_slice(nested.as_slice());
     assert_eq!(take_number(&mut frame), Ok(Some(1)));
-    assert_eq!(read(frame), Err(Malformed));
+    assert_eq!(decode_whole(frame), Err(Malformed));
     assert_eq!(take_number(&mut Bytes::from_static(&[9])), Err(Malformed));
 }
 
 #[test]
-fn f8_the_golden_bytes_of_version_1_stay_as_they_are() {
+fn f8_the_golden_bytes_of_version_1_do_not_change() {
     let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
     let all: Vec<String> = golden().iter().map(|(bytes, _)| hex(bytes)).collect();
     assert_eq!(
@@ -216,16 +225,16 @@ fn f8_the_golden_bytes_of_version_1_stay_as_they_are() {
 
 proptest! {
     #[test]
-    fn what_a_ping_asks_for_reads_back(lane in 0..LANES_MAX as u8, offset in 1_u64..1 << 57) {
+    fn the_request_of_a_ping_decodes_to_what_was_encoded(lane in 0..LANES_MAX as u8, offset in 1_u64..1 << 57) {
         let lane = LaneId::new(lane).unwrap();
-        let ask = AckRequest { lane, offset };
-        prop_assert_eq!(AckRequest::from_nonce(ask.nonce()), Some(ask));
+        let request = AckRequest { lane, offset };
+        prop_assert_eq!(AckRequest::from_nonce(request.nonce()), Some(request));
         let most = AckRequest { lane, offset: offset << 7 | 1 << 63 }.nonce();
         prop_assert!(most <= VARINT_MAX);
     }
 
     #[test]
     fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = read(bytes.into());
+        let _ = decode_whole(bytes.into());
     }
 }

@@ -27,34 +27,34 @@ use crate::error::Misbehaved;
 use crate::lane::LaneId;
 use crate::wire::PacketAck;
 
-/// A packet is lost when one sent so many numbers later was seen (RFC 9002, section 6.1.1).
+/// A packet is lost when one with a number this much higher was acknowledged (RFC 9002, section 6.1.1).
 const REORDERING_MAX: u64 = 3;
 
-/// How many packets may be in flight, whatever they hold: a peer that never acknowledges them costs
+/// How many packets may be in flight, whatever their size: a peer that never acknowledges them costs
 /// no more than 3 MiB.
 const IN_FLIGHT_MAX: usize = 1 << 16;
 
 /// How many packets a probe sends (RFC 9002, section 6.2.4).
 const PROBES: u32 = 2;
 
-/// Probes follow each other at most this far apart, so that some fall into the 3 s of silence after
-/// which a transport is given up: at 30 % loss each way, six of them all fail once in 100 times.
+/// The maximum interval of probes, so that several are sent in the 3 s of silence after which a
+/// transport is given up: at 30 % loss each way, six of them all fail once in 100 times.
 const PROBE_TIMEOUT_MAX: Duration = Duration::from_millis(500);
 
-/// After so many losses and timeouts in a row, without a large packet that was seen, large packets
-/// may be what does not pass (RFC 8899, section 4.3).
-const SUSPICIONS_MAX: u32 = 4;
+/// After this many losses and timeouts in a row without an acknowledged large packet, the path is
+/// assumed to drop large packets (black hole detection, RFC 8899, section 4.3).
+const BLACK_HOLE_THRESHOLD: u32 = 4;
 
-/// The longest frame on a path that seems to swallow large datagrams. With the headers of UDP and of
-/// its encryption it fits into 576 bytes, which every IPv4 host takes (RFC 791, section 3.1).
-const SMALL_FRAME: usize = 500;
+/// The longest frame on a path that seems to drop large datagrams. With the headers of UDP and of its
+/// encryption it fits into 576 bytes, which every IPv4 host accepts (RFC 791, section 3.1).
+const SMALL_FRAME_LEN: usize = 500;
 
 /// How long frames stay small before large ones are tried again. RFC 8899, section 5.1.1,
 /// recommends ten minutes; here an attempt costs only some packets, and a mistake would cost half
 /// the rate.
-const SMALL_FOR: Duration = Duration::from_secs(60);
+const SMALL_FRAMES_DURATION: Duration = Duration::from_secs(60);
 
-/// What a packet carried, so that it can go again.
+/// The content of a packet, for its retransmission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Content {
     /// A piece of a lane's stream.
@@ -63,60 +63,60 @@ pub(crate) enum Content {
         offset: u64,
         len: usize,
     },
-    /// Where the lanes stand. What goes again is where they stand then.
+    /// The positions of the lanes. A retransmission carries the positions of that time.
     Positions,
     Ready,
     Close,
-    /// A ping, or a best-effort message: only whether it arrives matters.
+    /// A ping or a best-effort message, which is not retransmitted.
     Once,
 }
 
-/// A packet of which nothing is known.
+/// A packet in flight.
 #[derive(Debug)]
-struct Sent {
+struct SentPacket {
     at: Instant,
     len: u64,
     content: Content,
 }
 
-/// Both directions of one lossy transport.
+/// The recovery state of one lossy transport, in both directions.
 #[derive(Debug)]
 pub(crate) struct Recovery {
-    /// Packets from `base` on; `None` when their fate is known.
-    sent: VecDeque<Option<Sent>>,
+    /// Packets from the number `base` on; `None` once acknowledged or declared lost.
+    sent: VecDeque<Option<SentPacket>>,
     base: u64,
     in_flight: u64,
-    largest_seen: Option<u64>,
+    largest_acked: Option<u64>,
     last_sent: Option<Instant>,
-    /// When the oldest packet below the largest seen counts as lost.
+    /// When the oldest packet below the largest acknowledged one is declared lost.
     loss_at: Option<Instant>,
-    /// Probes without an answer.
+    /// Probe timeouts since the last acknowledgement.
     timeouts: u32,
     /// Packets that may be sent in spite of a full window.
     probes: u32,
     rtt: Rtt,
     congestion: Congestion,
     pacer: Pacer,
-    /// When the pacer lets the next packet go, once it has held one back.
+    /// When the pacer permits the next packet, if it has delayed one.
     paced_until: Option<Instant>,
-    /// Signs that large packets do not pass.
-    suspicions: u32,
-    /// Since when frames are small.
+    /// Losses and timeouts of large packets since a large one was acknowledged.
+    large_losses: u32,
+    /// Since when frames are limited to [`SMALL_FRAME_LEN`].
     small_since: Option<Instant>,
     arrivals: Arrivals,
 }
 
-/// What an answer, or a passing of time, brought to light.
+/// The result of an acknowledgement or a timeout.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
-    /// To be sent again.
-    pub(crate) again: Vec<Content>,
-    /// How many packets were lost.
+    /// What to retransmit.
+    pub(crate) retransmit: Vec<Content>,
+    /// How many packets were declared lost.
     pub(crate) lost: u64,
-    /// A probe must be sent, since no acknowledgement comes without one.
+    /// A probe must be sent: without one the peer may have nothing to acknowledge.
     pub(crate) is_probe: bool,
-    /// The peer has seen the end.
-    pub(crate) close_seen: bool,
+    /// The peer has acknowledged a `Close`.
+    pub(crate) close_acked: bool,
 }
 
 impl Recovery {
@@ -125,7 +125,7 @@ impl Recovery {
             sent: VecDeque::new(),
             base: 0,
             in_flight: 0,
-            largest_seen: None,
+            largest_acked: None,
             last_sent: None,
             loss_at: None,
             timeouts: 0,
@@ -134,30 +134,30 @@ impl Recovery {
             congestion: Congestion::new(),
             pacer: Pacer::new(now),
             paced_until: None,
-            suspicions: 0,
+            large_losses: 0,
             small_since: None,
             arrivals: Arrivals::default(),
         }
     }
 
     /// The round trip time of the introduction: an estimate until a packet is acknowledged.
-    pub(crate) fn first_round_trip(&mut self, taken: Duration) {
-        if self.largest_seen.is_none() {
-            self.rtt.update(taken, Duration::ZERO);
+    pub(crate) fn set_initial_rtt(&mut self, rtt: Duration) {
+        if self.largest_acked.is_none() {
+            self.rtt.update(rtt, Duration::ZERO);
         }
     }
 
-    /// Whether the fate of everything sent is known.
+    /// Whether no packet is in flight.
     pub(crate) const fn is_quiet(&self) -> bool {
         self.in_flight == 0
     }
 
-    /// Whether so much is in flight that nothing numbered may be added, not even control.
+    /// Whether so many packets are in flight that no numbered one may be sent, not even control.
     pub(crate) fn is_crowded(&self) -> bool {
         self.sent.len() >= IN_FLIGHT_MAX
     }
 
-    /// Whether data may be sent now, as far as the window, not the pace, goes.
+    /// Whether the congestion window permits data now. The pacer is not considered.
     pub(crate) const fn has_window(&self) -> bool {
         self.probes > 0 || self.in_flight < self.congestion.window()
     }
@@ -182,12 +182,12 @@ impl Recovery {
     pub(crate) fn frame_max(&mut self, now: Instant) -> usize {
         if self
             .small_since
-            .is_some_and(|since| now >= since + SMALL_FOR)
+            .is_some_and(|since| now >= since + SMALL_FRAMES_DURATION)
         {
             self.small_since = None;
-            self.suspicions = 0;
+            self.large_losses = 0;
         }
-        self.small_since.map_or(usize::MAX, |_| SMALL_FRAME)
+        self.small_since.map_or(usize::MAX, |_| SMALL_FRAME_LEN)
     }
 
     /// The number of the next packet.
@@ -195,10 +195,10 @@ impl Recovery {
         self.base + self.sent.len() as u64
     }
 
-    /// The packet with [`next_number`](Self::next_number) has been handed to the transport.
+    /// Records that the packet with [`next_number`](Self::next_number) was handed to the transport.
     pub(crate) fn sent(&mut self, now: Instant, len: usize, content: Content) {
         let len = len as u64;
-        self.sent.push_back(Some(Sent {
+        self.sent.push_back(Some(SentPacket {
             at: now,
             len,
             content,
@@ -209,71 +209,71 @@ impl Recovery {
         self.pacer.sent(len);
     }
 
-    /// A numbered packet has arrived and was kept.
+    /// Records a numbered packet that arrived and was accepted.
     pub(crate) fn arrived(&mut self, now: Instant, number: u64) {
-        self.arrivals.arrived(now, number);
+        self.arrivals.record(now, number);
     }
 
-    /// Acknowledges again what has arrived.
-    pub(crate) const fn answer_now(&mut self, now: Instant) {
-        self.arrivals.answer_now(now);
+    /// Makes an acknowledgement due at once, even if nothing new has arrived.
+    pub(crate) const fn ack_now(&mut self, now: Instant) {
+        self.arrivals.ack_now(now);
     }
 
     /// The acknowledgement to send, if it is due.
-    pub(crate) fn answer(&mut self, now: Instant) -> Option<PacketAck> {
-        self.arrivals.answer(now)
+    pub(crate) fn take_due_ack(&mut self, now: Instant) -> Option<PacketAck> {
+        self.arrivals.take_due_ack(now)
     }
 
     /// The peer acknowledges packets.
     pub(crate) fn handle_packet_ack(
         &mut self,
         now: Instant,
-        seen: &PacketAck,
+        ack: &PacketAck,
     ) -> Result<Outcome, Misbehaved> {
         let mut outcome = Outcome::default();
-        let Some(largest) = seen.ranges.first().map(|range| range.end - 1) else {
-            return Err(Misbehaved("has seen no packet and says so"));
+        let Some(largest) = ack.ranges.first().map(|range| range.end - 1) else {
+            return Err(Misbehaved("acknowledged an empty set of packets"));
         };
         if largest >= self.next_number() {
-            return Err(Misbehaved("has seen what was never sent"));
+            return Err(Misbehaved("acknowledged a packet that was never sent"));
         }
-        // A window that was not used up shows nothing about the path (RFC 9002, section 7.8).
+        // A window that was not used up gives no information on the path (RFC 9002, section 7.8).
         let was_full = self.in_flight * 2 >= self.congestion.window();
-        for range in seen.ranges.iter().rev() {
+        for range in ack.ranges.iter().rev() {
             for number in range.start.max(self.base)..range.end {
                 let Some(packet) = self.settle(number) else {
                     continue;
                 };
-                outcome.close_seen |= packet.content == Content::Close;
+                outcome.close_acked |= packet.content == Content::Close;
                 if number == largest {
                     let latest = now.saturating_duration_since(packet.at);
-                    self.rtt.update(latest, seen.delay);
+                    self.rtt.update(latest, ack.delay);
                 }
                 if was_full {
                     let rtt = self.rtt.smoothed();
                     self.congestion.acked(now, packet.at, packet.len, rtt);
                 }
                 self.timeouts = 0;
-                if packet.len > SMALL_FRAME as u64 {
-                    self.suspicions = 0;
+                if packet.len > SMALL_FRAME_LEN as u64 {
+                    self.large_losses = 0;
                 }
             }
         }
-        self.largest_seen = self.largest_seen.max(Some(largest));
+        self.largest_acked = self.largest_acked.max(Some(largest));
         self.detect_losses(now, &mut outcome);
-        self.forget_settled();
+        self.remove_settled();
         Ok(outcome)
     }
 
-    /// The fate of a packet is known.
-    fn settle(&mut self, number: u64) -> Option<Sent> {
+    /// Removes a packet from flight, because it was acknowledged or declared lost.
+    fn settle(&mut self, number: u64) -> Option<SentPacket> {
         let index = usize::try_from(number.checked_sub(self.base)?).ok()?;
         let packet = self.sent.get_mut(index)?.take()?;
         self.in_flight -= packet.len;
         Some(packet)
     }
 
-    fn forget_settled(&mut self) {
+    fn remove_settled(&mut self) {
         while let Some(None) = self.sent.front() {
             self.sent.pop_front();
             self.base += 1;
@@ -282,7 +282,7 @@ impl Recovery {
 
     fn detect_losses(&mut self, now: Instant, outcome: &mut Outcome) {
         self.loss_at = None;
-        let Some(largest) = self.largest_seen else {
+        let Some(largest) = self.largest_acked else {
             return;
         };
         let delay = self.rtt.loss_delay();
@@ -297,23 +297,23 @@ impl Recovery {
                 if let Some(packet) = self.settle(number) {
                     outcome.lost += 1;
                     lost_len_max = packet.len.max(lost_len_max);
-                    outcome.again.push(packet.content);
+                    outcome.retransmit.push(packet.content);
                     self.congestion.lost(now, packet.at);
                 }
             } else {
-                // The first one found was sent first.
+                // Later packets were sent later.
                 self.loss_at = Some(late_at);
                 break;
             }
         }
-        self.suspect(now, lost_len_max);
+        self.count_large_loss(now, lost_len_max);
     }
 
-    /// A packet of that length was not acknowledged.
-    fn suspect(&mut self, now: Instant, len: u64) {
-        if len > SMALL_FRAME as u64 {
-            self.suspicions += 1;
-            if self.suspicions >= SUSPICIONS_MAX {
+    /// Counts the loss of a packet of that length for black hole detection.
+    fn count_large_loss(&mut self, now: Instant, len: u64) {
+        if len > SMALL_FRAME_LEN as u64 {
+            self.large_losses += 1;
+            if self.large_losses >= BLACK_HOLE_THRESHOLD {
                 self.small_since.get_or_insert(now);
             }
         }
@@ -326,7 +326,7 @@ impl Recovery {
         Some(last_sent + doubled.min(PROBE_TIMEOUT_MAX.max(timeout)))
     }
 
-    /// When to look again.
+    /// When to call [`handle_timeout`](Self::handle_timeout).
     pub(crate) fn timeout(&self) -> Option<Instant> {
         let lost_or_probe = self.loss_at.or_else(|| self.probe_at());
         let paced = self.paced_until;
@@ -337,7 +337,7 @@ impl Recovery {
             .min()
     }
 
-    /// Time has passed.
+    /// Handles expired timers.
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> Outcome {
         let mut outcome = Outcome::default();
         if self.paced_until.is_some_and(|at| at <= now) {
@@ -345,17 +345,19 @@ impl Recovery {
         }
         if self.loss_at.is_some_and(|at| at <= now) {
             self.detect_losses(now, &mut outcome);
-            self.forget_settled();
+            self.remove_settled();
         } else if self.loss_at.is_none() && self.probe_at().is_some_and(|at| at <= now) {
             self.timeouts += 1;
             self.probes = PROBES;
-            // Counted from here, even if the transport has no room for the probes.
+            // The next probe timeout starts now, even if the transport cannot send the probes yet.
             self.last_sent = Some(now);
             let oldest = self.sent.iter().flatten().take(PROBES as usize);
             outcome.is_probe = true;
-            outcome.again.extend(oldest.map(|packet| packet.content));
+            outcome
+                .retransmit
+                .extend(oldest.map(|packet| packet.content));
             let lens = self.sent.iter().flatten().map(|packet| packet.len);
-            self.suspect(now, lens.max().unwrap_or(0));
+            self.count_large_loss(now, lens.max().unwrap_or(0));
         }
         outcome
     }

@@ -1,11 +1,11 @@
-//! How long a round trip takes: RFC 9002, section 5.
+//! Estimates the round trip time: RFC 9002, section 5.
 
 use std::time::Duration;
 
-/// What is assumed before the first sample (RFC 9002, section 6.2.2).
-const INITIAL: Duration = Duration::from_millis(333);
+/// The estimate before the first sample (RFC 9002, section 6.2.2).
+const INITIAL_RTT: Duration = Duration::from_millis(333);
 
-/// Timers are not trusted to be finer than this (RFC 9002, section 6.1.2).
+/// The assumed granularity of timers (RFC 9002, section 6.1.2).
 pub(super) const GRANULARITY: Duration = Duration::from_millis(1);
 
 /// How long a peer may delay its acknowledgement of packets. Both sides of a session use the same
@@ -26,7 +26,8 @@ struct RttSample {
 }
 
 impl Rtt {
-    /// A packet was seen `latest` after it was sent; the peer held its answer back for `delay`.
+    /// A packet was acknowledged `latest` after it was sent; the peer delayed its acknowledgement by
+    /// `delay`.
     pub(super) fn update(&mut self, latest: Duration, delay: Duration) {
         let Some(sample) = &mut self.sample else {
             self.sample = Some(RttSample {
@@ -50,18 +51,20 @@ impl Rtt {
     }
 
     pub(super) fn smoothed(&self) -> Duration {
-        self.sample.map_or(INITIAL, |sample| sample.smoothed)
+        self.sample.map_or(INITIAL_RTT, |sample| sample.smoothed)
     }
 
-    /// After so long without an answer something is asked for (RFC 9002, section 6.2.1).
+    /// How long to wait for an acknowledgement before a probe is sent (RFC 9002, section 6.2.1).
     pub(super) fn probe_timeout(&self) -> Duration {
-        let variation = self.sample.map_or(INITIAL / 2, |sample| sample.variation);
+        let variation = self
+            .sample
+            .map_or(INITIAL_RTT / 2, |sample| sample.variation);
         self.smoothed() + (variation * 4).max(GRANULARITY) + PACKET_ACK_DELAY_MAX
     }
 
-    /// A packet sent so long before one that was seen is lost (RFC 9002, section 6.1.2).
+    /// A packet sent this long before an acknowledged one is lost (RFC 9002, section 6.1.2).
     pub(super) fn loss_delay(&self) -> Duration {
-        let latest = self.sample.map_or(INITIAL, |sample| sample.latest);
+        let latest = self.sample.map_or(INITIAL_RTT, |sample| sample.latest);
         (latest.max(self.smoothed()) * 9 / 8).max(GRANULARITY)
     }
 }
@@ -75,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_steady_path_gives_its_round_trip_and_a_falling_variation() {
+    fn on_a_steady_path_the_estimate_is_exact_and_the_variation_falls() {
         let mut rtt = Rtt::default();
         assert_eq!(rtt.probe_timeout(), ms(333) + ms(333) * 2 + ms(20));
         for _ in 0..50 {
@@ -87,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn the_delay_that_the_peer_tells_is_taken_off_but_never_below_the_shortest() {
+    fn the_reported_delay_is_subtracted_but_never_below_the_minimum() {
         let mut rtt = Rtt::default();
         rtt.update(ms(80), ms(0));
         rtt.update(ms(96), ms(16));

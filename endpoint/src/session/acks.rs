@@ -16,7 +16,7 @@ use selvedge_transport::Instant;
 
 use super::Session;
 use crate::lane::LaneId;
-use crate::send_buffer::QUIET_LEN;
+use crate::send_buffer::LONG_ACK_DELAY_LEN_MAX;
 use crate::send_lane::SendLane;
 use crate::wire::AckRequest;
 
@@ -87,7 +87,7 @@ impl Session {
         let Some(owed) = self
             .recv
             .get(lane.index())
-            .map(|it| (it.unreported(), it.is_asked()))
+            .map(|it| (it.unreported(), it.is_ack_requested()))
         else {
             return;
         };
@@ -101,7 +101,7 @@ impl Session {
             .iter()
             .find(|it| Some(it.id) == self.current);
         let is_reliable = current.is_some_and(|it| it.is_reliable());
-        let is_quiet = is_reliable && unreported < QUIET_LEN && !is_asked;
+        let is_quiet = is_reliable && unreported < LONG_ACK_DELAY_LEN_MAX && !is_asked;
         let factor = if is_quiet { QUIET_FACTOR } else { 1 };
         self.acks.arm(now, self.config.ack_delay * factor, is_quiet);
     }
@@ -109,7 +109,7 @@ impl Session {
     /// The peer requests an acknowledgement of a lane up to an offset. If that has arrived, the
     /// acknowledgement [is urgent](crate::recv_lane::RecvLane::ack_is_urgent).
     pub(super) fn handle_ack_request(&mut self, now: Instant, ask: AckRequest) {
-        self.receiving(ask.lane).ask(ask.offset);
+        self.receiving(ask.lane).request_ack(ask.offset);
         self.owe_ack(now, ask.lane);
     }
 
@@ -149,7 +149,7 @@ impl Session {
         if let Some((number, send)) = first
             && let Some(lane) = LaneId::new(number)
         {
-            let offset = send.asks();
+            let offset = send.take_ack_request();
             *ping = Some(AckRequest { lane, offset }.nonce());
         }
         self.ask();

@@ -9,7 +9,7 @@ use crate::event::{AttachmentId, CloseReason, DetachReason};
 use crate::lane::{LaneId, cost};
 use crate::message_batch::MessageBatch;
 use crate::recovery::Outcome;
-use crate::recv_lane::{Order, RecvLane};
+use crate::recv_lane::{PieceOrder, RecvLane};
 use crate::version::Incompatibility;
 use crate::wire::{self, AckRequest, CloseCode, LanePosition, Received};
 
@@ -49,7 +49,7 @@ impl Session {
         {
             recovery.arrived(now, number);
             if attachment.due.close_received {
-                recovery.answer_now(now);
+                recovery.ack_now(now);
             }
         }
         Ok(())
@@ -161,13 +161,13 @@ impl Session {
     /// Sends again what a lossy transport has lost.
     pub(super) fn recover(&mut self, id: AttachmentId, outcome: &Outcome) {
         self.stats.packets_lost += outcome.lost;
-        if outcome.close_seen {
+        if outcome.close_acked {
             self.release(id, DetachReason::Closed);
         } else if let Some(attachment) = self.attachment(id) {
             if outcome.is_probe && attachment.is_ready() {
                 attachment.due.ping.get_or_insert(0);
             }
-            let repeated = attachment.again(&outcome.again);
+            let repeated = attachment.again(&outcome.retransmit);
             self.stats.bytes_resent += repeated;
         }
     }
@@ -181,8 +181,8 @@ impl Session {
         bytes: Bytes,
     ) -> Result<bool, Misbehaved> {
         let order = match self.attachment(id).is_some_and(|it| it.is_reliable()) {
-            true => Order::Kept,
-            false => Order::Lost,
+            true => PieceOrder::InOrder,
+            false => PieceOrder::Any,
         };
         self.stats.bytes_received += bytes.len() as u64;
         self.receiving(lane);

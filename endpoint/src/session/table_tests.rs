@@ -193,7 +193,7 @@ impl Case {
             "Ack of nothing" => self.frame(ack(1 << 20)),
             "Ping" => self.frame(bytes(wire::ping(1))),
             "Pong" => self.frame(bytes(wire::pong(1))),
-            "Seen" => self.frame(wire::encode_packet_ack(&PacketAck {
+            "PacketAck" => self.frame(wire::encode_packet_ack(&PacketAck {
                 delay: Duration::ZERO,
                 ranges: std::iter::once(0..1).collect(),
             })),
@@ -208,12 +208,12 @@ impl Case {
         self.session.handle_timeout(self.now);
     }
 
-    /// What it is in now, what it told, and what it says.
+    /// The next state, the outputs and the frames sent.
     fn outcome(&mut self) -> String {
         let mut reported = Vec::new();
         let messages = self.session.take_messages().count();
-        let mut says: Vec<_> = self.frames().iter().map(kind).collect();
-        says.dedup();
+        let mut sent: Vec<_> = self.frames().iter().map(kind).collect();
+        sent.dedup();
         while let Some(output) = self.session.poll_output() {
             reported.push(match output {
                 SessionOutput::Event(event) => name(&event),
@@ -234,7 +234,7 @@ impl Case {
         format!(
             "{life}{stage} | {} | {}",
             reported.join(", "),
-            says.join(" ")
+            sent.join(" ")
         )
     }
 }
@@ -252,7 +252,7 @@ fn kind(frame: &Frame) -> &'static str {
         6 => "Ping",
         7 => "Pong",
         8 => "Close",
-        10 => "Seen",
+        10 => "PacketAck",
         _ => "other",
     }
 }
@@ -307,14 +307,15 @@ const EVENTS: [&str; 20] = [
     "Ack of nothing",
     "Ping",
     "Pong",
-    "Seen",
+    "PacketAck",
     "Close",
     "rubbish",
 ];
 
 #[test]
 fn every_state_meets_every_event_as_the_table_says() {
-    let mut table = String::from("# transport | state | event | then | told | says\n");
+    let mut table =
+        String::from("# transport | state | event | next state | outputs | frames sent\n");
     for (transport, reliable) in [("reliable", true), ("lossy", false)] {
         for state in STATES {
             for event in EVENTS {
@@ -344,7 +345,10 @@ fn n4_a_greeting_that_claims_another_past_is_refused() {
         let mut case = Case::new(reliable);
         case.attach(Role::Dialer);
         case.frame(greeting(5, 7));
-        assert!(case.outcome().contains("acknowledged what was never sent"));
+        assert!(
+            case.outcome()
+                .contains("acknowledged data that was never sent")
+        );
 
         // Of another process of this node: what it says of lanes is not believed, and nothing leaks.
         let mut case = Case::in_state("ready", reliable);

@@ -8,7 +8,7 @@ use crate::attachment::Attachment;
 use crate::event::{AttachmentId, DetachReason};
 use crate::lane::{Delivery, LaneId};
 use crate::recovery::Content;
-use crate::wire::{self, CloseCode, DATA_HEAD_LEN_MAX, PACKET_HEAD_LEN_MAX};
+use crate::wire::{self, CloseCode, DATA_HEADER_LEN_MAX, PACKET_HEADER_LEN_MAX};
 
 impl Session {
     /// The next frame for a transport that has `capacity`: control first, then lanes by priority.
@@ -81,7 +81,7 @@ impl Session {
             }
             Delivery::BestEffort if share == Share::All => {
                 let waiting = &self.best_effort_out[lane];
-                let header = DATA_HEAD_LEN_MAX + PACKET_HEAD_LEN_MAX;
+                let header = DATA_HEADER_LEN_MAX + PACKET_HEADER_LEN_MAX;
                 !waiting.is_empty() && waiting.front_len() + header <= datagram_max
             }
             Delivery::Reliable | Delivery::BestEffort => false,
@@ -104,7 +104,7 @@ impl Session {
         }
         let attachment = &mut self.attachments[index];
         if let Some(recovery) = &mut attachment.recovery
-            && let Some(seen) = recovery.answer(now)
+            && let Some(seen) = recovery.take_due_ack(now)
         {
             return Some(control(FrameHeader::EMPTY, wire::encode_packet_ack(&seen)));
         }
@@ -174,7 +174,7 @@ impl Session {
         let attachment = &mut self.attachments[index];
         let head_max = match attachment.is_reliable() {
             true => FrameHeader::CAPACITY,
-            false => FrameHeader::CAPACITY - PACKET_HEAD_LEN_MAX,
+            false => FrameHeader::CAPACITY - PACKET_HEADER_LEN_MAX,
         };
         let sending = self.send.len();
         let lanes = self.recv.iter_mut().enumerate();
@@ -209,14 +209,14 @@ impl Session {
         let chosen = attachment.scheduler.choose(is_waiting)?;
         let lane = LaneId::new(chosen as u8)?;
         let attachment = &mut self.attachments[index];
-        let mut len_max = capacity.frame_max.checked_sub(DATA_HEAD_LEN_MAX)?;
+        let mut len_max = capacity.frame_max.checked_sub(DATA_HEADER_LEN_MAX)?;
         if let Some(recovery) = &mut attachment.recovery {
             if !recovery.may_send(now) {
                 return None;
             }
             len_max = len_max
                 .min(recovery.frame_max(now))
-                .checked_sub(PACKET_HEAD_LEN_MAX)?;
+                .checked_sub(PACKET_HEADER_LEN_MAX)?;
         }
         let frame = match self.config.lanes[chosen].delivery {
             Delivery::Reliable => {

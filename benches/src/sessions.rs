@@ -63,7 +63,7 @@ impl SessionEnd {
                 Err(error) => panic!("it is open: {error}"),
             }
         }
-        self.session.exchange(&mut self.outbox)
+        self.session.sync_send_buffer(&mut self.outbox)
     }
 }
 
@@ -89,7 +89,7 @@ impl FrameSink for SessionEnd {
                 }
             }
         }
-        self.session.taken(LANE, taken);
+        self.session.consumed(LANE, taken);
     }
 }
 

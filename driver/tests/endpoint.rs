@@ -429,7 +429,7 @@ impl Inbox for Fragile {
 fn events_not_delivered_to_an_inbox_that_panics_are_queued_for_the_user() {
     let two = Two::new(1);
     let config = SessionConfig {
-        away: selvedge_endpoint::Away::DropOldest,
+        offline_policy: selvedge_endpoint::OfflinePolicy::DropOldest,
         send_buffer: 1000,
         ..SessionConfig::default()
     };

@@ -7,7 +7,7 @@ use crate::lane::LaneConfig;
 /// Limits and times of a [`Session`](crate::Session).
 ///
 /// The defaults suit tens to thousands of peers over paths of up to 1 Gbit/s times 30 ms. Per lane a
-/// session buffers at most `send_buffer` towards the peer (with [`Away::DropOldest`] up to twice that
+/// session buffers at most `send_buffer` towards the peer (with [`OfflinePolicy::DropOldest`] up to twice that
 /// between two turns of its driver), and `receive_window + message_max` towards the user.
 #[derive(Debug, Clone)]
 pub struct SessionConfig {
@@ -19,8 +19,8 @@ pub struct SessionConfig {
     /// Bytes accepted on one reliable lane and not yet acknowledged, above which its sends are refused
     /// as full. Default 16 MiB. Each lane has its own limit: a blocked lane takes no room from others.
     pub send_buffer: u64,
-    /// What happens above that limit while the peer cannot be reached. Default [`Away::Wait`].
-    pub away: Away,
+    /// What happens above that limit while the peer cannot be reached. Default [`OfflinePolicy::Wait`].
+    pub offline_policy: OfflinePolicy,
     /// Bytes buffered on one best-effort lane. Above it the oldest unsent message, or the newest
     /// received one that the user has not read, is dropped and counted. Default 256 KiB.
     pub best_effort_buffer: usize,
@@ -46,11 +46,11 @@ pub struct SessionConfig {
 /// What happens to messages on a reliable lane whose send buffer is full while the peer cannot be
 /// reached. While it can be reached, senders wait for room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Away {
+pub enum OfflinePolicy {
     /// Senders wait for room ([`SendError::Full`](crate::SendError::Full)).
     #[default]
     Wait,
-    /// Sends are refused ([`SendError::Away`](crate::SendError::Away)).
+    /// Sends are refused ([`SendError::Unreachable`](crate::SendError::Unreachable)).
     Refuse,
     /// The oldest messages that were never sent are dropped. They are counted and reported by
     /// [`Event::Dropped`](crate::Event::Dropped) when the peer can be reached again.
@@ -63,7 +63,7 @@ impl Default for SessionConfig {
             lanes: vec![LaneConfig::default()],
             message_max: 64 << 20,
             send_buffer: 16 << 20,
-            away: Away::Wait,
+            offline_policy: OfflinePolicy::Wait,
             best_effort_buffer: 256 << 10,
             receive_window: 4 << 20,
             heartbeat: Duration::from_secs(1),

@@ -10,9 +10,9 @@ pub enum SendError {
     #[error("the send buffer is full: the peer is slower or cannot be reached")]
     Full(Bytes),
     /// The send buffer is full, the peer cannot be reached, and the session is configured not to
-    /// wait then ([`Away::Refuse`](crate::Away::Refuse)). Retry when the peer can be reached.
+    /// wait then ([`OfflinePolicy::Refuse`](crate::OfflinePolicy::Refuse)). Retry when the peer can be reached.
     #[error("the send buffer is full and the peer cannot be reached")]
-    Away(Bytes),
+    Unreachable(Bytes),
     /// The message is longer than the limit of the lane. A retry does not help.
     #[error("the message has {} bytes, but the limit is {message_max}", payload.len())]
     TooLarge {
@@ -35,7 +35,7 @@ impl SendError {
     pub fn into_payload(self) -> Bytes {
         match self {
             Self::Full(payload)
-            | Self::Away(payload)
+            | Self::Unreachable(payload)
             | Self::TooLarge { payload, .. }
             | Self::UnknownLane(payload)
             | Self::Closed(payload) => payload,
@@ -45,7 +45,7 @@ impl SendError {
     /// Whether the same message can be accepted later.
     #[must_use]
     pub const fn retry_helps(&self) -> bool {
-        matches!(self, Self::Full(_) | Self::Away(_))
+        matches!(self, Self::Full(_) | Self::Unreachable(_))
     }
 }
 

@@ -48,7 +48,7 @@ pub enum Event {
         reason: DetachReason,
     },
     /// While the peer could not be reached, messages were dropped in favour of later ones
-    /// ([`Away::DropOldest`](crate::Away::DropOldest)).
+    /// ([`OfflinePolicy::DropOldest`](crate::OfflinePolicy::DropOldest)).
     Dropped {
         /// The lane.
         lane: LaneId,
@@ -65,10 +65,10 @@ pub enum Event {
     Closed {
         /// Which side ended it, and why.
         reason: CloseReason,
-        /// Messages that this side accepted and the peer did not acknowledge. With a driver these
-        /// are all of them. A session that is used without one, and that did not
-        /// [exchange](crate::Session::exchange) before this event was taken, reports later ones in
-        /// another event.
+        /// Messages that this side accepted and the peer did not acknowledge. With a driver these are
+        /// all of them. Without one, messages that are pushed after the last call of
+        /// [`sync_send_buffer`](crate::Session::sync_send_buffer) before this event was taken are
+        /// reported by another such event.
         undelivered: Vec<Message>,
     },
 }

@@ -7,9 +7,9 @@
 //! in virtual time, under a fuzzer and on wasm32.
 //!
 //! ```text
-//!  producers ─▶ SendBuffer ─exchange──▶ ┌─────────┐ ◀─poll_frame── transports take frames
-//!                                     │ Session │
-//!  user ◀── messages, events ──────── └─────────┘ ◀─handle_frame─ transports bring frames
+//!               sync_send_buffer   ┌─────────┐ ◀─poll_frame─── transports take frames
+//!  producers ─▶ SendBuffer ──────▶ │ Session │
+//!  user ◀── messages, events ───── └─────────┘ ◀─handle_frame─ transports bring frames
 //! ```
 //!
 //! Guarantee: a message that [`SendBuffer::push`] accepted on a reliable lane is delivered once, in the
@@ -40,14 +40,14 @@ mod send_lane;
 mod session;
 mod stats;
 
-pub use config::{Away, SessionConfig};
+pub use config::{OfflinePolicy, SessionConfig};
 pub use encoded_batch::EncodedBatch;
 pub use error::{SendError, SessionAttachError};
 pub use event::{AttachmentId, CloseReason, DetachReason, Event, SessionOutput};
 pub use lane::{BEST_EFFORT_LEN_MAX, Delivery, LaneConfig, LaneId, Message};
 pub use message_batch::MessageBatch;
 pub use scheduler::STARVATION_GUARD;
-pub use send_buffer::{AbandonedMessages, Mark, SendBuffer};
+pub use send_buffer::{AbandonedMessages, FlushMark, SendBuffer};
 pub use session::{ATTACHMENTS_MAX, Session};
 pub use stats::EndpointStats;
 pub use version::{Incompatibility, VersionRange};

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
 
-use crate::config::{Away, SessionConfig};
+use crate::config::{OfflinePolicy, SessionConfig};
 use crate::encoded_batch::EncodedBatch;
 use crate::error::SendError;
 use crate::lane::{BEST_EFFORT_LEN_MAX, Delivery, LaneId, cost};
@@ -47,8 +47,8 @@ pub struct SendBuffer {
 #[derive(Debug)]
 struct SendLimits {
     send_buffer: u64,
-    away: Away,
-    /// Whether the peer could be reached at the last [`exchange`](crate::Session::exchange).
+    offline_policy: OfflinePolicy,
+    /// Whether the peer could be reached at the last [`sync_send_buffer`](crate::Session::sync_send_buffer).
     is_reachable: bool,
     best_effort_buffer: usize,
     message_max: usize,
@@ -87,7 +87,7 @@ impl SendBuffer {
             lanes: config.lanes.iter().map(lane).collect(),
             limits: SendLimits {
                 send_buffer: config.send_buffer,
-                away: config.away,
+                offline_policy: config.offline_policy,
                 is_reachable: false,
                 best_effort_buffer: config.best_effort_buffer,
                 message_max: config.message_max,
@@ -183,8 +183,8 @@ impl SendBuffer {
 
     /// A mark after everything accepted so far, for [`is_settled`](Self::is_settled).
     #[must_use]
-    pub fn mark(&self) -> Mark {
-        Mark {
+    pub fn mark(&self) -> FlushMark {
+        FlushMark {
             accepted: self.lanes.iter().map(|lane| lane.accepted).collect(),
             abandoned: self.abandoned,
         }
@@ -195,7 +195,7 @@ impl SendBuffer {
     ///
     /// # Errors
     /// [`AbandonedMessages`]: since `mark`, messages were reported as undelivered.
-    pub fn is_settled(&self, mark: &Mark) -> Option<Result<(), AbandonedMessages>> {
+    pub fn is_settled(&self, mark: &FlushMark) -> Option<Result<(), AbandonedMessages>> {
         if self.abandoned > mark.abandoned {
             let messages = self.abandoned - mark.abandoned;
             return Some(Err(AbandonedMessages { messages }));
@@ -207,13 +207,13 @@ impl SendBuffer {
     }
 
     /// Registers a waiter for the settlement of everything accepted so far: with the next
-    /// [`exchange`](crate::Session::exchange) the session requests an acknowledgement.
+    /// [`sync_send_buffer`](crate::Session::sync_send_buffer) the session requests an acknowledgement.
     pub fn await_settled(&self) {
         self.limits.awaited.store(true, Ordering::Relaxed);
     }
 
     /// Whether a caller waits for settlement or for room, so that an
-    /// [`exchange`](crate::Session::exchange) should follow.
+    /// [`sync_send_buffer`](crate::Session::sync_send_buffer) should follow.
     #[must_use]
     pub fn is_awaited(&self) -> bool {
         self.limits.awaited.load(Ordering::Relaxed)
@@ -300,7 +300,7 @@ impl SendBuffer {
 
 /// A point in the streams of a [`SendBuffer`], for [`SendBuffer::is_settled`].
 #[derive(Debug, Clone)]
-pub struct Mark {
+pub struct FlushMark {
     accepted: Vec<u64>,
     abandoned: u64,
 }
@@ -321,7 +321,7 @@ pub struct AbandonedMessages {
 /// Why a message is not accepted; the payload is added when the error is returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Refusal {
-    Away,
+    Unreachable,
     Closed,
     Full,
     TooLarge { message_max: usize },
@@ -331,7 +331,7 @@ enum Refusal {
 impl Refusal {
     fn with(self, payload: Bytes) -> SendError {
         match self {
-            Self::Away => SendError::Away(payload),
+            Self::Unreachable => SendError::Unreachable(payload),
             Self::Closed => SendError::Closed(payload),
             Self::Full => SendError::Full(payload),
             Self::TooLarge { message_max } => SendError::TooLarge {
@@ -350,12 +350,12 @@ impl SendLimits {
         if self.is_reachable {
             return Some(Refusal::Full);
         }
-        match self.away {
-            Away::Wait => Some(Refusal::Full),
-            Away::Refuse => Some(Refusal::Away),
-            // The next exchange drops the oldest messages.
-            Away::DropOldest if needed > 2 * self.send_buffer => Some(Refusal::Full),
-            Away::DropOldest => None,
+        match self.offline_policy {
+            OfflinePolicy::Wait => Some(Refusal::Full),
+            OfflinePolicy::Refuse => Some(Refusal::Unreachable),
+            // The next call of `sync_send_buffer` drops the oldest messages.
+            OfflinePolicy::DropOldest if needed > 2 * self.send_buffer => Some(Refusal::Full),
+            OfflinePolicy::DropOldest => None,
         }
     }
 }

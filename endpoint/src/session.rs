@@ -12,7 +12,7 @@ use std::time::Duration;
 use selvedge_transport::{Instant, LANES_MAX, NodeId, Role};
 
 use crate::attachment::{Attachment, PendingControl, Rank};
-use crate::config::{Away, SessionConfig};
+use crate::config::{OfflinePolicy, SessionConfig};
 use crate::error::{Misbehaved, SessionAttachError};
 use crate::event::{AttachmentId, CloseReason, DetachReason, Event, SessionOutput};
 use crate::lane::{Delivery, LaneConfig, LaneId, Message};
@@ -51,7 +51,7 @@ const HEARTBEAT_TICK_MAX: Duration = Duration::from_millis(100);
 /// ```
 ///
 /// Four kinds of methods:
-/// - **inputs** `attach`, `detach`, `exchange`, `taken`, `close`, `abort`, `handle_frame`,
+/// - **inputs** `attach`, `detach`, `sync_send_buffer`, `consumed`, `close`, `abort`, `handle_frame`,
 ///   `handle_timeout`;
 /// - **outputs** [`poll_frame`](Self::poll_frame) for a transport that has room,
 ///   [`poll_output`](Self::poll_output) and [`take_messages`](Self::take_messages);
@@ -252,9 +252,9 @@ impl Session {
         self.detach(id, reason);
     }
 
-    /// Takes what producers handed in, and gives back the room of what was acknowledged.
-    /// Returns whether anything was taken.
-    pub fn exchange(&mut self, buffer: &mut SendBuffer) -> bool {
+    /// Drains the send buffer, and frees its room for what was acknowledged. Returns whether
+    /// anything was drained.
+    pub fn sync_send_buffer(&mut self, buffer: &mut SendBuffer) -> bool {
         self.settle(buffer);
         if self.life != Life::Open {
             buffer.close();
@@ -275,7 +275,7 @@ impl Session {
             self.settle(buffer);
         }
         buffer.set_reachable(self.current.is_some());
-        if self.config.away == Away::DropOldest && self.current.is_none() {
+        if self.config.offline_policy == OfflinePolicy::DropOldest && self.current.is_none() {
             self.make_room(buffer);
         }
         taken
@@ -316,7 +316,7 @@ impl Session {
             buffer.release(number, bytes);
             buffer.abandon(messages);
             self.dropped[number] += messages;
-            self.stats.dropped_while_away += messages;
+            self.stats.dropped_while_offline += messages;
         }
     }
 
@@ -332,11 +332,11 @@ impl Session {
         }
     }
 
-    /// The user has taken messages that cost so many bytes ([`Message::cost`]) off a lane: the
-    /// peer gets credit for them.
-    pub fn taken(&mut self, lane: LaneId, bytes: u64) {
+    /// Records that the user has consumed messages of a lane with this total [`Message::cost`]: the
+    /// peer is granted as much credit.
+    pub fn consumed(&mut self, lane: LaneId, bytes: u64) {
         let best_effort = self.best_effort_in.get_mut(lane.index());
-        let rest = best_effort.map_or(bytes, |it| it.taken(bytes));
+        let rest = best_effort.map_or(bytes, |it| it.consumed(bytes));
         if let Some(receiving) = self.recv.get_mut(lane.index()) {
             receiving.consumed(rest);
         }
@@ -347,7 +347,7 @@ impl Session {
     pub fn close(&mut self, now: Instant, buffer: &mut SendBuffer) {
         // In one call: what is accepted between two would come too late to be sent.
         buffer.close();
-        self.exchange(buffer);
+        self.sync_send_buffer(buffer);
         if self.life == Life::Open {
             self.life = Life::Closing {
                 give_up_at: now + self.config.linger,
@@ -573,7 +573,7 @@ impl Session {
         self.is_closed() && self.attachments.is_empty()
     }
 
-    /// Bytes of messages on reliable lanes that have arrived and were not [taken](Self::taken): what
+    /// Bytes of messages on reliable lanes that have arrived and were not [consumed](Self::consumed): what
     /// the peer's credit is short of.
     #[must_use]
     pub fn untaken(&self) -> u64 {

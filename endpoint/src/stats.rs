@@ -17,7 +17,7 @@ pub struct EndpointStats {
     /// Acknowledgement frames sent.
     pub acks_sent: u64,
     /// Reliable messages dropped in favour of later ones while the peer could not be reached.
-    pub dropped_while_away: u64,
+    pub dropped_while_offline: u64,
     /// Packets declared lost on a lossy transport (some may only have been late).
     pub packets_lost: u64,
     /// Best-effort messages sent.

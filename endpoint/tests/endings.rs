@@ -53,12 +53,12 @@ fn messages_accepted_while_a_session_ends_are_reported_by_its_closed_event() {
     side.send_buffer
         .push(LaneId::FIRST, "drained".into())
         .unwrap();
-    side.session.exchange(&mut side.send_buffer);
+    side.session.sync_send_buffer(&mut side.send_buffer);
     side.send_buffer
         .push(LaneId::FIRST, "not yet".into())
         .unwrap();
     side.session.abort();
-    side.session.exchange(&mut side.send_buffer);
+    side.session.sync_send_buffer(&mut side.send_buffer);
     let outputs = std::iter::from_fn(|| side.session.poll_output());
     let undelivered: Vec<Vec<_>> = outputs
         .filter_map(|output| match output {
@@ -112,7 +112,7 @@ fn a_peer_that_restarted_is_reported_with_what_was_undelivered() {
     pair.capacity = 100;
     pair.sides[0].send(0, vec![1; 100]).unwrap();
     let side = &mut pair.sides[0];
-    side.session.exchange(&mut side.send_buffer);
+    side.session.sync_send_buffer(&mut side.send_buffer);
     let capacity = selvedge_transport::SendCapacity {
         frame_max: 50,
         datagram_max: 0,

@@ -65,7 +65,7 @@ impl Side {
 
     /// Moves everything between session and user. Returns whether anything moved.
     pub(crate) fn turn(&mut self) -> bool {
-        let mut moved = self.session.exchange(&mut self.outbox);
+        let mut moved = self.session.sync_send_buffer(&mut self.outbox);
         while let Some(output) = self.session.poll_output() {
             moved = true;
             match output {
@@ -79,7 +79,7 @@ impl Side {
                 self.waiting.push(message);
             } else {
                 moved = true;
-                self.session.taken(message.lane, message.cost());
+                self.session.consumed(message.lane, message.cost());
                 self.received.push(message);
             }
         }

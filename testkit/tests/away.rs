@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use selvedge_endpoint::{Away, Event, LaneConfig, SendError, SessionConfig};
+use selvedge_endpoint::{Event, LaneConfig, OfflinePolicy, SendError, SessionConfig};
 use selvedge_testkit::{Conditions, Kind, World};
 
 const BUFFER: u64 = 10_000;
 
-fn world(away: Away) -> World {
+fn world(offline_policy: OfflinePolicy) -> World {
     let config = SessionConfig {
         lanes: vec![LaneConfig::default(); 2],
         send_buffer: BUFFER,
-        away,
+        offline_policy,
         ..SessionConfig::default()
     };
     World::new(&config, 1)
@@ -40,13 +40,13 @@ fn fill(world: &mut World) -> (u32, SendError) {
 
 #[test]
 fn a_sender_waits_or_is_refused_when_the_buffer_is_full_and_nothing_accepted_is_lost() {
-    for (away, is_told) in [(Away::Wait, false), (Away::Refuse, true)] {
-        let mut world = world(away);
+    for (policy, is_refused) in [(OfflinePolicy::Wait, false), (OfflinePolicy::Refuse, true)] {
+        let mut world = world(policy);
         let (accepted, refused) = fill(&mut world);
         assert_eq!(u64::from(accepted), BUFFER / 100);
         assert_eq!(
-            matches!(refused, SendError::Away(_)),
-            is_told,
+            matches!(refused, SendError::Unreachable(_)),
+            is_refused,
             "{refused:?}"
         );
         assert!(refused.retry_helps());
@@ -61,7 +61,7 @@ fn a_sender_waits_or_is_refused_when_the_buffer_is_full_and_nothing_accepted_is_
 #[test]
 fn n7_the_oldest_make_room_and_are_counted_exactly() {
     for kind in [Kind::Stream, Kind::Datagrams] {
-        let mut world = world(Away::DropOldest);
+        let mut world = world(OfflinePolicy::DropOldest);
         let sent = 1000;
         for number in 0..sent {
             world.sides[0]
@@ -82,7 +82,7 @@ fn n7_the_oldest_make_room_and_are_counted_exactly() {
             })
             .sum();
         assert_eq!(received.len() as u64 + told, u64::from(sent), "{kind:?}");
-        assert_eq!(world.sides[0].session.stats().dropped_while_away, told);
+        assert_eq!(world.sides[0].session.stats().dropped_while_offline, told);
         // The youngest, without a gap.
         let first = sent - received.len() as u32;
         assert_eq!(received, (first..sent).collect::<Vec<_>>());
@@ -92,7 +92,7 @@ fn n7_the_oldest_make_room_and_are_counted_exactly() {
 
 #[test]
 fn what_may_have_reached_the_peer_is_never_dropped() {
-    let mut world = world(Away::DropOldest);
+    let mut world = world(OfflinePolicy::DropOldest);
     let far = Conditions {
         latency: Duration::from_millis(50),
         ..Conditions::default()
@@ -118,7 +118,7 @@ fn what_may_have_reached_the_peer_is_never_dropped() {
 
 #[test]
 fn a_mark_is_settled_when_all_before_it_is_acknowledged_or_reports_what_was_given_up() {
-    let mut world = world(Away::Wait);
+    let mut world = world(OfflinePolicy::Wait);
     world.connect(0, Kind::Stream, Conditions::default());
     world.sides[0].send(0, "one").unwrap();
     world.sides[0].send(1, "two").unwrap();

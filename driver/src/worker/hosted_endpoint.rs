@@ -167,7 +167,7 @@ impl HostedEndpoint {
         if self.session.is_closed() {
             // Collects late sends, so that one `Closed` event reports everything undelivered: a hub reacts
             // to it with one new endpoint.
-            self.exchange();
+            self.sync_send_buffer();
         }
         self.delivery.deliver(&mut self.session, &self.shared)
     }
@@ -182,7 +182,7 @@ impl HostedEndpoint {
     ) -> Option<usize> {
         self.shared.wake_flag.clear();
         let commands = std::mem::take(&mut *lock(&self.shared.commands));
-        self.exchange();
+        self.sync_send_buffer();
         let mut destination = None;
         for command in commands {
             match command {
@@ -202,10 +202,10 @@ impl HostedEndpoint {
     }
 
     /// Moves accepted messages into the session, and frees what was acknowledged.
-    fn exchange(&mut self) {
+    fn sync_send_buffer(&mut self) {
         let mut send_buffer = lock(&self.shared.send_buffer);
         let before = send_buffer.used();
-        self.session.exchange(&mut send_buffer);
+        self.session.sync_send_buffer(&mut send_buffer);
         let has_room = send_buffer.used() < before || send_buffer.is_closed();
         drop(send_buffer);
         self.delivery.grant_credit(&mut self.session, &self.shared);
@@ -316,7 +316,7 @@ impl HostedEndpoint {
         self.arm(index, schedule);
         if self.session.is_done() && self.delivery.is_drained() {
             // Producers that still wait are refused.
-            self.exchange();
+            self.sync_send_buffer();
             self.deliver();
             self.delivery.end_turn(&self.session, &self.shared);
             return TurnEnd::Remove;
@@ -361,9 +361,10 @@ impl HostedEndpoint {
     /// Ends the endpoint at once, for every thread that waits on it: the worker has stopped.
     pub(crate) fn abandon(&mut self) {
         self.delivery.clear();
-        self.session.exchange(&mut lock(&self.shared.send_buffer));
+        self.session
+            .sync_send_buffer(&mut lock(&self.shared.send_buffer));
         self.session.abort();
-        self.exchange();
+        self.sync_send_buffer();
         self.deliver();
         self.delivery.end_turn(&self.session, &self.shared);
     }

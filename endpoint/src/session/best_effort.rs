@@ -71,8 +71,9 @@ impl BestEffortIn {
         has_room
     }
 
-    /// The user has taken so many bytes off the lane. Returns how many of them came another way.
-    pub(super) const fn taken(&mut self, bytes: u64) -> u64 {
+    /// Records that the user has consumed `bytes` of the lane. Returns how many of them arrived by
+    /// other means than best effort.
+    pub(super) const fn consumed(&mut self, bytes: u64) -> u64 {
         let rest = bytes.saturating_sub(self.waiting);
         self.waiting = self.waiting.saturating_sub(bytes);
         rest

@@ -112,7 +112,7 @@ impl Case {
         let _ = self
             .buffer
             .push(LaneId::FIRST, Bytes::from_static(text.as_bytes()));
-        self.session.exchange(&mut self.buffer);
+        self.session.sync_send_buffer(&mut self.buffer);
     }
 
     fn close(&mut self) {

@@ -59,7 +59,7 @@ impl Side {
         }
         let messages: Vec<_> = self.session.take_messages().collect();
         for message in messages {
-            self.session.taken(message.lane, message.cost());
+            self.session.consumed(message.lane, message.cost());
             self.messages.push(message.payload);
         }
         while let Some(output) = self.session.poll_output() {
@@ -75,7 +75,7 @@ impl Side {
     }
 
     fn frames(&mut self, now: Instant) -> Vec<Bytes> {
-        self.session.exchange(&mut self.buffer);
+        self.session.sync_send_buffer(&mut self.buffer);
         let session = &mut self.session;
         let frames = std::iter::from_fn(|| session.poll_frame(now, ID, &CAPACITY));
         let written = frames.map(|frame| {

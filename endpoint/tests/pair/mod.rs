@@ -61,7 +61,7 @@ impl Side {
         if self.reads {
             let messages: Vec<_> = self.session.take_messages().collect();
             for message in &messages {
-                self.session.taken(message.lane, message.cost());
+                self.session.consumed(message.lane, message.cost());
             }
             self.received.extend(messages);
         }
@@ -154,7 +154,7 @@ impl Pair {
         let mut progress = false;
         for number in 0..2 {
             let side = &mut self.sides[number];
-            progress |= side.session.exchange(&mut side.send_buffer);
+            progress |= side.session.sync_send_buffer(&mut side.send_buffer);
             side.drain();
             let released: Vec<_> = std::mem::take(&mut self.sides[number].released);
             for id in released {

@@ -143,7 +143,7 @@ impl Exchange {
                 Err(error) => return Err(error.to_string()),
             }
         }
-        side.session.exchange(&mut side.buffer);
+        side.session.sync_send_buffer(&mut side.buffer);
         while let Some(frame) = side.session.poll_frame(self.now, ID, &CAPACITY) {
             let mut datagram = BytesMut::new();
             frame.write_to(&mut datagram);
@@ -159,7 +159,7 @@ impl Exchange {
         }
         let arrived: Vec<_> = side.session.take_messages().collect();
         for arrived in arrived {
-            side.session.taken(arrived.lane, arrived.cost());
+            side.session.consumed(arrived.lane, arrived.cost());
             if arrived.payload != message(self.seed, 1 - at, side.received) {
                 return Err(format!("side {at}: message {} differs", side.received));
             }

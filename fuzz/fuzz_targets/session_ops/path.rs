@@ -131,7 +131,7 @@ impl Path {
             return false;
         };
         let side = &mut sides[from];
-        side.session.exchange(&mut side.outbox);
+        side.session.sync_send_buffer(&mut side.outbox);
         for pulled in 0..count {
             if self.reliable && queue.len() >= HELD_MAX {
                 return pulled > 0;

@@ -122,7 +122,7 @@ impl Side {
     pub fn take(&mut self, count: usize) {
         let count = count.min(self.waiting.len());
         for message in self.waiting.drain(..count) {
-            self.session.taken(message.lane, message.cost());
+            self.session.consumed(message.lane, message.cost());
             self.taken.push(message);
         }
     }

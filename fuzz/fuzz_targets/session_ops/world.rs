@@ -150,7 +150,7 @@ impl World {
             let mut moved = self.turn(0x7e);
             for side in &mut self.sides {
                 moved |= side.take_all();
-                moved |= side.session.exchange(&mut side.outbox);
+                moved |= side.session.sync_send_buffer(&mut side.outbox);
             }
             self.drain();
             if !moved {

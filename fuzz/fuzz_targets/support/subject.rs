@@ -119,7 +119,7 @@ impl Subject {
         let lane = LaneId::new((lane % 3) as u8);
         let payload = Bytes::copy_from_slice(payload);
         let sent = lane.is_some_and(|lane| self.outbox.push(lane, payload).is_ok());
-        self.session.exchange(&mut self.outbox);
+        self.session.sync_send_buffer(&mut self.outbox);
         sent
     }
 
@@ -132,7 +132,7 @@ impl Subject {
         for message in self.waiting.drain(..) {
             self.heard_token |= message.payload == TOKEN;
             self.held[usize::from(message.lane.number())] -= message.cost();
-            self.session.taken(message.lane, message.cost());
+            self.session.consumed(message.lane, message.cost());
         }
     }
 
@@ -161,7 +161,7 @@ impl Subject {
 
     /// Does what follows an input, and checks every bound. Returns the frames that came out.
     pub fn settle(&mut self) -> Vec<(AttachmentId, Bytes)> {
-        self.session.exchange(&mut self.outbox);
+        self.session.sync_send_buffer(&mut self.outbox);
         let mut frames = self.pull();
         let now = self.now;
         let is_due = |session: &Session| session.poll_timeout().is_some_and(|at| at <= now);

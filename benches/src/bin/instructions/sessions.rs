@@ -42,7 +42,7 @@ impl VirtualEnd {
 
     /// A worker's turn for an endpoint: drains producers, delivers to the user, sends.
     fn turn(&mut self, now: Instant, capacity: &SendCapacity) {
-        self.session.exchange(&mut self.outbox);
+        self.session.sync_send_buffer(&mut self.outbox);
         while self.session.poll_output().is_some() {}
         let mut taken = [0, 0];
         for (_, mut run) in self.session.take_batches() {
@@ -54,7 +54,7 @@ impl VirtualEnd {
         }
         if taken[0] > 0 {
             self.received += taken[0] as usize;
-            self.session.taken(LaneId::FIRST, taken[1]);
+            self.session.consumed(LaneId::FIRST, taken[1]);
         }
         while let Some(frame) = self.session.poll_frame(now, TRANSPORT, capacity) {
             let mut bytes = BytesMut::with_capacity(frame.len());

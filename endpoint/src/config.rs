@@ -7,8 +7,8 @@ use crate::lane::LaneConfig;
 /// Limits and times of a [`Session`](crate::Session).
 ///
 /// The defaults suit tens to thousands of peers over paths of up to 1 Gbit/s times 30 ms. Per lane a
-/// session buffers at most `send_buffer` towards the peer (with [`OfflinePolicy::DropOldest`] up to twice that
-/// between two turns of its driver), and `receive_window + message_max` towards the user.
+/// session buffers at most `send_buffer` towards the peer (with [`OfflinePolicy::DropOldest`] up to
+/// twice that between two turns of its driver), and `receive_window + message_max` towards the user.
 #[derive(Debug, Clone)]
 pub struct SessionConfig {
     /// The lanes on which this side sends; the index is the lane's number. At least one, at most

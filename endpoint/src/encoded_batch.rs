@@ -89,7 +89,7 @@ mod tests {
         segments
     }
 
-    fn run(payloads: &[&[u8]]) -> EncodedBatch {
+    fn batch(payloads: &[&[u8]]) -> EncodedBatch {
         EncodedBatch::new(payloads.iter().map(|payload| payload.split_at(1).into()))
     }
 
@@ -105,7 +105,7 @@ mod tests {
             let payload = Bytes::copy_from_slice(payload);
             one_by_one.push(LaneId::FIRST, payload).unwrap();
         }
-        assert!(at_once.push_batch(LaneId::FIRST, &run(&payloads)));
+        assert!(at_once.push_batch(LaneId::FIRST, &batch(&payloads)));
         for buffer in [&mut one_by_one, &mut at_once] {
             buffer.push(LaneId::FIRST, "after".into()).unwrap();
         }
@@ -117,15 +117,15 @@ mod tests {
 
     #[test]
     fn all_recipients_of_a_batch_share_its_memory_and_account_for_it() {
-        let run = run(&[b"ab", b"cde"]);
+        let batch = batch(&[b"ab", b"cde"]);
         let kept = [(); 2].map(|()| {
             let mut buffer = SendBuffer::new(&SessionConfig::default());
-            assert!(buffer.push_batch(LaneId::FIRST, &run));
-            assert_eq!(buffer.used(), run.len() as u64);
+            assert!(buffer.push_batch(LaneId::FIRST, &batch));
+            assert_eq!(buffer.used(), batch.len() as u64);
             segments(&mut buffer)[0].clone()
         });
         assert_eq!(kept[0], "\x02ab\x03cde");
-        assert!(kept.iter().all(|it| it.as_ptr() == run.bytes.as_ptr()));
+        assert!(kept.iter().all(|it| it.as_ptr() == batch.bytes.as_ptr()));
     }
 
     #[test]
@@ -139,7 +139,7 @@ mod tests {
             message_max,
             ..SessionConfig::default()
         };
-        let run = run(&[b"ab", b"cde"]);
+        let batch = batch(&[b"ab", b"cde"]);
         for (send_buffer, message_max, delivery, is_accepted) in [
             (7, 3, Delivery::Reliable, true),
             (6, 3, Delivery::Reliable, false),
@@ -147,15 +147,15 @@ mod tests {
             (7, 3, Delivery::BestEffort, false),
         ] {
             let mut buffer = SendBuffer::new(&config(send_buffer, message_max, delivery));
-            assert_eq!(buffer.push_batch(LaneId::FIRST, &run), is_accepted);
+            assert_eq!(buffer.push_batch(LaneId::FIRST, &batch), is_accepted);
             assert_eq!(buffer.used(), if is_accepted { 7 } else { 0 });
             assert!(
-                !buffer.push_batch(LaneId::FIRST, &run),
+                !buffer.push_batch(LaneId::FIRST, &batch),
                 "no room, or not accepted on this lane"
             );
             buffer.release(0, buffer.used());
             buffer.close();
-            assert!(!buffer.push_batch(LaneId::FIRST, &run), "closed");
+            assert!(!buffer.push_batch(LaneId::FIRST, &batch), "closed");
             assert_eq!(segments(&mut buffer).len(), usize::from(is_accepted));
         }
     }

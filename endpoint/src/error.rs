@@ -10,7 +10,8 @@ pub enum SendError {
     #[error("the send buffer is full: the peer is slower or cannot be reached")]
     Full(Bytes),
     /// The send buffer is full, the peer cannot be reached, and the session is configured not to
-    /// wait then ([`OfflinePolicy::Refuse`](crate::OfflinePolicy::Refuse)). Retry when the peer can be reached.
+    /// wait then ([`OfflinePolicy::Refuse`](crate::OfflinePolicy::Refuse)). Retry when the peer can
+    /// be reached.
     #[error("the send buffer is full and the peer cannot be reached")]
     Unreachable(Bytes),
     /// The message is longer than the limit of the lane. A retry does not help.

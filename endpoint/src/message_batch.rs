@@ -177,30 +177,30 @@ mod tests {
             let slices: Vec<&[u8]> = payloads.iter().map(Vec::as_slice).collect();
             let stream = MessageBatch::copied(&slices).bytes.slice(..stream_cut(&cut, &payloads));
             let whole = WholeMessages::of(&stream, 300);
-            let mut run = MessageBatch::new(stream.slice(..whole.len), whole.count);
+            let mut batch = MessageBatch::new(stream.slice(..whole.len), whole.count);
             let mut taken = Vec::new();
             for way in ways {
-                let all: Vec<_> = run.messages(LaneId::FIRST).map(|it| it.payload).collect();
+                let all: Vec<_> = batch.messages(LaneId::FIRST).map(|it| it.payload).collect();
                 prop_assert_eq!(&all[..], &payloads[taken.len()..whole.count]);
                 match way {
-                    0 => taken.extend(run.take_bytes().map(<[u8]>::to_vec)),
-                    1 => taken.extend(run.take().map(|it| it.to_vec())),
+                    0 => taken.extend(batch.take_bytes().map(<[u8]>::to_vec)),
+                    1 => taken.extend(batch.take().map(|it| it.to_vec())),
                     // Up to two messages; the next one is inspected, too.
                     _ => {
-                        let (mut seen, before) = (0, taken.len());
-                        let cost = run.take_while(|bytes| {
-                            seen += 1;
-                            if seen <= 2 {
+                        let (mut offered, before) = (0, taken.len());
+                        let cost = batch.take_while(|bytes| {
+                            offered += 1;
+                            if offered <= 2 {
                                 taken.push(bytes.to_vec());
                             }
-                            seen <= 2
+                            offered <= 2
                         });
                         let costs = taken[before..].iter().map(|it| crate::lane::cost(it.len()));
                         prop_assert_eq!(cost, costs.sum::<u64>());
                     }
                 }
             }
-            prop_assert!(run.is_empty());
+            prop_assert!(batch.is_empty());
             prop_assert_eq!(&taken[..], &payloads[..whole.count]);
             let cost: u64 = payloads[..whole.count].iter().map(|it| crate::lane::cost(it.len())).sum();
             prop_assert_eq!(whole.cost, cost);

@@ -164,14 +164,14 @@ impl SendBuffer {
     pub fn is_full(&self, lane: LaneId, len: usize) -> bool {
         let buffer = self.lanes.get(lane.index());
         let admitted = buffer.map(|buffer| buffer.admit(&self.limits, len));
-        matches!(admitted, Some(Err(Refusal::Full)))
+        matches!(admitted, Some(Err(SendRefusal::Full)))
     }
 
-    const fn unknown_lane(&self) -> Refusal {
+    const fn unknown_lane(&self) -> SendRefusal {
         if self.limits.closed {
-            Refusal::Closed
+            SendRefusal::Closed
         } else {
-            Refusal::UnknownLane
+            SendRefusal::UnknownLane
         }
     }
 
@@ -320,7 +320,7 @@ pub struct AbandonedMessages {
 
 /// Why a message is not accepted; the payload is added when the error is returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Refusal {
+enum SendRefusal {
     Unreachable,
     Closed,
     Full,
@@ -328,7 +328,7 @@ enum Refusal {
     UnknownLane,
 }
 
-impl Refusal {
+impl SendRefusal {
     fn with(self, payload: Bytes) -> SendError {
         match self {
             Self::Unreachable => SendError::Unreachable(payload),
@@ -346,15 +346,15 @@ impl Refusal {
 impl SendLimits {
     /// Why a message is refused with which the lane would use `needed` bytes, more than its limit;
     /// `None` if it is accepted.
-    const fn refuse(&self, needed: u64) -> Option<Refusal> {
+    const fn refuse(&self, needed: u64) -> Option<SendRefusal> {
         if self.is_reachable {
-            return Some(Refusal::Full);
+            return Some(SendRefusal::Full);
         }
         match self.offline_policy {
-            OfflinePolicy::Wait => Some(Refusal::Full),
-            OfflinePolicy::Refuse => Some(Refusal::Unreachable),
+            OfflinePolicy::Wait => Some(SendRefusal::Full),
+            OfflinePolicy::Refuse => Some(SendRefusal::Unreachable),
             // The next call of `sync_send_buffer` drops the oldest messages.
-            OfflinePolicy::DropOldest if needed > 2 * self.send_buffer => Some(Refusal::Full),
+            OfflinePolicy::DropOldest if needed > 2 * self.send_buffer => Some(SendRefusal::Full),
             OfflinePolicy::DropOldest => None,
         }
     }
@@ -367,16 +367,16 @@ impl LaneSendBuffer {
 
     /// The delivery guarantee of the lane, if a message of that length is accepted now.
     #[inline]
-    fn admit(&self, limits: &SendLimits, len: usize) -> Result<Delivery, Refusal> {
+    fn admit(&self, limits: &SendLimits, len: usize) -> Result<Delivery, SendRefusal> {
         if limits.closed {
-            return Err(Refusal::Closed);
+            return Err(SendRefusal::Closed);
         }
         let message_max = match self.delivery {
             Delivery::Reliable => limits.message_max,
             Delivery::BestEffort => BEST_EFFORT_LEN_MAX,
         };
         if len > message_max {
-            return Err(Refusal::TooLarge { message_max });
+            return Err(SendRefusal::TooLarge { message_max });
         }
         // A message may be larger than the whole buffer: it is accepted if the lane is empty.
         let needed = self.used() + cost(len);

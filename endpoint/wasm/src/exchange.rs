@@ -9,7 +9,7 @@ use selvedge_endpoint::{
 };
 use selvedge_transport::{Instant, LaneSet, NodeId, Role, SendCapacity};
 
-use crate::path::{Path, PathCounts};
+use crate::path::{LossyPath, PathCounts};
 
 const ID: AttachmentId = AttachmentId(1);
 
@@ -36,7 +36,7 @@ pub(crate) struct Report {
 }
 
 /// One side, and how many messages it has sent and received.
-struct Side {
+struct ExchangeSide {
     session: Session,
     buffer: SendBuffer,
     /// The message to send next, if the send buffer had no room for it.
@@ -50,9 +50,9 @@ struct Side {
 pub(crate) struct Exchange {
     seed: u64,
     count: u32,
-    sides: [Side; 2],
+    sides: [ExchangeSide; 2],
     /// The path from each side to the other.
-    paths: [Path; 2],
+    paths: [LossyPath; 2],
     rng: Rng,
     now: Instant,
 }
@@ -76,7 +76,7 @@ impl Exchange {
         let now = Instant::from_origin(Duration::ZERO);
         let config = SessionConfig::default();
         let nodes = [1, 2].map(|byte| NodeId::new([byte; 32]));
-        let sides = [0, 1].map(|at| Side {
+        let sides = [0, 1].map(|at| ExchangeSide {
             session: Session::new(config.clone(), nodes[at], nodes[1 - at], seed + at as u64),
             buffer: SendBuffer::new(&config),
             unsent: None,
@@ -179,7 +179,7 @@ impl Exchange {
 
     /// Lets time pass until the next datagram arrives or a timer of a session expires.
     fn advance(&mut self) -> Result<(), String> {
-        let arrivals = self.paths.iter().filter_map(Path::next_arrival);
+        let arrivals = self.paths.iter().filter_map(LossyPath::next_arrival);
         let timers = self.sides.iter();
         let timers = timers.filter_map(|side| side.session.poll_timeout());
         let next = arrivals.chain(timers).min();

@@ -22,14 +22,14 @@ pub(crate) struct PathCounts {
 
 /// One direction; datagrams in flight are ordered by their arrival.
 #[derive(Debug, Default)]
-pub(crate) struct Path {
+pub(crate) struct LossyPath {
     in_flight: BTreeMap<(Instant, u32), Bytes>,
     next: u32,
     highest: u32,
     pub(crate) counts: PathCounts,
 }
 
-impl Path {
+impl LossyPath {
     pub(crate) fn send(&mut self, now: Instant, rng: &mut Rng, datagram: &Bytes) {
         self.counts.sent += 1;
         if rng.f64() < LOSS {

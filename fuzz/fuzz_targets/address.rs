@@ -1,4 +1,4 @@
-//! Addresses and node ids: what parses prints as it parses.
+//! Addresses and node ids: a value that was parsed is printed as text that parses to the same value.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

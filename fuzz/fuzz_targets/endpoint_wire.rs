@@ -1,8 +1,8 @@
-//! A peer that has introduced itself as it should and then sends any frames: over a transport that
-//! loses none, and over one that may.
+//! A peer that completes its introduction and then sends arbitrary frames, over a reliable and over an
+//! unreliable transport.
 //!
-//! The session does not panic, holds no more than its limits, is never due for ever; and unless it was
-//! closed, an honest process in the peer's place is served as if nothing had happened.
+//! The session does not panic, exceeds no limit and does not stay due. Unless it was closed, an honest
+//! process that takes the peer's place can then exchange messages.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -23,18 +23,18 @@ fuzz_target!(|input: &[u8]| {
             subject.settle();
         }
         if !subject.session.is_closed() {
-            serves_another(subject);
+            serves_an_honest_peer(subject);
         }
     }
 });
 
-/// A session that has just exchanged greetings with an honest peer.
+/// A session whose introduction with an honest peer is complete.
 fn introduced(dialer: usize, reliable: bool) -> Subject {
     let mut sides = [Subject::new(0, 7), Subject::new(1, 8)];
     let wire = connect(&mut sides, dialer, reliable).expect("both are open");
     let is_ready = |side: &Subject| side.session.current().is_some();
     let met = talk(&mut sides, wire, |sides| sides.iter().all(is_ready));
-    assert!(met, "they never met");
+    assert!(met, "the introduction did not complete");
     let [subject, _] = sides;
     subject
 }
@@ -49,8 +49,8 @@ fn apply(subject: &mut Subject, what: u8, frame: &[u8]) {
     }
 }
 
-/// The peer's process dies, and an honest one takes its place.
-fn serves_another(mut subject: Subject) {
+/// The peer's process ends, and an honest one takes its place.
+fn serves_an_honest_peer(mut subject: Subject) {
     subject.detach(0);
     subject.settle();
     subject.take_all();
@@ -58,18 +58,21 @@ fn serves_another(mut subject: Subject) {
     let wire = connect(&mut sides, 1, true).expect("both are open");
     let is_ready = |side: &Subject| side.session.current().is_some();
     let met = talk(&mut sides, wire, |sides| sides.iter().all(is_ready));
-    assert!(met, "they never met again");
-    assert!(sides[1].send(0, TOKEN), "an empty outbox refuses");
-    // What was never sent to the dead one goes to this one first, and then there is room.
+    assert!(met, "the second introduction did not complete");
+    assert!(
+        sides[1].send(0, TOKEN),
+        "an empty send buffer refuses a message"
+    );
+    // Messages that were not sent to the old process are sent first; then there is room.
     talk(&mut sides, wire, |sides| {
         sides[0].session.unacknowledged() == 0
     });
-    assert!(sides[0].send(0, TOKEN), "the outbox is never emptied");
-    let heard = talk(&mut sides, wire, |sides| {
-        sides.iter().all(|it| it.heard_token)
+    assert!(sides[0].send(0, TOKEN), "the send buffer is never emptied");
+    let is_served = talk(&mut sides, wire, |sides| {
+        sides.iter().all(|it| it.received_token)
     });
     assert!(
-        heard,
-        "an honest peer is not served after what the other one said"
+        is_served,
+        "an honest peer is not served after the frames of the other one"
     );
 }

@@ -1,4 +1,4 @@
-//! The handshake of plain streams, fed by a stranger.
+//! The handshake of plain streams, with bytes of an unauthenticated peer.
 #![no_main]
 
 use std::sync::LazyLock;

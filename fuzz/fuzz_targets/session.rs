@@ -1,5 +1,5 @@
-//! A session whose peer says anything, from the first byte on, over transports that come and go: it does
-//! not panic, holds no more than its limits, and is never due for ever.
+//! A session whose peer sends arbitrary frames from the start, over transports that are attached and
+//! detached: it does not panic, exceeds no limit and does not stay due.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -28,7 +28,7 @@ fn apply(subject: &mut Subject, what: u8, bytes: &[u8]) {
         1 => drop(subject.send(which, bytes)),
         2 => subject.pause(which),
         3 => subject.take_all(),
-        // Ends are rare, so that what comes before them is looked at, too.
+        // Ends are rare, so that longer sequences before them are tested, too.
         4 => match which {
             31 => subject.session.close(subject.now, &mut subject.outbox),
             30 => subject.session.abort(),

@@ -1,8 +1,8 @@
-//! Two honest sessions under operations that the fuzzer chooses, against a model of what must arrive.
+//! Two honest sessions under operations that the fuzzer chooses, compared with a model of the messages.
 //!
-//! An operation is three bytes: which one, where, how much. Whatever the order of sends, cuts, losses
-//! and pauses, neither side may blame the other; and once the faults are over, everything must have
-//! arrived, each message once and in the order of its lane, and every outbox must be empty.
+//! An operation has three bytes: its kind, its place and its amount. Under any order of sends, cuts,
+//! losses and pauses, neither side may report a violation by the other. Once the faults end, every
+//! message must have arrived, once and in the order of its lane, and every send buffer must be empty.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -17,7 +17,7 @@ mod world;
 use world::World;
 
 /// How long an operation may pause, in milliseconds: around the delays of acknowledgements (20), of
-/// repeated greetings (200), of heartbeats (1,000) and of silence (3,000).
+/// repeated introductions (200), of heartbeats (1,000) and of silence (3,000).
 const PAUSES: [u64; 8] = [0, 1, 7, 20, 60, 210, 1100, 3100];
 
 fuzz_target!(|bytes: &[u8]| {
@@ -43,7 +43,7 @@ fn apply(world: &mut World, [what, place, amount]: [u8; 3]) {
         2 => world.with_path(which, |path, sides, _| path.cut(sides, side)),
         3 => world.with_path(which, |path, sides, _| path.notice(sides)),
         4 => world.with_path(which, |path, sides, _| path.close(sides, side)),
-        // Another transport takes over while the old one still carries: as a migration looks.
+        // Another transport replaces one that still works, as in a migration.
         5 => {
             world.connect(side, amount % 2 == 0);
             world.with_path(which, |path, sides, _| path.close(sides, side));
@@ -61,7 +61,7 @@ fn apply(world: &mut World, [what, place, amount]: [u8; 3]) {
         10 => world.with_path(which, |path, _, _| path.swap(side, at, to)),
         11 => world.pause(PAUSES[usize::from(amount % 8)]),
         12 => world.sides[side].take(count),
-        // Much at once, so that few bytes lead far.
+        // Many steps at once, so that a short input reaches far.
         _ => (0..count).for_each(|_| {
             world.turn(64 << (place % 5));
         }),

@@ -1,4 +1,4 @@
-//! The frames of a TCP stream: the same, however the stream is cut.
+//! The frames of a TCP stream do not depend on how the stream is divided into reads.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

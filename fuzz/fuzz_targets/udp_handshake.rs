@@ -1,4 +1,4 @@
-//! The handshake of plain UDP, fed by a stranger.
+//! The handshake of plain UDP, with a datagram of an unauthenticated peer.
 #![no_main]
 
 use std::sync::LazyLock;

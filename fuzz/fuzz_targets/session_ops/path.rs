@@ -1,4 +1,4 @@
-//! A transport between the two sides, with the faults that its kind allows.
+//! A simulated transport between the two sides, with the faults that its kind allows.
 
 use std::collections::VecDeque;
 
@@ -8,15 +8,15 @@ use selvedge_transport::{FrameOrder, Instant, LaneSet, Role, SendCapacity};
 
 use crate::side::Side;
 
-/// Frames that a reliable transport holds in one direction before it takes no more.
+/// How many frames a reliable transport holds in one direction before it accepts no more.
 const HELD_MAX: usize = 32;
-/// Frames that an unreliable one holds before it loses what comes.
+/// How many frames an unreliable transport holds before it drops further ones.
 const QUEUE_MAX: usize = 128;
 
-/// What one side has of a path.
+/// The state of a path at one side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// The acceptor has not heard of it yet.
+    /// The acceptor has not accepted it yet.
     Unknown,
     Held(AttachmentId),
     Gone,
@@ -24,7 +24,7 @@ enum End {
 
 pub struct Path {
     reliable: bool,
-    /// From now on nothing passes; a side that has not noticed waits in vain.
+    /// Nothing passes any more, and a side that has not noticed waits in vain.
     broken: bool,
     ends: [End; 2],
     /// From side 0 and from side 1.
@@ -74,13 +74,13 @@ impl Path {
         self.ends[side] = End::Gone;
     }
 
-    /// It breaks, and one side sees it.
+    /// The path breaks, and one side notices.
     pub fn cut(&mut self, sides: &mut [Side; 2], seen_by: usize) {
         self.broken = true;
         self.detach(sides, seen_by);
     }
 
-    /// Both sides see that it is broken, or that the other one has gone.
+    /// Both sides notice that the path is broken, or that the other side has closed it.
     pub fn notice(&mut self, sides: &mut [Side; 2]) {
         if !self.is_live() {
             self.broken = true;
@@ -88,17 +88,17 @@ impl Path {
         }
     }
 
-    /// A side closes it in order: what it has sent still arrives.
+    /// A side closes the path in order: frames that it has sent still arrive.
     pub fn close(&mut self, sides: &mut [Side; 2], side: usize) {
         self.detach(sides, side);
     }
 
-    /// The session of a side has let go of it.
+    /// The session of a side has released the path.
     pub fn released(&mut self, side: usize) {
         self.ends[side] = End::Gone;
     }
 
-    /// The end of a stream is seen behind its last frame; datagrams have no end.
+    /// The end of a stream is noticed after its last frame; datagrams have no end.
     pub fn see_end(&mut self, sides: &mut [Side; 2]) {
         if self.broken || !self.reliable {
             return;
@@ -153,7 +153,7 @@ impl Path {
         true
     }
 
-    /// Brings the first frame to the other side, or the first one of another stream: streams keep no
+    /// Delivers the first frame to the other side, or the first of another stream, since streams keep no
     /// order between them. Returns whether there was one.
     pub fn deliver(
         &mut self,

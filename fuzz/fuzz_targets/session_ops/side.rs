@@ -1,4 +1,4 @@
-//! One side: its session, and the model of what it has sent and what must come.
+//! One side: its session, and the model of the messages that it has sent.
 
 use std::collections::VecDeque;
 
@@ -14,7 +14,7 @@ pub const LANES: usize = 3;
 /// The lane that may lose messages.
 const BEST_EFFORT: usize = 2;
 
-/// Limits so small that a few operations reach them.
+/// Limits that are small, so that a few operations reach them.
 pub fn config(flags: u8) -> SessionConfig {
     let lane = |number: u8| LaneConfig {
         priority: number % 2,
@@ -34,7 +34,7 @@ pub fn config(flags: u8) -> SessionConfig {
     }
 }
 
-/// What was sent on one lane and has not come yet, in order.
+/// The messages that were sent on one lane and have not arrived, in order.
 #[derive(Default)]
 struct Expected {
     next: u32,
@@ -44,13 +44,13 @@ struct Expected {
 pub struct Side {
     pub session: Session,
     pub outbox: SendBuffer,
-    /// Transports that the session wants closed.
+    /// Transports that the session has released.
     pub released: Vec<AttachmentId>,
-    /// What this side sent; the other side's messages are checked against it.
+    /// The messages that this side has sent, which those received by the other side must equal.
     sent: [Expected; LANES],
     /// Messages that its user has not taken.
     waiting: VecDeque<Message>,
-    /// Messages that its user has taken and nobody has checked.
+    /// Messages that its user has taken and that are not checked yet.
     pub taken: Vec<Message>,
     next_id: u64,
 }
@@ -70,7 +70,7 @@ impl Side {
         }
     }
 
-    /// As a driver numbers transports: upwards, in the order in which they are attached.
+    /// The next attachment id. Like a driver, it numbers transports in the order of attachment.
     pub fn next_id(&mut self) -> AttachmentId {
         self.next_id += 1;
         AttachmentId(self.next_id)
@@ -82,7 +82,7 @@ impl Side {
         let expected = &mut self.sent[usize::from(lane)];
         let amount = usize::from(amount);
         let len = match amount {
-            // Some are longer than what is copied, than the window, and than the limit.
+            // Some are longer than the copy threshold, the window or the limit.
             240.. => 4096 + (amount - 240) * 1024,
             128.. => amount * 16,
             _ => amount,
@@ -98,20 +98,20 @@ impl Side {
         }
     }
 
-    /// Takes in what the session has to tell. Two that live and keep to the protocol never end, nor
-    /// forget, nor accuse each other.
+    /// Handles the outputs of the session. Two sessions that live and follow the protocol never end,
+    /// lose their state or report a violation.
     pub fn drain(&mut self) {
         while let Some(output) = self.session.poll_output() {
             match output {
                 SessionOutput::Release {
                     reason: DetachReason::Misbehaved { what },
                     ..
-                } => panic!("an honest peer is accused: it {what}"),
+                } => panic!("a violation by an honest peer is reported: it {what}"),
                 SessionOutput::Release { attachment, .. } => self.released.push(attachment),
                 SessionOutput::Event(
                     event @ (Event::PeerRestarted { .. } | Event::Closed { .. }),
                 ) => {
-                    panic!("both live, and yet: {event:?}")
+                    panic!("unexpected, since both sides live: {event:?}")
                 }
                 SessionOutput::Event(_) => {}
             }
@@ -133,19 +133,21 @@ impl Side {
         any
     }
 
-    /// The other side's user has taken `message`.
+    /// Checks a message that the other side's user has taken.
     pub fn check(&mut self, message: &Message) {
         let lane = usize::from(message.lane.number());
         let coming = &mut self.sent[lane].coming;
         if lane == BEST_EFFORT {
             let is_it = |&(number, len): &(u32, usize)| payload(number, len) == message.payload;
             let at = coming.iter().position(is_it);
-            let at = at.unwrap_or_else(|| panic!("lane {lane}: it comes again, late or changed"));
+            let at = at.unwrap_or_else(|| {
+                panic!("lane {lane}: a message is repeated, reordered or changed")
+            });
             coming.drain(..=at);
             return;
         }
         let Some((number, len)) = coming.pop_front() else {
-            panic!("lane {lane}: more came than was sent");
+            panic!("lane {lane}: more messages arrived than were sent");
         };
         let came = &message.payload;
         assert!(
@@ -162,7 +164,7 @@ impl Side {
         reliable.iter().all(|it| it.coming.is_empty()) && self.outbox.used() == 0
     }
 
-    /// What is missing, for a report.
+    /// The missing messages, for a failure report.
     pub fn missing(&self) -> String {
         let front = |it: &Expected| (it.coming.len(), it.coming.front().copied());
         let lanes: Vec<_> = self.sent.iter().map(front).collect();
@@ -171,7 +173,7 @@ impl Side {
     }
 }
 
-/// A message that no other one of its lane is equal to, as long as it has four bytes.
+/// A message that is unique on its lane, provided that it has at least four bytes.
 fn payload(number: u32, len: usize) -> Bytes {
     let mut bytes = vec![number as u8; len];
     if let Some(head) = bytes.first_chunk_mut() {

@@ -7,20 +7,20 @@ use selvedge_transport::Instant;
 use crate::path::Path;
 use crate::side::Side;
 
-/// More are not opened: a session holds four at once, and an operation has to find one of them.
+/// The maximum number of paths: a session holds four at once, and operations must find them.
 const PATHS_MAX: usize = 6;
 
-/// All that a recovery may take once the faults are over: a silence of 3 s on a few paths, and what
-/// was sent before.
+/// The maximum time of a recovery once the faults are over: a silence of 3 s on a few paths, and the
+/// transfer of earlier messages.
 const RECOVERY_MAX: Duration = Duration::from_secs(60);
 
-/// How often the sides may have to dial anew once the faults are over.
+/// How often the sides may have to dial again once the faults are over.
 const DIALS_MAX: usize = 8;
 
 /// How many things may be due at once: a loss, then a probe for what is not sent again, a ping.
 const DUE_AT_ONCE: usize = 4;
 
-/// Frames that may move without any time passing: what all buffers hold, cut as small as it gets.
+/// How many rounds of frames may pass at one time: all buffers, in the smallest pieces.
 const TURNS_MAX: usize = 10_000;
 
 pub struct World {
@@ -65,7 +65,7 @@ impl World {
         }
     }
 
-    /// What follows every input.
+    /// Processes the effects of an input.
     pub fn drain(&mut self) {
         for number in 0..2 {
             self.sides[number].drain();
@@ -102,7 +102,7 @@ impl World {
         moved
     }
 
-    /// No more faults: what is broken stays so, but a path that is dialed now works.
+    /// Ends the faults: broken paths stay broken, but a path that is dialed now works.
     pub fn finish(&mut self, flags: u8) {
         if flags & 2 != 0 {
             for path in &mut self.paths {
@@ -133,7 +133,7 @@ impl World {
             }
             let timeouts = self.sides.iter().filter_map(|it| it.session.poll_timeout());
             let Some(next) = timeouts.min() else {
-                panic!("nothing is awaited: {}", self.report());
+                panic!("no timer is armed: {}", self.report());
             };
             due_at_once = if next > self.now { 0 } else { due_at_once + 1 };
             assert!(due_at_once <= DUE_AT_ONCE, "always due: {}", self.report());
@@ -144,7 +144,7 @@ impl World {
         }
     }
 
-    /// Everything that can happen without time passing.
+    /// Exchanges frames until nothing changes without time passing.
     fn settle(&mut self) {
         for _ in 0..TURNS_MAX {
             let mut moved = self.turn(0x7e);
@@ -157,7 +157,7 @@ impl World {
                 return;
             }
         }
-        panic!("it never comes to rest: {}", self.report());
+        panic!("it never becomes idle: {}", self.report());
     }
 
     fn report(&self) -> String {

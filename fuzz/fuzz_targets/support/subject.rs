@@ -1,4 +1,4 @@
-//! A session whose peer is the fuzzer, and the bounds that it keeps all the same.
+//! A session whose peer is the fuzzer, with checks of its limits.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -24,10 +24,10 @@ const DUE_AT_ONCE: usize = 4;
 /// How long a pause may be, in milliseconds: around the delays that a session knows.
 const PAUSES: [u64; 8] = [0, 1, 7, 20, 60, 210, 1100, 3100];
 
-/// How often two honest sides may have to speak in turn, 7 ms apart, until they are through.
+/// The maximum number of exchanges between two honest sides, 7 ms apart, until they are done.
 const TURNS_MAX: usize = 300;
 
-/// What an honest side says to learn whether it is heard.
+/// The message with which an honest side tests whether its messages arrive.
 pub const TOKEN: &[u8] = b"is anybody there?";
 
 /// Numbers of a packet that fit into one byte, and into two.
@@ -43,12 +43,12 @@ pub struct Subject {
     /// The number of the next packet of the peer.
     next_number: u64,
     waiting: VecDeque<Message>,
-    /// Bytes that wait for the user on each lane.
+    /// Bytes on each lane that the user has not taken.
     held: [u64; LANES_MAX],
-    /// Bytes of best-effort messages that came. They need no credit, and taking them gives some.
+    /// Bytes of received best-effort messages, which need no credit, and grant credit when taken.
     uncredited: u64,
     /// Whether [`TOKEN`] has come.
-    pub heard_token: bool,
+    pub received_token: bool,
 }
 
 pub fn config() -> SessionConfig {
@@ -71,7 +71,7 @@ pub fn config() -> SessionConfig {
     }
 }
 
-/// Cuts an input into records: a byte that says what to do, and some bytes to do it with.
+/// Splits an input into records: a byte that selects the operation, and the operation's bytes.
 pub fn records(mut input: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     std::iter::from_fn(move || {
         let (&[what, len], rest) = input.split_first_chunk()?;
@@ -96,7 +96,7 @@ impl Subject {
             waiting: VecDeque::new(),
             held: [0; LANES_MAX],
             uncredited: 0,
-            heard_token: false,
+            received_token: false,
         }
     }
 
@@ -127,16 +127,16 @@ impl Subject {
         self.now += Duration::from_millis(PAUSES[which % PAUSES.len()]);
     }
 
-    /// The user takes what waits.
+    /// The user takes all waiting messages.
     pub fn take_all(&mut self) {
         for message in self.waiting.drain(..) {
-            self.heard_token |= message.payload == TOKEN;
+            self.received_token |= message.payload == TOKEN;
             self.held[usize::from(message.lane.number())] -= message.cost();
             self.session.consumed(message.lane, message.cost());
         }
     }
 
-    /// The peer sends a frame; where that may get lost it can be numbered, as an honest peer would.
+    /// The peer sends a frame, with a packet number if requested and if the transport is unreliable.
     pub fn feed(&mut self, which: usize, frame: &[u8], numbered: bool) {
         let Some(&(id, reliable)) = self.attached.get(which % self.attached.len().max(1)) else {
             return;
@@ -159,7 +159,7 @@ impl Subject {
         self.session.handle_frame(self.now, id, bytes);
     }
 
-    /// Does what follows an input, and checks every bound. Returns the frames that came out.
+    /// Processes the effects of an input, and checks every limit. Returns the frames to send.
     pub fn settle(&mut self) -> Vec<(AttachmentId, Bytes)> {
         self.session.sync_send_buffer(&mut self.outbox);
         let mut frames = self.pull();
@@ -206,14 +206,14 @@ impl Subject {
                 let mut bytes = BytesMut::new();
                 frame.write_to(&mut bytes);
                 frames.push((id, bytes.freeze()));
-                assert!(frames.len() < FRAMES_AT_ONCE, "it never comes to rest");
+                assert!(frames.len() < FRAMES_AT_ONCE, "it never becomes idle");
             }
         }
         frames
     }
 }
 
-/// A transport of two honest sessions, by the name that each has for it.
+/// A transport between two honest sessions, by the id that each has for it.
 pub type Wire = [AttachmentId; 2];
 
 /// Connects two sessions that have no other transport.
@@ -227,7 +227,7 @@ pub fn connect(sides: &mut [Subject; 2], dialer: usize, reliable: bool) -> Optio
     Some([attach(0)?, attach(1)?])
 }
 
-/// Lets two sessions talk until `done`. Returns whether it is.
+/// Lets two sessions exchange frames until `done`. Returns whether it is.
 pub fn talk(sides: &mut [Subject; 2], wire: Wire, done: impl Fn(&[Subject; 2]) -> bool) -> bool {
     for _ in 0..TURNS_MAX {
         for from in 0..2 {

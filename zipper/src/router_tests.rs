@@ -135,7 +135,7 @@ fn the_nearest_instance_is_here_then_at_the_nearest_zipper() {
 }
 
 #[test]
-fn a_message_with_a_target_is_for_those_who_want_it() {
+fn a_message_with_a_target_is_for_the_functions_with_that_target() {
     let mut wanting = function("a", Policy::Nearest);
     wanting.target = Some("x".into());
     let other = function("b", Policy::Nearest);
@@ -172,7 +172,7 @@ fn ways_through_oneself_or_not_from_the_teller_are_ignored() {
 }
 
 #[test]
-fn a_neighbour_is_not_told_what_it_told() {
+fn interest_learned_from_a_neighbour_is_not_returned_to_it() {
     let mut router = router_with(&[(3, function("here", Policy::Nearest))]);
     router.learn(node(1), vec![entry("there", &[1])]);
     router.add_neighbour(node(2));
@@ -206,7 +206,7 @@ impl RouterNet {
         Self { routers, links }
     }
 
-    /// Everybody tells everybody until nothing changes.
+    /// Exchanges the interest of all routers until nothing changes.
     fn settle(&mut self) {
         let mut told = BTreeMap::new();
         for round in 0.. {

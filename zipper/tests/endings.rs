@@ -1,4 +1,4 @@
-//! How zippers and clients end: nothing is lost without being told.
+//! How zippers and clients end: every loss is reported.
 
 mod support;
 
@@ -182,7 +182,7 @@ fn ends_at_once(has_written: bool) {
     write(&source(&zipper), IN, "the last");
     assert_eq!(text(&read(&sink)), "the last");
     drop(zipper);
-    // It would say again who it is.
+    // It would introduce itself again.
     until_gone(&sink);
     if has_written {
         write(&sink, IN, "waits");

@@ -41,7 +41,7 @@ fn triple() -> RunnerGuest {
     }
 }
 
-/// Writes what `message` says for each number, and reads that many answers of a guest that is warm.
+/// Writes `message` of each number and reads as many answers from a warm guest.
 fn answers(
     count: u32,
     message: impl Fn(u32) -> String + Sync,

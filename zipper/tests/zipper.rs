@@ -187,7 +187,7 @@ fn s3_a_wrong_or_missing_token_is_refused_with_the_reason() {
 }
 
 #[test]
-fn nobody_at_an_address_is_said_in_words() {
+fn an_address_without_a_zipper_is_reported_in_words() {
     let at: Vec<Address> = addresses("127.0.0.1:1").unwrap();
     let mut options = ClientOptions::source("s", at);
     options.timeout = Duration::from_secs(2);
@@ -402,7 +402,7 @@ fn clients_find_a_zipper_again_that_was_started_anew() {
     assert_eq!(text(&read(&sink)), "after");
 }
 
-/// A zipper made by hand: it says what it likes.
+/// A peer that acts as a zipper and sends arbitrary messages.
 struct ByHand {
     endpoint: Endpoint,
     node: [u8; 32],
@@ -499,7 +499,7 @@ fn a_message_that_was_passed_on_too_often_is_dropped_and_counted() {
 }
 
 #[test]
-fn who_says_what_does_not_belong_is_refused() {
+fn a_peer_that_sends_an_unexpected_message_is_refused() {
     let zipper = start(options("z"));
     let rubbish = ByHand::new(&zipper);
     let lane = LaneId::new(1).expect("a lane");

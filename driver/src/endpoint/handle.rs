@@ -23,7 +23,7 @@ use crate::wake::WorkerCommand;
 /// A message channel to one peer that outlives its transports. Cheap to clone; all methods may be called
 /// from any number of threads. Dropping the last clone closes the endpoint in order.
 ///
-/// Methods block only where their documentation says so. The futures are cancel safe unless stated
+/// Only the methods that document it block. The futures are cancel safe unless stated
 /// otherwise and run on any executor.
 #[derive(Clone)]
 pub struct Endpoint(Arc<EndpointHandle>);

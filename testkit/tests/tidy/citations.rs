@@ -156,19 +156,23 @@ fn quoted(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)
 }
 
-/// The tests that a line cites, each with the file before it on the line, if there is one.
+/// The tests and the functions `name()` that a line cites, each with the file before it on the line, if
+/// there is one.
 fn tests(line: &str) -> Vec<(Option<&str>, &str)> {
     let mut file = None;
     let mut tests = Vec::new();
     for word in quoted(line) {
-        let is_name = word
-            .chars()
-            .all(|c| c.is_lowercase() || c.is_numeric() || c == '_');
+        let is_name = |word: &str| {
+            word.chars()
+                .all(|c| c.is_lowercase() || c.is_numeric() || c == '_')
+        };
+        let underscores = if file.is_some() { 2 } else { UNDERSCORES };
+        let function = word.strip_suffix("()").filter(|name| is_name(name));
         if word.ends_with(".rs") {
             file = Some(word);
-        } else if is_name
-            && word.matches('_').count() >= if file.is_some() { 2 } else { UNDERSCORES }
-        {
+        } else if let Some(function) = function.filter(|_| file.is_some()) {
+            tests.push((file, function));
+        } else if is_name(word) && word.matches('_').count() >= underscores {
             tests.push((file, word));
         }
     }
@@ -176,7 +180,7 @@ fn tests(line: &str) -> Vec<(Option<&str>, &str)> {
 }
 
 fn has_function(source: &str, name: &str) -> bool {
-    source.contains(&format!("fn {name}("))
+    source.contains(&format!("fn {name}(")) || source.contains(&format!("fn {name}<"))
 }
 
 /// Every identifier of our sources that is long enough for a test's name.
@@ -208,6 +212,15 @@ fn lost_tests(text: &Text) -> Vec<Violation> {
 }
 
 #[test]
+fn every_cited_file_and_section_exists() {
+    let violations: Vec<_> = TEXTS.iter().flat_map(lost_paths).collect();
+    expect_none(
+        &violations,
+        "cite the file that holds it now, from the root or from here, or move the fact into the project",
+    );
+}
+
+#[test]
 fn every_cited_test_exists() {
     let violations: Vec<_> = TEXTS.iter().flat_map(lost_tests).collect();
     expect_none(&violations, "cite the test by its name of today");
@@ -226,6 +239,7 @@ fn citations_are_found() {
         [(Some("a/b.rs"), "it_is_so")]
     );
     assert_eq!(tests("`it_is_so` `a_b_c_d_e`"), [(None, "a_b_c_d_e")]);
+    assert_eq!(tests("`x()` `a/b.rs` `c()`"), [(Some("a/b.rs"), "c")]);
 
     let text = |line: &str| Text {
         path: "README.md".to_owned(),

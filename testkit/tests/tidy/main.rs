@@ -2,10 +2,12 @@
 
 mod citations;
 mod code;
+mod glossary;
 mod guarantees;
 mod layers;
 mod layout;
 mod links;
+mod names;
 mod purity;
 mod source;
 

@@ -313,7 +313,7 @@ const EVENTS: [&str; 20] = [
 ];
 
 #[test]
-fn every_state_meets_every_event_as_the_table_says() {
+fn every_state_handles_every_event_as_the_table_defines() {
     let mut table =
         String::from("# transport | state | event | next state | outputs | frames sent\n");
     for (transport, reliable) in [("reliable", true), ("lossy", false)] {
@@ -350,7 +350,7 @@ fn n4_a_greeting_that_claims_another_past_is_refused() {
                 .contains("acknowledged data that was never sent")
         );
 
-        // Of another process of this node: what it says of lanes is not believed, and nothing leaks.
+        // From another process of this node: its lane positions are ignored, and no data is sent.
         let mut case = Case::in_state("ready", reliable);
         case.session.detach(ID, DetachReason::Local);
         case.attach(Role::Dialer);
@@ -375,7 +375,7 @@ fn n4_a_greeting_that_claims_another_past_is_refused() {
 }
 
 #[test]
-fn a_peer_that_never_says_what_it_has_seen_costs_a_bounded_number_of_packets() {
+fn a_peer_that_never_acknowledges_packets_costs_a_bounded_number_of_them() {
     let mut case = Case::in_state("ready", false);
     let mut numbered = 0;
     for _ in 0..100_000 {

@@ -129,7 +129,7 @@ pub(crate) fn recording_server_config(
 pub(crate) fn end_of(error: &rustls::Error) -> End {
     match error {
         rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) => inner
-            .downcast_ref::<Refusal>()
+            .downcast_ref::<TlsRefusal>()
             .map_or_else(|| unauthenticated(error), |refusal| refusal.0.clone()),
         rustls::Error::AlertReceived(alert) => End::Refused {
             detail: format!("TLS alert {alert:?}"),
@@ -178,7 +178,7 @@ pub(crate) fn operator_message(text: &str) -> Option<&'static str> {
 /// Transports an [`End`] through the TLS library.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
-struct Refusal(End);
+struct TlsRefusal(End);
 
 #[derive(Debug)]
 enum PeerPolicy {
@@ -224,7 +224,7 @@ impl Verifier {
         ))?;
         self.policy.check(found).map_err(|end| {
             self.refusal.get_or_init(|| end.clone());
-            let refusal = OtherError(Arc::new(Refusal(end)));
+            let refusal = OtherError(Arc::new(TlsRefusal(end)));
             rustls::Error::InvalidCertificate(CertificateError::Other(refusal))
         })
     }

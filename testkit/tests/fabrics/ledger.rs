@@ -1,4 +1,4 @@
-//! The oracle: what was written, and who read it.
+//! The oracle: which messages were written, and which groups have read them.
 //!
 //! Each writer numbers what it writes with each tag (a *flow*); the payload carries the number. Each
 //! subscribed group, that is, each name of functions, or each instance by `Policy::All`, is then held to:

@@ -40,7 +40,10 @@ fn m4_fabrics_deliver_exactly_once_or_report_whatever_befalls_them() {
             // The panic has printed the story.
             match catch_unwind(|| story::run(seed)) {
                 Ok(outcome) => _ = copies.fetch_add(outcome.copies, Ordering::Relaxed),
-                Err(_) => failed.lock().expect("no panic holds it").push(seed),
+                Err(_) => {
+                    eprintln!("seed {seed} has failed");
+                    failed.lock().expect("no panic holds it").push(seed);
+                }
             }
         }
     };

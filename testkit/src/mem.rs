@@ -19,7 +19,7 @@ const BUFFER_LEN: usize = 64 << 10;
 
 const FRAME_MAX: usize = 16 << 10;
 
-/// How long a dial that nobody hears takes to fail.
+/// The time until a dial fails that reaches no listener.
 const DIAL_MAX: Duration = Duration::from_secs(5);
 
 /// How long a lost frame of a lossy link takes longer than others: the shortest pause before TCP

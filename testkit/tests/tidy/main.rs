@@ -8,6 +8,7 @@ mod layers;
 mod layout;
 mod links;
 mod names;
+mod prose;
 mod purity;
 mod source;
 

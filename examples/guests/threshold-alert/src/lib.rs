@@ -1,4 +1,4 @@
-//! Tells when a load crosses a threshold: 0x11 (averages) -> 0x12 (alerts).
+//! Reports when a load crosses a threshold: 0x11 (averages) -> 0x12 (alerts).
 //!
 //! Takes JSON like `{"seq":17,"cpu_percent_average":61.2}` (other fields are ignored). Writes only when
 //! the average crosses: `{"seq":17,"kind":"raised","cpu_percent_average":61.2,"threshold":50.0}` when

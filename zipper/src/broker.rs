@@ -145,9 +145,10 @@ impl Broker {
         let source = self.change(|state| {
             state.router.remove(node);
             state.known.insert(node, known);
-            if state.source.is_none() {
+            if state.source.is_none() && !self.settings.mesh.contains(&node) {
                 // Aborted before it is attached: otherwise its messages would be acknowledged, and functions
-                // closed before the messages are forwarded.
+                // closed before the messages are forwarded. Not for a neighbour that has left: the hub would
+                // make another endpoint at once, without end.
                 endpoint.abort();
             }
             state

@@ -255,13 +255,19 @@ impl Fabric {
         }
     }
 
-    /// Ends a zipper in order, as on SIGTERM. Returns whether it has delivered everything.
-    pub(crate) fn close_zipper(&mut self, at: usize, timeout: Duration) -> bool {
+    /// Begins to end a zipper in order, as on SIGTERM.
+    pub(crate) fn begin_close(&mut self, at: usize, timeout: Duration) {
         self.note(format!("z{at} closes"));
-        let Life::Up(process, zipper) = std::mem::take(&mut self.zippers[at].life) else {
-            return false;
+        let own = &mut self.zippers[at];
+        own.life = match std::mem::take(&mut own.life) {
+            Life::Up(process, zipper) => Life::Closing(process, zipper.begin_close(timeout)),
+            life => life,
         };
-        self.zippers[at].life = Life::Closing(process, zipper.begin_close(timeout));
+    }
+
+    /// Ends a zipper in order, and waits for it. Returns whether it has delivered everything.
+    pub(crate) fn close_zipper(&mut self, at: usize, timeout: Duration) -> bool {
+        self.begin_close(at, timeout);
         loop {
             self.run(ms(20));
             let Life::Closing(process, closing) = &mut self.zippers[at].life else {

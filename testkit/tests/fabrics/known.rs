@@ -161,3 +161,20 @@ fn case_8_a_sink_that_does_not_read_stalls_others_of_its_tag_on_one_zipper() {
     println!("case 8: seed 8: {read} of 500 messages have reached the sink that reads");
     assert!(read < 50, "{read}");
 }
+
+/// The hub made an endpoint to the neighbour that had left, which the zipper aborted, and so on without end.
+#[test]
+fn a_zipper_that_closes_comes_to_rest_although_a_neighbour_leaves() {
+    let clients = [
+        client("stalled", 0, &[IN], None),
+        client("source", 0, &[], None),
+    ];
+    let mut fabric = fabric(9, Topology::Chain, 2, 256 << 10, &clients);
+    fabric.member(0).set_reading(false, Duration::ZERO);
+    write(&mut fabric, 1, IN, ms(2), 100_000, 250);
+    fabric.run(Duration::from_secs(2));
+    // Messages of the source wait, so that its zipper goes on closing while the other one leaves.
+    fabric.begin_close(0, Duration::from_secs(10));
+    assert!(fabric.close_zipper(1, Duration::from_secs(5)));
+    fabric.run(Duration::from_secs(1));
+}

@@ -4,6 +4,7 @@ mod acks;
 mod best_effort;
 mod introduce;
 mod receive;
+mod receiving;
 mod transmit;
 
 use std::collections::VecDeque;
@@ -17,7 +18,6 @@ use crate::error::{Misbehaved, SessionAttachError};
 use crate::event::{AttachmentId, CloseReason, DetachReason, Event, SessionOutput};
 use crate::lane::{Delivery, LaneConfig, LaneId, Message};
 use crate::message_batch::MessageBatch;
-use crate::recv_lane::RecvLane;
 use crate::scheduler::Scheduler;
 use crate::send_buffer::SendBuffer;
 use crate::send_lane::SendLane;
@@ -25,9 +25,9 @@ use crate::stats::EndpointStats;
 use crate::varint::VARINT_MAX;
 use crate::version::SessionOffer;
 use crate::wire::CloseCode;
-use acks::Acks;
-use best_effort::{BestEffortIn, BestEffortOut};
+use best_effort::BestEffortOut;
 use introduce::PeerView;
+use receiving::ReceiveSide;
 
 /// How many transports a session holds at once: the live one, its successor, and those of a
 /// simultaneous dial.
@@ -82,16 +82,9 @@ pub struct Session {
     /// How many transports are used at a time: what this side or the peer wants.
     paths_wanted: usize,
     send: Vec<SendLane>,
-    /// As many as there are lanes to send on, and up to the last one on which something came: most
-    /// endpoints never use the other 30. One that is not there stands at its beginning.
-    recv: Vec<RecvLane>,
     /// As many as there are lanes, or none if all of them are reliable.
     best_effort_out: Vec<BestEffortOut>,
-    best_effort_in: Vec<BestEffortIn>,
-    acks: Acks,
-    /// Messages that have arrived, in their order, and how many there are.
-    batches: VecDeque<(LaneId, MessageBatch)>,
-    messages_len: usize,
+    receiving: ReceiveSide,
     outputs: VecDeque<SessionOutput>,
     /// Bytes of each lane that were acknowledged or given up, for the outbox.
     released: Vec<u64>,
@@ -128,7 +121,6 @@ impl Session {
     #[must_use]
     pub fn new(mut config: SessionConfig, local: NodeId, peer: NodeId, incarnation: u64) -> Self {
         config.lanes.truncate(LANES_MAX);
-        let window = config.receive_window;
         let lanes = config.lanes.len();
         Self {
             local_is_smaller: local < peer,
@@ -145,15 +137,11 @@ impl Session {
             standby: None,
             paths_wanted: paths_wanted(&config),
             send: (0..lanes).map(|_| SendLane::default()).collect(),
-            recv: (0..lanes).map(|_| RecvLane::new(window)).collect(),
             best_effort_out: match config.lanes.iter().any(is_best_effort) {
                 true => (0..lanes).map(|_| BestEffortOut::default()).collect(),
                 false => Vec::new(),
             },
-            best_effort_in: Vec::new(),
-            acks: Acks::default(),
-            batches: VecDeque::new(),
-            messages_len: 0,
+            receiving: ReceiveSide::new(&config),
             outputs: VecDeque::new(),
             released: vec![0; lanes],
             given_up: 0,
@@ -335,11 +323,7 @@ impl Session {
     /// Records that the user has consumed messages of a lane with this total [`Message::cost`]: the
     /// peer is granted as much credit.
     pub fn consumed(&mut self, lane: LaneId, bytes: u64) {
-        let best_effort = self.best_effort_in.get_mut(lane.index());
-        let rest = best_effort.map_or(bytes, |it| it.consumed(bytes));
-        if let Some(receiving) = self.recv.get_mut(lane.index()) {
-            receiving.consumed(rest);
-        }
+        self.receiving.consumed(lane, bytes);
     }
 
     /// Closes in order: closes the send buffer, sends what it has accepted, waits at most
@@ -375,7 +359,7 @@ impl Session {
             return;
         }
         self.life = Life::Closed;
-        self.acks.end();
+        self.receiving.acks.end();
         let undelivered = self.take_undelivered();
         self.report_dropped();
         self.push_event(Event::Closed {
@@ -440,20 +424,19 @@ impl Session {
     pub fn take_batches(
         &mut self,
     ) -> std::collections::vec_deque::Drain<'_, (LaneId, MessageBatch)> {
-        self.messages_len = 0;
-        self.batches.drain(..)
+        self.receiving.take_batches()
     }
 
     /// How many messages wait in [`take_messages`](Self::take_messages).
     #[must_use]
     pub const fn messages_len(&self) -> usize {
-        self.messages_len
+        self.receiving.messages_len()
     }
 
     /// Whether messages wait in [`take_messages`](Self::take_messages).
     #[must_use]
     pub const fn has_messages(&self) -> bool {
-        self.messages_len > 0
+        self.receiving.messages_len() > 0
     }
 
     /// The next event or request.
@@ -499,7 +482,7 @@ impl Session {
             .iter()
             .map(|attachment| put_off(attachment.heartbeat_at(heartbeat, silence_max)))
             .chain(self.attachments.iter().filter_map(Attachment::timeout))
-            .chain(self.acks.timeout(&put_off))
+            .chain(self.receiving.acks.timeout(&put_off))
             .chain(give_up_at)
             .min()
     }
@@ -531,7 +514,7 @@ impl Session {
         {
             self.end(CloseReason::Aborted, Some(CloseCode::Aborted));
         }
-        if self.acks.handle_timeout(now)
+        if self.receiving.acks.handle_timeout(now)
             && let Some(id) = self.current
             && let Some(attachment) = self.attachment(id)
         {
@@ -542,9 +525,7 @@ impl Session {
     /// Frees memory that past traffic has left in empty queues. Later traffic allocates it again,
     /// so call this when nothing has moved for a while.
     pub fn shrink(&mut self) {
-        if self.batches.is_empty() {
-            self.batches.shrink_to_fit();
-        }
+        self.receiving.shrink();
         if self.outputs.is_empty() {
             self.outputs.shrink_to_fit();
         }
@@ -577,7 +558,7 @@ impl Session {
     /// the peer's credit is short of.
     #[must_use]
     pub fn untaken(&self) -> u64 {
-        self.recv.iter().map(RecvLane::backlog).sum()
+        self.receiving.unconsumed()
     }
 
     /// Bytes accepted on reliable lanes, taken from the outbox and not yet acknowledged.

@@ -16,6 +16,7 @@ use selvedge_transport::Instant;
 
 use super::Session;
 use crate::lane::LaneId;
+use crate::recv_lane::RecvLane;
 use crate::send_buffer::LONG_ACK_DELAY_LEN_MAX;
 use crate::send_lane::SendLane;
 use crate::wire::AckRequest;
@@ -48,6 +49,26 @@ impl Acks {
         }
     }
 
+    /// Schedules the acknowledgement of what arrived on a lane. It may be delayed for long if it
+    /// frees little, and if the peer can request it over a reliable transport: one that loses frames
+    /// may lose the request, too.
+    pub(super) fn schedule(
+        &mut self,
+        now: Instant,
+        lane: &RecvLane,
+        is_reliable: bool,
+        delay: Duration,
+    ) {
+        let unreported = lane.unreported();
+        if unreported == 0 {
+            return;
+        }
+        let is_quiet =
+            is_reliable && unreported < LONG_ACK_DELAY_LEN_MAX && !lane.is_ack_requested();
+        let factor = if is_quiet { QUIET_FACTOR } else { 1 };
+        self.arm(now, delay * factor, is_quiet);
+    }
+
     /// When an acknowledgement is sent at the latest; `put_off` returns that time for one that
     /// frees little.
     pub(super) fn timeout(&self, put_off: impl Fn(Instant) -> Instant) -> Option<Instant> {
@@ -76,47 +97,29 @@ impl Acks {
     }
 
     /// Whether one that waits goes with what is sent now: not with each of many messages.
-    fn may_travel(&self, now: Instant, delay: Duration) -> bool {
+    pub(super) fn may_travel(&self, now: Instant, delay: Duration) -> bool {
         self.due.is_some() && self.sent_at.is_none_or(|at| now >= at + delay)
     }
 }
 
 impl Session {
-    /// Bytes of a lane have arrived: sees to their acknowledgement.
-    pub(super) fn owe_ack(&mut self, now: Instant, lane: LaneId) {
-        let Some(owed) = self
-            .recv
-            .get(lane.index())
-            .map(|it| (it.unreported(), it.is_ack_requested()))
-        else {
-            return;
-        };
-        let (unreported, is_asked) = owed;
-        if unreported == 0 {
-            return;
-        }
-        // A transport that loses frames may lose a request, too.
+    /// Bytes of a lane have arrived: schedules their acknowledgement.
+    pub(super) fn schedule_ack(&mut self, now: Instant, lane: LaneId) {
         let current = self
             .attachments
             .iter()
             .find(|it| Some(it.id) == self.current);
         let is_reliable = current.is_some_and(|it| it.is_reliable());
-        let is_quiet = is_reliable && unreported < LONG_ACK_DELAY_LEN_MAX && !is_asked;
-        let factor = if is_quiet { QUIET_FACTOR } else { 1 };
-        self.acks.arm(now, self.config.ack_delay * factor, is_quiet);
-    }
-
-    /// The peer requests an acknowledgement of a lane up to an offset. If that has arrived, the
-    /// acknowledgement [is urgent](crate::recv_lane::RecvLane::ack_is_urgent).
-    pub(super) fn handle_ack_request(&mut self, now: Instant, ask: AckRequest) {
-        self.receiving(ask.lane).request_ack(ask.offset);
-        self.owe_ack(now, ask.lane);
+        let delay = self.config.ack_delay;
+        self.receiving.schedule_ack(now, lane, is_reliable, delay);
     }
 
     /// Something goes out on the transport at `index`: an acknowledgement that waits goes with it.
     pub(super) fn let_ack_travel(&mut self, now: Instant, index: usize) {
         let attachment = &mut self.attachments[index];
-        if self.current == Some(attachment.id) && self.acks.may_travel(now, self.config.ack_delay) {
+        if self.current == Some(attachment.id)
+            && self.receiving.acks.may_travel(now, self.config.ack_delay)
+        {
             attachment.due.all_positions = true;
         }
     }

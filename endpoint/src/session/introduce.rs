@@ -9,7 +9,7 @@ use crate::event::{AttachmentId, CloseReason, DetachReason, Event};
 use crate::lane::LaneId;
 use crate::send_lane::SendLane;
 use crate::version::{Incompatibility, MESSAGE_MAX, SessionAgreement, SessionOffer};
-use crate::wire::{CloseCode, Hello, LanePosition};
+use crate::wire::{CloseCode, Hello};
 
 /// What is known of the peer's session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,22 +20,8 @@ pub(super) struct PeerView {
 }
 
 impl Session {
-    /// The `Hello` to send on an attachment now. Its positions do not count as reported: a `Hello`
-    /// that is repeated on a lossy transport is not read again.
+    /// The `Hello` to send on an attachment now.
     pub(super) fn hello(&self, epoch: u64) -> Hello {
-        let untouched = (0, self.config.receive_window);
-        let position = |number| {
-            let lane = LaneId::new(number)?;
-            let (expected, limit) = self
-                .recv
-                .get(lane.index())
-                .map_or(untouched, crate::recv_lane::RecvLane::position);
-            Some(LanePosition {
-                lane,
-                expected,
-                limit,
-            })
-        };
         Hello {
             incarnation: self.incarnation,
             view: self.view,
@@ -44,7 +30,7 @@ impl Session {
             message_max: self.message_max(),
             offer: self.offer,
             paths_wanted: super::paths_wanted(&self.config) as u8,
-            lanes: (0..).map_while(position).collect(),
+            lanes: self.receiving.positions(self.config.receive_window),
         }
     }
 
@@ -184,8 +170,7 @@ impl Session {
     }
 
     fn has_moved(&self) -> bool {
-        self.send.iter().any(SendLane::has_moved)
-            || self.recv.iter().any(crate::recv_lane::RecvLane::has_moved)
+        self.send.iter().any(SendLane::has_moved) || self.receiving.has_moved()
     }
 
     /// The peer has forgotten this session: both streams of every lane begin at 0 again.
@@ -202,15 +187,10 @@ impl Session {
             self.released[lane_id.index()] += released;
         }
         self.given_up += undelivered.len() as u64;
-        self.recv
-            .iter_mut()
-            .for_each(crate::recv_lane::RecvLane::restart);
+        self.receiving.restart();
         self.best_effort_out
             .iter_mut()
             .for_each(super::BestEffortOut::restart);
-        self.best_effort_in
-            .iter_mut()
-            .for_each(super::BestEffortIn::restart);
         let others: Vec<_> = self
             .attachments
             .iter()

@@ -3,13 +3,12 @@
 use bytes::Bytes;
 use selvedge_transport::{Instant, Role};
 
-use super::{BestEffortIn, Life, Misbehaved, Session};
+use super::{Life, Misbehaved, Session};
 use crate::attachment::Stage;
 use crate::event::{AttachmentId, CloseReason, DetachReason};
-use crate::lane::{LaneId, cost};
-use crate::message_batch::MessageBatch;
+use crate::lane::LaneId;
 use crate::recovery::Outcome;
-use crate::recv_lane::{PieceOrder, RecvLane};
+use crate::recv_lane::PieceOrder;
 use crate::version::Incompatibility;
 use crate::wire::{self, AckRequest, CloseCode, LanePosition, Received};
 
@@ -115,7 +114,9 @@ impl Session {
                     attachment.due.pong = Some(nonce);
                 }
                 if let Some(ask) = AckRequest::from_nonce(nonce) {
-                    self.handle_ack_request(now, ask);
+                    let window = self.config.receive_window;
+                    self.receiving.handle_ack_request(ask, window);
+                    self.schedule_ack(now, ask.lane);
                 }
             }
             Received::PacketAck(seen) => {
@@ -185,52 +186,29 @@ impl Session {
             false => PieceOrder::Any,
         };
         self.stats.bytes_received += bytes.len() as u64;
-        self.receiving(lane);
-        let (batches, waiting) = (&mut self.batches, &mut self.messages_len);
-        let received_before = *waiting;
-        let mut deliver = |run: MessageBatch| {
-            *waiting += run.len();
-            batches.push_back((lane, run));
-        };
-        let message_max = self.config.message_max;
-        let receiving = &mut self.recv[lane.index()];
-        let received = receiving.receive(offset, bytes, order, message_max, &mut deliver);
-        self.stats.messages_received += (self.messages_len - received_before) as u64;
+        let received_before = self.receiving.messages_len();
+        let received = self
+            .receiving
+            .receive_data(&self.config, lane, offset, bytes, order);
+        self.count_messages_since(received_before);
         let received = received?;
         self.stats.bytes_repeated += received.repeated;
-        self.owe_ack(now, lane);
+        self.schedule_ack(now, lane);
         Ok(received.kept)
     }
 
-    /// The receiving half of a lane, made when the peer first uses it.
-    pub(super) fn receiving(&mut self, lane: LaneId) -> &mut RecvLane {
-        if self.recv.len() <= lane.index() {
-            let window = self.config.receive_window;
-            self.recv
-                .resize_with(lane.index() + 1, || RecvLane::new(window));
-        }
-        &mut self.recv[lane.index()]
+    fn receive_datagram(&mut self, lane: LaneId, sequence: u64, payload: Bytes) {
+        let received_before = self.receiving.messages_len();
+        let lost = self
+            .receiving
+            .receive_datagram(&self.config, lane, sequence, payload);
+        self.stats.best_effort_lost += lost;
+        self.count_messages_since(received_before);
     }
 
-    fn receive_datagram(&mut self, lane: LaneId, sequence: u64, payload: Bytes) {
-        let limit = self.config.best_effort_buffer;
-        if self.best_effort_in.len() <= lane.index() {
-            let default = BestEffortIn::default();
-            self.best_effort_in.resize(lane.index() + 1, default);
-        }
-        let receiving = &mut self.best_effort_in[lane.index()];
-        let Some(lost) = receiving.accept(sequence) else {
-            return;
-        };
-        self.stats.best_effort_lost += lost;
-        if receiving.has_room(cost(payload.len()), limit) {
-            self.stats.messages_received += 1;
-            self.messages_len += 1;
-            self.batches
-                .push_back((lane, MessageBatch::of_one(payload)));
-        } else {
-            self.stats.best_effort_lost += 1;
-        }
+    const fn count_messages_since(&mut self, received_before: usize) {
+        let received = self.receiving.messages_len() - received_before;
+        self.stats.messages_received += received as u64;
     }
 
     pub(super) fn acknowledge(&mut self, position: LanePosition) -> Result<(), Misbehaved> {

@@ -46,7 +46,7 @@ impl Session {
         let Some(share) = self.share_of(id).filter(|_| self.life != Life::Closed) else {
             return false;
         };
-        if share == Share::All && self.urgent_ack() {
+        if share == Share::All && self.receiving.ack_is_urgent() {
             return true;
         }
         let recovery = attachment.recovery.as_ref();
@@ -88,16 +88,10 @@ impl Session {
         }
     }
 
-    fn urgent_ack(&self) -> bool {
-        self.recv
-            .iter()
-            .any(crate::recv_lane::RecvLane::ack_is_urgent)
-    }
-
     fn poll_control(&mut self, now: Instant, index: usize) -> Option<Frame> {
         let id = self.attachments[index].id;
         let is_current = self.current == Some(id);
-        let urgent = is_current && self.urgent_ack();
+        let urgent = is_current && self.receiving.ack_is_urgent();
         let view = self.view;
         if is_current && self.attachments[index].due.ask {
             self.request_ack_by_ping(index);
@@ -169,7 +163,7 @@ impl Session {
 
     /// Acknowledges every lane that has moved. A lane that never did costs nothing.
     fn ack(&mut self, now: Instant, index: usize) -> Frame {
-        self.acks.sent(now);
+        self.receiving.acks.sent(now);
         self.stats.acks_sent += 1;
         let attachment = &mut self.attachments[index];
         let head_max = match attachment.is_reliable() {
@@ -177,18 +171,7 @@ impl Session {
             false => FrameHeader::CAPACITY - PACKET_HEADER_LEN_MAX,
         };
         let sending = self.send.len();
-        let lanes = self.recv.iter_mut().enumerate();
-        let positions = lanes.filter_map(|(number, lane)| {
-            let id = LaneId::new(number as u8)?;
-            (lane.has_moved() || number < sending).then(|| {
-                let (expected, limit) = lane.report();
-                wire::LanePosition {
-                    lane: id,
-                    expected,
-                    limit,
-                }
-            })
-        });
+        let positions = self.receiving.report_positions(sending);
         let (header, body) = wire::ack(positions, head_max);
         attachment.number(now, control(header, body), Content::Positions)
     }

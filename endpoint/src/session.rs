@@ -5,6 +5,7 @@ mod best_effort;
 mod introduce;
 mod receive;
 mod receiving;
+mod sending;
 mod transmit;
 
 use std::collections::VecDeque;
@@ -20,14 +21,14 @@ use crate::lane::{Delivery, LaneConfig, LaneId, Message};
 use crate::message_batch::MessageBatch;
 use crate::scheduler::Scheduler;
 use crate::send_buffer::SendBuffer;
-use crate::send_lane::SendLane;
 use crate::stats::EndpointStats;
 use crate::varint::VARINT_MAX;
 use crate::version::SessionOffer;
 use crate::wire::CloseCode;
-use best_effort::BestEffortOut;
 use introduce::PeerView;
 use receiving::ReceiveSide;
+use sending::SendSide;
+use transmit::Share;
 
 /// How many transports a session holds at once: the live one, its successor, and those of a
 /// simultaneous dial.
@@ -81,17 +82,9 @@ pub struct Session {
     standby: Option<AttachmentId>,
     /// How many transports are used at a time: what this side or the peer wants.
     paths_wanted: usize,
-    send: Vec<SendLane>,
-    /// As many as there are lanes, or none if all of them are reliable.
-    best_effort_out: Vec<BestEffortOut>,
+    sending: SendSide,
     receiving: ReceiveSide,
     outputs: VecDeque<SessionOutput>,
-    /// Bytes of each lane that were acknowledged or given up, for the outbox.
-    released: Vec<u64>,
-    /// Messages given up, for the outbox.
-    given_up: u64,
-    /// Messages dropped on each lane and not reported yet.
-    dropped: Vec<u64>,
     stats: EndpointStats,
 }
 
@@ -99,10 +92,6 @@ pub struct Session {
 fn paths_wanted(config: &SessionConfig) -> usize {
     let redundant = |lane: &LaneConfig| lane.redundant && lane.delivery == Delivery::Reliable;
     1 + usize::from(config.lanes.iter().any(redundant))
-}
-
-fn is_best_effort(lane: &LaneConfig) -> bool {
-    lane.delivery == Delivery::BestEffort
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,7 +110,6 @@ impl Session {
     #[must_use]
     pub fn new(mut config: SessionConfig, local: NodeId, peer: NodeId, incarnation: u64) -> Self {
         config.lanes.truncate(LANES_MAX);
-        let lanes = config.lanes.len();
         Self {
             local_is_smaller: local < peer,
             incarnation: incarnation.max(1),
@@ -136,16 +124,9 @@ impl Session {
             current_received: None,
             standby: None,
             paths_wanted: paths_wanted(&config),
-            send: (0..lanes).map(|_| SendLane::default()).collect(),
-            best_effort_out: match config.lanes.iter().any(is_best_effort) {
-                true => (0..lanes).map(|_| BestEffortOut::default()).collect(),
-                false => Vec::new(),
-            },
+            sending: SendSide::new(&config.lanes),
             receiving: ReceiveSide::new(&config),
             outputs: VecDeque::new(),
-            released: vec![0; lanes],
-            given_up: 0,
-            dropped: vec![0; lanes],
             stats: EndpointStats::default(),
             config,
         }
@@ -243,28 +224,27 @@ impl Session {
     /// Drains the send buffer, and frees its room for what was acknowledged. Returns whether
     /// anything was drained.
     pub fn sync_send_buffer(&mut self, buffer: &mut SendBuffer) -> bool {
-        self.settle(buffer);
+        self.sending.release_room(buffer);
         if self.life != Life::Open {
             buffer.close();
         }
-        let mut taken = false;
-        let send = &mut self.send;
-        buffer.drain(|lane, segment| {
-            taken = true;
-            send[lane.index()].push(segment);
-        });
+        let mut taken = self.sending.drain(buffer);
         if buffer.take_awaited() {
             self.want_acks();
         }
-        taken |= self.take_best_effort(buffer);
+        let limit = self.config.best_effort_buffer;
+        let (is_any, dropped) = self.sending.drain_best_effort(buffer, limit);
+        taken |= is_any;
+        self.stats.best_effort_dropped += dropped;
         if taken && self.life == Life::Closed {
-            let more = self.take_undelivered();
+            let more = self.sending.take_undelivered();
             self.report_undelivered(more);
-            self.settle(buffer);
+            self.sending.release_room(buffer);
         }
         buffer.set_reachable(self.current.is_some());
         if self.config.offline_policy == OfflinePolicy::DropOldest && self.current.is_none() {
-            self.make_room(buffer);
+            let dropped = self.sending.drop_excess(buffer, &self.config);
+            self.stats.dropped_while_offline += dropped;
         }
         taken
     }
@@ -284,39 +264,11 @@ impl Session {
         }
     }
 
-    /// Gives back the room of what is acknowledged or given up.
-    fn settle(&mut self, buffer: &mut SendBuffer) {
-        for (lane, released) in self.released.iter_mut().enumerate() {
-            buffer.release(lane, std::mem::take(released));
-        }
-        buffer.abandon(std::mem::take(&mut self.given_up));
-    }
-
-    /// Drops the oldest messages that exceed the send buffer while the peer cannot be reached.
-    fn make_room(&mut self, buffer: &mut SendBuffer) {
-        for (number, lane) in self.send.iter_mut().enumerate() {
-            let excess = buffer.excess(number);
-            if excess == 0 {
-                continue;
-            }
-            // An eighth more, so that not each message costs a walk over the lane.
-            let (messages, bytes) = lane.drop_oldest(excess + self.config.send_buffer / 8);
-            buffer.release(number, bytes);
-            buffer.abandon(messages);
-            self.dropped[number] += messages;
-            self.stats.dropped_while_offline += messages;
-        }
-    }
-
     /// Reports what was dropped while the peer could not be reached.
     fn report_dropped(&mut self) {
-        for number in 0..self.dropped.len() {
-            let messages = std::mem::take(&mut self.dropped[number]);
-            if messages > 0
-                && let Some(lane) = LaneId::new(number as u8)
-            {
-                self.push_event(Event::Dropped { lane, messages });
-            }
+        for (lane, messages) in self.sending.take_dropped() {
+            let event = Event::Dropped { lane, messages };
+            self.outputs.push_back(SessionOutput::Event(event));
         }
     }
 
@@ -347,7 +299,7 @@ impl Session {
     }
 
     fn close_if_drained(&mut self) {
-        let drained = self.send.iter().all(SendLane::is_drained);
+        let drained = self.sending.is_drained();
         if drained && matches!(self.life, Life::Closing { .. }) {
             self.end(CloseReason::Local, Some(CloseCode::Done));
         }
@@ -360,7 +312,7 @@ impl Session {
         }
         self.life = Life::Closed;
         self.receiving.acks.end();
-        let undelivered = self.take_undelivered();
+        let undelivered = self.sending.take_undelivered();
         self.report_dropped();
         self.push_event(Event::Closed {
             reason,
@@ -400,17 +352,6 @@ impl Session {
         for id in left {
             self.release(id, DetachReason::Closed);
         }
-    }
-
-    fn take_undelivered(&mut self) -> Vec<Message> {
-        let mut undelivered = Vec::new();
-        for (number, lane) in (0..).zip(&mut self.send) {
-            let Some(id) = LaneId::new(number) else { break };
-            self.released[id.index()] += lane.unacknowledged();
-            undelivered.extend(std::mem::take(lane).into_undelivered(id));
-        }
-        self.given_up += undelivered.len() as u64;
-        undelivered
     }
 
     /// Takes the messages that have arrived, in the order of their lanes.
@@ -529,7 +470,7 @@ impl Session {
         if self.outputs.is_empty() {
             self.outputs.shrink_to_fit();
         }
-        self.send.iter_mut().for_each(SendLane::shrink);
+        self.sending.shrink();
     }
 
     fn attachment(&mut self, id: AttachmentId) -> Option<&mut Attachment> {
@@ -564,7 +505,7 @@ impl Session {
     /// Bytes accepted on reliable lanes, taken from the outbox and not yet acknowledged.
     #[must_use]
     pub fn unacknowledged(&self) -> u64 {
-        self.send.iter().map(SendLane::unacknowledged).sum()
+        self.sending.unacknowledged()
     }
 
     /// What was counted so far.

@@ -18,7 +18,6 @@ use super::Session;
 use crate::lane::LaneId;
 use crate::recv_lane::RecvLane;
 use crate::send_buffer::LONG_ACK_DELAY_LEN_MAX;
-use crate::send_lane::SendLane;
 use crate::wire::AckRequest;
 
 /// How many times as long as [`SessionConfig::ack_delay`](crate::Config::ack_delay) an acknowledgement waits
@@ -126,13 +125,13 @@ impl Session {
 
     /// A caller waits for the acknowledgement of all that was accepted so far.
     pub(super) fn want_acks(&mut self) {
-        self.send.iter_mut().for_each(SendLane::want_ack);
+        self.sending.want_acks();
         self.ask();
     }
 
     /// What is waited for and was not asked for on the current transport is asked for there.
     pub(super) fn ask(&mut self) {
-        let wanted = self.send.iter().any(SendLane::needs_ack_request);
+        let wanted = self.sending.needs_ack_request();
         if let Some(id) = self.current
             && let Some(attachment) = self.attachment(id)
         {
@@ -147,13 +146,8 @@ impl Session {
             // One for another lane waits for room.
             return;
         }
-        let mut lanes = (0..).zip(&mut self.send);
-        let first = lanes.find(|(_, lane)| lane.needs_ack_request());
-        if let Some((number, send)) = first
-            && let Some(lane) = LaneId::new(number)
-        {
-            let offset = send.take_ack_request();
-            *ping = Some(AckRequest { lane, offset }.nonce());
+        if let Some(request) = self.sending.take_ack_request() {
+            *ping = Some(request.nonce());
         }
         self.ask();
     }

@@ -4,10 +4,6 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::Session;
-use crate::lane::LaneId;
-use crate::send_buffer::SendBuffer;
-
 /// Messages that wait for a frame, the oldest first out when there are too many.
 #[derive(Debug, Default)]
 pub(super) struct BestEffortOut {
@@ -93,23 +89,6 @@ impl BestEffortIn {
         let lost = sequence - self.expected;
         self.expected = sequence + 1;
         Some(lost)
-    }
-}
-
-impl Session {
-    /// Takes what was handed in on best-effort lanes. Returns whether anything was.
-    pub(super) fn take_best_effort(&mut self, buffer: &mut SendBuffer) -> bool {
-        let mut taken = false;
-        for (number, out) in (0..).zip(&mut self.best_effort_out) {
-            let Some(lane) = LaneId::new(number) else {
-                break;
-            };
-            let (queue, dropped) = buffer.drain_best_effort(lane);
-            taken |= !queue.is_empty();
-            let dropped = dropped + out.extend(queue, self.config.best_effort_buffer);
-            self.stats.best_effort_dropped += dropped;
-        }
-        taken
     }
 }
 

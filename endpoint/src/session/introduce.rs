@@ -6,8 +6,6 @@ use selvedge_transport::{Instant, Role};
 use super::{FORMER_MAX, Life, Misbehaved, Session};
 use crate::attachment::{Attachment, Stage};
 use crate::event::{AttachmentId, CloseReason, DetachReason, Event};
-use crate::lane::LaneId;
-use crate::send_lane::SendLane;
 use crate::version::{Incompatibility, MESSAGE_MAX, SessionAgreement, SessionOffer};
 use crate::wire::{CloseCode, Hello};
 
@@ -170,27 +168,15 @@ impl Session {
     }
 
     fn has_moved(&self) -> bool {
-        self.send.iter().any(SendLane::has_moved) || self.receiving.has_moved()
+        self.sending.has_moved() || self.receiving.has_moved()
     }
 
     /// The peer has forgotten this session: both streams of every lane begin at 0 again.
     fn restart_streams(&mut self, keep: AttachmentId) {
         let had_moved = self.has_moved();
         self.view += 1;
-        let mut undelivered = Vec::new();
-        for (number, lane) in (0..).zip(&mut self.send) {
-            let Some(lane_id) = LaneId::new(number) else {
-                break;
-            };
-            let (messages, released) = lane.restart(lane_id);
-            undelivered.extend(messages);
-            self.released[lane_id.index()] += released;
-        }
-        self.given_up += undelivered.len() as u64;
+        let undelivered = self.sending.restart();
         self.receiving.restart();
-        self.best_effort_out
-            .iter_mut()
-            .for_each(super::BestEffortOut::restart);
         let others: Vec<_> = self
             .attachments
             .iter()
@@ -216,14 +202,14 @@ impl Session {
             return Ok(());
         }
         for position in &hello.lanes {
-            self.acknowledge(*position)?;
+            self.sending.acknowledge(*position)?;
         }
         Ok(())
     }
 
     /// The peer is known to know us: data may flow.
     pub(super) fn become_ready(&mut self, now: Instant, id: AttachmentId) {
-        let cursors = self.send.iter().map(SendLane::cursor).collect();
+        let cursors = self.sending.cursors();
         let Some(attachment) = self.attachment(id) else {
             return;
         };
@@ -253,11 +239,10 @@ impl Session {
         // Positions that were sent on another transport since the `Hello` may be lost with it.
         attachment.due.all_positions = true;
         // And what was asked there.
-        self.send.iter_mut().for_each(SendLane::forget_ack_request);
-        attachment.due.ask = self.send.iter().any(SendLane::needs_ack_request);
+        self.sending.forget_ack_requests();
+        attachment.due.ask = self.sending.needs_ack_request();
         let is_acceptor = attachment.role == Role::Acceptor;
-        let repeated = self.send.iter().zip(&attachment.cursors);
-        let resent_bytes: u64 = repeated.map(|(lane, cursor)| lane.repeated(cursor)).sum();
+        let resent_bytes = self.sending.repeated(&attachment.cursors);
         self.stats.bytes_resent += resent_bytes;
         self.push_event(match before {
             None => Event::Attached { attachment: id },

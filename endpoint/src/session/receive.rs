@@ -10,7 +10,7 @@ use crate::lane::LaneId;
 use crate::recovery::Outcome;
 use crate::recv_lane::PieceOrder;
 use crate::version::Incompatibility;
-use crate::wire::{self, AckRequest, CloseCode, LanePosition, Received};
+use crate::wire::{self, AckRequest, CloseCode, Received};
 
 impl Session {
     /// A frame has arrived on an attached transport. A peer that breaks the protocol loses that
@@ -104,7 +104,7 @@ impl Session {
             }
             Received::Ack(positions) => {
                 for position in positions.iter() {
-                    self.acknowledge(position)?;
+                    self.sending.acknowledge(position)?;
                 }
                 self.close_if_drained();
             }
@@ -209,15 +209,6 @@ impl Session {
     const fn count_messages_since(&mut self, received_before: usize) {
         let received = self.receiving.messages_len() - received_before;
         self.stats.messages_received += received as u64;
-    }
-
-    pub(super) fn acknowledge(&mut self, position: LanePosition) -> Result<(), Misbehaved> {
-        let Some(lane) = self.send.get_mut(position.lane.index()) else {
-            return Ok(());
-        };
-        let freed = lane.acknowledge(position.expected, position.limit)?;
-        self.released[position.lane.index()] += freed;
-        Ok(())
     }
 
     fn handle_close(&mut self, code: CloseCode) {

@@ -1,12 +1,10 @@
 //! Frames out.
 
 use bytes::Bytes;
-use selvedge_transport::{Frame, FrameHeader, FrameOrder, Instant, LaneSet, SendCapacity};
+use selvedge_transport::{Frame, FrameHeader, FrameOrder, Instant, SendCapacity};
 
 use super::{Life, Session};
-use crate::attachment::Attachment;
 use crate::event::{AttachmentId, DetachReason};
-use crate::lane::{Delivery, LaneId};
 use crate::recovery::Content;
 use crate::wire::{self, CloseCode, DATA_HEADER_LEN_MAX, PACKET_HEADER_LEN_MAX};
 
@@ -51,8 +49,11 @@ impl Session {
         }
         let recovery = attachment.recovery.as_ref();
         let is_open = recovery.is_none_or(|recovery| recovery.has_window());
+        let lanes = &self.config.lanes;
         is_open
-            && (0..self.send.len()).any(|lane| self.is_waiting(attachment, share, lane, usize::MAX))
+            && self
+                .sending
+                .is_any_waiting(lanes, &attachment.cursors, share)
     }
 
     /// What a transport carries.
@@ -63,28 +64,6 @@ impl Session {
             Some(Share::Redundant)
         } else {
             None
-        }
-    }
-
-    fn is_waiting(
-        &self,
-        attachment: &Attachment,
-        share: Share,
-        lane: usize,
-        datagram_max: usize,
-    ) -> bool {
-        let config = &self.config.lanes[lane];
-        match config.delivery {
-            Delivery::Reliable if share == Share::All || config.redundant => {
-                let cursor = attachment.cursors.get(lane);
-                cursor.is_some_and(|cursor| self.send[lane].is_sendable(cursor))
-            }
-            Delivery::BestEffort if share == Share::All => {
-                let waiting = &self.best_effort_out[lane];
-                let header = DATA_HEADER_LEN_MAX + PACKET_HEADER_LEN_MAX;
-                !waiting.is_empty() && waiting.front_len() + header <= datagram_max
-            }
-            Delivery::Reliable | Delivery::BestEffort => false,
         }
     }
 
@@ -170,7 +149,7 @@ impl Session {
             true => FrameHeader::CAPACITY,
             false => FrameHeader::CAPACITY - PACKET_HEADER_LEN_MAX,
         };
-        let sending = self.send.len();
+        let sending = self.sending.lanes_len();
         let positions = self.receiving.report_positions(sending);
         let (header, body) = wire::ack(positions, head_max);
         attachment.number(now, control(header, body), Content::Positions)
@@ -183,15 +162,11 @@ impl Session {
         share: Share,
         capacity: &SendCapacity,
     ) -> Option<Frame> {
-        let attachment = &self.attachments[index];
-        let is_waiting = |lane: usize| {
-            let is_blocked = self.config.lanes[lane].delivery == Delivery::Reliable
-                && capacity.blocked.contains(lane as u8);
-            !is_blocked && self.is_waiting(attachment, share, lane, capacity.datagram_max)
-        };
-        let chosen = attachment.scheduler.choose(is_waiting)?;
-        let lane = LaneId::new(chosen as u8)?;
+        let lanes = &self.config.lanes;
         let attachment = &mut self.attachments[index];
+        let lane = self
+            .sending
+            .choose_lane(lanes, attachment, share, capacity)?;
         let mut len_max = capacity.frame_max.checked_sub(DATA_HEADER_LEN_MAX)?;
         if let Some(recovery) = &mut attachment.recovery {
             if !recovery.may_send(now) {
@@ -201,56 +176,25 @@ impl Session {
                 .min(recovery.frame_max(now))
                 .checked_sub(PACKET_HEADER_LEN_MAX)?;
         }
-        let frame = match self.config.lanes[chosen].delivery {
-            Delivery::Reliable => {
-                let cursor = attachment.cursors.get_mut(chosen)?;
-                let piece = self.send[chosen].next_piece(cursor, len_max)?;
-                let (offset, len) = (piece.offset, piece.len());
-                self.stats.bytes_sent += len as u64;
-                let mut header = wire::data(lane, offset);
-                piece.prefix.write_to(&mut header);
-                let frame = Frame {
-                    order: FrameOrder::Lane(lane.number()),
-                    header,
-                    body: piece.body,
-                };
-                attachment.number(now, frame, Content::Data { lane, offset, len })
-            }
-            Delivery::BestEffort => {
-                let (sequence, body) = self.best_effort_out[chosen].pop()?;
-                self.stats.best_effort_sent += 1;
-                let frame = Frame {
-                    order: FrameOrder::Datagram,
-                    header: wire::datagram(lane, sequence),
-                    body,
-                };
-                attachment.number(now, frame, Content::Once)
-            }
-        };
-        self.served(index, share, chosen, frame.len() as u64);
+        let delivery = lanes[lane.index()].delivery;
+        let cursors = &mut attachment.cursors;
+        let (frame, content) = self.sending.next_frame(delivery, cursors, lane, len_max)?;
+        match content {
+            Content::Data { len, .. } => self.stats.bytes_sent += len as u64,
+            _ => self.stats.best_effort_sent += 1,
+        }
+        let frame = attachment.number(now, frame, content);
+        let len = frame.len() as u64;
+        self.sending
+            .record_served(lanes, attachment, share, lane, len);
         self.let_ack_travel(now, index);
         Some(frame)
-    }
-
-    fn served(&mut self, index: usize, share: Share, chosen: usize, len: u64) {
-        if self.send.len() == 1 {
-            return;
-        }
-        let attachment = &self.attachments[index];
-        let mut waiting = LaneSet::EMPTY;
-        for lane in 0..self.send.len() {
-            if self.is_waiting(attachment, share, lane, usize::MAX) {
-                waiting.insert(lane as u8);
-            }
-        }
-        let scheduler = &mut self.attachments[index].scheduler;
-        scheduler.served(chosen, len, |lane| waiting.contains(lane as u8));
     }
 }
 
 /// What part of the lanes a transport carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Share {
+pub(super) enum Share {
     All,
     Redundant,
 }

@@ -248,12 +248,7 @@ fn a_recorded_peer_of_version_1_exchanges_messages() {
             let stream = b"\x10one to version 1\x10two to version 1\x12three to version 1";
             assert_eq!(&sent[..], stream);
             assert_eq!(stream.len(), 0x35);
-            assert!(
-                side.session
-                    .send
-                    .iter()
-                    .all(crate::send_lane::SendLane::is_drained)
-            );
+            assert!(side.session.sending.is_drained());
             assert_eq!((side.session.version(), side.closed), (Some(1), None));
         }
     }

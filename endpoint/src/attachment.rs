@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use selvedge_transport::{Frame, Instant, Role};
 
+use crate::error::Misbehaved;
 use crate::event::AttachmentId;
-use crate::recovery::{Content, Recovery};
+use crate::recovery::{Content, Outcome, Recovery};
 use crate::scheduler::Scheduler;
 use crate::send_lane::Cursor;
-use crate::wire::{self, CloseCode};
+use crate::wire::{
+    self, CloseCode, DATA_HEADER_LEN_MAX, PACKET_HEADER_LEN_MAX, PacketAck, Received,
+};
 
 /// How far the introduction on a transport has come.
 ///
@@ -50,7 +53,7 @@ pub(crate) struct PendingControl {
     pub(crate) ping: Option<u64>,
     pub(crate) pong: Option<u64>,
     /// An acknowledgement must be requested from the peer.
-    pub(crate) ask: bool,
+    pub(crate) ack_request: bool,
     /// The positions of all lanes, changed or not.
     pub(crate) all_positions: bool,
     pub(crate) close: Option<CloseCode>,
@@ -64,11 +67,27 @@ impl PendingControl {
             || self.ready
             || self.ping.is_some()
             || self.pong.is_some()
-            || self.ask
+            || self.ack_request
             || self.all_positions
             || self.close.is_some()
             || self.close_received
     }
+}
+
+/// The control frame that an attachment sends next.
+#[derive(Debug)]
+pub(crate) enum NextControl {
+    PacketAck(PacketAck),
+    Hello {
+        epoch: u64,
+    },
+    Pong(u64),
+    /// None: the transport must be released.
+    Release,
+    Ready,
+    Positions,
+    Ping(u64),
+    Close(CloseCode),
 }
 
 #[derive(Debug)]
@@ -147,7 +166,7 @@ impl Attachment {
     }
 
     /// Takes back what was lost. Returns how many bytes of lanes are sent again.
-    pub(crate) fn again(&mut self, contents: &[Content]) -> u64 {
+    fn again(&mut self, contents: &[Content]) -> u64 {
         let mut repeated = 0;
         for content in contents {
             match *content {
@@ -166,6 +185,165 @@ impl Attachment {
         repeated
     }
 
+    /// Takes the next control frame out of those that are due. `is_current` is whether this
+    /// attachment carries the data, `ack_is_urgent` whether an acknowledgement must be sent at once.
+    #[inline]
+    pub(crate) fn next_control(
+        &mut self,
+        now: Instant,
+        is_current: bool,
+        ack_is_urgent: bool,
+    ) -> Option<NextControl> {
+        if let Some(recovery) = &mut self.recovery
+            && let Some(seen) = recovery.take_due_ack(now)
+        {
+            return Some(NextControl::PacketAck(seen));
+        }
+        if !self.due.any() && !ack_is_urgent {
+            return None;
+        }
+        if std::mem::take(&mut self.due.hello) {
+            self.record_hello_sent(now);
+            let epoch = self.rank.epoch;
+            return Some(NextControl::Hello { epoch });
+        }
+        if let Some(nonce) = self.due.pong.take() {
+            return Some(NextControl::Pong(nonce));
+        }
+        if self.due.close_received {
+            return Some(NextControl::Release);
+        }
+        let recovery = self.recovery.as_ref();
+        // The rest is numbered.
+        if recovery.is_some_and(|it| it.is_crowded()) {
+            return None;
+        }
+        if std::mem::take(&mut self.due.ready) {
+            return Some(NextControl::Ready);
+        }
+        if self.due.close.is_some() && std::mem::take(&mut self.due.all_positions) {
+            return Some(NextControl::Positions);
+        }
+        if let Some(nonce) = self.due.ping.take() {
+            return Some(NextControl::Ping(nonce));
+        }
+        if self.due.close == Some(CloseCode::Done) && recovery.is_some_and(|it| !it.is_quiet()) {
+            // The `Close` must not overtake the acknowledgements before it.
+            return None;
+        }
+        if let Some(code) = self.due.close.take() {
+            return Some(NextControl::Close(code));
+        }
+        self.due.all_positions = false;
+        // Acknowledgements are sent on the current attachment only: one lost elsewhere would count
+        // as sent.
+        is_current.then_some(NextControl::Positions)
+    }
+
+    /// How many bytes of a lane the next frame may hold; `None` if no frame may be sent.
+    #[inline]
+    pub(crate) fn data_len_max(&mut self, now: Instant, frame_max: usize) -> Option<usize> {
+        let len_max = frame_max.checked_sub(DATA_HEADER_LEN_MAX)?;
+        let Some(recovery) = &mut self.recovery else {
+            return Some(len_max);
+        };
+        if !recovery.may_send(now) {
+            return None;
+        }
+        let len_max = len_max.min(recovery.frame_max(now));
+        len_max.checked_sub(PACKET_HEADER_LEN_MAX)
+    }
+
+    /// Checks that a received frame has a packet number if, and only if, it must have one.
+    #[inline]
+    pub(crate) fn check_number(
+        &self,
+        number: Option<u64>,
+        received: &Received,
+    ) -> Result<(), Misbehaved> {
+        let is_reliable = self.is_reliable();
+        if is_reliable && (number.is_some() || matches!(received, Received::PacketAck(_))) {
+            return Err(Misbehaved("counted packets on a transport that loses none"));
+        }
+        if !is_reliable && number.is_none() && received.needs_number() {
+            return Err(Misbehaved("sent what may get lost without a number"));
+        }
+        Ok(())
+    }
+
+    /// The session has kept a numbered frame.
+    pub(crate) fn record_kept(&mut self, now: Instant, number: u64) {
+        if let Some(recovery) = &mut self.recovery {
+            recovery.arrived(now, number);
+            if self.due.close_received {
+                recovery.ack_now(now);
+            }
+        }
+    }
+
+    /// A `Hello` has arrived. Returns whether it is a repeated one, which is answered again: it may
+    /// be repeated over an unreliable transport, and so may the answer.
+    pub(crate) fn is_repeated_hello(&mut self) -> Result<bool, Misbehaved> {
+        match (self.role, self.stage) {
+            (_, Stage::Introducing) => return Ok(false),
+            (Role::Acceptor, _) if !self.is_reliable() => self.due.hello = true,
+            (Role::Dialer, _) if !self.is_reliable() => self.due.ready = true,
+            (Role::Dialer | Role::Acceptor, _) => return Err(Misbehaved("greeted twice")),
+        }
+        Ok(true)
+    }
+
+    /// The session has accepted the peer's `Hello`. Returns whether data may be sent now.
+    pub(crate) fn accept_hello(
+        &mut self,
+        now: Instant,
+        epoch: u64,
+        has_restarted_streams: bool,
+    ) -> bool {
+        match self.role {
+            Role::Acceptor => {
+                self.rank.epoch = epoch;
+                self.stage = Stage::Answered;
+                self.due.hello = true;
+                false
+            }
+            Role::Dialer => {
+                self.answered(now);
+                self.due.ready = true;
+                self.due.all_positions = true;
+                if has_restarted_streams {
+                    self.stage = Stage::Confirming;
+                }
+                !has_restarted_streams
+            }
+        }
+    }
+
+    /// A `Ready` has arrived. Returns whether data may be sent now, and could not be before.
+    pub(crate) fn handle_ready(&mut self, now: Instant) -> bool {
+        match (self.role, self.stage) {
+            (Role::Acceptor, Stage::Answered) => {
+                self.answered(now);
+                self.due.ready = true;
+                true
+            }
+            (Role::Acceptor, _) => {
+                self.due.ready = true;
+                false
+            }
+            (Role::Dialer, stage) => stage == Stage::Confirming,
+        }
+    }
+
+    /// Schedules what recovery found to be lost for retransmission. Returns how many bytes of lanes
+    /// are sent again.
+    pub(crate) fn recover(&mut self, outcome: &Outcome) -> u64 {
+        if outcome.is_probe && self.is_ready() {
+            self.due.ping.get_or_insert(0);
+        }
+        self.again(&outcome.retransmit)
+    }
+
     pub(crate) const fn record_received(&mut self, now: Instant) {
         self.last_received = now;
     }
@@ -180,7 +358,7 @@ impl Attachment {
     }
 
     /// A `Hello` is sent.
-    pub(crate) fn record_hello_sent(&mut self, now: Instant) {
+    fn record_hello_sent(&mut self, now: Instant) {
         self.hello_sent = Some(
             self.hello_sent
                 .map_or((now, 1), |(at, count)| (at, count + 1)),
@@ -188,7 +366,7 @@ impl Attachment {
     }
 
     /// The `Hello` has been answered.
-    pub(crate) fn answered(&mut self, now: Instant) {
+    fn answered(&mut self, now: Instant) {
         if let Some((at, 1)) = self.hello_sent
             && let Some(recovery) = &mut self.recovery
         {

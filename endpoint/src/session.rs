@@ -1,42 +1,44 @@
 //! The session: one machine from messages to frames and back.
+//!
+//! [`Session`] sequences four parts, each of which owns its state and returns decisions:
+//!
+//! ```text
+//!  SendBuffer ──▶ SendSide ────┐                      ┌──▶ frames out
+//!                              ├── Attachments ───────┤
+//!  messages ◀──── ReceiveSide ─┘    Introduction      └─── frames in
+//! ```
 
 mod acks;
+mod attachments;
 mod best_effort;
-mod introduce;
+mod introduction;
 mod receive;
 mod receiving;
 mod sending;
 mod transmit;
 
 use std::collections::VecDeque;
+use std::collections::vec_deque::Drain;
 use std::time::Duration;
 
 use selvedge_transport::{Instant, LANES_MAX, NodeId, Role};
 
-use crate::attachment::{Attachment, PendingControl, Rank};
 use crate::config::{OfflinePolicy, SessionConfig};
-use crate::error::{Misbehaved, SessionAttachError};
+use crate::error::SessionAttachError;
 use crate::event::{AttachmentId, CloseReason, DetachReason, Event, SessionOutput};
-use crate::lane::{Delivery, LaneConfig, LaneId, Message};
+use crate::lane::{LaneId, Message};
 use crate::message_batch::MessageBatch;
+use crate::recovery::Outcome;
 use crate::scheduler::Scheduler;
 use crate::send_buffer::SendBuffer;
 use crate::stats::EndpointStats;
-use crate::varint::VARINT_MAX;
-use crate::version::SessionOffer;
+use crate::version::Incompatibility;
 use crate::wire::CloseCode;
-use introduce::PeerView;
+pub use attachments::ATTACHMENTS_MAX;
+use attachments::{AttachmentUse, Attachments, Removal};
+use introduction::Introduction;
 use receiving::ReceiveSide;
 use sending::SendSide;
-use transmit::Share;
-
-/// How many transports a session holds at once: the live one, its successor, and those of a
-/// simultaneous dial.
-pub const ATTACHMENTS_MAX: usize = 4;
-
-/// How many former incarnations of the peer are remembered, so that a late `Hello` of a process
-/// that has ended is not mistaken for a restart.
-const FORMER_MAX: usize = 4;
 
 /// How far apart the ticks of [`Session::poll_timeout_by_ticks`] are at the most.
 const HEARTBEAT_TICK_MAX: Duration = Duration::from_millis(100);
@@ -64,34 +66,13 @@ const HEARTBEAT_TICK_MAX: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Session {
     config: SessionConfig,
-    local_is_smaller: bool,
-    /// Never 0. Random, chosen by the creator of the session.
-    incarnation: u64,
-    /// How often this side restarted its streams for a peer that had lost its state.
-    view: u64,
-    offer: SessionOffer,
-    peer: Option<PeerView>,
-    former: VecDeque<u64>,
-    epoch_max: u64,
+    introduction: Introduction,
     life: Life,
-    attachments: Vec<Attachment>,
-    current: Option<AttachmentId>,
-    /// When the first frame arrived on the current transport after it became the current one.
-    current_received: Option<Instant>,
-    /// The transport that carries the redundant lanes beside the current one, as last reported.
-    standby: Option<AttachmentId>,
-    /// How many transports are used at a time: what this side or the peer wants.
-    paths_wanted: usize,
+    attachments: Attachments,
     sending: SendSide,
     receiving: ReceiveSide,
     outputs: VecDeque<SessionOutput>,
     stats: EndpointStats,
-}
-
-/// How many transports a side wants to use at a time.
-fn paths_wanted(config: &SessionConfig) -> usize {
-    let redundant = |lane: &LaneConfig| lane.redundant && lane.delivery == Delivery::Reliable;
-    1 + usize::from(config.lanes.iter().any(redundant))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,19 +92,9 @@ impl Session {
     pub fn new(mut config: SessionConfig, local: NodeId, peer: NodeId, incarnation: u64) -> Self {
         config.lanes.truncate(LANES_MAX);
         Self {
-            local_is_smaller: local < peer,
-            incarnation: incarnation.max(1),
-            view: 0,
-            offer: SessionOffer::SUPPORTED,
-            peer: None,
-            former: VecDeque::new(),
-            epoch_max: 0,
+            introduction: Introduction::new(incarnation),
             life: Life::Open,
-            attachments: Vec::new(),
-            current: None,
-            current_received: None,
-            standby: None,
-            paths_wanted: paths_wanted(&config),
+            attachments: Attachments::new(local < peer, introduction::paths_wanted(&config)),
             sending: SendSide::new(&config.lanes),
             receiving: ReceiveSide::new(&config),
             outputs: VecDeque::new(),
@@ -147,63 +118,30 @@ impl Session {
         if self.life == Life::Closed {
             return Err(SessionAttachError::Closed);
         }
-        if self.attachments.len() >= ATTACHMENTS_MAX {
-            self.release_most_silent();
+        if let Some(evicted) = self.attachments.to_evict() {
+            self.release(evicted, DetachReason::Superseded);
         }
-        if role == Role::Dialer {
-            // A peer may have used the highest number that there is.
-            self.epoch_max = (self.epoch_max + 1).min(VARINT_MAX);
-        }
-        let dialed_by_smaller = (role == Role::Dialer) == self.local_is_smaller;
-        let rank = Rank {
-            epoch: self.epoch_max,
-            dialed_by_smaller,
-        };
         let priorities = self.config.lanes.iter().map(|lane| lane.priority);
         let scheduler = Scheduler::new(priorities.collect());
-        let attachment = Attachment::new(now, id, role, reliable, rank, scheduler);
-        // Most endpoints have one, and a list of its own choice would begin with four.
-        self.attachments.reserve_exact(1);
-        self.attachments.push(attachment);
+        self.attachments.add(now, id, role, reliable, scheduler);
         self.stats.attachments += 1;
         Ok(())
-    }
-
-    /// Makes room: a new connection is likelier to work than one that has long been silent, and nothing
-    /// is lost with that.
-    fn release_most_silent(&mut self) {
-        let idle = self.attachments.iter();
-        let idle = idle.filter(|attachment| Some(attachment.id) != self.current);
-        let most_silent =
-            idle.min_by_key(|attachment| (attachment.last_received(), attachment.id.0));
-        if let Some(id) = most_silent.map(|attachment| attachment.id) {
-            self.release(id, DetachReason::Superseded);
-        }
     }
 
     /// A transport has ended, or is being taken away. Unknown ids are ignored: the session may
     /// have released the transport itself.
     pub fn detach(&mut self, id: AttachmentId, reason: DetachReason) {
-        let Some(index) = self.attachments.iter().position(|a| a.id == id) else {
-            return;
-        };
-        self.attachments.swap_remove(index);
-        if self.current != Some(id) {
-            self.report_standby();
-            if self.attachments.is_empty() && self.life != Life::Closed {
-                self.push_event(Event::AttachFailed { reason });
+        match self.attachments.remove(id) {
+            None => return,
+            Some(Removal::Other) => {
+                self.report_standby();
+                if self.attachments.is_empty() && self.life != Life::Closed {
+                    self.push_event(Event::AttachFailed { reason });
+                }
+                return;
             }
-            return;
-        }
-        let next = self
-            .attachments
-            .iter()
-            .filter(|a| a.is_ready())
-            .max_by_key(|a| a.rank);
-        match next.map(|attachment| attachment.id) {
-            Some(next) => self.switch_to(next),
-            None => {
-                self.current = None;
+            Some(Removal::Current(Some(next))) => self.switch_to(next),
+            Some(Removal::Current(None)) => {
                 if self.life != Life::Closed {
                     self.push_event(Event::Detached { reason });
                 }
@@ -219,6 +157,12 @@ impl Session {
             reason: reason.clone(),
         });
         self.detach(id, reason);
+    }
+
+    fn release_all(&mut self, ids: Vec<AttachmentId>, reason: &DetachReason) {
+        for id in ids {
+            self.release(id, reason.clone());
+        }
     }
 
     /// Drains the send buffer, and frees its room for what was acknowledged. Returns whether
@@ -241,8 +185,9 @@ impl Session {
             self.report_undelivered(more);
             self.sending.release_room(buffer);
         }
-        buffer.set_reachable(self.current.is_some());
-        if self.config.offline_policy == OfflinePolicy::DropOldest && self.current.is_none() {
+        let is_reachable = self.attachments.current().is_some();
+        buffer.set_reachable(is_reachable);
+        if self.config.offline_policy == OfflinePolicy::DropOldest && !is_reachable {
             let dropped = self.sending.drop_excess(buffer, &self.config);
             self.stats.dropped_while_offline += dropped;
         }
@@ -318,40 +263,16 @@ impl Session {
             reason,
             undelivered,
         });
-        for attachment in &mut self.attachments {
-            attachment.due = PendingControl::default();
-            attachment.due.close = report;
-            attachment.closing = report;
-        }
-        if report == Some(CloseCode::Done)
-            && let Some(current) = self.current
-            && let Some(attachment) = self.attachment(current)
-        {
-            // What has arrived counts: the peer must not take it for lost.
-            attachment.due.all_positions = true;
-        }
+        self.attachments.close(report);
         if report.is_none() {
-            self.leave();
+            self.finish_attachments();
         }
     }
 
-    /// The peer has closed the session: only its `Close` remains to be acknowledged, on transports
-    /// that lose frames.
-    fn leave(&mut self) {
-        let mut left = Vec::new();
-        for attachment in &mut self.attachments {
-            if attachment.is_reliable() {
-                left.push(attachment.id);
-            } else {
-                attachment.due = PendingControl {
-                    close_received: true,
-                    ..PendingControl::default()
-                };
-            }
-        }
-        for id in left {
-            self.release(id, DetachReason::Closed);
-        }
+    /// The peer has closed the session: only its `Close` remains to be acknowledged.
+    fn finish_attachments(&mut self) {
+        let finished = self.attachments.finish();
+        self.release_all(finished, &DetachReason::Closed);
     }
 
     /// Takes the messages that have arrived, in the order of their lanes.
@@ -362,9 +283,7 @@ impl Session {
 
     /// Takes the messages that have arrived, in batches that are not copied, in the order of their
     /// lanes.
-    pub fn take_batches(
-        &mut self,
-    ) -> std::collections::vec_deque::Drain<'_, (LaneId, MessageBatch)> {
+    pub fn take_batches(&mut self) -> Drain<'_, (LaneId, MessageBatch)> {
         self.receiving.take_batches()
     }
 
@@ -410,54 +329,31 @@ impl Session {
     }
 
     fn poll_timeout_with(&self, put_off: impl Fn(Instant) -> Instant) -> Option<Instant> {
-        let SessionConfig {
-            heartbeat,
-            silence_max,
-            ..
-        } = self.config;
+        let (heartbeat, silence_max) = (self.config.heartbeat, self.config.silence_max);
         let give_up_at = match self.life {
             Life::Closing { give_up_at } => Some(give_up_at),
             Life::Open | Life::Closed => None,
         };
-        self.attachments
-            .iter()
-            .map(|attachment| put_off(attachment.heartbeat_at(heartbeat, silence_max)))
-            .chain(self.attachments.iter().filter_map(Attachment::timeout))
-            .chain(self.receiving.acks.timeout(&put_off))
-            .chain(give_up_at)
-            .min()
+        let attachments = self.attachments.timeout(heartbeat, silence_max, &put_off);
+        let acks = self.receiving.acks.timeout(&put_off);
+        attachments.into_iter().chain(acks).chain(give_up_at).min()
     }
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let SessionConfig {
-            heartbeat,
-            silence_max,
-            ..
-        } = self.config;
-        let mut silent = Vec::new();
-        let mut lost = Vec::new();
-        for attachment in &mut self.attachments {
-            if attachment.handle_timeout(now, heartbeat, silence_max) {
-                silent.push(attachment.id);
-            } else if let Some(recovery) = &mut attachment.recovery {
-                lost.push((attachment.id, recovery.handle_timeout(now)));
-            }
-        }
+        let (heartbeat, silence_max) = (self.config.heartbeat, self.config.silence_max);
+        let (silent, lost) = self.attachments.handle_timeout(now, heartbeat, silence_max);
         for (id, outcome) in lost {
             self.recover(id, &outcome);
         }
-        for id in silent {
-            self.release(id, DetachReason::Silent);
-        }
+        self.release_all(silent, &DetachReason::Silent);
         if let Life::Closing { give_up_at } = self.life
             && now >= give_up_at
         {
             self.end(CloseReason::Aborted, Some(CloseCode::Aborted));
         }
         if self.receiving.acks.handle_timeout(now)
-            && let Some(id) = self.current
-            && let Some(attachment) = self.attachment(id)
+            && let Some(attachment) = self.attachments.current_mut()
         {
             attachment.due.all_positions = true;
         }
@@ -473,14 +369,126 @@ impl Session {
         self.sending.shrink();
     }
 
-    fn attachment(&mut self, id: AttachmentId) -> Option<&mut Attachment> {
-        self.attachments.iter_mut().find(|a| a.id == id)
+    /// Ends the session with a peer that it cannot exchange messages with.
+    fn refuse(&mut self, incompatibility: Incompatibility) {
+        let reason = CloseReason::Incompatible(incompatibility);
+        self.end(reason, Some(CloseCode::Incompatible));
+    }
+
+    fn has_moved(&self) -> bool {
+        self.sending.has_moved() || self.receiving.has_moved()
+    }
+
+    /// The peer has lost the state of this session: both streams of every lane begin at 0 again.
+    fn restart_streams(&mut self, keep: AttachmentId) {
+        let had_moved = self.has_moved();
+        self.introduction.begin_view();
+        let undelivered = self.sending.restart();
+        self.receiving.restart();
+        let others = self.attachments.others(keep);
+        self.release_all(others, &DetachReason::Superseded);
+        if let Some(attachment) = self.attachments.get_mut(keep) {
+            attachment.cursors.clear();
+        }
+        if had_moved {
+            self.stats.peer_restarts += 1;
+            self.push_event(Event::PeerRestarted { undelivered });
+        }
+    }
+
+    /// The peer is known to have the `Hello` of this side: data may be sent.
+    fn become_ready(&mut self, now: Instant, id: AttachmentId) {
+        let Some(attachment) = self.attachments.get_mut(id) else {
+            return;
+        };
+        attachment.became_ready();
+        attachment.cursors = self.sending.cursors();
+        attachment.record_received(now);
+        let rank = attachment.rank;
+        if self.life == Life::Closed {
+            return;
+        }
+        match self.attachments.use_of(rank) {
+            AttachmentUse::Current => self.switch_to(id),
+            AttachmentUse::Standby => self.report_standby(),
+            AttachmentUse::Superseded => self.release(id, DetachReason::Superseded),
+        }
+    }
+
+    /// From now on `id` carries the data, from the first byte that is not acknowledged, or, if it has
+    /// carried data before, from where it stands. The receiver drops duplicates.
+    fn switch_to(&mut self, id: AttachmentId) {
+        let before = self.attachments.set_current(id);
+        let Some(attachment) = self.attachments.current_mut() else {
+            return;
+        };
+        // Positions that were sent on another transport since the `Hello` may be lost with it, and
+        // so may requests for acknowledgements.
+        attachment.due.all_positions = true;
+        self.sending.forget_ack_requests();
+        attachment.due.ack_request = self.sending.needs_ack_request();
+        let is_acceptor = attachment.role == Role::Acceptor;
+        let resent_bytes = self.sending.repeated(&attachment.cursors);
+        self.stats.bytes_resent += resent_bytes;
+        self.push_event(match before {
+            None => Event::Attached { attachment: id },
+            Some(_) => Event::Moved { attachment: id },
+        });
+        self.report_dropped();
+        if resent_bytes > 0 {
+            self.push_event(Event::Resumed { resent_bytes });
+        }
+        if is_acceptor {
+            // The dialer switched before it sent Ready: neither side sends on the others any more.
+            self.release_superseded(None);
+        }
+        self.report_standby();
+    }
+
+    fn report_standby(&mut self) {
+        if self.life != Life::Closed && self.attachments.update_standby(self.config.heartbeat) {
+            self.push_event(Event::Redundant {
+                attachment: self.attachments.standby(),
+            });
+        }
+    }
+
+    /// Releases the transports that are not used, once both sides have left them.
+    fn release_superseded(&mut self, receiving: Option<AttachmentId>) {
+        let heartbeat = self.config.heartbeat;
+        let superseded = self.attachments.superseded(heartbeat, receiving);
+        self.release_all(superseded, &DetachReason::Superseded);
+    }
+
+    /// Sends again what a lossy transport has lost.
+    fn recover(&mut self, id: AttachmentId, outcome: &Outcome) {
+        self.stats.packets_lost += outcome.lost;
+        if outcome.close_acked {
+            self.release(id, DetachReason::Closed);
+        } else if let Some(attachment) = self.attachments.get_mut(id) {
+            self.stats.bytes_resent += attachment.recover(outcome);
+        }
+    }
+
+    /// A caller waits for the acknowledgement of everything accepted so far.
+    fn want_acks(&mut self) {
+        self.sending.want_acks();
+        self.update_ack_request();
+    }
+
+    /// Acknowledgements that a caller waits for and that were not requested on the current
+    /// transport are requested there.
+    fn update_ack_request(&mut self) {
+        let is_needed = self.sending.needs_ack_request();
+        if let Some(attachment) = self.attachments.current_mut() {
+            attachment.due.ack_request = is_needed;
+        }
     }
 
     /// The transport that carries the messages now.
     #[must_use]
     pub const fn current(&self) -> Option<AttachmentId> {
-        self.current
+        self.attachments.current()
     }
 
     /// Whether the session is closed for good. Transports may still have to send `Close`.
@@ -506,6 +514,12 @@ impl Session {
     #[must_use]
     pub fn unacknowledged(&self) -> u64 {
         self.sending.unacknowledged()
+    }
+
+    /// The version of the protocol that both sides use; `None` before the peer has introduced itself.
+    #[must_use]
+    pub fn version(&self) -> Option<u8> {
+        self.introduction.version()
     }
 
     /// What was counted so far.

@@ -71,6 +71,16 @@ pub(crate) enum Content {
     Once,
 }
 
+impl Content {
+    /// How many bytes of a lane's stream it has.
+    pub(crate) const fn data_len(self) -> usize {
+        match self {
+            Self::Data { len, .. } => len,
+            Self::Positions | Self::Ready | Self::Close | Self::Once => 0,
+        }
+    }
+}
+
 /// A packet in flight.
 #[derive(Debug)]
 struct SentPacket {

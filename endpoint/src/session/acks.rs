@@ -14,11 +14,8 @@ use std::time::Duration;
 
 use selvedge_transport::Instant;
 
-use super::Session;
-use crate::lane::LaneId;
 use crate::recv_lane::RecvLane;
 use crate::send_buffer::LONG_ACK_DELAY_LEN_MAX;
-use crate::wire::AckRequest;
 
 /// How many times as long as [`SessionConfig::ack_delay`](crate::Config::ack_delay) an acknowledgement waits
 /// that frees little: 200 ms by default. In that time 5,000 pairs that speak by turns come round, so
@@ -98,57 +95,5 @@ impl Acks {
     /// Whether one that waits goes with what is sent now: not with each of many messages.
     pub(super) fn may_travel(&self, now: Instant, delay: Duration) -> bool {
         self.due.is_some() && self.sent_at.is_none_or(|at| now >= at + delay)
-    }
-}
-
-impl Session {
-    /// Bytes of a lane have arrived: schedules their acknowledgement.
-    pub(super) fn schedule_ack(&mut self, now: Instant, lane: LaneId) {
-        let current = self
-            .attachments
-            .iter()
-            .find(|it| Some(it.id) == self.current);
-        let is_reliable = current.is_some_and(|it| it.is_reliable());
-        let delay = self.config.ack_delay;
-        self.receiving.schedule_ack(now, lane, is_reliable, delay);
-    }
-
-    /// Something goes out on the transport at `index`: an acknowledgement that waits goes with it.
-    pub(super) fn let_ack_travel(&mut self, now: Instant, index: usize) {
-        let attachment = &mut self.attachments[index];
-        if self.current == Some(attachment.id)
-            && self.receiving.acks.may_travel(now, self.config.ack_delay)
-        {
-            attachment.due.all_positions = true;
-        }
-    }
-
-    /// A caller waits for the acknowledgement of all that was accepted so far.
-    pub(super) fn want_acks(&mut self) {
-        self.sending.want_acks();
-        self.ask();
-    }
-
-    /// What is waited for and was not asked for on the current transport is asked for there.
-    pub(super) fn ask(&mut self) {
-        let wanted = self.sending.needs_ack_request();
-        if let Some(id) = self.current
-            && let Some(attachment) = self.attachment(id)
-        {
-            attachment.due.ask = wanted;
-        }
-    }
-
-    /// Requests, with the next ping, the acknowledgement of the first lane that waits for one.
-    pub(super) fn request_ack_by_ping(&mut self, index: usize) {
-        let ping = &mut self.attachments[index].due.ping;
-        if ping.is_some_and(|nonce| AckRequest::from_nonce(nonce).is_some()) {
-            // One for another lane waits for room.
-            return;
-        }
-        if let Some(request) = self.sending.take_ack_request() {
-            *ping = Some(request.nonce());
-        }
-        self.ask();
     }
 }

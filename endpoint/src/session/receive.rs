@@ -3,14 +3,15 @@
 use bytes::Bytes;
 use selvedge_transport::{Instant, Role};
 
-use super::{Life, Misbehaved, Session};
+use super::introduction::Recognition;
+use super::{Life, Session};
 use crate::attachment::Stage;
+use crate::error::Misbehaved;
 use crate::event::{AttachmentId, CloseReason, DetachReason};
 use crate::lane::LaneId;
-use crate::recovery::Outcome;
 use crate::recv_lane::PieceOrder;
-use crate::version::Incompatibility;
-use crate::wire::{self, AckRequest, CloseCode, Received};
+use crate::version::{Incompatibility, SessionOffer};
+use crate::wire::{self, AckRequest, CloseCode, Hello, Received};
 
 impl Session {
     /// A frame has arrived on an attached transport. A peer that breaks the protocol loses that
@@ -27,29 +28,19 @@ impl Session {
         id: AttachmentId,
         mut frame: Bytes,
     ) -> Result<(), Misbehaved> {
-        let Some(attachment) = self.attachment(id) else {
+        let Some(attachment) = self.attachments.get_mut(id) else {
             return Ok(());
         };
         attachment.record_received(now);
-        let is_reliable = attachment.is_reliable();
         let malformed = |_| Misbehaved("sent a malformed frame");
         let number = wire::take_number(&mut frame).map_err(malformed)?;
         let received = wire::decode(&mut frame).map_err(malformed)?;
-        if is_reliable && (number.is_some() || matches!(received, Received::PacketAck(_))) {
-            return Err(Misbehaved("counted packets on a transport that loses none"));
-        }
-        if !is_reliable && number.is_none() && received.needs_number() {
-            return Err(Misbehaved("sent what may get lost without a number"));
-        }
+        attachment.check_number(number, &received)?;
         let kept = self.receive_any(now, id, received, frame)?;
         if let Some(number) = number.filter(|_| kept)
-            && let Some(attachment) = self.attachment(id)
-            && let Some(recovery) = &mut attachment.recovery
+            && let Some(attachment) = self.attachments.get_mut(id)
         {
-            recovery.arrived(now, number);
-            if attachment.due.close_received {
-                recovery.ack_now(now);
-            }
+            attachment.record_kept(now, number);
         }
         Ok(())
     }
@@ -62,7 +53,7 @@ impl Session {
         received: Received,
         payload: Bytes,
     ) -> Result<bool, Misbehaved> {
-        let Some(attachment) = self.attachment(id) else {
+        let Some(attachment) = self.attachments.get(id) else {
             return Ok(false);
         };
         let (stage, is_reliable) = (attachment.stage, attachment.is_reliable());
@@ -84,7 +75,10 @@ impl Session {
         if self.life == Life::Closed && !matches!(received, Received::PacketAck(_)) {
             return Ok(true);
         }
-        self.received_on(now, id);
+        if self.attachments.record_received(now, id) {
+            self.release_superseded(Some(id));
+            self.report_standby();
+        }
         self.receive_ready(now, id, received, payload)
     }
 
@@ -108,19 +102,19 @@ impl Session {
                 }
                 self.close_if_drained();
             }
-            Received::Ready { view } => self.receive_confirmation(now, id, view),
+            Received::Ready { view } => self.handle_ready(now, id, view),
             Received::Ping(nonce) => {
-                if let Some(attachment) = self.attachment(id) {
+                if let Some(attachment) = self.attachments.get_mut(id) {
                     attachment.due.pong = Some(nonce);
                 }
-                if let Some(ask) = AckRequest::from_nonce(nonce) {
+                if let Some(request) = AckRequest::from_nonce(nonce) {
                     let window = self.config.receive_window;
-                    self.receiving.handle_ack_request(ask, window);
-                    self.schedule_ack(now, ask.lane);
+                    self.receiving.handle_ack_request(request, window);
+                    self.schedule_ack(now, request.lane);
                 }
             }
             Received::PacketAck(seen) => {
-                if let Some(attachment) = self.attachment(id)
+                if let Some(attachment) = self.attachments.get_mut(id)
                     && let Some(recovery) = &mut attachment.recovery
                 {
                     let outcome = recovery.handle_packet_ack(now, &seen)?;
@@ -135,41 +129,73 @@ impl Session {
         Ok(true)
     }
 
-    /// A Ready has arrived: the dialer has the acceptor's `Hello`; or the acceptor confirms that it
-    /// knows whether the dialer restarted its streams.
-    fn receive_confirmation(&mut self, now: Instant, id: AttachmentId, view: u64) {
-        let Some(attachment) = self.attachment(id) else {
-            return;
+    /// A `Hello` has arrived on `id`.
+    fn handle_hello(
+        &mut self,
+        now: Instant,
+        id: AttachmentId,
+        hello: &Hello,
+    ) -> Result<(), Misbehaved> {
+        let Some(attachment) = self.attachments.get_mut(id) else {
+            return Ok(());
         };
-        match (attachment.role, attachment.stage) {
-            (Role::Acceptor, stage) => {
-                if stage == Stage::Answered {
-                    attachment.answered(now);
-                }
-                attachment.due.ready = true;
-                if let Some(peer) = &mut self.peer {
-                    peer.view = peer.view.max(view);
-                }
-                if stage == Stage::Answered {
-                    self.become_ready(now, id);
-                }
-            }
-            (Role::Dialer, Stage::Confirming) => self.become_ready(now, id),
-            (Role::Dialer, _) => {}
+        if attachment.is_repeated_hello()? {
+            return Ok(());
         }
+        let role = attachment.role;
+        let agreement = match self.introduction.negotiate(&self.config, hello) {
+            Ok(agreement) => agreement,
+            Err(incompatibility) => {
+                self.refuse(incompatibility);
+                if let Some(attachment) = self.attachments.get_mut(id) {
+                    // A peer that knows of offers learns the range of this side before it is refused.
+                    attachment.due.hello =
+                        role == Role::Acceptor && hello.offer != SessionOffer::VERSION_1;
+                }
+                return Ok(());
+            }
+        };
+        if self.introduction.is_former(hello) {
+            self.release(id, DetachReason::Superseded);
+            return Ok(());
+        }
+        let has_lost_state = match self.introduction.recognize(hello, agreement) {
+            Recognition::Known => false,
+            Recognition::RestartedStreams => self.has_moved(),
+            Recognition::Restarted => true,
+        };
+        if has_lost_state {
+            self.restart_streams(id);
+        }
+        self.attachments.want_paths(hello.paths_wanted);
+        if self.introduction.is_addressed_by(hello) {
+            for position in &hello.lanes {
+                self.sending.acknowledge(*position)?;
+            }
+        }
+        if role == Role::Acceptor {
+            self.attachments.record_epoch(hello.epoch);
+        }
+        if let Some(attachment) = self.attachments.get_mut(id)
+            && attachment.accept_hello(now, hello.epoch, has_lost_state)
+        {
+            self.become_ready(now, id);
+        }
+        Ok(())
     }
 
-    /// Sends again what a lossy transport has lost.
-    pub(super) fn recover(&mut self, id: AttachmentId, outcome: &Outcome) {
-        self.stats.packets_lost += outcome.lost;
-        if outcome.close_acked {
-            self.release(id, DetachReason::Closed);
-        } else if let Some(attachment) = self.attachment(id) {
-            if outcome.is_probe && attachment.is_ready() {
-                attachment.due.ping.get_or_insert(0);
-            }
-            let repeated = attachment.again(&outcome.retransmit);
-            self.stats.bytes_resent += repeated;
+    /// A `Ready` has arrived: the dialer has the acceptor's `Hello`; or the acceptor confirms that it
+    /// knows whether the dialer restarted its streams.
+    fn handle_ready(&mut self, now: Instant, id: AttachmentId, view: u64) {
+        let Some(attachment) = self.attachments.get_mut(id) else {
+            return;
+        };
+        let is_introduced = attachment.handle_ready(now);
+        if attachment.role == Role::Acceptor {
+            self.introduction.record_view(view);
+        }
+        if is_introduced {
+            self.become_ready(now, id);
         }
     }
 
@@ -181,7 +207,8 @@ impl Session {
         offset: u64,
         bytes: Bytes,
     ) -> Result<bool, Misbehaved> {
-        let order = match self.attachment(id).is_some_and(|it| it.is_reliable()) {
+        let attachment = self.attachments.get(id);
+        let order = match attachment.is_some_and(|it| it.is_reliable()) {
             true => PieceOrder::InOrder,
             false => PieceOrder::Any,
         };
@@ -211,6 +238,13 @@ impl Session {
         self.stats.messages_received += received as u64;
     }
 
+    /// Data of a lane has arrived, or the peer requests its acknowledgement.
+    fn schedule_ack(&mut self, now: Instant, lane: LaneId) {
+        let is_reliable = self.attachments.is_current_reliable();
+        let delay = self.config.ack_delay;
+        self.receiving.schedule_ack(now, lane, is_reliable, delay);
+    }
+
     fn handle_close(&mut self, code: CloseCode) {
         let reason = match code {
             CloseCode::Done => CloseReason::Peer,
@@ -219,7 +253,7 @@ impl Session {
             CloseCode::Protocol => CloseReason::Protocol,
         };
         self.end(reason, None);
-        // If this side had closed first, its own words are no longer needed.
-        self.leave();
+        // If this side had closed first, its own `Close` is no longer needed.
+        self.finish_attachments();
     }
 }

@@ -3,7 +3,7 @@
 
 use selvedge_transport::{Frame, FrameOrder, LaneSet, SendCapacity};
 
-use super::Share;
+use super::attachments::Share;
 use super::best_effort::BestEffortOut;
 use crate::attachment::Attachment;
 use crate::config::SessionConfig;

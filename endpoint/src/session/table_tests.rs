@@ -141,8 +141,13 @@ impl Case {
             }
             "confirming" => {
                 case = Self::in_state("ready", reliable);
-                case.session.peer = Some(super::PeerView {
-                    agreement: case.session.offer.agree(SessionOffer::VERSION_1).unwrap(),
+                case.session.introduction.peer = Some(super::introduction::PeerView {
+                    agreement: case
+                        .session
+                        .introduction
+                        .offer
+                        .agree(SessionOffer::VERSION_1)
+                        .unwrap(),
                     incarnation: 8,
                     view: 0,
                 });

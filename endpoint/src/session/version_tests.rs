@@ -33,7 +33,7 @@ impl Side {
         let (own, peer) = (NodeId::new([number; 32]), NodeId::new([3 - number; 32]));
         let incarnation = u64::from_be_bytes([number; 8]);
         let mut session = Session::new(config.clone(), own, peer, incarnation);
-        session.offer = offer;
+        session.introduction.offer = offer;
         session.attach(now, ID, role, true).unwrap();
         Self {
             session,
@@ -181,10 +181,11 @@ fn a_required_feature_that_the_peer_lacks_is_refused_and_an_optional_one_ignored
     }
 }
 
-/// What a session of commit 49ad313, which knew of no version but 1, sent to its peer, by round. It
-/// was recorded from two sessions of that build with the configuration, identities, incarnations,
-/// messages and rounds of `a_recorded_peer_of_version_1_exchanges_messages`; `{lanes}` stands for
-/// its 32 positions `00 80400000`.
+/// What a session of commit ab10eec, which supported only version 1, sent to its peer, by round.
+/// That commit precedes every change of the endpoint's wire format; 49ad313 has the same format. The
+/// frames were recorded from two sessions of that build with the configuration, identities,
+/// incarnations, messages and rounds of `a_recorded_peer_of_version_1_exchanges_messages`; `{lanes}`
+/// stands for its 32 positions `00 80400000`.
 const AS_DIALER: [&[&str]; 7] = [
     &["0101010101010101010100000000000000000001840000000120{lanes}"],
     &["0200", "0401000080400000"],

@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 use std::collections::vec_deque::Drain;
 use std::time::Duration;
 
-use selvedge_transport::{Instant, LANES_MAX, NodeId, Role};
+use selvedge_transport::{Frame, Instant, LANES_MAX, NodeId, Role, SendCapacity};
 
 use crate::config::{OfflinePolicy, SessionConfig};
 use crate::error::SessionAttachError;
@@ -35,10 +35,11 @@ use crate::stats::EndpointStats;
 use crate::version::Incompatibility;
 use crate::wire::CloseCode;
 pub use attachments::ATTACHMENTS_MAX;
-use attachments::{AttachmentUse, Attachments, Removal};
+use attachments::{AttachmentUse, Attachments, Removal, Share};
 use introduction::Introduction;
 use receiving::ReceiveSide;
 use sending::SendSide;
+use transmit::{DueControl, Transmitter};
 
 /// How far apart the ticks of [`Session::poll_timeout_by_ticks`] are at the most.
 const HEARTBEAT_TICK_MAX: Duration = Duration::from_millis(100);
@@ -483,6 +484,68 @@ impl Session {
         if let Some(attachment) = self.attachments.current_mut() {
             attachment.due.ack_request = is_needed;
         }
+    }
+
+    /// The next frame for a transport that has `capacity`: control first, then lanes by priority.
+    ///
+    /// The frame is chosen at the time of the call, so call this only when the frame can be sent at
+    /// once.
+    pub fn poll_frame(
+        &mut self,
+        now: Instant,
+        id: AttachmentId,
+        capacity: &SendCapacity,
+    ) -> Option<Frame> {
+        let index = self.attachments.index_of(id)?;
+        let mut transmitter = Transmitter {
+            config: &self.config,
+            introduction: &self.introduction,
+            share: self.attachments.share_of(id),
+            attachment: self.attachments.at(index),
+            sending: &mut self.sending,
+            receiving: &mut self.receiving,
+            stats: &mut self.stats,
+        };
+        if !capacity.control_blocked
+            && let Some(due) = transmitter.poll_control(now)
+        {
+            return match due {
+                DueControl::Frame(frame) => Some(frame),
+                DueControl::Release(frame) => {
+                    self.release(id, DetachReason::Closed);
+                    frame
+                }
+            };
+        }
+        if self.life == Life::Closed {
+            return None;
+        }
+        transmitter.poll_lane(now, capacity)
+    }
+
+    /// Whether a transport has anything to send, given unlimited room and time.
+    #[must_use]
+    pub fn wants_to_send(&self, id: AttachmentId) -> bool {
+        let Some(attachment) = self.attachments.get(id) else {
+            return false;
+        };
+        if attachment.due.any() {
+            return true;
+        }
+        let share = self.attachments.share_of(id);
+        let Some(share) = share.filter(|_| self.life != Life::Closed) else {
+            return false;
+        };
+        if share == Share::All && self.receiving.ack_is_urgent() {
+            return true;
+        }
+        let recovery = attachment.recovery.as_ref();
+        let is_open = recovery.is_none_or(|recovery| recovery.has_window());
+        let lanes = &self.config.lanes;
+        is_open
+            && self
+                .sending
+                .is_any_waiting(lanes, &attachment.cursors, share)
     }
 
     /// The transport that carries the messages now.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use selvedge_transport::{Frame, Instant, Role};
 
 use crate::error::Misbehaved;
@@ -88,6 +89,15 @@ pub(crate) enum NextControl {
     Positions,
     Ping(u64),
     Close(CloseCode),
+}
+
+/// A frame that has arrived.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    /// On a transport that loses frames.
+    pub(crate) number: Option<u64>,
+    pub(crate) received: Received,
+    pub(crate) payload: Bytes,
 }
 
 #[derive(Debug)]
@@ -254,13 +264,34 @@ impl Attachment {
         len_max.checked_sub(PACKET_HEADER_LEN_MAX)
     }
 
+    /// Decodes a frame that has arrived. `None` if it overtook the `Hello` of the peer, as on a lossy
+    /// transport, which brings it again.
+    pub(crate) fn open(
+        &mut self,
+        now: Instant,
+        mut frame: Bytes,
+    ) -> Result<Option<Arrival>, Misbehaved> {
+        self.last_received = now;
+        let malformed = |_| Misbehaved("sent a malformed frame");
+        let number = wire::take_number(&mut frame).map_err(malformed)?;
+        let received = wire::decode(&mut frame).map_err(malformed)?;
+        self.check_number(number, &received)?;
+        if self.stage == Stage::Introducing && !received.introduces() {
+            return match self.is_reliable() {
+                true => Err(Misbehaved("spoke before it greeted")),
+                false => Ok(None),
+            };
+        }
+        Ok(Some(Arrival {
+            number,
+            received,
+            payload: frame,
+        }))
+    }
+
     /// Checks that a received frame has a packet number if, and only if, it must have one.
     #[inline]
-    pub(crate) fn check_number(
-        &self,
-        number: Option<u64>,
-        received: &Received,
-    ) -> Result<(), Misbehaved> {
+    fn check_number(&self, number: Option<u64>, received: &Received) -> Result<(), Misbehaved> {
         let is_reliable = self.is_reliable();
         if is_reliable && (number.is_some() || matches!(received, Received::PacketAck(_))) {
             return Err(Misbehaved("counted packets on a transport that loses none"));

@@ -7,36 +7,43 @@
 //!                              ├── Attachments ───────┤
 //!  messages ◀──── ReceiveSide ─┘    Introduction      └─── frames in
 //! ```
+//!
+//! What concerns several parts has a type of its own that borrows them for one step: [`Receiver`] for
+//! a frame that has arrived, [`Transmitter`] for the next one to send, [`Migrator`] for a change of
+//! transports.
 
 mod acks;
 mod attachments;
 mod best_effort;
 mod introduction;
+mod migrate;
+mod outputs;
 mod receive;
 mod receiving;
 mod sending;
 mod transmit;
 
-use std::collections::VecDeque;
 use std::collections::vec_deque::Drain;
 use std::time::Duration;
 
+use bytes::Bytes;
 use selvedge_transport::{Frame, Instant, LANES_MAX, NodeId, Role, SendCapacity};
 
 use crate::config::{OfflinePolicy, SessionConfig};
-use crate::error::SessionAttachError;
+use crate::error::{Misbehaved, SessionAttachError};
 use crate::event::{AttachmentId, CloseReason, DetachReason, Event, SessionOutput};
 use crate::lane::{LaneId, Message};
 use crate::message_batch::MessageBatch;
-use crate::recovery::Outcome;
 use crate::scheduler::Scheduler;
 use crate::send_buffer::SendBuffer;
 use crate::stats::EndpointStats;
-use crate::version::Incompatibility;
-use crate::wire::CloseCode;
+use crate::wire::{CloseCode, Received};
 pub use attachments::ATTACHMENTS_MAX;
-use attachments::{AttachmentUse, Attachments, Removal, Share};
+use attachments::{Attachments, Share};
 use introduction::Introduction;
+use migrate::Migrator;
+use outputs::Outputs;
+use receive::{Consequence, Receiver};
 use receiving::ReceiveSide;
 use sending::SendSide;
 use transmit::{DueControl, Transmitter};
@@ -72,7 +79,7 @@ pub struct Session {
     attachments: Attachments,
     sending: SendSide,
     receiving: ReceiveSide,
-    outputs: VecDeque<SessionOutput>,
+    outputs: Outputs,
     stats: EndpointStats,
 }
 
@@ -98,7 +105,7 @@ impl Session {
             attachments: Attachments::new(local < peer, introduction::paths_wanted(&config)),
             sending: SendSide::new(&config.lanes),
             receiving: ReceiveSide::new(&config),
-            outputs: VecDeque::new(),
+            outputs: Outputs::default(),
             stats: EndpointStats::default(),
             config,
         }
@@ -120,7 +127,7 @@ impl Session {
             return Err(SessionAttachError::Closed);
         }
         if let Some(evicted) = self.attachments.to_evict() {
-            self.release(evicted, DetachReason::Superseded);
+            self.migrator().release(evicted, DetachReason::Superseded);
         }
         let priorities = self.config.lanes.iter().map(|lane| lane.priority);
         let scheduler = Scheduler::new(priorities.collect());
@@ -132,38 +139,96 @@ impl Session {
     /// A transport has ended, or is being taken away. Unknown ids are ignored: the session may
     /// have released the transport itself.
     pub fn detach(&mut self, id: AttachmentId, reason: DetachReason) {
-        match self.attachments.remove(id) {
-            None => return,
-            Some(Removal::Other) => {
-                self.report_standby();
-                if self.attachments.is_empty() && self.life != Life::Closed {
-                    self.push_event(Event::AttachFailed { reason });
-                }
-                return;
-            }
-            Some(Removal::Current(Some(next))) => self.switch_to(next),
-            Some(Removal::Current(None)) => {
-                if self.life != Life::Closed {
-                    self.push_event(Event::Detached { reason });
-                }
-            }
-        }
-        self.report_standby();
+        self.migrator().detach(id, reason);
     }
 
-    /// Releases a transport: the driver is requested to close it.
-    fn release(&mut self, id: AttachmentId, reason: DetachReason) {
-        self.outputs.push_back(SessionOutput::Release {
-            attachment: id,
-            reason: reason.clone(),
-        });
-        self.detach(id, reason);
+    const fn migrator(&mut self) -> Migrator<'_> {
+        Migrator {
+            config: &self.config,
+            is_closed: matches!(self.life, Life::Closed),
+            introduction: &mut self.introduction,
+            attachments: &mut self.attachments,
+            sending: &mut self.sending,
+            receiving: &mut self.receiving,
+            outputs: &mut self.outputs,
+            stats: &mut self.stats,
+        }
     }
 
-    fn release_all(&mut self, ids: Vec<AttachmentId>, reason: &DetachReason) {
-        for id in ids {
-            self.release(id, reason.clone());
+    /// A frame has arrived on an attached transport. A peer that breaks the protocol loses that
+    /// transport ([`DetachReason::Misbehaved`]); frames of unknown transports are ignored.
+    pub fn handle_frame(&mut self, now: Instant, id: AttachmentId, frame: Bytes) {
+        if let Err(Misbehaved(what)) = self.receive(now, id, frame) {
+            self.migrator()
+                .release(id, DetachReason::Misbehaved { what });
         }
+    }
+
+    fn receive(&mut self, now: Instant, id: AttachmentId, frame: Bytes) -> Result<(), Misbehaved> {
+        let Some(attachment) = self.attachments.get_mut(id) else {
+            return Ok(());
+        };
+        let Some(arrival) = attachment.open(now, frame)? else {
+            return Ok(());
+        };
+        let received = arrival.received;
+        let is_obsolete = self.life == Life::Closed && received.is_obsolete_after_close();
+        if !is_obsolete && !received.introduces() {
+            self.migrator().record_received(now, id);
+        }
+        let is_kept = is_obsolete || self.handle(now, id, received, arrival.payload)?;
+        if let Some(number) = arrival.number.filter(|_| is_kept)
+            && let Some(attachment) = self.attachments.get_mut(id)
+        {
+            attachment.record_kept(now, number);
+        }
+        Ok(())
+    }
+
+    /// Handles a frame and what follows from it. Returns whether the frame was kept.
+    fn handle(
+        &mut self,
+        now: Instant,
+        id: AttachmentId,
+        received: Received,
+        payload: Bytes,
+    ) -> Result<bool, Misbehaved> {
+        let mut receiver = Receiver {
+            config: &self.config,
+            introduction: &mut self.introduction,
+            attachments: &mut self.attachments,
+            sending: &mut self.sending,
+            receiving: &mut self.receiving,
+            stats: &mut self.stats,
+        };
+        match receiver.receive(now, id, received, payload)? {
+            Consequence::None => {}
+            Consequence::NotKept => return Ok(false),
+            Consequence::Acknowledged => self.close_if_drained(),
+            Consequence::Introduced {
+                hello,
+                has_lost_state,
+            } => self.migrator().introduce(now, id, &hello, has_lost_state)?,
+            Consequence::Former => self.migrator().release(id, DetachReason::Superseded),
+            Consequence::Ready => self.migrator().become_ready(now, id),
+            Consequence::Recovered(outcome) => self.migrator().recover(id, &outcome),
+            Consequence::Refused {
+                incompatibility,
+                must_answer,
+            } => {
+                let reason = CloseReason::Incompatible(incompatibility);
+                self.end(reason, Some(CloseCode::Incompatible));
+                if let Some(attachment) = self.attachments.get_mut(id) {
+                    attachment.due.hello = must_answer;
+                }
+            }
+            Consequence::Closed(reason) => {
+                self.end(reason, None);
+                // If this side had closed first, its own `Close` is no longer needed.
+                self.finish_attachments();
+            }
+        }
+        Ok(true)
     }
 
     /// Drains the send buffer, and frees its room for what was acknowledged. Returns whether
@@ -183,7 +248,7 @@ impl Session {
         self.stats.best_effort_dropped += dropped;
         if taken && self.life == Life::Closed {
             let more = self.sending.take_undelivered();
-            self.report_undelivered(more);
+            self.outputs.undelivered(more);
             self.sending.release_room(buffer);
         }
         let is_reachable = self.attachments.current().is_some();
@@ -193,29 +258,6 @@ impl Session {
             self.stats.dropped_while_offline += dropped;
         }
         taken
-    }
-
-    /// What was accepted while the session ended: it belongs to its end, if that was not polled yet.
-    fn report_undelivered(&mut self, more: Vec<Message>) {
-        let unreported = self.outputs.iter_mut().find_map(|output| match output {
-            SessionOutput::Event(Event::Closed { undelivered, .. }) => Some(undelivered),
-            _ => None,
-        });
-        match unreported {
-            Some(undelivered) => undelivered.extend(more),
-            None => self.push_event(Event::Closed {
-                reason: CloseReason::Aborted,
-                undelivered: more,
-            }),
-        }
-    }
-
-    /// Reports what was dropped while the peer could not be reached.
-    fn report_dropped(&mut self) {
-        for (lane, messages) in self.sending.take_dropped() {
-            let event = Event::Dropped { lane, messages };
-            self.outputs.push_back(SessionOutput::Event(event));
-        }
     }
 
     /// Records that the user has consumed messages of a lane with this total [`Message::cost`]: the
@@ -259,8 +301,8 @@ impl Session {
         self.life = Life::Closed;
         self.receiving.acks.end();
         let undelivered = self.sending.take_undelivered();
-        self.report_dropped();
-        self.push_event(Event::Closed {
+        self.outputs.dropped(self.sending.take_dropped());
+        self.outputs.event(Event::Closed {
             reason,
             undelivered,
         });
@@ -273,7 +315,7 @@ impl Session {
     /// The peer has closed the session: only its `Close` remains to be acknowledged.
     fn finish_attachments(&mut self) {
         let finished = self.attachments.finish();
-        self.release_all(finished, &DetachReason::Closed);
+        self.migrator().release_all(finished, &DetachReason::Closed);
     }
 
     /// Takes the messages that have arrived, in the order of their lanes.
@@ -302,11 +344,7 @@ impl Session {
 
     /// The next event or request.
     pub fn poll_output(&mut self) -> Option<SessionOutput> {
-        self.outputs.pop_front()
-    }
-
-    fn push_event(&mut self, event: Event) {
-        self.outputs.push_back(SessionOutput::Event(event));
+        self.outputs.poll()
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
@@ -345,9 +383,9 @@ impl Session {
         let (heartbeat, silence_max) = (self.config.heartbeat, self.config.silence_max);
         let (silent, lost) = self.attachments.handle_timeout(now, heartbeat, silence_max);
         for (id, outcome) in lost {
-            self.recover(id, &outcome);
+            self.migrator().recover(id, &outcome);
         }
-        self.release_all(silent, &DetachReason::Silent);
+        self.migrator().release_all(silent, &DetachReason::Silent);
         if let Life::Closing { give_up_at } = self.life
             && now >= give_up_at
         {
@@ -364,122 +402,13 @@ impl Session {
     /// so call this when nothing has moved for a while.
     pub fn shrink(&mut self) {
         self.receiving.shrink();
-        if self.outputs.is_empty() {
-            self.outputs.shrink_to_fit();
-        }
+        self.outputs.shrink();
         self.sending.shrink();
-    }
-
-    /// Ends the session with a peer that it cannot exchange messages with.
-    fn refuse(&mut self, incompatibility: Incompatibility) {
-        let reason = CloseReason::Incompatible(incompatibility);
-        self.end(reason, Some(CloseCode::Incompatible));
-    }
-
-    fn has_moved(&self) -> bool {
-        self.sending.has_moved() || self.receiving.has_moved()
-    }
-
-    /// The peer has lost the state of this session: both streams of every lane begin at 0 again.
-    fn restart_streams(&mut self, keep: AttachmentId) {
-        let had_moved = self.has_moved();
-        self.introduction.begin_view();
-        let undelivered = self.sending.restart();
-        self.receiving.restart();
-        let others = self.attachments.others(keep);
-        self.release_all(others, &DetachReason::Superseded);
-        if let Some(attachment) = self.attachments.get_mut(keep) {
-            attachment.cursors.clear();
-        }
-        if had_moved {
-            self.stats.peer_restarts += 1;
-            self.push_event(Event::PeerRestarted { undelivered });
-        }
-    }
-
-    /// The peer is known to have the `Hello` of this side: data may be sent.
-    fn become_ready(&mut self, now: Instant, id: AttachmentId) {
-        let Some(attachment) = self.attachments.get_mut(id) else {
-            return;
-        };
-        attachment.became_ready();
-        attachment.cursors = self.sending.cursors();
-        attachment.record_received(now);
-        let rank = attachment.rank;
-        if self.life == Life::Closed {
-            return;
-        }
-        match self.attachments.use_of(rank) {
-            AttachmentUse::Current => self.switch_to(id),
-            AttachmentUse::Standby => self.report_standby(),
-            AttachmentUse::Superseded => self.release(id, DetachReason::Superseded),
-        }
-    }
-
-    /// From now on `id` carries the data, from the first byte that is not acknowledged, or, if it has
-    /// carried data before, from where it stands. The receiver drops duplicates.
-    fn switch_to(&mut self, id: AttachmentId) {
-        let before = self.attachments.set_current(id);
-        let Some(attachment) = self.attachments.current_mut() else {
-            return;
-        };
-        // Positions that were sent on another transport since the `Hello` may be lost with it, and
-        // so may requests for acknowledgements.
-        attachment.due.all_positions = true;
-        self.sending.forget_ack_requests();
-        attachment.due.ack_request = self.sending.needs_ack_request();
-        let is_acceptor = attachment.role == Role::Acceptor;
-        let resent_bytes = self.sending.repeated(&attachment.cursors);
-        self.stats.bytes_resent += resent_bytes;
-        self.push_event(match before {
-            None => Event::Attached { attachment: id },
-            Some(_) => Event::Moved { attachment: id },
-        });
-        self.report_dropped();
-        if resent_bytes > 0 {
-            self.push_event(Event::Resumed { resent_bytes });
-        }
-        if is_acceptor {
-            // The dialer switched before it sent Ready: neither side sends on the others any more.
-            self.release_superseded(None);
-        }
-        self.report_standby();
-    }
-
-    fn report_standby(&mut self) {
-        if self.life != Life::Closed && self.attachments.update_standby(self.config.heartbeat) {
-            self.push_event(Event::Redundant {
-                attachment: self.attachments.standby(),
-            });
-        }
-    }
-
-    /// Releases the transports that are not used, once both sides have left them.
-    fn release_superseded(&mut self, receiving: Option<AttachmentId>) {
-        let heartbeat = self.config.heartbeat;
-        let superseded = self.attachments.superseded(heartbeat, receiving);
-        self.release_all(superseded, &DetachReason::Superseded);
-    }
-
-    /// Sends again what a lossy transport has lost.
-    fn recover(&mut self, id: AttachmentId, outcome: &Outcome) {
-        self.stats.packets_lost += outcome.lost;
-        if outcome.close_acked {
-            self.release(id, DetachReason::Closed);
-        } else if let Some(attachment) = self.attachments.get_mut(id) {
-            self.stats.bytes_resent += attachment.recover(outcome);
-        }
     }
 
     /// A caller waits for the acknowledgement of everything accepted so far.
     fn want_acks(&mut self) {
         self.sending.want_acks();
-        self.update_ack_request();
-    }
-
-    /// Acknowledgements that a caller waits for and that were not requested on the current
-    /// transport are requested there.
-    fn update_ack_request(&mut self) {
         let is_needed = self.sending.needs_ack_request();
         if let Some(attachment) = self.attachments.current_mut() {
             attachment.due.ack_request = is_needed;
@@ -512,7 +441,7 @@ impl Session {
             return match due {
                 DueControl::Frame(frame) => Some(frame),
                 DueControl::Release(frame) => {
-                    self.release(id, DetachReason::Closed);
+                    self.migrator().release(id, DetachReason::Closed);
                     frame
                 }
             };
@@ -536,16 +465,11 @@ impl Session {
         let Some(share) = share.filter(|_| self.life != Life::Closed) else {
             return false;
         };
-        if share == Share::All && self.receiving.ack_is_urgent() {
-            return true;
-        }
-        let recovery = attachment.recovery.as_ref();
-        let is_open = recovery.is_none_or(|recovery| recovery.has_window());
-        let lanes = &self.config.lanes;
-        is_open
-            && self
+        let is_ack_due = share == Share::All && self.receiving.ack_is_urgent();
+        is_ack_due
+            || self
                 .sending
-                .is_any_waiting(lanes, &attachment.cursors, share)
+                .is_any_waiting(&self.config.lanes, attachment, share)
     }
 
     /// The transport that carries the messages now.

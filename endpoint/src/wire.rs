@@ -34,10 +34,11 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes};
 use selvedge_transport::{FrameHeader, LANES_MAX};
 
+use crate::event::CloseReason;
 use crate::lane::LaneId;
 use crate::segment::PREFIX_LEN_MAX;
 use crate::varint::{self, VARINT_MAX};
-use crate::version::SessionOffer;
+use crate::version::{Incompatibility, SessionOffer};
 
 /// The version byte of a `Hello`, which identifies its layout. Any other byte is refused with
 /// [`CloseCode::Incompatible`]. The versions of the protocol are in the offer: [`crate::version`].
@@ -156,6 +157,18 @@ pub(crate) enum CloseCode {
     Protocol = 3,
 }
 
+impl From<CloseCode> for CloseReason {
+    /// What the `Close` of the peer means.
+    fn from(code: CloseCode) -> Self {
+        match code {
+            CloseCode::Done => Self::Peer,
+            CloseCode::Aborted => Self::PeerAborted,
+            CloseCode::Incompatible => Self::Incompatible(Incompatibility::Refused),
+            CloseCode::Protocol => Self::Protocol,
+        }
+    }
+}
+
 /// A decoded frame, without its payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Received {
@@ -172,6 +185,19 @@ pub(crate) enum Received {
 }
 
 impl Received {
+    /// Whether it may be the first frame on a transport: before it, nothing else is accepted.
+    pub(crate) const fn introduces(&self) -> bool {
+        matches!(
+            self,
+            Self::Hello(_) | Self::OtherVersion(_) | Self::Close(_)
+        )
+    }
+
+    /// Whether a session that has ended ignores it.
+    pub(crate) const fn is_obsolete_after_close(&self) -> bool {
+        !self.introduces() && !matches!(self, Self::PacketAck(_))
+    }
+
     /// Whether it is numbered on a transport that loses frames. A `Hello` is repeated until it is
     /// answered; the others are sent again anyway.
     pub(crate) const fn needs_number(&self) -> bool {

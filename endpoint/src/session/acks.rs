@@ -17,7 +17,7 @@ use selvedge_transport::Instant;
 use crate::recv_lane::RecvLane;
 use crate::send_buffer::LONG_ACK_DELAY_LEN_MAX;
 
-/// How many times as long as [`SessionConfig::ack_delay`](crate::Config::ack_delay) an acknowledgement waits
+/// How many times as long as [`SessionConfig::ack_delay`](crate::SessionConfig::ack_delay) an acknowledgement waits
 /// that frees little: 200 ms by default. In that time 5,000 pairs that speak by turns come round, so
 /// that theirs go with the next message: 35.3 us of CPU a round trip became 21.0.
 const QUIET_FACTOR: u32 = 10;

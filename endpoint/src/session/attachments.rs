@@ -188,9 +188,21 @@ impl Attachments {
         self.paths_wanted = self.paths_wanted.max(usize::from(paths).min(PATHS_MAX));
     }
 
-    /// The peer has dialed a transport of that epoch.
-    pub(super) fn record_epoch(&mut self, epoch: u64) {
-        self.epoch_max = self.epoch_max.max(epoch);
+    /// The peer's `Hello` on a transport was accepted. Returns whether data may be sent there now.
+    pub(super) fn accept_hello(
+        &mut self,
+        now: Instant,
+        id: AttachmentId,
+        epoch: u64,
+        has_lost_state: bool,
+    ) -> bool {
+        let Some(attachment) = self.list.iter_mut().find(|a| a.id == id) else {
+            return false;
+        };
+        if attachment.role == Role::Acceptor {
+            self.epoch_max = self.epoch_max.max(epoch);
+        }
+        attachment.accept_hello(now, epoch, has_lost_state)
     }
 
     /// What a ready transport of that rank is for.

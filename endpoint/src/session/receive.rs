@@ -1,94 +1,73 @@
-//! Frames in.
+//! Frames in: what a frame changes in the parts of a session, and what it means for the whole.
 
 use bytes::Bytes;
 use selvedge_transport::{Instant, Role};
 
-use super::introduction::Recognition;
-use super::{Life, Session};
-use crate::attachment::Stage;
+use super::attachments::Attachments;
+use super::introduction::{Introduction, Recognition};
+use super::receiving::ReceiveSide;
+use super::sending::SendSide;
+use crate::attachment::Attachment;
+use crate::config::SessionConfig;
 use crate::error::Misbehaved;
-use crate::event::{AttachmentId, CloseReason, DetachReason};
+use crate::event::{AttachmentId, CloseReason};
 use crate::lane::LaneId;
+use crate::recovery::Outcome;
 use crate::recv_lane::PieceOrder;
+use crate::stats::EndpointStats;
 use crate::version::{Incompatibility, SessionOffer};
-use crate::wire::{self, AckRequest, CloseCode, Hello, Received};
+use crate::wire::{AckRequest, Hello, Received};
 
-impl Session {
-    /// A frame has arrived on an attached transport. A peer that breaks the protocol loses that
-    /// transport ([`DetachReason::Misbehaved`]); frames of unknown transports are ignored.
-    pub fn handle_frame(&mut self, now: Instant, id: AttachmentId, frame: Bytes) {
-        if let Err(Misbehaved(what)) = self.receive(now, id, frame) {
-            self.release(id, DetachReason::Misbehaved { what });
-        }
-    }
+/// The parts of a session that a frame of one attachment changes. It lives for one frame.
+#[derive(Debug)]
+pub(super) struct Receiver<'a> {
+    pub(super) config: &'a SessionConfig,
+    pub(super) introduction: &'a mut Introduction,
+    pub(super) attachments: &'a mut Attachments,
+    pub(super) sending: &'a mut SendSide,
+    pub(super) receiving: &'a mut ReceiveSide,
+    pub(super) stats: &'a mut EndpointStats,
+}
 
-    fn receive(
-        &mut self,
-        now: Instant,
-        id: AttachmentId,
-        mut frame: Bytes,
-    ) -> Result<(), Misbehaved> {
-        let Some(attachment) = self.attachments.get_mut(id) else {
-            return Ok(());
-        };
-        attachment.record_received(now);
-        let malformed = |_| Misbehaved("sent a malformed frame");
-        let number = wire::take_number(&mut frame).map_err(malformed)?;
-        let received = wire::decode(&mut frame).map_err(malformed)?;
-        attachment.check_number(number, &received)?;
-        let kept = self.receive_any(now, id, received, frame)?;
-        if let Some(number) = number.filter(|_| kept)
-            && let Some(attachment) = self.attachments.get_mut(id)
-        {
-            attachment.record_kept(now, number);
-        }
-        Ok(())
-    }
+/// What the session must do because of a frame.
+#[derive(Debug)]
+pub(super) enum Consequence {
+    /// Nothing more.
+    None,
+    /// Nothing, as if the frame had been lost: a lossy transport brings it again.
+    NotKept,
+    /// The peer has acknowledged data, or grants more credit.
+    Acknowledged,
+    /// The peer has introduced itself, and may have lost the state of this session before.
+    Introduced {
+        hello: Box<Hello>,
+        has_lost_state: bool,
+    },
+    /// The `Hello` is one of a former process of the peer.
+    Former,
+    /// The peer is known to have the `Hello` of this side.
+    Ready,
+    /// Packets were acknowledged or found to be lost.
+    Recovered(Outcome),
+    /// The two sides cannot exchange messages.
+    Refused {
+        incompatibility: Incompatibility,
+        /// A peer that knows of offers learns the range of this side before it is refused.
+        must_answer: bool,
+    },
+    /// The peer has closed the session.
+    Closed(CloseReason),
+}
 
-    /// Returns whether it was taken in. If not, a lossy transport brings it again.
-    fn receive_any(
-        &mut self,
-        now: Instant,
-        id: AttachmentId,
-        received: Received,
-        payload: Bytes,
-    ) -> Result<bool, Misbehaved> {
-        let Some(attachment) = self.attachments.get(id) else {
-            return Ok(false);
-        };
-        let (stage, is_reliable) = (attachment.stage, attachment.is_reliable());
-        match received {
-            Received::Hello(hello) => return self.handle_hello(now, id, &hello).map(|()| true),
-            Received::OtherVersion(layout) => {
-                self.refuse(Incompatibility::Layout(layout));
-                return Ok(true);
-            }
-            Received::Close(code) => {
-                self.handle_close(code);
-                return Ok(true);
-            }
-            // It has overtaken the `Hello`.
-            _ if stage == Stage::Introducing && !is_reliable => return Ok(false),
-            _ if stage == Stage::Introducing => return Err(Misbehaved("spoke before it greeted")),
-            _ => {}
-        }
-        if self.life == Life::Closed && !matches!(received, Received::PacketAck(_)) {
-            return Ok(true);
-        }
-        if self.attachments.record_received(now, id) {
-            self.release_superseded(Some(id));
-            self.report_standby();
-        }
-        self.receive_ready(now, id, received, payload)
-    }
-
-    fn receive_ready(
+impl Receiver<'_> {
+    /// Handles a frame of an attachment that is introduced, or that introduces it.
+    pub(super) fn receive(
         &mut self,
         now: Instant,
         id: AttachmentId,
         received: Received,
         payload: Bytes,
-    ) -> Result<bool, Misbehaved> {
+    ) -> Result<Consequence, Misbehaved> {
         match received {
             Received::Data { lane, offset } => {
                 return self.receive_data(now, id, lane, offset, payload);
@@ -100,102 +79,89 @@ impl Session {
                 for position in positions.iter() {
                     self.sending.acknowledge(position)?;
                 }
-                self.close_if_drained();
+                return Ok(Consequence::Acknowledged);
             }
-            Received::Ready { view } => self.handle_ready(now, id, view),
-            Received::Ping(nonce) => {
-                if let Some(attachment) = self.attachments.get_mut(id) {
-                    attachment.due.pong = Some(nonce);
-                }
-                if let Some(request) = AckRequest::from_nonce(nonce) {
-                    let window = self.config.receive_window;
-                    self.receiving.handle_ack_request(request, window);
-                    self.schedule_ack(now, request.lane);
-                }
-            }
+            Received::Ping(nonce) => self.receive_ping(now, id, nonce),
             Received::PacketAck(seen) => {
                 if let Some(attachment) = self.attachments.get_mut(id)
                     && let Some(recovery) = &mut attachment.recovery
                 {
                     let outcome = recovery.handle_packet_ack(now, &seen)?;
-                    self.recover(id, &outcome);
+                    return Ok(Consequence::Recovered(outcome));
                 }
             }
-            Received::Pong(_)
-            | Received::Hello(_)
-            | Received::OtherVersion(_)
-            | Received::Close(_) => {}
+            Received::Hello(hello) => return self.receive_hello(id, hello),
+            Received::Ready { view } => return Ok(self.receive_ready(now, id, view)),
+            Received::OtherVersion(layout) => {
+                return Ok(Consequence::Refused {
+                    incompatibility: Incompatibility::Layout(layout),
+                    must_answer: false,
+                });
+            }
+            Received::Close(code) => return Ok(Consequence::Closed(code.into())),
+            Received::Pong(_) => {}
         }
-        Ok(true)
+        Ok(Consequence::None)
     }
 
-    /// A `Hello` has arrived on `id`.
-    fn handle_hello(
+    fn receive_hello(
         &mut self,
-        now: Instant,
         id: AttachmentId,
-        hello: &Hello,
-    ) -> Result<(), Misbehaved> {
+        hello: Box<Hello>,
+    ) -> Result<Consequence, Misbehaved> {
         let Some(attachment) = self.attachments.get_mut(id) else {
-            return Ok(());
+            return Ok(Consequence::None);
         };
         if attachment.is_repeated_hello()? {
-            return Ok(());
+            return Ok(Consequence::None);
         }
-        let role = attachment.role;
-        let agreement = match self.introduction.negotiate(&self.config, hello) {
+        let agreement = match self.introduction.negotiate(self.config, &hello) {
             Ok(agreement) => agreement,
             Err(incompatibility) => {
-                self.refuse(incompatibility);
-                if let Some(attachment) = self.attachments.get_mut(id) {
-                    // A peer that knows of offers learns the range of this side before it is refused.
-                    attachment.due.hello =
-                        role == Role::Acceptor && hello.offer != SessionOffer::VERSION_1;
-                }
-                return Ok(());
+                let knows_offers = hello.offer != SessionOffer::VERSION_1;
+                return Ok(Consequence::Refused {
+                    incompatibility,
+                    must_answer: attachment.role == Role::Acceptor && knows_offers,
+                });
             }
         };
-        if self.introduction.is_former(hello) {
-            self.release(id, DetachReason::Superseded);
-            return Ok(());
+        if self.introduction.is_former(&hello) {
+            return Ok(Consequence::Former);
         }
-        let has_lost_state = match self.introduction.recognize(hello, agreement) {
+        let has_lost_state = match self.introduction.recognize(&hello, agreement) {
             Recognition::Known => false,
-            Recognition::RestartedStreams => self.has_moved(),
+            Recognition::RestartedStreams => self.sending.has_moved() || self.receiving.has_moved(),
             Recognition::Restarted => true,
         };
-        if has_lost_state {
-            self.restart_streams(id);
-        }
-        self.attachments.want_paths(hello.paths_wanted);
-        if self.introduction.is_addressed_by(hello) {
-            for position in &hello.lanes {
-                self.sending.acknowledge(*position)?;
-            }
-        }
-        if role == Role::Acceptor {
-            self.attachments.record_epoch(hello.epoch);
-        }
-        if let Some(attachment) = self.attachments.get_mut(id)
-            && attachment.accept_hello(now, hello.epoch, has_lost_state)
-        {
-            self.become_ready(now, id);
-        }
-        Ok(())
+        Ok(Consequence::Introduced {
+            hello,
+            has_lost_state,
+        })
     }
 
     /// A `Ready` has arrived: the dialer has the acceptor's `Hello`; or the acceptor confirms that it
     /// knows whether the dialer restarted its streams.
-    fn handle_ready(&mut self, now: Instant, id: AttachmentId, view: u64) {
+    fn receive_ready(&mut self, now: Instant, id: AttachmentId, view: u64) -> Consequence {
         let Some(attachment) = self.attachments.get_mut(id) else {
-            return;
+            return Consequence::None;
         };
-        let is_introduced = attachment.handle_ready(now);
         if attachment.role == Role::Acceptor {
             self.introduction.record_view(view);
         }
-        if is_introduced {
-            self.become_ready(now, id);
+        match attachment.handle_ready(now) {
+            true => Consequence::Ready,
+            false => Consequence::None,
+        }
+    }
+
+    fn receive_ping(&mut self, now: Instant, id: AttachmentId, nonce: u64) {
+        if let Some(attachment) = self.attachments.get_mut(id) {
+            attachment.due.pong = Some(nonce);
+        }
+        if let Some(request) = AckRequest::from_nonce(nonce) {
+            let window = self.config.receive_window;
+            self.receiving.handle_ack_request(request, window);
+            self.schedule_ack(now, request.lane);
         }
     }
 
@@ -206,9 +172,9 @@ impl Session {
         lane: LaneId,
         offset: u64,
         bytes: Bytes,
-    ) -> Result<bool, Misbehaved> {
+    ) -> Result<Consequence, Misbehaved> {
         let attachment = self.attachments.get(id);
-        let order = match attachment.is_some_and(|it| it.is_reliable()) {
+        let order = match attachment.is_some_and(Attachment::is_reliable) {
             true => PieceOrder::InOrder,
             false => PieceOrder::Any,
         };
@@ -216,19 +182,22 @@ impl Session {
         let received_before = self.receiving.messages_len();
         let received = self
             .receiving
-            .receive_data(&self.config, lane, offset, bytes, order);
+            .receive_data(self.config, lane, offset, bytes, order);
         self.count_messages_since(received_before);
         let received = received?;
         self.stats.bytes_repeated += received.repeated;
         self.schedule_ack(now, lane);
-        Ok(received.kept)
+        Ok(match received.kept {
+            true => Consequence::None,
+            false => Consequence::NotKept,
+        })
     }
 
     fn receive_datagram(&mut self, lane: LaneId, sequence: u64, payload: Bytes) {
         let received_before = self.receiving.messages_len();
         let lost = self
             .receiving
-            .receive_datagram(&self.config, lane, sequence, payload);
+            .receive_datagram(self.config, lane, sequence, payload);
         self.stats.best_effort_lost += lost;
         self.count_messages_since(received_before);
     }
@@ -243,17 +212,5 @@ impl Session {
         let is_reliable = self.attachments.is_current_reliable();
         let delay = self.config.ack_delay;
         self.receiving.schedule_ack(now, lane, is_reliable, delay);
-    }
-
-    fn handle_close(&mut self, code: CloseCode) {
-        let reason = match code {
-            CloseCode::Done => CloseReason::Peer,
-            CloseCode::Aborted => CloseReason::PeerAborted,
-            CloseCode::Incompatible => CloseReason::Incompatible(Incompatibility::Refused),
-            CloseCode::Protocol => CloseReason::Protocol,
-        };
-        self.end(reason, None);
-        // If this side had closed first, its own `Close` is no longer needed.
-        self.finish_attachments();
     }
 }

@@ -176,11 +176,6 @@ impl SendSide {
         self.lanes.iter().any(SendLane::needs_ack_request)
     }
 
-    /// Discards the requests for acknowledgements, which may be lost with their transport.
-    pub(super) fn forget_ack_requests(&mut self) {
-        self.lanes.iter_mut().for_each(SendLane::forget_ack_request);
-    }
-
     /// A request for the acknowledgement of the first lane that waits for one; it counts as sent
     /// from now on.
     pub(super) fn take_ack_request(&mut self) -> Option<AckRequest> {
@@ -191,25 +186,35 @@ impl SendSide {
         Some(AckRequest { lane, offset })
     }
 
+    /// An attachment carries the data from now on. Returns the bytes that it sends again.
+    pub(super) fn resume_on(&mut self, attachment: &mut Attachment) -> u64 {
+        // Positions that were sent on another transport since the `Hello` may be lost with it, and
+        // so may requests for acknowledgements.
+        attachment.due.all_positions = true;
+        self.lanes.iter_mut().for_each(SendLane::forget_ack_request);
+        attachment.due.ack_request = self.needs_ack_request();
+        let lanes = self.lanes.iter().zip(&attachment.cursors);
+        lanes.map(|(lane, cursor)| lane.repeated(cursor)).sum()
+    }
+
     /// Where a transport begins on each lane: at the first byte that is not acknowledged.
     pub(super) fn cursors(&self) -> Vec<Cursor> {
         self.lanes.iter().map(SendLane::cursor).collect()
-    }
-
-    /// Bytes that a transport with these cursors sends again.
-    pub(super) fn repeated(&self, cursors: &[Cursor]) -> u64 {
-        let lanes = self.lanes.iter().zip(cursors);
-        lanes.map(|(lane, cursor)| lane.repeated(cursor)).sum()
     }
 
     /// Whether any lane has something to send on an attachment, given unlimited room.
     pub(super) fn is_any_waiting(
         &self,
         configs: &[LaneConfig],
-        cursors: &[Cursor],
+        attachment: &Attachment,
         share: Share,
     ) -> bool {
-        (0..self.lanes.len()).any(|lane| self.is_waiting(configs, cursors, share, lane, usize::MAX))
+        let recovery = attachment.recovery.as_ref();
+        let is_open = recovery.is_none_or(|recovery| recovery.has_window());
+        let cursors = &attachment.cursors;
+        is_open
+            && (0..self.lanes.len())
+                .any(|lane| self.is_waiting(configs, cursors, share, lane, usize::MAX))
     }
 
     fn is_waiting(

@@ -199,7 +199,13 @@ const SERVE: [&str; 3] = ["serve", "--set", "listen=['tcp://127.0.0.1:0']"];
 
 #[test]
 fn a_zipper_ends_gracefully_when_its_terminal_closes() {
-    let mut zipper = Process::start(&[&SERVE[..], &["--log", "info"]].concat());
+    // The tests may run under nohup themselves, and a child inherits that.
+    let mut zipper = Process::spawn(
+        Command::new("env")
+            .args(["--default-signal=HUP", env!("CARGO_BIN_EXE_zipper")])
+            .args(SERVE)
+            .args(["--log", "info"]),
+    );
     zipper.wait_for_start();
     zipper.signal(Signal::HUP);
     zipper.wait_for_log("SIGHUP");

@@ -31,7 +31,7 @@ const QUIET: Duration = Duration::from_secs(2);
 pub(crate) struct Report {
     pub(crate) messages: u32,
     pub(crate) bytes: usize,
-    pub(crate) milliseconds: u128,
+    pub(crate) milliseconds: u64,
     pub(crate) path: PathCounts,
 }
 
@@ -119,7 +119,7 @@ impl Exchange {
         Ok(Report {
             messages: self.sides.iter().map(|side| side.received).sum(),
             bytes: self.sides.iter().map(|side| side.bytes).sum(),
-            milliseconds: (self.now - began).saturating_sub(QUIET).as_millis(),
+            milliseconds: (self.now - began).saturating_sub(QUIET).as_millis() as u64,
             path: PathCounts {
                 sent: sum(|it| it.sent),
                 lost: sum(|it| it.lost),

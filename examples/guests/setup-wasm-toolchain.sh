@@ -2,8 +2,8 @@
 # Sets up a private rustc that can compile for wasm32-unknown-unknown, for machines where
 # `rustup target add wasm32-unknown-unknown` is not possible. Debian and Ubuntu on x86_64 only.
 #
-# It unpacks Debian's rustc-web packages below PREFIX (nothing is installed, no root is needed once
-# apt's package lists exist) and builds the standard library for the target once. The result is an
+# It unpacks Debian's rustc-web packages below PREFIX (nothing is installed, and root is needed only
+# if apt's package lists have to be updated) and builds the standard library for the target once. The result is an
 # ordinary stable compiler: use it by `RUSTC=$PREFIX/bin/rustc cargo build --target ...`, with a
 # target directory of its own, because a different RUSTC invalidates the other one's cache.
 #
@@ -36,11 +36,17 @@ if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "${RUSTC_WEB_VERSION:-$(cut -d' ' -f
     exit 0
 fi
 
-version=${RUSTC_WEB_VERSION:-$(apt-cache policy rustc-web | awk '/Candidate:/ { print $2 }')}
-[ -n "$version" ] && [ "$version" != "(none)" ] || fail "apt knows no rustc-web; run apt-get update first"
-minor=$(printf '%s' "$version" | cut -d. -f1,2)
+candidate() { apt-cache policy rustc-web | awk '/Candidate:/ && $2 != "(none)" { print $2 }'; }
 # The guests say rust-version 1.95.
-[ "${minor#1.}" -ge 95 ] || fail "apt's rustc-web is $version, at least 1.95 is needed; run apt-get update first"
+is_recent() { local minor=${1#1.}; [ -n "$1" ] && [ "${minor%%.*}" -ge 95 ]; }
+version=${RUSTC_WEB_VERSION:-$(candidate)}
+if ! is_recent "$version"; then
+    say "apt offers rustc-web '$version', at least 1.95 is needed: updating its package lists"
+    apt-get update -q >&2 || fail "cannot update apt's package lists; run apt-get update as root"
+    version=${RUSTC_WEB_VERSION:-$(candidate)}
+fi
+is_recent "$version" || fail "apt offers rustc-web '$version', at least 1.95 is needed"
+minor=$(printf '%s' "$version" | cut -d. -f1,2)
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT

@@ -17,7 +17,7 @@ mod attachments;
 mod best_effort;
 mod introduction;
 mod migrate;
-mod outputs;
+mod output_queue;
 mod receive;
 mod receiving;
 mod sending;
@@ -42,7 +42,7 @@ pub use attachments::ATTACHMENTS_MAX;
 use attachments::{Attachments, Share};
 use introduction::Introduction;
 use migrate::Migrator;
-use outputs::Outputs;
+use output_queue::OutputQueue;
 use receive::{Consequence, Receiver};
 use receiving::ReceiveSide;
 use sending::SendSide;
@@ -79,7 +79,7 @@ pub struct Session {
     attachments: Attachments,
     sending: SendSide,
     receiving: ReceiveSide,
-    outputs: Outputs,
+    outputs: OutputQueue,
     stats: EndpointStats,
 }
 
@@ -105,7 +105,7 @@ impl Session {
             attachments: Attachments::new(local < peer, introduction::paths_wanted(&config)),
             sending: SendSide::new(&config.lanes),
             receiving: ReceiveSide::new(&config),
-            outputs: Outputs::default(),
+            outputs: OutputQueue::default(),
             stats: EndpointStats::default(),
             config,
         }

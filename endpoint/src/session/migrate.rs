@@ -4,7 +4,7 @@ use selvedge_transport::{Instant, Role};
 
 use super::attachments::{AttachmentUse, Attachments, Removal};
 use super::introduction::Introduction;
-use super::outputs::Outputs;
+use super::output_queue::OutputQueue;
 use super::receiving::ReceiveSide;
 use super::sending::SendSide;
 use crate::config::SessionConfig;
@@ -23,7 +23,7 @@ pub(super) struct Migrator<'a> {
     pub(super) attachments: &'a mut Attachments,
     pub(super) sending: &'a mut SendSide,
     pub(super) receiving: &'a mut ReceiveSide,
-    pub(super) outputs: &'a mut Outputs,
+    pub(super) outputs: &'a mut OutputQueue,
     pub(super) stats: &'a mut EndpointStats,
 }
 

@@ -7,9 +7,9 @@ use crate::lane::{LaneId, Message};
 
 /// The outputs that were not polled yet, in their order.
 #[derive(Debug, Default)]
-pub(super) struct Outputs(VecDeque<SessionOutput>);
+pub(super) struct OutputQueue(VecDeque<SessionOutput>);
 
-impl Outputs {
+impl OutputQueue {
     pub(super) fn event(&mut self, event: Event) {
         self.0.push_back(SessionOutput::Event(event));
     }

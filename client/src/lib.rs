@@ -48,6 +48,7 @@
 
 mod client;
 pub mod lanes;
+pub mod settlement;
 pub mod tag;
 pub mod wire;
 

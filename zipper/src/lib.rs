@@ -13,6 +13,7 @@ pub mod records;
 pub mod router;
 #[cfg(feature = "wasm")]
 pub mod runner;
+pub mod settlement;
 mod stats;
 pub mod zipper;
 

@@ -1,0 +1,555 @@
+//! A source, entry zippers, instances, and the connections and routes between them.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use fastrand::Rng;
+use selvedge_client::settlement::{
+    FlowLimits, FlowOffer, FlowOutcome, InstanceId, Receipt, ReceivingFlow, ReceivingReport,
+    RouteEpoch, SourceFlow, SourceMessage,
+};
+use selvedge_hub::Instant;
+use selvedge_zipper::settlement::{EntryFlow, EntryOutput, EntrySettings, GroupSpec};
+
+use crate::judge::{GroupKey, Judge};
+
+pub(crate) const ENTRIES: usize = 3;
+
+/// What the source sends to its entry zipper.
+#[derive(Debug)]
+pub(crate) enum ToEntry {
+    Offer(FlowOffer),
+    Message(SourceMessage),
+    Confirm(u64),
+    Base(u64),
+}
+
+/// What an entry zipper sends to an instance.
+#[derive(Debug)]
+pub(crate) enum ToInstance {
+    Bind,
+    Message { sequence: u64, is_redelivery: bool },
+    RaiseFloor(u64),
+}
+
+/// A route from an entry zipper to an instance, with what is in flight. It may outlive its end: then it
+/// brings a part of what was in flight, late.
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub(crate) entry: usize,
+    pub(crate) instance: InstanceId,
+    pub(crate) epoch: RouteEpoch,
+    pub(crate) down: VecDeque<ToInstance>,
+    pub(crate) up: VecDeque<ReceivingReport>,
+    pub(crate) is_over: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) id: InstanceId,
+    pub(crate) group: usize,
+    pub(crate) flow: ReceivingFlow,
+    pub(crate) queue: VecDeque<(u64, bool)>,
+    /// When the entry zipper of the source reached it last.
+    pub(crate) heard: Instant,
+    /// The entry zippers that have a route to it.
+    pub(crate) reached_by: [bool; ENTRIES],
+}
+
+#[derive(Debug)]
+pub(crate) struct ObservingGroup {
+    pub(crate) name: String,
+    pub(crate) is_each: bool,
+    pub(crate) redelivers: bool,
+    pub(crate) is_always_there: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) rng: Rng,
+    pub(crate) now: Instant,
+    pub(crate) settings: EntrySettings,
+    pub(crate) source: SourceFlow,
+    pub(crate) base_sent: u64,
+    /// The entry zipper of the source, with what is in flight between the two.
+    pub(crate) attached: Option<usize>,
+    /// Whether that zipper has received the offer: before, it may serve an earlier attachment.
+    pub(crate) is_offered: bool,
+    pub(crate) to_entry: VecDeque<ToEntry>,
+    pub(crate) to_source: VecDeque<EntryOutput>,
+    pub(crate) entries: [Option<EntryFlow>; ENTRIES],
+    pub(crate) groups: Vec<ObservingGroup>,
+    pub(crate) processes: Vec<Process>,
+    pub(crate) next_instance: u64,
+    pub(crate) routes: Vec<Route>,
+    pub(crate) judge: Judge,
+    pub(crate) messages: u64,
+    pub(crate) story: Vec<String>,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let limits = FlowLimits {
+            log_max: 100_000,
+            window: rng.u64(100..5000),
+        };
+        let groups = (0..rng.usize(1..=3)).map(|number| ObservingGroup {
+            name: format!("group{number}"),
+            is_each: rng.u8(..4) == 0,
+            redelivers: rng.bool(),
+            is_always_there: number == 0,
+        });
+        let groups = groups.collect();
+        let now = Instant::from_origin(Duration::from_secs(1));
+        let mut world = Self {
+            messages: rng.u64(50..1500),
+            rng,
+            now,
+            settings: EntrySettings {
+                lease: Duration::from_secs(30),
+                await_max: Duration::from_secs(10),
+            },
+            source: SourceFlow::new(limits),
+            base_sent: 0,
+            attached: None,
+            is_offered: false,
+            to_entry: VecDeque::new(),
+            to_source: VecDeque::new(),
+            entries: [const { None }; ENTRIES],
+            groups,
+            processes: Vec::new(),
+            next_instance: 0,
+            routes: Vec::new(),
+            judge: Judge::default(),
+            story: Vec::new(),
+        };
+        for group in 0..world.groups.len() {
+            for _ in 0..world.rng.usize(1..=3) {
+                world.join(group);
+            }
+        }
+        world
+    }
+
+    /// Runs the story. Returns how many messages were handled.
+    pub(crate) fn run(mut self) -> u64 {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.play()));
+        if let Err(panic) = result {
+            for line in &self.story {
+                eprintln!("{line}");
+            }
+            eprintln!("source: {:?} {:?}", self.source, self.attached);
+            eprintln!("entries: {:#?}", self.entries);
+            std::panic::resume_unwind(panic);
+        }
+        self.judge.count
+    }
+
+    fn play(&mut self) {
+        self.attach(0);
+        let mut written = 0;
+        let faults = self.rng.u32(0..30);
+        let mut steps = 0_u64;
+        while written < self.messages {
+            if self.source.push(Bytes::from_static(&[0; 10])).is_ok() {
+                written += 1;
+            }
+            for _ in 0..self.rng.u32(..6) {
+                self.step();
+            }
+            steps += 1;
+            if self.rng.u32(..1500) < faults {
+                self.befall();
+            }
+            assert!(steps < 200_000, "the source is blocked for ever");
+        }
+        self.heal();
+        for _ in 0..60_000 {
+            if self.source.is_done() {
+                break;
+            }
+            self.step();
+        }
+        assert!(self.source.is_done(), "messages are unsettled");
+        let FlowOutcome {
+            settled,
+            unobserved,
+            abandoned,
+        } = self.source.outcome();
+        assert_eq!(settled + unobserved + abandoned, written);
+        let reported: BTreeSet<u64> = self
+            .judge
+            .abandoned
+            .values()
+            .flat_map(|it| it.ranges().flatten())
+            .collect();
+        assert_eq!(
+            abandoned,
+            reported.len() as u64,
+            "abandoned messages are counted"
+        );
+        for group in self
+            .groups
+            .iter()
+            .filter(|it| it.is_always_there && !it.is_each)
+        {
+            let missing = self.judge.missing(&(group.name.clone(), None), written);
+            assert!(missing.is_empty(), "{}: {missing:?} were lost", group.name);
+        }
+    }
+
+    pub(crate) fn note(&mut self, what: impl Into<String>) {
+        let at = self.now.since_origin();
+        self.story.push(format!("{at:?} {}", what.into()));
+    }
+
+    /// Something happens, or time passes.
+    fn step(&mut self) {
+        match self.rng.u32(..10) {
+            0 | 1 => self.pump_source(),
+            2 | 3 => self.pump_entry(),
+            4 => self.pump_to_source(),
+            5 | 6 => self.pump_routes(),
+            7 | 8 => self.work(),
+            _ => {
+                let time = self.rng.u64(1..200);
+                self.pass(Duration::from_millis(time));
+            }
+        }
+    }
+
+    pub(crate) fn pass(&mut self, time: Duration) {
+        self.now += time;
+        for process in &mut self.processes {
+            if self.attached.is_some_and(|at| process.reached_by[at]) {
+                process.heard = self.now;
+            }
+        }
+        self.fence();
+        for at in 0..ENTRIES {
+            let Some(flow) = &mut self.entries[at] else {
+                continue;
+            };
+            if flow
+                .poll_timeout()
+                .is_some_and(|timeout| timeout <= self.now)
+            {
+                flow.handle_timeout(self.now);
+                flow.report();
+            }
+            self.drain(at);
+        }
+    }
+
+    fn key(&self, group: usize, id: InstanceId) -> GroupKey {
+        let group = &self.groups[group];
+        (group.name.clone(), group.is_each.then_some(id))
+    }
+
+    pub(crate) fn join(&mut self, group: usize) {
+        self.next_instance += 1;
+        let id = InstanceId(self.next_instance);
+        self.note(format!("{id:?} joins {}", self.groups[group].name));
+        let mut reached_by = [false; ENTRIES];
+        reached_by.fill_with(|| self.rng.u8(..8) > 0);
+        self.processes.push(Process {
+            id,
+            group,
+            flow: ReceivingFlow::default(),
+            queue: VecDeque::new(),
+            heard: self.now,
+            reached_by,
+        });
+        for (at, is_reached) in reached_by.into_iter().enumerate() {
+            self.set_groups(at);
+            if is_reached {
+                self.begin_route(at, id);
+            }
+        }
+    }
+
+    fn specs(&self) -> Vec<GroupSpec> {
+        let mut specs = Vec::new();
+        for (number, group) in self.groups.iter().enumerate() {
+            let members = self.processes.iter().filter(|it| it.group == number);
+            let members: Vec<_> = members.map(|it| it.id).collect();
+            let spec = |only, members| GroupSpec {
+                name: group.name.clone(),
+                only,
+                redelivers: group.redelivers || group.is_always_there,
+                members,
+            };
+            match group.is_each {
+                true => specs.extend(members.iter().map(|&id| spec(Some(id), vec![id]))),
+                false if members.is_empty() => {}
+                false => specs.push(spec(None, members)),
+            }
+        }
+        specs
+    }
+
+    fn set_groups(&mut self, at: usize) {
+        let specs = self.specs();
+        if let Some(flow) = &mut self.entries[at] {
+            flow.set_groups(self.now, &specs);
+            self.drain(at);
+        }
+    }
+
+    pub(crate) fn begin_route(&mut self, at: usize, id: InstanceId) {
+        if let Some(flow) = &mut self.entries[at] {
+            flow.handle_route(self.now, id);
+            self.drain(at);
+        }
+    }
+
+    /// A route ends, and may bring a part of what is in flight later.
+    pub(crate) fn end_routes(&mut self, is_concerned: impl Fn(&Route) -> bool) {
+        for route in self
+            .routes
+            .iter_mut()
+            .filter(|it| !it.is_over && is_concerned(it))
+        {
+            route.is_over = true;
+            route.down.truncate(self.rng.usize(..=route.down.len()));
+            route.up.truncate(self.rng.usize(..=route.up.len()));
+        }
+    }
+
+    /// The source attaches to an entry zipper that knows nothing of it.
+    pub(crate) fn attach(&mut self, at: usize) {
+        self.note(format!("the source attaches to entry {at}"));
+        self.to_entry.clear();
+        self.to_source.clear();
+        self.attached = Some(at);
+        self.is_offered = false;
+        self.base_sent = 0;
+        let offer = self.source.attach();
+        self.to_entry.push_back(ToEntry::Offer(offer));
+    }
+
+    fn pump_source(&mut self) {
+        if self.source.base() > self.base_sent && self.rng.bool() {
+            self.base_sent = self.source.base();
+            self.to_entry.push_back(ToEntry::Base(self.base_sent));
+        }
+        for _ in 0..self.rng.u32(..20) {
+            let Some(message) = self.source.poll_message() else {
+                return;
+            };
+            self.to_entry.push_back(ToEntry::Message(message));
+        }
+    }
+
+    fn pump_entry(&mut self) {
+        let Some(at) = self.attached else { return };
+        for _ in 0..self.rng.u32(..30) {
+            let Some(message) = self.to_entry.pop_front() else {
+                break;
+            };
+            if let ToEntry::Offer(offer) = message {
+                let mut flow = EntryFlow::new(self.now, self.settings, offer);
+                flow.set_groups(self.now, &self.specs());
+                self.entries[at] = Some(flow);
+                self.is_offered = true;
+                let reached = self.processes.iter().filter(|it| it.reached_by[at]);
+                for id in reached.map(|it| it.id).collect::<Vec<_>>() {
+                    self.begin_route(at, id);
+                }
+                continue;
+            }
+            let Some(flow) = &mut self.entries[at] else {
+                break;
+            };
+            match message {
+                ToEntry::Message(SourceMessage::Live { sequence, .. }) => {
+                    assert!(flow.handle_live(sequence), "in order");
+                }
+                ToEntry::Message(SourceMessage::Resent {
+                    group,
+                    token,
+                    sequence,
+                    ..
+                }) => flow.handle_resent(group, token, sequence),
+                ToEntry::Message(SourceMessage::ResendEnd { group, token, .. }) => {
+                    flow.handle_resend_end(group, token);
+                }
+                ToEntry::Confirm(version) => flow.handle_confirmed(version),
+                ToEntry::Base(base) => flow.handle_base(base),
+                ToEntry::Offer(_) => unreachable!("handled above"),
+            }
+            self.drain(at);
+        }
+        if let Some(flow) = &mut self.entries[at] {
+            flow.report();
+            self.drain(at);
+        }
+    }
+
+    /// Does what an entry zipper requires.
+    pub(crate) fn drain(&mut self, at: usize) {
+        while let Some(output) = self.entries[at].as_mut().and_then(EntryFlow::poll_output) {
+            let (instance, epoch, message) = match output {
+                EntryOutput::Bind {
+                    instance, epoch, ..
+                } => {
+                    self.end_routes(|it| it.entry == at && it.instance == instance);
+                    self.routes.push(Route {
+                        entry: at,
+                        instance,
+                        epoch,
+                        down: VecDeque::new(),
+                        up: VecDeque::new(),
+                        is_over: false,
+                    });
+                    (instance, epoch, ToInstance::Bind)
+                }
+                EntryOutput::Deliver {
+                    instance,
+                    epoch,
+                    sequence,
+                    is_redelivery,
+                    ..
+                } => {
+                    let message = ToInstance::Message {
+                        sequence,
+                        is_redelivery,
+                    };
+                    (instance, epoch, message)
+                }
+                EntryOutput::RaiseFloor {
+                    instance,
+                    epoch,
+                    floor,
+                } => (instance, epoch, ToInstance::RaiseFloor(floor)),
+                to_source => {
+                    if self.attached == Some(at) && self.is_offered {
+                        self.to_source.push_back(to_source);
+                    }
+                    continue;
+                }
+            };
+            let mut routes = self.routes.iter_mut();
+            let route = routes.find(|it| {
+                it.entry == at && it.instance == instance && it.epoch == epoch && !it.is_over
+            });
+            if let Some(route) = route {
+                route.down.push_back(message);
+            }
+        }
+    }
+
+    fn pump_to_source(&mut self) {
+        for _ in 0..self.rng.u32(..20) {
+            let Some(message) = self.to_source.pop_front() else {
+                return;
+            };
+            match message {
+                EntryOutput::Announce(recipients) => {
+                    self.judge.announced(&recipients.groups);
+                    let version = self.source.handle_recipients(recipients);
+                    self.to_entry.push_back(ToEntry::Confirm(version));
+                }
+                EntryOutput::Routed(routed) => self.source.handle_routed(routed).expect("routed"),
+                EntryOutput::Settled { group, messages } => {
+                    self.judge.settled(group, &messages);
+                    self.source
+                        .handle_settled(group, &messages)
+                        .expect("settled");
+                }
+                EntryOutput::Abandoned {
+                    group, messages, ..
+                } => {
+                    self.judge.abandoned(group, &messages);
+                    self.source
+                        .handle_abandoned(group, &messages)
+                        .expect("abandoned");
+                }
+                EntryOutput::Resend(request) => {
+                    self.source.handle_resend(request).expect("a request")
+                }
+                other => panic!("not for the source: {other:?}"),
+            }
+        }
+    }
+
+    fn pump_routes(&mut self) {
+        if self.routes.is_empty() {
+            return;
+        }
+        for _ in 0..4 {
+            let at = self.rng.usize(..self.routes.len());
+            for _ in 0..self.rng.u32(..20) {
+                self.pump_route(at);
+            }
+        }
+        self.routes
+            .retain(|it| !(it.is_over && it.down.is_empty() && it.up.is_empty()));
+    }
+
+    fn pump_route(&mut self, at: usize) {
+        let route = &mut self.routes[at];
+        let (entry, id, epoch) = (route.entry, route.instance, route.epoch);
+        if let Some(report) = route.up.pop_front()
+            && let Some(flow) = &mut self.entries[entry]
+        {
+            flow.handle_report(id, &report);
+            flow.report();
+            self.drain(entry);
+        }
+        let route = &mut self.routes[at];
+        let Some(message) = route.down.pop_front() else {
+            return;
+        };
+        let Some(process) = self.processes.iter_mut().find(|it| it.id == id) else {
+            return;
+        };
+        match message {
+            ToInstance::Bind => {
+                if let Some(report) = process.flow.bind(epoch)
+                    && !route.is_over
+                {
+                    route.up.push_back(report);
+                }
+            }
+            ToInstance::Message {
+                sequence,
+                is_redelivery,
+            } => {
+                if process.flow.receive(epoch, sequence) == Receipt::New {
+                    process.queue.push_back((sequence, is_redelivery));
+                }
+            }
+            ToInstance::RaiseFloor(floor) => process.flow.raise_floor(floor),
+        }
+    }
+
+    /// Handlers process what is held, and instances report.
+    fn work(&mut self) {
+        for at in 0..self.processes.len() {
+            let (group, id) = (self.processes[at].group, self.processes[at].id);
+            let key = self.key(group, id);
+            for _ in 0..self.rng.u32(..15) {
+                let process = &mut self.processes[at];
+                let Some((sequence, is_redelivery)) = process.queue.pop_front() else {
+                    break;
+                };
+                process.flow.process(sequence);
+                self.judge.handled(&key, id, sequence, is_redelivery);
+            }
+            let process = &mut self.processes[at];
+            if self.rng.bool()
+                && let Some(report) = process.flow.take_news()
+            {
+                let mut routes = self.routes.iter_mut();
+                let route =
+                    routes.find(|it| it.instance == id && it.epoch == report.epoch && !it.is_over);
+                if let Some(route) = route {
+                    route.up.push_back(report);
+                }
+            }
+        }
+    }
+}

@@ -13,8 +13,9 @@
 //! Goaway        04 | text
 //! Data          05 | flags 1B | tag 4B | hops left 1B | sequence 1 to 8B | [source 32B] | [target]
 //!                  | [n 2B, n × (name, home 32B)] | [n 2B, n × (trace: name, micros 8B)] | payload ...
-//! Interest      06 | generation 8B | n 2B | n × (name, n 2B, n × tag 4B, target?, policy 1B,
-//!                  n 2B, n × node 32B)
+//! Interest      06 | generation 8B | n 2B | n × entry
+//! InterestDelta 07 | number 8B | n 2B | n × entry | n 2B | n × (name, target?, home 32B)
+//! entry            name | n 2B | n × tag 4B | target? | policy 1B | n 2B | n × node 32B
 //! ```
 //!
 //! Each message has exactly one encoding. Most sources write data with a short header: 8 to 15 bytes
@@ -62,10 +63,16 @@ use bytes::{Buf, BufMut, Bytes};
 use crate::tag::Tag;
 
 mod data;
+mod interest;
 mod versions;
 
 pub use data::{MessageHeader, PlainMessage, ShortHeader, SourcedHeader, is_data};
-pub use versions::{FEATURES, Negotiated, VERSION, VERSION_MIN, VersionError, VersionOffer};
+pub use interest::{
+    INTEREST_DELTA_LEN_MAX, INTEREST_MAX, InterestDelta, InterestEntry, WithdrawnRoute,
+};
+pub use versions::{
+    FEATURES, INTEREST_DELTAS, Negotiated, VERSION, VERSION_MIN, VersionError, VersionOffer,
+};
 
 /// The public key of a node, which identifies it.
 pub type NodeKey = [u8; 32];
@@ -80,8 +87,6 @@ pub const RECIPIENTS_MAX: usize = 1024;
 pub const TRACE_MAX: usize = 64;
 /// The longest path between two zippers, in zippers.
 pub const PATH_MAX: usize = 16;
-/// The largest number of entries in one interest table.
-pub const INTEREST_MAX: usize = 16 * 1024;
 
 /// The buffer size that holds most headers.
 const HEADER_CAPACITY: usize = 64;
@@ -243,21 +248,6 @@ pub struct Data {
     pub payload: Bytes,
 }
 
-/// One function in an interest table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InterestEntry {
-    /// The name of the function.
-    pub name: String,
-    /// The tags that the function observes.
-    pub tags: Vec<Tag>,
-    /// The target whose messages the function receives.
-    pub target: Option<String>,
-    /// How messages are distributed among the functions of that name.
-    pub policy: Policy,
-    /// The zippers on the path, from the home of the function to the sender of the table.
-    pub path: Vec<NodeKey>,
-}
-
 /// Any message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WireMessage {
@@ -296,6 +286,8 @@ pub enum WireMessage {
         /// The table.
         entries: Vec<InterestEntry>,
     },
+    /// A change of the functions that a zipper reaches, if [`INTEREST_DELTAS`] was negotiated.
+    InterestDelta(InterestDelta),
 }
 
 impl Data {
@@ -349,6 +341,7 @@ impl WireMessage {
             Self::Goaway { .. } => "Goaway",
             Self::Data(_) => "Data",
             Self::Interest { .. } => "Interest",
+            Self::InterestDelta(_) => "InterestDelta",
         }
     }
 
@@ -397,13 +390,11 @@ impl WireMessage {
             } => {
                 out.put_u8(6);
                 out.put_u64(*generation);
-                put_len(entries.len(), INTEREST_MAX, &mut out)?;
-                for entry in entries {
-                    put_text(&entry.name, &mut out)?;
-                    put_interest(&entry.tags, entry.target.as_deref(), entry.policy, &mut out)?;
-                    put_len(entry.path.len(), PATH_MAX, &mut out)?;
-                    entry.path.iter().for_each(|node| out.put_slice(node));
-                }
+                interest::put_entries(entries, &mut out)?;
+            }
+            Self::InterestDelta(delta) => {
+                out.put_u8(7);
+                delta.encode_into(&mut out)?;
             }
         }
         Ok(out.into())
@@ -426,22 +417,11 @@ impl WireMessage {
                 message: get_text(b)?,
             },
             data::DATA_KIND => return Ok(Self::Data(data::get(bytes)?)),
-            6 => {
-                let generation = get_u64(b)?;
-                let entries = get_list(b, INTEREST_MAX, |b| {
-                    Ok(InterestEntry {
-                        name: get_text(b)?,
-                        tags: get_tags(b)?,
-                        target: get_option(b)?,
-                        policy: Policy::from_byte(get_u8(b)?)?,
-                        path: get_list(b, PATH_MAX, get_node)?,
-                    })
-                })?;
-                Self::Interest {
-                    generation,
-                    entries,
-                }
-            }
+            6 => Self::Interest {
+                generation: get_u64(b)?,
+                entries: interest::get_entries(b)?,
+            },
+            7 => Self::InterestDelta(InterestDelta::decode(b)?),
             other => return Err(WireError::Unknown(other)),
         };
         if bytes.is_empty() {

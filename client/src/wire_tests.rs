@@ -57,7 +57,7 @@ fn samples() -> Vec<WireMessage> {
         },
         WireMessage::Interest {
             generation: 1,
-            entries: vec![entry],
+            entries: vec![entry.clone()],
         },
         WireMessage::Data(data()),
         WireMessage::VersionOffer(VersionOffer::OWN),
@@ -69,6 +69,15 @@ fn samples() -> Vec<WireMessage> {
                 features: 1,
             }),
         },
+        WireMessage::InterestDelta(InterestDelta {
+            number: 2,
+            updated: vec![entry],
+            withdrawn: vec![WithdrawnRoute {
+                name: "g".into(),
+                target: Some("t".into()),
+                home: [5; 32],
+            }],
+        }),
     ]
 }
 

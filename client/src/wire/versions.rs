@@ -12,7 +12,11 @@ pub const VERSION_MIN: u8 = 2;
 /// The highest version that this build speaks, which it prefers. Version 3 is version 2 with negotiation.
 pub const VERSION: u8 = 3;
 
-/// The features that this build implements: none is defined yet.
+/// A feature between zippers: a change of the interest table is sent as an
+/// [`InterestDelta`](super::InterestDelta), not as a whole table.
+pub const INTEREST_DELTAS: u64 = 1 << 0;
+
+/// The features that this build implements: none yet.
 pub const FEATURES: u64 = 0;
 
 /// The last version without negotiation.
@@ -145,6 +149,12 @@ impl Negotiated {
         version: VERSION_UNNEGOTIATED,
         features: 0,
     };
+
+    /// Whether all of these features are in use.
+    #[must_use]
+    pub const fn has(&self, features: u64) -> bool {
+        self.features & features == features
+    }
 
     /// Appends the optional end of an acknowledgement.
     pub(super) fn encode_into(self, out: &mut Vec<u8>) {

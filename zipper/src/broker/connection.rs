@@ -295,7 +295,9 @@ impl Connection {
                     self.send_on(DATA, &WireMessage::Goaway { message });
                 }
             }
-            Ok(WireMessage::Interest { .. } | WireMessage::Data(_)) => {
+            Ok(
+                WireMessage::Interest { .. } | WireMessage::InterestDelta(_) | WireMessage::Data(_),
+            ) => {
                 let why = "this message is not allowed on the control lane for this role";
                 self.reject(Rejection::Malformed, why);
             }

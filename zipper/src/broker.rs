@@ -8,6 +8,8 @@
 mod batch;
 mod connection;
 mod plans;
+mod settling;
+mod shards;
 mod unmatched_tags;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,17 +18,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use selvedge_client::lanes::CONTROL;
 use selvedge_hub::{Actor, Clock, Endpoint, Instant, Next};
 
 use crate::broker::connection::Connection;
 use crate::broker::plans::{Plans, ResolvedHop, ResolvedPlan};
+use crate::broker::settling::Occasion;
+use crate::broker::shards::{ShardSet, ShardVersions, WaitingEndpoints};
 use crate::broker::unmatched_tags::UnmatchedTags;
 use crate::router::{NextHop, Presence, Router};
 use crate::stats::ZipperCounters;
 use selvedge_client::tag::Tag;
-use selvedge_client::wire::{InterestEntry, NodeKey, Role, WireMessage};
+use selvedge_client::wire::{INTEREST_DELTAS, Negotiated, NodeKey, Role, VersionOffer};
 
 /// After being disconnected for this long, a neighbour is not sent anything any more. Hubs use the same
 /// time for guests.
@@ -47,8 +51,12 @@ pub(crate) struct BrokerSettings {
     pub(crate) token: Option<String>,
     /// The keys of the zippers of the mesh, which need no token.
     pub(crate) mesh: BTreeSet<NodeKey>,
+    /// The versions and features of the protocol that are offered.
+    pub(crate) offer: VersionOffer,
     /// The clock of the driver.
     pub(crate) clock: Clock,
+    /// The longest message, in bytes.
+    pub(crate) message_max: usize,
     /// The seed of every random selection.
     pub(crate) seed: u64,
 }
@@ -60,11 +68,13 @@ pub(crate) struct Broker {
     state: Mutex<BrokerState>,
     /// Counts the changes of routes and peers. Increased before the lock of the change is released.
     version: AtomicU64,
+    /// The changes by tag. Increased before `version`.
+    versions: ShardVersions,
     /// The id of the next connection.
     next_connection: AtomicU64,
-    /// Endpoints with messages for which there was no room. They are resumed when the version increases,
-    /// since the new recipients may have room. Some may have ended.
-    waiting: Mutex<Vec<Endpoint>>,
+    /// Endpoints with messages for which there was no room. They are resumed when a change concerns them,
+    /// since the new recipients may have room.
+    waiting: Mutex<WaitingEndpoints>,
     /// Whether forwarding has stopped.
     is_aborted: AtomicBool,
     /// Disconnected when the connections of every source, and of every peer that may become one, are
@@ -75,8 +85,12 @@ pub(crate) struct Broker {
 #[derive(Debug)]
 struct BrokerState {
     router: Router,
+    /// The longest message, in bytes.
+    message_max: usize,
     known: BTreeMap<NodeKey, ConnectedPeer>,
-    /// The plans since the last change, for all connections.
+    /// Peers that have changed since the last call of [`Broker::publish`].
+    changed_peers: ShardSet,
+    /// The current plans of all connections.
     plans: Plans,
     unmatched_tags: UnmatchedTags,
     /// Held by the connection of each source, and of each peer that has not introduced itself; `None`
@@ -98,9 +112,12 @@ struct ConnectedPeer {
     since: Instant,
     away_since: Option<Instant>,
     is_gone: bool,
-    /// The interest table that was sent to a neighbour last.
-    advertised: Option<Vec<InterestEntry>>,
-    generation: u64,
+    /// Whether a neighbour implements deltas of interest tables.
+    has_deltas: bool,
+    /// A part of the interest table of a neighbour, for which the send buffer had no room.
+    unsent: Option<Bytes>,
+    /// Whether the interest table of a neighbour has no room for some functions.
+    is_table_full: bool,
 }
 
 impl Broker {
@@ -108,18 +125,22 @@ impl Broker {
         let mut random = fastrand::Rng::with_seed(settings.seed);
         let router = Router::new(settings.node, random.u64(..));
         let (source, sources_gone) = bounded(0);
+        let message_max = settings.message_max;
         Arc::new(Self {
             settings,
             counters: ZipperCounters::default(),
             state: Mutex::new(BrokerState {
                 router,
+                message_max,
                 known: BTreeMap::new(),
+                changed_peers: ShardSet::default(),
                 plans: Plans::default(),
                 unmatched_tags: UnmatchedTags::default(),
                 source: Some(source),
                 random,
             }),
             version: AtomicU64::new(0),
+            versions: ShardVersions::default(),
             next_connection: AtomicU64::new(0),
             waiting: Mutex::default(),
             is_aborted: AtomicBool::new(false),
@@ -138,12 +159,14 @@ impl Broker {
             since: self.settings.clock.now(),
             away_since: None,
             is_gone: false,
-            advertised: None,
-            generation: 0,
+            has_deltas: false,
+            unsent: None,
+            is_table_full: false,
         };
         let node = *endpoint.peer().as_bytes();
         let source = self.change(|state| {
-            state.router.remove(node);
+            state.changed_peers.insert_node(&node);
+            state.router.begin_removal(node);
             state.known.insert(node, known);
             if state.source.is_none() && !self.settings.mesh.contains(&node) {
                 // Aborted before it is attached: otherwise its messages would be acknowledged, and functions
@@ -156,6 +179,7 @@ impl Broker {
                 .clone()
                 .filter(|_| !self.settings.mesh.contains(&node))
         });
+        self.settle(Occasion::Change);
         Connection::new(Arc::clone(self), endpoint.clone(), id, source)
     }
 
@@ -208,11 +232,12 @@ impl Broker {
         self.is_aborted.load(Ordering::Acquire)
     }
 
-    fn set_role(&self, node: NodeKey, role: Option<Role>, name: &str) {
+    fn set_role(&self, node: NodeKey, role: Option<Role>, name: &str, protocol: Negotiated) {
         if let Some(known) = self.lock().known.get_mut(&node) {
             known.role = role;
             name.clone_into(&mut known.name);
-            known.advertised = None;
+            known.has_deltas = protocol.has(INTEREST_DELTAS);
+            known.unsent = None;
             known.since = self.settings.clock.now();
         }
     }
@@ -221,27 +246,47 @@ impl Broker {
     fn change<T>(&self, change: impl FnOnce(&mut BrokerState) -> T) -> T {
         let mut state = self.lock();
         let changed = change(&mut state);
-        self.invalidate_plans(&mut state);
+        self.publish(&mut state);
         changed
     }
 
-    fn invalidate_plans(&self, state: &mut BrokerState) {
-        state.plans = Plans::default();
+    /// Invalidates the plans that changes concern, and resumes the endpoints that wait for such.
+    fn publish(&self, state: &mut BrokerState) {
+        let mut concerned = std::mem::take(&mut state.changed_peers);
+        for tag in state.router.take_changed() {
+            state.plans.remove(tag);
+            concerned.insert_tag(tag);
+        }
+        if concerned.is_empty() {
+            return;
+        }
+        self.versions.increase(&concerned);
         self.version.fetch_add(1, Ordering::Release);
-        let waiting = std::mem::take(&mut *lock(&self.waiting));
-        waiting.iter().for_each(Endpoint::resume);
+        lock(&self.waiting).resume(&concerned);
     }
 
-    /// Resumes an endpoint as soon as the version differs from `version`.
-    fn resume_when_changed(&self, version: u64, endpoint: &Endpoint) {
+    /// Resumes an endpoint as soon as a change concerns its messages. `version` was read before their
+    /// recipients were found without room.
+    fn resume_when_changed(
+        &self,
+        version: u64,
+        connection: u64,
+        endpoint: &Endpoint,
+        concerns: ShardSet,
+    ) {
         let mut waiting = lock(&self.waiting);
         // Under the lock: either the change finds the endpoint in the list, or the new version is visible
         // here.
         if self.version() == version {
-            waiting.push(endpoint.clone());
+            waiting.insert(connection, endpoint, concerns);
         } else {
             endpoint.resume();
         }
+    }
+
+    /// Forgets the endpoint of a connection that has ended.
+    fn stop_waiting(&self, connection: u64) {
+        lock(&self.waiting).remove(connection);
     }
 
     /// The number of changes so far.
@@ -249,12 +294,16 @@ impl Broker {
         self.version.load(Ordering::Acquire)
     }
 
-    /// Changes the routes, and sends new interest tables to the neighbours that are affected.
-    fn reroute(&self, change: impl FnOnce(&mut Router)) {
-        self.change(|state| {
-            change(&mut state.router);
-            state.advertise();
-        });
+    /// The version of the plans for a tag, to be read before the plan is requested.
+    fn tag_version(&self, tag: Tag) -> u64 {
+        self.versions.of(tag)
+    }
+
+    /// Changes the routes, and sends the changes of their interest tables to the neighbours.
+    fn reroute<T>(&self, change: impl FnOnce(&mut Router) -> T) -> T {
+        let changed = self.change(|state| change(&mut state.router));
+        self.settle(Occasion::Change);
+        changed
     }
 
     fn set_presence(&self, node: NodeKey, presence: Presence) {
@@ -262,11 +311,15 @@ impl Broker {
             let Some(known) = state.known.get_mut(&node) else {
                 return;
             };
-            known.away_since = (presence != Presence::Up).then(|| self.settings.clock.now());
+            let (was_away, is_away) = (known.away_since.is_some(), presence != Presence::Up);
+            known.away_since = is_away.then(|| self.settings.clock.now());
             known.is_gone = false;
-            state.router.set_presence(node, presence);
-            state.advertise();
+            if was_away != is_away {
+                state.changed_peers.insert_node(&node);
+            }
+            state.router.begin_presence(node, presence);
         });
+        self.settle(Occasion::Change);
     }
 
     /// Removes a peer whose endpoint has ended, unless a successor has replaced the connection.
@@ -278,13 +331,15 @@ impl Broker {
                 .is_some_and(|it| it.connection == connection)
             {
                 state.known.remove(&node);
-                state.router.remove(node);
-                state.advertise();
+                state.changed_peers.insert_node(&node);
+                state.router.begin_removal(node);
             }
         });
+        self.settle(Occasion::Change);
     }
 
-    /// The plan for messages of clients with that tag and target, valid until the version increases.
+    /// The plan for messages of clients with that tag and target, valid until the version of the tag
+    /// increases.
     fn plan(&self, tag: Tag, target: Option<&str>) -> Arc<ResolvedPlan> {
         let BrokerState {
             router,
@@ -293,11 +348,12 @@ impl Broker {
             unmatched_tags,
             ..
         } = &mut *self.lock();
-        plans.find_or_make(tag, target, || {
+        let resolved = plans.find_or_make(tag, target, || {
             let plan = router.plan(tag, target);
-            unmatched_tags.note(tag, target, !plan.next_hops().is_empty());
             Arc::new(ResolvedPlan::new(plan, |next_hop| resolve(known, next_hop)))
-        })
+        });
+        unmatched_tags.note(tag, target, !resolved.plan.next_hops().is_empty());
+        resolved
     }
 
     /// The names of the functions that observe a tag.
@@ -324,15 +380,20 @@ impl Broker {
     /// Gives up peers that stay disconnected, and closes clients that do not introduce themselves.
     fn tick(&self, now: Instant) {
         let mut state = self.lock();
-        let BrokerState { router, known, .. } = &mut *state;
-        let mut is_any_gone = false;
+        let BrokerState {
+            router,
+            known,
+            changed_peers,
+            ..
+        } = &mut *state;
         for (node, known) in known.iter_mut() {
             let away = known.away_since.is_some_and(|at| now >= at + AWAY_MAX);
             if away && !std::mem::replace(&mut known.is_gone, true) {
                 let (peer, name) = (known.endpoint.peer(), &known.name);
                 tracing::warn!(%peer, name, "disconnected for 30 s; other peers receive its messages");
-                router.set_presence(*node, Presence::Gone);
-                is_any_gone = true;
+                // Senders that wait for room there are resumed.
+                changed_peers.insert_node(node);
+                router.begin_presence(*node, Presence::Gone);
             }
             let expected = self.settings.mesh.contains(node);
             if known.role.is_none() && !expected && now >= known.since + INTRODUCTION_TIMEOUT {
@@ -350,12 +411,10 @@ impl Broker {
                 "no function observes these tags; their messages are dropped"
             );
         }
-        // Also to neighbours whose send buffer had no room for the last table.
-        state.advertise();
-        if is_any_gone {
-            // Senders that wait for room there are resumed.
-            self.invalidate_plans(&mut state);
-        }
+        self.publish(&mut state);
+        drop(state);
+        // Also to neighbours whose send buffer had no room for the last part.
+        self.settle(Occasion::Tick);
     }
 
     fn lock(&self) -> MutexGuard<'_, BrokerState> {
@@ -390,41 +449,6 @@ fn resolve(known: &BTreeMap<NodeKey, ConnectedPeer>, next_hop: NextHop) -> Optio
         endpoint: endpoint.clone(),
         is_local,
     })
-}
-
-impl BrokerState {
-    /// Sends each neighbour its interest table if the table has changed.
-    fn advertise(&mut self) {
-        for (&node, known) in &mut self.known {
-            if known.role != Some(Role::Zipper) {
-                continue;
-            }
-            let entries = self.router.advertise(node);
-            if known.advertised.as_ref() == Some(&entries) {
-                continue;
-            }
-            known.generation += 1;
-            let table = WireMessage::Interest {
-                generation: known.generation,
-                entries: entries.clone(),
-            };
-            let sent = table
-                .encode()
-                .map(|bytes| known.endpoint.try_send(CONTROL, bytes));
-            match sent {
-                Ok(Ok(())) => known.advertised = Some(entries),
-                // Repeated at the next tick.
-                Ok(Err(error)) => {
-                    let (peer, remote) = (known.endpoint.peer(), remote(&known.endpoint));
-                    tracing::debug!(%peer, remote, %error, "no room for an interest table");
-                }
-                Err(error) => {
-                    let (peer, remote) = (known.endpoint.peer(), remote(&known.endpoint));
-                    tracing::error!(%peer, remote, %error, "cannot encode the interest table");
-                }
-            }
-        }
-    }
 }
 
 /// Checks the timeouts of a broker.

@@ -8,20 +8,28 @@
 //! and no zipper uses a path that contains itself, so there are no loops in any topology. The hop
 //! limit drops messages that loop while tables change.
 
+mod advertised;
 mod failover;
 mod groups;
+mod learning;
 mod plan;
+mod refresh;
+mod routes;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use selvedge_client::tag::Tag;
-use selvedge_client::wire::{InterestEntry, NodeKey, Origin, PATH_MAX, Policy, Recipient};
+use selvedge_client::wire::{InterestDelta, InterestEntry, NodeKey, Origin, Policy, Recipient};
 
+pub use learning::LearnError;
 pub use plan::{NextHop, Plan, Selection};
 
-use groups::{FunctionGroup, GroupInstance, GroupsBuilder, RotationCounter, equally_good, pick};
+use advertised::{AdvertisedTable, RoutesFor};
+use groups::{GroupInstance, TagTable, equally_good, pick};
 use plan::{CandidateRoute, GroupPlan};
+use refresh::OutdatedRoutes;
+use routes::{BestRoute, LocalFunction, LocalGroup, NeighbourTable, RouteKey};
 
 /// A connected function: the messages that it observes, and how its name shares them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,31 +85,20 @@ impl Routes {
     }
 }
 
-#[derive(Debug)]
-struct LocalFunction {
-    function: FunctionSpec,
-    presence: Presence,
-}
-
-#[derive(Debug)]
-struct NeighbourTable {
-    entries: Vec<InterestEntry>,
-    presence: Presence,
-}
-
 /// The routes of one zipper.
 ///
-/// Methods that change routes rebuild the groups; [`plan`](Self::plan) and
-/// [`route`](Self::route) read them.
+/// A change costs in proportion to what changes: the tags of a function, or the entries of a table.
+/// [`plan`](Self::plan) and [`route`](Self::route) read the result.
 #[derive(Debug)]
 pub struct Router {
     own: NodeKey,
     local: BTreeMap<NodeKey, LocalFunction>,
+    local_groups: BTreeMap<RouteKey, LocalGroup>,
     neighbours: BTreeMap<NodeKey, NeighbourTable>,
-    /// The groups that observe each tag; rebuilt at each change.
-    groups: HashMap<Tag, Vec<FunctionGroup>>,
-    /// The rotation counter of each name.
-    rotations: HashMap<Arc<str>, RotationCounter>,
+    /// The best path to each function.
+    routes: BTreeMap<RouteKey, BestRoute>,
+    outdated: OutdatedRoutes,
+    tags: TagTable,
     random: fastrand::Rng,
 }
 
@@ -112,104 +109,219 @@ impl Router {
         Self {
             own,
             local: BTreeMap::new(),
+            local_groups: BTreeMap::new(),
             neighbours: BTreeMap::new(),
-            groups: HashMap::new(),
-            rotations: HashMap::new(),
+            routes: BTreeMap::new(),
+            outdated: OutdatedRoutes::default(),
+            tags: TagTable::default(),
             random: fastrand::Rng::with_seed(seed),
         }
     }
 
-    /// Adds a function that has connected to this zipper.
+    /// Adds a function that has connected to this zipper, or replaces the function of that client.
     pub fn add_function(&mut self, client: NodeKey, function: FunctionSpec) {
-        let local = LocalFunction {
-            function,
-            presence: Presence::Up,
-        };
-        self.local.insert(client, local);
-        self.rebuild();
+        let local = LocalFunction::new(self.own, client, function);
+        self.set_local(client, Some(local));
     }
 
-    /// Adds a neighbour, without any route.
+    /// Adds a neighbour that has introduced itself. Its own table remains if it is known; nothing has
+    /// been advertised to it yet.
     pub fn add_neighbour(&mut self, neighbour: NodeKey) {
-        self.neighbours.entry(neighbour).or_insert(NeighbourTable {
-            entries: Vec::new(),
-            presence: Presence::Up,
-        });
-    }
-
-    /// Replaces the interest table of a neighbour. Entries are ignored if their path contains this
-    /// zipper, is too long or does not end at the neighbour.
-    pub fn learn(&mut self, neighbour: NodeKey, mut entries: Vec<InterestEntry>) {
-        entries.retain(|entry| {
-            entry.path.last() == Some(&neighbour)
-                && entry.path.len() <= PATH_MAX
-                && !entry.path.contains(&self.own)
-        });
-        self.add_neighbour(neighbour);
-        self.neighbours
-            .entry(neighbour)
-            .and_modify(|it| it.entries = entries);
-        self.rebuild();
+        let table = self.neighbours.entry(neighbour).or_default();
+        table.advertised = AdvertisedTable::default();
     }
 
     /// Records that a client or neighbour has disconnected or returned.
     pub fn set_presence(&mut self, node: NodeKey, presence: Presence) {
-        let local = self.local.get_mut(&node).map(|it| &mut it.presence);
-        let neighbour = self.neighbours.get_mut(&node);
-        let neighbour = neighbour.map(|it| &mut it.presence);
-        for best in local.into_iter().chain(neighbour) {
-            *best = presence;
-        }
-        self.rebuild();
+        self.begin_presence(node, presence);
+        self.advance(usize::MAX);
     }
 
     /// Removes a client or neighbour.
     pub fn remove(&mut self, node: NodeKey) {
-        self.local.remove(&node);
-        self.neighbours.remove(&node);
-        self.rebuild();
+        self.begin_removal(node);
+        self.advance(usize::MAX);
+    }
+
+    /// The tags for which messages may be routed differently since the last call; some may occur more
+    /// than once.
+    pub fn take_changed(&mut self) -> Vec<Tag> {
+        self.tags.take_changed()
+    }
+
+    /// The neighbours that have introduced themselves or sent a table.
+    pub fn neighbours(&self) -> impl Iterator<Item = NodeKey> {
+        self.neighbours.keys().copied()
+    }
+
+    /// The number of routes: names, targets and homes that this zipper reaches.
+    #[must_use]
+    pub fn routes(&self) -> usize {
+        self.routes.len()
     }
 
     /// The interest table for a neighbour: the functions that this zipper reaches by a path without
     /// that neighbour.
     #[must_use]
     pub fn advertise(&self, neighbour: NodeKey) -> Vec<InterestEntry> {
-        let mut advertised: BTreeMap<(&str, Option<&str>), InterestEntry> = BTreeMap::new();
-        for LocalFunction { function, .. } in self.local.values() {
-            let key = (function.name.as_str(), function.target.as_deref());
-            let entry = advertised.entry(key).or_insert_with(|| InterestEntry {
-                name: function.name.clone(),
-                tags: Vec::new(),
-                target: function.target.clone(),
-                policy: function.policy,
-                path: vec![self.own],
-            });
-            entry.tags.extend(&function.tags);
-            entry.tags.sort_unstable();
-            entry.tags.dedup();
+        let table = self.routes_for(neighbour).table();
+        table
+            .map(|(_, route)| route.advertised_by(self.own))
+            .collect()
+    }
+
+    /// The next part of what has changed in the interest table for a neighbour, in at most `len_max` bytes
+    /// and [`INTEREST_DELTA_LEN_MAX`](selvedge_client::wire::INTEREST_DELTA_LEN_MAX), to be sent before any
+    /// further part; `None` if the neighbour has been sent everything.
+    pub fn next_delta(&mut self, neighbour: NodeKey, len_max: usize) -> Option<InterestDelta> {
+        let table = self.neighbours.get_mut(&neighbour)?;
+        let routes = RoutesFor {
+            own: self.own,
+            neighbour,
+            routes: &self.routes,
+        };
+        table.advertised.next_delta(routes, len_max)
+    }
+
+    /// The interest table for a neighbour that does not implement deltas, with its number, if the table
+    /// has changed since the last call.
+    pub fn next_table(&mut self, neighbour: NodeKey) -> Option<(u64, Vec<InterestEntry>)> {
+        let table = self.neighbours.get_mut(&neighbour)?;
+        table.advertised.next_table(RoutesFor {
+            own: self.own,
+            neighbour,
+            routes: &self.routes,
+        })
+    }
+
+    /// Whether the interest table for a neighbour has too many entries, so that some are left out.
+    #[must_use]
+    pub fn is_table_full(&self, neighbour: NodeKey) -> bool {
+        let table = self.neighbours.get(&neighbour);
+        table.is_some_and(|it| it.advertised.is_full())
+    }
+
+    fn routes_for(&self, neighbour: NodeKey) -> RoutesFor<'_> {
+        RoutesFor {
+            own: self.own,
+            neighbour,
+            routes: &self.routes,
         }
-        let passed_on = self.best_routes().into_iter().filter_map(|(via, entry)| {
-            let loops = via == neighbour || entry.path.contains(&neighbour);
-            (!loops && entry.path.len() < PATH_MAX).then(|| {
-                let mut entry = entry.clone();
-                entry.path.push(self.own);
-                entry
-            })
+    }
+
+    fn set_local_presence(&mut self, client: NodeKey, presence: Presence) {
+        if let Some(local) = self.local.get_mut(&client)
+            && local.presence() != presence
+        {
+            let mut instance = GroupInstance::clone(&local.instance);
+            instance.presence = presence;
+            let old = std::mem::replace(&mut local.instance, instance.into());
+            let old = local.observer_as(&old);
+            self.tags.replace(old, local.observer());
+        }
+    }
+
+    /// Replaces the function of a client.
+    fn set_local(&mut self, client: NodeKey, new: Option<LocalFunction>) {
+        let old = self.local.remove(&client);
+        self.tags.replace(
+            old.as_ref().and_then(LocalFunction::observer),
+            new.as_ref().and_then(LocalFunction::observer),
+        );
+        if let Some(new) = &new {
+            let group = self.local_groups.entry(new.key.clone()).or_default();
+            group.add(client, &new.function);
+        }
+        if let Some(old) = &old
+            && let Some(group) = self.local_groups.get_mut(&old.key)
+        {
+            group.remove_tags(&old.function);
+            if new.as_ref().is_none_or(|new| new.key != old.key) {
+                group.members.remove(&client);
+            }
+        }
+        let keys = [old.map(|it| it.key), new.as_ref().map(|it| it.key.clone())];
+        if let Some(new) = new {
+            self.local.insert(client, new);
+        }
+        keys.iter()
+            .flatten()
+            .for_each(|key| self.refresh_local(key));
+    }
+
+    /// Advertises the functions of this zipper with one key as one, if that has changed.
+    fn refresh_local(&mut self, key: &RouteKey) {
+        let group = self.local_groups.get(key);
+        let entry = group.and_then(|group| group.entry(key));
+        if self.routes.get(key).map(|route| &*route.entry) == entry.as_ref() {
+            return;
+        }
+        match entry {
+            Some(entry) => {
+                let (entry, remote) = (entry.into(), None);
+                self.routes.insert(key.clone(), BestRoute { entry, remote });
+            }
+            None => {
+                self.routes.remove(key);
+                self.local_groups.remove(key);
+            }
+        }
+        self.mark(key);
+    }
+
+    /// Selects the best path to remote functions anew: connected before disconnected, then the shortest.
+    /// The neighbour with the smaller key breaks ties, so all zippers decide alike.
+    fn refresh(&mut self, key: &RouteKey) {
+        let neighbours = self.neighbours.iter();
+        let present = neighbours.filter(|(_, table)| table.presence < Presence::Gone);
+        let offers = present.filter_map(|(via, table)| {
+            let entry = table.routes.get(key)?;
+            Some((table.presence, entry.path.len(), *via, entry))
         });
-        advertised.into_values().chain(passed_on).collect()
+        let best = offers.min_by_key(|(presence, distance, via, _)| (*presence, *distance, *via));
+        let new = best.map(|(presence, _, via, entry)| BestRoute::new(via, presence, key, entry));
+        let old = self.routes.get(key);
+        let is_advertised_anew = match (old, &new) {
+            (Some(old), Some(new)) => {
+                let (via, new_via) = (old.via(), new.via());
+                if Arc::ptr_eq(&old.entry, &new.entry) && old.remote == new.remote {
+                    return;
+                }
+                via != new_via || !Arc::ptr_eq(&old.entry, &new.entry)
+            }
+            (None, None) => return,
+            _ => true,
+        };
+        self.tags.replace(
+            old.and_then(|old| old.observer(key)),
+            new.as_ref().and_then(|new| new.observer(key)),
+        );
+        match new {
+            Some(new) => _ = self.routes.insert(key.clone(), new),
+            None => _ = self.routes.remove(key),
+        }
+        if is_advertised_anew {
+            self.mark(key);
+        }
+    }
+
+    /// Has a route advertised anew to each neighbour.
+    fn mark(&mut self, key: &RouteKey) {
+        let tables = self.neighbours.values_mut();
+        tables.for_each(|table| table.advertised.mark(key));
     }
 
     /// The names of the functions that observe a tag, at this zipper or at others.
     #[must_use]
     pub fn observers(&self, tag: Tag) -> Vec<String> {
-        let groups = self.groups.get(&tag).into_iter().flatten();
+        let groups = self.tags.groups(tag).iter();
         groups.map(|group| group.name.to_string()).collect()
     }
 
     /// The plan for messages of clients with that tag and target; valid until the routes change.
     #[must_use]
     pub fn plan(&self, tag: Tag, target: Option<&str>) -> Plan {
-        let groups = self.groups.get(&tag).map_or(&[][..], Vec::as_slice);
+        let groups = self.tags.groups(tag);
         let mut plan = Plan {
             groups: Vec::with_capacity(groups.len()),
             candidates: Vec::with_capacity(groups.len()),
@@ -263,15 +375,12 @@ impl Router {
         to: &Recipient,
         routes: &mut Routes,
     ) -> bool {
-        let groups = self.groups.get(&key.tag).into_iter().flatten();
-        let Some(group) = groups.into_iter().find(|group| *group.name == *to.name) else {
+        let Some(group) = self.tags.group(key.tag, &to.name) else {
             return false;
         };
         let instances = || {
-            group
-                .instances
-                .iter()
-                .filter(|instance| instance.matches_target(key.target))
+            let all = group.instances();
+            all.filter(|instance| instance.matches_target(key.target))
         };
         let here: Vec<&GroupInstance> = instances()
             .filter(|instance| instance.via.is_none())
@@ -306,72 +415,6 @@ impl Router {
         }
         !chosen.is_empty()
     }
-
-    /// The best path to each remote function: connected before disconnected, then the shortest. The
-    /// neighbour with the smaller key breaks ties, so all zippers decide alike.
-    fn best_routes(&self) -> Vec<(NodeKey, &InterestEntry)> {
-        let mut best_routes: BTreeMap<_, (Presence, usize, NodeKey, &InterestEntry)> =
-            BTreeMap::new();
-        let neighbours = self.neighbours.iter();
-        for (&via, neighbour) in neighbours.filter(|(_, it)| it.presence < Presence::Gone) {
-            for entry in &neighbour.entries {
-                let key = (&entry.name, &entry.target, entry.path.first());
-                let route = (neighbour.presence, entry.path.len(), via, entry);
-                let best = best_routes.entry(key).or_insert(route);
-                if (route.0, route.1, route.2) < (best.0, best.1, best.2) {
-                    *best = route;
-                }
-            }
-        }
-        best_routes
-            .into_values()
-            .map(|(_, _, via, entry)| (via, entry))
-            .collect()
-    }
-
-    fn rebuild(&mut self) {
-        let mut offers = GroupsBuilder {
-            previous: &self.rotations,
-            rotations: HashMap::new(),
-            groups: HashMap::new(),
-        };
-        let local = self.local.iter();
-        for (&node, local) in local.filter(|(_, it)| it.presence < Presence::Gone) {
-            let instance = GroupInstance {
-                node,
-                via: None,
-                presence: local.presence,
-                distance: 0,
-                target: local.function.target.clone(),
-            };
-            let FunctionSpec { name, tags, .. } = &local.function;
-            offers.add(name, local.function.policy, tags, &instance);
-        }
-        for (via, entry) in self.best_routes() {
-            let instance = GroupInstance {
-                node: entry.path.first().copied().unwrap_or(via),
-                via: Some(via),
-                presence: self
-                    .neighbours
-                    .get(&via)
-                    .map_or(Presence::Gone, |it| it.presence),
-                distance: entry.path.len(),
-                target: entry.target.clone(),
-            };
-            offers.add(&entry.name, entry.policy, &entry.tags, &instance);
-        }
-        let GroupsBuilder {
-            rotations,
-            mut groups,
-            ..
-        } = offers;
-        for group in groups.values_mut().flatten() {
-            group
-                .instances
-                .sort_by_key(|instance| (instance.presence, instance.distance, instance.node));
-        }
-        (self.rotations, self.groups) = (rotations, groups);
-    }
 }
 
 impl Routes {
@@ -386,6 +429,8 @@ impl Routes {
     }
 }
 
+#[cfg(test)]
+mod differential_tests;
 #[cfg(test)]
 #[path = "router_tests.rs"]
 mod tests;

@@ -1,6 +1,7 @@
 //! Routes on one zipper, and on random meshes of them.
 
 use super::*;
+use selvedge_client::wire::{INTEREST_DELTA_LEN_MAX, INTEREST_MAX, PATH_MAX, TAGS_MAX};
 use std::collections::BTreeSet;
 use std::ops::Range;
 
@@ -183,16 +184,151 @@ fn interest_learned_from_a_neighbour_is_not_returned_to_it() {
     assert_eq!(names(router.advertise(node(2))), ["here", "there"]);
 }
 
+#[test]
+fn a_neighbour_is_sent_as_many_entries_as_it_accepts_and_others_when_there_is_room() {
+    let mut router = Router::new(node(0), 7);
+    let named = |prefix: &str, via: usize| -> Vec<InterestEntry> {
+        let number = 0..INTEREST_MAX / 2 + 5;
+        number
+            .map(|n| entry(&format!("{prefix}{n}"), &[via]))
+            .collect()
+    };
+    router.learn(node(1), named("a", 1));
+    router.learn(node(2), named("b", 2));
+    router.add_neighbour(node(3));
+    let mut receiver = Router::new(node(3), 7);
+    let mut settle = |router: &mut Router| {
+        while let Some(delta) = router.next_delta(node(3), INTEREST_DELTA_LEN_MAX) {
+            receiver.learn_delta(node(0), delta).expect("in order");
+        }
+        receiver.advance(usize::MAX);
+        let known = receiver.observers(T).into_iter();
+        let (a, b): (Vec<_>, Vec<_>) = known.partition(|name| name.starts_with('a'));
+        (a.len(), b.len())
+    };
+    let half = INTEREST_MAX / 2;
+    assert_eq!(settle(&mut router), (half + 5, half - 5));
+    assert!(router.is_table_full(node(3)));
+    let mut fewer = named("a", 1);
+    fewer.truncate(half - 7);
+    router.learn(node(1), fewer);
+    assert_eq!(settle(&mut router), (half - 7, half + 5));
+    assert!(!router.is_table_full(node(3)));
+}
+
+#[test]
+fn an_entry_that_is_too_long_for_a_message_is_left_out_until_it_is_shorter() {
+    let (mut router, len_max) = (Router::new(node(0), 7), 1024);
+    router.add_neighbour(node(3));
+    let with_tags = |count: u32| FunctionSpec {
+        tags: (0..count).map(Tag).collect(),
+        ..function("a", Policy::Nearest)
+    };
+    router.add_function(node(1), with_tags(10));
+    router.add_function(node(2), function("b", Policy::Nearest));
+    let names = |delta: Option<InterestDelta>| -> (Vec<String>, usize) {
+        let delta = delta.expect("something has changed");
+        let names = delta.updated.into_iter().map(|entry| entry.name);
+        (names.collect(), delta.withdrawn.len())
+    };
+    let first = names(router.next_delta(node(3), len_max));
+    assert_eq!(first, (vec!["a".into(), "b".into()], 0));
+    router.add_function(node(1), with_tags(1000));
+    assert_eq!(names(router.next_delta(node(3), len_max)), (vec![], 1));
+    assert_eq!(router.next_delta(node(3), len_max), None);
+    router.add_function(node(1), with_tags(20));
+    let again = names(router.next_delta(node(3), len_max));
+    assert_eq!(again, (vec!["a".into()], 0));
+}
+
+#[test]
+fn a_rotation_continues_when_its_only_instance_is_replaced() {
+    let a = function("a", Policy::RoundRobin);
+    let mut router = router_with(&[(1, a.clone())]);
+    router.route(key(5));
+    router.add_function(node(2), a.clone());
+    assert_eq!(router.route(key(5)).local, [node(2)]);
+    router.remove(node(2));
+    router.set_presence(node(1), Presence::Away);
+    router.set_presence(node(1), Presence::Up);
+    router.add_function(node(2), a);
+    assert_eq!(router.route(key(5)).local, [node(1)]);
+}
+
+#[test]
+fn a_tag_that_is_listed_twice_is_one_copy() {
+    let mut twice = function("a", Policy::All);
+    twice.tags = vec![T, T];
+    let mut router = router_with(&[(1, twice)]);
+    let mut there = entry("a", &[9]);
+    there.tags = vec![T, T];
+    router.learn(node(9), vec![there]);
+    let routes = router.route(key(5));
+    assert_eq!(routes.local, [node(1)]);
+    assert_eq!(routes.forward[&node(9)].len(), 1);
+}
+
+#[test]
+fn tags_beyond_the_limit_of_an_entry_are_not_advertised() {
+    let mut router = Router::new(node(0), 7);
+    for client in [1, 2] {
+        let tags = (0..TAGS_MAX as u32).map(|tag| Tag(tag * 2 + client as u32));
+        let tags = tags.collect();
+        let wide = FunctionSpec {
+            tags,
+            ..function("a", Policy::Nearest)
+        };
+        router.add_function(node(client), wide);
+    }
+    let table = router.advertise(node(9));
+    assert_eq!((table.len(), table[0].tags.len()), (1, TAGS_MAX));
+}
+
+#[test]
+fn deltas_out_of_order_and_tables_that_are_too_long_are_refused() {
+    let mut router = Router::new(node(0), 7);
+    let delta = |number, updated| InterestDelta {
+        number,
+        updated,
+        withdrawn: Vec::new(),
+    };
+    let out_of_order = |number, last| Err(LearnError::OutOfOrder { number, last });
+    assert_eq!(
+        router.learn_delta(node(1), delta(2, vec![])),
+        out_of_order(2, 0)
+    );
+    assert_eq!(router.learn_delta(node(1), delta(1, vec![])), Ok(()));
+    assert_eq!(
+        router.learn_delta(node(1), delta(3, vec![])),
+        out_of_order(3, 1)
+    );
+    let many = (0..INTEREST_MAX).map(|n| entry(&n.to_string(), &[1]));
+    let many = many.collect();
+    assert_eq!(router.learn_delta(node(1), delta(2, many)), Ok(()));
+    let one_more = vec![entry("one more", &[1])];
+    assert_eq!(
+        router.learn_delta(node(1), delta(3, one_more)),
+        Err(LearnError::TooManyEntries)
+    );
+    let begun_anew = vec![entry("another", &[1])];
+    assert_eq!(router.learn_delta(node(1), delta(1, begun_anew)), Ok(()));
+    router.advance(usize::MAX);
+    assert_eq!(router.observers(T), ["another"]);
+}
+
 /// Zippers on a random connected graph, with links that are cut.
 struct RouterNet {
     routers: Vec<Router>,
     links: BTreeSet<(usize, usize)>,
+    /// Whether a router is sent deltas. The others are sent whole tables.
+    has_deltas: Vec<bool>,
 }
 
 impl RouterNet {
     fn new(random: &mut fastrand::Rng) -> Self {
         let size = random.usize(2..9);
         let routers = (0..size).map(|n| Router::new(node(n), 1)).collect();
+        let has_deltas = (0..size).map(|_| random.bool()).collect();
         let mut links = BTreeSet::new();
         for n in 1..size {
             links.insert((random.usize(..n), n));
@@ -203,29 +339,50 @@ impl RouterNet {
                 links.insert((a.min(b), a.max(b)));
             }
         }
-        Self { routers, links }
+        let mut net = Self {
+            routers,
+            links,
+            has_deltas,
+        };
+        for (a, b) in net.links.clone() {
+            net.routers[a].add_neighbour(node(b));
+            net.routers[b].add_neighbour(node(a));
+        }
+        net
     }
 
     /// Exchanges the interest of all routers until nothing changes.
     fn settle(&mut self) {
-        let mut told = BTreeMap::new();
         for round in 0.. {
             assert!(round < 64, "the tables do not settle");
             let mut changed = false;
-            for &(a, b) in &self.links {
+            for (a, b) in self.links.clone() {
                 for (from, to) in [(a, b), (b, a)] {
-                    let entries = self.routers[from].advertise(node(to));
-                    if told.get(&(from, to)) != Some(&entries) {
-                        told.insert((from, to), entries.clone());
-                        self.routers[to].learn(node(from), entries);
-                        changed = true;
-                    }
+                    changed |= self.advertise(from, to);
                 }
             }
             if !changed {
                 return;
             }
         }
+    }
+
+    /// Sends a neighbour what has changed. Returns whether anything has.
+    fn advertise(&mut self, from: usize, to: usize) -> bool {
+        if !self.has_deltas[to] {
+            let table = self.routers[from].next_table(node(to));
+            return table.is_some_and(|(_, entries)| {
+                self.routers[to].learn(node(from), entries);
+                true
+            });
+        }
+        let delta = self.routers[from].next_delta(node(to), INTEREST_DELTA_LEN_MAX);
+        delta.is_some_and(|delta| {
+            let to = &mut self.routers[to];
+            assert_eq!(to.learn_delta(node(from), delta), Ok(()));
+            to.advance(usize::MAX);
+            true
+        })
     }
 
     fn cut(&mut self, link: (usize, usize)) {

@@ -16,6 +16,7 @@ use selvedge_client::lanes::session_config;
 use crate::broker::{Broker, BrokerSettings, BrokerTicker, StopTicker};
 use crate::stats::ZipperStats;
 use selvedge_client::tag::Tag;
+use selvedge_client::wire::{FEATURES, VersionOffer};
 
 /// Another zipper of the mesh, to which a zipper stays connected.
 #[derive(Debug, Clone)]
@@ -60,6 +61,9 @@ pub struct ZipperOptions {
     pub send_buffer: u64,
     /// The longest message with its header, in bytes; equal for all zippers and clients.
     pub message_max: usize,
+    /// The features of the protocol that the zipper offers, as bits: all that this build implements, unless
+    /// a test requires a zipper without some of them.
+    pub features: u64,
 }
 
 impl fmt::Debug for ZipperOptions {
@@ -93,6 +97,7 @@ impl ZipperOptions {
             spin: DriverConfig::default().spin,
             send_buffer: session.send_buffer,
             message_max: session.message_max,
+            features: FEATURES,
         }
     }
 }
@@ -153,7 +158,12 @@ impl Zipper {
             node: *node.as_bytes(),
             token: options.token,
             mesh,
+            offer: VersionOffer {
+                features: options.features,
+                ..VersionOffer::OWN
+            },
             clock: driver.clock().clone(),
+            message_max: options.message_max,
             seed: driver.random_u64()?,
         });
         let connections = Arc::clone(&broker);

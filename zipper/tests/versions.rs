@@ -7,7 +7,8 @@ mod support;
 
 use bytes::Bytes;
 use selvedge_client::wire::{
-    FEATURES, Handshake, Negotiated, Policy, Role, VERSION, VERSION_MIN, VersionOffer, WireMessage,
+    FEATURES, Handshake, INTEREST_DELTAS, InterestDelta, InterestEntry, Negotiated, Policy, Role,
+    VERSION, VERSION_MIN, VersionOffer, WireMessage, WithdrawnRoute,
 };
 use selvedge_client::{Client, ClientOptions};
 use selvedge_hub::{CloseReason, Endpoint, Hub, LaneConfig, LaneId, NodeId, SessionConfig};
@@ -205,6 +206,111 @@ fn zippers_of_version_2_and_of_this_one_are_neighbours() {
     old.send(0, [&bytes(INTEREST)[..], old.node().as_bytes()].concat());
     until_known(&zipper, IN);
     assert_eq!(zipper.observers(IN), ["there"]);
+}
+
+/// A neighbour that has introduced itself with these features.
+fn neighbour(zipper: &Zipper, features: u64) -> RecordedPeer {
+    let peer = RecordedPeer::connect(zipper);
+    peer.send_message(&WireMessage::VersionOffer(VersionOffer {
+        features,
+        ..VersionOffer::OWN
+    }));
+    let WireMessage::Handshake(handshake) = handshake(VERSION_MIN) else {
+        unreachable!("it makes one");
+    };
+    let role = Role::Zipper;
+    peer.send_message(&WireMessage::Handshake(Handshake { role, ..handshake }));
+    peer
+}
+
+/// The next interest table or delta.
+fn receive_interest(peer: &RecordedPeer) -> WireMessage {
+    loop {
+        let message = WireMessage::decode(peer.receive()).expect("a message");
+        if matches!(
+            message,
+            WireMessage::Interest { .. } | WireMessage::InterestDelta(_)
+        ) {
+            return message;
+        }
+    }
+}
+
+#[test]
+fn a_neighbour_is_sent_deltas_if_it_implements_them_and_whole_tables_otherwise() {
+    let zipper = start(options("z"));
+    let first = support::function(&zipper, "first", IN);
+    until_known(&zipper, IN);
+    let entry = |name: &str| InterestEntry {
+        name: name.into(),
+        tags: vec![IN],
+        target: None,
+        policy: Policy::Nearest,
+        path: vec![*zipper.node_id().as_bytes()],
+    };
+    let (new, old) = (neighbour(&zipper, INTEREST_DELTAS), neighbour(&zipper, 0));
+    let delta = |number, updated| InterestDelta {
+        number,
+        updated,
+        withdrawn: Vec::new(),
+    };
+    let table = |generation, entries| WireMessage::Interest {
+        generation,
+        entries,
+    };
+    let first_delta = WireMessage::InterestDelta(delta(1, vec![entry("first")]));
+    assert_eq!(receive_interest(&new), first_delta);
+    assert_eq!(receive_interest(&old), table(1, vec![entry("first")]));
+    let _second = support::function(&zipper, "second", IN);
+    let second_delta = WireMessage::InterestDelta(delta(2, vec![entry("second")]));
+    assert_eq!(receive_interest(&new), second_delta);
+    let both = vec![entry("first"), entry("second")];
+    assert_eq!(receive_interest(&old), table(2, both));
+    assert!(first.close(PATIENCE));
+    let withdrawn = WithdrawnRoute {
+        name: "first".into(),
+        target: None,
+        home: *zipper.node_id().as_bytes(),
+    };
+    let third_delta = InterestDelta {
+        withdrawn: vec![withdrawn],
+        ..delta(3, Vec::new())
+    };
+    assert_eq!(
+        receive_interest(&new),
+        WireMessage::InterestDelta(third_delta)
+    );
+    assert_eq!(receive_interest(&old), table(3, vec![entry("second")]));
+}
+
+#[test]
+fn a_delta_that_does_not_follow_the_last_one_ends_the_connection() {
+    let zipper = start(options("z"));
+    let peer = neighbour(&zipper, INTEREST_DELTAS);
+    let there = InterestEntry {
+        name: "there".into(),
+        tags: vec![IN],
+        target: None,
+        policy: Policy::Nearest,
+        path: vec![*peer.node().as_bytes()],
+    };
+    for number in [1, 2, 4] {
+        peer.send_message(&WireMessage::InterestDelta(InterestDelta {
+            number,
+            updated: vec![there.clone()],
+            withdrawn: Vec::new(),
+        }));
+    }
+    let rejected = loop {
+        if let WireMessage::Rejected { code, message } =
+            WireMessage::decode(peer.receive()).expect("a message")
+        {
+            break (code, message);
+        }
+    };
+    assert_eq!(rejected, (400, "interest delta 4 follows delta 2".into()));
+    assert_eq!(peer.endpoint.wait_closed(PATIENCE), Some(CloseReason::Peer));
+    assert!(zipper.observers(IN).is_empty());
 }
 
 #[test]

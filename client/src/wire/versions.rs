@@ -16,8 +16,8 @@ pub const VERSION: u8 = 3;
 /// [`InterestDelta`](super::InterestDelta), not as a whole table.
 pub const INTEREST_DELTAS: u64 = 1 << 0;
 
-/// The features that this build implements: none yet.
-pub const FEATURES: u64 = 0;
+/// The features that this build implements.
+pub const FEATURES: u64 = INTEREST_DELTAS;
 
 /// The last version without negotiation.
 const VERSION_UNNEGOTIATED: u8 = 2;

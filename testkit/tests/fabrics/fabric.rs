@@ -217,6 +217,10 @@ impl Fabric {
         options.listeners.push(Arc::new(listen));
         options.driver = Some(driver);
         options.send_buffer = self.send_buffer;
+        if (self.seed + at as u64).is_multiple_of(3) {
+            // As a zipper that has not been upgraded yet.
+            options.features = 0;
+        }
         let neighbour = |peer: &usize| Neighbour {
             node: self.zippers[*peer].key.node_id(),
             addresses: match own.dials.contains(peer) {

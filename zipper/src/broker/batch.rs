@@ -19,6 +19,7 @@ use selvedge_hub::Incoming;
 use crate::broker::Broker;
 use crate::broker::batch::fan_out::{FanOut, QueuedMessage};
 use crate::broker::plans::{ResolvedHop, ResolvedPlan};
+use crate::broker::shards::ShardSet;
 use crate::router::{FlowKey, NextHop};
 use crate::stats::add;
 use selvedge_client::lanes::{DATA, HOPS_MAX};
@@ -49,6 +50,8 @@ pub(super) enum BatchError {
 /// The plan for one tag and target.
 struct CachedPlan {
     tag: Tag,
+    /// The version of the tag.
+    version: u64,
     target: Option<String>,
     resolved: Arc<ResolvedPlan>,
 }
@@ -57,7 +60,7 @@ struct CachedPlan {
 pub(super) struct RoutingBatch {
     broker: Arc<Broker>,
     from: NodeKey,
-    /// The version of the cached plans.
+    /// The version up to which the cached plans have been checked.
     version: u64,
     plans: Vec<CachedPlan>,
     /// The index of the plan of the last message.
@@ -65,6 +68,9 @@ pub(super) struct RoutingBatch {
     random: fastrand::Rng,
     /// The number of unread messages that belong to the batch.
     messages: usize,
+    /// The tags of these messages, or the tag and the recipient of one that has found no room on the fast
+    /// path.
+    concerns: ShardSet,
     fan_out: FanOut,
 }
 
@@ -78,6 +84,7 @@ impl RoutingBatch {
             plans: Vec::new(),
             last: 0,
             messages: 0,
+            concerns: ShardSet::default(),
             fan_out: FanOut::default(),
         }
     }
@@ -94,6 +101,7 @@ impl RoutingBatch {
         is_relayed: bool,
     ) -> Result<(), BatchError> {
         debug_assert!(self.is_done(), "one batch at a time");
+        self.concerns = ShardSet::default();
         let (mut bytes, mut gathered) = (0, Ok(()));
         while self.messages < MESSAGES_MAX && bytes < BYTES_MAX {
             let Some(message) = incoming.get(DATA, self.messages) else {
@@ -133,6 +141,15 @@ impl RoutingBatch {
         incoming.drop_first(DATA, self.messages);
         self.clear();
         Poll::Ready(())
+    }
+
+    /// The tags and recipients of messages that have found no room.
+    pub(super) fn concerns(&self) -> ShardSet {
+        let mut concerns = self.concerns;
+        self.fan_out
+            .recipients()
+            .for_each(|node| concerns.insert_node(node));
+        concerns
     }
 
     /// Drops the batch without sending the remaining copies.
@@ -191,6 +208,7 @@ impl RoutingBatch {
             return Err(BatchError::Reserved);
         }
         let plan_index = self.plan_index(header.tag, header.target);
+        self.concerns.insert_tag(header.tag);
         let (resolved, counters) = (&self.plans[plan_index].resolved, &self.broker.counters);
         let plan = &resolved.plan;
         let message = QueuedMessage {
@@ -241,7 +259,9 @@ impl RoutingBatch {
     fn plan_index(&mut self, tag: Tag, target: Option<&str>) -> usize {
         let version = self.broker.version();
         if version != self.version {
-            self.plans.clear();
+            let broker = &self.broker;
+            self.plans
+                .retain(|plan| broker.tag_version(plan.tag) == plan.version);
             self.version = version;
         }
         let matches = |plan_index: &CachedPlan| {
@@ -256,6 +276,7 @@ impl RoutingBatch {
             }
             self.plans.push(CachedPlan {
                 tag,
+                version: self.broker.tag_version(tag),
                 target: target.map(str::to_owned),
                 resolved: self.broker.plan(tag, target),
             });
@@ -273,6 +294,7 @@ impl RoutingBatch {
             target: data.target.as_deref(),
             origin: data.origin,
         };
+        self.concerns.insert_tag(data.tag);
         let routes = broker.lock().router.relay(self.from, key, recipients);
         let counters = &broker.counters;
         add(&counters.unreachable, routes.unreachable.len());
@@ -345,7 +367,7 @@ mod tests {
     use super::*;
     use crate::broker::BrokerSettings;
     use crate::router::FunctionSpec;
-    use selvedge_client::wire::Policy;
+    use selvedge_client::wire::{Policy, VersionOffer};
     use selvedge_hub::Clock;
 
     const T: Tag = Tag(0x10);
@@ -365,7 +387,9 @@ mod tests {
             node: [1; 32],
             token: None,
             mesh: BTreeSet::new(),
+            offer: VersionOffer::OWN,
             clock: Clock::default(),
+            message_max: 1 << 20,
             seed: 1,
         });
         RoutingBatch::new(broker, [2; 32])

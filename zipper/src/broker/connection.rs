@@ -12,6 +12,7 @@ use subtle::ConstantTimeEq;
 
 use crate::broker::Broker;
 use crate::broker::batch::RoutingBatch;
+use crate::broker::shards::ShardSet;
 use crate::router::{FunctionSpec, Presence};
 use crate::stats::add;
 use selvedge_client::lanes::{CONTROL, DATA};
@@ -53,8 +54,9 @@ pub(crate) struct Connection {
     batch: RoutingBatch,
     /// The number of unread data messages. Their sender has an acknowledgement for them.
     unread: usize,
-    /// The version of the plans at which this connection began to wait for a newer one.
-    waits_since: Option<u64>,
+    /// The version of the plans at which this connection began to wait for a newer one, and what it waits
+    /// for.
+    waits_since: Option<(u64, ShardSet)>,
     waker: Waker,
     /// Whether this zipper has sent its own handshake to the zipper at the other end.
     has_introduced: bool,
@@ -70,9 +72,8 @@ impl Inbox for Connection {
         if !self.broker.is_aborted() {
             polled = self.forward(incoming);
         }
-        if polled.is_pending() && self.waits_since != Some(version) {
-            self.waits_since = Some(version);
-            self.broker.resume_when_changed(version, &self.endpoint);
+        if polled.is_pending() {
+            self.wait_for_change(version);
         }
         self.unread = incoming.len(DATA);
         if self.broker.is_aborted() {
@@ -108,6 +109,9 @@ impl Inbox for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        if self.waits_since.is_some() {
+            self.broker.stop_waiting(self.id);
+        }
         self.count_unread();
     }
 }
@@ -162,9 +166,10 @@ impl Connection {
         tracing::warn!(%peer, remote, name, "peer restarted");
         self.count_undelivered(undelivered);
         (self.role, self.offer) = (None, None);
-        self.broker.set_role(self.node, None, &self.name);
+        self.broker
+            .set_role(self.node, None, &self.name, Negotiated::WITHOUT_NEGOTIATION);
         let node = self.node;
-        self.broker.reroute(|router| router.remove(node));
+        self.broker.reroute(|router| router.begin_removal(node));
         if self.is_in_mesh() {
             self.introduce();
         }
@@ -172,6 +177,19 @@ impl Connection {
 
     fn is_in_mesh(&self) -> bool {
         self.broker.settings.mesh.contains(&self.node)
+    }
+
+    /// Has the worker call the connection again when a change concerns the messages without room.
+    fn wait_for_change(&mut self, version: u64) {
+        let concerns = self.batch.concerns();
+        let is_covered = self
+            .waits_since
+            .is_some_and(|(since, covered)| since == version && covered.contains(&concerns));
+        if !is_covered {
+            self.waits_since = Some((version, concerns));
+            self.broker
+                .resume_when_changed(version, self.id, &self.endpoint, concerns);
+        }
     }
 
     /// Handles control messages and forwards data. Pending if a recipient has no room: the worker calls
@@ -229,7 +247,7 @@ impl Connection {
         self.has_introduced = true;
         let settings = &self.broker.settings;
         let handshake = WireMessage::Handshake(Handshake {
-            version: VersionOffer::OWN.min,
+            version: settings.offer.min,
             role: Role::Zipper,
             name: settings.name.clone(),
             token: settings.token.clone(),
@@ -237,7 +255,8 @@ impl Connection {
             target: None,
             policy: Policy::Nearest,
         });
-        self.send(&WireMessage::VersionOffer(VersionOffer::OWN));
+        let offer = WireMessage::VersionOffer(settings.offer);
+        self.send(&offer);
         self.send(&handshake);
     }
 
@@ -273,11 +292,27 @@ impl Connection {
             Ok(WireMessage::Handshake(handshake)) => self.admit(handshake),
             Ok(WireMessage::Interest { entries, .. }) if self.role == Some(Role::Zipper) => {
                 let node = self.node;
-                self.broker.reroute(|router| router.learn(node, entries));
+                self.broker
+                    .reroute(|router| router.begin_learning(node, entries));
+            }
+            Ok(WireMessage::InterestDelta(delta)) if self.role == Some(Role::Zipper) => {
+                let node = self.node;
+                let learned = self
+                    .broker
+                    .reroute(|router| router.learn_delta(node, delta));
+                if let Err(error) = learned {
+                    self.reject(Rejection::Malformed, &error.to_string());
+                }
+            }
+            Ok(WireMessage::InterestDelta(delta))
+                if self.role.is_none() && self.is_in_mesh() && delta.number > 1 =>
+            {
+                // It waited for the previous process of this zipper. A new table follows the introduction.
+                tracing::debug!(%peer, remote, name, "ignored a delta from before the introduction");
             }
             Ok(WireMessage::HandshakeAck {
                 name, negotiated, ..
-            }) => match VersionOffer::OWN.accept(negotiated) {
+            }) => match self.broker.settings.offer.accept(negotiated) {
                 Ok(protocol) => {
                     tracing::debug!(%peer, remote, name, %protocol, "admitted by the neighbour");
                 }
@@ -290,7 +325,7 @@ impl Connection {
                 tracing::info!(%peer, remote, name, message, "the peer wants no more data");
                 if self.role == Some(Role::StreamFunction) {
                     let node = self.node;
-                    self.broker.reroute(|router| router.remove(node));
+                    self.broker.reroute(|router| router.begin_removal(node));
                     // On the data lane, so that the answer follows the last data.
                     self.send_on(DATA, &WireMessage::Goaway { message });
                 }
@@ -336,7 +371,7 @@ impl Connection {
             self.introduce();
         }
         let node = self.node;
-        self.broker.set_role(node, Some(role), &name);
+        self.broker.set_role(node, Some(role), &name, protocol);
         if role != Role::Source {
             self.source = None;
         }
@@ -362,7 +397,8 @@ impl Connection {
             Some(offer) => offer,
             None => VersionOffer::without_negotiation(handshake.version),
         };
-        let protocol = VersionOffer::OWN
+        let protocol = settings
+            .offer
             .select(&peer)
             .map_err(|error| (Rejection::from(&error), error.to_string()))?;
         let is_trusted = handshake.role == Role::Zipper && self.is_in_mesh();

@@ -1,4 +1,4 @@
-//! Plans with the endpoints of their next hops, cached until the routes change.
+//! Plans with the endpoints of their next hops, cached until the routes of their tag change.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -83,6 +83,11 @@ impl<T: Clone> Plans<T> {
         self.len += 1;
         plan
     }
+
+    /// Drops the plans for a tag.
+    pub(super) fn remove(&mut self, tag: Tag) {
+        self.len -= self.by_tag.remove(&tag).map_or(0, |plans| plans.len());
+    }
 }
 
 #[cfg(test)]
@@ -103,6 +108,9 @@ mod tests {
         assert_eq!(find(&mut plans, 2, Some("t")), 3);
         assert_eq!(find(&mut plans, 1, Some("t")), 2);
         assert_eq!(find(&mut plans, 1, None), 1);
+        plans.remove(Tag(1));
+        assert_eq!((find(&mut plans, 1, None), plans.len), (4, 2));
+        assert_eq!(find(&mut plans, 2, Some("t")), 3);
         for tag in 0..3 * PLANS_MAX as u32 {
             find(&mut plans, tag, Some("a new one each"));
             assert!(plans.len <= PLANS_MAX);

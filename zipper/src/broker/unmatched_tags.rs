@@ -52,7 +52,7 @@ mod tests {
     use super::*;
     use crate::broker::{Broker, BrokerSettings};
     use crate::router::FunctionSpec;
-    use selvedge_client::wire::Policy;
+    use selvedge_client::wire::{Policy, VersionOffer};
     use selvedge_hub::Clock;
 
     #[test]
@@ -62,7 +62,9 @@ mod tests {
             node: [1; 32],
             token: None,
             mesh: BTreeSet::new(),
+            offer: VersionOffer::OWN,
             clock: Clock::default(),
+            message_max: 1 << 20,
             seed: 1,
         });
         let tag = Tag(0x10);

@@ -1,6 +1,6 @@
 //! Failover: the function that takes over the messages for a disconnected one.
 
-use super::{LocalFunction, Presence, Router};
+use super::{Presence, Router};
 use selvedge_client::wire::{NodeKey, Policy};
 
 impl Router {
@@ -8,13 +8,15 @@ impl Router {
     #[must_use]
     pub fn failover_for(&self, node: NodeKey) -> Option<NodeKey> {
         let away = self.local.get(&node)?;
-        if away.presence == Presence::Up || away.function.policy == Policy::All {
+        if away.presence() == Presence::Up || away.function.policy == Policy::All {
             return None;
         }
-        let takes_over =
-            |it: &LocalFunction| it.presence == Presence::Up && it.function == away.function;
-        let mut local = self.local.iter();
-        local.find(|(_, it)| takes_over(it)).map(|(node, _)| *node)
+        let takes_over = |node: &&NodeKey| {
+            let other = self.local.get(*node);
+            other.is_some_and(|it| it.presence() == Presence::Up && it.function == away.function)
+        };
+        let members = &self.local_groups.get(&away.key)?.members;
+        members.keys().find(takes_over).copied()
     }
 }
 

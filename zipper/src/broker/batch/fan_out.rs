@@ -11,7 +11,7 @@ use crate::broker::batch::shared_payload::{self, SharedBatches};
 use crate::broker::plans::ResolvedHop;
 use crate::stats::add;
 use selvedge_client::lanes::DATA;
-use selvedge_client::wire::MessageHeader;
+use selvedge_client::wire::{MessageHeader, NodeKey};
 
 /// From this length on, recipients share one allocation, which their send buffers reference; shorter
 /// copies are copied into each send buffer.
@@ -182,6 +182,13 @@ impl FanOut {
             }
         }
         polled
+    }
+
+    /// The recipients for which copies remain.
+    pub(super) fn recipients(&self) -> impl Iterator<Item = &NodeKey> {
+        let queues = self.queues.iter();
+        let waiting = queues.filter(|queue| queue.done < queue.copies.len());
+        waiting.map(|queue| &queue.to.node)
     }
 
     /// Encodes batches for recipients with identical queues.

@@ -13,7 +13,7 @@ use selvedge_hub::{Incoming, Sending};
 use super::{BYTES_MAX, MESSAGES_MAX, RoutingBatch, fan_out};
 use crate::broker::Broker;
 use crate::broker::plans::ResolvedHop;
-
+use crate::broker::shards::ShardSet;
 use crate::stats::add;
 use selvedge_client::lanes::{DATA, HOPS_MAX};
 use selvedge_client::tag::Tag;
@@ -60,6 +60,9 @@ impl RoutingBatch {
             let polled = self.burst(tag, to).deliver(cx, incoming);
             if polled.is_pending() {
                 if !self.broker.is_gone(&to.node) {
+                    self.concerns = ShardSet::default();
+                    self.concerns.insert_tag(tag);
+                    self.concerns.insert_node(&to.node);
                     return Poll::Pending;
                 }
                 incoming.drop_first(DATA, 1);

@@ -1,0 +1,227 @@
+//! The routes of a zipper: the functions that it reaches, each by its best path. Pure.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use selvedge_client::tag::Tag;
+use selvedge_client::wire::{InterestEntry, NodeKey, PATH_MAX, Policy, TAGS_MAX, WithdrawnRoute};
+
+use super::advertised::AdvertisedTable;
+use super::groups::{GroupInstance, Observer};
+use super::{FunctionSpec, Presence};
+
+/// Identifies the functions that zippers advertise as one: those with one name, target and home.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct RouteKey {
+    pub(super) name: Arc<str>,
+    pub(super) target: Option<Arc<str>>,
+    pub(super) home: NodeKey,
+}
+
+impl RouteKey {
+    pub(super) fn new(name: &str, target: Option<&str>, home: NodeKey) -> Self {
+        Self {
+            name: name.into(),
+            target: target.map(Into::into),
+            home,
+        }
+    }
+
+    /// The key of an entry; `None` if its path is empty.
+    pub(super) fn of_entry(entry: &InterestEntry) -> Option<Self> {
+        let home = *entry.path.first()?;
+        Some(Self::new(&entry.name, entry.target.as_deref(), home))
+    }
+
+    pub(super) fn withdrawn(&self) -> WithdrawnRoute {
+        WithdrawnRoute {
+            name: self.name.to_string(),
+            target: self.target.as_deref().map(str::to_owned),
+            home: self.home,
+        }
+    }
+}
+
+impl From<&WithdrawnRoute> for RouteKey {
+    fn from(route: &WithdrawnRoute) -> Self {
+        Self::new(&route.name, route.target.as_deref(), route.home)
+    }
+}
+
+/// A function that is connected to this zipper.
+#[derive(Debug)]
+pub(super) struct LocalFunction {
+    /// Its tags are sorted and occur once each.
+    pub(super) function: FunctionSpec,
+    /// With this zipper as the home.
+    pub(super) key: RouteKey,
+    pub(super) instance: Arc<GroupInstance>,
+}
+
+impl LocalFunction {
+    pub(super) fn new(own: NodeKey, client: NodeKey, mut function: FunctionSpec) -> Self {
+        function.tags.sort_unstable();
+        function.tags.dedup();
+        let key = RouteKey::new(&function.name, function.target.as_deref(), own);
+        let instance = GroupInstance {
+            node: client,
+            via: None,
+            presence: Presence::Up,
+            distance: 0,
+            target: key.target.clone(),
+            policy: function.policy,
+        };
+        Self {
+            function,
+            key,
+            instance: instance.into(),
+        }
+    }
+
+    pub(super) fn presence(&self) -> Presence {
+        self.instance.presence
+    }
+
+    /// The function as an observer, if messages may be sent to it.
+    pub(super) fn observer(&self) -> Option<Observer<'_>> {
+        self.observer_as(&self.instance)
+    }
+
+    /// The same with another instance, such as a previous one.
+    pub(super) fn observer_as<'a>(
+        &'a self,
+        instance: &'a Arc<GroupInstance>,
+    ) -> Option<Observer<'a>> {
+        let observer = Observer {
+            name: &self.key.name,
+            tags: &self.function.tags,
+            instance,
+        };
+        (instance.presence < Presence::Gone).then_some(observer)
+    }
+}
+
+/// The functions of this zipper that it advertises as one.
+#[derive(Debug, Default)]
+pub(super) struct LocalGroup {
+    /// The functions, with their policies.
+    pub(super) members: BTreeMap<NodeKey, Policy>,
+    /// How many of them observe each tag.
+    tags: BTreeMap<Tag, usize>,
+}
+
+impl LocalGroup {
+    pub(super) fn add(&mut self, client: NodeKey, function: &FunctionSpec) {
+        self.members.insert(client, function.policy);
+        for tag in &function.tags {
+            *self.tags.entry(*tag).or_default() += 1;
+        }
+    }
+
+    /// Removes the tags of a function, which may have been added again with other tags.
+    pub(super) fn remove_tags(&mut self, function: &FunctionSpec) {
+        for tag in &function.tags {
+            if let Some(count) = self.tags.get_mut(tag) {
+                *count -= 1;
+                if *count == 0 {
+                    self.tags.remove(tag);
+                }
+            }
+        }
+    }
+
+    /// The entry to advertise, without a path; `None` if there is no function. An entry has room for a
+    /// limited number of tags: those with the smallest numbers.
+    pub(super) fn entry(&self, key: &RouteKey) -> Option<InterestEntry> {
+        let policy = *self.members.values().next()?;
+        Some(InterestEntry {
+            name: key.name.to_string(),
+            tags: self.tags.keys().copied().take(TAGS_MAX).collect(),
+            target: key.target.as_deref().map(str::to_owned),
+            policy,
+            path: Vec::new(),
+        })
+    }
+}
+
+/// A neighbour, the functions that it reaches, and the state of the table that is advertised to it.
+#[derive(Debug)]
+pub(super) struct NeighbourTable {
+    pub(super) presence: Presence,
+    pub(super) routes: BTreeMap<RouteKey, Arc<InterestEntry>>,
+    /// The number of the last delta that it has sent.
+    pub(super) last_delta: u64,
+    pub(super) advertised: AdvertisedTable,
+}
+
+impl Default for NeighbourTable {
+    fn default() -> Self {
+        Self {
+            presence: Presence::Up,
+            routes: BTreeMap::new(),
+            last_delta: 0,
+            advertised: AdvertisedTable::default(),
+        }
+    }
+}
+
+/// The path by which this zipper reaches functions with one key.
+#[derive(Debug)]
+pub(super) struct BestRoute {
+    /// Without this zipper on its path.
+    pub(super) entry: Arc<InterestEntry>,
+    /// The home zipper as an instance, and the neighbour on the path to it; `None` for functions of this
+    /// zipper, each of which is an instance of its own.
+    pub(super) remote: Option<(NodeKey, Arc<GroupInstance>)>,
+}
+
+impl BestRoute {
+    pub(super) fn new(
+        via: NodeKey,
+        presence: Presence,
+        key: &RouteKey,
+        entry: &Arc<InterestEntry>,
+    ) -> Self {
+        let instance = GroupInstance {
+            node: key.home,
+            via: Some(via),
+            presence,
+            distance: entry.path.len(),
+            target: key.target.clone(),
+            policy: entry.policy,
+        };
+        Self {
+            entry: Arc::clone(entry),
+            remote: Some((via, instance.into())),
+        }
+    }
+
+    pub(super) fn via(&self) -> Option<NodeKey> {
+        self.remote.as_ref().map(|(via, _)| *via)
+    }
+
+    pub(super) fn observer<'a>(&'a self, key: &'a RouteKey) -> Option<Observer<'a>> {
+        let (_, instance) = self.remote.as_ref()?;
+        Some(Observer {
+            name: &key.name,
+            tags: &self.entry.tags,
+            instance,
+        })
+    }
+
+    /// Whether the route is advertised to a neighbour: not back to where it leads, and not beyond the
+    /// longest path.
+    pub(super) fn is_for(&self, neighbour: &NodeKey) -> bool {
+        self.remote.as_ref().is_none_or(|(via, _)| {
+            let path = &self.entry.path;
+            via != neighbour && path.len() < PATH_MAX && !path.contains(neighbour)
+        })
+    }
+
+    /// The entry as this zipper advertises it.
+    pub(super) fn advertised_by(&self, own: NodeKey) -> InterestEntry {
+        let mut entry = InterestEntry::clone(&self.entry);
+        entry.path.push(own);
+        entry
+    }
+}

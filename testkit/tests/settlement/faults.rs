@@ -26,7 +26,7 @@ impl World {
     /// A fault.
     pub(crate) fn befall(&mut self) {
         let entry = self.rng.usize(..ENTRIES);
-        match self.rng.u32(..10) {
+        match self.rng.u32(..12) {
             0 => self.crash_entry(entry),
             1 => {
                 // The entry zipper that it leaves may not know.
@@ -43,7 +43,11 @@ impl World {
                 let time = self.rng.u64(1..60);
                 self.pass(Duration::from_secs(time));
             }
-            _ => self.leave(),
+            9 => self.leave(),
+            _ => {
+                self.is_stalled = !self.is_stalled;
+                self.note(format!("the way to the source is stalled: {}", self.is_stalled));
+            }
         }
     }
 
@@ -144,6 +148,7 @@ impl World {
     /// All faults are over, and every entry zipper reaches every instance.
     pub(crate) fn heal(&mut self) {
         self.note("all faults are over");
+        self.is_stalled = false;
         if self.attached.is_none() {
             self.attach(0);
         }

@@ -76,6 +76,8 @@ pub(crate) struct World {
     pub(crate) attached: Option<usize>,
     /// Whether that zipper has received the offer: before, it may serve an earlier attachment.
     pub(crate) is_offered: bool,
+    /// What the entry zipper sends to the source is under way for long.
+    pub(crate) is_stalled: bool,
     pub(crate) to_entry: VecDeque<ToEntry>,
     pub(crate) to_source: VecDeque<EntryOutput>,
     pub(crate) entries: [Option<EntryFlow>; ENTRIES],
@@ -115,6 +117,7 @@ impl World {
             base_sent: 0,
             attached: None,
             is_offered: false,
+            is_stalled: false,
             to_entry: VecDeque::new(),
             to_source: VecDeque::new(),
             entries: [const { None }; ENTRIES],
@@ -325,6 +328,7 @@ impl World {
         self.to_source.clear();
         self.attached = Some(at);
         self.is_offered = false;
+        self.is_stalled = false;
         self.base_sent = 0;
         let offer = self.source.attach();
         self.to_entry.push_back(ToEntry::Offer(offer));
@@ -442,6 +446,9 @@ impl World {
     }
 
     fn pump_to_source(&mut self) {
+        if self.is_stalled {
+            return;
+        }
         for _ in 0..self.rng.u32(..20) {
             let Some(message) = self.to_source.pop_front() else {
                 return;

@@ -267,6 +267,10 @@ impl GroupFlow {
         let member = self.members.iter_mut().find(|it| it.instance == instance)?;
         let one = sequence..sequence + 1;
         if is_new && sequence >= member.end {
+            if sequence < self.uncertain_below || self.orphaned.contains(sequence) {
+                member.redelivered.insert(one.clone());
+                self.orphaned.remove(one.clone());
+            }
             self.unassigned.remove(one.clone());
             member.assigned.insert(one);
             member.end = sequence + 1;

@@ -126,9 +126,17 @@ impl Simulation {
     }
 }
 
+impl Drop for Simulation {
+    fn drop(&mut self) {
+        // They own the driver, which owns them.
+        self.actors.clear();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::actors::{Actor, Next};
 
     #[test]
     fn time_and_randomness_of_a_simulation_follow_from_its_seed() {
@@ -145,5 +153,27 @@ mod tests {
         };
         assert_eq!(draw(7), draw(7));
         assert_ne!(draw(7), draw(8));
+    }
+
+    /// Keeps its driver, as a hub does.
+    struct DriverOwner(#[allow(dead_code, reason = "only kept")] Arc<Driver>);
+
+    impl Actor for DriverOwner {
+        type Command = ();
+
+        fn handle(&mut self, _now: Instant, _command: Option<()>) -> Next {
+            Next::Command
+        }
+    }
+
+    #[test]
+    fn a_simulation_that_is_dropped_releases_its_driver() {
+        let mut simulation = Simulation::new(1).unwrap();
+        let driver = simulation.driver();
+        let actor = driver.spawn_actor("owner", |_| DriverOwner(simulation.driver()));
+        simulation.run(Duration::from_millis(1), || false);
+        let remaining = Arc::downgrade(&driver);
+        drop((simulation, driver, actor));
+        assert!(remaining.upgrade().is_none());
     }
 }

@@ -95,6 +95,13 @@ impl SteppedActors {
         has_worked
     }
 
+    /// Drops all actors.
+    pub(crate) fn clear(&self) {
+        let actors = std::mem::take(&mut *lock(&self.0));
+        // Without the lock: an actor may own something that adds another one.
+        drop(actors);
+    }
+
     /// The earliest deadline of all actors.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         lock(&self.0).iter().filter_map(|it| it.deadline()).min()

@@ -46,7 +46,10 @@ impl World {
             9 => self.leave(),
             _ => {
                 self.is_stalled = !self.is_stalled;
-                self.note(format!("the way to the source is stalled: {}", self.is_stalled));
+                self.note(format!(
+                    "the way to the source is stalled: {}",
+                    self.is_stalled
+                ));
             }
         }
     }

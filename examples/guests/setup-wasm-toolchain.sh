@@ -22,7 +22,7 @@ mkdir -p "$PREFIX"
 PREFIX=$(cd "$PREFIX" && pwd)
 
 fail() { printf 'setup-wasm-toolchain: %s\n' "$*" >&2; exit 1; }
-say() { printf 'setup-wasm-toolchain: %s\n' "$*" >&2; }
+log() { printf 'setup-wasm-toolchain: %s\n' "$*" >&2; }
 
 [ "$(uname -sm)" = "Linux x86_64" ] || fail "only Linux x86_64 is supported; use rustup target add $TARGET"
 for tool in apt-get apt-cache dpkg-deb cargo; do
@@ -32,16 +32,16 @@ done
 # What is there stays, also when apt's candidate moves on: another compiler builds other bytes.
 stamp=$PREFIX/.stamp
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "${RUSTC_WEB_VERSION:-$(cut -d' ' -f1 "$stamp")} $TARGET" ]; then
-    say "$(cat "$stamp") is already there"
+    log "$(cat "$stamp") is already there"
     exit 0
 fi
 
 candidate() { apt-cache policy rustc-web | awk '/Candidate:/ && $2 != "(none)" { print $2 }'; }
-# The guests say rust-version 1.95.
+# The manifests of the guests state rust-version 1.95.
 is_recent() { local minor=${1#1.}; [ -n "$1" ] && [ "${minor%%.*}" -ge 95 ]; }
 version=${RUSTC_WEB_VERSION:-$(candidate)}
 if ! is_recent "$version"; then
-    say "apt offers rustc-web '$version', at least 1.95 is needed: updating its package lists"
+    log "apt offers rustc-web '$version', at least 1.95 is needed: updating its package lists"
     apt-get update -q >&2 || fail "cannot update apt's package lists; run apt-get update as root"
     version=${RUSTC_WEB_VERSION:-$(candidate)}
 fi
@@ -58,7 +58,7 @@ llvm=$(apt-cache show "libstd-rust-web-$minor=$version" | awk 'match($0, /libllv
 [ -n "$llvm" ] || fail "cannot tell which LLVM rustc-web $version wants"
 lld=lld-${llvm#libllvm}
 
-say "fetching rustc-web $version, $llvm, $lld (about 150 MB)"
+log "fetching rustc-web $version, $llvm, $lld (about 150 MB)"
 (cd "$scratch" && apt-get download -q \
     "rustc-web=$version" "libstd-rust-web-$minor=$version" "libstd-rust-web-dev=$version" \
     "rust-web-src=$version" "$llvm" "$lld" >&2)
@@ -95,7 +95,7 @@ missing=$(LD_LIBRARY_PATH=$shared ldd "$real" "$driver" "$sysroot/lib/llvm-${llv
 [ -z "$missing" ] || fail "shared libraries are missing: $missing (installing $llvm brings them)"
 "$PREFIX/bin/rustc" -vV >&2
 
-say "building the standard library for $TARGET"
+log "building the standard library for $TARGET"
 probe=$scratch/probe
 mkdir -p "$probe/src"
 cat > "$probe/Cargo.toml" <<'MANIFEST'
@@ -128,4 +128,4 @@ cp "$scratch/target/$TARGET"/release/deps/*.rlib "$lib/rustlib/$TARGET/lib/"
 rm -f "$lib/rustlib/$TARGET/lib"/libprobe*.rlib
 
 printf '%s %s' "$version" "$TARGET" > "$stamp"
-say "done: RUSTC=$PREFIX/bin/rustc"
+log "done: RUSTC=$PREFIX/bin/rustc"

@@ -21,7 +21,7 @@ pub struct Oracle {
     delivered: BTreeSet<(u8, u32)>,
     /// The number of checked messages and events of the side.
     read: usize,
-    told: usize,
+    events_seen: usize,
     /// The highest number delivered on each lane.
     highest: Vec<Option<u32>>,
 }
@@ -99,8 +99,8 @@ impl Oracle {
     ///
     /// # Errors
     /// An event that reports a message that was never sent.
-    pub fn hear(&mut self, sender: &Side) -> Result<(), String> {
-        for event in &sender.events[self.told..] {
+    pub fn check_events(&mut self, sender: &Side) -> Result<(), String> {
+        for event in &sender.events[self.events_seen..] {
             let (Event::PeerRestarted { undelivered } | Event::Closed { undelivered, .. }) = event
             else {
                 continue;
@@ -109,7 +109,7 @@ impl Oracle {
                 self.reported.insert(Self::read_message(message)?);
             }
         }
-        self.told = sender.events.len();
+        self.events_seen = sender.events.len();
         Ok(())
     }
 
@@ -120,7 +120,7 @@ impl Oracle {
 
     /// The sending process was replaced: messages that it had accepted may be lost.
     pub fn sender_restarted(&mut self) {
-        self.told = 0;
+        self.events_seen = 0;
         for (lane, &next) in (0..).zip(&self.next) {
             self.reported.extend((0..next).map(|number| (lane, number)));
         }

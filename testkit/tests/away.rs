@@ -73,7 +73,7 @@ fn n7_the_oldest_make_room_and_are_counted_exactly() {
         world.connect(0, kind, Conditions::default());
         world.pass(Duration::from_secs(1));
         let received = numbers(&world, 1);
-        let told: u64 = world.sides[0]
+        let reported: u64 = world.sides[0]
             .events
             .iter()
             .map(|event| match event {
@@ -81,8 +81,15 @@ fn n7_the_oldest_make_room_and_are_counted_exactly() {
                 _ => 0,
             })
             .sum();
-        assert_eq!(received.len() as u64 + told, u64::from(sent), "{kind:?}");
-        assert_eq!(world.sides[0].session.stats().dropped_while_offline, told);
+        assert_eq!(
+            received.len() as u64 + reported,
+            u64::from(sent),
+            "{kind:?}"
+        );
+        assert_eq!(
+            world.sides[0].session.stats().dropped_while_offline,
+            reported
+        );
         // The youngest, without a gap.
         let first = sent - received.len() as u32;
         assert_eq!(received, (first..sent).collect::<Vec<_>>());

@@ -24,7 +24,7 @@ fn env(name: &str) -> String {
     std::env::var(format!("SELVEDGE_HOSTS_{name}")).expect("the parent sets it")
 }
 
-fn say(line: &str) {
+fn note(line: &str) {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}").expect("the parent reads");
     out.flush().expect("the parent reads");
@@ -40,7 +40,7 @@ impl Inbox for Print {
             let number = message.payload.first_chunk().expect("a number");
             lines.push_str(&format!("got {}\n", u64::from_be_bytes(*number)));
         }
-        say(lines.trim_end());
+        note(lines.trim_end());
     }
 
     fn on_event(&mut self, _event: Event) {}
@@ -55,7 +55,7 @@ fn child() {
         return;
     };
     // After the line that the test harness has begun to print.
-    say("");
+    note("");
     let key = std::fs::read_to_string(env("KEY")).expect("a key");
     let peer: NodeId = env("PEER").parse().expect("a node");
     let reach = env("REACH");
@@ -75,8 +75,8 @@ fn child() {
     std::thread::spawn(move || {
         for event in events {
             match event {
-                HubEvent::Up { .. } => say("up"),
-                HubEvent::Down { .. } => say("down"),
+                HubEvent::Up { .. } => note("up"),
+                HubEvent::Down { .. } => note("down"),
                 _ => {}
             }
         }
@@ -104,17 +104,17 @@ fn send(to: &Endpoint) {
             number += 1;
         }
     }
-    say(&format!("sent {number}"));
+    note(&format!("sent {number}"));
     let flushed = to.flush(PATIENCE);
     while let Some(event) = to.try_event() {
         if let Event::PeerRestarted { undelivered } = event {
             for message in undelivered {
                 let number = message.payload.first_chunk().expect("a number");
-                say(&format!("reported {}", u64::from_be_bytes(*number)));
+                note(&format!("reported {}", u64::from_be_bytes(*number)));
             }
         }
     }
-    say(&format!("flushed {}", flushed.is_ok()));
+    note(&format!("flushed {}", flushed.is_ok()));
 }
 
 /// A child process and its output.
@@ -301,23 +301,23 @@ fn numbers<'a>(lines: impl IntoIterator<Item = &'a String>, word: &str) -> Vec<u
 }
 
 /// Reads until so many further messages have been printed. Returns all numbers.
-fn hear(receiver: &Process, count: usize, heard: &mut Vec<u64>) {
-    let end = heard.len() + count;
-    while heard.len() < end {
+fn receive(receiver: &Process, count: usize, received: &mut Vec<u64>) {
+    let end = received.len() + count;
+    while received.len() < end {
         let line = receiver
             .lines
             .recv_timeout(PATIENCE)
             .expect("messages come");
-        heard.extend(numbers([&line], "got "));
+        received.extend(numbers([&line], "got "));
     }
 }
 
 /// Ends the sender in order and checks that everything it sent has arrived, once and in order.
-fn expect_all(sender: Process, receiver: &Process, mut heard: Vec<u64>) {
+fn expect_all(sender: Process, receiver: &Process, mut received: Vec<u64>) {
     let (sent, _, flushed) = finish(sender);
     assert!(flushed);
-    hear(receiver, sent as usize - heard.len(), &mut heard);
-    assert!(heard.into_iter().eq(0..sent), "once and in order");
+    receive(receiver, sent as usize - received.len(), &mut received);
+    assert!(received.into_iter().eq(0..sent), "once and in order");
 }
 
 /// Ends the sender in order. Returns the number of sent messages and those reported as possibly lost.
@@ -335,9 +335,9 @@ fn finish(mut sender: Process) -> (u64, BTreeSet<u64>, bool) {
 fn n2_hosts_that_are_unplugged_and_plugged_in_again_lose_nothing() {
     let hosts = Hosts::apart("cable");
     let (receiver, sender) = (hosts.start(1, "receive"), hosts.start(0, "send"));
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     for _ in 0..3 {
-        hear(&receiver, 2000, &mut heard);
+        receive(&receiver, 2000, &mut received);
         hosts.cable("down");
         let unplugged = Instant::now();
         // There is no notification: neither a FIN nor a reset arrives.
@@ -350,7 +350,7 @@ fn n2_hosts_that_are_unplugged_and_plugged_in_again_lose_nothing() {
         hosts.cable("up");
         sender.wait_for("up");
     }
-    expect_all(sender, &receiver, heard);
+    expect_all(sender, &receiver, received);
 }
 
 #[test]
@@ -358,9 +358,9 @@ fn n2_hosts_that_are_unplugged_and_plugged_in_again_lose_nothing() {
 fn a_process_that_is_frozen_for_five_seconds_loses_nothing() {
     let hosts = Hosts::new("frozen", "127.0.0.1", 29_310);
     let (receiver, sender) = (hosts.start(1, "receive"), hosts.start(0, "send"));
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     for frozen in [&receiver, &sender] {
-        hear(&receiver, 2000, &mut heard);
+        receive(&receiver, 2000, &mut received);
         frozen.signal("-STOP");
         let other = if std::ptr::eq(frozen, &receiver) {
             &sender
@@ -369,11 +369,11 @@ fn a_process_that_is_frozen_for_five_seconds_loses_nothing() {
         };
         let said = other.listen(Duration::from_secs(5));
         assert!(said.iter().any(|line| line == "down"), "{said:?}");
-        heard.extend(numbers(&said, "got "));
+        received.extend(numbers(&said, "got "));
         frozen.signal("-CONT");
-        hear(&receiver, 2000, &mut heard);
+        receive(&receiver, 2000, &mut received);
     }
-    expect_all(sender, &receiver, heard);
+    expect_all(sender, &receiver, received);
 }
 
 #[test]
@@ -384,21 +384,21 @@ fn of_a_receiver_that_is_killed_the_loss_is_reported_exactly() {
     let mut lives = Vec::new();
     for _ in 0..3 {
         let receiver = hosts.start(1, "receive");
-        let mut heard = Vec::new();
-        hear(&receiver, 3000, &mut heard);
+        let mut received = Vec::new();
+        receive(&receiver, 3000, &mut received);
         receiver.signal("-KILL");
-        heard.extend(numbers(&receiver.rest(), "got "));
-        lives.push(heard);
+        received.extend(numbers(&receiver.rest(), "got "));
+        lives.push(received);
     }
     let last = hosts.start(1, "receive");
-    let mut heard = Vec::new();
-    hear(&last, 3000, &mut heard);
+    let mut received = Vec::new();
+    receive(&last, 3000, &mut received);
     let (sent, reported, flushed) = finish(sender);
     assert!(flushed);
-    while heard.last() != Some(&(sent - 1)) {
-        hear(&last, 1, &mut heard);
+    while received.last() != Some(&(sent - 1)) {
+        receive(&last, 1, &mut received);
     }
-    lives.push(heard);
+    lives.push(received);
     let mut delivered = BTreeSet::new();
     for life in &lives {
         assert!(life.is_sorted(), "in order within a life");

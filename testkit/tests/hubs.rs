@@ -22,7 +22,7 @@ const fn ms(ms: u64) -> Duration {
 /// just before.
 const HEALED_MAX: Duration = Duration::from_secs(16);
 
-struct Village {
+struct HubGroup {
     seed: u64,
     rng: Rng,
     simulation: Simulation,
@@ -37,7 +37,7 @@ struct Village {
     begin: Instant,
 }
 
-impl Village {
+impl HubGroup {
     fn new(seed: u64) -> Self {
         let simulation = Simulation::new(seed).expect("it begins");
         let mut rng = Rng::with_seed(seed);
@@ -45,7 +45,7 @@ impl Village {
         let keys: Vec<_> = (1..=4)
             .map(|byte| Identity::from_seed(&[byte; 32]).expect("a key"))
             .collect();
-        let mut village = Self {
+        let mut group = Self {
             seed,
             rng,
             begin: simulation.now(),
@@ -57,8 +57,8 @@ impl Village {
             got: Default::default(),
             story: Vec::new(),
         };
-        village.hubs = (0..NAMES.len()).map(|own| village.hub(own)).collect();
-        village
+        group.hubs = (0..NAMES.len()).map(|own| group.hub(own)).collect();
+        group
     }
 
     fn hub(&self, own: usize) -> Hub {
@@ -188,24 +188,24 @@ impl Village {
 
 /// Runs a seed to its end. Returns the recorded run.
 fn story(seed: u64) -> Vec<String> {
-    let mut village = Village::new(seed);
+    let mut group = HubGroup::new(seed);
     for _ in 0..80 {
-        village.act();
-        let time = ms(village.rng.u64(0..400));
-        village.run(time);
+        group.act();
+        let time = ms(group.rng.u64(0..400));
+        group.run(time);
     }
-    village.heal();
-    let healed = village.simulation.now();
-    while !village.is_whole() {
-        village.run(ms(50));
-        let after = village.simulation.now() - healed;
+    group.heal();
+    let healed = group.simulation.now();
+    while !group.is_whole() {
+        group.run(ms(50));
+        let after = group.simulation.now() - healed;
         assert!(
             after < HEALED_MAX,
             "seed {seed}: still apart\n{:#?}",
-            village.story
+            group.story
         );
     }
-    village.story
+    group.story
 }
 
 #[test]

@@ -91,9 +91,9 @@ impl Trial {
     fn look(&mut self) {
         let seed = self.seed;
         for (from, oracle) in self.oracles.iter_mut().enumerate() {
-            let told = oracle.hear(&self.world.sides[from]);
+            let checked = oracle.check_events(&self.world.sides[from]);
             let looked = oracle.look(&self.world.sides[1 - from]);
-            if let Err(wrong) = told.and(looked) {
+            if let Err(wrong) = checked.and(looked) {
                 panic!("seed {seed}: from side {from}: {wrong}");
             }
         }

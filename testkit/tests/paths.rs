@@ -83,7 +83,7 @@ fn with_two_paths_the_end_of_either_is_not_noticed_on_a_redundant_lane() {
                 let mut oracle = Oracle::new(2);
                 let ids = kinds.map(|kind| world.connect(0, kind, good()));
                 longest_pause(&mut world, &mut oracle, ms(300));
-                let told = world.sides[1].events.len();
+                let events_before = world.sides[1].events.len();
                 if silent {
                     let path = world.path(ids[victim]).expect("it is there");
                     path.set(Conditions {
@@ -98,7 +98,7 @@ fn with_two_paths_the_end_of_either_is_not_noticed_on_a_redundant_lane() {
                     pause <= ms(2),
                     "{kinds:?}, {victim} cut (silently: {silent}): {pause:?} without a message"
                 );
-                let events = &world.sides[1].events[told..];
+                let events = &world.sides[1].events[events_before..];
                 let lost = |event: &Event| matches!(event, Event::Detached { .. });
                 assert!(!events.iter().any(lost), "{events:?}");
                 let alone = |event: &Event| matches!(event, Event::Redundant { attachment: None });

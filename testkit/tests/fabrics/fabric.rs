@@ -401,7 +401,7 @@ impl Fabric {
     /// How many messages all zippers and clients have reported as not delivered.
     pub(crate) fn reported(&self) -> u64 {
         let zippers = (0..self.zippers.len()).flat_map(|at| self.stats(at));
-        let lost = |it: ZipperStats| it.unobserved + it.unreachable + it.undelivered;
+        let lost = |it: ZipperStats| it.unobserved + it.unreachable + it.undelivered + it.hop_limit;
         let uncertain = self.members.iter().map(Member::uncertain);
         zippers.map(lost).chain(uncertain).sum()
     }

@@ -66,7 +66,9 @@ pub use clock::Clock;
 pub use config::{DriverConfig, Placement};
 pub use connected::{Connected, Dialers};
 pub use driver::{Driver, Listening};
-pub use endpoint::{Endpoint, EventWatch, Inbox, Incoming, Reader, Reception, Sending};
+pub use endpoint::{
+    Endpoint, EventWatch, Inbox, Incoming, Reader, Reception, SendBacklog, Sending,
+};
 pub use error::{AttachError, DriverError, FlushError, RecvError, TryRecvError};
 pub use simulation::Simulation;
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use selvedge_driver::{
-    AttachError, CloseReason, Endpoint, Event, FlushError, Inbox, Incoming, LaneId, SendError,
-    SessionConfig, TryRecvError,
+    AttachError, CloseReason, Endpoint, Event, FlushError, Inbox, Incoming, LaneId, SendBacklog,
+    SendError, SessionConfig, TryRecvError,
 };
 use support::{PATIENCE, Two, expect_numbered, number, send_numbered, wait_for};
 
@@ -95,6 +95,21 @@ fn the_counters_of_an_endpoint_that_only_sends_are_published() {
         let sent = two.a.stats().bytes_sent;
         assert!(sent >= round * 10 * 64, "{sent} bytes after {round} rounds");
     }
+}
+
+#[test]
+fn the_backlog_of_an_endpoint_is_what_the_peer_has_not_acknowledged() {
+    let two = Two::new(1);
+    assert_eq!(two.a.send_backlog(), SendBacklog::default());
+    two.a.send(LaneId::FIRST, number(0, 100)).unwrap();
+    let waiting = two.a.send_backlog();
+    assert!(
+        waiting.queued > 100 && waiting.in_flight == 0,
+        "{waiting:?}"
+    );
+    two.connect(0);
+    two.a.flush(PATIENCE).unwrap();
+    assert_eq!(two.a.send_backlog(), SendBacklog::default());
 }
 
 #[test]

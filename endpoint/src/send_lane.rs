@@ -128,6 +128,11 @@ impl SendLane {
         self.end - self.acked
     }
 
+    /// Bytes that were sent and not acknowledged.
+    pub(crate) const fn in_flight(&self) -> u64 {
+        self.sent_max - self.acked
+    }
+
     /// How many bytes the transport with that cursor retransmits.
     pub(crate) fn repeated(&self, cursor: &Cursor) -> u64 {
         self.sent_max.saturating_sub(cursor.next.max(self.acked))
@@ -405,8 +410,10 @@ mod tests {
     fn an_acknowledgement_of_unsent_data_is_refused() {
         let mut lane = lane_with(&[b"hello"]);
         assert!(lane.next_piece(&mut Cursor::default(), 3).is_some());
+        assert_eq!(lane.in_flight(), 3);
         assert!(lane.acknowledge(4, 0).is_err());
         assert_eq!(lane.acknowledge(3, 0).unwrap(), 3);
+        assert_eq!(lane.in_flight(), 0);
     }
 
     #[test]

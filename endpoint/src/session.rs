@@ -514,6 +514,12 @@ impl Session {
     pub const fn stats(&self) -> &EndpointStats {
         &self.stats
     }
+
+    /// Bytes of reliable lanes that were sent and that the peer has not acknowledged.
+    #[must_use]
+    pub fn bytes_in_flight(&self) -> u64 {
+        self.sending.in_flight()
+    }
 }
 
 #[cfg(test)]

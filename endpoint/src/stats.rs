@@ -30,4 +30,6 @@ pub struct EndpointStats {
     pub attachments: u64,
     /// How often the peer turned out to be a new process.
     pub peer_restarts: u64,
+    /// Bytes of reliable lanes that were sent and that the peer has not acknowledged. Not a counter.
+    pub bytes_in_flight: u64,
 }

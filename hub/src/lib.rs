@@ -49,6 +49,6 @@ pub use selvedge_driver::{
     Dialer, Dialers, Driver, DriverConfig, DriverError, EncodedBatch, Endpoint, Event, FlushError,
     Identity, IdentityError, Inbox, Incoming, Incompatibility, Info, Instant, LaneConfig, LaneId,
     ListenError, Listener, MailboxSender, Message, Next, NodeId, ParseAddressError,
-    ParseNodeIdError, Reader, RecvError, SendError, Sending, SessionConfig, TryRecvError,
-    VersionRange, dialers,
+    ParseNodeIdError, Reader, RecvError, SendBacklog, SendError, Sending, SessionConfig,
+    TryRecvError, VersionRange, dialers,
 };

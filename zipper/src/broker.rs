@@ -7,6 +7,8 @@
 
 mod batch;
 mod connection;
+mod liveness;
+mod peers;
 mod plans;
 mod settling;
 mod shards;
@@ -23,6 +25,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use selvedge_hub::{Actor, Clock, Endpoint, Instant, Next};
 
 use crate::broker::connection::Connection;
+use crate::broker::liveness::Liveness;
 use crate::broker::plans::{Plans, ResolvedHop, ResolvedPlan};
 use crate::broker::settling::Occasion;
 use crate::broker::shards::{ShardSet, ShardVersions, WaitingEndpoints};
@@ -77,6 +80,7 @@ pub(crate) struct Broker {
     waiting: Mutex<WaitingEndpoints>,
     /// Whether forwarding has stopped.
     is_aborted: AtomicBool,
+    liveness: Liveness,
     /// Disconnected when the connections of every source, and of every peer that may become one, are
     /// dropped.
     sources_gone: Receiver<Infallible>,
@@ -126,6 +130,7 @@ impl Broker {
         let router = Router::new(settings.node, random.u64(..));
         let (source, sources_gone) = bounded(0);
         let message_max = settings.message_max;
+        let liveness = Liveness::new(settings.clock.now());
         Arc::new(Self {
             settings,
             counters: ZipperCounters::default(),
@@ -144,6 +149,7 @@ impl Broker {
             next_connection: AtomicU64::new(0),
             waiting: Mutex::default(),
             is_aborted: AtomicBool::new(false),
+            liveness,
             sources_gone,
         })
     }
@@ -415,6 +421,7 @@ impl Broker {
         drop(state);
         // Also to neighbours whose send buffer had no room for the last part.
         self.settle(Occasion::Tick);
+        self.liveness.note_check(now);
     }
 
     fn lock(&self) -> MutexGuard<'_, BrokerState> {

@@ -14,7 +14,9 @@ pub mod router;
 #[cfg(feature = "wasm")]
 pub mod runner;
 pub mod settlement;
+mod snapshot;
 mod stats;
 pub mod zipper;
 
+pub use snapshot::PeerSnapshot;
 pub use stats::ZipperStats;

@@ -4,6 +4,7 @@
 
 mod cli;
 mod demo;
+mod monitoring;
 
 use std::process::ExitCode;
 

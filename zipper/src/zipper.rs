@@ -14,6 +14,7 @@ use selvedge_hub::{
 use selvedge_client::lanes::session_config;
 
 use crate::broker::{Broker, BrokerSettings, BrokerTicker, StopTicker};
+use crate::snapshot::PeerSnapshot;
 use crate::stats::ZipperStats;
 use selvedge_client::tag::Tag;
 use selvedge_client::wire::{FEATURES, VersionOffer};
@@ -321,6 +322,18 @@ impl Closing {
 pub struct ZipperWatch(Arc<Broker>);
 
 impl ZipperWatch {
+    /// The name of the zipper.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.settings.name
+    }
+
+    /// The key of the zipper.
+    #[must_use]
+    pub fn node_id(&self) -> NodeId {
+        NodeId::new(self.0.settings.node)
+    }
+
     /// The counters so far.
     #[must_use]
     pub fn stats(&self) -> ZipperStats {
@@ -332,6 +345,20 @@ impl ZipperWatch {
     #[must_use]
     pub fn connections(&self) -> Vec<String> {
         self.0.connections()
+    }
+
+    /// The clients and zippers that the zipper is connected to or waits for, with their backlog, in the
+    /// order of their keys.
+    #[must_use]
+    pub fn peers(&self) -> Vec<PeerSnapshot> {
+        self.0.peers()
+    }
+
+    /// Whether the zipper makes progress: false if it has not checked its timeouts for 10 s, because it
+    /// has ended, or a thread of it is stuck. Never blocks.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.0.is_live()
     }
 
     /// Gives up undelivered messages and counts them, which ends the wait in [`Zipper::close`].

@@ -11,6 +11,7 @@ use crossbeam_channel::Receiver;
 use selvedge_endpoint::{CloseReason, EndpointStats, Event, LaneId, Message, SendError};
 use selvedge_transport::{Address, DialError, DialTarget, Info, Instant, NodeId, Place};
 
+use super::backlog::SendBacklog;
 use super::reader::Reader;
 use super::received::ReceivedData;
 use super::sending::Sending;
@@ -438,6 +439,19 @@ impl Endpoint {
     #[must_use]
     pub fn stats(&self) -> EndpointStats {
         lock(&self.0.shared.received).stats
+    }
+
+    /// What the peer has not acknowledged. Holds the lock of the send buffer for a moment.
+    #[must_use]
+    pub fn send_backlog(&self) -> SendBacklog {
+        let in_flight = self.stats().bytes_in_flight;
+        let accepted = lock(&self.0.shared.send_buffer).used();
+        // Acknowledged since the last turn: not in flight any more.
+        let in_flight = in_flight.min(accepted);
+        SendBacklog {
+            queued: accepted - in_flight,
+            in_flight,
+        }
     }
 }
 

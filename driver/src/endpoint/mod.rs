@@ -1,5 +1,6 @@
 //! Endpoints: the handles of the user, and the queues that these share with a worker.
 
+mod backlog;
 mod consumed;
 mod handle;
 mod inbox;
@@ -11,6 +12,7 @@ mod shared;
 mod unread;
 mod waiters;
 
+pub use backlog::SendBacklog;
 pub use handle::Endpoint;
 pub use inbox::{EventWatch, Inbox, Incoming, Reception};
 pub use reader::Reader;

@@ -200,5 +200,6 @@ impl EndpointDelivery {
         let stats = session.stats();
         self.published_sent = stats.bytes_sent;
         received.stats = *stats;
+        received.stats.bytes_in_flight = session.bytes_in_flight();
     }
 }

@@ -162,6 +162,11 @@ impl SendSide {
         self.lanes.iter().any(SendLane::has_moved)
     }
 
+    /// Bytes that were sent and not acknowledged.
+    pub(super) fn in_flight(&self) -> u64 {
+        self.lanes.iter().map(SendLane::in_flight).sum()
+    }
+
     pub(super) fn unacknowledged(&self) -> u64 {
         self.lanes.iter().map(SendLane::unacknowledged).sum()
     }

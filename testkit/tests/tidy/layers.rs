@@ -243,6 +243,8 @@ fn expect_absent(package: &str, features: &str, absent: &[&str]) {
 fn a_native_source_or_function_compiles_no_engine_no_command_line_and_no_runtime() {
     let absent = [
         "clap",
+        "httparse",
+        "prometheus-client",
         "signal-hook",
         "sysinfo",
         "tokio",
@@ -256,6 +258,8 @@ fn a_native_source_or_function_compiles_no_engine_no_command_line_and_no_runtime
 fn a_program_that_embeds_a_zipper_compiles_no_engine_and_no_command_line() {
     let absent = [
         "clap",
+        "httparse",
+        "prometheus-client",
         "signal-hook",
         "selvedge-wasm-host",
         "sysinfo",

@@ -1,5 +1,6 @@
 //! `zipper serve`: runs a zipper.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::cli::connection::{CLOSE_MAX, read_identity};
 use crate::cli::error::{CommandError, ErrorKind};
 use crate::cli::shutdown::{Shutdown, WARN_AFTER};
 use crate::cli::{OutputFormat, print_line};
+use crate::monitoring::Monitoring;
 
 /// Number of connections that a warning names.
 const NAMED_MAX: usize = 8;
@@ -42,7 +44,9 @@ pub(crate) fn serve(args: &ServeArgs, output: OutputFormat) -> Result<(), Comman
         Some(path) => ZipperConfig::load(path, &overrides),
         None => ZipperConfig::parse("", "the configuration", &overrides),
     };
-    let options = options(config?)?;
+    let config = config?;
+    let metrics = config.metrics;
+    let options = options(config)?;
     if args.test {
         let file = args.config.as_deref();
         let file = file.map_or_else(|| "the default".into(), |path| path.display().to_string());
@@ -53,22 +57,48 @@ pub(crate) fn serve(args: &ServeArgs, output: OutputFormat) -> Result<(), Comman
     }
     let shutdown = Shutdown::listen()?;
     raise_descriptor_limit();
-    let name = options.name.clone();
+    let (name, clients_max) = (options.name.clone(), options.clients_max);
     let zipper = Zipper::start(options)?;
+    let monitoring = match metrics {
+        Some(address) => Some(monitor(address, &zipper, clients_max)?),
+        None => None,
+    };
     let addresses: Vec<String> = zipper.addresses().iter().map(ToString::to_string).collect();
     let node = zipper.node_id().to_string();
+    let metrics = monitoring.as_ref().map(Monitoring::address);
     match output {
-        OutputFormat::Text => print_line(format_args!(
-            "zipper {name} {node} listens on {}",
-            addresses.join(", ")
-        ))?,
+        OutputFormat::Text => {
+            let addresses = addresses.join(", ");
+            print_line(format_args!("zipper {name} {node} listens on {addresses}"))?;
+            if let Some(metrics) = metrics {
+                print_line(format_args!("metrics are at http://{metrics}/metrics"))?;
+            }
+        }
         OutputFormat::Json => {
-            print_line(json!({"name": name, "node": node, "addresses": addresses}))?;
+            let metrics = metrics.map(|it| it.to_string());
+            print_line(json!({
+                "name": name, "node": node, "addresses": addresses, "metrics": metrics,
+            }))?;
         }
     }
     let _disconnected = shutdown.requested.recv();
+    if let Some(monitoring) = monitoring {
+        monitoring.begin_drain();
+    }
     tracing::info!("draining: accepted messages are delivered first; a second signal ends at once");
     drain(zipper, &shutdown)
+}
+
+/// Serves metrics and health.
+fn monitor(
+    address: SocketAddr,
+    zipper: &Zipper,
+    clients_max: usize,
+) -> Result<Monitoring, CommandError> {
+    Monitoring::start(address, zipper.watch(), clients_max).map_err(|error| {
+        let message = format!("cannot serve metrics on {address}: {error}");
+        CommandError::new(ErrorKind::Listen, message)
+    })
 }
 
 /// Closes the zipper gracefully. Logs which connections delay the end, and reports lost messages.

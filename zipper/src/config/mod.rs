@@ -6,11 +6,13 @@
 
 mod document;
 mod error;
+mod metrics;
 mod overrides;
 mod reader;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -46,6 +48,9 @@ pub struct ZipperConfig {
     pub mesh: BTreeMap<String, NeighbourConfig>,
     /// Limits.
     pub limits: LimitsConfig,
+    /// The address at which metrics and health are served over HTTP, which requires no token. Other
+    /// addresses than loopback are refused unless `public: true` permits them. Default: none.
+    pub metrics: Option<SocketAddr>,
 }
 
 impl Default for ZipperConfig {
@@ -59,6 +64,7 @@ impl Default for ZipperConfig {
             auth: Auth::default(),
             mesh: BTreeMap::new(),
             limits: LimitsConfig::default(),
+            metrics: None,
         }
     }
 }

@@ -9,13 +9,13 @@ use selvedge_hub::Address;
 
 use crate::config::document::{MapEntry, Node, NodeValue, SourceSpan};
 use crate::config::error::{ConfigProblem, shorten, suggest};
-use crate::config::{Auth, AuthToken, LimitsConfig, NeighbourConfig, ZipperConfig};
+use crate::config::{Auth, AuthToken, LimitsConfig, NeighbourConfig, ZipperConfig, metrics};
 
 /// Protocols of this build.
 const SCHEMES: [&str; 5] = ["quic", "tcp", "tcp+plain", "udp", "udp+plain"];
 
 /// A map of the document with its path, such as `limits`.
-struct Section<'a> {
+pub(super) struct Section<'a> {
     path: String,
     entries: &'a [MapEntry],
     span: &'a SourceSpan,
@@ -27,8 +27,8 @@ pub(super) struct Problems(pub(super) Vec<ConfigProblem>);
 
 /// Reads the whole configuration. It is to be used only if there is no problem.
 pub(super) fn read(document: &Node, problems: &mut Problems) -> ZipperConfig {
-    const KEYS: [&str; 8] = [
-        "name", "identity", "listen", "host", "port", "auth", "mesh", "limits",
+    const KEYS: [&str; 9] = [
+        "name", "identity", "listen", "host", "port", "auth", "mesh", "limits", "metrics",
     ];
     let mut config = ZipperConfig::default();
     let Some(root) = problems.section(document, "", &KEYS) else {
@@ -52,6 +52,9 @@ pub(super) fn read(document: &Node, problems: &mut Problems) -> ZipperConfig {
     }
     if let Some(node) = root.get("limits") {
         config.limits = limits(node, problems);
+    }
+    if let Some(node) = root.get("metrics") {
+        config.metrics = metrics::read(node, problems);
     }
     if let (Some(listen), Some(short)) = (
         root.get("listen"),
@@ -230,7 +233,7 @@ fn limits(node: &Node, problems: &mut Problems) -> LimitsConfig {
 
 impl Section<'_> {
     /// The value of a key, unless it is missing or empty.
-    fn get(&self, key: &str) -> Option<&Node> {
+    pub(super) fn get(&self, key: &str) -> Option<&Node> {
         let entry = self.entries.iter().find(|entry| entry.key == key)?;
         let is_empty = matches!(entry.node.value, NodeValue::Null);
         (!is_empty).then_some(&entry.node)
@@ -265,6 +268,10 @@ impl Section<'_> {
         }
     }
 
+    pub(super) fn flag(&self, problems: &mut Problems, key: &str) -> Option<bool> {
+        problems.scalar(self.get(key)?, &self.path_of(key), "`true` or `false`")
+    }
+
     fn number(
         &self,
         problems: &mut Problems,
@@ -291,7 +298,7 @@ impl Section<'_> {
 }
 
 impl Problems {
-    fn add(&mut self, span: &SourceSpan, message: impl Into<String>) {
+    pub(super) fn add(&mut self, span: &SourceSpan, message: impl Into<String>) {
         self.0.push(ConfigProblem::at(span, message));
     }
 
@@ -304,7 +311,12 @@ impl Problems {
     }
 
     /// A map with known keys only.
-    fn section<'a>(&mut self, node: &'a Node, path: &str, known: &[&str]) -> Option<Section<'a>> {
+    pub(super) fn section<'a>(
+        &mut self,
+        node: &'a Node,
+        path: &str,
+        known: &[&str],
+    ) -> Option<Section<'a>> {
         let NodeValue::Map(entries) = &node.value else {
             match (path, &node.value) {
                 (_, NodeValue::Null) => (),
@@ -358,6 +370,24 @@ impl Problems {
         }
     }
 
+    /// A value whose error is what was expected.
+    pub(super) fn scalar<T: FromStr>(
+        &mut self,
+        node: &Node,
+        path: &str,
+        expected: &str,
+    ) -> Option<T> {
+        let value = match &node.value {
+            NodeValue::Scalar(text) => text.parse().ok(),
+            _ => None,
+        };
+        if value.is_none() {
+            self.unexpected(node, path, expected);
+        }
+        value
+    }
+
+    /// A value whose error is that of its parser.
     fn parsed<T: FromStr<Err: Display>>(
         &mut self,
         node: &Node,

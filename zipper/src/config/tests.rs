@@ -78,7 +78,7 @@ fn an_error_of_a_value_names_the_place_the_key_and_what_was_expected() {
         (
             "quite: other\n",
             "1:1: unknown key `quite`; expected one of `name`, `identity`, `listen`, `host`, \
-             `port`, `auth`, `mesh`, `limits`",
+             `port`, `auth`, `mesh`, `limits`, `metrics`",
         ),
         (
             "limits:\n  clients: 0\n",
@@ -449,4 +449,48 @@ fn the_example_shows_the_defaults() {
     assert_eq!(example.addresses(), defaults.addresses());
     example.listen = None;
     assert_eq!(example, defaults);
+}
+
+#[test]
+fn metrics_are_served_on_loopback_unless_more_is_permitted() {
+    let address = |text: &str| parse(text).map(|config| config.metrics.map(|it| it.to_string()));
+    let some = |text: &str| Ok(Some(text.to_owned()));
+    assert_eq!(address("name: edge"), Ok(None));
+    assert_eq!(address("metrics: 127.0.0.1:9464"), some("127.0.0.1:9464"));
+    assert_eq!(address("metrics: '[::1]:0'"), some("[::1]:0"));
+    let public = "metrics: {address: '0.0.0.0:9464', public: true}";
+    assert_eq!(address(public), some("0.0.0.0:9464"));
+    let expected = "`metrics`: other machines may reach 0.0.0.0:9464, where no token is required; to \
+                    permit it, write `metrics: {address: 0.0.0.0:9464, public: true}`";
+    assert!(
+        address("metrics: 0.0.0.0:9464")
+            .unwrap_err()
+            .contains(expected)
+    );
+    for (text, expected) in [
+        (
+            "metrics: 9464",
+            "`metrics`: expected an IP address and a port, such as 127.0.0.1:9464; found `9464`",
+        ),
+        ("metrics: localhost:9464", "found `localhost:9464`"),
+        (
+            "metrics: {public: true}",
+            "`metrics.address`: the key is missing",
+        ),
+        (
+            "metrics: {address: '10.0.0.1:1'}",
+            "`metrics.address`: other machines may reach 10.0.0.1:1",
+        ),
+        (
+            "metrics: {address: '127.0.0.1:1', public: 1}",
+            "`metrics.public`: expected `true` or `false`; found `1`",
+        ),
+        (
+            "metrics: [1]",
+            "`metrics`: expected an IP address and a port",
+        ),
+    ] {
+        let error = address(text).unwrap_err();
+        assert!(error.contains(expected), "{text}: {error}");
+    }
 }

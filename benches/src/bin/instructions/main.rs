@@ -21,7 +21,7 @@ use std::hint::black_box;
 use std::process::ExitCode;
 
 /// Each prepares its work, passes it to [`counted_region`], and asserts the result.
-const LOADS: [(&str, fn()); 18] = [
+const LOADS: [(&str, fn()); 20] = [
     ("codec/ack_decode", codec::ack_decode),
     ("codec/ack_encode", codec::ack_encode),
     ("codec/data_decode", codec::data_decode),
@@ -32,6 +32,8 @@ const LOADS: [(&str, fn()); 18] = [
     ("codec/packet_encode", codec::packet_encode),
     ("codec/tagged_decode", codec::tagged_decode),
     ("codec/tagged_encode", codec::tagged_encode),
+    ("router/change_of_10000", route::change_of_10000),
+    ("router/change_of_1024_tags", route::change_of_1024_tags),
     ("router/functions_100", route::functions_100),
     ("router/local_1", route::local_1),
     ("router/neighbour_1", route::neighbour_1),

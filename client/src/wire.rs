@@ -88,9 +88,6 @@ pub const TRACE_MAX: usize = 64;
 /// The longest path between two zippers, in zippers.
 pub const PATH_MAX: usize = 16;
 
-/// The buffer size that holds most headers.
-const HEADER_CAPACITY: usize = 64;
-
 /// The key of no node: stands for the source on the connection of the source itself.
 pub const NO_SOURCE: NodeKey = [0; 32];
 
@@ -288,45 +285,6 @@ pub enum WireMessage {
     },
     /// A change of the functions that a zipper reaches, if [`INTEREST_DELTAS`] was negotiated.
     InterestDelta(InterestDelta),
-}
-
-impl Data {
-    /// Encodes the message as [`WireMessage::Data`].
-    ///
-    /// # Errors
-    /// [`WireError::TooLong`] for texts and lists above their limits.
-    pub fn encode(&self) -> Result<Bytes, WireError> {
-        let mut out = Vec::with_capacity(HEADER_CAPACITY + self.payload.len());
-        self.header().encode(&mut out)?;
-        out.extend_from_slice(&self.payload);
-        Ok(out.into())
-    }
-
-    /// Decodes what [`WireMessage::decode`] would decode as [`WireMessage::Data`]. The payload is a
-    /// slice of `bytes`.
-    ///
-    /// # Errors
-    /// [`WireError`].
-    #[inline]
-    pub fn decode(mut bytes: Bytes) -> Result<Self, WireError> {
-        match get_u8(&mut bytes)? {
-            data::DATA_KIND => data::get(bytes),
-            other => Err(WireError::Unknown(other)),
-        }
-    }
-
-    /// The header, which precedes the payload.
-    #[must_use]
-    pub fn header(&self) -> MessageHeader<'_> {
-        MessageHeader {
-            tag: self.tag,
-            origin: self.origin,
-            hops_left: self.hops_left,
-            target: self.target.as_deref(),
-            recipients: &self.recipients,
-            trace: self.trace.as_deref(),
-        }
-    }
 }
 
 impl WireMessage {

@@ -4,7 +4,7 @@ use bytes::{Buf, BufMut, Bytes};
 
 use super::{
     Data, NO_SOURCE, Origin, RECIPIENTS_MAX, Recipient, TRACE_MAX, WireError, get_list, get_node,
-    get_text, get_u64, put_len, put_text,
+    get_text, get_u8, get_u64, put_len, put_text,
 };
 use crate::tag::Tag;
 
@@ -17,6 +17,48 @@ const HAS_RECIPIENTS: u8 = 1 << 2;
 const HAS_TRACE: u8 = 1 << 3;
 const SEQUENCE_LEN_SHIFT: u8 = 4;
 const FLAGS_NONE: u8 = 1 << 7;
+
+/// The buffer size that holds most headers.
+const HEADER_CAPACITY: usize = 64;
+
+impl Data {
+    /// Encodes the message as [`WireMessage::Data`](super::WireMessage::Data).
+    ///
+    /// # Errors
+    /// [`WireError::TooLong`] for texts and lists above their limits.
+    pub fn encode(&self) -> Result<Bytes, WireError> {
+        let mut out = Vec::with_capacity(HEADER_CAPACITY + self.payload.len());
+        self.header().encode(&mut out)?;
+        out.extend_from_slice(&self.payload);
+        Ok(out.into())
+    }
+
+    /// Decodes what [`WireMessage::decode`](super::WireMessage::decode) would decode as data. The
+    /// payload is a slice of `bytes`.
+    ///
+    /// # Errors
+    /// [`WireError`].
+    #[inline]
+    pub fn decode(mut bytes: Bytes) -> Result<Self, WireError> {
+        match get_u8(&mut bytes)? {
+            DATA_KIND => get(bytes),
+            other => Err(WireError::Unknown(other)),
+        }
+    }
+
+    /// The header, which precedes the payload.
+    #[must_use]
+    pub fn header(&self) -> MessageHeader<'_> {
+        MessageHeader {
+            tag: self.tag,
+            origin: self.origin,
+            hops_left: self.hops_left,
+            target: self.target.as_deref(),
+            recipients: &self.recipients,
+            trace: self.trace.as_deref(),
+        }
+    }
+}
 
 /// The header, which precedes the payload of [`Data`].
 #[derive(Debug, Clone, Copy)]

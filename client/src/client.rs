@@ -1,5 +1,6 @@
 //! A client: a source or a function that is connected to a zipper.
 
+mod admin;
 mod connect;
 mod error;
 mod keeper;
@@ -24,6 +25,7 @@ use crate::wire::{
     self, Data, MessageHeader, NO_SOURCE, Negotiated, Origin, ShortHeader, WireError, WireMessage,
 };
 
+pub use admin::{AdminClient, AdminError};
 pub use connect::{ConnectError, Connecting, addresses};
 pub use error::{ReadError, WriteError};
 pub use options::ClientOptions;

@@ -53,8 +53,8 @@ pub mod tag;
 pub mod wire;
 
 pub use client::{
-    Client, ClientOptions, ConnectError, Connecting, OutgoingBatch, ReadError, ReceivedMessage,
-    WriteError, addresses,
+    AdminClient, AdminError, Client, ClientOptions, ConnectError, Connecting, OutgoingBatch,
+    ReadError, ReceivedMessage, WriteError, addresses,
 };
 pub use tag::{Tag, TagError};
 pub use wire::{Data, Negotiated, Policy, Role};

@@ -16,6 +16,9 @@
 //! Interest      06 | generation 8B | n 2B | n × entry
 //! InterestDelta 07 | number 8B | n 2B | n × entry | n 2B | n × (name, target?, home 32B)
 //! entry            name | n 2B | n × tag 4B | target? | policy 1B | n 2B | n × node 32B
+//! AdminRequest  10 | id 4B | query 1B | position: n 2B, n bytes
+//! AdminReply    11 | id 4B | 00 | n 2B | n × (n 1B, n × (name, kind 1B, value)) | position?
+//!               11 | id 4B | 01 | code 2B | text
 //! ```
 //!
 //! Each message has exactly one encoding. Most sources write data with a short header: 8 to 15 bytes
@@ -62,10 +65,15 @@ use bytes::{Buf, BufMut, Bytes};
 
 use crate::tag::Tag;
 
+mod admin;
 mod data;
 mod interest;
 mod versions;
 
+pub use admin::{
+    AdminQuery, AdminReply, AdminRequest, AdminRow, AdminValue, CURSOR_LEN_MAX, FEATURE_ADMIN,
+    PAGE_ROWS_MAX, REPLY_LEN_MAX, ROW_FIELDS_MAX, TEXTS_MAX,
+};
 pub use data::{MessageHeader, PlainMessage, ShortHeader, SourcedHeader, is_data};
 pub use interest::{
     INTEREST_DELTA_LEN_MAX, INTEREST_MAX, InterestDelta, InterestEntry, WithdrawnRoute,
@@ -170,6 +178,18 @@ impl fmt::Display for Role {
             Self::Source => "source",
             Self::StreamFunction => "function",
             Self::Zipper => "zipper",
+        })
+    }
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nearest => "nearest",
+            Self::RoundRobin => "round-robin",
+            Self::Random => "random",
+            Self::Hash => "hash",
+            Self::All => "all",
         })
     }
 }
@@ -285,6 +305,10 @@ pub enum WireMessage {
     },
     /// A change of the functions that a zipper reaches, if [`INTEREST_DELTAS`] was negotiated.
     InterestDelta(InterestDelta),
+    /// An operator asks a zipper; only with the feature [`FEATURE_ADMIN`].
+    AdminRequest(AdminRequest),
+    /// The answer to an operator.
+    AdminReply(AdminReply),
 }
 
 impl WireMessage {
@@ -300,6 +324,8 @@ impl WireMessage {
             Self::Data(_) => "Data",
             Self::Interest { .. } => "Interest",
             Self::InterestDelta(_) => "InterestDelta",
+            Self::AdminRequest(_) => "AdminRequest",
+            Self::AdminReply(_) => "AdminReply",
         }
     }
 
@@ -354,6 +380,14 @@ impl WireMessage {
                 out.put_u8(7);
                 delta.encode_into(&mut out)?;
             }
+            Self::AdminRequest(it) => {
+                out.put_u8(0x10);
+                it.put(&mut out)?;
+            }
+            Self::AdminReply(it) => {
+                out.put_u8(0x11);
+                it.put(&mut out)?;
+            }
         }
         Ok(out.into())
     }
@@ -380,6 +414,8 @@ impl WireMessage {
                 entries: interest::get_entries(b)?,
             },
             7 => Self::InterestDelta(InterestDelta::decode(b)?),
+            0x10 => Self::AdminRequest(AdminRequest::get(b)?),
+            0x11 => Self::AdminReply(AdminReply::get(b)?),
             other => return Err(WireError::Unknown(other)),
         };
         if bytes.is_empty() {

@@ -21,6 +21,27 @@ fn data() -> Data {
     }
 }
 
+/// The messages of operators.
+fn operator_samples() -> Vec<WireMessage> {
+    vec![
+        WireMessage::AdminRequest(AdminRequest {
+            id: 7,
+            query: AdminQuery::Clients as u8,
+            after: Bytes::from_static(b"\x01\x02"),
+        }),
+        WireMessage::AdminReply(AdminReply::Page {
+            id: 7,
+            rows: vec![AdminRow::default(), row()],
+            next: Some(Bytes::from_static(b"\x03")),
+        }),
+        WireMessage::AdminReply(AdminReply::Refused {
+            id: 7,
+            code: 403,
+            message: "no".into(),
+        }),
+    ]
+}
+
 fn samples() -> Vec<WireMessage> {
     let (name, tags, target) = (String::from("f"), vec![Tag(16)], Some(String::from("t")));
     let policy = Policy::Nearest;
@@ -33,7 +54,7 @@ fn samples() -> Vec<WireMessage> {
     };
     let role = Role::StreamFunction;
     let token = Some("s".into());
-    vec![
+    let samples = vec![
         WireMessage::Handshake(Handshake {
             version: VERSION_MIN,
             role,
@@ -78,7 +99,69 @@ fn samples() -> Vec<WireMessage> {
                 home: [5; 32],
             }],
         }),
-    ]
+    ];
+    [samples, operator_samples()].concat()
+}
+
+/// A row with a value of each kind.
+fn row() -> AdminRow {
+    let values = [
+        AdminValue::Number(9),
+        AdminValue::Text("t".into()),
+        AdminValue::Flag(true),
+        AdminValue::Node([5; 32]),
+        AdminValue::Tags(vec![Tag(0x10)]),
+        AdminValue::Nodes(vec![[6; 32]]),
+        AdminValue::Texts(vec!["a".into(), "b".into()]),
+    ];
+    AdminRow {
+        fields: values.map(|value| ("f".into(), value)).into(),
+    }
+}
+
+#[test]
+fn the_length_of_a_row_is_known_before_it_is_encoded() {
+    for rows in [vec![], vec![AdminRow::default()], vec![row(), row()]] {
+        let len: usize = rows.iter().map(AdminRow::encoded_len).sum();
+        let next = None;
+        let page = WireMessage::AdminReply(AdminReply::Page { id: 1, rows, next });
+        assert_eq!(page.encode().unwrap().len(), 1 + 4 + 1 + 2 + len + 1);
+    }
+}
+
+#[test]
+fn an_answer_above_its_maximum_is_refused() {
+    let mut row = AdminRow::default();
+    let texts = vec!["x".repeat(TEXT_LEN_MAX); TEXTS_MAX];
+    row.push("f", AdminValue::Texts(texts));
+    let page = |rows| AdminReply::Page {
+        id: 1,
+        rows,
+        next: None,
+    };
+    assert!(
+        WireMessage::AdminReply(page(vec![row.clone()]))
+            .encode()
+            .is_ok()
+    );
+    let refused = WireMessage::AdminReply(page(vec![row.clone(), row])).encode();
+    assert!(matches!(
+        refused,
+        Err(WireError::TooLong {
+            max: REPLY_LEN_MAX,
+            ..
+        })
+    ));
+    let long = [&[0x11][..], &[0; REPLY_LEN_MAX + 1]].concat();
+    let refused = WireMessage::decode(long.into());
+    assert!(matches!(
+        refused,
+        Err(WireError::TooLong {
+            max: REPLY_LEN_MAX,
+            ..
+        })
+    ));
+    assert_eq!(AdminQuery::from_byte(0), None);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! sender, the connection registers a waker, and flow control blocks the sender: a zipper queues no
 //! messages of its own.
 
+mod admin;
 mod batch;
 mod connection;
 mod liveness;

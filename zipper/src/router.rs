@@ -12,6 +12,7 @@ mod advertised;
 mod failover;
 mod groups;
 mod learning;
+mod listing;
 mod plan;
 mod refresh;
 mod routes;
@@ -24,6 +25,8 @@ use selvedge_client::wire::{InterestDelta, InterestEntry, NodeKey, Origin, Polic
 
 pub use learning::LearnError;
 pub use plan::{NextHop, Plan, Selection};
+
+pub(crate) use listing::{RoutePosition, RouteView};
 
 use advertised::{AdvertisedTable, RoutesFor};
 use groups::{GroupInstance, TagTable, equally_good, pick};

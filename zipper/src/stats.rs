@@ -9,6 +9,13 @@ macro_rules! counters {
         #[non_exhaustive]
         pub struct ZipperStats { $($(#[$doc])* pub $name: u64,)* }
 
+        impl ZipperStats {
+            /// The counters with their names.
+            pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name),)*].into_iter()
+            }
+        }
+
         #[derive(Debug, Default)]
         pub(crate) struct ZipperCounters { $(pub(crate) $name: AtomicU64,)* }
 

@@ -7,10 +7,10 @@ mod support;
 
 use bytes::Bytes;
 use selvedge_client::wire::{
-    FEATURES, Handshake, INTEREST_DELTAS, InterestDelta, InterestEntry, Negotiated, Policy, Role,
+    AdminQuery, AdminRequest, FEATURES, Handshake, INTEREST_DELTAS, InterestDelta, InterestEntry, Negotiated, Policy, Role,
     VERSION, VERSION_MIN, VersionOffer, WireMessage, WithdrawnRoute,
 };
-use selvedge_client::{Client, ClientOptions};
+use selvedge_client::{AdminClient, AdminError, Client, ClientOptions};
 use selvedge_hub::{CloseReason, Endpoint, Hub, LaneConfig, LaneId, NodeId, SessionConfig};
 use selvedge_zipper::zipper::Zipper;
 
@@ -190,6 +190,26 @@ fn a_client_is_admitted_by_a_zipper_of_version_2_and_exchanges_data() {
     assert_eq!((data.tag, text(&data)), (IN, "hello".into()));
     write(&client, IN, "hello");
     assert_eq!(zipper.receive(), bytes(DATA_TO_ZIPPER));
+    let unsupported = AdminClient::from(client).list(AdminQuery::Zipper, PATIENCE);
+    assert!(matches!(unsupported, Err(AdminError::Unsupported)));
+}
+
+#[test]
+fn a_request_of_an_operator_without_the_feature_ends_the_connection() {
+    let zipper = start(options("z"));
+    let peer = RecordedPeer::connect(&zipper);
+    peer.send(0, bytes(SOURCE));
+    peer.receive_message();
+    peer.send_message(&WireMessage::AdminRequest(AdminRequest {
+        id: 1,
+        query: AdminQuery::Zipper as u8,
+        after: Bytes::new(),
+    }));
+    let answer = peer.receive_message();
+    assert!(
+        matches!(answer, WireMessage::Rejected { code: 400, .. }),
+        "{answer:?}"
+    );
 }
 
 #[test]

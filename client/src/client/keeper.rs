@@ -77,7 +77,7 @@ pub(super) enum NextInbound {
 
 /// The client is closed, with the reason.
 #[derive(Debug)]
-pub(super) struct ClientClosed(String);
+pub(super) struct ClientClosed(pub(super) String);
 
 impl From<ClientClosed> for ReadError {
     fn from(closed: ClientClosed) -> Self {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::Bytes;
 use crossbeam_channel::Sender;
-use selvedge_hub::{Endpoint, Event, Inbox, Incoming, LaneId, Message};
+use selvedge_hub::{Address, Endpoint, Event, Inbox, Incoming, LaneId, Message};
 use subtle::ConstantTimeEq;
 
 use crate::broker::Broker;
@@ -17,7 +17,8 @@ use crate::router::{FunctionSpec, Presence};
 use crate::stats::add;
 use selvedge_client::lanes::{CONTROL, DATA};
 use selvedge_client::wire::{
-    self, Handshake, Negotiated, NodeKey, Policy, Rejection, Role, VersionOffer, WireMessage,
+    self, AdminRequest, FEATURE_ADMIN, Handshake, Negotiated, NodeKey, Policy, Rejection, Role,
+    VersionOffer, WireMessage,
 };
 
 /// Has the worker call a connection again when a recipient has room.
@@ -47,6 +48,8 @@ pub(crate) struct Connection {
     remote: String,
     /// The versions that the peer has offered; its handshake follows.
     offer: Option<VersionOffer>,
+    /// The features that the peer and this zipper use, as bits.
+    features: u64,
     is_closed: bool,
     /// Control messages for which the send buffer had no room.
     outgoing: VecDeque<(LaneId, Bytes)>,
@@ -135,6 +138,7 @@ impl Connection {
             name: String::new(),
             remote: String::new(),
             offer: None,
+            features: 0,
             is_closed: false,
             outgoing: VecDeque::new(),
             batch,
@@ -165,7 +169,7 @@ impl Connection {
         let (peer, remote, name) = (self.endpoint.peer(), &self.remote, &self.name);
         tracing::warn!(%peer, remote, name, "peer restarted");
         self.count_undelivered(undelivered);
-        (self.role, self.offer) = (None, None);
+        (self.role, self.offer, self.features) = (None, None, 0);
         self.broker
             .set_role(self.node, None, &self.name, Negotiated::WITHOUT_NEGOTIATION);
         let node = self.node;
@@ -330,14 +334,42 @@ impl Connection {
                     self.send_on(DATA, &WireMessage::Goaway { message });
                 }
             }
+            Ok(WireMessage::AdminRequest(request)) => self.answer(&request),
             Ok(
-                WireMessage::Interest { .. } | WireMessage::InterestDelta(_) | WireMessage::Data(_),
+                WireMessage::Interest { .. }
+                | WireMessage::InterestDelta(_)
+                | WireMessage::Data(_)
+                | WireMessage::AdminReply(_),
             ) => {
                 let why = "this message is not allowed on the control lane for this role";
                 self.reject(Rejection::Malformed, why);
             }
             Err(error) => self.reject(Rejection::Malformed, &error.to_string()),
         }
+    }
+
+    /// Answers a request of an operator.
+    fn answer(&mut self, request: &AdminRequest) {
+        if self.role.is_none() || self.features & FEATURE_ADMIN == 0 {
+            let why = "requests of operators are not agreed on";
+            return self.reject(Rejection::Malformed, why);
+        }
+        if !self.outgoing.is_empty() {
+            let why = "a request of an operator before the answers to others were read";
+            return self.reject(Rejection::Malformed, why);
+        }
+        let reply = self.broker.answer(request, self.is_operator());
+        self.send(&WireMessage::AdminReply(reply));
+    }
+
+    /// Whether the peer may ask as an operator: it has presented the token, or it is a client of this host
+    /// as far as is known. Transports without an IP address are local, and a peer that is away is not.
+    fn is_operator(&self) -> bool {
+        let is_local = self.endpoint.transport().is_some_and(|transport| {
+            let socket = transport.remote.as_ref().and_then(Address::as_socket);
+            socket.is_none_or(|it| it.ip().to_canonical().is_loopback())
+        });
+        is_local || self.broker.settings.token.is_some()
     }
 
     /// Admits the peer if its handshake is acceptable, and registers it with the router.
@@ -359,6 +391,7 @@ impl Connection {
         tracing::info!(%peer, remote, name, %role, tags = observed, %protocol, "admitted");
         self.name.clone_from(&name);
         self.role = Some(role);
+        self.features = protocol.features;
         let settings = &self.broker.settings;
         let acknowledgement = WireMessage::HandshakeAck {
             name: settings.name.clone(),

@@ -30,6 +30,11 @@ impl Liveness {
             .store(elapsed.as_millis() as u64, Ordering::Relaxed);
     }
 
+    /// The time since the broker began.
+    pub(super) const fn uptime(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.began)
+    }
+
     pub(super) fn is_live(&self, now: Instant) -> bool {
         let checked = Duration::from_millis(self.checked.load(Ordering::Relaxed));
         now.saturating_duration_since(self.began + checked) < STUCK_AFTER

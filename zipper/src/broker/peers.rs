@@ -1,29 +1,51 @@
 //! What a broker reports about its peers.
 
+use std::ops::Bound;
+
+use selvedge_client::wire::{NodeKey, Role};
+use selvedge_hub::{Endpoint, Instant};
+
 use super::Broker;
 use crate::snapshot::PeerSnapshot;
 
+/// A peer as it was at one time, with its endpoint.
+pub(super) struct KnownPeer {
+    pub(super) node: NodeKey,
+    pub(super) endpoint: Endpoint,
+    pub(super) role: Option<Role>,
+    pub(super) name: String,
+    /// When it connected, or introduced itself.
+    pub(super) since: Instant,
+    pub(super) away_since: Option<Instant>,
+}
+
 impl Broker {
+    /// At most `max` peers behind a key, in the order of their keys. Endpoints are to be asked afterwards,
+    /// without the lock of the broker: each has a lock of its own.
+    pub(super) fn views(&self, after: Option<NodeKey>, max: usize) -> Vec<KnownPeer> {
+        let state = self.lock();
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let known = state.known.range((start, Bound::Unbounded)).take(max);
+        let view = |(&node, it): (&NodeKey, &super::ConnectedPeer)| KnownPeer {
+            node,
+            endpoint: it.endpoint.clone(),
+            role: it.role,
+            name: it.name.clone(),
+            since: it.since,
+            away_since: it.away_since,
+        };
+        known.map(view).collect()
+    }
+
     /// The peers with their backlog, in the order of their keys.
     pub(crate) fn peers(&self) -> Vec<PeerSnapshot> {
-        let known: Vec<_> = {
-            let state = self.lock();
-            let known = state.known.values();
-            known
-                .map(|it| {
-                    let is_connected = it.away_since.is_none();
-                    (it.endpoint.clone(), it.role, it.name.clone(), is_connected)
-                })
-                .collect()
-        };
-        // Without the lock of the broker: each backlog takes the lock of an endpoint.
-        let peers = known.into_iter();
-        let peers = peers.map(|(endpoint, role, name, is_connected)| PeerSnapshot {
-            node: endpoint.peer(),
-            role,
-            name,
-            is_connected,
-            backlog: endpoint.send_backlog(),
+        let views = self.views(None, usize::MAX).into_iter();
+        let peers = views.map(|it| PeerSnapshot {
+            node: it.endpoint.peer(),
+            role: it.role,
+            name: it.name,
+            is_connected: it.away_since.is_none(),
+            backlog: it.endpoint.send_backlog(),
         });
         peers.collect()
     }

@@ -8,7 +8,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use selvedge_client::ConnectError;
+use selvedge_client::{AdminError, ConnectError};
 use selvedge_hub::HubError;
 use selvedge_zipper::config::{ConfigError, ConfigProblem};
 use selvedge_zipper::zipper::ZipperError;
@@ -195,6 +195,16 @@ impl From<ConnectError> for CommandError {
             }
             ConnectError::Rejected { .. } => ErrorKind::Rejected,
             _ => ErrorKind::Connect,
+        };
+        Self::new(kind, error)
+    }
+}
+
+impl From<AdminError> for CommandError {
+    fn from(error: AdminError) -> Self {
+        let kind = match error {
+            AdminError::Unsupported | AdminError::Refused { .. } => ErrorKind::Rejected,
+            _ => ErrorKind::Disconnected,
         };
         Self::new(kind, error)
     }

@@ -3,6 +3,7 @@
 mod connection;
 mod drain;
 pub(crate) mod error;
+mod inspect;
 mod keygen;
 mod logging;
 mod run;
@@ -73,6 +74,11 @@ enum CliCommand {
     Source(source::SourceArgs),
     /// Prints the messages of some tags.
     Sink(sink::SinkArgs),
+    /// Prints the state of a zipper. Needs the permission `admin`.
+    Status(inspect::StatusArgs),
+    /// Lists the clients, functions, tags, routes, neighbours or the backlog of a zipper. Needs the
+    /// permission `admin`.
+    Ls(inspect::LsArgs),
     /// Creates the key of a node.
     Keygen(keygen::KeygenArgs),
     /// Prints the versions of the program and of its protocol.
@@ -113,6 +119,8 @@ pub(crate) fn main() -> ExitCode {
         CliCommand::Run(args) => run::run(args),
         CliCommand::Source(args) => source::source(args, cli.output),
         CliCommand::Sink(args) => sink::sink(args, cli.output),
+        CliCommand::Status(args) => inspect::status(&args, cli.output),
+        CliCommand::Ls(args) => inspect::ls(&args, cli.output),
         CliCommand::Keygen(args) => keygen::keygen(&args, cli.output),
         CliCommand::Version => version::version(cli.output),
     };

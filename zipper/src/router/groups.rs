@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -74,6 +75,21 @@ impl TagTable {
     /// The groups that observe a tag, sorted by name.
     pub(super) fn groups(&self, tag: Tag) -> &[FunctionGroup] {
         self.groups.get(&tag).map_or(&[], Vec::as_slice)
+    }
+
+    /// The observed tags behind a tag, in their order, with their groups.
+    pub(super) fn groups_after(
+        &self,
+        after: Option<Tag>,
+    ) -> impl Iterator<Item = (Tag, &[FunctionGroup])> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let groups = self.groups.range((start, Bound::Unbounded));
+        groups.map(|(tag, groups)| (*tag, groups.as_slice()))
+    }
+
+    /// The number of observed tags.
+    pub(super) fn len(&self) -> usize {
+        self.groups.len()
     }
 
     /// The group of one name that observes a tag.

@@ -1,0 +1,525 @@
+//! Answers the requests of operators: lists in pages.
+//!
+//! A page takes a bounded time on the worker, whatever the zipper knows; a page may therefore be empty
+//! although others follow.
+
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes};
+use selvedge_client::tag::Tag;
+use selvedge_client::wire::{
+    AdminQuery, AdminReply, AdminRequest, AdminRow, AdminValue, NodeKey, PAGE_ROWS_MAX, Role,
+    TEXTS_MAX, VERSION,
+};
+use selvedge_hub::{Instant, SendBacklog};
+
+use super::Broker;
+use super::peers::KnownPeer;
+use crate::router::{FunctionSpec, Presence, RoutePosition, RouteView};
+
+/// A page ends with the row that exceeds this length. The longest row has 64 names of 1 KiB, so an answer
+/// stays below the maximum of the protocol.
+const PAGE_LEN: usize = 56 * 1024;
+
+/// The peers of which one page of the backlog is selected.
+const SCANNED_MAX: usize = 4 * PAGE_ROWS_MAX;
+
+/// Why a request is refused, for programs.
+const INVALID: u16 = 400;
+const FORBIDDEN: u16 = 403;
+const UNKNOWN: u16 = 404;
+
+/// The rows of a page, and the position of the next one.
+type AdminPage = (Vec<AdminRow>, Option<Bytes>);
+
+impl Broker {
+    /// Answers a request of a peer, which may be an operator.
+    pub(super) fn answer(&self, request: &AdminRequest, is_operator: bool) -> AdminReply {
+        let id = request.id;
+        let refused = |code, message: &str| AdminReply::Refused {
+            id,
+            code,
+            message: message.into(),
+        };
+        if !is_operator {
+            return refused(FORBIDDEN, "this needs the permission admin");
+        }
+        let Some(query) = AdminQuery::from_byte(request.query) else {
+            return refused(UNKNOWN, "this zipper does not know the query; upgrade it");
+        };
+        match self.page(query, &request.after) {
+            Some((rows, next)) => AdminReply::Page { id, rows, next },
+            None => refused(INVALID, "the position in the list is invalid"),
+        }
+    }
+
+    /// A page; none if the position is invalid.
+    fn page(&self, query: AdminQuery, after: &Bytes) -> Option<AdminPage> {
+        let now = self.settings.clock.now();
+        Some(match query {
+            AdminQuery::Zipper => (vec![self.own_row(now)], None),
+            AdminQuery::Clients => {
+                let views = self.views(node_position(after)?, PAGE_ROWS_MAX);
+                let row =
+                    |it: &KnownPeer| (it.role != Some(Role::Zipper)).then(|| peer_row(it, now));
+                paged(
+                    PAGE_ROWS_MAX,
+                    views.iter().map(|it| (node_cursor(it), row(it))),
+                )
+            }
+            AdminQuery::Neighbours => {
+                let views = self.views(node_position(after)?, PAGE_ROWS_MAX);
+                let row = |it: &KnownPeer| self.neighbour_row(it, now);
+                paged(
+                    PAGE_ROWS_MAX,
+                    views.iter().map(|it| (node_cursor(it), row(it))),
+                )
+            }
+            AdminQuery::Backlog => {
+                let views = self.views(node_position(after)?, SCANNED_MAX);
+                let row = |it: &KnownPeer| backlog_row(it, now);
+                paged(
+                    SCANNED_MAX,
+                    views.iter().map(|it| (node_cursor(it), row(it))),
+                )
+            }
+            AdminQuery::Functions => {
+                let (state, after) = (self.lock(), node_position(after)?);
+                let functions = state.router.functions_after(after, PAGE_ROWS_MAX);
+                let row = |(node, function, presence): (NodeKey, &FunctionSpec, Presence)| {
+                    (
+                        node_bytes(&node),
+                        Some(function_row(node, function, presence)),
+                    )
+                };
+                paged(PAGE_ROWS_MAX, functions.map(row))
+            }
+            AdminQuery::Tags => {
+                let (state, after) = (self.lock(), tag_position(after)?);
+                let tags = state.router.tags_after(after, PAGE_ROWS_MAX);
+                let row = |(tag, names): (Tag, _)| (tag_cursor(tag), Some(tag_row(tag, &names)));
+                paged(PAGE_ROWS_MAX, tags.into_iter().map(row))
+            }
+            AdminQuery::Routes => {
+                let after = route_position(after)?;
+                let after = after.as_ref().map(OwnedRoutePosition::as_position);
+                let state = self.lock();
+                let routes = state.router.routes_after(after, PAGE_ROWS_MAX);
+                let row = |it: RouteView<'_>| (route_cursor(it.position()), Some(route_row(&it)));
+                paged(PAGE_ROWS_MAX, routes.into_iter().map(row))
+            }
+            _ => return None,
+        })
+    }
+
+    fn own_row(&self, now: Instant) -> AdminRow {
+        let (mut clients, mut neighbours, mut away) = (0, 0, 0);
+        let (functions, routes, tags) = {
+            let state = self.lock();
+            for known in state.known.values() {
+                match known.role {
+                    Some(Role::Zipper) => neighbours += 1,
+                    _ => clients += 1,
+                }
+                away += u64::from(known.away_since.is_some());
+            }
+            state.router.counts()
+        };
+        let stats = self.counters.stats();
+        let mut row = RowBuilder::default();
+        row.text("name", &self.settings.name)
+            .node("node", self.settings.node)
+            .text("version", env!("CARGO_PKG_VERSION"))
+            .number("protocol", u64::from(VERSION))
+            .number("uptime_ms", millis(self.liveness.uptime(now)))
+            .number("clients", clients)
+            .number("neighbours", neighbours)
+            .number("away", away)
+            .number("functions", functions as u64)
+            .number("routes", routes as u64)
+            .number("tags", tags as u64);
+        for (name, count) in stats.named() {
+            row.number(name, count);
+        }
+        row.0
+    }
+
+    fn neighbour_row(&self, peer: &KnownPeer, now: Instant) -> Option<AdminRow> {
+        (peer.role == Some(Role::Zipper)).then(|| {
+            let mut row = RowBuilder(peer_row(peer, now));
+            let reached = self.lock().router.reached_by(&peer.node);
+            row.number("functions", reached as u64);
+            row.0
+        })
+    }
+}
+
+/// Takes rows while the page has room; each has the position behind it. Items without a row are skipped.
+/// If there are as many items as were asked for, others may follow.
+fn paged(asked: usize, items: impl Iterator<Item = (Bytes, Option<AdminRow>)>) -> AdminPage {
+    let (mut rows, mut len, mut seen) = (Vec::new(), 0, 0);
+    for (position, row) in items {
+        seen += 1;
+        if let Some(row) = row {
+            len += row.encoded_len();
+            rows.push(row);
+        }
+        if seen == asked || len > PAGE_LEN || rows.len() == PAGE_ROWS_MAX {
+            return (rows, Some(position));
+        }
+    }
+    (rows, None)
+}
+
+fn peer_row(peer: &KnownPeer, now: Instant) -> AdminRow {
+    let transport = peer.endpoint.transport();
+    let remote = transport.as_ref().and_then(|it| it.remote.as_ref());
+    let mut row = RowBuilder::default();
+    row.text("name", &peer.name)
+        .text("role", role(peer.role))
+        .node("node", peer.node)
+        .flag("connected", peer.away_since.is_none())
+        .text(
+            "address",
+            &remote.map_or_else(String::new, ToString::to_string),
+        )
+        .number(
+            "since_ms",
+            millis(now.saturating_duration_since(peer.since)),
+        )
+        .backlog(peer.endpoint.send_backlog());
+    if let Some(since) = peer.away_since {
+        row.number("away_ms", millis(now.saturating_duration_since(since)));
+    }
+    row.0
+}
+
+fn backlog_row(peer: &KnownPeer, now: Instant) -> Option<AdminRow> {
+    let backlog = peer.endpoint.send_backlog();
+    if backlog == SendBacklog::default() {
+        return None;
+    }
+    let away = peer
+        .away_since
+        .map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+    let mut row = RowBuilder::default();
+    row.text("name", &peer.name)
+        .text("role", role(peer.role))
+        .node("node", peer.node)
+        .flag("connected", peer.away_since.is_none())
+        .backlog(backlog)
+        .number("away_ms", millis(away));
+    Some(row.0)
+}
+
+fn function_row(node: NodeKey, function: &FunctionSpec, presence: Presence) -> AdminRow {
+    let mut row = RowBuilder::default();
+    row.text("name", &function.name)
+        .node("node", node)
+        .tags("tags", function.tags.clone())
+        .text("target", function.target.as_deref().unwrap_or_default())
+        .text("policy", &function.policy.to_string())
+        .flag("connected", presence == Presence::Up);
+    row.0
+}
+
+fn tag_row(tag: Tag, names: &std::collections::BTreeSet<&str>) -> AdminRow {
+    let mut row = RowBuilder::default();
+    row.tags("tag", vec![tag])
+        .number("functions", names.len() as u64);
+    let names = names.iter().take(TEXTS_MAX).map(|&name| name.to_owned());
+    row.0.push("names", AdminValue::Texts(names.collect()));
+    row.0
+}
+
+fn route_row(route: &RouteView<'_>) -> AdminRow {
+    let (name, target, home) = route.position();
+    let mut row = RowBuilder::default();
+    row.text("name", name)
+        .tags("tags", route.entry.tags.clone())
+        .text("target", target.unwrap_or_default())
+        .text("policy", &route.entry.policy.to_string())
+        .node("home", home)
+        .node("via", route.via)
+        .number("hops", route.entry.path.len() as u64);
+    row.0
+}
+
+const fn role(role: Option<Role>) -> &'static str {
+    match role {
+        Some(Role::Source) => "source",
+        Some(Role::StreamFunction) => "function",
+        Some(Role::Zipper) => "zipper",
+        None => "introducing",
+    }
+}
+
+const fn millis(duration: Duration) -> u64 {
+    duration.as_millis() as u64
+}
+
+/// Appends fields to a row.
+#[derive(Default)]
+struct RowBuilder(AdminRow);
+
+impl RowBuilder {
+    fn number(&mut self, name: &str, value: u64) -> &mut Self {
+        self.0.push(name, AdminValue::Number(value));
+        self
+    }
+
+    fn text(&mut self, name: &str, value: &str) -> &mut Self {
+        self.0.push(name, AdminValue::Text(value.to_owned()));
+        self
+    }
+
+    fn flag(&mut self, name: &str, value: bool) -> &mut Self {
+        self.0.push(name, AdminValue::Flag(value));
+        self
+    }
+
+    fn node(&mut self, name: &str, value: NodeKey) -> &mut Self {
+        self.0.push(name, AdminValue::Node(value));
+        self
+    }
+
+    fn tags(&mut self, name: &str, value: Vec<Tag>) -> &mut Self {
+        self.0.push(name, AdminValue::Tags(value));
+        self
+    }
+
+    fn backlog(&mut self, backlog: SendBacklog) -> &mut Self {
+        self.number("queued_bytes", backlog.queued)
+            .number("unacknowledged_bytes", backlog.in_flight)
+    }
+}
+
+/// A position in the list of routes, from a request.
+struct OwnedRoutePosition {
+    name: String,
+    target: Option<String>,
+    home: NodeKey,
+}
+
+impl OwnedRoutePosition {
+    fn as_position(&self) -> RoutePosition<'_> {
+        (&self.name, self.target.as_deref(), self.home)
+    }
+}
+
+fn node_cursor(peer: &KnownPeer) -> Bytes {
+    node_bytes(&peer.node)
+}
+
+fn node_bytes(node: &NodeKey) -> Bytes {
+    Bytes::copy_from_slice(node)
+}
+
+/// A key; none for the start of the list. Fails if the bytes are neither.
+fn node_position(cursor: &Bytes) -> Option<Option<NodeKey>> {
+    match cursor.is_empty() {
+        true => Some(None),
+        false => cursor[..].try_into().ok().map(Some),
+    }
+}
+
+fn tag_cursor(tag: Tag) -> Bytes {
+    Bytes::copy_from_slice(&tag.0.to_be_bytes())
+}
+
+fn tag_position(cursor: &Bytes) -> Option<Option<Tag>> {
+    match cursor.is_empty() {
+        true => Some(None),
+        false => {
+            let tag = cursor[..].try_into().ok()?;
+            Some(Some(Tag(u32::from_be_bytes(tag))))
+        }
+    }
+}
+
+/// `home 32B | name: n 2B, n bytes | target?`
+fn route_cursor((name, target, home): RoutePosition<'_>) -> Bytes {
+    let mut out = Vec::with_capacity(64);
+    out.put_slice(&home);
+    out.put_u16(name.len() as u16);
+    out.put_slice(name.as_bytes());
+    out.put_u8(u8::from(target.is_some()));
+    out.put_slice(target.unwrap_or_default().as_bytes());
+    out.into()
+}
+
+fn route_position(cursor: &Bytes) -> Option<Option<OwnedRoutePosition>> {
+    if cursor.is_empty() {
+        return Some(None);
+    }
+    let mut rest = cursor.clone();
+    let mut home = [0; 32];
+    rest.try_copy_to_slice(&mut home).ok()?;
+    let len = usize::from(rest.try_get_u16().ok()?);
+    if rest.remaining() < len {
+        return None;
+    }
+    let name = String::from_utf8(rest.split_to(len).into()).ok()?;
+    let has_target = rest.try_get_u8().ok()? == 1;
+    let target = String::from_utf8(rest.into()).ok()?;
+    Some(Some(OwnedRoutePosition {
+        name,
+        target: has_target.then_some(target),
+        home,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use selvedge_client::wire::{
+        CURSOR_LEN_MAX, InterestEntry, Policy, TEXT_LEN_MAX, VersionOffer, WireMessage,
+    };
+    use selvedge_hub::Clock;
+
+    use super::*;
+    use crate::broker::BrokerSettings;
+
+    fn broker() -> std::sync::Arc<Broker> {
+        Broker::new(BrokerSettings {
+            name: "z".into(),
+            node: [1; 32],
+            token: None,
+            mesh: BTreeSet::new(),
+            offer: VersionOffer::OWN,
+            clock: Clock::default(),
+            message_max: 1 << 20,
+            seed: 1,
+        })
+    }
+
+    fn ask(broker: &Broker, query: u8, after: Bytes) -> AdminReply {
+        let request = AdminRequest {
+            id: 5,
+            query,
+            after,
+        };
+        let reply = broker.answer(&request, true);
+        let message = WireMessage::AdminReply(reply.clone());
+        message.encode().expect("it is within the limits");
+        reply
+    }
+
+    /// All rows, and the number of pages.
+    fn list(broker: &Broker, query: AdminQuery) -> (Vec<AdminRow>, usize) {
+        let (mut list, mut pages, mut after) = (Vec::new(), 0, Bytes::new());
+        loop {
+            let AdminReply::Page { rows, next, .. } = ask(broker, query as u8, after) else {
+                panic!("{query} is refused");
+            };
+            list.extend(rows);
+            pages += 1;
+            match next {
+                Some(next) => after = next,
+                None => return (list, pages),
+            }
+        }
+    }
+
+    #[test]
+    fn long_lists_are_complete_and_each_answer_is_within_the_limits() {
+        let broker = broker();
+        // The longest names and targets, and the most tags.
+        let long = |n: usize| format!("{n:0>width$}", width = TEXT_LEN_MAX);
+        for n in 0..200_usize {
+            let function = FunctionSpec {
+                name: long(n),
+                tags: (0..10).map(|tag| Tag((n % 3 * 5 + tag) as u32)).collect(),
+                target: Some(long(n)),
+                policy: Policy::Nearest,
+            };
+            let mut node = [2; 32];
+            node[0] = n as u8;
+            broker.reroute(|router| router.add_function(node, function));
+        }
+        let entries = (0..300_usize).map(|n| InterestEntry {
+            name: long(n / 2),
+            tags: vec![Tag(100); 1000],
+            target: n.is_multiple_of(2).then(|| long(n)),
+            policy: Policy::All,
+            path: vec![[9; 32]],
+        });
+        broker.reroute(|router| router.learn([9; 32], entries.collect()));
+        for (query, count) in [
+            (AdminQuery::Zipper, 1),
+            (AdminQuery::Functions, 200),
+            (AdminQuery::Tags, 21),
+            (AdminQuery::Routes, 300),
+            (AdminQuery::Clients, 0),
+            (AdminQuery::Neighbours, 0),
+            (AdminQuery::Backlog, 0),
+        ] {
+            let (rows, pages) = list(&broker, query);
+            let unique: BTreeSet<String> = rows.iter().map(|row| format!("{row:?}")).collect();
+            assert_eq!((rows.len(), unique.len()), (count, count), "{query}");
+            assert!(count < 100 || pages > 1, "{query}: {pages} pages");
+        }
+    }
+
+    #[test]
+    fn a_page_has_a_limit_for_its_rows_and_for_its_length() {
+        let row = |len: usize| {
+            let mut row = RowBuilder::default();
+            row.text("a", &"x".repeat(len));
+            row.0
+        };
+        let position = |n: usize| Bytes::from(vec![n as u8]);
+        let items = |len| (0..300).map(move |n| (position(n), Some(row(len))));
+        let (rows, next) = paged(1000, items(1));
+        assert_eq!(
+            (rows.len(), next),
+            (PAGE_ROWS_MAX, Some(position(PAGE_ROWS_MAX - 1)))
+        );
+        let (rows, next) = paged(1000, items(1000));
+        assert_eq!((rows.len(), next), (57, Some(position(56))));
+        let (rows, next) = paged(300, (0..300).map(|n| (position(n), None)));
+        assert_eq!((rows.len(), next), (0, Some(position(299))));
+        assert_eq!(
+            paged(301, (0..300).map(|n| (position(n), None))),
+            (vec![], None)
+        );
+    }
+
+    #[test]
+    fn requests_without_permission_of_unknown_kind_or_with_a_wrong_position_are_refused() {
+        let broker = broker();
+        let code = |reply| match reply {
+            AdminReply::Refused { code, id: 5, .. } => code,
+            other => panic!("{other:?}"),
+        };
+        let request = AdminRequest {
+            id: 5,
+            query: AdminQuery::Clients as u8,
+            after: Bytes::new(),
+        };
+        assert_eq!(code(broker.answer(&request, false)), FORBIDDEN);
+        assert_eq!(code(ask(&broker, 200, Bytes::new())), UNKNOWN);
+        for query in [AdminQuery::Clients, AdminQuery::Tags, AdminQuery::Routes] {
+            assert_eq!(
+                code(ask(&broker, query as u8, Bytes::from_static(b"?"))),
+                INVALID
+            );
+        }
+    }
+
+    #[test]
+    fn the_position_of_a_route_is_read_again() {
+        let long = "x".repeat(TEXT_LEN_MAX);
+        for target in [None, Some(""), Some(&*long)] {
+            let position = (&*long, target, [7; 32]);
+            let cursor = route_cursor(position);
+            assert!(cursor.len() <= CURSOR_LEN_MAX);
+            let read = route_position(&cursor).flatten().expect("it is valid");
+            assert_eq!(read.as_position(), position);
+            for cut in 1..32 + 2 + TEXT_LEN_MAX {
+                assert!(route_position(&cursor.slice(..cut)).is_none());
+            }
+        }
+    }
+}

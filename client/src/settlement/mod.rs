@@ -49,6 +49,17 @@
 //! *redelivery*: a message that was assigned to an instance that died or lost its lease, and that this
 //! instance may have received.
 
+//!
+//! # Open before zippers and clients use it
+//!
+//! - The lease must be renewed end to end: an instance may count from the time at which *it* sent the last
+//!   probe that the source has answered through the entry zipper. Otherwise an instance that reaches only the
+//!   former entry zipper of a source processes what the present one has given to another instance.
+//! - Every loss on a route must end in a change of the route, or a member without news must be bound again.
+//! - An instance is a member of one group of a flow. Announcements list all members each time.
+//! - A report contains everything above the floor. Sets with many ranges cost their square; decoders must
+//!   limit them to 256, and never truncate the report that answers a bind.
+
 mod receiving;
 mod sequences;
 mod source;

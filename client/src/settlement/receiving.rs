@@ -60,7 +60,8 @@ impl ReceivingFlow {
         if self.epoch != Some(epoch) {
             return Receipt::Superseded;
         }
-        let is_known = sequence < self.floor
+        let is_known = sequence == u64::MAX
+            || sequence < self.floor
             || self.processed.contains(sequence)
             || self.held.contains(sequence);
         if is_known {

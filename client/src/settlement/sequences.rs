@@ -100,6 +100,13 @@ impl SequenceSet {
         missing
     }
 
+    /// The numbers that both sets have.
+    #[must_use]
+    pub fn common(&self, other: &Self) -> Self {
+        let ranges = other.ranges().flat_map(|range| self.within(range).0);
+        ranges.collect()
+    }
+
     /// The numbers of the set that are in `range`.
     #[must_use]
     pub fn within(&self, range: Range<u64>) -> Self {

@@ -34,7 +34,14 @@ pub struct SourceFlow {
     outcome: FlowOutcome,
 }
 
-/// How much a flow may hold, in bytes of payload.
+/// What a message costs in a log beside its payload, so that empty messages fill it, too.
+const MESSAGE_COST: u64 = 64;
+
+fn cost(payload: &Bytes) -> u64 {
+    payload.len() as u64 + MESSAGE_COST
+}
+
+/// How much a flow may hold, in bytes: each message counts its payload and 64 more.
 #[derive(Debug, Clone, Copy)]
 pub struct FlowLimits {
     /// Unsettled messages, sent or not. A longer log refuses messages.
@@ -90,6 +97,8 @@ pub struct RecipientGroup {
     pub until: Option<u64>,
     /// The instances that may receive messages.
     pub members: Vec<InstanceId>,
+    /// An instance that is gone may have received messages below.
+    pub uncertain_below: u64,
 }
 
 /// The recipients of a flow. They replace those announced before.
@@ -125,8 +134,6 @@ pub struct GroupOffer {
     pub floor: u64,
     /// Further messages that the group has.
     pub settled: SequenceSet,
-    /// An instance that is gone may have received messages below.
-    pub uncertain_below: u64,
 }
 
 /// The entry zipper requests messages again, for one group.
@@ -201,8 +208,6 @@ struct GroupProgress {
     /// Messages that need no further care, abandoned ones among them.
     done: SequenceSet,
     abandoned: SequenceSet,
-    /// An instance that is gone may have received messages below.
-    uncertain_below: u64,
 }
 
 #[derive(Debug)]
@@ -241,7 +246,7 @@ impl SourceFlow {
     /// [`LogFull`]; no number is used up. An empty log accepts a message of any length.
     pub fn push(&mut self, payload: Bytes) -> Result<u64, LogFull> {
         let (bytes, max) = (self.bytes, self.limits.log_max);
-        let len = payload.len() as u64;
+        let len = cost(&payload);
         if !self.log.is_empty() && bytes + len > max {
             return Err(LogFull { bytes, max });
         }
@@ -282,7 +287,7 @@ impl SourceFlow {
         self.resends.clear();
         self.sent = self.routed;
         let sent = self.log.iter().take((self.sent - self.base) as usize);
-        self.sent_bytes = sent.map(|payload| payload.len() as u64).sum();
+        self.sent_bytes = sent.map(cost).sum();
         let groups = self.groups.iter().map(|group| {
             let floor = group
                 .done
@@ -293,7 +298,6 @@ impl SourceFlow {
                 recipients: group.recipients.clone(),
                 floor,
                 settled,
-                uncertain_below: group.uncertain_below,
             }
         });
         FlowOffer {
@@ -309,7 +313,7 @@ impl SourceFlow {
     pub fn handle_recipients(&mut self, recipients: Recipients) -> u64 {
         let mut known = std::mem::take(&mut self.groups);
         for recipients in recipients.groups {
-            self.groups_end = self.groups_end.max(recipients.group.0 + 1);
+            self.groups_end = self.groups_end.max(recipients.group.0.saturating_add(1));
             let at = known
                 .iter()
                 .position(|it| it.recipients.group == recipients.group);
@@ -318,10 +322,6 @@ impl SourceFlow {
                 continue;
             };
             let mut progress = known.swap_remove(at);
-            let is_gone = |it: &InstanceId| !recipients.members.contains(it);
-            if progress.recipients.members.iter().any(is_gone) {
-                progress.uncertain_below = self.sent_max;
-            }
             progress.recipients = recipients;
             self.groups.push(progress);
         }
@@ -382,8 +382,8 @@ impl SourceFlow {
         group: GroupId,
         messages: &SequenceSet,
     ) -> Result<&mut GroupProgress, SettlementError> {
-        // Not `sent`: an earlier entry zipper may have had more than this one has received so far.
-        if messages.last().is_some_and(|last| last >= self.next()) {
+        // Not `sent`: an earlier entry zipper may have had more than this one.
+        if messages.last().is_some_and(|last| last >= self.sent_max) {
             return Err(SettlementError::OutOfRange);
         }
         let mut groups = self.groups.iter_mut();
@@ -425,6 +425,8 @@ impl SourceFlow {
     pub fn poll_message(&mut self) -> Option<SourceMessage> {
         if let Some(resending) = self.resends.front_mut() {
             let (group, token) = (resending.group, resending.token);
+            // What is settled meanwhile needs no answer.
+            resending.rest.remove_below(self.base);
             let Some(sequence) = resending.rest.first() else {
                 let live_from = resending.live_from;
                 self.resends.pop_front();
@@ -435,10 +437,7 @@ impl SourceFlow {
                 });
             };
             resending.rest.remove_below(sequence + 1);
-            let Some(at) = sequence.checked_sub(self.base) else {
-                // It was settled meanwhile.
-                return self.poll_message();
-            };
+            let at = sequence - self.base;
             return Some(SourceMessage::Resent {
                 group,
                 token,
@@ -447,7 +446,7 @@ impl SourceFlow {
             });
         }
         let payload = self.log.get((self.sent - self.base) as usize)?;
-        let len = payload.len() as u64;
+        let len = cost(payload);
         let has_window = self.sent_bytes == 0 || self.sent_bytes + len <= self.limits.window;
         if !self.is_open || !has_window {
             return None;
@@ -470,8 +469,8 @@ impl SourceFlow {
                 (true, false) => self.outcome.settled += count,
             }
             for payload in self.log.drain(..count as usize) {
-                self.bytes -= payload.len() as u64;
-                self.sent_bytes -= payload.len() as u64;
+                self.bytes -= cost(&payload);
+                self.sent_bytes -= cost(&payload);
             }
             self.base = end;
         }
@@ -521,7 +520,6 @@ impl GroupProgress {
             recipients,
             done: SequenceSet::default(),
             abandoned: SequenceSet::default(),
-            uncertain_below: 0,
         }
     }
 

@@ -16,6 +16,8 @@ impl World {
             let (id, group) = (process.id, process.group);
             process.flow.fence();
             self.judge.died(id);
+            let name = self.groups[group].name.clone();
+            self.judge.lost(&name);
             self.processes.remove(at);
             self.note(format!("{id:?} is fenced"));
             self.join(group);
@@ -99,8 +101,14 @@ impl World {
             return;
         }
         let Process { id, group, .. } = self.processes.remove(index);
+        self.ghosts.clear();
+        if self.rng.bool() {
+            self.ghosts.push((group, id));
+        }
         self.note(format!("{id:?} dies"));
         self.judge.died(id);
+        let name = self.groups[group].name.clone();
+        self.judge.lost(&name);
         self.end_routes(|it| it.instance == id);
         // Its zipper notices at once, or it loses its lease.
         let is_noticed = self.rng.bool();
@@ -134,6 +142,8 @@ impl World {
         let report = process.flow.report();
         self.processes.remove(index);
         self.judge.died(id);
+        let name = self.groups[group].name.clone();
+        self.judge.lost(&name);
         self.note(format!("{id:?} leaves"));
         self.end_routes(|it| it.instance == id);
         for at in 0..ENTRIES {
@@ -152,6 +162,7 @@ impl World {
     pub(crate) fn heal(&mut self) {
         self.note("all faults are over");
         self.is_stalled = false;
+        self.ghosts.clear();
         if self.attached.is_none() {
             self.attach(0);
         }

@@ -20,6 +20,7 @@ pub(crate) struct Judge {
     handled: BTreeMap<(GroupKey, u64), Vec<(InstanceId, bool)>>,
     last: BTreeMap<InstanceId, u64>,
     dead: BTreeSet<InstanceId>,
+    has_lost: BTreeSet<String>,
     keys: BTreeMap<GroupId, GroupKey>,
     pub(crate) abandoned: BTreeMap<GroupKey, SequenceSet>,
     settled: BTreeMap<GroupKey, SequenceSet>,
@@ -43,6 +44,10 @@ impl Judge {
             );
         }
         before.push((instance, is_redelivery));
+        assert!(
+            !is_redelivery || self.has_lost.contains(&key.0),
+            "{key:?}: message {sequence} is flagged, and no instance of the group has gone"
+        );
         if !is_redelivery {
             let last = self.last.insert(instance, sequence);
             assert!(
@@ -50,6 +55,10 @@ impl Judge {
                 "{key:?}: message {sequence} at {instance:?} behind {last:?}"
             );
         }
+    }
+
+    pub(crate) fn lost(&mut self, group: &str) {
+        self.has_lost.insert(group.to_owned());
     }
 
     pub(crate) fn died(&mut self, instance: InstanceId) {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use fastrand::Rng;
 use selvedge_client::settlement::{
-    FlowLimits, FlowOffer, FlowOutcome, InstanceId, Receipt, ReceivingFlow, ReceivingReport,
-    RouteEpoch, SourceFlow, SourceMessage,
+    FlowLimits, FlowOffer, FlowOutcome, InstanceId, ReceivingFlow, ReceivingReport, RouteEpoch,
+    SourceFlow, SourceMessage,
 };
 use selvedge_hub::Instant;
 use selvedge_zipper::settlement::{EntryFlow, EntryOutput, EntrySettings, GroupSpec};
@@ -86,16 +86,21 @@ pub(crate) struct World {
     pub(crate) next_instance: u64,
     pub(crate) routes: Vec<Route>,
     pub(crate) judge: Judge,
+    /// How many messages are written under faults, and how many were written so far.
     pub(crate) messages: u64,
+    pub(crate) written: u64,
     pub(crate) story: Vec<String>,
+    pub(crate) resends: u64,
+    /// Instances that are gone, and that routers still list.
+    pub(crate) ghosts: Vec<(usize, InstanceId)>,
 }
 
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let limits = FlowLimits {
-            log_max: 100_000,
-            window: rng.u64(100..5000),
+            log_max: 740_000,
+            window: rng.u64(700..37_000),
         };
         let groups = (0..rng.usize(1..=3)).map(|number| ObservingGroup {
             name: format!("group{number}"),
@@ -125,8 +130,11 @@ impl World {
             processes: Vec::new(),
             next_instance: 0,
             routes: Vec::new(),
+            written: 0,
             judge: Judge::default(),
             story: Vec::new(),
+            resends: 0,
+            ghosts: Vec::new(),
         };
         for group in 0..world.groups.len() {
             for _ in 0..world.rng.usize(1..=3) {
@@ -152,53 +160,87 @@ impl World {
 
     fn play(&mut self) {
         self.attach(0);
-        let mut written = 0;
+        self.write_under_faults();
+        self.heal();
+        self.drain_source();
+        self.write_without_faults();
+        self.drain_source();
+        self.check();
+    }
+
+    fn write(&mut self) {
+        if self.source.push(Bytes::from_static(&[0; 10])).is_ok() {
+            self.written += 1;
+        }
+    }
+
+    fn write_under_faults(&mut self) {
         let faults = self.rng.u32(0..30);
         let mut steps = 0_u64;
-        while written < self.messages {
-            if self.source.push(Bytes::from_static(&[0; 10])).is_ok() {
-                written += 1;
-            }
+        while self.written < self.messages {
+            self.write();
             for _ in 0..self.rng.u32(..6) {
                 self.step();
             }
             steps += 1;
             if self.rng.u32(..1500) < faults {
                 self.befall();
+                // Faults come in bursts.
+                while self.rng.u8(..5) > 1 {
+                    for _ in 0..self.rng.u32(..12) {
+                        self.step();
+                    }
+                    self.befall();
+                }
             }
             assert!(steps < 200_000, "the source is blocked for ever");
         }
-        self.heal();
-        for _ in 0..60_000 {
-            if self.source.is_done() {
-                break;
+    }
+
+    /// Under load without faults, requests end, also after one change of a route.
+    fn write_without_faults(&mut self) {
+        for at in 0..4000 {
+            self.write();
+            if at == 100
+                && let Some(id) = self.processes.first().map(|it| it.id)
+                && let Some(at) = self.attached
+            {
+                self.begin_route(at, id);
+            }
+            if at == 2500 {
+                self.resends = 0;
             }
             self.step();
         }
-        assert!(self.source.is_done(), "messages are unsettled");
+        assert_eq!(self.resends, 0, "messages are requested for ever");
+    }
+
+    fn drain_source(&mut self) {
+        for _ in 0..60_000 {
+            if self.source.is_done() {
+                return;
+            }
+            self.step();
+        }
+        panic!("messages are unsettled");
+    }
+
+    fn check(&self) {
         let FlowOutcome {
             settled,
             unobserved,
             abandoned,
         } = self.source.outcome();
-        assert_eq!(settled + unobserved + abandoned, written);
-        let reported: BTreeSet<u64> = self
-            .judge
-            .abandoned
-            .values()
-            .flat_map(|it| it.ranges().flatten())
-            .collect();
-        assert_eq!(
-            abandoned,
-            reported.len() as u64,
-            "abandoned messages are counted"
-        );
-        for group in self
-            .groups
-            .iter()
-            .filter(|it| it.is_always_there && !it.is_each)
-        {
-            let missing = self.judge.missing(&(group.name.clone(), None), written);
+        assert_eq!(settled + unobserved + abandoned, self.written);
+        let reported = self.judge.abandoned.values();
+        let reported: BTreeSet<u64> = reported.flat_map(|it| it.ranges().flatten()).collect();
+        let reported = reported.len() as u64;
+        assert_eq!(abandoned, reported, "abandoned messages are counted");
+        let groups = self.groups.iter();
+        for group in groups.filter(|it| it.is_always_there && !it.is_each) {
+            let missing = self
+                .judge
+                .missing(&(group.name.clone(), None), self.written);
             assert!(missing.is_empty(), "{}: {missing:?} were lost", group.name);
         }
     }
@@ -246,7 +288,7 @@ impl World {
         }
     }
 
-    fn key(&self, group: usize, id: InstanceId) -> GroupKey {
+    pub(crate) fn key(&self, group: usize, id: InstanceId) -> GroupKey {
         let group = &self.groups[group];
         (group.name.clone(), group.is_each.then_some(id))
     }
@@ -277,7 +319,11 @@ impl World {
         let mut specs = Vec::new();
         for (number, group) in self.groups.iter().enumerate() {
             let members = self.processes.iter().filter(|it| it.group == number);
-            let members: Vec<_> = members.map(|it| it.id).collect();
+            let mut members: Vec<_> = members.map(|it| it.id).collect();
+            if !group.is_each {
+                let ghosts = self.ghosts.iter().filter(|it| it.0 == number);
+                members.extend(ghosts.map(|it| it.1));
+            }
             let spec = |only, members| GroupSpec {
                 name: group.name.clone(),
                 only,
@@ -286,7 +332,7 @@ impl World {
             };
             match group.is_each {
                 true => specs.extend(members.iter().map(|&id| spec(Some(id), vec![id]))),
-                false if members.is_empty() => {}
+                false if members.is_empty() && number == 1 => {}
                 false => specs.push(spec(None, members)),
             }
         }
@@ -354,7 +400,8 @@ impl World {
                 break;
             };
             if let ToEntry::Offer(offer) = message {
-                let mut flow = EntryFlow::new(self.now, self.settings, offer);
+                let flow = EntryFlow::new(self.now, self.settings, offer);
+                let mut flow = flow.expect("a valid offer");
                 flow.set_groups(self.now, &self.specs());
                 self.entries[at] = Some(flow);
                 self.is_offered = true;
@@ -386,7 +433,10 @@ impl World {
             }
             self.drain(at);
         }
-        if let Some(flow) = &mut self.entries[at] {
+        let is_reporting = self.rng.u8(..3) > 0;
+        if let Some(flow) = &mut self.entries[at]
+            && is_reporting
+        {
             flow.report();
             self.drain(at);
         }
@@ -475,87 +525,10 @@ impl World {
                         .expect("abandoned");
                 }
                 EntryOutput::Resend(request) => {
+                    self.resends += 1;
                     self.source.handle_resend(request).expect("a request")
                 }
                 other => panic!("not for the source: {other:?}"),
-            }
-        }
-    }
-
-    fn pump_routes(&mut self) {
-        if self.routes.is_empty() {
-            return;
-        }
-        for _ in 0..4 {
-            let at = self.rng.usize(..self.routes.len());
-            for _ in 0..self.rng.u32(..20) {
-                self.pump_route(at);
-            }
-        }
-        self.routes
-            .retain(|it| !(it.is_over && it.down.is_empty() && it.up.is_empty()));
-    }
-
-    fn pump_route(&mut self, at: usize) {
-        let route = &mut self.routes[at];
-        let (entry, id, epoch) = (route.entry, route.instance, route.epoch);
-        if let Some(report) = route.up.pop_front()
-            && let Some(flow) = &mut self.entries[entry]
-        {
-            flow.handle_report(id, &report);
-            flow.report();
-            self.drain(entry);
-        }
-        let route = &mut self.routes[at];
-        let Some(message) = route.down.pop_front() else {
-            return;
-        };
-        let Some(process) = self.processes.iter_mut().find(|it| it.id == id) else {
-            return;
-        };
-        match message {
-            ToInstance::Bind => {
-                if let Some(report) = process.flow.bind(epoch)
-                    && !route.is_over
-                {
-                    route.up.push_back(report);
-                }
-            }
-            ToInstance::Message {
-                sequence,
-                is_redelivery,
-            } => {
-                if process.flow.receive(epoch, sequence) == Receipt::New {
-                    process.queue.push_back((sequence, is_redelivery));
-                }
-            }
-            ToInstance::RaiseFloor(floor) => process.flow.raise_floor(floor),
-        }
-    }
-
-    /// Handlers process what is held, and instances report.
-    fn work(&mut self) {
-        for at in 0..self.processes.len() {
-            let (group, id) = (self.processes[at].group, self.processes[at].id);
-            let key = self.key(group, id);
-            for _ in 0..self.rng.u32(..15) {
-                let process = &mut self.processes[at];
-                let Some((sequence, is_redelivery)) = process.queue.pop_front() else {
-                    break;
-                };
-                process.flow.process(sequence);
-                self.judge.handled(&key, id, sequence, is_redelivery);
-            }
-            let process = &mut self.processes[at];
-            if self.rng.bool()
-                && let Some(report) = process.flow.take_news()
-            {
-                let mut routes = self.routes.iter_mut();
-                let route =
-                    routes.find(|it| it.instance == id && it.epoch == report.epoch && !it.is_over);
-                if let Some(route) = route {
-                    route.up.push_back(report);
-                }
             }
         }
     }

@@ -1,11 +1,11 @@
 //! One flow at its entry zipper.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use selvedge_client::settlement::{
-    AbandonReason, FlowOffer, GroupId, InstanceId, ReceivingReport, RecipientGroup, Recipients,
-    ResendRequest, RouteEpoch, SequenceSet,
+    AbandonReason, FlowOffer, GroupId, GroupOffer, InstanceId, ReceivingReport, RecipientGroup,
+    Recipients, ResendRequest, RouteEpoch, SequenceSet,
 };
 use selvedge_hub::Instant;
 
@@ -46,6 +46,40 @@ pub struct GroupSpec {
     pub redelivers: bool,
     /// The instances that messages are to go to. None if the group is awaited.
     pub members: Vec<InstanceId>,
+}
+
+/// The source has presented numbers that contradict each other, or are too large. A retry does not help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the source presents a flow that cannot exist")]
+pub struct InvalidOffer;
+
+/// Above these, counting on would overflow.
+const SEQUENCE_MAX: u64 = 1 << 62;
+const GROUP_MAX: u32 = 1 << 31;
+
+fn is_valid(offer: &FlowOffer) -> bool {
+    let FlowOffer {
+        live_from,
+        sent_max,
+        groups_end,
+        ..
+    } = *offer;
+    let mut numbers = BTreeSet::new();
+    let is_valid_group = |it: &GroupOffer| {
+        let RecipientGroup { group, from, .. } = it.recipients;
+        let members: BTreeSet<_> = it.recipients.members.iter().collect();
+        numbers.insert(group)
+            && group.0 < groups_end
+            && members.len() == it.recipients.members.len()
+            && from <= sent_max
+            && it.floor <= sent_max
+            && it.recipients.uncertain_below <= sent_max
+            && it.settled.last().is_none_or(|last| last < sent_max)
+    };
+    live_from <= sent_max
+        && sent_max <= SEQUENCE_MAX
+        && groups_end <= GROUP_MAX
+        && offer.groups.iter().all(is_valid_group)
 }
 
 /// What a flow requires of its zipper, to be done in this order.
@@ -116,6 +150,8 @@ pub struct EntryFlow {
     attachment: u32,
     /// How many routes were bound.
     routes: u32,
+    /// Behind the last message that an earlier entry zipper may have forwarded.
+    sent_before: u64,
     /// The number of the next live message.
     arrived: u64,
     /// What was sent as routed.
@@ -132,8 +168,17 @@ pub struct EntryFlow {
 
 impl EntryFlow {
     /// A flow that a source has attached.
-    #[must_use]
-    pub fn new(now: Instant, settings: EntrySettings, offer: FlowOffer) -> Self {
+    ///
+    /// # Errors
+    /// [`InvalidOffer`].
+    pub fn new(
+        now: Instant,
+        settings: EntrySettings,
+        offer: FlowOffer,
+    ) -> Result<Self, InvalidOffer> {
+        if !is_valid(&offer) {
+            return Err(InvalidOffer);
+        }
         let FlowOffer {
             attachment,
             live_from,
@@ -142,10 +187,11 @@ impl EntryFlow {
             groups,
         } = offer;
         let groups = groups.into_iter();
-        Self {
+        Ok(Self {
             settings,
             attachment,
             routes: 0,
+            sent_before: sent_max,
             arrived: live_from,
             routed: live_from,
             base: 0,
@@ -156,7 +202,7 @@ impl EntryFlow {
             announced: 0,
             confirmed: 0,
             outputs: VecDeque::new(),
-        }
+        })
     }
 
     /// The next requirement.
@@ -180,7 +226,9 @@ impl EntryFlow {
             let group = &mut self.groups[at];
             group.redelivers = spec.redelivers;
             for &instance in &spec.members {
-                if group.member(instance).is_none() {
+                if let Some(member) = group.member(instance) {
+                    member.is_listed = true;
+                } else {
                     has_changed = true;
                     group.empty_since = None;
                     let announced_in = self.announced + 1;
@@ -203,6 +251,7 @@ impl EntryFlow {
             from: self.arrived,
             until: None,
             members: Vec::new(),
+            uncertain_below: 0,
         };
         GroupFlow::new(now, recipients)
     }
@@ -272,10 +321,11 @@ impl EntryFlow {
                 continue;
             }
             has_changed = true;
-            let mut lost = group.remove(now, instance, is_orderly);
-            if group.recipients.only == Some(instance) && group.recipients.until.is_none() {
-                lost.insert_all(&group.end(self.arrived));
-            }
+            group.remove(now, instance, is_orderly);
+            let lost = match group.recipients.only {
+                Some(_) if group.recipients.until.is_none() => group.end(self.arrived),
+                _ => group.abandon_uncertain(),
+            };
             self.push_abandoned(at, lost, AbandonReason::InstanceLost);
         }
         if has_changed {
@@ -286,7 +336,7 @@ impl EntryFlow {
 
     /// The source has removed everything below from its log.
     pub fn handle_base(&mut self, base: u64) {
-        self.base = self.base.max(base);
+        self.base = self.base.max(base.min(self.arrived));
     }
 
     fn push_abandoned(&mut self, at: usize, messages: SequenceSet, reason: AbandonReason) {
@@ -337,6 +387,12 @@ impl EntryFlow {
 
     /// An instance reports: in answer to [`EntryOutput::Bind`], or because it has processed messages.
     pub fn handle_report(&mut self, instance: InstanceId, report: &ReceivingReport) {
+        // An instance cannot have what no entry zipper has had.
+        let end = self.arrived.max(self.sent_before);
+        let last = [&report.processed, &report.held].map(SequenceSet::last);
+        if report.end > end || last.into_iter().flatten().any(|last| last >= end) {
+            return;
+        }
         for group in &mut self.groups {
             let Some(member) = group.member(instance) else {
                 continue;
@@ -405,6 +461,7 @@ impl EntryFlow {
     /// Informs the source and the instances of what has changed since the last call. To be called after a
     /// batch of events.
     pub fn report(&mut self) {
+        self.proceed();
         if self.routed < self.arrived {
             self.routed = self.arrived;
             self.outputs.push_back(EntryOutput::Routed(self.routed));

@@ -25,12 +25,11 @@ pub(super) struct GroupFlow {
     pub(super) settled: SequenceSet,
     /// Messages that have arrived, and have no member.
     unassigned: SequenceSet,
-    /// Unassigned messages that an instance which died may have received.
-    orphaned: SequenceSet,
+    /// Messages without a member that an instance which is gone may have received. They may not have
+    /// arrived yet.
+    uncertain: SequenceSet,
     /// Behind the last message that an earlier entry zipper may have forwarded.
     sent_before: u64,
-    /// An instance may have received anything below from an earlier entry zipper, and is gone.
-    uncertain_below: u64,
     /// The member of the present block, and how much is left of it.
     turn: (usize, u32),
     request: Option<PendingResend>,
@@ -65,9 +64,8 @@ impl GroupFlow {
             redelivers: true,
             settled: SequenceSet::default(),
             unassigned: SequenceSet::default(),
-            orphaned: SequenceSet::default(),
+            uncertain: SequenceSet::default(),
             sent_before: 0,
-            uncertain_below: 0,
             turn: (0, 0),
             request: None,
             next_token: 0,
@@ -82,12 +80,13 @@ impl GroupFlow {
             mut recipients,
             floor,
             settled,
-            uncertain_below,
         } = offer;
+        let uncertain_below = recipients.uncertain_below;
         let members = std::mem::take(&mut recipients.members).into_iter();
         let members: Vec<_> = members
             .map(|instance| Member {
                 is_awaited: true,
+                is_listed: false,
                 ..Member::new(now, instance, 0)
             })
             .collect();
@@ -96,11 +95,11 @@ impl GroupFlow {
         Self {
             floor,
             unassigned: settled.missing_from(floor..end.max(floor)),
+            uncertain: settled.missing_from(floor..uncertain_below.max(floor)),
             settled,
             empty_since: members.is_empty().then_some(now),
             members,
             sent_before: sent_max,
-            uncertain_below,
             ..Self::new(now, recipients)
         }
     }
@@ -159,14 +158,7 @@ impl GroupFlow {
             return None;
         };
         self.turn.1 -= 1;
-        let is_uncertain = sequence < self.uncertain_below;
-        let member = &mut self.members[at];
-        if is_uncertain {
-            member.redelivered.insert(sequence..sequence + 1);
-        }
-        member.assigned.insert(sequence..sequence + 1);
-        member.end = sequence + 1;
-        member.assignment(sequence)
+        self.members[at].take_next(sequence, &mut self.uncertain)
     }
 
     /// Whether live messages may be sent to a member. The answer to a request covers what arrives before it.
@@ -198,36 +190,28 @@ impl GroupFlow {
         if self.unassigned.is_empty() || self.is_recovering() {
             return;
         }
-        let is_any_down = self.members.iter().any(|it| !it.is_bound());
         let requesting = self.request.as_ref().map(|it| it.member);
-        let able = self.members.iter_mut().filter(|it| {
-            it.is_bound() && it.announced_in <= confirmed && Some(it.instance) != requesting
-        });
+        let is_able = |it: &Member| it.is_eligible(confirmed) && Some(it.instance) != requesting;
+        // What one of the others can take in order later waits for it.
+        let others = self.members.iter().filter(|it| !is_able(it));
+        let waits_from = others.map(|it| it.end).min().unwrap_or(u64::MAX);
+        let able = self.members.iter_mut().filter(|it| is_able(it));
         // The one that may take most of them in order.
         let Some(member) = able.min_by_key(|it| it.end) else {
             return;
         };
         let mut taken = self.unassigned.clone();
-        taken.remove_below(member.end);
-        for range in self.orphaned.ranges() {
-            taken.insert(range);
-        }
-        if !is_any_down {
-            // Nobody is left that could take the rest in order.
-            taken = self.unassigned.clone();
-        }
-        let mut late = taken.clone();
-        late.remove(member.end..u64::MAX);
-        late.insert_all(&taken.within(0..self.uncertain_below));
-        member.redelivered.insert_all(&late);
-        for range in self.orphaned.ranges() {
-            member.redelivered.insert(range);
-        }
+        taken.remove(waits_from..member.end);
+        // Messages that are not delivered in order to anyone anyway wait for nobody.
+        let mut flagged = self.unassigned.common(&self.uncertain);
+        taken.insert_all(&flagged);
+        flagged.insert_all(&taken.within(0..member.end));
+        self.uncertain.remove_all(&flagged);
+        member.redelivered.insert_all(&flagged);
         member.assigned.insert_all(&taken);
         member.missing.insert_all(&taken);
         member.end = member.end.max(taken.last().map_or(0, |last| last + 1));
         self.unassigned.remove_all(&taken);
-        self.orphaned = SequenceSet::default();
     }
 
     /// Requests what a member misses, if no request is under way. Everything below `arrived` has arrived.
@@ -235,17 +219,16 @@ impl GroupFlow {
         if self.request.is_some() || self.is_recovering() {
             return None;
         }
-        let misses =
-            |it: &&Member| it.is_bound() && it.announced_in <= confirmed && !it.missing.is_empty();
+        // What has not arrived will.
+        let misses = |it: &&Member| {
+            let has_arrived = it.missing.first().is_some_and(|first| first < arrived);
+            it.is_eligible(confirmed) && has_arrived
+        };
         let member = self.members.iter().find(misses)?;
         self.next_token += 1;
         let token = self.next_token;
         let mut ranges = member.missing.clone();
-        // What has not arrived will.
         ranges.remove(arrived..u64::MAX);
-        if ranges.is_empty() {
-            return None;
-        }
         self.request = Some(PendingResend {
             token,
             member: member.instance,
@@ -267,14 +250,10 @@ impl GroupFlow {
         let member = self.members.iter_mut().find(|it| it.instance == instance)?;
         let one = sequence..sequence + 1;
         if is_new && sequence >= member.end {
-            if sequence < self.uncertain_below || self.orphaned.contains(sequence) {
-                member.redelivered.insert(one.clone());
-                self.orphaned.remove(one.clone());
-            }
-            self.unassigned.remove(one.clone());
-            member.assigned.insert(one);
-            member.end = sequence + 1;
-        } else if member.missing.contains(sequence) {
+            self.unassigned.remove(one);
+            return member.take_next(sequence, &mut self.uncertain);
+        }
+        if member.missing.contains(sequence) {
             member.missing.remove(one);
         } else {
             return None;
@@ -305,7 +284,7 @@ impl GroupFlow {
         }
         self.settled.insert_all(done);
         self.unassigned.remove_all(done);
-        self.orphaned.remove_all(done);
+        self.uncertain.remove_all(done);
         for member in &mut self.members {
             member.settle(done);
         }
@@ -326,7 +305,7 @@ impl GroupFlow {
             member.missing.remove_below(floor);
             let (held, settled) = (report.held.clone(), self.settled.clone());
             self.unassigned.remove_all(&held);
-            self.orphaned.remove_all(&held);
+            self.uncertain.remove_all(&held);
             if let Some(member) = self.member(instance) {
                 member.settle(&settled);
             }
@@ -344,47 +323,51 @@ impl GroupFlow {
 
     /// A member has left, or is dead, or has lost its lease: then it may have received what is assigned to
     /// it. Returns the messages that no other one receives.
-    pub(super) fn remove(
-        &mut self,
-        now: Instant,
-        instance: InstanceId,
-        is_orderly: bool,
-    ) -> SequenceSet {
+    pub(super) fn remove(&mut self, now: Instant, instance: InstanceId, is_orderly: bool) {
         self.request.take_if(|it| it.member == instance);
         let Some(at) = self.members.iter().position(|it| it.instance == instance) else {
-            return SequenceSet::default();
+            return;
         };
         let member = self.members.remove(at);
         self.turn = (0, 0);
         if self.members.is_empty() {
             self.empty_since = Some(now);
         }
-        let lost = member.assigned;
+        if self.recipients.only.is_some() {
+            // The caller ends the group, with everything that it has not received.
+            return;
+        }
+        // It may have received what is assigned and not missing; before it has reported, anything that
+        // an earlier entry zipper has forwarded.
+        let mut received = member.assigned.clone();
+        received.remove_all(&member.missing);
         if member.is_awaited {
-            // It may have received anything that an earlier entry zipper has forwarded.
-            self.uncertain_below = self.sent_before;
-        }
-        if self.redelivers && self.recipients.only.is_none() {
-            self.unassigned.insert_all(&lost);
-            if !is_orderly {
-                self.orphaned.insert_all(&lost);
+            received = self.settled.missing_from(self.floor..self.sent_before);
+            for other in &self.members {
+                received.remove_all(&other.assigned);
             }
-            return SequenceSet::default();
         }
-        self.finish(&lost);
-        lost
+        if !is_orderly {
+            let below = received.last().map_or(0, |last| last + 1);
+            let known = &mut self.recipients.uncertain_below;
+            *known = below.max(*known);
+            self.uncertain.insert_all(&received);
+        }
+        if self.redelivers {
+            // Another one may have received them before it.
+            self.uncertain
+                .insert_all(&member.redelivered.common(&member.assigned));
+        }
+        self.unassigned.insert_all(&member.assigned);
     }
 
     /// Messages that an instance which is gone may have received, if they go to no other one.
     pub(super) fn abandon_uncertain(&mut self) -> SequenceSet {
-        if self.redelivers || self.uncertain_below <= self.floor || self.is_recovering() {
+        if self.redelivers || self.is_recovering() {
             return SequenceSet::default();
         }
-        let mut lost = self.settled.missing_from(self.floor..self.uncertain_below);
-        for member in &self.members {
-            lost.remove_all(&member.assigned);
-        }
-        self.uncertain_below = 0;
+        self.recipients.uncertain_below = 0;
+        let lost = std::mem::take(&mut self.uncertain);
         self.finish(&lost);
         lost
     }
@@ -400,7 +383,6 @@ impl GroupFlow {
         self.finish(&lost);
         self.members.clear();
         self.request = None;
-        self.uncertain_below = 0;
         lost
     }
 
@@ -414,7 +396,7 @@ impl GroupFlow {
             let MemberRoute::Bound(epoch) = it.route else {
                 return None;
             };
-            if floor < it.floor_sent + step {
+            if floor.saturating_sub(it.floor_sent) < step {
                 return None;
             }
             it.floor_sent = floor;
@@ -424,6 +406,18 @@ impl GroupFlow {
 }
 
 impl Member {
+    /// It receives a message that follows all that it has received.
+    fn take_next(&mut self, sequence: u64, uncertain: &mut SequenceSet) -> Option<Assignment> {
+        let one = sequence..sequence + 1;
+        if uncertain.contains(sequence) {
+            uncertain.remove(one.clone());
+            self.redelivered.insert(one.clone());
+        }
+        self.assigned.insert(one);
+        self.end = sequence + 1;
+        self.assignment(sequence)
+    }
+
     /// A message that is assigned to it, and can be sent.
     fn assignment(&self, sequence: u64) -> Option<Assignment> {
         let MemberRoute::Bound(epoch) = self.route else {

@@ -22,6 +22,8 @@ pub(super) struct Member {
     pub(super) floor_sent: u64,
     /// Whether it is known from the source, and has not reported yet.
     pub(super) is_awaited: bool,
+    /// Whether the router lists it. A source may name any instance: such a one is asked, and receives nothing.
+    pub(super) is_listed: bool,
 }
 
 /// The route to an instance.
@@ -47,7 +49,13 @@ impl Member {
             end: 0,
             floor_sent: 0,
             is_awaited: false,
+            is_listed: true,
         }
+    }
+
+    /// Whether messages may be assigned to it.
+    pub(super) fn is_eligible(&self, confirmed: u64) -> bool {
+        self.is_bound() && self.is_listed && self.announced_in <= confirmed
     }
 
     pub(super) const fn is_bound(&self) -> bool {
@@ -56,7 +64,7 @@ impl Member {
 
     /// Whether live messages may be sent to it.
     pub(super) fn is_live(&self, confirmed: u64) -> bool {
-        self.is_bound() && self.announced_in <= confirmed && self.missing.is_empty()
+        self.is_eligible(confirmed) && self.missing.is_empty()
     }
 
     /// The route has ended: what is in flight is lost.

@@ -17,4 +17,4 @@ mod entry;
 mod group;
 mod member;
 
-pub use entry::{EntryFlow, EntryOutput, EntrySettings, GroupSpec};
+pub use entry::{EntryFlow, EntryOutput, EntrySettings, GroupSpec, InvalidOffer};

@@ -1,0 +1,399 @@
+//! Single cases that the stories reach rarely or never.
+
+use bytes::Bytes;
+use selvedge_client::settlement::*;
+use selvedge_hub::Instant;
+use selvedge_zipper::settlement::*;
+use std::time::Duration;
+
+fn t(s: u64) -> Instant {
+    Instant::from_origin(Duration::from_secs(s))
+}
+fn offer(
+    live_from: u64,
+    sent_max: u64,
+    members: &[u64],
+    floor: u64,
+    settled: SequenceSet,
+    uncertain: u64,
+) -> FlowOffer {
+    FlowOffer {
+        attachment: 2,
+        live_from,
+        sent_max,
+        groups_end: 1,
+        groups: vec![GroupOffer {
+            recipients: RecipientGroup {
+                group: GroupId(0),
+                name: "g".into(),
+                only: None,
+                from: 0,
+                until: None,
+                members: members.iter().map(|&i| InstanceId(i)).collect(),
+                uncertain_below: uncertain,
+            },
+            floor,
+            settled,
+        }],
+    }
+}
+fn spec(redelivers: bool, members: &[u64]) -> GroupSpec {
+    GroupSpec {
+        name: "g".into(),
+        only: None,
+        redelivers,
+        members: members.iter().map(|&i| InstanceId(i)).collect(),
+    }
+}
+fn drain(flow: &mut EntryFlow) -> Vec<EntryOutput> {
+    std::iter::from_fn(|| flow.poll_output()).collect()
+}
+fn fresh() -> FlowOffer {
+    FlowOffer {
+        attachment: 1,
+        live_from: 0,
+        sent_max: 0,
+        groups_end: 0,
+        groups: vec![],
+    }
+}
+fn bind(flow: &mut EntryFlow, i: u64, processed: SequenceSet, held: SequenceSet, end: u64) {
+    flow.handle_route(t(1), InstanceId(i));
+    let mut epoch = None;
+    for o in drain(flow) {
+        if let EntryOutput::Bind { epoch: e, .. } = o {
+            epoch = Some(e)
+        }
+    }
+    flow.handle_report(
+        InstanceId(i),
+        &ReceivingReport {
+            epoch: epoch.expect("it is bound"),
+            processed,
+            held,
+            end,
+        },
+    );
+}
+fn entry(offer: FlowOffer) -> EntryFlow {
+    EntryFlow::new(t(1), EntrySettings::default(), offer).expect("a valid offer")
+}
+fn confirm(flow: &mut EntryFlow) {
+    flow.handle_confirmed(u64::MAX)
+}
+fn delivered(out: &[EntryOutput]) -> Vec<(u64, u64, bool)> {
+    out.iter()
+        .filter_map(|o| match o {
+            EntryOutput::Deliver {
+                instance,
+                sequence,
+                is_redelivery,
+                ..
+            } => Some((instance.0, *sequence, *is_redelivery)),
+            _ => None,
+        })
+        .collect()
+}
+fn resend(out: &[EntryOutput]) -> Option<ResendRequest> {
+    out.iter().rev().find_map(|o| match o {
+        EntryOutput::Resend(r) => Some(r.clone()),
+        _ => None,
+    })
+}
+fn none() -> SequenceSet {
+    SequenceSet::default()
+}
+
+#[test]
+fn a_message_of_a_dead_instance_is_flagged_in_the_answer_to_a_request() {
+    let mut flow = entry(fresh());
+    flow.set_groups(t(1), &[spec(true, &[1, 2])]);
+    confirm(&mut flow);
+    bind(&mut flow, 1, none(), none(), 0);
+    for s in 0..3 {
+        flow.handle_live(s);
+    }
+    // 1 changes its route, what was in flight is lost.
+    bind(&mut flow, 1, none(), none(), 0);
+    let r = resend(&drain(&mut flow)).expect("resend");
+    bind(&mut flow, 2, none(), none(), 0);
+    flow.handle_live(3);
+    let d = delivered(&drain(&mut flow));
+    assert_eq!(d, [(2, 3, false)]);
+    // 2 handles 3 and dies.
+    flow.handle_death(t(2), InstanceId(2));
+    for s in 0..4 {
+        flow.handle_resent(r.group, r.token, s);
+    }
+    flow.handle_resend_end(r.group, r.token);
+    let out = drain(&mut flow);
+    assert!(
+        delivered(&out).contains(&(1, 3, true)),
+        "{:?}",
+        delivered(&out)
+    );
+}
+
+#[test]
+fn what_an_earlier_entry_zipper_may_have_sent_is_flagged_in_an_answer() {
+    let mut flow = entry(offer(50, 100, &[1, 2], 0, (0..30).into(), 0));
+    flow.set_groups(t(1), &[spec(true, &[1, 2])]);
+    confirm(&mut flow);
+    bind(&mut flow, 1, none(), none(), 30);
+    // 2 has handled 55 from the former entry zipper, and dies.
+    flow.handle_death(t(1), InstanceId(2));
+    let r = resend(&drain(&mut flow)).expect("resend");
+    for s in 50..56 {
+        flow.handle_live(s);
+    }
+    for s in 30..56 {
+        flow.handle_resent(r.group, r.token, s);
+    }
+    let out = drain(&mut flow);
+    assert!(delivered(&out).contains(&(1, 55, true)));
+}
+
+#[test]
+fn a_redelivery_stays_one_when_its_instance_leaves_in_order() {
+    let mut flow = entry(fresh());
+    flow.set_groups(t(1), &[spec(true, &[1])]);
+    confirm(&mut flow);
+    bind(&mut flow, 1, none(), none(), 0);
+    flow.handle_live(0);
+    flow.handle_death(t(1), InstanceId(1)); // has handled 0
+    flow.set_groups(t(1), &[spec(true, &[2])]);
+    confirm(&mut flow);
+    bind(&mut flow, 2, none(), none(), 0);
+    let r = resend(&drain(&mut flow)).expect("a request");
+    flow.handle_resent(r.group, r.token, 0);
+    flow.handle_resend_end(r.group, r.token);
+    assert_eq!(delivered(&drain(&mut flow)), [(2, 0, true)]);
+    flow.handle_leave(t(1), InstanceId(2)); // has not processed it
+    flow.set_groups(t(1), &[spec(true, &[3])]);
+    confirm(&mut flow);
+    bind(&mut flow, 3, none(), none(), 0);
+    let r = resend(&drain(&mut flow)).expect("a request");
+    flow.handle_resent(r.group, r.token, 0);
+    assert_eq!(delivered(&drain(&mut flow)), [(3, 0, true)]);
+}
+
+#[test]
+fn missing_messages_that_arrive_later_are_requested() {
+    let mut flow = entry(offer(50, 70, &[1, 2], 50, none(), 0));
+    flow.set_groups(t(1), &[spec(true, &[1, 2])]);
+    confirm(&mut flow);
+    bind(&mut flow, 1, none(), (60..70).into(), 70);
+    bind(&mut flow, 2, none(), none(), 50);
+    flow.handle_death(t(1), InstanceId(1));
+    for s in 50..70 {
+        flow.handle_live(s);
+    }
+    flow.report();
+    let out = drain(&mut flow);
+    assert!(
+        resend(&out).is_some() || !delivered(&out).is_empty(),
+        "nothing will ever happen"
+    );
+}
+
+#[test]
+fn an_instance_that_leaves_in_order_abandons_nothing() {
+    let mut flow = entry(fresh());
+    flow.set_groups(t(1), &[spec(false, &[1, 2])]);
+    confirm(&mut flow);
+    bind(&mut flow, 1, none(), none(), 0);
+    flow.handle_live(0);
+    bind(&mut flow, 2, none(), none(), 0);
+    drain(&mut flow);
+    flow.handle_leave(t(1), InstanceId(1));
+    let out = drain(&mut flow);
+    assert!(
+        !out.iter()
+            .any(|o| matches!(o, EntryOutput::Abandoned { .. })),
+        "{out:?}"
+    );
+}
+
+#[test]
+fn messages_that_were_never_sent_to_a_dead_instance_are_not_abandoned() {
+    let mut flow = entry(fresh());
+    flow.set_groups(t(1), &[spec(false, &[1])]);
+    for s in 0..5 {
+        flow.handle_live(s);
+    }
+    confirm(&mut flow);
+    bind(&mut flow, 1, none(), none(), 0); // a request, not yet answered
+    flow.set_groups(t(1), &[spec(false, &[1, 2])]);
+    confirm(&mut flow);
+    bind(&mut flow, 2, none(), none(), 0);
+    drain(&mut flow);
+    flow.handle_death(t(1), InstanceId(1));
+    let out = drain(&mut flow);
+    assert!(
+        !out.iter()
+            .any(|o| matches!(o, EntryOutput::Abandoned { .. })),
+        "{out:?}"
+    );
+}
+
+fn source(n: usize) -> SourceFlow {
+    let mut s = SourceFlow::new(FlowLimits {
+        log_max: 100 << 20,
+        window: 100 << 20,
+    });
+    for _ in 0..n {
+        s.push(Bytes::from_static(&[0; 10])).expect("there is room");
+    }
+    s.attach();
+    s.handle_recipients(Recipients {
+        version: 1,
+        groups: vec![RecipientGroup {
+            group: GroupId(0),
+            name: "g".into(),
+            only: None,
+            from: 0,
+            until: None,
+            members: vec![InstanceId(1)],
+            uncertain_below: 0,
+        }],
+    });
+    while s.poll_message().is_some() {}
+    s.handle_routed(n as u64).expect("it was sent");
+    s
+}
+
+#[test]
+fn requested_messages_that_are_settled_meanwhile_are_skipped() {
+    let n = 200_000;
+    let mut s = source(n);
+    s.handle_resend(ResendRequest {
+        group: GroupId(0),
+        token: 1,
+        ranges: (0..n as u64).into(),
+        from: n as u64,
+    })
+    .expect("it is accepted");
+    s.handle_settled(GroupId(0), &(0..n as u64).into())
+        .expect("it is accepted");
+}
+
+#[test]
+fn empty_messages_fill_a_log() {
+    let mut s = SourceFlow::new(FlowLimits {
+        log_max: 1000,
+        window: 1000,
+    });
+    let n = (0..1_000_000)
+        .take_while(|_| s.push(Bytes::new()).is_ok())
+        .count();
+    assert!(n < 1_000_000);
+}
+
+#[test]
+fn an_instance_cannot_report_what_was_never_sent() {
+    let mut s = source(3);
+    let mut flow = entry(fresh());
+    flow.set_groups(t(1), &[spec(true, &[1])]);
+    confirm(&mut flow);
+    for q in 0..3 {
+        flow.handle_live(q);
+    }
+    bind(&mut flow, 1, (0..u64::MAX).into(), none(), u64::MAX);
+    for o in drain(&mut flow) {
+        if let EntryOutput::Settled { group, messages } = o {
+            s.handle_settled(group, &messages)
+                .expect("the source blames the entry zipper");
+        }
+    }
+}
+#[test]
+fn a_base_beyond_what_has_arrived_is_limited() {
+    let mut flow = entry(fresh());
+    flow.set_groups(t(1), &[spec(true, &[1])]);
+    confirm(&mut flow);
+    bind(&mut flow, 1, none(), none(), 0);
+    flow.handle_base(u64::MAX);
+    flow.report();
+    flow.report();
+}
+#[test]
+fn the_largest_number_of_a_group_is_accepted() {
+    let mut s = SourceFlow::new(FlowLimits::default());
+    s.attach();
+    s.handle_recipients(Recipients {
+        version: 1,
+        groups: vec![RecipientGroup {
+            group: GroupId(u32::MAX),
+            name: "g".into(),
+            only: None,
+            from: 0,
+            until: None,
+            members: vec![],
+            uncertain_below: 0,
+        }],
+    });
+}
+#[test]
+fn the_largest_sequence_number_is_discarded() {
+    let mut r = ReceivingFlow::default();
+    let e = RouteEpoch {
+        attachment: 1,
+        route: 1,
+    };
+    r.bind(e);
+    r.receive(e, u64::MAX);
+}
+#[test]
+fn messages_do_not_wait_for_an_instance_that_cannot_take_them_in_order() {
+    let mut flow = entry(offer(50, 100, &[1, 2], 0, (0..40).into(), 0));
+    flow.set_groups(t(1), &[spec(true, &[1, 2])]);
+    confirm(&mut flow);
+    bind(&mut flow, 2, none(), (70..80).into(), 80);
+    flow.handle_route_lost(t(1), InstanceId(2));
+    bind(&mut flow, 1, none(), (80..100).into(), 100);
+    let out = drain(&mut flow);
+    assert!(resend(&out).is_some(), "40..50 wait up to 30 s");
+}
+
+#[test]
+fn an_offer_that_cannot_exist_is_refused() {
+    let valid = offer(5, 10, &[1], 0, SequenceSet::default(), 0);
+    let mut twice = valid.clone();
+    twice.groups.push(valid.groups[0].clone());
+    let invalid = [
+        offer(11, 10, &[1], 0, SequenceSet::default(), 0),
+        offer(u64::MAX, u64::MAX, &[1], 0, SequenceSet::default(), 0),
+        offer(5, 10, &[1, 1], 0, SequenceSet::default(), 0),
+        offer(5, 10, &[1], 0, (9..11).into(), 0),
+        FlowOffer {
+            groups_end: u32::MAX,
+            ..valid.clone()
+        },
+        FlowOffer {
+            groups_end: 0,
+            ..valid.clone()
+        },
+        twice,
+    ];
+    let new = |offer| EntryFlow::new(t(1), EntrySettings::default(), offer);
+    assert!(new(valid).is_ok());
+    for offer in invalid {
+        assert_eq!(new(offer.clone()).err(), Some(InvalidOffer), "{offer:?}");
+    }
+}
+
+#[test]
+fn an_instance_that_no_router_lists_receives_nothing() {
+    let mut flow = entry(offer(0, 0, &[66], 0, SequenceSet::default(), 0));
+    flow.set_groups(t(1), &[]);
+    confirm(&mut flow);
+    bind(
+        &mut flow,
+        66,
+        SequenceSet::default(),
+        SequenceSet::default(),
+        0,
+    );
+    flow.handle_live(0);
+    assert_eq!(delivered(&drain(&mut flow)), []);
+}

@@ -8,18 +8,19 @@ use std::thread::JoinHandle;
 use crossbeam_channel::bounded;
 use ring::rand::{SecureRandom, SystemRandom};
 use selvedge_endpoint::Session;
-use selvedge_transport::{Address, DialError, DialTarget, End, Instant, Listener, NodeId};
+use selvedge_transport::{Address, DialError, Dialer, End, Instant, Listener, NodeId};
 
 use crate::SessionConfig;
 use crate::actors::{Actor, ActorHandle, MailboxSender, SteppedActors};
 use crate::clock::Clock;
 use crate::config::DriverConfig;
 use crate::connected::{Connected, Dialers, dialer_for};
+use crate::dial_in_turn::DialInTurn;
 use crate::endpoint::{Endpoint, EndpointShared, Inbox, Reception, Workers};
 use crate::error::DriverError;
 use crate::resolver::Resolver;
 use crate::sync::lock;
-use crate::wake::WorkerCommand;
+use crate::wake::{DialCallback, WorkerCommand};
 use crate::worker::{HostedEndpoint, Mailboxes, SharedMeters, Worker};
 
 /// A pool of workers. All methods may be called from any thread, and do not block unless stated otherwise.
@@ -227,7 +228,8 @@ impl Driver {
         Ok(endpoint)
     }
 
-    /// Dials `address`. `done` is called on a worker (or on the resolver's thread) with an authenticated
+    /// Dials `address`; the addresses of a name in turn, until one answers. A name is resolved each time.
+    /// `done` is called on a worker (or on the resolver's thread) with an authenticated
     /// connection, or with the reason why there is none; it is dropped when the driver stops first. It must
     /// return soon and must not block.
     pub fn dial(
@@ -249,24 +251,30 @@ impl Driver {
                 known: known.join(", "),
             }));
         };
-        let worker = self.next_worker();
-        let workers = Arc::clone(self.mailboxes.workers());
-        let resolved = move |resolved: Result<Address, DialError>| match resolved {
-            Ok(address) => {
-                let target = DialTarget {
-                    address,
-                    peer: expected,
-                };
-                let command = WorkerCommand::Dial {
-                    dialer,
-                    target,
-                    done: Box::new(done),
-                };
-                workers[worker].send_or_drop(command);
-            }
-            Err(error) => done(Err(error)),
+        let dial = self.dial_in_turn(dialer, expected, Box::new(done));
+        let resolved = move |resolved: Result<Vec<Address>, DialError>| match resolved {
+            Ok(addresses) => dial.start(addresses),
+            Err(error) => (dial.done)(Err(error)),
         };
         self.resolver.resolve(address, Box::new(resolved));
+    }
+
+    /// A dial of addresses that are not known yet, on the next worker.
+    fn dial_in_turn(
+        &self,
+        dialer: Arc<dyn Dialer>,
+        peer: Option<NodeId>,
+        done: DialCallback,
+    ) -> DialInTurn {
+        DialInTurn {
+            workers: Arc::clone(self.mailboxes.workers()),
+            worker: self.next_worker(),
+            dialer,
+            peer,
+            left: Vec::new().into_iter(),
+            failure: None,
+            done,
+        }
     }
 
     /// Dials `address`; blocks the thread until the connection is authenticated or has failed.
@@ -376,5 +384,49 @@ impl Drop for Driver {
                 tracing::error!("a worker panicked: this is a bug");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use selvedge_transport::{Admission, Identity, bind, dialers};
+
+    use super::*;
+    use crate::connected::dialer_for;
+
+    /// Dials addresses in turn, and returns the outcome.
+    fn dial(driver: &Driver, addresses: &[Address], peer: NodeId) -> Result<NodeId, DialError> {
+        let dialers: Dialers = dialers(&Identity::generate().unwrap());
+        let dialer = dialer_for(&dialers, &addresses[0]).expect("tcp");
+        let (sender, outcome) = bounded(1);
+        let done = move |result: Result<Connected, DialError>| {
+            sender.send(result.map(|it| it.peer())).unwrap();
+        };
+        let dial = driver.dial_in_turn(dialer, Some(peer), Box::new(done));
+        dial.start(addresses.to_vec());
+        outcome.recv().unwrap()
+    }
+
+    #[test]
+    fn the_addresses_of_a_name_are_dialed_until_one_answers() {
+        let driver = Driver::new(DriverConfig::default()).unwrap();
+        let identity = Identity::generate().unwrap();
+        let at = "tcp://127.0.0.1:0".parse().unwrap();
+        let listener = bind(&at, &identity, &Admission::new(|_| true)).unwrap();
+        let listening = driver.listen(listener, drop).unwrap();
+        let refused: Address = "tcp://127.0.0.1:1".parse().unwrap();
+        let answers = listening.address().clone();
+        let all = [refused.clone(), answers.clone(), refused.clone()];
+        let node = identity.node_id();
+        assert_eq!(dial(&driver, &all, node).unwrap(), node);
+        let none = dial(&driver, &[refused.clone(), refused.clone()], node).unwrap_err();
+        assert!(
+            matches!(none, DialError::Ended(End::Unreachable(_))),
+            "{none}"
+        );
+        // That another node answers is worth more than that nothing does.
+        let other = NodeId::new([7; 32]);
+        let wrong = dial(&driver, &[answers, refused], other).unwrap_err();
+        assert!(matches!(wrong, DialError::Ended(End::WrongPeer { found, .. }) if found == node));
     }
 }

@@ -51,6 +51,7 @@ mod actors;
 mod clock;
 mod config;
 mod connected;
+mod dial_in_turn;
 mod driver;
 mod endpoint;
 mod error;

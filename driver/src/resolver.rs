@@ -9,8 +9,11 @@ use selvedge_transport::{Address, DialError, Place};
 /// How many names may wait to be resolved. Further dials fail at once and may be repeated.
 const WAITING_MAX: usize = 1024;
 
-/// Receives the resolved address.
-type ResolveCallback = Box<dyn FnOnce(Result<Address, DialError>) + Send>;
+/// How many addresses of one name are used.
+const ADDRESSES_MAX: usize = 8;
+
+/// Receives the addresses, of which there is at least one, in the order of the system's resolver.
+type ResolveCallback = Box<dyn FnOnce(Result<Vec<Address>, DialError>) + Send>;
 
 /// The resolver thread of a driver.
 #[derive(Debug)]
@@ -44,10 +47,10 @@ impl Resolver {
         }
     }
 
-    /// Calls `done` with the resolved address: at once, unless the address contains a name.
+    /// Calls `done` with the resolved addresses: at once, unless the address contains a name.
     pub(crate) fn resolve(&self, address: &Address, done: ResolveCallback) {
         let Place::Name { host, .. } = address.place() else {
-            return done(Ok(address.clone()));
+            return done(Ok(vec![address.clone()]));
         };
         match self.requests.try_send((address.clone(), done)) {
             Ok(()) => {}
@@ -62,19 +65,45 @@ impl Resolver {
     }
 }
 
-fn resolve(address: &Address) -> Result<Address, DialError> {
+fn resolve(address: &Address) -> Result<Vec<Address>, DialError> {
     let Place::Name { host, port } = address.place() else {
-        return Ok(address.clone());
+        return Ok(vec![address.clone()]);
     };
     let unresolved = |detail: String| DialError::Unresolved {
         host: host.clone(),
         detail,
     };
-    let mut found = (host.as_str(), *port)
+    let found = (host.as_str(), *port)
         .to_socket_addrs()
         .map_err(|error| unresolved(error.to_string()))?;
-    let first = found
-        .next()
-        .ok_or_else(|| unresolved("the name has no address".to_owned()))?;
-    Ok(address.at(first))
+    match distinct(found.map(|found| address.at(found))) {
+        found if found.is_empty() => Err(unresolved("the name has no address".to_owned())),
+        found => Ok(found),
+    }
+}
+
+/// The addresses without repetitions, which some resolvers return.
+fn distinct(found: impl Iterator<Item = Address>) -> Vec<Address> {
+    let mut distinct = Vec::new();
+    for address in found {
+        if distinct.len() < ADDRESSES_MAX && !distinct.contains(&address) {
+            distinct.push(address);
+        }
+    }
+    distinct
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_address_of_a_name_is_used_once() {
+        let address = |text: &str| -> Address { text.parse().expect("an address") };
+        let both = [address("tcp://[::1]:1"), address("tcp://127.0.0.1:1")];
+        let found = both.iter().cloned().chain(both.iter().cloned());
+        assert_eq!(distinct(found), both);
+        let many = (1..100).map(|port| address(&format!("tcp://127.0.0.1:{port}")));
+        assert_eq!(distinct(many).len(), ADDRESSES_MAX);
+    }
 }

@@ -58,6 +58,15 @@ impl<E> WorkerHandle<E> {
         is_sent
     }
 
+    /// Sends a command like [`try_send`](Self::try_send), or returns it.
+    pub(crate) fn try_send_or_return(&self, command: WorkerCommand) -> Option<WorkerCommand> {
+        if let Err(refused) = self.commands.try_send(command) {
+            return Some(refused.into_inner());
+        }
+        self.wake_if_asleep();
+        None
+    }
+
     /// Sends a command, or drops it with its callback when the worker has stopped.
     pub(crate) fn send_or_drop(&self, command: WorkerCommand) {
         if self.send(command).is_err() {

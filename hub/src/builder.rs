@@ -28,6 +28,9 @@ pub struct HubBuilder {
     pub(crate) dialers: Vec<Arc<dyn Dialer>>,
     pub(crate) listeners: Vec<MakeListener>,
     pub(crate) peers: BTreeMap<NodeId, Vec<Address>>,
+    /// The address to dial first, for peers that do not begin with the best one.
+    pub(crate) first: BTreeMap<NodeId, usize>,
+    pub(crate) reports_other_nodes: bool,
     pub(crate) session: SessionConfig,
     pub(crate) guests_max: usize,
     pub(crate) make_inbox: Option<MakeInbox>,
@@ -53,6 +56,8 @@ impl HubBuilder {
             dialers: Vec::new(),
             listeners: Vec::new(),
             peers: BTreeMap::new(),
+            first: BTreeMap::new(),
+            reports_other_nodes: false,
             session: SessionConfig::default(),
             guests_max: 0,
             make_inbox: None,
@@ -165,6 +170,23 @@ impl HubBuilder {
         }
         self.peers.insert(peer, addresses);
         Ok(self)
+    }
+
+    /// Begins with this address of a peer, by its place in the list, because it is known to answer. The
+    /// order of preference stays: a better one is tried later. An address that does not exist counts as
+    /// the first.
+    #[must_use]
+    pub fn dial_first(mut self, peer: NodeId, address: usize) -> Self {
+        self.first.insert(peer, address);
+        self
+    }
+
+    /// Expects that other nodes answer at some addresses of the peers: reports each as
+    /// [`HubEvent::OtherNode`] instead of warning of a wrong address. Default: it warns.
+    #[must_use]
+    pub const fn report_other_nodes(mut self) -> Self {
+        self.reports_other_nodes = true;
+        self
     }
 
     /// Checks that there is a transport for every address.

@@ -29,6 +29,16 @@ pub enum HubEvent {
         /// Why the connection ended.
         reason: String,
     },
+    /// Another node has answered at an address of the peer, while the hub dialed the peer
+    /// ([`HubBuilder::report_other_nodes`](crate::HubBuilder::report_other_nodes)).
+    OtherNode {
+        /// The peer.
+        peer: NodeId,
+        /// The place of the address in the list of the peer.
+        address: usize,
+        /// The node that has proven its key there.
+        found: NodeId,
+    },
     /// The endpoint was closed, by either side.
     ///
     /// For a wanted peer [`Hub::endpoint`](crate::Hub::endpoint) returns a new endpoint from now on,
@@ -104,6 +114,14 @@ impl fmt::Display for HubEvent {
             Self::Down { peer, reason } => write!(f, "{peer:#} is down: {reason}"),
             Self::Refused { peer, reason } => {
                 write!(f, "{peer:#} refused the connection: {reason}")
+            }
+            Self::OtherNode {
+                peer,
+                address,
+                found,
+            } => {
+                let number = address + 1;
+                write!(f, "{found:#} answers at address {number} of {peer:#}")
             }
             Self::Left { peer, reason, .. } => write!(f, "{peer:#} has left: {reason}"),
             Self::Moved { peer } => write!(f, "{peer:#} uses another connection"),

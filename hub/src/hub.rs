@@ -75,6 +75,7 @@ impl Hub {
             local: node_id,
             dialers,
             addresses: builder.peers,
+            first: builder.first,
             redials: FastRedials::default(),
             session: builder.session,
             make_inbox: builder.make_inbox,
@@ -91,6 +92,7 @@ impl Hub {
             peers: shared,
             on_event,
             random: randomness(&driver, node_id),
+            reports_other_nodes: builder.reports_other_nodes,
             is_closing: false,
             dial_errors: DialErrorLog::default(),
         })?;

@@ -36,9 +36,10 @@ impl Mesh {
         }
     }
 
-    /// Wants a peer with that many addresses. A peer without addresses is expected to dial.
-    pub(crate) fn add(&mut self, now: Instant, peer: NodeId, address_count: usize) {
-        let dialing = PeerDialing::new(now, address_count, self.keeps_standby);
+    /// Wants a peer with that many addresses, and begins with the address `first`. A peer without
+    /// addresses is expected to dial.
+    pub(crate) fn add(&mut self, now: Instant, peer: NodeId, address_count: usize, first: usize) {
+        let dialing = PeerDialing::new(now, address_count, first, self.keeps_standby);
         self.peers.insert(peer, dialing);
     }
 
@@ -63,6 +64,11 @@ impl Mesh {
         self.with(dial.peer, |peer| {
             peer.dial_failed(now, dial.address, random);
         });
+    }
+
+    /// Another node has answered at an address: it is not tried while the peer is up.
+    pub(crate) fn answered_by_other(&mut self, dial: Dial) {
+        self.with(dial.peer, |peer| peer.answered_by_other(dial.address));
     }
 
     /// The peer has become reachable, or its messages have moved to another connection.

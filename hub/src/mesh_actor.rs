@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use selvedge_driver::{
-    Actor, Connected, DialError, Driver, Endpoint, Instant, MailboxSender, Next,
+    Actor, Connected, DialError, Driver, End, Endpoint, Instant, MailboxSender, Next,
 };
 
 use crate::builder::OnEvent;
@@ -43,6 +43,7 @@ pub(crate) struct MeshActor {
     pub(crate) on_event: OnEvent,
     pub(crate) random: fastrand::Rng,
     pub(crate) is_closing: bool,
+    pub(crate) reports_other_nodes: bool,
     pub(crate) dial_errors: DialErrorLog,
 }
 
@@ -53,7 +54,10 @@ impl Actor for MeshActor {
         match command {
             Some(HubCommand::Start) => {
                 for (peer, addresses) in &self.peers.addresses {
-                    self.mesh.add(now, *peer, addresses.len());
+                    let first = self.peers.first.get(peer).copied();
+                    let first = first.filter(|first| *first < addresses.len());
+                    let first = first.unwrap_or_default();
+                    self.mesh.add(now, *peer, addresses.len(), first);
                 }
             }
             Some(HubCommand::Close) => {
@@ -65,8 +69,7 @@ impl Actor for MeshActor {
             Some(HubCommand::Accepted(connected)) => self.accept(now, connected),
             Some(HubCommand::Dialed(dial, Ok(connected))) => self.connected(now, dial, connected),
             Some(HubCommand::Dialed(dial, Err(error))) => {
-                self.log_dial_error(dial, &error);
-                self.mesh.dial_failed(now, dial, self.random.f64());
+                self.dial_failed(now, dial, &error);
             }
             Some(HubCommand::AnsweredAndAttached(dial)) => {
                 self.peers.redials.take_first_answer(dial.peer);
@@ -127,6 +130,28 @@ impl MeshActor {
         }
     }
 
+    fn dial_failed(&mut self, now: Instant, dial: Dial, error: &DialError) {
+        let found = match error {
+            DialError::Ended(End::WrongPeer { found, .. }) => Some(*found),
+            _ => None,
+        };
+        match found.filter(|_| self.reports_other_nodes) {
+            Some(found) => self.report(
+                now,
+                HubEvent::OtherNode {
+                    peer: dial.peer,
+                    address: dial.address,
+                    found,
+                },
+            ),
+            None => self.log_dial_error(dial, error),
+        }
+        if found.is_some() {
+            self.mesh.answered_by_other(dial);
+        }
+        self.mesh.dial_failed(now, dial, self.random.f64());
+    }
+
     /// Logs a failed dial as a warning if the reason is new, so that an operator finds the reason, and
     /// finds it once.
     fn log_dial_error(&mut self, dial: Dial, error: &DialError) {
@@ -134,7 +159,9 @@ impl MeshActor {
         let Some(address) = self.peers.address(dial) else {
             return;
         };
-        if !self.is_closing && self.dial_errors.is_new(dial, &error.to_string()) {
+        // Otherwise a better address has been tried, and the peer is connected.
+        let is_down = self.mesh.address_in_use(&peer).is_none();
+        if is_down && !self.is_closing && self.dial_errors.is_new(dial, &error.to_string()) {
             tracing::warn!(%peer, %address, %error, "cannot connect; retrying");
         } else {
             tracing::debug!(%peer, %address, %error, "a dial failed");
@@ -178,7 +205,7 @@ impl MeshActor {
             HubEvent::Redundant { peer, is_attached } => {
                 self.mesh.standby_changed(now, *peer, *is_attached);
             }
-            HubEvent::Restarted { .. } => {}
+            HubEvent::OtherNode { .. } | HubEvent::Restarted { .. } => {}
         }
         tracing::debug!(%event);
         (self.on_event)(event);
@@ -241,6 +268,7 @@ mod tests {
             local: NodeId::new([1; 32]),
             dialers: Arc::new([]),
             addresses: BTreeMap::new(),
+            first: BTreeMap::new(),
             redials: FastRedials::default(),
             session: SessionConfig::default(),
             make_inbox: None,
@@ -255,6 +283,7 @@ mod tests {
             on_event: Box::new(drop),
             random: fastrand::Rng::with_seed(1),
             is_closing: false,
+            reports_other_nodes: false,
             dial_errors: DialErrorLog::default(),
         }
     }

@@ -26,6 +26,8 @@ pub(crate) struct Peers {
     pub(crate) dialers: Dialers,
     /// The wanted peers.
     pub(crate) addresses: BTreeMap<NodeId, Vec<Address>>,
+    /// The addresses to begin with.
+    pub(crate) first: BTreeMap<NodeId, usize>,
     pub(crate) redials: FastRedials,
     pub(crate) session: SessionConfig,
     pub(crate) make_inbox: Option<MakeInbox>,

@@ -28,6 +28,9 @@ pub(crate) const UPGRADE_INTERVAL: Duration = Duration::from_secs(10);
 /// connection that was given to an endpoint at the moment when that endpoint ended.
 const INTRODUCTION_MAX: Duration = Duration::from_secs(30);
 
+/// A peer that closes its endpoint within this time after it was up has refused this node.
+const SHORT_LIFE: Duration = Duration::from_secs(5);
+
 /// The dialing of one peer. Addresses are numbered by their place in the peer's list, the best first.
 #[derive(Debug)]
 pub(crate) struct PeerDialing {
@@ -37,6 +40,16 @@ pub(crate) struct PeerDialing {
     failures: u32,
     /// The addresses with a dial under way.
     pending: Vec<bool>,
+    /// The addresses at which another node has answered last.
+    foreign: Vec<bool>,
+    /// The better address that is tried next while the peer is up.
+    next_better: usize,
+    /// The address with which the next round of dials begins; the one after it begins with the best.
+    begin: usize,
+    /// Since when the peer is up, as long as it is.
+    up_since: Option<Instant>,
+    /// How often in succession the peer has closed its endpoint soon after it was up.
+    short_lives: u32,
     standby: StandbyPath,
     /// The address of the standby path, if this side dialed it.
     standby_address: Option<usize>,
@@ -79,7 +92,13 @@ enum DialState {
 }
 
 impl PeerDialing {
-    pub(crate) fn new(now: Instant, address_count: usize, keeps_standby: bool) -> Self {
+    /// Begins with the address `first`; later rounds begin with the best one.
+    pub(crate) fn new(
+        now: Instant,
+        address_count: usize,
+        first: usize,
+        keeps_standby: bool,
+    ) -> Self {
         let standby = if keeps_standby {
             StandbyPath::Missing { at: now }
         } else {
@@ -87,9 +106,17 @@ impl PeerDialing {
         };
         Self {
             address_count,
-            state: DialState::Dialing { next: 0, at: now },
+            state: DialState::Dialing {
+                next: first,
+                at: now,
+            },
             failures: 0,
             pending: vec![false; address_count],
+            foreign: vec![false; address_count],
+            next_better: 0,
+            begin: 0,
+            up_since: None,
+            short_lives: 0,
             standby,
             standby_address: None,
         }
@@ -98,6 +125,7 @@ impl PeerDialing {
     /// An address answered. Returns whether its connection is to be used.
     pub(crate) fn answered(&mut self, now: Instant, address: usize) -> bool {
         self.pending[address] = false;
+        self.foreign[address] = false;
         let is_better_than = |other| address < other;
         match &mut self.state {
             DialState::Dialing { .. } | DialState::BackingOff { .. } => {
@@ -143,9 +171,15 @@ impl PeerDialing {
         }
     }
 
+    /// Another node has answered at an address.
+    pub(crate) fn answered_by_other(&mut self, address: usize) {
+        self.foreign[address] = true;
+    }
+
     /// The peer has become reachable, or its messages have moved to another connection.
     pub(crate) fn up(&mut self, now: Instant) {
         self.failures = 0;
+        self.up_since.get_or_insert(now);
         let address = match self.state {
             DialState::Introducing { address, .. } => Some(address),
             // The previous path becomes the standby path; or it has ended, and the standby path
@@ -181,6 +215,7 @@ impl PeerDialing {
 
     /// The last connection has ended: dial at once.
     pub(crate) fn down(&mut self, now: Instant) {
+        self.up_since = None;
         if matches!(self.state, DialState::Up { .. }) {
             self.state = DialState::Dialing { next: 0, at: now };
         }
@@ -209,8 +244,26 @@ impl PeerDialing {
         matches!(self.state, DialState::Dialing { .. })
     }
 
-    /// The peer closed its endpoint: dial after a pause, since it may be shutting down.
+    /// The peer closed its endpoint: dial after a pause, since it may be shutting down. A peer that does so
+    /// soon after it was up does not want this node: the pauses grow, and the other addresses are tried
+    /// first, since the peer or another node may answer there.
     pub(crate) fn closed(&mut self, now: Instant, random: f64) {
+        let lived = self
+            .up_since
+            .take()
+            .map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        if lived < SHORT_LIFE {
+            self.short_lives = self.short_lives.saturating_add(1);
+            self.failures = self.failures.max(self.short_lives - 1);
+            let used = match self.state {
+                DialState::Up { address, .. } => address,
+                DialState::Introducing { address, .. } => Some(address),
+                DialState::Dialing { .. } | DialState::BackingOff { .. } => None,
+            };
+            self.begin = used.map_or(0, |used| (used + 1) % self.address_count.max(1));
+        } else {
+            self.short_lives = 0;
+        }
         self.state = DialState::Dialing {
             next: self.address_count,
             at: now,
@@ -234,7 +287,8 @@ impl PeerDialing {
         if let DialState::BackingOff { until } | DialState::Introducing { until, .. } = self.state
             && until <= now
         {
-            self.state = DialState::Dialing { next: 0, at: now };
+            let next = std::mem::take(&mut self.begin);
+            self.state = DialState::Dialing { next, at: now };
         }
         match &mut self.state {
             DialState::Dialing { next, at } => {
@@ -258,7 +312,8 @@ impl PeerDialing {
                 *at = now + UPGRADE_INTERVAL;
                 // The other addresses first, the one in use last.
                 let in_order = (1..=self.address_count).map(|n| (*used + n) % self.address_count);
-                let address = { in_order }.find(|&address| !self.pending[address])?;
+                let is_free = |address: &usize| !self.pending[*address] && !self.foreign[*address];
+                let address = { in_order }.find(is_free)?;
                 self.pending[address] = true;
                 Some(address)
             }
@@ -268,8 +323,12 @@ impl PeerDialing {
                 ..
             } if self.standby == StandbyPath::Unused && *used > 0 && *retry_at <= now => {
                 *retry_at = now + UPGRADE_INTERVAL;
-                let better = (0..*used).find(|&better| !self.pending[better])?;
+                // In turn: one that never answers must not keep the others from being tried.
+                let in_turn = (0..*used).map(|n| (self.next_better + n) % *used);
+                let is_free = |address: &usize| !self.pending[*address] && !self.foreign[*address];
+                let better = { in_turn }.find(is_free)?;
                 self.pending[better] = true;
+                self.next_better = better + 1;
                 Some(better)
             }
             DialState::Up { .. } | DialState::Introducing { .. } | DialState::BackingOff { .. } => {

@@ -14,7 +14,7 @@ const fn dial(address: usize) -> Dial {
 
 fn mesh(address_count: usize) -> (Mesh, Instant) {
     let (mut mesh, now) = (Mesh::default(), Instant::now());
-    mesh.add(now, PEER, address_count);
+    mesh.add(now, PEER, address_count, 0);
     (mesh, now)
 }
 
@@ -142,7 +142,7 @@ fn a_better_address_is_tried_again_and_replaces_the_one_in_use() {
 #[test]
 fn a_standby_path_is_dialed_at_another_address_and_kept() {
     let (mut mesh, now) = (Mesh::new(true), Instant::now());
-    mesh.add(now, PEER, 2);
+    mesh.add(now, PEER, 2, 0);
     assert_eq!(dialed(&mut mesh, now), [0]);
     assert!(mesh.answered(now, dial(0)));
     mesh.up(now, PEER);
@@ -226,4 +226,76 @@ fn a_peer_that_answers_and_then_refuses_is_dialed_after_growing_pauses() {
         now = until;
     }
     assert_eq!(pauses, [100, 200, 400, 800]);
+}
+
+#[test]
+fn the_address_that_is_known_to_answer_is_dialed_first_and_the_best_one_later() {
+    let (mut mesh, now) = (Mesh::default(), Instant::now());
+    mesh.add(now, PEER, 3, 1);
+    assert_eq!(dialed(&mut mesh, now), [1]);
+    mesh.dial_failed(now, dial(1), 1.0);
+    assert_eq!(dialed(&mut mesh, now), [2]);
+    mesh.dial_failed(now, dial(2), 1.0);
+    let later = mesh.poll_timeout().expect("another round");
+    assert_eq!(dialed(&mut mesh, later), [0]);
+}
+
+#[test]
+fn better_addresses_are_tried_in_turn_also_if_the_best_never_answers() {
+    let (mut mesh, mut now) = (Mesh::default(), Instant::now());
+    mesh.add(now, PEER, 3, 2);
+    dialed(&mut mesh, now);
+    assert!(mesh.answered(now, dial(2)));
+    mesh.up(now, PEER);
+    let mut tried = Vec::new();
+    for _ in 0..4 {
+        now = mesh.poll_timeout().expect("an upgrade is tried");
+        for address in dialed(&mut mesh, now) {
+            tried.push(address);
+            mesh.dial_failed(now, dial(address), 0.5);
+        }
+    }
+    assert_eq!(tried, [0, 1, 0, 1]);
+}
+
+#[test]
+fn an_address_of_another_node_is_tried_only_while_the_peer_is_down() {
+    let (mut mesh, now) = mesh(2);
+    dialed(&mut mesh, now);
+    mesh.answered_by_other(dial(0));
+    mesh.dial_failed(now, dial(0), 0.0);
+    assert_eq!(dialed(&mut mesh, now), [1]);
+    assert!(mesh.answered(now, dial(1)));
+    mesh.up(now, PEER);
+    let later = now + UPGRADE_INTERVAL;
+    assert_eq!(dialed(&mut mesh, later), [0; 0]);
+    mesh.down(later, PEER);
+    assert_eq!(dialed(&mut mesh, later), [0]);
+}
+
+#[test]
+fn a_peer_that_closes_again_and_again_is_dialed_elsewhere_after_growing_pauses() {
+    let (mut mesh, mut now) = mesh(3);
+    let (mut first, mut pauses) = (Vec::new(), Vec::new());
+    for _ in 0..4 {
+        let address = dialed(&mut mesh, now)[0];
+        first.push(address);
+        assert!(mesh.answered(now, dial(address)));
+        mesh.up(now, PEER);
+        mesh.closed(now, PEER, 1.0);
+        let until = mesh.poll_timeout().expect("it is dialed again");
+        pauses.push((until - now).as_millis());
+        now = until;
+    }
+    assert_eq!(first, [0, 1, 2, 0]);
+    assert_eq!(pauses, [100, 200, 400, 800]);
+    // After a connection that lasted, the pauses begin anew, at the best address.
+    let address = dialed(&mut mesh, now)[0];
+    assert!(mesh.answered(now, dial(address)));
+    mesh.up(now, PEER);
+    now += Duration::from_secs(60);
+    mesh.closed(now, PEER, 1.0);
+    assert_eq!(mesh.poll_timeout(), Some(now + Duration::from_millis(100)));
+    let later = now + Duration::from_millis(100);
+    assert_eq!(dialed(&mut mesh, later), [0]);
 }

@@ -2,12 +2,17 @@
 
 mod admin;
 mod connect;
+mod connector;
 mod error;
+mod failover;
+mod hub_slot;
+mod introduction;
 mod keeper;
 mod options;
 mod outgoing;
 mod received;
 mod search;
+mod shared;
 
 use std::cell::LazyCell;
 use std::sync::Arc;
@@ -15,10 +20,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use selvedge_hub::{Clock, Endpoint, FlushError, Hub, Instant, MailboxSender, NodeId, SendError};
+use selvedge_hub::{Clock, Endpoint, Instant, MailboxSender, NodeId, SendError};
 
-use crate::client::connect::ClientCommand;
-use crate::client::keeper::{ClientShared, NextInbound, STOPPED};
+use crate::client::connector::ClientCommand;
+use crate::client::hub_slot::HubSlot;
+use crate::client::shared::{ClientShared, NextInbound, STOPPED};
 use crate::lanes::{DATA, HOPS_MAX};
 use crate::tag::Tag;
 use crate::wire::{
@@ -40,16 +46,26 @@ const CLOSE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 ///
 /// # Connecting
 ///
-/// [`connect`](Self::connect) dials every address and keeps the zipper that answers first. The client
-/// stays with that zipper: it selects among the addresses of this zipper only when it reconnects.
+/// [`connect`](Self::connect) dials every address and keeps the zipper that answers first. Addresses that
+/// fail are dialed again until the time limit, after pauses of 100 ms to 2 s.
 ///
 /// # Reconnecting
 ///
-/// The client reconnects without limit until it is closed. A lost connection loses no message: the
-/// session resumes, and writes wait in the send buffer meanwhile (16 MiB; a longer backlog blocks the
-/// writer). After a restart of the zipper the client introduces itself again. Messages that were in
-/// flight to the old process may or may not have been processed; the client counts them as
+/// The client reconnects without limit until it is closed. It dials every configured address, whether or
+/// not it has ever answered, and resolves names each time. A lost connection loses no message: the session
+/// resumes, and writes wait in the send buffer meanwhile (16 MiB; a longer backlog blocks the writer).
+/// After a restart of the zipper the client introduces itself again. Messages that were in flight to the
+/// old process may or may not have been processed; the client counts them as
 /// [`uncertain`](Self::uncertain) and does not send them again, since that could repeat them.
+///
+/// # Moving to another zipper
+///
+/// Without [`ClientOptions::node`] any zipper at the addresses is accepted. If the zipper in use closes the
+/// connection, or has not returned 2 s after the connection was lost, the client moves to another zipper
+/// that answers at one of the addresses: a neighbour, or the same one with a new key after a restart. The
+/// client stays there, and logs the move. Messages that the former zipper has not acknowledged are counted
+/// as [`uncertain`](Self::uncertain), except for those written after it closed the connection, which are
+/// sent to the new one.
 ///
 /// # Closing
 ///
@@ -64,11 +80,10 @@ pub struct Client {
     shared: Arc<ClientShared>,
     clock: Clock,
     sequence: AtomicU64,
-    zipper: String,
     /// The mailbox of the actor that keeps the client connected.
     mail: MailboxSender<ClientCommand>,
     /// The last field, since dropping it may drop the driver.
-    hub: Arc<Hub>,
+    hub: Arc<HubSlot>,
 }
 
 impl Client {
@@ -90,31 +105,29 @@ impl Client {
     }
 
     fn new(
-        zipper: String,
         shared: Arc<ClientShared>,
-        hub: Arc<Hub>,
+        hub: Arc<HubSlot>,
         mail: MailboxSender<ClientCommand>,
     ) -> Self {
         Self {
             shared,
-            clock: hub.clock().clone(),
+            clock: hub.get().clock().clone(),
             sequence: AtomicU64::new(0),
-            zipper,
             mail,
             hub,
         }
     }
 
-    /// The name of the zipper.
+    /// The name of the zipper in use.
     #[must_use]
-    pub fn zipper(&self) -> &str {
-        &self.zipper
+    pub fn zipper(&self) -> String {
+        self.shared.zipper()
     }
 
-    /// The key of the zipper.
+    /// The key of the zipper in use.
     #[must_use]
     pub fn zipper_node(&self) -> NodeId {
-        self.shared.node
+        self.shared.node()
     }
 
     /// The protocol version and the features that the zipper selected when it admitted the client last.
@@ -314,6 +327,9 @@ impl Client {
         read: impl Fn(Bytes) -> Result<T, Bytes>,
     ) -> Result<T, ReadError> {
         let wait = LazyCell::new(wait);
+        if !self.shared.is_read() {
+            self.shared.note_read();
+        }
         loop {
             match self.shared.try_read() {
                 NextInbound::Early(data) => return Ok((*data).into()),
@@ -353,6 +369,14 @@ impl Client {
         self.shared.uncertain()
     }
 
+    /// How often a zipper has lost the session of this client: it was restarted or is gone, or has given up
+    /// the client after 30 s without a connection, such as a suspended process. Each time, messages that
+    /// waited there for this client may be lost, in an unknown number.
+    #[must_use]
+    pub fn sessions_lost(&self) -> u64 {
+        self.shared.sessions_lost()
+    }
+
     /// Requests the end of data from the zipper. Reading ends behind the last message that the zipper has
     /// sent; writing remains possible, so that a function can answer and then [`close`](Self::close). If
     /// the zipper is not connected, the client is [stopped](Self::stop) instead. Of several readers, one
@@ -368,8 +392,7 @@ impl Client {
     /// [`uncertain`](Self::uncertain), at most for `timeout`. Returns whether that is so.
     #[must_use]
     pub fn flush(&self, timeout: Duration) -> bool {
-        let (_, endpoint) = self.shared.current();
-        !matches!(endpoint.flush(timeout), Err(FlushError::TimedOut))
+        self.shared.flush(timeout)
     }
 
     /// Ends reading and writing: blocked and later calls fail. Never blocks; unsent messages are delivered
@@ -377,7 +400,7 @@ impl Client {
     pub fn stop(&self) {
         self.shared.note_stopped();
         // The hub first: it would create a successor of the endpoint that ends.
-        self.hub.wind_down();
+        self.hub.get().wind_down();
         self.shared.stop(STOPPED);
     }
 
@@ -393,7 +416,7 @@ impl Client {
     #[must_use]
     pub fn close(&self, timeout: Duration) -> bool {
         self.stop();
-        let closed = self.hub.close(timeout);
+        let closed = self.hub.get().close(timeout);
         self.shared.note_end();
         closed && self.uncertain() == 0
     }
@@ -403,7 +426,7 @@ impl Client {
     #[must_use]
     pub fn try_close(&self) -> Option<bool> {
         self.stop();
-        let closed = self.hub.closed()?;
+        let closed = self.hub.get().closed()?;
         self.shared.note_end();
         Some(closed && self.uncertain() == 0)
     }

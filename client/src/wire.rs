@@ -194,8 +194,8 @@ impl fmt::Display for Policy {
     }
 }
 
-/// Why a zipper refuses a peer: the code of [`WireMessage::Rejected`]. A retry does not help before
-/// the peer is changed.
+/// Why a zipper refuses a peer: the code of [`WireMessage::Rejected`]. Except for [`Full`](Self::Full), a
+/// retry does not help before the peer is changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rejection {
     /// The peer violated the protocol.
@@ -206,6 +206,8 @@ pub enum Rejection {
     Version = 426,
     /// A protocol feature that one side requires is missing on the other side.
     Feature = 428,
+    /// The zipper has its maximum of clients. A retry helps once others have left.
+    Full = 503,
 }
 
 /// The introduction of the connecting side, which may follow a [`VersionOffer`].

@@ -163,7 +163,15 @@ fn errors_are_json_on_request() {
             "caller",
         ),
         (
-            &["sink", "-z", "tcp://127.0.0.1:1", "--observe", "0x10"],
+            &[
+                "sink",
+                "-z",
+                "tcp://127.0.0.1:1",
+                "--observe",
+                "0x10",
+                "--timeout",
+                "1",
+            ],
             "connect",
             "zipper",
         ),
@@ -217,7 +225,7 @@ fn a_log_filter_that_makes_no_sense_is_refused() {
 #[test]
 fn logs_are_json_on_request() {
     let args = ["sink", "-z", "tcp://127.0.0.1:1", "--observe", "0x10"];
-    let log = ["--log", "debug", "--log-format", "json"];
+    let log = ["--timeout", "1", "--log", "debug", "--log-format", "json"];
     let output = run(&[&args[..], &log].concat());
     let stderr = String::from_utf8_lossy(&output.stderr);
     let (error, logs): (Vec<&str>, Vec<&str>) = stderr
@@ -366,7 +374,7 @@ fn an_unreachable_zipper_is_named() {
         "--observe",
         "0x10",
         "--timeout",
-        "5",
+        "1",
     ];
     assert_fails(&run(&args), 3, "tcp://127.0.0.1:1");
     assert_fails(
@@ -374,10 +382,15 @@ fn an_unreachable_zipper_is_named() {
         2,
         "nonsense",
     );
-    let forever = u64::MAX.to_string();
-    let mut without_limit = args;
-    without_limit[6] = &forever;
-    assert_fails(&run(&without_limit), 3, "tcp://127.0.0.1:1");
+    // The longest limit is none: the client waits.
+    let mut without_limit = zipper_command()
+        .args(&args[..6])
+        .args([&u64::MAX.to_string(), "--log", "info"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .map(KillOnDrop)
+        .expect("it starts");
+    wait_for_log(&mut without_limit.0, "no zipper answers yet");
     let reserved = ["sink", "-z", "127.0.0.1:1", "--observe", "0xf000"];
     assert_fails(&run(&reserved), 2, "reserved");
 }

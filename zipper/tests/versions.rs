@@ -7,8 +7,8 @@ mod support;
 
 use bytes::Bytes;
 use selvedge_client::wire::{
-    AdminQuery, AdminRequest, FEATURES, Handshake, INTEREST_DELTAS, InterestDelta, InterestEntry, Negotiated, Policy, Role,
-    VERSION, VERSION_MIN, VersionOffer, WireMessage, WithdrawnRoute,
+    AdminQuery, AdminRequest, FEATURES, Handshake, INTEREST_DELTAS, InterestDelta, InterestEntry,
+    Negotiated, Policy, Role, VERSION, VERSION_MIN, VersionOffer, WireMessage, WithdrawnRoute,
 };
 use selvedge_client::{AdminClient, AdminError, Client, ClientOptions};
 use selvedge_hub::{CloseReason, Endpoint, Hub, LaneConfig, LaneId, NodeId, SessionConfig};

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use selvedge_hub::Instant;
 
 use crate::client::Client;
-use crate::client::keeper::{ClientClosed, NextInbound};
+use crate::client::shared::{ClientClosed, NextInbound};
 use crate::lanes::CONTROL;
 use crate::wire::{
     AdminQuery, AdminReply, AdminRequest, AdminRow, FEATURE_ADMIN, WireError, WireMessage,
@@ -53,6 +53,7 @@ pub struct AdminClient {
 impl From<Client> for AdminClient {
     /// Uses a connected source; data that it receives is dropped.
     fn from(client: Client) -> Self {
+        client.shared.note_read();
         Self { client, last_id: 0 }
     }
 }

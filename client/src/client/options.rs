@@ -14,7 +14,8 @@ use crate::wire::{Policy, Role};
 /// tokens and targets have at most 1,024 bytes, and a function at most 1,024 tags.
 #[derive(Debug, Clone)]
 pub struct ClientOptions {
-    /// The addresses of zippers. The client dials all of them and keeps the zipper that answers first.
+    /// The addresses of zippers, the preferred ones of each first. The client dials all of them, keeps the
+    /// zipper that answers first, and moves to another one if that is gone.
     pub zippers: Vec<Address>,
     /// The key of the zipper. Without one, the client connects to any zipper at the addresses.
     pub node: Option<NodeId>,
@@ -32,7 +33,8 @@ pub struct ClientOptions {
     pub target: Option<String>,
     /// How messages are distributed among the functions of that name.
     pub policy: Policy,
-    /// The time for connecting, until the zipper has admitted the client. Default: 10 s.
+    /// The time for connecting, until a zipper has admitted the client: meanwhile addresses that fail are
+    /// dialed again. `Duration::MAX` waits without limit. Default: 10 s.
     pub timeout: Duration,
     /// The longest message with its header, in bytes. It must be equal to that of the zipper, or neither
     /// admits the other. Default: 64 MiB.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use selvedge_client::{Client, ClientOptions, Connecting, Tag};
+use selvedge_client::wire::Rejection;
+use selvedge_client::{Client, ClientOptions, ConnectError, Connecting, Tag};
 use selvedge_driver::{Instant, Simulation};
 use selvedge_hub::{Address, Driver, Identity, NodeId};
 use selvedge_testkit::MemNet;
@@ -38,6 +39,8 @@ struct World {
     /// By the place of its simulation.
     ids: Vec<u64>,
     next: u64,
+    /// The largest number of clients of a zipper.
+    clients_max: usize,
 }
 
 /// A zipper process.
@@ -62,6 +65,7 @@ impl World {
             simulations: vec![Simulation::new(seed).expect("it begins")],
             ids: vec![0],
             next: 1,
+            clients_max: 1024,
         }
     }
 
@@ -96,6 +100,7 @@ impl World {
             net.listener(&at, node, Clone::clone(admission))
         }));
         options.driver = Some(driver);
+        options.clients_max = self.clients_max;
         ZipperProcess {
             id,
             name: name.to_owned(),
@@ -353,6 +358,37 @@ fn a_client_waits_for_a_zipper_that_starts_later() {
         let result = result.expect("it has ended");
         assert_eq!(result.is_ok(), is_connected, "{timeout:?}: {result:?}");
     }
+}
+
+#[test]
+fn case_21_the_place_of_a_dead_client_is_free_soon_and_that_of_a_live_one_is_not() {
+    let mut world = World::new(7);
+    world.clients_max = 1;
+    let _zipper = world.zipper("a", &key(1));
+    let first = world.source(&["a"]);
+    let options = || ClientOptions {
+        timeout: Duration::from_secs(5),
+        ..source(&["a"])
+    };
+    let mut result = None;
+    let mut connecting = world.connect(options(), "second", 101);
+    assert!(world.run_until(PATIENCE, || {
+        result = connecting.poll();
+        result.is_some()
+    }));
+    match result.expect("it has ended") {
+        Err(ConnectError::Rejected { code, message }) => {
+            assert_eq!(code, Rejection::Full as u16, "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(first.scheme().is_some());
+    world.net.unplug("source");
+    // The detection of a silent peer, and the time for it to return.
+    world.run(Duration::from_secs(3 + 3));
+    let connecting = world.connect(options(), "second", 101);
+    let second = world.connected(connecting);
+    assert!(second.scheme().is_some());
 }
 
 /// One source and three zippers that crash, close and restart, some with another key. Returns why a run is

@@ -40,6 +40,10 @@ use selvedge_client::wire::{INTEREST_DELTAS, Negotiated, NodeKey, Role, VersionO
 /// time for guests.
 const AWAY_MAX: Duration = Duration::from_secs(30);
 
+/// After being disconnected for this long, a client is given up if another one needs its place. A client
+/// whose connection broke dials again within a fraction of that.
+const AWAY_WHEN_FULL_MAX: Duration = Duration::from_secs(3);
+
 /// The time in which a connecting client must introduce itself.
 const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -57,6 +61,8 @@ pub(crate) struct BrokerSettings {
     pub(crate) mesh: BTreeSet<NodeKey>,
     /// The versions and features of the protocol that are offered.
     pub(crate) offer: VersionOffer,
+    /// The largest number of clients at once.
+    pub(crate) clients_max: usize,
     /// The clock of the driver.
     pub(crate) clock: Clock,
     /// The longest message, in bytes.
@@ -237,6 +243,41 @@ impl Broker {
 
     fn is_aborted(&self) -> bool {
         self.is_aborted.load(Ordering::Acquire)
+    }
+
+    /// Whether there is room for the client `node`. If there are as many clients as allowed, the one that
+    /// has been disconnected for longest is given up, unless it may just be about to return.
+    fn make_room(&self, node: NodeKey) -> bool {
+        let mut state = self.lock();
+        let is_client = |it: &ConnectedPeer| {
+            matches!(it.role, Some(Role::Source | Role::StreamFunction)) && !it.is_gone
+        };
+        let others = state.known.iter_mut().filter(|(key, _)| **key != node);
+        let clients = others.map(|(_, it)| it).filter(|it| is_client(it));
+        let (mut count, mut longest_away) = (0, None);
+        for client in clients {
+            count += 1;
+            if let Some(since) = client.away_since
+                && longest_away
+                    .as_ref()
+                    .is_none_or(|(longest, _)| since < *longest)
+            {
+                longest_away = Some((since, client));
+            }
+        }
+        if count < self.settings.clients_max {
+            return true;
+        }
+        let now = self.settings.clock.now();
+        let is_expired = |(since, _): &(Instant, _)| now >= *since + AWAY_WHEN_FULL_MAX;
+        let Some((_, given_up)) = longest_away.filter(is_expired) else {
+            return false;
+        };
+        let (peer, name) = (given_up.endpoint.peer(), &given_up.name);
+        tracing::warn!(%peer, name, "gave up a disconnected client: another one needs its place");
+        given_up.is_gone = true;
+        given_up.endpoint.abort();
+        true
     }
 
     fn set_role(&self, node: NodeKey, role: Option<Role>, name: &str, protocol: Negotiated) {

@@ -28,6 +28,10 @@ pub struct Neighbour {
     pub addresses: Vec<Address>,
 }
 
+/// How many nodes may be connected beyond the clients: those that have not introduced themselves, and those
+/// that are being refused with the reason.
+const GUESTS_SPARE: usize = 64;
+
 /// Makes a listener, which admits nodes according to the argument.
 pub type ListenerFactory = Arc<dyn Fn(&Admission) -> Box<dyn Listener> + Send + Sync>;
 
@@ -44,7 +48,8 @@ pub struct ZipperOptions {
     pub token: Option<String>,
     /// The other zippers of the mesh. They are authenticated by key and need no token.
     pub mesh: Vec<Neighbour>,
-    /// The largest number of clients at once.
+    /// The largest number of clients at once. A further one is refused with the reason, unless it can take
+    /// the place of a client that has been disconnected for 3 s.
     pub clients_max: usize,
     /// Dialers of additional transports.
     pub dialers: Vec<Arc<dyn Dialer>>,
@@ -83,7 +88,6 @@ impl ZipperOptions {
     /// 16 MiB for each peer, messages of up to 64 MiB.
     #[must_use]
     pub fn new(name: impl Into<String>, identity: Identity) -> Self {
-        let session = SessionConfig::default();
         Self {
             name: name.into(),
             identity,
@@ -96,8 +100,8 @@ impl ZipperOptions {
             driver: None,
             workers: NonZeroUsize::MIN,
             spin: DriverConfig::default().spin,
-            send_buffer: session.send_buffer,
-            message_max: session.message_max,
+            send_buffer: SessionConfig::default().send_buffer,
+            message_max: SessionConfig::default().message_max,
             features: FEATURES,
         }
     }
@@ -163,6 +167,7 @@ impl Zipper {
                 features: options.features,
                 ..VersionOffer::OWN
             },
+            clients_max: options.clients_max,
             clock: driver.clock().clone(),
             message_max: options.message_max,
             seed: driver.random_u64()?,
@@ -171,7 +176,7 @@ impl Zipper {
         let mut builder = Hub::builder(options.identity)
             .driver(Arc::clone(&driver))
             .session(session_config(options.send_buffer, options.message_max))
-            .guests(options.clients_max)
+            .guests(options.clients_max.saturating_add(GUESTS_SPARE))
             // Connections receive the events of their endpoints.
             .without_events()
             .inbox(move |endpoint: &Endpoint| Box::new(connections.open_connection(endpoint)));

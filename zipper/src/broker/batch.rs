@@ -388,6 +388,7 @@ mod tests {
             token: None,
             mesh: BTreeSet::new(),
             offer: VersionOffer::OWN,
+            clients_max: 1024,
             clock: Clock::default(),
             message_max: 1 << 20,
             seed: 1,

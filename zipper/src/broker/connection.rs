@@ -378,6 +378,11 @@ impl Connection {
             Ok(protocol) => protocol,
             Err((rejection, why)) => return self.reject(rejection, &why),
         };
+        if handshake.role != Role::Zipper && !self.broker.make_room(self.node) {
+            let max = self.broker.settings.clients_max;
+            let why = format!("this zipper has its maximum of {max} clients");
+            return self.reject(Rejection::Full, &why);
+        }
         let Handshake {
             role,
             name,

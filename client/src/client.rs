@@ -80,6 +80,8 @@ pub struct Client {
     shared: Arc<ClientShared>,
     clock: Clock,
     sequence: AtomicU64,
+    /// The longest payload, in bytes.
+    payload_max: usize,
     /// The mailbox of the actor that keeps the client connected.
     mail: MailboxSender<ClientCommand>,
     /// The last field, since dropping it may drop the driver.
@@ -108,11 +110,13 @@ impl Client {
         shared: Arc<ClientShared>,
         hub: Arc<HubSlot>,
         mail: MailboxSender<ClientCommand>,
+        payload_max: usize,
     ) -> Self {
         Self {
             shared,
             clock: hub.get().clock().clone(),
             sequence: AtomicU64::new(0),
+            payload_max,
             mail,
             hub,
         }
@@ -151,6 +155,7 @@ impl Client {
     /// # Errors
     /// [`WriteError`], never [`WriteError::Full`].
     pub fn write(&self, tag: Tag, payload: impl AsRef<[u8]>) -> Result<(), WriteError> {
+        self.check_len(payload.as_ref())?;
         let header = ShortHeader::plain(check(tag)?, HOPS_MAX, self.next_sequence());
         self.send(&[header.bytes(), payload.as_ref()])
     }
@@ -167,6 +172,7 @@ impl Client {
         trace: Option<Vec<(String, u64)>>,
         payload: impl AsRef<[u8]>,
     ) -> Result<(), WriteError> {
+        self.check_len(payload.as_ref())?;
         let mut header = Vec::new();
         self.encode_header(tag, target.as_deref(), trace.as_deref(), &mut header)?;
         self.send(&[&header, payload.as_ref()])
@@ -177,6 +183,7 @@ impl Client {
     /// # Errors
     /// [`WriteError`]; [`WriteError::Full`] if there is no room.
     pub fn try_write(&self, tag: Tag, payload: impl AsRef<[u8]>) -> Result<(), WriteError> {
+        self.check_len(payload.as_ref())?;
         let header = ShortHeader::plain(check(tag)?, HOPS_MAX, self.next_sequence());
         let parts = &[header.bytes(), payload.as_ref()];
         let Some((_, endpoint)) = self.shared.try_send(parts) else {
@@ -212,6 +219,15 @@ impl Client {
         Ok(header.encode(out)?)
     }
 
+    /// The session would accept a longer payload if its header is short, but the next one might not.
+    const fn check_len(&self, payload: &[u8]) -> Result<(), WriteError> {
+        let (len, max) = (payload.len(), self.payload_max);
+        match len <= max {
+            true => Ok(()),
+            false => Err(WriteError::TooLarge { len, max }),
+        }
+    }
+
     fn next_sequence(&self) -> u64 {
         self.sequence.fetch_add(1, Ordering::Relaxed)
     }
@@ -228,7 +244,7 @@ impl Client {
     /// Appends a message to a batch, which [`write_batch`](Self::write_batch) sends. Never blocks.
     ///
     /// # Errors
-    /// [`WriteError::Wire`] and [`WriteError::Reserved`]; the message is not part of the batch then.
+    /// [`WriteError::Wire`], [`WriteError::Reserved`] and [`WriteError::TooLarge`]; the message is not part of the batch then.
     pub fn append(
         &self,
         batch: &mut OutgoingBatch,
@@ -237,6 +253,7 @@ impl Client {
         trace: Option<&[(String, u64)]>,
         payload: &[u8],
     ) -> Result<(), WriteError> {
+        self.check_len(payload)?;
         batch.push(payload, |out| self.encode_header(tag, target, trace, out))
     }
 

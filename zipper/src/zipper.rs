@@ -11,7 +11,7 @@ use selvedge_hub::{
     HubError, Identity, Instant, Listener, NodeId, SessionConfig,
 };
 
-use selvedge_client::lanes::session_config;
+use selvedge_client::lanes::{PAYLOAD_MAX, session_config};
 
 use crate::broker::{Broker, BrokerSettings, BrokerTicker, StopTicker};
 use crate::snapshot::PeerSnapshot;
@@ -65,7 +65,7 @@ pub struct ZipperOptions {
     pub spin: Duration,
     /// The send buffer for each client or zipper, in bytes. Senders to a full one are blocked.
     pub send_buffer: u64,
-    /// The longest message with its header, in bytes; equal for all zippers and clients.
+    /// The longest payload, in bytes; equal for all zippers and clients.
     pub message_max: usize,
     /// The features of the protocol that the zipper offers, as bits: all that this build implements, unless
     /// a test requires a zipper without some of them.
@@ -85,7 +85,7 @@ impl fmt::Debug for ZipperOptions {
 
 impl ZipperOptions {
     /// The options of a zipper that does not listen yet: 1,024 clients, one worker, a send buffer of
-    /// 16 MiB for each peer, messages of up to 64 MiB.
+    /// 16 MiB for each peer, payloads of up to 64 MiB less 64 KiB.
     #[must_use]
     pub fn new(name: impl Into<String>, identity: Identity) -> Self {
         Self {
@@ -101,7 +101,7 @@ impl ZipperOptions {
             workers: NonZeroUsize::MIN,
             spin: DriverConfig::default().spin,
             send_buffer: SessionConfig::default().send_buffer,
-            message_max: SessionConfig::default().message_max,
+            message_max: PAYLOAD_MAX,
             features: FEATURES,
         }
     }

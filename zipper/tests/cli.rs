@@ -352,9 +352,9 @@ fn a_client_needs_the_message_limit_of_its_zipper() {
         .expect("it starts");
     let mut sink = KillOnDrop(sink);
     wait_for_log(&mut sink.0, "reading");
-    // The zipper forwards the longest message that a source reads.
-    let (longest, source) = ((65536 - 1024).to_string(), [&source[..], &limit].concat());
-    let line = "x".repeat(65536 - 1024);
+    // The limit is that of the payload.
+    let (longest, source) = (65536.to_string(), [&source[..], &limit].concat());
+    let line = "x".repeat(65536);
     let sent = run_with(&source, line.as_bytes());
     assert!(sent.status.success(), "{sent:?}");
     let mut printed = String::new();

@@ -220,8 +220,9 @@ impl Connector {
                 let shared = ClientShared::new(introduced, self.introducer.messages());
                 let shared = Arc::new(shared);
                 let mail = self.introducer.mail.clone();
-                let client = Client::new(Arc::clone(&shared), Arc::clone(&slot), mail);
-                let role = self.introducer.options.role;
+                let options = &self.introducer.options;
+                let (role, payload_max) = (options.role, options.message_max);
+                let client = Client::new(Arc::clone(&shared), Arc::clone(&slot), mail, payload_max);
                 let mut keeper = Keeper::new(shared, &slot, number, driver, role);
                 self.finish(Ok(client));
                 keeper.step(now, None, &mut self.introducer);

@@ -15,13 +15,13 @@ pub enum WriteError {
     /// The caller has passed a tag that is reserved for the system. A retry does not help.
     #[error("tag {0} is reserved: the range 0xf000 to 0xffff belongs to the system")]
     Reserved(Tag),
-    /// The caller has passed a message that is too long. A retry does not help; shorter messages are
-    /// accepted.
+    /// The caller has passed a payload that is too long, or the target and the trace leave no room for it. A
+    /// retry does not help; shorter messages are accepted.
     #[error("a message of {len} bytes is longer than the maximum of {max}")]
     TooLarge {
-        /// The length of the message with its header, in bytes.
+        /// The length of the payload, in bytes.
         len: usize,
-        /// The longest message, in bytes: [`ClientOptions::message_max`](crate::ClientOptions::message_max).
+        /// The longest payload, in bytes: [`ClientOptions::message_max`](crate::ClientOptions::message_max).
         max: usize,
     },
     /// The zipper or a function behind it is slower than this client, or the zipper is not connected. A

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use selvedge_hub::{Address, Dialer, Driver, DriverConfig, Identity, NodeId, SessionConfig};
+use selvedge_hub::{Address, Dialer, Driver, DriverConfig, Identity, NodeId};
 
+use crate::lanes::PAYLOAD_MAX;
 use crate::tag::Tag;
 use crate::wire::{Policy, Role};
 
@@ -36,8 +37,8 @@ pub struct ClientOptions {
     /// The time for connecting, until a zipper has admitted the client: meanwhile addresses that fail are
     /// dialed again. `Duration::MAX` waits without limit. Default: 10 s.
     pub timeout: Duration,
-    /// The longest message with its header, in bytes. It must be equal to that of the zipper, or neither
-    /// admits the other. Default: 64 MiB.
+    /// The longest payload, in bytes. It must be equal to that of the zipper, or neither admits the other.
+    /// Default: [`PAYLOAD_MAX`], 64 MiB less 64 KiB for the header.
     pub message_max: usize,
     /// The driver whose workers serve the client; without one, a driver of its own with one worker. Many
     /// clients in one process should share a driver: otherwise each of 64 clients wakes a worker of its
@@ -65,7 +66,7 @@ impl ClientOptions {
             target: None,
             policy: Policy::Nearest,
             timeout: Duration::from_secs(10),
-            message_max: SessionConfig::default().message_max,
+            message_max: PAYLOAD_MAX,
             driver: None,
             dialers: Vec::new(),
             spin: DriverConfig::default().spin,

@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use selvedge_client::lanes::PAYLOAD_MAX;
 use selvedge_client::tag::{Tag, TagError};
 use selvedge_client::{Client, ClientOptions, addresses};
 use selvedge_hub::{Address, Identity, NodeId};
@@ -42,8 +43,8 @@ pub(crate) struct ConnectionArgs {
     /// Key file made by `zipper keygen`. Without it, each run uses a new key.
     #[arg(long, value_name = "FILE")]
     identity: Option<PathBuf>,
-    /// Maximum message size in bytes. Must equal `limits.message_max_bytes` of the zipper.
-    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20, value_parser = clap::value_parser!(u64).range(1024..=1 << 30))]
+    /// Longest payload in bytes. Must equal `limits.message_max_bytes` of the zipper.
+    #[arg(long, value_name = "BYTES", default_value_t = PAYLOAD_MAX as u64, value_parser = clap::value_parser!(u64).range(1024..=1 << 30))]
     message_max: u64,
     /// Time limit for connecting, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
@@ -51,10 +52,9 @@ pub(crate) struct ConnectionArgs {
 }
 
 impl ConnectionArgs {
-    /// Maximum payload size: a zipper reserves a part of each message for the header.
-    pub(crate) fn payload_max(&self) -> usize {
-        let max = self.message_max as usize;
-        max - (max / 64).clamp(256, 64 << 10)
+    /// Longest payload.
+    pub(crate) const fn payload_max(&self) -> usize {
+        self.message_max as usize
     }
 
     /// Connects with the options that `options_for` makes from the addresses.

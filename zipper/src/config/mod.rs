@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use selvedge_client::lanes::PAYLOAD_MAX;
 use selvedge_hub::{Address, NodeId};
 
 pub use error::{ConfigError, ConfigProblem};
@@ -115,7 +116,8 @@ pub struct LimitsConfig {
     /// Send buffer of each client and zipper, in bytes, 64 KiB to 1 GiB: when it is full, senders
     /// are subject to backpressure. Default 16 MiB.
     pub send_buffer_bytes: u64,
-    /// Maximum message size, in bytes, 1 KiB to 1 GiB. Default 64 MiB.
+    /// Longest payload that a client may send, in bytes, 1 KiB to 1 GiB. Default 67043328: 64 MiB less
+    /// 64 KiB for the header.
     pub message_max_bytes: usize,
 }
 
@@ -126,7 +128,7 @@ impl Default for LimitsConfig {
             workers: NonZeroUsize::MIN,
             spin_us: 50,
             send_buffer_bytes: 16 << 20,
-            message_max_bytes: 64 << 20,
+            message_max_bytes: PAYLOAD_MAX,
         }
     }
 }

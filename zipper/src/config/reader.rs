@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
+use selvedge_client::lanes::PAYLOAD_MAX;
 use selvedge_hub::Address;
 
 use crate::config::document::{MapEntry, Node, NodeValue, SourceSpan};
@@ -225,7 +226,7 @@ fn limits(node: &Node, problems: &mut Problems) -> LimitsConfig {
         limits.send_buffer_bytes = bytes;
     }
     let range = 1 << 10..=1 << 30;
-    if let Some(bytes) = section.number(problems, "message_max_bytes", range, 64 << 20) {
+    if let Some(bytes) = section.number(problems, "message_max_bytes", range, PAYLOAD_MAX as u64) {
         limits.message_max_bytes = bytes as usize;
     }
     limits

@@ -7,7 +7,8 @@ use bytes::Bytes;
 /// How messages are delimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
-    /// A message is a line without its terminator (`\n` or `\r\n`).
+    /// A message is a line without its terminator, `\n`. A `\r` before it is part of the message, so that
+    /// what is written is what was read.
     Lines,
     /// A message follows its length (4 bytes, big-endian).
     LengthPrefixed,
@@ -73,7 +74,7 @@ impl<R: BufRead> RecordReader<R> {
     fn read_line(&mut self) -> Result<Option<Bytes>, RecordError> {
         let (mut line, max) = (Vec::new(), self.len_max);
         // The limit includes the terminator, and bounds the memory for a line without one.
-        let limit = max as u64 + 2;
+        let limit = max as u64 + 1;
         let read = self
             .input
             .by_ref()
@@ -84,9 +85,6 @@ impl<R: BufRead> RecordReader<R> {
         }
         if line.last() == Some(&b'\n') {
             line.pop();
-            if line.last() == Some(&b'\r') {
-                line.pop();
-            }
         }
         if line.len() > max {
             return Err(RecordError::TooLong {
@@ -158,9 +156,21 @@ mod tests {
     }
 
     #[test]
-    fn lines_end_with_a_unix_or_windows_terminator_or_with_the_input() {
-        let lines = all(b"a\n\nb\r\nlast", Framing::Lines).unwrap();
+    fn lines_end_with_a_terminator_or_with_the_input() {
+        let lines = all(b"a\n\nb\nlast", Framing::Lines).unwrap();
         assert_eq!(lines, ["a", "", "b", "last"]);
+    }
+
+    #[test]
+    fn case_5_every_byte_of_a_line_but_its_terminator_is_kept() {
+        let input = b"b\r\n\r\n\r\r\n\0\xff\n";
+        let lines = all(input, Framing::Lines).unwrap();
+        assert_eq!(lines, [&b"b\r"[..], b"\r", b"\r\r", b"\0\xff"]);
+        let mut written = Vec::new();
+        for line in lines {
+            write(&mut written, Framing::Lines, &line).unwrap();
+        }
+        assert_eq!(written, input);
     }
 
     #[test]
@@ -187,6 +197,6 @@ mod tests {
         assert!(matches!(error, RecordError::TooLong { max: 8, .. }));
         let error = all(b"123456789\n", Framing::Lines).unwrap_err();
         assert!(matches!(error, RecordError::TooLong { max: 8, .. }));
-        assert_eq!(all(b"12345678\r\n", Framing::Lines).unwrap(), ["12345678"]);
+        assert_eq!(all(b"12345678\n", Framing::Lines).unwrap(), ["12345678"]);
     }
 }

@@ -396,6 +396,58 @@ fn an_unreachable_zipper_is_named() {
 }
 
 #[test]
+fn case_5_every_byte_arrives_in_each_format() {
+    let zipper = ZipperProcess::start(&[]);
+    let at = zipper.address.as_str();
+    let messages: [&[u8]; 5] = [b"text\r", b"\xff\xfe\0", b"", b"\r", "ä".as_bytes()];
+    let lines = messages.join(&b"\n"[..]);
+    let lines = [&lines[..], b"\n"].concat();
+    let framed = messages.map(|message| [&[0, 0, 0, message.len() as u8], message].concat());
+    let framed = framed.concat();
+    for (format, input, output, tag) in [
+        ("lines", &lines, &[][..], "0x20"),
+        ("length-prefixed", &framed, &[], "0x21"),
+        ("length-prefixed", &framed, &["--output", "json"], "0x22"),
+    ] {
+        let sink = ["sink", "-z", at, "--observe", tag, "--count", "5"];
+        let sink = zipper_command()
+            .args(sink)
+            .args(["--format", format, "--log", "info"])
+            .args(output)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let mut sink = KillOnDrop(sink);
+        wait_for_log(&mut sink.0, "reading");
+        let sent = run_with(
+            &["source", "-z", at, "--tag", tag, "--format", format],
+            input,
+        );
+        assert!(sent.status.success(), "{sent:?}");
+        let mut printed = Vec::new();
+        let stdout = sink.0.stdout.as_mut().expect("it is piped");
+        std::io::Read::read_to_end(stdout, &mut printed).expect("bytes");
+        if output.is_empty() {
+            assert_eq!(printed, *input, "{format}");
+            continue;
+        }
+        let printed = String::from_utf8(printed).expect("JSON");
+        let payloads: Vec<_> = printed
+            .lines()
+            .map(|line| {
+                let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+                (line["payload"].clone(), line["payload_base64"].clone())
+            })
+            .collect();
+        let text = |text: &str| (text.into(), serde_json::Value::Null);
+        let bytes = (serde_json::Value::Null, "//4A".into());
+        let expected = [text("text\r"), bytes, text(""), text("\r"), text("ä")];
+        assert_eq!(payloads, expected);
+    }
+}
+
+#[test]
 fn a_truncated_record_is_an_error_and_the_records_before_it_are_sent() {
     let zipper = ZipperProcess::start(&[]);
     let args = [

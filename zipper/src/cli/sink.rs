@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use clap::ValueEnum;
+use data_encoding::BASE64;
 use selvedge_client::tag::Tag;
 use selvedge_client::wire::Data;
 use selvedge_client::{ClientOptions, ReadError};
@@ -26,7 +27,8 @@ pub(crate) struct SinkArgs {
     /// Target of this sink: it receives messages with this target and messages without one.
     #[arg(long)]
     target: Option<String>,
-    /// Framing of messages on stdout.
+    /// Framing of messages on stdout. With `--output json` each message is one line with tag, source,
+    /// sequence, target, trace, and `payload`, or `payload_base64` if the payload is not UTF-8.
     #[arg(long, value_enum, default_value_t)]
     format: SinkFormat,
     /// Ends after this number of messages.
@@ -99,14 +101,17 @@ fn print(data: &Data, format: SinkFormat, output: OutputFormat) -> io::Result<()
                     |(name, micros): &(String, u64)| json!({"name": name, "time_us": micros});
                 trace.iter().map(step).collect::<Vec<_>>()
             });
-            let line = json!({
+            let mut line = json!({
                 "tag": data.tag.to_string(),
                 "source": NodeId::new(data.origin.source).to_string(),
                 "sequence": data.origin.sequence,
                 "target": data.target,
-                "payload": String::from_utf8_lossy(&data.payload),
                 "trace": trace,
             });
+            match std::str::from_utf8(&data.payload) {
+                Ok(text) => line["payload"] = text.into(),
+                Err(_) => line["payload_base64"] = BASE64.encode(&data.payload).into(),
+            }
             writeln!(out, "{line}")?;
         }
     }

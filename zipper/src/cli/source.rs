@@ -51,7 +51,8 @@ pub(crate) struct SourceArgs {
 /// Framing of messages in the input.
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
 enum SourceFormat {
-    /// One message per line.
+    /// One message per line, without its `\n`. All other bytes are sent, `\r` and those that are not
+    /// UTF-8 included.
     #[default]
     Lines,
     /// Each message after its length: 4 bytes, big-endian.

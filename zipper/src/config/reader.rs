@@ -90,14 +90,37 @@ fn listen(node: &Node, problems: &mut Problems) -> Vec<Address> {
             problems.add(&item.span, message);
             continue;
         };
-        // Port 0 is any free port.
-        if socket.port() != 0 && known.contains(&text) {
+        if known.contains(&text) && socket.port() != 0 {
             problems.add(&item.span, format!("`listen`: `{text}` occurs twice"));
+        } else if let Some(other) = addresses.iter().find(|other| share_port(other, &address)) {
+            let (protocol, port) = (ip_protocol(&address), socket.port());
+            let other = shorten(&other.to_string());
+            let message =
+                format!("`listen`: `{text}` and `{other}` both need {protocol} port {port}");
+            problems.add(&item.span, message);
         }
         known.push(text);
         addresses.push(address);
     }
     addresses
+}
+
+/// The protocol below the transport of an address, which has the port.
+fn ip_protocol(address: &Address) -> &'static str {
+    match address.scheme() {
+        "tcp" | "tcp+plain" => "TCP",
+        _ => "UDP",
+    }
+}
+
+/// Whether only one of two addresses can be bound. Port 0 is any free port.
+fn share_port(one: &Address, other: &Address) -> bool {
+    let (Some(a), Some(b)) = (one.as_socket(), other.as_socket()) else {
+        return false;
+    };
+    let is_same_host = a.ip() == b.ip()
+        || (a.is_ipv4() == b.is_ipv4() && (a.ip().is_unspecified() || b.ip().is_unspecified()));
+    a.port() != 0 && a.port() == b.port() && is_same_host && ip_protocol(one) == ip_protocol(other)
 }
 
 fn auth(node: &Node, problems: &mut Problems) -> Auth {

@@ -327,6 +327,36 @@ fn a_repeated_key_or_address_is_named() {
 }
 
 #[test]
+fn two_protocols_on_one_port_are_refused() {
+    for (one, other, expected) in [
+        ("quic://0.0.0.0:1", "udp://0.0.0.0:1", Some("UDP port 1")),
+        (
+            "udp+plain://0.0.0.0:1",
+            "quic://127.0.0.1:1",
+            Some("UDP port 1"),
+        ),
+        (
+            "tcp://127.0.0.1:1",
+            "tcp+plain://127.0.0.1:1",
+            Some("TCP port 1"),
+        ),
+        ("tcp://127.0.0.1:1", "quic://127.0.0.1:1", None),
+        ("tcp://127.0.0.1:1", "tcp+plain://127.0.0.2:1", None),
+        ("tcp://127.0.0.1:1", "tcp+plain://127.0.0.1:2", None),
+        ("quic://127.0.0.1:0", "udp://127.0.0.1:0", None),
+    ] {
+        let config = parse(&format!("listen: ['{one}', '{other}']\n"));
+        match expected {
+            Some(expected) => {
+                let expected = format!("`listen`: `{other}` and `{one}` both need {expected}");
+                assert!(config.unwrap_err().contains(&expected));
+            }
+            None => assert!(config.is_ok(), "{one} {other}"),
+        }
+    }
+}
+
+#[test]
 fn a_key_without_a_value_has_its_default() {
     let text = "name:\nlisten:\nmesh:\n  # none yet\nlimits:\nauth:\n";
     assert_eq!(parse(text), Ok(ZipperConfig::default()));

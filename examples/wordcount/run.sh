@@ -27,8 +27,8 @@ await_log() {
 await_log serve 'listens on'
 at=$(sed -n 's/.*listens on //p' "$work/serve")
 
-"$zipper" run -z "$at" --log info "$guests/word-split.wasm" 2>"$work/split" &
-"$zipper" run -z "$at" --log info "$guests/word-count.wasm" 2>"$work/count" &
+"$zipper" run -z "$at" --log info "$guests/word-split.wasm" >"$work/split" 2>&1 &
+"$zipper" run -z "$at" --log info "$guests/word-count.wasm" >"$work/count" 2>&1 &
 "$zipper" sink -z "$at" --log info --observe 0x22 --format raw --until-mark 2>"$work/sink" &
 sink=$!
 await_log split 'the function runs'

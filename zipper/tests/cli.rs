@@ -448,6 +448,46 @@ fn case_5_every_byte_arrives_in_each_format() {
 }
 
 #[test]
+fn the_steps_of_a_trace_and_the_start_of_a_function_are_shown_as_text() {
+    let zipper = ZipperProcess::start(&[]);
+    let at = zipper.address.as_str();
+    let function = zipper_command()
+        .args(["run", "-z", at, "--observe", "0x10", "--export", "triple"])
+        .args(["--emit", "0x11", "--log", "warn", &guest("triple")])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut function = KillOnDrop(function);
+    let mut stdout = std::io::BufReader::new(function.0.stdout.take().expect("it is piped"));
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut stdout, &mut line).expect("text");
+    let expected = "function triple observes 0x0010, emits 0x0011, at zipper zipper ";
+    assert!(line.starts_with(expected), "{line}");
+    let sink = zipper_command()
+        .args(["sink", "-z", at, "--observe", "0x11", "--count", "1"])
+        .args(["--log", "info"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut sink = KillOnDrop(sink);
+    let mut stderr = std::io::BufReader::new(sink.0.stderr.take().expect("it is piped"));
+    let mut logged = String::new();
+    while !logged.contains("reading") {
+        let read = std::io::BufRead::read_line(&mut stderr, &mut logged).expect("text");
+        assert!(read > 0, "{logged}");
+    }
+    let sent = run_with(&["source", "-z", at, "--tag", "0x10", "--trace"], b"1\n");
+    assert!(sent.status.success(), "{sent:?}");
+    std::io::Read::read_to_string(&mut stderr, &mut logged).expect("text");
+    let trace = logged
+        .lines()
+        .find(|line| line.starts_with("trace of 0x0011: source +0 us, "));
+    for step in ["zipper +", "triple +"] {
+        assert!(trace.is_some_and(|it| it.contains(step)), "{logged}");
+    }
+}
+
+#[test]
 fn a_truncated_record_is_an_error_and_the_records_before_it_are_sent() {
     let zipper = ZipperProcess::start(&[]);
     let args = [

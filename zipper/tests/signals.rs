@@ -144,7 +144,7 @@ fn a_second_signal_ends_a_zipper_that_names_its_waiting_connections_and_counts_l
     let (code, logged) = source.end();
     assert_eq!(code, Some(0), "{logged}");
     zipper.terminate();
-    let warning = zipper.wait_for_log("waiting at most 30 s");
+    let warning = zipper.wait_for_log("waiting at most 6 s");
     assert!(
         warning.contains("slow (") && warning.contains("away"),
         "{warning}"
@@ -228,4 +228,132 @@ fn a_zipper_under_nohup_ignores_that_its_terminal_closes() {
     let (code, logged) = zipper.end();
     assert_eq!(code, Some(0), "{logged}");
     assert!(!logged.contains("SIGHUP"), "{logged}");
+}
+
+/// Ends every command within 3 s of its first signal, of which 1 s is for delivering.
+const LIMIT: [&str; 2] = ["--shutdown-timeout", "3"];
+
+#[test]
+fn a_shutdown_ends_by_itself_while_the_zipper_is_down() {
+    let (zipper, at) = Process::serve();
+    let connect = |args: &[&str]| {
+        let log = ["-z", &at, "--log", "info"];
+        let mut client = Process::start(&[args, &log, &LIMIT].concat());
+        client.wait_for_log("connected");
+        client
+    };
+    let guest = format!(
+        "{}/../examples/guests/prebuilt/triple.wasm",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    let mut source = connect(&["source", "--tag", "0x10"]);
+    let sink = connect(&["sink", "--observe", "0x10"]);
+    let run = connect(&[
+        "run",
+        "--observe",
+        "0x10",
+        "--export",
+        "triple",
+        "--emit",
+        "0x11",
+        &guest,
+    ]);
+    drop(zipper);
+    source.wait_for_log("connection lost");
+    source.write(COUNT);
+    source.wait_for_log("waiting until the zipper acknowledges");
+    source.terminate();
+    source.wait_for_log("the graceful shutdown is ended after 1 s");
+    let (code, logged) = source.end();
+    assert_eq!(code, Some(1), "{logged}");
+    let uncertain = number_before(&logged, &format!(" of {COUNT} messages"));
+    assert_eq!(uncertain, COUNT as u64, "{logged}");
+    // These have nothing to deliver.
+    for mut client in [sink, run] {
+        client.wait_for_log("connection lost");
+        client.terminate();
+        let (code, logged) = client.end();
+        assert_eq!(code, Some(0), "{logged}");
+    }
+}
+
+#[test]
+fn a_zipper_with_messages_for_an_absent_client_ends_by_itself() {
+    let settings = ["listen=['tcp://127.0.0.1:0']"];
+    let serve = ["serve", "--set", settings[0]];
+    let mut zipper = Process::start(&[&serve[..], &LIMIT].concat());
+    let at = zipper.wait_for_start();
+    Process::killed_sink(&at);
+    let mut source = Process::source(&at);
+    source.write(COUNT);
+    let (code, logged) = source.end();
+    assert_eq!(code, Some(0), "{logged}");
+    zipper.terminate();
+    zipper.wait_for_log("the graceful shutdown is ended after 1 s");
+    let (code, logged) = zipper.end();
+    assert_eq!(code, Some(1), "{logged}");
+    let lost = number_before(&logged, " messages may be lost");
+    assert_eq!(lost, COUNT as u64, "{logged}");
+}
+
+#[test]
+fn a_sink_whose_output_is_not_read_ends_by_itself() {
+    let (_zipper, at) = Process::serve();
+    let sink = ["sink", "-z", &at, "--observe", "0x10", "--log", "info"];
+    let mut sink = Process::start(&[&sink[..], &LIMIT].concat());
+    sink.wait_for_log("reading");
+    let mut source = Process::source(&at);
+    let mut stdin = source.child.stdin.take().expect("it is open");
+    // Longer than a pipe holds.
+    stdin.write_all(&[b'x'; 1 << 20]).expect("it reads");
+    drop(stdin);
+    let (code, logged) = source.end();
+    assert_eq!(code, Some(0), "{logged}");
+    let stdout = sink.child.stdout.as_mut().expect("it is piped");
+    stdout.read_exact(&mut [0]).expect("the sink writes");
+    sink.terminate();
+    let (code, logged) = sink.end();
+    assert_eq!(code, Some(1), "{logged}");
+    assert!(
+        logged.contains("the process did not end in time"),
+        "{logged}"
+    );
+}
+
+#[test]
+fn a_process_that_is_asked_to_end_before_a_zipper_answers_ends_at_once() {
+    let clients = [
+        (&["sink", "--observe", "0x10"][..], 0),
+        (&["source", "--tag", "0x10"], 1),
+    ];
+    for (args, code) in clients {
+        let wait = ["-z", "tcp://127.0.0.1:1", "--wait"];
+        let mut client = Process::start(&[args, &wait].concat());
+        client.wait_for_log("no zipper answers yet");
+        client.terminate();
+        let (ended, logged) = client.end();
+        assert_eq!(ended, Some(code), "{logged}");
+        assert!(logged.contains("before a zipper"), "{logged}");
+    }
+}
+
+#[test]
+fn case_6_a_sink_that_was_suspended_reports_what_happened() {
+    let (mut zipper, at) = Process::serve();
+    let sink = ["sink", "-z", &at, "--observe", "0x10", "--log", "info"];
+    let mut sink = Process::start(&sink);
+    sink.wait_for_log("reading");
+    sink.signal(Signal::STOP);
+    zipper.wait_for_log("forgot a guest that was disconnected for too long");
+    sink.signal(Signal::CONT);
+    sink.wait_for_log("the zipper has lost the session of this client");
+    sink.terminate();
+    let (code, logged) = sink.end();
+    assert_eq!(code, Some(1), "{logged}");
+    let expected = "messages for this sink may be lost, in an unknown number";
+    assert!(logged.contains(expected), "{logged}");
+    assert!(
+        logged.contains("this process was suspended for 3"),
+        "{logged}"
+    );
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use selvedge_client::lanes::PAYLOAD_MAX;
@@ -11,14 +12,17 @@ use selvedge_hub::{Address, Identity, NodeId};
 use selvedge_zipper::config::check_scheme;
 
 use crate::cli::error::CommandError;
+use crate::cli::number::number;
+use crate::cli::shutdown::{Shutdown, ShutdownArgs};
 
-/// Time limit for a graceful close.
-pub(crate) const CLOSE_MAX: Duration = Duration::from_secs(30);
+/// Interval at which a client that connects checks for signals.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ConnectionArgs {
     /// Address of the zipper: `quic://host:port`, `tcp://host:port`, or `host:port`, which tries
-    /// both. With several addresses, the first zipper that answers is used.
+    /// both. With several addresses, the first zipper that answers is used, and another one if that
+    /// one is gone.
     #[arg(
         short,
         long,
@@ -29,7 +33,7 @@ pub(crate) struct ConnectionArgs {
     )]
     zipper: Vec<String>,
     /// Key that the zipper must prove, as printed by `zipper keygen`. Without it, any zipper at the
-    /// address is trusted.
+    /// addresses is trusted, also one that returns with another key.
     #[arg(long, value_name = "NODE")]
     node: Option<NodeId>,
     /// Token, if the zipper is configured with `auth: {type: token}`.
@@ -44,11 +48,17 @@ pub(crate) struct ConnectionArgs {
     #[arg(long, value_name = "FILE")]
     identity: Option<PathBuf>,
     /// Longest payload in bytes. Must equal `limits.message_max_bytes` of the zipper.
-    #[arg(long, value_name = "BYTES", default_value_t = PAYLOAD_MAX as u64, value_parser = clap::value_parser!(u64).range(1024..=1 << 30))]
+    #[arg(long, value_name = "BYTES", default_value_t = PAYLOAD_MAX as u64, value_parser = number(1024..=1 << 30))]
     message_max: u64,
-    /// Time limit for connecting, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    /// Time limit for connecting, in seconds. Until then, addresses that refuse or do not answer are
+    /// dialed again.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = number(0..=u64::MAX))]
     timeout: u64,
+    /// Waits without limit for a zipper that is not up yet.
+    #[arg(long, conflicts_with = "timeout")]
+    wait: bool,
+    #[command(flatten)]
+    pub(crate) shutdown: ShutdownArgs,
 }
 
 impl ConnectionArgs {
@@ -57,11 +67,34 @@ impl ConnectionArgs {
         self.message_max as usize
     }
 
-    /// Connects with the options that `options_for` makes from the addresses.
+    /// Connects with the options that `options_for` makes from the addresses. A signal ends the process.
     pub(crate) fn connect(
         &self,
         options_for: impl FnOnce(Vec<Address>) -> ClientOptions,
     ) -> Result<Client, CommandError> {
+        Ok(Client::connect(self.options(options_for)?)?)
+    }
+
+    /// Connects like [`connect`](Self::connect). Returns none if a shutdown is requested first.
+    pub(crate) fn connect_until(
+        &self,
+        shutdown: &Shutdown,
+        options_for: impl FnOnce(Vec<Address>) -> ClientOptions,
+    ) -> Result<Option<Arc<Client>>, CommandError> {
+        let mut connecting = Client::start(self.options(options_for)?)?;
+        while !shutdown.is_requested() {
+            if let Some(client) = connecting.wait_timeout(POLL_INTERVAL) {
+                return Ok(Some(Arc::new(client?)));
+            }
+        }
+        tracing::warn!("the shutdown was requested before a zipper admitted this client");
+        Ok(None)
+    }
+
+    fn options(
+        &self,
+        options_for: impl FnOnce(Vec<Address>) -> ClientOptions,
+    ) -> Result<ClientOptions, CommandError> {
         let mut zippers = Vec::new();
         for text in &self.zipper {
             let refused = |error: &dyn Display| {
@@ -74,15 +107,17 @@ impl ConnectionArgs {
             }
             zippers.extend(parsed);
         }
-        let options = ClientOptions {
+        Ok(ClientOptions {
             node: self.node,
             token: self.token.clone(),
             identity: self.identity.as_deref().map(read_identity).transpose()?,
-            timeout: Duration::from_secs(self.timeout),
+            timeout: match self.wait {
+                true => Duration::MAX,
+                false => Duration::from_secs(self.timeout),
+            },
             message_max: self.message_max as usize,
             ..options_for(zippers)
-        };
-        Ok(Client::connect(options)?)
+        })
     }
 }
 

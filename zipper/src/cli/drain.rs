@@ -4,8 +4,10 @@ use std::time::{Duration, Instant};
 
 use selvedge_client::Client;
 
-use crate::cli::connection::CLOSE_MAX;
 use crate::cli::shutdown::{Shutdown, WARN_AFTER};
+
+/// Time limit for a graceful close while the zipper cannot be reached, and no shutdown was requested.
+const UNREACHABLE_MAX: Duration = Duration::from_secs(30);
 
 /// Interval at which the wait checks for signals.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -13,8 +15,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Closes a client after everything that it wrote is acknowledged, and returns whether it was.
 ///
 /// While the zipper is connected, the wait has no limit: the zipper applies backpressure while
-/// functions are slower. The wait is limited to [`CLOSE_MAX`] while the zipper is away or after a
-/// shutdown was requested, and ends at once when the shutdown is forced.
+/// functions are slower. The wait is limited to [`UNREACHABLE_MAX`] while the zipper is away, and to the
+/// time limit of the shutdown after one was requested. A second signal ends it at once.
 pub(crate) fn close(client: &Client, shutdown: &Shutdown) -> bool {
     client.close(wait_acknowledged(client, shutdown))
 }
@@ -26,14 +28,14 @@ fn wait_acknowledged(client: &Client, shutdown: &Shutdown) -> Duration {
     let mut was_requested = false;
     loop {
         if client.flush(POLL_INTERVAL) {
-            return CLOSE_MAX;
+            return shutdown.graceful_max;
         }
         let (now, is_connected) = (Instant::now(), client.scheme().is_some());
         let is_requested = shutdown.is_requested();
         if is_connected && !is_requested {
             limit_since = now;
         }
-        if shutdown.is_forced() || now >= limit_since + CLOSE_MAX {
+        if shutdown.is_over() || now >= limit_since + UNREACHABLE_MAX {
             return Duration::ZERO;
         }
         // The first signal is answered at once.

@@ -6,11 +6,13 @@ pub(crate) mod error;
 mod inspect;
 mod keygen;
 mod logging;
+pub(crate) mod number;
 mod run;
 mod serve;
 pub(crate) mod shutdown;
 mod sink;
 mod source;
+mod suspension;
 mod version;
 
 use std::io::{self, Write};
@@ -116,7 +118,7 @@ pub(crate) fn main() -> ExitCode {
     let result = match cli.command {
         CliCommand::Demo(args) => demo::demo(&args, cli.output),
         CliCommand::Serve(args) => serve::serve(&args, cli.output),
-        CliCommand::Run(args) => run::run(args),
+        CliCommand::Run(args) => run::run(args, cli.output),
         CliCommand::Source(args) => source::source(args, cli.output),
         CliCommand::Sink(args) => sink::sink(args, cli.output),
         CliCommand::Status(args) => inspect::status(&args, cli.output),

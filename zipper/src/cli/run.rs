@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -11,11 +10,14 @@ use selvedge_client::wire;
 use selvedge_client::{Client, ClientOptions};
 use selvedge_wasm_host::{FunctionConfig, GuestLimits, Host, HostConfig};
 use selvedge_zipper::runner::{Runner, RunnerCounts, RunnerGuest};
+use serde_json::json;
 
 use crate::cli::connection::{ConnectionArgs, tag};
 use crate::cli::drain;
 use crate::cli::error::CommandError;
+use crate::cli::number::number;
 use crate::cli::shutdown::Shutdown;
+use crate::cli::{OutputFormat, print_line};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct RunArgs {
@@ -48,10 +50,10 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "TAG", value_parser = tag, requires = "export")]
     emit: Option<Tag>,
     /// Memory limit of the function, in MiB.
-    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = number(1..=4096))]
     memory: u64,
     /// Time limit of the function for one message, in milliseconds.
-    #[arg(long, value_name = "MS", default_value_t = 250, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    #[arg(long, value_name = "MS", default_value_t = 250, value_parser = number(1..=3_600_000))]
     deadline: u64,
     /// Directory where compiled code is kept for the next start. Only this user may have access.
     #[arg(long, value_name = "DIR")]
@@ -93,7 +95,7 @@ fn setting(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-pub(crate) fn run(args: RunArgs) -> Result<(), CommandError> {
+pub(crate) fn run(args: RunArgs, output: OutputFormat) -> Result<(), CommandError> {
     let stem = args.file.file_stem();
     let stem = stem.map(|stem| stem.to_string_lossy().into_owned());
     let name = args.name.clone().or(stem);
@@ -111,13 +113,16 @@ pub(crate) fn run(args: RunArgs) -> Result<(), CommandError> {
         ));
     }
     let (target, policy) = (args.target.clone(), args.policy.into());
-    let client = args.connection.connect(|zippers| ClientOptions {
-        target,
-        policy,
-        ..ClientOptions::function(name.clone(), tags.clone(), zippers)
-    })?;
-    let client = Arc::new(client);
-    let (shutdown, running) = Shutdown::finishing(&client)?;
+    let shutdown = Shutdown::listen(args.connection.shutdown)?;
+    let client = args
+        .connection
+        .connect_until(&shutdown, |zippers| ClientOptions {
+            target,
+            policy,
+            ..ClientOptions::function(name.clone(), tags.clone(), zippers)
+        })?;
+    let Some(client) = client else { return Ok(()) };
+    let running = shutdown.finish(&client)?;
     let listed: Vec<String> = tags.iter().map(Tag::to_string).collect();
     tracing::info!(
         name,
@@ -125,6 +130,7 @@ pub(crate) fn run(args: RunArgs) -> Result<(), CommandError> {
         zipper = client.zipper(),
         "the function runs"
     );
+    print_start(&name, &listed, args.emit, &client, output)?;
     let mut runner = Runner::new(&client, guest, name.clone());
     let error = runner.run();
     drop(running);
@@ -147,6 +153,30 @@ pub(crate) fn run(args: RunArgs) -> Result<(), CommandError> {
         return Err(CommandError::disconnected(error));
     }
     close(&client, &shutdown, unsent)
+}
+
+/// Prints what runs, and where.
+fn print_start(
+    name: &str,
+    observed: &[String],
+    emit: Option<Tag>,
+    client: &Client,
+    output: OutputFormat,
+) -> Result<(), CommandError> {
+    let (zipper, node) = (client.zipper(), client.zipper_node());
+    match output {
+        OutputFormat::Text => {
+            let emits = emit.map_or_else(String::new, |tag| format!(", emits {tag}"));
+            let observed = observed.join(", ");
+            print_line(format_args!(
+                "function {name} observes {observed}{emits}, at zipper {zipper} {node}"
+            ))
+        }
+        OutputFormat::Json => print_line(json!({
+            "name": name, "observes": observed, "emits": emit.map(|tag| tag.to_string()),
+            "zipper": zipper, "node": node.to_string(),
+        })),
+    }
 }
 
 /// Closes the client gracefully, and reports lost messages.

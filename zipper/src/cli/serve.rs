@@ -1,22 +1,27 @@
 //! `zipper serve`: runs a zipper.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crossbeam_channel::{bounded, never, select};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use selvedge_hub::Identity;
+use selvedge_hub::{Address, Identity};
 use selvedge_zipper::ZipperStats;
 use selvedge_zipper::config::{Auth, Override, ZipperConfig};
 use selvedge_zipper::zipper::{Neighbour, Zipper, ZipperOptions};
 use serde_json::json;
 
-use crate::cli::connection::{CLOSE_MAX, read_identity};
+use crate::cli::connection::read_identity;
 use crate::cli::error::{CommandError, ErrorKind};
-use crate::cli::shutdown::{Shutdown, WARN_AFTER};
+use crate::cli::shutdown::{Shutdown, ShutdownArgs, WARN_AFTER};
 use crate::cli::{OutputFormat, print_line};
 use crate::monitoring::Monitoring;
+
+/// File descriptors that are not for clients: listeners, threads, other zippers, connections that are
+/// being replaced, and those that are being refused.
+const DESCRIPTORS_RESERVED: usize = 128;
 
 /// Number of connections that a warning names.
 const NAMED_MAX: usize = 8;
@@ -29,9 +34,12 @@ pub(crate) struct ServeArgs {
     /// Replaces one value of the configuration, such as `limits.clients=10`.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = Override::from_option)]
     overrides: Vec<Override>,
-    /// Only checks the configuration.
+    /// Only checks the configuration: reports everything that `serve` would refuse, except a port in
+    /// use.
     #[arg(short = 't', long)]
     test: bool,
+    #[command(flatten)]
+    shutdown: ShutdownArgs,
 }
 
 pub(crate) fn serve(args: &ServeArgs, output: OutputFormat) -> Result<(), CommandError> {
@@ -46,8 +54,10 @@ pub(crate) fn serve(args: &ServeArgs, output: OutputFormat) -> Result<(), Comman
     };
     let config = config?;
     let metrics = config.metrics;
-    let options = options(config)?;
+    let mut options = options(config)?;
+    options.clients_max = clients_within_descriptors(options.clients_max);
     if args.test {
+        check_listen(&options.listen, metrics)?;
         let file = args.config.as_deref();
         let file = file.map_or_else(|| "the default".into(), |path| path.display().to_string());
         return match output {
@@ -55,8 +65,7 @@ pub(crate) fn serve(args: &ServeArgs, output: OutputFormat) -> Result<(), Comman
             OutputFormat::Json => print_line(json!({"file": file, "valid": true})),
         };
     }
-    let shutdown = Shutdown::listen()?;
-    raise_descriptor_limit();
+    let shutdown = Shutdown::listen(args.shutdown)?;
     let (name, clients_max) = (options.name.clone(), options.clients_max);
     let zipper = Zipper::start(options)?;
     let monitoring = match metrics {
@@ -101,25 +110,56 @@ fn monitor(
     })
 }
 
+/// Checks that the system lets this user bind each address. A port in use is no error: a check is often
+/// made beside a running zipper.
+fn check_listen(listen: &[Address], metrics: Option<SocketAddr>) -> Result<(), CommandError> {
+    let problem = |name: String, bound: io::Result<()>| {
+        let error = bound.err()?;
+        let is_in_use = error.kind() == io::ErrorKind::AddrInUse;
+        (!is_in_use).then(|| format!("cannot listen at {name}: {error}"))
+    };
+    let check = |address: &Address| {
+        let socket = address.as_socket()?;
+        let bound = match address.scheme() {
+            "tcp" | "tcp+plain" => TcpListener::bind(socket).map(drop),
+            _ => UdpSocket::bind(socket).map(drop),
+        };
+        problem(address.to_string(), bound)
+    };
+    let check_metrics = |socket| {
+        problem(
+            format!("metrics {socket}"),
+            TcpListener::bind(socket).map(drop),
+        )
+    };
+    let problems = listen.iter().filter_map(check);
+    let problems: Vec<String> = problems.chain(metrics.and_then(check_metrics)).collect();
+    match problems.is_empty() {
+        true => Ok(()),
+        false => Err(CommandError::new(ErrorKind::Listen, problems.join("; "))),
+    }
+}
+
 /// Closes the zipper gracefully. Logs which connections delay the end, and reports lost messages.
 fn drain(zipper: Zipper, shutdown: &Shutdown) -> Result<(), CommandError> {
     let (watch, before) = (zipper.watch(), zipper.stats());
     let (result, closed) = bounded(1);
-    let close = move || result.send(zipper.close(CLOSE_MAX));
+    let graceful_max = shutdown.graceful_max;
+    let close = move || result.send(zipper.close(graceful_max));
     std::thread::Builder::new()
         .name("zipper-drain".into())
         .spawn(close)
         .map_err(CommandError::thread)?;
-    let (mut forced, mut warn_after) = (shutdown.forced.clone(), WARN_AFTER);
+    let (mut over, mut warn_after) = (shutdown.over.clone(), WARN_AFTER);
     let is_delivered = loop {
         select! {
             recv(closed) -> is_delivered => break is_delivered.unwrap_or(false),
-            recv(forced) -> _disconnected => {
+            recv(over) -> _disconnected => {
                 watch.abort();
-                forced = never();
+                over = never();
             }
             default(warn_after) => {
-                warn_waiting(&watch.connections());
+                warn_waiting(&watch.connections(), graceful_max);
                 warn_after *= 2;
             }
         }
@@ -154,7 +194,7 @@ fn log_end(stats: &ZipperStats, is_delivered: bool) {
     );
 }
 
-fn warn_waiting(connections: &[String]) {
+fn warn_waiting(connections: &[String], graceful_max: Duration) {
     let (count, first) = (connections.len(), connections.iter().take(NAMED_MAX));
     let names = first.map(String::as_str).collect::<Vec<_>>().join(", ");
     tracing::warn!(
@@ -162,22 +202,42 @@ fn warn_waiting(connections: &[String]) {
         names,
         "waiting at most {} s for connections that have not acknowledged their messages; a second \
          signal ends this",
-        CLOSE_MAX.as_secs()
+        graceful_max.as_secs()
     );
 }
 
-/// Raises the soft limit of file descriptors to the hard limit. Each client takes a descriptor, and
-/// the usual soft limit of 1,024 is below what `limits.clients` needs.
-fn raise_descriptor_limit() {
+/// The number of clients for which there are file descriptors, at most `clients_max`. A further client
+/// is refused with the reason; without descriptors it would get no answer at all.
+fn clients_within_descriptors(clients_max: usize) -> usize {
+    let Some(limit) = raise_descriptor_limit() else {
+        return clients_max;
+    };
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let left = limit - DESCRIPTORS_RESERVED.min(limit / 2);
+    if left < clients_max {
+        tracing::warn!(
+            clients = left,
+            limit,
+            "limits.clients is reduced, because the system allows too few file descriptors"
+        );
+    }
+    clients_max.min(left.max(1))
+}
+
+/// Raises the soft limit of file descriptors to the hard limit, and returns it. Each client takes a
+/// descriptor, and the usual soft limit of 1,024 is below what `limits.clients` needs.
+fn raise_descriptor_limit() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
         ..limit
     };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        let limit = limit.current.unwrap_or(u64::MAX);
-        tracing::warn!(%error, limit, "cannot raise the limit of file descriptors");
+        let current = limit.current.unwrap_or(u64::MAX);
+        tracing::warn!(%error, limit = current, "cannot raise the limit of file descriptors");
+        return limit.current;
     }
+    limit.maximum
 }
 
 fn options(config: ZipperConfig) -> Result<ZipperOptions, CommandError> {
@@ -185,12 +245,10 @@ fn options(config: ZipperConfig) -> Result<ZipperOptions, CommandError> {
     let identity = match &config.identity {
         Some(path) => read_identity(path)?,
         None => {
-            if !config.mesh.is_empty() {
-                tracing::warn!(
-                    "without `identity` the zipper has a new key at each start, which other \
-                     zippers do not know"
-                );
-            }
+            tracing::warn!(
+                "without `identity` the zipper has a new key at each start, which other zippers and \
+                 clients that were given a key do not know; `zipper keygen FILE` creates one to keep"
+            );
             Identity::generate().map_err(CommandError::system)?
         }
     };

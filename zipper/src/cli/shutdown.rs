@@ -1,7 +1,9 @@
-//! Shutdown by signals: the first one requests a graceful shutdown, the second one forces it.
+//! Shutdown by signals: the first one requests a graceful shutdown, which a second one or the time limit
+//! ends.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
@@ -11,34 +13,68 @@ use signal_hook::iterator::Signals;
 use signal_hook::low_level::signal_name;
 
 use crate::cli::error::CommandError;
-
-/// Time limit for a function to handle the messages that it has received. Together with
-/// [`CLOSE_MAX`] it is below the 90 s after which systemd kills a service that it stops.
-///
-/// [`CLOSE_MAX`]: crate::cli::connection::CLOSE_MAX
-const FINISH_MAX: Duration = Duration::from_secs(15);
+use crate::cli::number::number;
 
 /// A wait that is longer than this is logged.
 pub(crate) const WARN_AFTER: Duration = Duration::from_secs(3);
 
-/// Time between the second signal and the end of the process: enough to report what is lost.
+/// Time between the end of the graceful shutdown and the end of the process: enough to report what is lost.
 const REPORT_MAX: Duration = Duration::from_secs(2);
 
-/// The two stages of a shutdown. Each channel carries no value and is disconnected when its stage
-/// begins, so that any number of threads can wait for it.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct ShutdownArgs {
+    /// Time limit of a shutdown, from the first signal to the end of the process, in seconds. The
+    /// last two are for the report of what is lost.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 8,
+        env = "ZIPPER_SHUTDOWN_TIMEOUT",
+        value_parser = number(3..=86_400)
+    )]
+    shutdown_timeout: u64,
+}
+
+impl Default for ShutdownArgs {
+    fn default() -> Self {
+        Self {
+            shutdown_timeout: 8,
+        }
+    }
+}
+
+/// The stages of a shutdown. Each channel carries no value and is disconnected when its stage begins, so
+/// that any number of threads can wait for it.
 #[derive(Debug, Clone)]
 pub(crate) struct Shutdown {
+    /// There was a signal.
     pub(crate) requested: Receiver<Infallible>,
-    pub(crate) forced: Receiver<Infallible>,
+    /// The graceful part is over: there was a second signal, or its time has passed.
+    pub(crate) over: Receiver<Infallible>,
+    is_forced: Arc<AtomicBool>,
+    /// Time limit of the graceful part.
+    pub(crate) graceful_max: Duration,
 }
+
+/// Ends the graceful part, once.
+type Ender = Arc<Mutex<Option<Sender<Infallible>>>>;
 
 impl Shutdown {
     /// Listens to signals until the process ends.
-    pub(crate) fn listen() -> Result<Self, CommandError> {
-        let ((request, requested), (force, forced)) = (bounded(0), bounded(0));
+    pub(crate) fn listen(args: ShutdownArgs) -> Result<Self, CommandError> {
+        let ((request, requested), (end, over)) = (bounded(0), bounded(0));
         let cannot_listen =
             |error| CommandError::system(format!("cannot listen to signals: {error}"));
         let mut signals = Signals::new(signals()).map_err(cannot_listen)?;
+        let ender: Ender = Arc::new(Mutex::new(Some(end)));
+        let shutdown = Self {
+            requested,
+            over,
+            is_forced: Arc::default(),
+            graceful_max: Duration::from_secs(args.shutdown_timeout).saturating_sub(REPORT_MAX),
+        };
+        shutdown.limit_time(Arc::clone(&ender))?;
+        let is_forced = Arc::clone(&shutdown.is_forced);
         let run = move || {
             let mut received = signals.forever();
             let first = received.next().and_then(signal_name);
@@ -48,14 +84,28 @@ impl Shutdown {
             let second = received.find(|&signal| signal != SIGHUP);
             let second = second.and_then(signal_name);
             tracing::info!(signal = second, "shutdown forced");
-            drop(force);
-            exit_after_report();
+            is_forced.store(true, Ordering::Relaxed);
+            end_graceful_part(&ender);
+            exit_after_report(130);
         };
-        std::thread::Builder::new()
-            .name("zipper-signals".into())
-            .spawn(run)
-            .map_err(CommandError::thread)?;
-        Ok(Self { requested, forced })
+        spawn("zipper-signals", run)?;
+        Ok(shutdown)
+    }
+
+    /// Ends the graceful part when its time has passed.
+    fn limit_time(&self, ender: Ender) -> Result<(), CommandError> {
+        let shutdown = self.clone();
+        spawn("zipper-shutdown-limit", move || {
+            let _disconnected = shutdown.requested.recv();
+            select! {
+                recv(shutdown.over) -> _disconnected => return,
+                default(shutdown.graceful_max) => {}
+            }
+            let seconds = shutdown.graceful_max.as_secs();
+            tracing::warn!("the graceful shutdown is ended after {seconds} s");
+            end_graceful_part(&ender);
+            exit_after_report(1);
+        })
     }
 
     /// Whether there was a signal.
@@ -63,30 +113,30 @@ impl Shutdown {
         is_disconnected(&self.requested)
     }
 
+    /// Whether the graceful part is over.
+    pub(crate) fn is_over(&self) -> bool {
+        is_disconnected(&self.over)
+    }
+
     /// Whether there was a second signal.
     pub(crate) fn is_forced(&self) -> bool {
-        is_disconnected(&self.forced)
+        self.is_forced.load(Ordering::Relaxed)
     }
 
-    /// Listens to signals; at the first one, reads and writes of the client fail.
-    pub(crate) fn stopping(client: &Arc<Client>) -> Result<Self, CommandError> {
-        let shutdown = Self::listen()?;
-        shutdown.on_request(client, |client, _| client.stop())?;
-        Ok(shutdown)
+    /// At the first signal, reads and writes of the client fail.
+    pub(crate) fn stop(&self, client: &Arc<Client>) -> Result<(), CommandError> {
+        self.on_request(client, |client, _| client.stop())
     }
 
-    /// Listens to signals; at the first one, the client finishes: it receives no further messages
-    /// and handles those that it has. It is stopped when the returned sender still exists
-    /// [`FINISH_MAX`] later, or at the second signal.
-    pub(crate) fn finishing(
-        client: &Arc<Client>,
-    ) -> Result<(Self, Sender<Infallible>), CommandError> {
+    /// At the first signal, the client finishes: it receives no further messages and handles those
+    /// that it has. It is stopped when the returned sender still exists at the end of the graceful part.
+    pub(crate) fn finish(&self, client: &Arc<Client>) -> Result<Sender<Infallible>, CommandError> {
         let (running, finished) = bounded(0);
-        let shutdown = Self::listen()?;
-        shutdown.on_request(client, move |client, forced| {
-            finish(client, &finished, forced);
+        let graceful_max = self.graceful_max;
+        self.on_request(client, move |client, over| {
+            finish(client, &finished, over, graceful_max);
         })?;
-        Ok((shutdown, running))
+        Ok(running)
     }
 
     /// Runs `action` at the first signal, if the client still exists.
@@ -96,18 +146,19 @@ impl Shutdown {
         action: impl FnOnce(&Client, &Receiver<Infallible>) + Send + 'static,
     ) -> Result<(), CommandError> {
         let (shutdown, client) = (self.clone(), Arc::downgrade(client));
-        let wait = move || {
+        spawn("zipper-shutdown", move || {
             let _disconnected = shutdown.requested.recv();
             if let Some(client) = client.upgrade() {
-                action(&client, &shutdown.forced);
+                action(&client, &shutdown.over);
             }
-        };
-        std::thread::Builder::new()
-            .name("zipper-shutdown".into())
-            .spawn(wait)
-            .map_err(CommandError::thread)?;
-        Ok(())
+        })
     }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), CommandError> {
+    let thread = std::thread::Builder::new().name(name.into());
+    thread.spawn(run).map_err(CommandError::thread)?;
+    Ok(())
 }
 
 /// Signals that request or force a shutdown. A SIGHUP that the parent process ignores stays ignored,
@@ -134,24 +185,34 @@ fn is_disconnected(stage: &Receiver<Infallible>) -> bool {
     stage.try_recv().is_err_and(|error| error.is_disconnected())
 }
 
-fn finish(client: &Client, finished: &Receiver<Infallible>, forced: &Receiver<Infallible>) {
+fn end_graceful_part(ender: &Ender) {
+    let end = ender.lock().unwrap_or_else(PoisonError::into_inner).take();
+    drop(end);
+}
+
+fn finish(
+    client: &Client,
+    finished: &Receiver<Infallible>,
+    over: &Receiver<Infallible>,
+    graceful_max: Duration,
+) {
     client.finish();
-    let is_over = |limit| {
+    let is_finished = |limit| {
         select! {
             recv(finished) -> _disconnected => true,
-            recv(forced) -> _disconnected => true,
+            recv(over) -> _disconnected => true,
             default(limit) => false,
         }
     };
-    if !is_over(WARN_AFTER) {
+    if !is_finished(WARN_AFTER) {
         tracing::warn!(
             "waiting at most {} s until the guest has handled the messages that it has received; \
              a second signal ends this",
-            FINISH_MAX.as_secs()
+            graceful_max.as_secs()
         );
-        is_over(FINISH_MAX - WARN_AFTER);
+        is_finished(graceful_max.saturating_sub(WARN_AFTER));
     }
-    if is_disconnected(forced) {
+    if is_disconnected(over) {
         // A blocked write must not wait for the zipper, either.
         let _uncertain = client.close(Duration::ZERO);
     }
@@ -159,7 +220,7 @@ fn finish(client: &Client, finished: &Receiver<Infallible>, forced: &Receiver<In
 }
 
 /// Ends the process even if a guest or a write to stdout does not return.
-fn exit_after_report() -> ! {
+fn exit_after_report(code: i32) -> ! {
     let end = Instant::now() + REPORT_MAX;
     while let remaining = end.saturating_duration_since(Instant::now())
         && !remaining.is_zero()
@@ -167,5 +228,5 @@ fn exit_after_report() -> ! {
         std::thread::park_timeout(remaining);
     }
     tracing::error!("the process did not end in time; the messages that it holds are lost");
-    std::process::exit(130)
+    std::process::exit(code)
 }

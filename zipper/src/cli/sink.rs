@@ -1,13 +1,12 @@
 //! `zipper sink`: prints the messages of some tags.
 
 use std::io::{self, Write};
-use std::sync::Arc;
 
 use clap::ValueEnum;
 use data_encoding::BASE64;
 use selvedge_client::tag::Tag;
 use selvedge_client::wire::Data;
-use selvedge_client::{ClientOptions, ReadError};
+use selvedge_client::{Client, ClientOptions, ReadError};
 use selvedge_hub::NodeId;
 use selvedge_zipper::records::{self, Framing};
 use serde_json::json;
@@ -15,7 +14,9 @@ use serde_json::json;
 use crate::cli::OutputFormat;
 use crate::cli::connection::{ConnectionArgs, tag};
 use crate::cli::error::CommandError;
+use crate::cli::number::number;
 use crate::cli::shutdown::Shutdown;
+use crate::cli::suspension::SuspensionWatch;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct SinkArgs {
@@ -32,7 +33,7 @@ pub(crate) struct SinkArgs {
     #[arg(long, value_enum, default_value_t)]
     format: SinkFormat,
     /// Ends after this number of messages.
-    #[arg(long)]
+    #[arg(long, value_parser = number(0..=u64::MAX))]
     count: Option<u64>,
     /// Ends at an empty message, which is not printed.
     #[arg(long)]
@@ -59,13 +60,39 @@ pub(crate) fn sink(args: SinkArgs, output: OutputFormat) -> Result<(), CommandEr
     let name = args.name.clone();
     let name = name.unwrap_or_else(|| format!("sink-{:08x}", fastrand::u32(..)));
     let (tags, target) = (args.observe.clone(), args.target.clone());
-    let client = args.connection.connect(|zippers| ClientOptions {
-        target,
-        ..ClientOptions::function(name, tags, zippers)
-    })?;
-    let client = Arc::new(client);
-    let _shutdown = Shutdown::stopping(&client)?;
+    let shutdown = Shutdown::listen(args.connection.shutdown)?;
+    let client = args
+        .connection
+        .connect_until(&shutdown, |zippers| ClientOptions {
+            target,
+            ..ClientOptions::function(name, tags, zippers)
+        })?;
+    let Some(client) = client else { return Ok(()) };
+    shutdown.stop(&client)?;
+    let suspension = SuspensionWatch::start()?;
     tracing::info!(zipper = client.zipper(), "reading");
+    read(&client, &args, output)?;
+    match client.sessions_lost() {
+        0 => Ok(()),
+        _ => Err(missed(suspension.longest())),
+    }
+}
+
+/// The error of a sink whose session a zipper has lost: the messages that waited there.
+fn missed(suspended: Option<u64>) -> CommandError {
+    let reason = match suspended {
+        Some(seconds) => format!(
+            "this process was suspended for {seconds} s, and a zipper gives up a client after 30 s"
+        ),
+        None => "the zipper was restarted, or was not reachable for 30 s".to_owned(),
+    };
+    CommandError::disconnected(format!(
+        "messages for this sink may be lost, in an unknown number, because the zipper has lost its \
+         session: {reason}"
+    ))
+}
+
+fn read(client: &Client, args: &SinkArgs, output: OutputFormat) -> Result<(), CommandError> {
     let mut remaining = args.count.unwrap_or(u64::MAX);
     while remaining > 0 {
         let data = match client.read() {
@@ -86,6 +113,10 @@ pub(crate) fn sink(args: SinkArgs, output: OutputFormat) -> Result<(), CommandEr
 }
 
 fn print(data: &Data, format: SinkFormat, output: OutputFormat) -> io::Result<()> {
+    if let (OutputFormat::Text, Some(trace)) = (output, &data.trace) {
+        // Not on stdout, which has the messages only. A closed stderr is no failure.
+        let _unread = writeln!(io::stderr(), "{}", route(data.tag, trace));
+    }
     let mut out = io::stdout().lock();
     match (output, format) {
         (OutputFormat::Text, SinkFormat::Lines) => {
@@ -116,4 +147,13 @@ fn print(data: &Data, format: SinkFormat, output: OutputFormat) -> io::Result<()
         }
     }
     out.flush()
+}
+
+/// The steps of a trace in one line, with the time since the first one.
+fn route(tag: Tag, trace: &[(String, u64)]) -> String {
+    let began = trace.first().map_or(0, |(_, micros)| *micros);
+    let step =
+        |(name, micros): &(String, u64)| format!("{name} +{} us", micros.saturating_sub(began));
+    let steps: Vec<String> = trace.iter().map(step).collect();
+    format!("trace of {tag}: {}", steps.join(", "))
 }

@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{self, BufReader, IsTerminal, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use clap::ValueEnum;
@@ -40,7 +39,7 @@ pub(crate) struct SourceArgs {
     #[arg(long)]
     end_mark: bool,
     /// Every zipper and function on the route adds its name and the time to the message.
-    /// `zipper sink --output json` shows them.
+    /// `zipper sink` shows them on stderr, and in each line of `--output json`.
     #[arg(long)]
     trace: bool,
     /// Name of this source.
@@ -71,11 +70,15 @@ impl From<SourceFormat> for Framing {
 pub(crate) fn source(args: SourceArgs, output: OutputFormat) -> Result<(), CommandError> {
     let input = open(args.file.as_deref())?;
     let name = args.name.clone();
+    let shutdown = Shutdown::listen(args.connection.shutdown)?;
     let client = args
         .connection
-        .connect(|zippers| ClientOptions::source(name, zippers))?;
-    let client = Arc::new(client);
-    let shutdown = Shutdown::stopping(&client)?;
+        .connect_until(&shutdown, |zippers| ClientOptions::source(name, zippers))?;
+    let Some(client) = client else {
+        let message = "no message was sent: the shutdown was requested before a zipper answered";
+        return Err(CommandError::lost(false, message));
+    };
+    shutdown.stop(&client)?;
     let records = read(input, args.format.into(), args.connection.payload_max())?;
     let mut totals = SentTotals::default();
     let sent_all = send_all(&client, &args, &records, &shutdown, &mut totals);

@@ -9,17 +9,18 @@ mod udp_relay;
 
 use crate::cli::OutputFormat;
 use crate::cli::error::CommandError;
-use crate::cli::shutdown::Shutdown;
+use crate::cli::number::number;
+use crate::cli::shutdown::{Shutdown, ShutdownArgs};
 use crate::demo::scenario::Scenario;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct DemoArgs {
     /// Duration of the demo, in seconds.
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, default_value_t = 20, value_parser = number(1..=86_400))]
     seconds: u64,
 }
 
 pub(crate) fn demo(args: &DemoArgs, output: OutputFormat) -> Result<(), CommandError> {
-    let shutdown = Shutdown::listen()?;
+    let shutdown = Shutdown::listen(ShutdownArgs::default())?;
     Scenario::begin(args.seconds, output == OutputFormat::Json)?.play(&shutdown)
 }

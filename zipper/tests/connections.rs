@@ -1,0 +1,209 @@
+//! Clients and zippers as processes: zippers that start late, restart with another key, or are full.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use selvedge_client::wire::Rejection;
+use selvedge_client::{Client, ClientOptions, ConnectError, addresses};
+use selvedge_hub::{Driver, DriverConfig};
+
+/// A process whose log is read line by line; killed when it is dropped.
+struct Process {
+    child: Child,
+    log: BufReader<ChildStderr>,
+    logged: String,
+}
+
+impl Process {
+    fn start(args: &[&str]) -> Self {
+        Self::spawn(Command::new(env!("CARGO_BIN_EXE_zipper")).args(args))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let log = BufReader::new(child.stderr.take().expect("it is piped"));
+        Self {
+            child,
+            log,
+            logged: String::new(),
+        }
+    }
+
+    /// Starts a zipper that is listening when this returns. Returns its address, too.
+    fn serve(listen: &str, settings: &[&str]) -> (Self, String) {
+        let listen = format!("listen=['{listen}']");
+        let mut args = vec!["serve", "--set", &listen];
+        args.extend(settings.iter().flat_map(|setting| ["--set", *setting]));
+        let mut zipper = Self::start(&args);
+        let at = zipper.address();
+        (zipper, at)
+    }
+
+    /// Where a zipper listens, once it does.
+    fn address(&mut self) -> String {
+        let stdout = self.child.stdout.as_mut().expect("it is piped");
+        let mut line = String::new();
+        let read = BufReader::new(stdout).read_line(&mut line);
+        read.expect("it prints where it listens");
+        let at = line.split("listens on ").nth(1).expect("an address");
+        at.trim().to_owned()
+    }
+
+    /// Waits for a log line that contains a text.
+    fn wait_for_log(&mut self, expected: &str) {
+        loop {
+            let mut line = String::new();
+            let read = self.log.read_line(&mut line).expect("text");
+            let logged = &self.logged;
+            assert!(read > 0, "it ended without logging {expected:?}: {logged}");
+            self.logged += &line;
+            if line.contains(expected) {
+                return;
+            }
+        }
+    }
+
+    fn write(&mut self, line: &str) {
+        let stdin = self.child.stdin.as_mut().expect("it is open");
+        stdin.write_all(line.as_bytes()).expect("it reads");
+    }
+
+    /// Ends the input and waits for the end. Returns the exit code, the output and the whole log.
+    fn end(mut self) -> (Option<i32>, String, String) {
+        drop(self.child.stdin.take());
+        self.log.read_to_string(&mut self.logged).expect("text");
+        let mut output = String::new();
+        let mut stdout = self.child.stdout.take().expect("it is piped");
+        stdout.read_to_string(&mut output).expect("text");
+        let status = self.child.wait().expect("it ends");
+        (status.code(), output, std::mem::take(&mut self.logged))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _already_ended = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+/// An address at which nothing listens.
+fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    format!("tcp://{}", listener.local_addr().expect("an address"))
+}
+
+#[test]
+fn case_19_a_client_waits_for_a_zipper_that_is_not_up_yet() {
+    for (limit, logged) in [
+        (&["--wait"][..], "no zipper answers yet; waiting"),
+        (&["--timeout", "60"], "no zipper answers yet; dialing again"),
+    ] {
+        let at = free_address();
+        let source = ["source", "-z", &at, "--tag", "0x10", "--log", "info"];
+        let mut source = Process::start(&[&source[..], limit].concat());
+        source.wait_for_log(logged);
+        let (_zipper, _) = Process::serve(&at, &[]);
+        source.write("late\n");
+        let (code, output, logged) = source.end();
+        assert_eq!(code, Some(0), "{logged}");
+        assert!(output.starts_with("sent 1 messages, 4 bytes"), "{output}");
+    }
+}
+
+#[test]
+fn case_20_a_client_follows_a_zipper_that_returns_with_another_key() {
+    let (mut zipper, at) = Process::serve("tcp://127.0.0.1:0", &[]);
+    zipper.wait_for_log("without `identity` the zipper has a new key at each start");
+    let mut source = Process::start(&["source", "-z", &at, "--tag", "0x10", "--log", "info"]);
+    source.wait_for_log("connected");
+    drop(zipper);
+    source.wait_for_log("connection lost");
+    let (_zipper, _) = Process::serve(&at, &[]);
+    source.wait_for_log("moved to a zipper with another key");
+    source.write("to the new one\n");
+    let (code, _, logged) = source.end();
+    assert_eq!(code, Some(0), "{logged}");
+}
+
+#[test]
+fn case_18_a_source_moves_to_another_zipper_when_its_own_is_gone() {
+    let (one, first) = Process::serve("tcp://127.0.0.1:0", &["name=first"]);
+    let (other, second) = Process::serve("tcp://127.0.0.1:0", &["name=second"]);
+    let source = [
+        "source", "--tag", "0x10", "--log", "info", "-z", &first, "-z", &second,
+    ];
+    let mut source = Process::start(&source);
+    source.wait_for_log("connected");
+    // Either may have answered first.
+    let is_at_first = source.logged.contains(first.trim_start_matches("tcp://"));
+    let (gone, kept) = match is_at_first {
+        true => (one, other),
+        false => (other, one),
+    };
+    drop(gone);
+    source.wait_for_log("moved to a zipper with another key");
+    source.write("to the other\n");
+    let (code, output, logged) = source.end();
+    assert_eq!(code, Some(0), "{logged}");
+    let name = if is_at_first { "second" } else { "first" };
+    assert!(output.ends_with(&format!("to zipper {name}\n")), "{output}");
+    drop(kept);
+}
+
+#[test]
+fn case_21_a_full_zipper_is_reported_as_full() {
+    let (_zipper, at) = Process::serve("tcp://127.0.0.1:0", &["limits.clients=1"]);
+    let mut sink = Process::start(&["sink", "-z", &at, "--observe", "0x10", "--log", "info"]);
+    sink.wait_for_log("reading");
+    let source = ["source", "-z", &at, "--tag", "0x10", "--timeout", "1"];
+    let (code, _, logged) = Process::start(&source).end();
+    assert_eq!(code, Some(4), "{logged}");
+    let expected =
+        "the zipper refuses this client: this zipper has its maximum of 1 clients (code 503)";
+    assert!(logged.contains(expected), "{logged}");
+    // The place of a client that was killed is free again, although it did not close its connection.
+    drop(sink);
+    let source = ["source", "-z", &at, "--tag", "0x10", "--timeout", "60"];
+    let (code, _, logged) = Process::start(&source).end();
+    assert_eq!(code, Some(0), "{logged}");
+}
+
+#[test]
+fn case_21_a_zipper_with_few_file_descriptors_refuses_clients_with_the_reason() {
+    let serve = format!(
+        "ulimit -n 40; exec {} serve --set \"listen=['tcp://127.0.0.1:0']\"",
+        env!("CARGO_BIN_EXE_zipper")
+    );
+    let mut zipper = Process::spawn(Command::new("sh").args(["-c", &serve]));
+    zipper.wait_for_log("limits.clients is reduced");
+    let at = addresses(&zipper.address()).expect("an address");
+    let driver = Arc::new(Driver::new(DriverConfig::default()).expect("a driver"));
+    let connect = |timeout| {
+        Client::connect(ClientOptions {
+            driver: Some(Arc::clone(&driver)),
+            timeout,
+            ..ClientOptions::source("source", at.clone())
+        })
+    };
+    let patience = Duration::from_secs(30);
+    let clients: Vec<Client> = (0..20)
+        .map(|_| connect(patience).expect("there is room"))
+        .collect();
+    match connect(Duration::from_secs(1)) {
+        Err(ConnectError::Rejected { code, message }) => {
+            assert_eq!(code, Rejection::Full as u16, "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+    drop(clients);
+    assert!(connect(patience).is_ok());
+}

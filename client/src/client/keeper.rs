@@ -126,12 +126,13 @@ impl Keeper {
                 });
             }
             HubEvent::Restarted { .. } => {
+                // Before the log, which may make an operator end the process.
+                shared.note_session_lost();
                 tracing::warn!(
                     %peer, remote,
                     "the zipper has lost the session of this client: it has restarted, or it gave this \
                      client up after 30 s without a connection; messages that waited there are lost"
                 );
-                shared.note_session_lost();
                 if shared.is_stopped() {
                     // The new process does not answer the goaway to the old one.
                     shared.stop(STOPPED);

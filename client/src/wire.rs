@@ -202,6 +202,8 @@ pub enum Rejection {
     Malformed = 400,
     /// The token is missing or wrong.
     Unauthorized = 401,
+    /// The key of the peer is not trusted for the role that the peer claims.
+    Forbidden = 403,
     /// The peers have no protocol version in common.
     Version = 426,
     /// A protocol feature that one side requires is missing on the other side.

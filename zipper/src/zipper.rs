@@ -46,7 +46,11 @@ pub struct ZipperOptions {
     pub listen: Vec<Address>,
     /// The token that clients must present; without one, every client is admitted.
     pub token: Option<String>,
-    /// The other zippers of the mesh. They are authenticated by key and need no token.
+    /// Whether every client of every host may be admitted: without a token, a zipper listens on loopback
+    /// addresses only, unless this is set.
+    pub is_open: bool,
+    /// The other zippers of the mesh, authenticated by key. No other node is accepted as a zipper,
+    /// whatever token it presents.
     pub mesh: Vec<Neighbour>,
     /// The largest number of clients at once. A further one is refused with the reason, unless it can take
     /// the place of a client that has been disconnected for 3 s.
@@ -84,7 +88,7 @@ impl fmt::Debug for ZipperOptions {
 }
 
 impl ZipperOptions {
-    /// The options of a zipper that does not listen yet: 1,024 clients, one worker, a send buffer of
+    /// The options of a zipper that does not listen yet: no token, 1,024 clients, one worker, a send buffer of
     /// 16 MiB for each peer, payloads of up to 64 MiB less 64 KiB.
     #[must_use]
     pub fn new(name: impl Into<String>, identity: Identity) -> Self {
@@ -93,6 +97,7 @@ impl ZipperOptions {
             identity,
             listen: Vec::new(),
             token: None,
+            is_open: false,
             mesh: Vec::new(),
             clients_max: 1024,
             dialers: Vec::new(),
@@ -113,6 +118,13 @@ impl ZipperOptions {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ZipperError {
+    /// The caller has asked for an address that other hosts can reach, without a token. A retry needs
+    /// another address, a token, or [`ZipperOptions::is_open`].
+    #[error(
+        "{0} can be reached by other hosts, and every client would be admitted: set a token, listen on \
+         a loopback address, or allow it explicitly"
+    )]
+    Exposed(Address),
     /// The addresses are invalid, or the operating system has refused one, such as an address in use. A
     /// retry helps once it is free.
     #[error(transparent)]
@@ -120,6 +132,13 @@ pub enum ZipperError {
     /// The operating system has refused a resource of the driver. A retry helps once it is available.
     #[error(transparent)]
     Driver(#[from] DriverError),
+}
+
+/// Whether other hosts can reach an address. Addresses without an IP address belong to transports of the
+/// caller, which are local as far as is known here.
+pub(crate) fn is_exposed(address: &Address) -> bool {
+    let socket = address.as_socket();
+    socket.is_some_and(|socket| !socket.ip().to_canonical().is_loopback())
 }
 
 /// Routes messages between the sources and functions that connect to it, and to other zippers.
@@ -148,6 +167,12 @@ impl Zipper {
     /// # Errors
     /// [`ZipperError`].
     pub fn start(options: ZipperOptions) -> Result<Self, ZipperError> {
+        if options.token.is_none()
+            && !options.is_open
+            && let Some(exposed) = options.listen.iter().find(|it| is_exposed(it))
+        {
+            return Err(ZipperError::Exposed(exposed.clone()));
+        }
         let driver = match options.driver {
             Some(driver) => driver,
             None => Arc::new(Driver::new(DriverConfig {

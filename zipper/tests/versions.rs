@@ -11,8 +11,10 @@ use selvedge_client::wire::{
     Negotiated, Policy, Role, VERSION, VERSION_MIN, VersionOffer, WireMessage, WithdrawnRoute,
 };
 use selvedge_client::{AdminClient, AdminError, Client, ClientOptions};
-use selvedge_hub::{CloseReason, Endpoint, Hub, LaneConfig, LaneId, NodeId, SessionConfig};
-use selvedge_zipper::zipper::Zipper;
+use selvedge_hub::{
+    CloseReason, Endpoint, Hub, Identity, LaneConfig, LaneId, NodeId, SessionConfig,
+};
+use selvedge_zipper::zipper::{Neighbour, Zipper, ZipperOptions};
 
 use crate::support::{IN, PATIENCE, identity, options, start, text, until_known, write};
 
@@ -59,6 +61,18 @@ fn secured(name: &str) -> Zipper {
     start(options)
 }
 
+/// The options with these nodes in the mesh.
+fn among(nodes: &[&Identity], options: ZipperOptions) -> ZipperOptions {
+    let expected = |it: &&Identity| Neighbour {
+        node: it.node_id(),
+        addresses: Vec::new(),
+    };
+    ZipperOptions {
+        mesh: nodes.iter().map(expected).collect(),
+        ..options
+    }
+}
+
 fn authorized(options: ClientOptions) -> ClientOptions {
     ClientOptions {
         token: Some("secret".into()),
@@ -75,7 +89,11 @@ struct RecordedPeer {
 impl RecordedPeer {
     /// A peer that connects to the zipper.
     fn connect(zipper: &Zipper) -> Self {
-        let hub = Hub::builder(identity())
+        Self::connect_as(identity(), zipper)
+    }
+
+    fn connect_as(identity: Identity, zipper: &Zipper) -> Self {
+        let hub = Hub::builder(identity)
             .session(session())
             .peer_at(zipper.node_id(), zipper.addresses().to_vec())
             .expect("another node");
@@ -214,14 +232,17 @@ fn a_request_of_an_operator_without_the_feature_ends_the_connection() {
 
 #[test]
 fn zippers_of_version_2_and_of_this_one_are_neighbours() {
-    let zipper = secured("zipper");
-    let old = RecordedPeer::connect(&zipper);
-    old.send(0, bytes(ZIPPER));
-    let ack = [&bytes(ACK)[..], zipper.node_id().as_bytes()].concat();
-    assert_eq!(old.receive(), ack);
+    let identity = identity();
+    let mut options = options("zipper");
+    options.token = Some("secret".into());
+    let zipper = start(among(&[&identity], options));
+    let old = RecordedPeer::connect_as(identity, &zipper);
     let offer = old.receive();
     assert_eq!((&offer[..3], offer.len()), (&b"\x02\0\0"[..], 1 + 2 + 32));
     assert_eq!(old.receive(), bytes(ZIPPER), "name and token are the same");
+    old.send(0, bytes(ZIPPER));
+    let ack = [&bytes(ACK)[..], zipper.node_id().as_bytes()].concat();
+    assert_eq!(old.receive(), ack);
     old.send(0, [&bytes(ACK)[..], old.node().as_bytes()].concat());
     old.send(0, [&bytes(INTEREST)[..], old.node().as_bytes()].concat());
     until_known(&zipper, IN);
@@ -229,8 +250,8 @@ fn zippers_of_version_2_and_of_this_one_are_neighbours() {
 }
 
 /// A neighbour that has introduced itself with these features.
-fn neighbour(zipper: &Zipper, features: u64) -> RecordedPeer {
-    let peer = RecordedPeer::connect(zipper);
+fn neighbour(identity: Identity, zipper: &Zipper, features: u64) -> RecordedPeer {
+    let peer = RecordedPeer::connect_as(identity, zipper);
     peer.send_message(&WireMessage::VersionOffer(VersionOffer {
         features,
         ..VersionOffer::OWN
@@ -258,7 +279,8 @@ fn receive_interest(peer: &RecordedPeer) -> WireMessage {
 
 #[test]
 fn a_neighbour_is_sent_deltas_if_it_implements_them_and_whole_tables_otherwise() {
-    let zipper = start(options("z"));
+    let (new, old) = (identity(), identity());
+    let zipper = start(among(&[&new, &old], options("z")));
     let first = support::function(&zipper, "first", IN);
     until_known(&zipper, IN);
     let entry = |name: &str| InterestEntry {
@@ -268,7 +290,8 @@ fn a_neighbour_is_sent_deltas_if_it_implements_them_and_whole_tables_otherwise()
         policy: Policy::Nearest,
         path: vec![*zipper.node_id().as_bytes()],
     };
-    let (new, old) = (neighbour(&zipper, INTEREST_DELTAS), neighbour(&zipper, 0));
+    let new = neighbour(new, &zipper, INTEREST_DELTAS);
+    let old = neighbour(old, &zipper, 0);
     let delta = |number, updated| InterestDelta {
         number,
         updated,
@@ -305,8 +328,9 @@ fn a_neighbour_is_sent_deltas_if_it_implements_them_and_whole_tables_otherwise()
 
 #[test]
 fn a_delta_that_does_not_follow_the_last_one_ends_the_connection() {
-    let zipper = start(options("z"));
-    let peer = neighbour(&zipper, INTEREST_DELTAS);
+    let identity = identity();
+    let zipper = start(among(&[&identity], options("z")));
+    let peer = neighbour(identity, &zipper, INTEREST_DELTAS);
     let there = InterestEntry {
         name: "there".into(),
         tags: vec![IN],

@@ -12,7 +12,8 @@ use selvedge_client::wire::{
 };
 use selvedge_client::{Client, ClientOptions, ConnectError, addresses};
 use selvedge_hub::{
-    Address, CloseReason, Driver, DriverConfig, Endpoint, Hub, LaneConfig, LaneId, SessionConfig,
+    Address, CloseReason, Driver, DriverConfig, Endpoint, Hub, Identity, LaneConfig, LaneId,
+    SessionConfig,
 };
 use selvedge_zipper::zipper::{Neighbour, Zipper};
 
@@ -402,6 +403,17 @@ fn clients_find_a_zipper_again_that_was_started_anew() {
     assert_eq!(text(&read(&sink)), "after");
 }
 
+/// A zipper with these nodes in its mesh.
+fn among(nodes: &[&Identity]) -> Zipper {
+    let mut options = options("between");
+    let expected = |it: &&Identity| Neighbour {
+        node: it.node_id(),
+        addresses: Vec::new(),
+    };
+    options.mesh = nodes.iter().map(expected).collect();
+    start(options)
+}
+
 /// A peer that acts as a zipper and sends arbitrary messages.
 struct ByHand {
     endpoint: Endpoint,
@@ -410,12 +422,12 @@ struct ByHand {
 }
 
 impl ByHand {
-    fn new(zipper: &Zipper) -> Self {
+    fn new(identity: &Identity, zipper: &Zipper) -> Self {
         let config = SessionConfig {
             lanes: vec![LaneConfig::default(); 2],
             ..SessionConfig::default()
         };
-        let hub = Hub::builder(identity())
+        let hub = Hub::builder(identity.clone())
             .session(config)
             .peer_at(zipper.node_id(), zipper.addresses().to_vec())
             .expect("another node");
@@ -458,8 +470,9 @@ impl ByHand {
 
 #[test]
 fn a_message_that_was_passed_on_too_often_is_dropped_and_counted() {
-    let zipper = start(options("between"));
-    let (far, near) = (ByHand::new(&zipper), ByHand::new(&zipper));
+    let (far, near) = (identity(), identity());
+    let zipper = among(&[&far, &near]);
+    let (far, near) = (ByHand::new(&far, &zipper), ByHand::new(&near, &zipper));
     let entry = InterestEntry {
         name: "f".into(),
         tags: vec![IN],
@@ -500,8 +513,9 @@ fn a_message_that_was_passed_on_too_often_is_dropped_and_counted() {
 
 #[test]
 fn a_peer_that_sends_an_unexpected_message_is_refused() {
-    let zipper = start(options("z"));
-    let rubbish = ByHand::new(&zipper);
+    let rubbish = identity();
+    let zipper = among(&[&rubbish]);
+    let rubbish = ByHand::new(&rubbish, &zipper);
     let lane = LaneId::new(1).expect("a lane");
     let sent = rubbish.endpoint.send(lane, Bytes::from_static(b"rubbish"));
     sent.expect("it is open");

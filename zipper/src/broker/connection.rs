@@ -439,10 +439,14 @@ impl Connection {
             .offer
             .select(&peer)
             .map_err(|error| (Rejection::from(&error), error.to_string()))?;
-        let is_trusted = handshake.role == Role::Zipper && self.is_in_mesh();
-        if let Some(token) = &settings.token
-            && !is_trusted
-        {
+        if handshake.role == Role::Zipper {
+            // Before the token is looked at: the answer must not depend on it.
+            if !self.is_in_mesh() {
+                let why = "this zipper does not have the key of the peer in its mesh; a token is for \
+                           clients only";
+                return Err((Rejection::Forbidden, why.into()));
+            }
+        } else if let Some(token) = &settings.token {
             let presented = handshake.token.as_deref().unwrap_or_default();
             if !bool::from(presented.as_bytes().ct_eq(token.as_bytes())) {
                 let why = if handshake.token.is_some() {

@@ -28,7 +28,8 @@ const NAMED_MAX: usize = 8;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ServeArgs {
-    /// Configuration file. Without it, the defaults apply: QUIC and TCP on port 9000.
+    /// Configuration file. Without it, the defaults apply: QUIC and TCP on port 9000 of this
+    /// host, for clients of this host.
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Replaces one value of the configuration, such as `limits.clients=10`.
@@ -263,8 +264,9 @@ fn options(config: ZipperConfig) -> Result<ZipperOptions, CommandError> {
     });
     Ok(ZipperOptions {
         listen,
+        is_open: config.auth == Auth::Open,
         token: match config.auth {
-            Auth::None => None,
+            Auth::None | Auth::Open => None,
             Auth::Token { token } => Some(token.0),
         },
         mesh: mesh.collect(),

@@ -37,13 +37,14 @@ pub struct ZipperConfig {
     /// Key file made by `zipper keygen`, relative to the configuration file. Without it, the zipper
     /// has a new key at each start, which other zippers do not know.
     pub identity: Option<PathBuf>,
-    /// Addresses to listen on. Default: QUIC and TCP on port 9000 of every interface.
+    /// Addresses to listen on. Default: QUIC and TCP on port 9000 of the loopback interface. Addresses
+    /// that other hosts can reach require a token or [`Auth::Open`].
     pub listen: Option<Vec<Address>>,
-    /// With `port`, a short form of `listen` for QUIC and TCP. Default 0.0.0.0.
+    /// With `port`, a short form of `listen` for QUIC and TCP. Default 127.0.0.1.
     pub host: Option<String>,
     /// See `host`.
     pub port: Option<u16>,
-    /// What clients must present. Default: nothing.
+    /// What clients must present. Default: nothing, for clients of this host only.
     pub auth: Auth,
     /// Other zippers, by name.
     pub mesh: BTreeMap<String, NeighbourConfig>,
@@ -73,9 +74,11 @@ impl Default for ZipperConfig {
 /// What clients must present.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Auth {
-    /// Nothing: every client is accepted.
+    /// Nothing: every client of this host is accepted. The zipper listens on loopback addresses only.
     #[default]
     None,
+    /// Nothing: every client of every host is accepted.
+    Open,
     /// A token.
     Token {
         /// The token: 1 to 1,024 bytes.
@@ -188,7 +191,7 @@ impl ZipperConfig {
             return Ok(listen.clone());
         }
         let (host, port) = (self.host.as_deref(), self.port.unwrap_or(9000));
-        let host = host.unwrap_or("0.0.0.0");
+        let host = host.unwrap_or("127.0.0.1");
         ["quic", "tcp"]
             .iter()
             .map(|scheme| {

@@ -11,6 +11,7 @@ use selvedge_hub::Address;
 use crate::config::document::{MapEntry, Node, NodeValue, SourceSpan};
 use crate::config::error::{ConfigProblem, shorten, suggest};
 use crate::config::{Auth, AuthToken, LimitsConfig, NeighbourConfig, ZipperConfig, metrics};
+use crate::zipper::is_exposed;
 
 /// Protocols of this build.
 const SCHEMES: [&str; 5] = ["quic", "tcp", "tcp+plain", "udp", "udp+plain"];
@@ -45,8 +46,12 @@ pub(super) fn read(document: &Node, problems: &mut Problems) -> ZipperConfig {
         .number(problems, "port", 0..=65_535, 9000)
         .map(|port| port as u16);
     config.listen = root.get("listen").map(|node| listen(node, problems));
+    let problems_before = problems.0.len();
     if let Some(node) = root.get("auth") {
         config.auth = auth(node, problems);
+    }
+    if config.auth == Auth::None && problems.0.len() == problems_before {
+        check_exposure(&root, problems);
     }
     if let Some(node) = root.get("mesh") {
         config.mesh = mesh(node, problems);
@@ -123,6 +128,36 @@ fn share_port(one: &Address, other: &Address) -> bool {
     a.port() != 0 && a.port() == b.port() && is_same_host && ip_protocol(one) == ip_protocol(other)
 }
 
+/// Checks that other hosts reach no zipper that requires no token.
+fn check_exposure(root: &Section<'_>, problems: &mut Problems) {
+    let (key, nodes) = match (root.get("listen"), root.get("host")) {
+        (Some(listen), _) => match &listen.value {
+            NodeValue::List(items) => ("listen", items.as_slice()),
+            _ => return,
+        },
+        (None, Some(host)) => ("host", std::slice::from_ref(host)),
+        (None, None) => return,
+    };
+    let exposed = nodes.iter().find(|node| {
+        let NodeValue::Scalar(text) = &node.value else {
+            return false;
+        };
+        let address = match key {
+            "host" => format!("tcp://{text}:0").parse(),
+            _ => text.parse(),
+        };
+        address.is_ok_and(|address| check_scheme(&address).is_ok() && is_exposed(&address))
+    });
+    if let Some(node) = exposed {
+        let found = node.describe();
+        let message = format!(
+            "`{key}`: other hosts can reach {found}, and `auth` requires no token; expected `auth: \
+             {{type: token, token: SECRET}}`, or `auth: {{type: open}}` to admit every client"
+        );
+        problems.add(&node.span, message);
+    }
+}
+
 fn auth(node: &Node, problems: &mut Problems) -> Auth {
     let first = problems.0.len();
     let auth = read_auth(node, problems);
@@ -148,12 +183,18 @@ fn read_auth(node: &Node, problems: &mut Problems) -> Auth {
     let kind = section.get("type");
     let token = section.get("token");
     match kind.map(|kind| (kind, kind.describe())) {
-        Some((_, kind)) if kind == "`none`" => {
+        Some((_, kind)) if kind == "`none`" || kind == "`open`" => {
             if let Some(token) = token {
-                let message = "`auth.token`: not used with `type: none`; expected `type: token`";
+                let kind = kind.trim_matches('`');
+                let message =
+                    format!("`auth.token`: not used with `type: {kind}`; expected `type: token`");
                 problems.add(&token.span, message);
             }
-            Auth::None
+            if kind == "`open`" {
+                Auth::Open
+            } else {
+                Auth::None
+            }
         }
         Some((_, kind)) if kind == "`token`" => match token.map(|it| (it, &it.value)) {
             Some((_, NodeValue::Scalar(text)))
@@ -176,7 +217,7 @@ fn read_auth(node: &Node, problems: &mut Problems) -> Auth {
         },
         Some((kind, found)) => {
             let found = found.trim_matches('`');
-            let hint = suggest(found, &["none", "token"]);
+            let hint = suggest(found, &["none", "token", "open"]);
             let message = format!("`auth.type`: unknown type `{found}`; {hint}");
             problems.add(&kind.span, message);
             Auth::None

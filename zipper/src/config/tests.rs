@@ -23,7 +23,7 @@ fn an_empty_file_gives_the_defaults() {
     }
     let addresses = ZipperConfig::default().addresses().unwrap();
     let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-    assert_eq!(addresses, ["quic://0.0.0.0:9000", "tcp://0.0.0.0:9000"]);
+    assert_eq!(addresses, ["quic://127.0.0.1:9000", "tcp://127.0.0.1:9000"]);
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn an_error_of_a_value_names_the_place_the_key_and_what_was_expected() {
 fn an_error_of_a_section_names_its_keys() {
     for (text, expected) in [
         (
-            "listen: [tcp://0.0.0.0:1]\nport: 2\n",
+            "listen: [tcp://127.0.0.1:1]\nport: 2\n",
             "1:9: `host` and `port` are a short form of `listen`: give one or the other",
         ),
         (
@@ -188,7 +188,7 @@ fn an_address_to_listen_on_has_a_known_protocol_and_an_ip_address() {
         assert!(error.starts_with(&expected), "{error}");
     }
     for scheme in ["quic", "tcp", "tcp+plain", "udp", "udp+plain"] {
-        assert!(parse(&format!("listen: ['{scheme}://0.0.0.0:1']\n")).is_ok());
+        assert!(parse(&format!("listen: ['{scheme}://127.0.0.1:1']\n")).is_ok());
     }
     let mesh = format!("mesh: {{a: {{node: {NODE}, addresses: ['http://x:1']}}}}\n");
     let error = parse(&mesh).unwrap_err();
@@ -196,6 +196,39 @@ fn an_address_to_listen_on_has_a_known_protocol_and_an_ip_address() {
         error.contains("`mesh.a.addresses`: unknown protocol"),
         "{error}"
     );
+}
+
+#[test]
+fn a_zipper_that_requires_no_token_listens_on_loopback_addresses_only() {
+    let expected = |place: &str, key: &str, found: &str| {
+        format!(
+            "zipper.yaml:{place}: `{key}`: other hosts can reach `{found}`, and `auth` requires no \
+             token; expected `auth: {{type: token, token: SECRET}}`, or `auth: {{type: open}}` to \
+             admit every client"
+        )
+    };
+    for auth in ["", "auth: {type: none}\n"] {
+        for found in ["quic://0.0.0.0:0", "tcp://192.0.2.1:1", "udp://[::]:1"] {
+            let text = format!("listen: ['tcp://127.0.0.1:1', '{found}']\n{auth}");
+            assert_problems(&text, &[&expected("1:31", "listen", found)]);
+        }
+        for found in ["0.0.0.0", "192.0.2.1", "'[::]'"] {
+            let text = format!("host: {found}\n{auth}");
+            let found = found.trim_matches('\'');
+            assert_problems(&text, &[&expected("1:7", "host", found)]);
+        }
+        let local =
+            "listen: ['tcp://127.0.0.2:1', 'udp://[::1]:1', 'tcp://[::ffff:127.0.0.1]:1']\n";
+        for text in [local, "host: 127.0.0.1\n", "host: '[::1]'\n", "port: 1\n"] {
+            assert!(parse(&format!("{text}{auth}")).is_ok(), "{text}");
+        }
+    }
+    for auth in ["auth: {type: token, token: x}\n", "auth: {type: open}\n"] {
+        for text in ["listen: ['quic://0.0.0.0:0']\n", "host: 0.0.0.0\n"] {
+            assert!(parse(&format!("{text}{auth}")).is_ok(), "{text}{auth}");
+        }
+    }
+    assert_eq!(parse("auth: {type: open}\n").unwrap().auth, Auth::Open);
 }
 
 #[test]

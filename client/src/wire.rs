@@ -95,6 +95,10 @@ pub const RECIPIENTS_MAX: usize = 1024;
 pub const TRACE_MAX: usize = 64;
 /// The longest path between two zippers, in zippers.
 pub const PATH_MAX: usize = 16;
+/// The longest handshake, in bytes: kind, version, role and policy; name, token, tags and target with
+/// their lengths.
+pub const HANDSHAKE_LEN_MAX: usize =
+    4 + (2 + TEXT_LEN_MAX) + 2 * (1 + 2 + TEXT_LEN_MAX) + (2 + 4 * TAGS_MAX);
 
 /// The key of no node: stands for the source on the connection of the source itself.
 pub const NO_SOURCE: NodeKey = [0; 32];
@@ -194,8 +198,8 @@ impl fmt::Display for Policy {
     }
 }
 
-/// Why a zipper refuses a peer: the code of [`WireMessage::Rejected`]. Except for [`Full`](Self::Full), a
-/// retry does not help before the peer is changed.
+/// Why a zipper refuses a peer: the code of [`WireMessage::Rejected`]. Unless stated otherwise, a retry
+/// does not help before the peer is changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rejection {
     /// The peer violated the protocol.
@@ -208,7 +212,8 @@ pub enum Rejection {
     Version = 426,
     /// A protocol feature that one side requires is missing on the other side.
     Feature = 428,
-    /// The zipper has its maximum of clients. A retry helps once others have left.
+    /// The zipper has its maximum of clients, or no room for another function of that name or for as many
+    /// tags. A retry helps once others have left.
     Full = 503,
 }
 

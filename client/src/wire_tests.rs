@@ -250,6 +250,21 @@ fn the_payload_is_not_copied() {
 }
 
 #[test]
+fn the_longest_handshake_has_its_maximal_length() {
+    let text = || "x".repeat(TEXT_LEN_MAX);
+    let handshake = WireMessage::Handshake(Handshake {
+        version: VERSION,
+        role: Role::StreamFunction,
+        name: text(),
+        token: Some(text()),
+        tags: vec![Tag(0x10); TAGS_MAX],
+        target: Some(text()),
+        policy: Policy::All,
+    });
+    assert_eq!(handshake.encode().unwrap().len(), HANDSHAKE_LEN_MAX);
+}
+
+#[test]
 fn a_length_above_its_maximum_is_refused() {
     let error = WireError::TooLong {
         len: 0xffff,

@@ -11,6 +11,7 @@ mod connection;
 mod liveness;
 mod peers;
 mod plans;
+mod quotas;
 mod settling;
 mod shards;
 mod unmatched_tags;
@@ -28,13 +29,14 @@ use selvedge_hub::{Actor, Clock, Endpoint, Instant, Next};
 use crate::broker::connection::Connection;
 use crate::broker::liveness::Liveness;
 use crate::broker::plans::{Plans, ResolvedHop, ResolvedPlan};
+use crate::broker::quotas::{QuotaExceeded, TagQuotas};
 use crate::broker::settling::Occasion;
 use crate::broker::shards::{ShardSet, ShardVersions, WaitingEndpoints};
 use crate::broker::unmatched_tags::UnmatchedTags;
 use crate::router::{NextHop, Presence, Router};
 use crate::stats::ZipperCounters;
 use selvedge_client::tag::Tag;
-use selvedge_client::wire::{INTEREST_DELTAS, Negotiated, NodeKey, Role, VersionOffer};
+use selvedge_client::wire::{Handshake, INTEREST_DELTAS, Negotiated, NodeKey, Role, VersionOffer};
 
 /// After being disconnected for this long, a neighbour is not sent anything any more. Hubs use the same
 /// time for guests.
@@ -96,6 +98,7 @@ pub(crate) struct Broker {
 #[derive(Debug)]
 struct BrokerState {
     router: Router,
+    quotas: TagQuotas,
     /// The longest message, in bytes.
     message_max: usize,
     known: BTreeMap<NodeKey, ConnectedPeer>,
@@ -143,6 +146,7 @@ impl Broker {
             counters: ZipperCounters::default(),
             state: Mutex::new(BrokerState {
                 router,
+                quotas: TagQuotas::default(),
                 message_max,
                 known: BTreeMap::new(),
                 changed_peers: ShardSet::default(),
@@ -179,7 +183,7 @@ impl Broker {
         let node = *endpoint.peer().as_bytes();
         let source = self.change(|state| {
             state.changed_peers.insert_node(&node);
-            state.router.begin_removal(node);
+            state.withdraw(node);
             state.known.insert(node, known);
             if state.source.is_none() && !self.settings.mesh.contains(&node) {
                 // Aborted before it is attached: otherwise its messages would be acknowledged, and functions
@@ -354,6 +358,21 @@ impl Broker {
         changed
     }
 
+    /// Reserves the tags of a function that is about to be added.
+    fn reserve_tags(&self, node: NodeKey, function: &Handshake) -> Result<(), QuotaExceeded> {
+        let Handshake {
+            name, target, tags, ..
+        } = function;
+        let mut state = self.lock();
+        state.quotas.add(node, name, target.as_deref(), tags)
+    }
+
+    /// Removes the routes to a peer, which stays connected.
+    fn withdraw(&self, node: NodeKey) {
+        self.change(|state| state.withdraw(node));
+        self.settle(Occasion::Change);
+    }
+
     fn set_presence(&self, node: NodeKey, presence: Presence) {
         self.change(|state| {
             let Some(known) = state.known.get_mut(&node) else {
@@ -380,7 +399,7 @@ impl Broker {
             {
                 state.known.remove(&node);
                 state.changed_peers.insert_node(&node);
-                state.router.begin_removal(node);
+                state.withdraw(node);
             }
         });
         self.settle(Occasion::Change);
@@ -498,6 +517,14 @@ fn resolve(known: &BTreeMap<NodeKey, ConnectedPeer>, next_hop: NextHop) -> Optio
         endpoint: endpoint.clone(),
         is_local,
     })
+}
+
+impl BrokerState {
+    /// Removes the routes to a peer, and its tags.
+    fn withdraw(&mut self, node: NodeKey) {
+        self.router.begin_removal(node);
+        self.quotas.remove(node);
+    }
 }
 
 /// Checks the timeouts of a broker.

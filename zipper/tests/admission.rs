@@ -6,7 +6,9 @@ mod support;
 use bytes::Bytes;
 use selvedge_client::lanes::{CONTROL, session_config};
 use selvedge_client::tag::Tag;
-use selvedge_client::wire::{Handshake, InterestEntry, Policy, Role, VERSION_MIN, WireMessage};
+use selvedge_client::wire::{
+    Handshake, InterestEntry, Policy, Role, TAGS_MAX, VERSION_MIN, WireMessage,
+};
 use selvedge_hub::{CloseReason, Endpoint, Hub, Identity, RecvError, TryRecvError};
 use selvedge_zipper::zipper::{Neighbour, Zipper, ZipperError};
 
@@ -145,4 +147,108 @@ fn a_zipper_without_a_token_listens_on_loopback_addresses_only() {
     for (token, is_open) in [(Some("secret"), false), (None, true)] {
         exposed(token, is_open).expect("it is asked for");
     }
+}
+
+/// A message that no peer may send on the control lane of a zipper: the connection is closed behind it.
+fn violation() -> WireMessage {
+    WireMessage::Interest {
+        generation: 1,
+        entries: Vec::new(),
+    }
+}
+
+fn goaway() -> WireMessage {
+    WireMessage::Goaway {
+        message: "x".repeat(1024),
+    }
+}
+
+#[test]
+fn a_flood_of_goaways_is_answered_once_and_an_honest_pair_beside_it_works() {
+    let zipper = start(options("z"));
+    let (honest, sink) = (source(&zipper), function(&zipper, "sink", IN));
+    let flood = Stranger::connect(&zipper);
+    flood.send(&handshake(Role::StreamFunction, None, &[Tag(0x11)]));
+    for n in 0..50_000 {
+        flood.send(&goaway());
+        if n % 1_000 == 0 {
+            write(&honest, IN, &n.to_string());
+            assert_eq!(text(&read(&sink)), n.to_string());
+        }
+    }
+    flood.send(&violation());
+    let received = flood.received();
+    let kinds: Vec<_> = received.iter().map(WireMessage::kind).collect();
+    let count = |kind| kinds.iter().filter(|it| **it == kind).count();
+    assert_eq!(
+        (count("HandshakeAck"), count("Goaway")),
+        (1, 1),
+        "{kinds:?}"
+    );
+    assert!(zipper.observers(Tag(0x11)).is_empty());
+}
+
+#[test]
+fn a_repeated_handshake_is_acknowledged_and_another_one_ends_the_connection() {
+    let zipper = start(options("z"));
+    let stranger = Stranger::connect(&zipper);
+    for _ in 0..3 {
+        stranger.send(&handshake(Role::StreamFunction, None, &[IN]));
+    }
+    stranger.send(&handshake(Role::StreamFunction, None, &[Tag(0x11)]));
+    let received = stranger.received();
+    let kinds: Vec<_> = received.iter().map(WireMessage::kind).collect();
+    let expected = ["HandshakeAck", "HandshakeAck", "HandshakeAck", "Rejected"];
+    assert_eq!(kinds, expected);
+    assert!(zipper.observers(Tag(0x11)).is_empty());
+}
+
+#[test]
+fn one_connection_presents_one_token() {
+    let mut options = options("z");
+    options.token = Some("right".into());
+    let zipper = start(options);
+    let stranger = Stranger::connect(&zipper);
+    for token in ["wrong", "right", "right"] {
+        stranger.send(&handshake(Role::StreamFunction, Some(token), &[IN]));
+    }
+    assert_eq!(code(&stranger.received()), 401);
+    assert!(zipper.observers(IN).is_empty());
+}
+
+#[test]
+fn a_client_may_not_send_what_only_zippers_send() {
+    let zipper = start(options("z"));
+    let ack = WireMessage::HandshakeAck {
+        name: "z".into(),
+        node: [1; 32],
+        negotiated: None,
+    };
+    let rejected = WireMessage::Rejected {
+        code: 400,
+        message: "no".into(),
+    };
+    for message in [ack, rejected, violation()] {
+        let stranger = Stranger::connect(&zipper);
+        stranger.send(&message);
+        assert_eq!(code(&stranger.received()), 400, "{}", message.kind());
+    }
+}
+
+#[test]
+fn the_functions_of_one_name_cannot_exceed_the_table_of_their_zipper() {
+    let zipper = start(options("z"));
+    let first: Vec<Tag> = (0..TAGS_MAX as u32).map(Tag).collect();
+    let kept = Stranger::connect(&zipper);
+    kept.send(&handshake(Role::StreamFunction, None, &first));
+    let answer = kept.endpoint.recv_timeout(PATIENCE).expect("an answer");
+    let answer = WireMessage::decode(answer.payload).expect("a message");
+    assert_eq!(answer.kind(), "HandshakeAck");
+    let another = Stranger::connect(&zipper);
+    another.send(&handshake(
+        Role::StreamFunction,
+        None,
+        &[Tag(TAGS_MAX as u32)],
+    ));
+    assert_eq!(code(&another.received()), 503);
 }

@@ -50,8 +50,14 @@ pub(crate) struct Connection {
     offer: Option<VersionOffer>,
     /// The features that the peer and this zipper use, as bits.
     features: u64,
+    /// The handshake with which the peer was admitted. One that was sent to a former process of this
+    /// zipper may arrive again; another one is refused.
+    admitted: Option<Handshake>,
+    /// Whether the peer wants no more data.
+    is_leaving: bool,
     is_closed: bool,
-    /// Control messages for which the send buffer had no room.
+    /// Control messages for which the send buffer had no room: answers to one message at the most, since
+    /// the next one is read when they are sent.
     outgoing: VecDeque<(LaneId, Bytes)>,
     /// The first unread messages, on their way to their recipients.
     batch: RoutingBatch,
@@ -139,6 +145,8 @@ impl Connection {
             remote: String::new(),
             offer: None,
             features: 0,
+            admitted: None,
+            is_leaving: false,
             is_closed: false,
             outgoing: VecDeque::new(),
             batch,
@@ -170,10 +178,13 @@ impl Connection {
         tracing::warn!(%peer, remote, name, "peer restarted");
         self.count_undelivered(undelivered);
         (self.role, self.offer, self.features) = (None, None, 0);
+        self.admitted = None;
+        self.is_leaving = false;
+        // Answers to the former process.
+        self.outgoing.clear();
         self.broker
             .set_role(self.node, None, &self.name, Negotiated::WITHOUT_NEGOTIATION);
-        let node = self.node;
-        self.broker.reroute(|router| router.begin_removal(node));
+        self.broker.withdraw(self.node);
         if self.is_in_mesh() {
             self.introduce();
         }
@@ -200,8 +211,13 @@ impl Connection {
     /// the connection again when there may be some.
     fn forward(&mut self, incoming: &mut Incoming<'_>) -> Poll<()> {
         self.flush();
-        while let Some(message) = incoming.take(CONTROL) {
-            self.on_control(message.payload);
+        while self.outgoing.is_empty()
+            && let Some(message) = incoming.take(CONTROL)
+        {
+            // The first handshake of a connection decides: those behind a rejection are dropped.
+            if !self.is_closed {
+                self.on_control(message.payload);
+            }
         }
         // Data waits until the peer has been admitted. Data behind a rejection is dropped.
         while self.role.is_some() || self.is_closed {
@@ -316,30 +332,24 @@ impl Connection {
             }
             Ok(WireMessage::HandshakeAck {
                 name, negotiated, ..
-            }) => match self.broker.settings.offer.accept(negotiated) {
+            }) if self.is_in_mesh() => match self.broker.settings.offer.accept(negotiated) {
                 Ok(protocol) => {
                     tracing::debug!(%peer, remote, name, %protocol, "admitted by the neighbour");
                 }
                 Err(error) => self.reject(Rejection::from(&error), &error.to_string()),
             },
-            Ok(WireMessage::Rejected { code, message }) => {
+            Ok(WireMessage::Rejected { code, message }) if self.is_in_mesh() => {
                 tracing::error!(%peer, remote, name, code, message, "refused by the neighbour");
             }
-            Ok(WireMessage::Goaway { message }) => {
-                tracing::info!(%peer, remote, name, message, "the peer wants no more data");
-                if self.role == Some(Role::StreamFunction) {
-                    let node = self.node;
-                    self.broker.reroute(|router| router.begin_removal(node));
-                    // On the data lane, so that the answer follows the last data.
-                    self.send_on(DATA, &WireMessage::Goaway { message });
-                }
-            }
             Ok(WireMessage::AdminRequest(request)) => self.answer(&request),
+            Ok(WireMessage::Goaway { message }) => self.on_goaway(message),
             Ok(
                 WireMessage::Interest { .. }
                 | WireMessage::InterestDelta(_)
                 | WireMessage::Data(_)
-                | WireMessage::AdminReply(_),
+                | WireMessage::AdminReply(_)
+                | WireMessage::HandshakeAck { .. }
+                | WireMessage::Rejected { .. },
             ) => {
                 let why = "this message is not allowed on the control lane for this role";
                 self.reject(Rejection::Malformed, why);
@@ -372,17 +382,39 @@ impl Connection {
         is_local || self.broker.settings.token.is_some()
     }
 
+    /// A function wants no more data, and waits for the answer behind the last data. Only the first request
+    /// has an effect, and those of other peers have none.
+    fn on_goaway(&mut self, message: String) {
+        if self.role != Some(Role::StreamFunction) || std::mem::replace(&mut self.is_leaving, true)
+        {
+            return;
+        }
+        let (peer, remote, name) = (self.endpoint.peer(), &self.remote, &self.name);
+        tracing::info!(%peer, remote, name, message, "the peer wants no more data");
+        self.broker.withdraw(self.node);
+        self.send_on(DATA, &WireMessage::Goaway { message });
+    }
+
     /// Admits the peer if its handshake is acceptable, and registers it with the router.
     fn admit(&mut self, handshake: Handshake) {
         let protocol = match self.check(&handshake) {
             Ok(protocol) => protocol,
             Err((rejection, why)) => return self.reject(rejection, &why),
         };
+        if self.admitted.is_some() {
+            return self.acknowledge(protocol);
+        }
         if handshake.role != Role::Zipper && !self.broker.make_room(self.node) {
             let max = self.broker.settings.clients_max;
             let why = format!("this zipper has its maximum of {max} clients");
             return self.reject(Rejection::Full, &why);
         }
+        if handshake.role == Role::StreamFunction
+            && let Err(exceeded) = self.broker.reserve_tags(self.node, &handshake)
+        {
+            return self.reject(Rejection::Full, &exceeded.to_string());
+        }
+        self.admitted = Some(handshake.clone());
         let Handshake {
             role,
             name,
@@ -397,14 +429,7 @@ impl Connection {
         self.name.clone_from(&name);
         self.role = Some(role);
         self.features = protocol.features;
-        let settings = &self.broker.settings;
-        let acknowledgement = WireMessage::HandshakeAck {
-            name: settings.name.clone(),
-            node: settings.node,
-            // A peer without an offer would refuse the additional bytes.
-            negotiated: self.offer.take().map(|_| protocol),
-        };
-        self.send(&acknowledgement);
+        self.acknowledge(protocol);
         if role == Role::Zipper && !self.has_introduced {
             self.introduce();
         }
@@ -428,9 +453,24 @@ impl Connection {
         });
     }
 
+    fn acknowledge(&mut self, protocol: Negotiated) {
+        let settings = &self.broker.settings;
+        let acknowledgement = WireMessage::HandshakeAck {
+            name: settings.name.clone(),
+            node: settings.node,
+            // A peer without an offer would refuse the additional bytes.
+            negotiated: self.offer.take().map(|_| protocol),
+        };
+        self.send(&acknowledgement);
+    }
+
     /// The version to use with the peer, or why the peer is not admitted.
     fn check(&self, handshake: &Handshake) -> Result<Negotiated, (Rejection, String)> {
         let settings = &self.broker.settings;
+        if self.admitted.as_ref().is_some_and(|it| it != handshake) {
+            let why = "another handshake after the peer was admitted";
+            return Err((Rejection::Malformed, why.into()));
+        }
         let peer = match self.offer {
             Some(offer) => offer,
             None => VersionOffer::without_negotiation(handshake.version),

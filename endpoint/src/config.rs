@@ -8,7 +8,8 @@ use crate::lane::LaneConfig;
 ///
 /// The defaults suit tens to thousands of peers over paths of up to 1 Gbit/s times 30 ms. Per lane a
 /// session buffers at most `send_buffer` towards the peer (with [`OfflinePolicy::DropOldest`] up to
-/// twice that between two turns of its driver), and `receive_window + message_max` towards the user.
+/// twice that between two turns of its driver), and `receive_window + message_max` towards the user
+/// (much less before the peer is admitted, see `admission_buffer`).
 #[derive(Debug, Clone)]
 pub struct SessionConfig {
     /// The lanes on which this side sends; the index is the lane's number. At least one, at most
@@ -27,6 +28,10 @@ pub struct SessionConfig {
     /// Bytes of whole messages that wait on one lane for the user, before the peer must pause that
     /// lane. Default 4 MiB.
     pub receive_window: u64,
+    /// Bytes buffered for a peer before [`Session::admit`](crate::Session::admit), for peers that are still to
+    /// prove that they may send: half of it is credit on the first lane, half the longest message there; the
+    /// other lanes have no credit. `None` (default): the peer has the full limits from the start.
+    pub admission_buffer: Option<usize>,
     /// How long a transport may be silent before a ping is sent. The dialer sends it; the acceptor
     /// waits longer, by an eighth of the time that remains to `silence_max`, and so sends one only
     /// if the dialer does not. Default 1 s. A driver may delay this and `silence_max` by up to an
@@ -66,6 +71,7 @@ impl Default for SessionConfig {
             offline_policy: OfflinePolicy::Wait,
             best_effort_buffer: 256 << 10,
             receive_window: 4 << 20,
+            admission_buffer: None,
             heartbeat: Duration::from_secs(1),
             silence_max: Duration::from_secs(3),
             ack_delay: Duration::from_millis(20),

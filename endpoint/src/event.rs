@@ -55,6 +55,8 @@ pub enum Event {
         /// The number of messages since the last such event.
         messages: u64,
     },
+    /// The user has admitted the peer ([`Session::admit`](crate::Session::admit)), for the first time.
+    Admitted,
     /// The peer has lost the state of this session: its process is a new one.
     PeerRestarted {
         /// Messages that may or may not have reached the old process. Messages that were never sent are

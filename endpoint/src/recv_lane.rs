@@ -55,6 +55,8 @@ pub(crate) struct RecvLane {
     backlog: u64,
     limit: u64,
     window: u64,
+    /// Whether the window has grown since a `Hello` may have stated it.
+    is_widened: bool,
     /// The position that was last reported to the peer.
     reported: (u64, u64),
     /// The offset up to which the peer has requested an acknowledgement.
@@ -80,6 +82,7 @@ impl RecvLane {
             backlog: 0,
             limit,
             window,
+            is_widened: false,
             reported: (0, limit),
             ack_requested: 0,
             partial: Partial::None,
@@ -95,8 +98,22 @@ impl RecvLane {
             backlog: self.backlog,
             limit,
             reported: (0, limit),
+            is_widened: self.is_widened,
             ..Self::new(self.window)
         };
+    }
+
+    /// Enlarges the window.
+    pub(crate) fn widen(&mut self, window: u64) {
+        if window > self.window {
+            self.window = window;
+            self.is_widened = true;
+            self.raise_limit();
+        }
+    }
+
+    pub(crate) const fn is_widened(&self) -> bool {
+        self.is_widened
     }
 
     pub(crate) const fn has_moved(&self) -> bool {
@@ -216,7 +233,9 @@ impl RecvLane {
     /// requested an acknowledgement of data that has arrived.
     pub(crate) const fn ack_is_urgent(&self) -> bool {
         let has_arrived = self.is_ack_requested() && self.expected >= self.ack_requested;
-        has_arrived || self.limit - self.reported.1 >= self.window / 4
+        let granted = self.limit - self.reported.1;
+        // A lane without a window grants nothing, and never urgently.
+        has_arrived || (granted > 0 && granted >= self.window / 4)
     }
 
     /// How many bytes have arrived and were not acknowledged.

@@ -13,6 +13,7 @@
 //! transports.
 
 mod acks;
+mod admission;
 mod attachments;
 mod best_effort;
 mod introduction;
@@ -266,18 +267,39 @@ impl Session {
         self.receiving.consumed(lane, bytes);
     }
 
+    /// Grants the peer the full limits of a lane, which [`SessionConfig::admission_buffer`] has restricted.
+    /// Without that it has no effect. The peer keeps them, also if its process restarts.
+    pub fn admit(&mut self, lane: LaneId) {
+        if self.config.admission_buffer.is_none() {
+            return;
+        }
+        let was_pending = self.receiving.is_admission_pending();
+        self.receiving.admit(&self.config, lane);
+        if was_pending {
+            self.outputs.event(Event::Admitted);
+        }
+    }
+
     /// Closes in order: closes the send buffer, sends what it has accepted, waits at most
     /// [`SessionConfig::linger`] for its acknowledgement, then sends `Close`.
     pub fn close(&mut self, now: Instant, buffer: &mut SendBuffer) {
+        self.close_within(now, self.config.linger, buffer);
+    }
+
+    /// Like [`close`](Self::close), but waits at most for `linger`, also if the session closes already.
+    pub fn close_within(&mut self, now: Instant, linger: Duration, buffer: &mut SendBuffer) {
         // In one call: what is accepted between two would come too late to be sent.
         buffer.close();
         self.sync_send_buffer(buffer);
-        if self.life == Life::Open {
-            self.life = Life::Closing {
-                give_up_at: now + self.config.linger,
-            };
-            self.want_acks();
-            self.close_if_drained();
+        let give_up_at = now + linger;
+        match &mut self.life {
+            Life::Open => {
+                self.life = Life::Closing { give_up_at };
+                self.want_acks();
+                self.close_if_drained();
+            }
+            Life::Closing { give_up_at: before } => *before = give_up_at.min(*before),
+            Life::Closed => {}
         }
     }
 

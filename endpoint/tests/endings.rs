@@ -268,3 +268,20 @@ fn a_peer_with_a_lower_message_limit_is_incompatible() {
         assert!(matches!(reason, CloseReason::Incompatible(_)), "{reason}");
     }
 }
+
+#[test]
+fn a_close_within_a_shorter_time_shortens_one_that_waits_already() {
+    let config = SessionConfig::default();
+    let mut pair = Pair::new(&config, 1);
+    let (now, side) = (pair.now, &mut pair.sides[0]);
+    side.send(0, "nobody takes it").unwrap();
+    side.session.close(now, &mut side.send_buffer);
+    let short = Duration::from_millis(100);
+    for linger in [short, config.linger * 2] {
+        let buffer = &mut side.send_buffer;
+        side.session.close_within(now, linger, buffer);
+        assert_eq!(side.session.poll_timeout(), Some(now + short));
+    }
+    side.session.handle_timeout(now + short);
+    assert!(side.session.is_closed());
+}

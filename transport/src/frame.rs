@@ -126,6 +126,9 @@ impl LaneSet {
     /// The empty set.
     pub const EMPTY: Self = Self(0);
 
+    /// The set of all lanes.
+    pub const ALL: Self = Self(u32::MAX);
+
     /// Adds a lane. Lanes of [`LANES_MAX`] and above are ignored.
     pub fn insert(&mut self, lane: u8) {
         self.0 |= 1_u32.checked_shl(u32::from(lane)).unwrap_or(0);

@@ -415,6 +415,19 @@ impl Endpoint {
         self.0.shared.command(EndpointCommand::Close);
     }
 
+    /// Like [`close`](Self::close), but delivers for at most `linger` instead of
+    /// [`SessionConfig::linger`](crate::SessionConfig::linger), then gives up what is not acknowledged.
+    pub fn close_within(&self, linger: Duration) {
+        self.0.shared.command(EndpointCommand::CloseWithin(linger));
+    }
+
+    /// Grants the peer the full limits of `lane`, which
+    /// [`SessionConfig::admission_buffer`](crate::SessionConfig::admission_buffer) has restricted. The first
+    /// admission is reported by [`Event::Admitted`]. Does not block.
+    pub fn admit(&self, lane: LaneId) {
+        self.0.shared.command(EndpointCommand::Admit(lane));
+    }
+
     /// Waits until the endpoint is closed, and returns the reason; blocks the thread for `timeout` at
     /// most, then returns `None`.
     #[must_use]

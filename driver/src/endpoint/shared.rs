@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use selvedge_endpoint::SendBuffer;
+use selvedge_endpoint::{LaneId, SendBuffer};
 use selvedge_transport::NodeId;
 
 use super::received::{ReadableSignal, ReceivedData};
@@ -21,7 +22,9 @@ pub(crate) type Workers = Arc<[WorkerHandle<Arc<EndpointShared>>]>;
 #[derive(Debug)]
 pub(crate) enum EndpointCommand {
     Attach(Connected),
+    Admit(LaneId),
     Close,
+    CloseWithin(Duration),
     Abort,
     Migrate(usize),
     Resume,

@@ -189,7 +189,13 @@ impl HostedEndpoint {
                 EndpointCommand::Attach(connected) => {
                     self.attach(index, connected, connections, now);
                 }
+                EndpointCommand::Admit(lane) => self.session.admit(lane),
                 EndpointCommand::Close => self.close(now),
+                EndpointCommand::CloseWithin(linger) => {
+                    let buffer = &mut lock(&self.shared.send_buffer);
+                    self.session.close_within(now, linger, buffer);
+                    self.shared.send_waiters.notify();
+                }
                 EndpointCommand::Abort => self.session.abort(),
                 EndpointCommand::Migrate(worker) => {
                     self.is_pinned = true;

@@ -159,8 +159,7 @@ impl Receiver<'_> {
             attachment.due.pong = Some(nonce);
         }
         if let Some(request) = AckRequest::from_nonce(nonce) {
-            let window = self.config.receive_window;
-            self.receiving.handle_ack_request(request, window);
+            self.receiving.handle_ack_request(self.config, request);
             self.schedule_ack(now, request.lane);
         }
     }

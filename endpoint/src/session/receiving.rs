@@ -7,6 +7,7 @@ use bytes::Bytes;
 use selvedge_transport::Instant;
 
 use super::acks::Acks;
+use super::admission::LaneAdmission;
 use super::best_effort::BestEffortIn;
 use crate::config::SessionConfig;
 use crate::error::Misbehaved;
@@ -27,30 +28,53 @@ pub(super) struct ReceiveSide {
     batches: VecDeque<(LaneId, MessageBatch)>,
     /// The number of messages in `batches`.
     messages_len: usize,
+    admission: LaneAdmission,
     pub(super) acks: Acks,
 }
 
 impl ReceiveSide {
     pub(super) fn new(config: &SessionConfig) -> Self {
-        let lanes = config.lanes.iter();
-        Self {
-            lanes: lanes
-                .map(|_| RecvLane::new(config.receive_window))
-                .collect(),
+        let mut receiving = Self {
+            lanes: Vec::with_capacity(config.lanes.len()),
             best_effort: Vec::new(),
             batches: VecDeque::new(),
             messages_len: 0,
+            admission: LaneAdmission::new(config),
             acks: Acks::default(),
+        };
+        receiving.create_lanes(config, config.lanes.len());
+        receiving
+    }
+
+    fn create_lanes(&mut self, config: &SessionConfig, count: usize) {
+        for number in self.lanes.len()..count {
+            let Some(lane) = LaneId::new(number as u8) else {
+                break;
+            };
+            let limits = self.admission.limits(config, lane);
+            self.lanes.push(RecvLane::new(limits.window));
         }
     }
 
     /// The receiving half of a lane, created when the peer first uses it.
-    fn lane(&mut self, lane: LaneId, window: u64) -> &mut RecvLane {
-        if self.lanes.len() <= lane.index() {
-            self.lanes
-                .resize_with(lane.index() + 1, || RecvLane::new(window));
-        }
+    fn lane(&mut self, config: &SessionConfig, lane: LaneId) -> &mut RecvLane {
+        self.create_lanes(config, lane.index() + 1);
         &mut self.lanes[lane.index()]
+    }
+
+    /// Whether the user has admitted the peer on no lane.
+    pub(super) fn is_admission_pending(&self) -> bool {
+        self.admission.is_pending()
+    }
+
+    /// Grants the peer the full limits of a lane.
+    pub(super) fn admit(&mut self, config: &SessionConfig, lane: LaneId) {
+        // A lane that the peer has not used is created with the limits that it was promised, so that the
+        // growth of its credit is reported.
+        self.lane(config, lane);
+        if self.admission.admit(lane) {
+            self.lane(config, lane).widen(config.receive_window);
+        }
     }
 
     /// Data of a reliable lane has arrived.
@@ -62,14 +86,15 @@ impl ReceiveSide {
         bytes: Bytes,
         order: PieceOrder,
     ) -> Result<ReceivedRange, Misbehaved> {
-        self.lane(lane, config.receive_window);
+        self.create_lanes(config, lane.index() + 1);
+        let message_max = self.admission.limits(config, lane).message_max;
         let (batches, waiting) = (&mut self.batches, &mut self.messages_len);
         let mut deliver = |batch: MessageBatch| {
             *waiting += batch.len();
             batches.push_back((lane, batch));
         };
         let receiving = &mut self.lanes[lane.index()];
-        receiving.receive(offset, bytes, order, config.message_max, &mut deliver)
+        receiving.receive(offset, bytes, order, message_max, &mut deliver)
     }
 
     /// A best-effort message has arrived. Returns how many messages of its lane are known to be
@@ -89,7 +114,8 @@ impl ReceiveSide {
         let Some(lost) = receiving.accept(sequence) else {
             return 0;
         };
-        if !receiving.has_room(cost(payload.len()), config.best_effort_buffer) {
+        let buffer = self.admission.limits(config, lane).best_effort_buffer;
+        if !receiving.has_room(cost(payload.len()), buffer) {
             return lost + 1;
         }
         self.messages_len += 1;
@@ -136,8 +162,8 @@ impl ReceiveSide {
 
     /// The peer requests an acknowledgement of a lane up to an offset. If that has arrived, the
     /// acknowledgement [is urgent](RecvLane::ack_is_urgent).
-    pub(super) fn handle_ack_request(&mut self, request: AckRequest, window: u64) {
-        self.lane(request.lane, window).request_ack(request.offset);
+    pub(super) fn handle_ack_request(&mut self, config: &SessionConfig, request: AckRequest) {
+        self.lane(config, request.lane).request_ack(request.offset);
     }
 
     pub(super) fn ack_is_urgent(&self) -> bool {
@@ -146,12 +172,13 @@ impl ReceiveSide {
 
     /// The positions of every lane for a `Hello`. They do not count as reported: a `Hello` that is
     /// repeated on a lossy transport is not read again.
-    pub(super) fn positions(&self, window: u64) -> Vec<LanePosition> {
-        let initial = (0, window);
+    pub(super) fn positions(&self, config: &SessionConfig) -> Vec<LanePosition> {
         let position = |number| {
             let lane = LaneId::new(number)?;
-            let receiving = self.lanes.get(lane.index());
-            let (expected, limit) = receiving.map_or(initial, RecvLane::position);
+            let (expected, limit) = match self.lanes.get(lane.index()) {
+                Some(receiving) => receiving.position(),
+                None => (0, self.admission.limits(config, lane).window),
+            };
             Some(LanePosition {
                 lane,
                 expected,
@@ -162,7 +189,7 @@ impl ReceiveSide {
     }
 
     /// The positions for an acknowledgement: of the first `sending` lanes, and of every other one
-    /// that was used. An unused lane costs nothing. They count as reported.
+    /// that was used or widened. An unused lane costs nothing. They count as reported.
     pub(super) fn report_positions(
         &mut self,
         sending: usize,
@@ -170,7 +197,7 @@ impl ReceiveSide {
         let lanes = self.lanes.iter_mut().enumerate();
         lanes.filter_map(move |(number, receiving)| {
             let lane = LaneId::new(number as u8)?;
-            (receiving.has_moved() || number < sending).then(|| {
+            (receiving.has_moved() || receiving.is_widened() || number < sending).then(|| {
                 let (expected, limit) = receiving.report();
                 LanePosition {
                     lane,

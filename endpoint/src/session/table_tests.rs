@@ -280,6 +280,7 @@ fn name(event: &Event) -> String {
         Event::Resumed { .. } => "Resumed".to_owned(),
         Event::Redundant { .. } => "Redundant".to_owned(),
         Event::Dropped { .. } => "Dropped".to_owned(),
+        Event::Admitted => "Admitted".to_owned(),
     }
 }
 

@@ -62,7 +62,7 @@ impl Transmitter<'_> {
                 control(FrameHeader::EMPTY, wire::encode_packet_ack(&seen))
             }
             NextControl::Hello { epoch } => {
-                let positions = self.receiving.positions(self.config.receive_window);
+                let positions = self.receiving.positions(self.config);
                 let hello = self.introduction.hello(self.config, epoch, positions);
                 control(FrameHeader::EMPTY, wire::encode_hello(&hello))
             }

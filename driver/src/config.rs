@@ -14,8 +14,8 @@ pub struct DriverConfig {
     pub workers: NonZeroUsize,
     /// How long a handshake may take. Default 5 s.
     pub handshake_max: Duration,
-    /// How many handshakes may be in progress on one worker; further connections are refused. Default
-    /// 1024.
+    /// How many handshakes of accepted connections may be in progress on one worker. A further one replaces
+    /// the oldest of the network that has most ([`FairSlots`](crate::FairSlots)). Default 1024.
     pub handshakes_max: usize,
     /// How many connections one listener accepts in a second, with a tenth of that at once; the others
     /// wait in the kernel, or retry. Default 5,000: 10,000 connections at once take 2 s.

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::bounded;
 use ring::rand::{SecureRandom, SystemRandom};
 use selvedge_endpoint::Session;
-use selvedge_transport::{Address, DialError, Dialer, End, Instant, Listener, NodeId};
+use selvedge_transport::{Address, DialError, Dialer, End, Instant, Listener, NodeId, PeerNetwork};
 
 use crate::SessionConfig;
 use crate::actors::{Actor, ActorHandle, MailboxSender, SteppedActors};
@@ -21,7 +21,7 @@ use crate::error::DriverError;
 use crate::resolver::Resolver;
 use crate::sync::lock;
 use crate::wake::{DialCallback, WorkerCommand};
-use crate::worker::{HostedEndpoint, Mailboxes, SharedMeters, Worker};
+use crate::worker::{HostedEndpoint, KnownNetworks, Mailboxes, SharedMeters, Worker};
 
 /// A pool of workers. All methods may be called from any thread, and do not block unless stated otherwise.
 ///
@@ -34,6 +34,7 @@ pub struct Driver {
     /// Counts assignments, for round robin.
     next: AtomicUsize,
     clock: Clock,
+    known: KnownNetworks,
     simulated: Option<Simulated>,
 }
 
@@ -56,7 +57,8 @@ impl Driver {
     /// # Errors
     /// [`DriverError::System`] when the operating system provides no poll or thread.
     pub fn new(config: DriverConfig) -> Result<Self, DriverError> {
-        let (mailboxes, workers) = new_workers(&config)?;
+        let known = KnownNetworks::default();
+        let (mailboxes, workers) = new_workers(&config, &known)?;
         let mut threads = Vec::with_capacity(workers.len());
         for (number, worker) in workers.into_iter().enumerate() {
             let thread = std::thread::Builder::new()
@@ -64,7 +66,7 @@ impl Driver {
                 .spawn(move || worker.run());
             threads.push(thread.map_err(system("start a worker"))?);
         }
-        Self::with_workers(mailboxes, threads, Clock::system(), None)
+        Self::with_workers(mailboxes, threads, Clock::system(), known, None)
     }
 
     /// A driver with one worker, which is returned instead of running on a thread.
@@ -73,13 +75,14 @@ impl Driver {
         clock: Clock,
         actors: Arc<SteppedActors>,
     ) -> Result<(Self, Worker), DriverError> {
-        let (mailboxes, mut workers) = new_workers(&DriverConfig::default())?;
+        let known = KnownNetworks::default();
+        let (mailboxes, mut workers) = new_workers(&DriverConfig::default(), &known)?;
         let simulated = Simulated {
             seed,
             random: Mutex::new(fastrand::Rng::with_seed(seed)),
             actors,
         };
-        let driver = Self::with_workers(mailboxes, Vec::new(), clock, Some(simulated))?;
+        let driver = Self::with_workers(mailboxes, Vec::new(), clock, known, Some(simulated))?;
         Ok((driver, workers.remove(0)))
     }
 
@@ -87,6 +90,7 @@ impl Driver {
         mailboxes: Mailboxes,
         threads: Vec<JoinHandle<()>>,
         clock: Clock,
+        known: KnownNetworks,
         simulated: Option<Simulated>,
     ) -> Result<Self, DriverError> {
         Ok(Self {
@@ -98,6 +102,7 @@ impl Driver {
             },
             next: AtomicUsize::new(0),
             clock,
+            known,
             simulated,
         })
     }
@@ -161,6 +166,13 @@ impl Driver {
             None => ActorHandle::spawn(name, make),
             Some(simulated) => Ok(ActorHandle::simulated(&simulated.actors, make)),
         }
+    }
+
+    /// Remembers the network of a peer that was admitted. While many handshakes are in progress, connections
+    /// from there have slots of their own ([`FairSlots`](crate::FairSlots)). At most 4,096 networks are
+    /// remembered, the most recent ones.
+    pub fn remember_network(&self, network: PeerNetwork) {
+        self.known.insert(network);
     }
 
     /// The number of workers.
@@ -330,7 +342,10 @@ fn system(what: &'static str) -> impl Fn(std::io::Error) -> DriverError {
 }
 
 /// The workers of a driver, which do not run yet, and their mailboxes.
-fn new_workers(config: &DriverConfig) -> Result<(Mailboxes, Vec<Worker>), DriverError> {
+fn new_workers(
+    config: &DriverConfig,
+    known: &KnownNetworks,
+) -> Result<(Mailboxes, Vec<Worker>), DriverError> {
     let count = config.workers.get();
     let polls: Vec<_> = (0..count)
         .map(|_| mio::Poll::new().map_err(system("open a poll")))
@@ -340,7 +355,7 @@ fn new_workers(config: &DriverConfig) -> Result<(Mailboxes, Vec<Worker>), Driver
     let workers = polls
         .into_iter()
         .zip(intakes)
-        .map(|(poll, intake)| Worker::new(poll, intake, config, meters.clone()))
+        .map(|(poll, intake)| Worker::new(poll, intake, config, meters.clone(), known.clone()))
         .collect();
     Ok((mailboxes, workers))
 }

@@ -55,7 +55,9 @@ mod dial_in_turn;
 mod driver;
 mod endpoint;
 mod error;
+mod fair_slots;
 mod log_throttle;
+mod recent_set;
 mod resolver;
 mod simulation;
 mod sync;
@@ -71,6 +73,9 @@ pub use endpoint::{
     Endpoint, EventWatch, Inbox, Incoming, Reader, Reception, SendBacklog, Sending,
 };
 pub use error::{AttachError, DriverError, FlushError, RecvError, TryRecvError};
+pub use fair_slots::{FairSlots, SlotHolder};
+pub use log_throttle::LogThrottle;
+pub use recent_set::RecentSet;
 pub use simulation::Simulation;
 
 pub use selvedge_endpoint::{

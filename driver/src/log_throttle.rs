@@ -8,14 +8,14 @@ const PERIOD: Duration = Duration::from_secs(1);
 
 /// Counts an event and permits one log line a second.
 #[derive(Debug, Default)]
-pub(crate) struct LogThrottle {
+pub struct LogThrottle {
     count: u64,
     logged_at: Option<Instant>,
 }
 
 impl LogThrottle {
     /// Counts one occurrence. Returns the total if it is to be logged now.
-    pub(crate) fn record(&mut self, now: Instant) -> Option<u64> {
+    pub fn record(&mut self, now: Instant) -> Option<u64> {
         self.count += 1;
         if self.logged_at.is_some_and(|at| now < at + PERIOD) {
             return None;

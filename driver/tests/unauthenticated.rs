@@ -93,6 +93,24 @@ fn n1_a_worker_bounds_the_number_and_the_time_of_handshakes() {
 }
 
 #[test]
+fn mute_connections_replace_each_other_and_an_honest_peer_is_accepted_beside_them() {
+    let target = ListeningDriver::new(DriverConfig {
+        handshakes_max: 8,
+        // None of them ends by itself while the test runs.
+        handshake_max: 2 * PATIENCE,
+        ..DriverConfig::default()
+    });
+    let mut mute: Vec<_> = (0..24).map(|_| target.connect_only().unwrap()).collect();
+    target.expect_honest();
+    // The oldest were closed: 16 for the others, and one for the honest peer.
+    for stream in &mut mute[..16] {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    }
+    target.expect_honest();
+}
+
+#[test]
 fn n12_connections_above_the_accept_rate_wait_and_an_honest_peer_behind_them_is_accepted() {
     let target = ListeningDriver::new(DriverConfig {
         accepts_per_second: 100.try_into().unwrap(),

@@ -25,6 +25,7 @@ mod end;
 mod frame;
 mod instant;
 mod node_id;
+mod peer_network;
 mod role;
 
 pub use address::{ADDRESS_LEN_MAX, Address, ParseAddressError, Place};
@@ -34,6 +35,7 @@ pub use frame::{
 };
 pub use instant::Instant;
 pub use node_id::{NodeId, ParseNodeIdError};
+pub use peer_network::PeerNetwork;
 pub use role::Role;
 
 #[cfg(feature = "conformance")]

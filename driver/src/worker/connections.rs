@@ -1,14 +1,15 @@
 //! The transports of a worker: in their handshake, attached to an endpoint, or closing.
 
 use std::io;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use mio::{Events, Poll, Registry};
 use selvedge_endpoint::AttachmentId;
 use selvedge_transport::{
-    DialError, End, Frame, FrameSink, FrameSource, Instant, Phase, Progress, ReadBuffer,
-    SendCapacity, Transport, Turn,
+    DialError, End, Frame, FrameSink, FrameSource, Instant, PeerNetwork, Phase, Progress,
+    ReadBuffer, SendCapacity, Transport, Turn,
 };
 use slab::Slab;
 
@@ -16,11 +17,41 @@ use super::schedule::{Armed, Schedule, TimerKey};
 use super::token;
 use crate::config::DriverConfig;
 use crate::connected::Connected;
+use crate::fair_slots::{FairSlots, SlotHolder};
 use crate::log_throttle::LogThrottle;
+use crate::recent_set::RecentSet;
+use crate::sync::lock;
 use crate::wake::{AcceptCallback, DialCallback};
 
 /// How long a transport may take to close in order.
 const CLOSING_MAX: Duration = Duration::from_secs(10);
+
+/// How many networks of admitted peers a driver remembers: 100 KiB.
+const KNOWN_NETWORKS_MAX: usize = 4096;
+
+/// The networks of peers that were admitted, for all workers of a driver.
+#[derive(Debug, Clone)]
+pub(crate) struct KnownNetworks(Arc<Mutex<RecentSet<PeerNetwork>>>);
+
+impl Default for KnownNetworks {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(RecentSet::new(KNOWN_NETWORKS_MAX))))
+    }
+}
+
+impl KnownNetworks {
+    pub(crate) fn insert(&self, network: PeerNetwork) {
+        lock(&self.0).insert(network);
+    }
+
+    /// The claimant of a slot for a connection from that network.
+    fn holder(&self, network: Option<PeerNetwork>) -> SlotHolder {
+        match network {
+            Some(network) if lock(&self.0).contains(&network) => SlotHolder::Known,
+            network => SlotHolder::Stranger(network),
+        }
+    }
+}
 
 /// What a transport is on a worker for.
 pub(super) enum ConnectionPurpose {
@@ -41,7 +72,7 @@ pub(super) enum ConnectionPurpose {
 /// The origin of a handshake, which determines the callback for the connection.
 pub(super) enum HandshakeOrigin {
     Dialed(DialCallback),
-    Accepted(AcceptCallback),
+    Accepted(AcceptCallback, SlotHolder),
 }
 
 /// A transport on this worker.
@@ -71,10 +102,12 @@ pub(super) struct Connections {
     /// How many bytes a transport may move each way in one turn.
     budget: usize,
     handshake_max: Duration,
+    /// The handshakes of accepted connections, by their index.
+    handshakes: FairSlots<usize>,
     handshakes_max: usize,
-    handshakes: usize,
-    /// Connections refused because too many handshakes were in progress.
-    refused: LogThrottle,
+    known: KnownNetworks,
+    /// Handshakes given up because too many were in progress.
+    evicted: LogThrottle,
     /// The generation of the slot that was filled last.
     generation: u32,
     /// Transports that had more to do than their budget allowed.
@@ -82,16 +115,17 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    pub(super) fn new(poll: Poll, config: &DriverConfig) -> Self {
+    pub(super) fn new(poll: Poll, config: &DriverConfig, known: KnownNetworks) -> Self {
         Self {
             poll,
             slots: Slab::new(),
             buffer: ReadBuffer::default(),
             budget: config.budget,
             handshake_max: config.handshake_max,
+            handshakes: FairSlots::new(config.handshakes_max),
             handshakes_max: config.handshakes_max,
-            handshakes: 0,
-            refused: LogThrottle::default(),
+            known,
+            evicted: LogThrottle::default(),
             generation: 0,
             busy: Vec::new(),
         }
@@ -187,31 +221,43 @@ impl Connections {
         true
     }
 
+    /// Begins the handshake of a connection that a listener has accepted.
+    pub(super) fn begin_accepted(
+        &mut self,
+        transport: Box<dyn Transport>,
+        accepted: AcceptCallback,
+        schedule: &mut Schedule,
+    ) {
+        let network = transport.info().remote.as_ref().and_then(PeerNetwork::of);
+        let holder = self.known.holder(network);
+        let origin = HandshakeOrigin::Accepted(accepted, holder);
+        self.begin_handshake(transport, origin, schedule);
+    }
+
     pub(super) fn begin_handshake(
         &mut self,
         transport: Box<dyn Transport>,
         origin: HandshakeOrigin,
         schedule: &mut Schedule,
     ) {
-        let is_accepted = matches!(origin, HandshakeOrigin::Accepted(_));
-        if self.handshakes >= self.handshakes_max && is_accepted {
-            if let Some(refused) = self.refused.record(schedule.now) {
-                let max = self.handshakes_max;
-                tracing::warn!(max, refused, "connections refused: too many handshakes");
-            }
-            return;
-        }
-        self.handshakes += 1;
         let deadline = schedule.now + self.handshake_max;
+        let holder = match origin {
+            HandshakeOrigin::Accepted(_, holder) => Some(holder),
+            HandshakeOrigin::Dialed(_) => None,
+        };
         match self.add(transport, ConnectionPurpose::Handshake { deadline, origin }) {
             Ok(index) => {
+                if let Some(holder) = holder
+                    && !self.claim_slot(index, holder, schedule.now)
+                {
+                    return;
+                }
                 let key = TimerKey::Connection(index, self.generation);
                 schedule.timers.push(deadline, key);
                 self.drive(index, schedule);
                 self.arm(index, schedule);
             }
             Err((purpose, error)) => {
-                self.handshakes -= 1;
                 if let ConnectionPurpose::Handshake {
                     origin: HandshakeOrigin::Dialed(done),
                     ..
@@ -221,6 +267,30 @@ impl Connections {
                 }
             }
         }
+    }
+
+    /// Claims a slot for a handshake, which may end another one. Returns whether there was one; otherwise the
+    /// connection has been closed.
+    fn claim_slot(&mut self, index: usize, holder: SlotHolder, now: Instant) -> bool {
+        let Some(evicted) = self.handshakes.claim(holder, index) else {
+            return true;
+        };
+        if let Some(count) = self.evicted.record(now) {
+            let remote = self
+                .slots
+                .get(evicted)
+                .and_then(|slot| slot.transport.info().remote.clone());
+            let remote = remote.map_or_else(String::new, |it| it.to_string());
+            let max = self.handshakes_max;
+            tracing::warn!(
+                max,
+                count,
+                remote,
+                "too many handshakes: closed the oldest of the busiest network"
+            );
+        }
+        drop(self.take(evicted));
+        evicted != index
     }
 
     /// Registers a transport. It must be driven once: edge-triggered events may have been reported before.
@@ -292,11 +362,13 @@ impl Connections {
             Ok(_) if is_late => Some(End::TimedOut),
             Ok(progress) => return self.note_progress(index, progress),
         };
-        self.handshakes -= 1;
         let slot = self.take(index);
         let ConnectionPurpose::Handshake { origin, .. } = slot.purpose else {
             return;
         };
+        if let HandshakeOrigin::Accepted(_, holder) = origin {
+            self.handshakes.release(holder, &index);
+        }
         let connected = match (ended, slot.transport.info().peer) {
             (Some(end), _) => Err(DialError::from(end)),
             (None, Some(peer)) => Ok(Connected {
@@ -311,8 +383,8 @@ impl Connections {
         };
         match (origin, connected) {
             (HandshakeOrigin::Dialed(done), connected) => done(connected),
-            (HandshakeOrigin::Accepted(accepted), Ok(connected)) => accepted(connected),
-            (HandshakeOrigin::Accepted(_), Err(error)) => {
+            (HandshakeOrigin::Accepted(accepted, _), Ok(connected)) => accepted(connected),
+            (HandshakeOrigin::Accepted(..), Err(error)) => {
                 tracing::debug!(%error, "a handshake failed");
             }
         }

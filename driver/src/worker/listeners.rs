@@ -7,7 +7,7 @@ use selvedge_transport::{Instant, Listener, Progress};
 use slab::Slab;
 
 use super::accept_rate::AcceptRate;
-use super::connections::{Connections, HandshakeOrigin};
+use super::connections::Connections;
 use super::schedule::{Armed, Schedule, TimerKey};
 use super::token;
 use crate::wake::AcceptCallback;
@@ -134,8 +134,7 @@ impl Listeners {
         schedule.arm(&mut slot.armed, next, TimerKey::Listener(index));
         let accepted = Arc::clone(&slot.accepted);
         for transport in transports {
-            let origin = HandshakeOrigin::Accepted(Arc::clone(&accepted));
-            connections.begin_handshake(transport, origin, schedule);
+            connections.begin_accepted(transport, Arc::clone(&accepted), schedule);
         }
     }
 }

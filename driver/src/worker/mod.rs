@@ -36,6 +36,7 @@ use token::TokenTarget;
 use waiter::Waiter;
 
 pub(crate) use balance::SharedMeters;
+pub(crate) use connections::KnownNetworks;
 pub(crate) use hosted_endpoint::HostedEndpoint;
 pub(crate) use mailboxes::Mailboxes;
 
@@ -76,10 +77,11 @@ impl Worker {
         intake: Intake,
         config: &DriverConfig,
         meters: Option<Arc<SharedMeters>>,
+        known: KnownNetworks,
     ) -> Self {
         let now = Instant::now();
         Self {
-            connections: Connections::new(poll, config),
+            connections: Connections::new(poll, config, known),
             listeners: Listeners::new(config.accepts_per_second),
             endpoints: EndpointTable::new(),
             schedule: Schedule::new(now),

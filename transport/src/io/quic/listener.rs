@@ -28,9 +28,9 @@ use crate::{Address, Instant, ListenError, Listener, Progress, Role, Transport, 
 /// RFC 9000, section 8.1.2), which costs it a round trip and this side no memory.
 const RETRY_FROM: usize = 128;
 
-/// The maximum number of concurrent handshakes: 40 MiB at about 40 KiB each. Further peers wait for
-/// their retransmission.
-const HANDSHAKES_MAX: usize = 1024;
+/// The maximum number of concurrent handshakes: 80 MiB at about 40 KiB each. Further peers wait for
+/// their retransmission. A driver has half as many slots by default, and shares them by network.
+const HANDSHAKES_MAX: usize = 2048;
 
 /// The maximum number of connections of one listener. Each uses a file descriptor.
 const CONNECTIONS_MAX: usize = 1 << 18;
@@ -41,7 +41,7 @@ const ACCEPTED_PER_TURN: usize = 16;
 
 /// Listens on `quic://`.
 ///
-/// From 128 concurrent handshakes on it validates addresses by Retry; it accepts at most 1024
+/// From 128 concurrent handshakes on it validates addresses by Retry; it accepts at most 2048
 /// concurrent handshakes and 2^18 connections.
 pub struct QuicListener {
     socket: DatagramSocket,

@@ -17,8 +17,9 @@ use crate::io::handshake_slots::{HandshakeSlots, SlotLease};
 use crate::io::identity::{Admission, Identity};
 use crate::{Address, Instant, ListenError, Listener, Progress, Transport, Turn};
 
-/// The maximum number of concurrent handshakes; the address of each is validated.
-const HANDSHAKES_MAX: usize = 1024;
+/// The maximum number of concurrent handshakes; the address of each is validated. A driver has half as
+/// many slots by default, and shares them by network.
+const HANDSHAKES_MAX: usize = 2048;
 
 /// The maximum number of connections of one listener. Each uses a file descriptor.
 const CONNECTIONS_MAX: usize = 1 << 18;
@@ -29,7 +30,7 @@ const ACCEPTED_PER_TURN: usize = 32;
 
 /// Listens on `udp://` or `udp+plain://`.
 ///
-/// It keeps no state for an address that is not validated, and accepts at most 1024 concurrent
+/// It keeps no state for an address that is not validated, and accepts at most 2048 concurrent
 /// handshakes and 2^18 connections.
 #[derive(Debug)]
 pub struct UdpListener {

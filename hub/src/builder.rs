@@ -10,6 +10,7 @@ use selvedge_driver::{
 
 use crate::error::HubError;
 use crate::event::HubEvent;
+use crate::guest_admission::GuestAdmission;
 use crate::hub::Hub;
 use crate::peers::MakeInbox;
 
@@ -33,6 +34,7 @@ pub struct HubBuilder {
     pub(crate) reports_other_nodes: bool,
     pub(crate) session: SessionConfig,
     pub(crate) guests_max: usize,
+    pub(crate) guest_admission: Option<GuestAdmission>,
     pub(crate) make_inbox: Option<MakeInbox>,
     pub(crate) on_event: Option<OnEvent>,
 }
@@ -60,6 +62,7 @@ impl HubBuilder {
             reports_other_nodes: false,
             session: SessionConfig::default(),
             guests_max: 0,
+            guest_admission: None,
             make_inbox: None,
             on_event: None,
         }
@@ -103,6 +106,15 @@ impl HubBuilder {
     #[must_use]
     pub const fn guests(mut self, max: usize) -> Self {
         self.guests_max = max;
+        self
+    }
+
+    /// Limits what a guest may send, and for how long it may stay, until it is admitted by
+    /// [`Endpoint::admit`] on each lane that it may use. Default: guests have the limits of
+    /// [`session`](Self::session) from the start.
+    #[must_use]
+    pub const fn guest_admission(mut self, admission: GuestAdmission) -> Self {
+        self.guest_admission = Some(admission);
         self
     }
 

@@ -51,6 +51,11 @@ pub enum HubEvent {
         /// The closed endpoint, which holds the messages that arrived and were not read.
         endpoint: Endpoint,
     },
+    /// The user has admitted the guest ([`Endpoint::admit`](crate::Endpoint::admit)).
+    Admitted {
+        /// The guest.
+        peer: NodeId,
+    },
     /// The messages have moved to another connection. No message was lost or repeated.
     Moved {
         /// The peer.
@@ -79,6 +84,7 @@ impl HubEvent {
         let peer = endpoint.peer();
         Some(match event {
             Event::Attached { .. } => Self::Up { peer },
+            Event::Admitted => Self::Admitted { peer },
             Event::Moved { .. } => Self::Moved { peer },
             Event::Detached { reason } => Self::Down {
                 peer,
@@ -124,6 +130,7 @@ impl fmt::Display for HubEvent {
                 write!(f, "{found:#} answers at address {number} of {peer:#}")
             }
             Self::Left { peer, reason, .. } => write!(f, "{peer:#} has left: {reason}"),
+            Self::Admitted { peer } => write!(f, "{peer:#} is admitted"),
             Self::Moved { peer } => write!(f, "{peer:#} uses another connection"),
             Self::Redundant { peer, is_attached } => {
                 let state = if *is_attached { "has a" } else { "has no" };

@@ -9,6 +9,7 @@ use selvedge_driver::{
     Identity, Instant, Listening, NodeId, bind, dialers,
 };
 
+use crate::admission_log::AdmissionLog;
 use crate::builder::{HubBuilder, OnEvent};
 use crate::dial_error_log::DialErrorLog;
 use crate::error::HubError;
@@ -78,6 +79,7 @@ impl Hub {
             first: builder.first,
             redials: FastRedials::default(),
             session: builder.session,
+            guest_buffer: builder.guest_admission.map(|it| it.buffer),
             make_inbox: builder.make_inbox,
             endpoints: Mutex::default(),
         });
@@ -88,13 +90,14 @@ impl Hub {
             driver: Arc::clone(&driver),
             mailbox,
             mesh: Mesh::new(keeps_standby),
-            guests: Guests::new(guests_max),
+            guests: Guests::new(guests_max, builder.guest_admission),
             peers: shared,
             on_event,
             random: randomness(&driver, node_id),
             reports_other_nodes: builder.reports_other_nodes,
             is_closing: false,
             dial_errors: DialErrorLog::default(),
+            admission_log: AdmissionLog::default(),
         })?;
         let mut hub = Self {
             node_id,

@@ -25,14 +25,20 @@
 //! connection broke. A better address is tried every 10 s, and the endpoint moves to it. After a
 //! round of failed dials the hub pauses, for 50 ms at first and 10 s at most. Both sides may dial:
 //! one connection stays. The decisions are made by `Mesh`, which is pure.
+//!
+//! A hub may also accept guests, nodes that it does not know ([`HubBuilder::guests`]). With
+//! [`HubBuilder::guest_admission`] a guest has a small buffer and little time until the user admits it
+//! ([`Endpoint::admit`]), for example because it has presented a token.
 #![forbid(unsafe_code)]
 
+mod admission_log;
 mod backoff;
 mod builder;
 mod dial_error_log;
 mod error;
 mod event;
 mod fast_redial;
+mod guest_admission;
 mod guests;
 mod hub;
 mod mesh;
@@ -42,13 +48,14 @@ mod peers;
 pub use builder::HubBuilder;
 pub use error::HubError;
 pub use event::HubEvent;
+pub use guest_admission::GuestAdmission;
 pub use hub::Hub;
 
 pub use selvedge_driver::{
     Actor, ActorHandle, Address, Admission, Clock, CloseReason, Connected, Delivery, DialError,
-    Dialer, Dialers, Driver, DriverConfig, DriverError, EncodedBatch, Endpoint, Event, FlushError,
-    Identity, IdentityError, Inbox, Incoming, Incompatibility, Info, Instant, LaneConfig, LaneId,
-    ListenError, Listener, MailboxSender, Message, Next, NodeId, ParseAddressError,
-    ParseNodeIdError, Reader, RecvError, SendBacklog, SendError, Sending, SessionConfig,
-    TryRecvError, VersionRange, dialers,
+    Dialer, Dialers, Driver, DriverConfig, DriverError, EncodedBatch, Endpoint, Event, FairSlots,
+    FlushError, Identity, IdentityError, Inbox, Incoming, Incompatibility, Info, Instant,
+    LaneConfig, LaneId, ListenError, Listener, LogThrottle, MailboxSender, Message, Next, NodeId,
+    ParseAddressError, ParseNodeIdError, PeerNetwork, Reader, RecentSet, RecvError, SendBacklog,
+    SendError, Sending, SessionConfig, TryRecvError, VersionRange, dialers,
 };

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use selvedge_driver::{
-    Actor, Connected, DialError, Driver, End, Endpoint, Instant, MailboxSender, Next,
+    Actor, Connected, DialError, Driver, End, Endpoint, Instant, MailboxSender, Next, NodeId,
+    PeerNetwork,
 };
 
+use crate::admission_log::AdmissionLog;
 use crate::builder::OnEvent;
 use crate::dial_error_log::DialErrorLog;
 use crate::event::HubEvent;
-use crate::guests::Guests;
+use crate::guests::{Expiry, Guests, GuestsFull};
 use crate::mesh::{Dial, Mesh};
 use crate::peers::Peers;
 
@@ -45,6 +47,7 @@ pub(crate) struct MeshActor {
     pub(crate) is_closing: bool,
     pub(crate) reports_other_nodes: bool,
     pub(crate) dial_errors: DialErrorLog,
+    pub(crate) admission_log: AdmissionLog,
 }
 
 impl Actor for MeshActor {
@@ -88,10 +91,13 @@ impl Actor for MeshActor {
         while let Some(dial) = self.mesh.poll_dial(now) {
             self.dial(dial);
         }
-        while let Some(guest) = self.guests.poll_expired(now) {
-            if let Some(endpoint) = self.peers.remove(guest) {
-                tracing::info!(peer = %guest, "forgot a guest that was disconnected for too long");
-                endpoint.abort();
+        while let Some((guest, expiry)) = self.guests.poll_expired(now) {
+            let remote = self.end_guest(guest);
+            match expiry {
+                Expiry::Away => {
+                    tracing::info!(peer = %guest, "forgot a guest that was disconnected for too long");
+                }
+                Expiry::NotAdmitted => self.admission_log.not_admitted(now, guest, &remote),
             }
         }
         let dials = self.mesh.poll_timeout().into_iter();
@@ -108,9 +114,20 @@ impl MeshActor {
             return;
         }
         if !is_known {
-            if !self.guests.admit(now, peer) {
-                tracing::warn!(%peer, "refused a guest: the hub has its maximum of guests");
-                return;
+            let remote = connected.info().remote.as_ref();
+            match self
+                .guests
+                .accept(now, peer, remote.and_then(PeerNetwork::of))
+            {
+                Ok(None) => {}
+                Ok(Some(replaced)) => {
+                    let remote = self.end_guest(replaced);
+                    self.admission_log.replaced(now, replaced, &remote);
+                }
+                Err(GuestsFull) => {
+                    let remote = remote.map_or_else(String::new, ToString::to_string);
+                    return self.admission_log.refused(now, peer, &remote);
+                }
             }
             if let Err(error) = self.peers.make(&self.driver, peer, self.mailbox.clone()) {
                 tracing::error!(%peer, %error, "cannot make an endpoint");
@@ -119,6 +136,37 @@ impl MeshActor {
             }
         }
         self.attach(connected);
+    }
+
+    /// Aborts the endpoint of a guest that is forgotten. Returns its address.
+    fn end_guest(&self, guest: NodeId) -> String {
+        let Some(endpoint) = self.peers.remove(guest) else {
+            return String::new();
+        };
+        let remote = endpoint.transport().and_then(|it| it.remote);
+        endpoint.abort();
+        remote.map_or_else(String::new, |it| it.to_string())
+    }
+
+    /// The user has admitted a guest.
+    fn admitted(&mut self, now: Instant, guest: NodeId) {
+        self.remember_network(guest);
+        if self.guests.admit(guest).is_err() {
+            self.guests.remove(&guest);
+            let remote = self.end_guest(guest);
+            self.admission_log.refused(now, guest, &remote);
+        }
+    }
+
+    /// Connections from the network of a peer that is trusted have slots of their own from now on.
+    fn remember_network(&self, peer: NodeId) {
+        let endpoint = self.peers.endpoint(peer);
+        let remote = endpoint
+            .and_then(|it| it.transport())
+            .and_then(|it| it.remote);
+        if let Some(network) = remote.as_ref().and_then(PeerNetwork::of) {
+            self.driver.remember_network(network);
+        }
     }
 
     fn connected(&mut self, now: Instant, dial: Dial, connected: Connected) {
@@ -195,7 +243,11 @@ impl MeshActor {
                 let address = self.mesh.address_in_use(peer);
                 self.peers.redials.up(*peer, address);
                 self.guests.up(*peer);
+                if self.peers.addresses.contains_key(peer) {
+                    self.remember_network(*peer);
+                }
             }
+            HubEvent::Admitted { peer } => self.admitted(now, *peer),
             HubEvent::Down { peer, .. } => {
                 self.mesh.down(now, *peer);
                 self.guests.down(now, *peer);
@@ -271,6 +323,7 @@ mod tests {
             first: BTreeMap::new(),
             redials: FastRedials::default(),
             session: SessionConfig::default(),
+            guest_buffer: None,
             make_inbox: None,
             endpoints: Mutex::default(),
         };
@@ -278,13 +331,14 @@ mod tests {
             driver,
             mailbox: mailbox.expect("it was made"),
             mesh: Mesh::new(false),
-            guests: Guests::new(10),
+            guests: Guests::new(10, None),
             peers: Arc::new(peers),
             on_event: Box::new(drop),
             random: fastrand::Rng::with_seed(1),
             is_closing: false,
             reports_other_nodes: false,
             dial_errors: DialErrorLog::default(),
+            admission_log: AdmissionLog::default(),
         }
     }
 
@@ -294,7 +348,7 @@ mod tests {
         let (mut actor, now) = (mesh_actor(simulation.driver()), simulation.now());
         let mailbox = actor.mailbox.clone();
         let admit = |actor: &mut MeshActor| {
-            assert!(actor.guests.admit(now, GUEST));
+            assert_eq!(actor.guests.accept(now, GUEST, None), Ok(None));
             let made = actor.peers.make(&actor.driver, GUEST, mailbox.clone());
             made.unwrap()
         };

@@ -30,6 +30,8 @@ pub(crate) struct Peers {
     pub(crate) first: BTreeMap<NodeId, usize>,
     pub(crate) redials: FastRedials,
     pub(crate) session: SessionConfig,
+    /// The admission buffer of guests.
+    pub(crate) guest_buffer: Option<usize>,
     pub(crate) make_inbox: Option<MakeInbox>,
     pub(crate) endpoints: Mutex<BTreeMap<NodeId, Endpoint>>,
 }
@@ -71,7 +73,10 @@ impl Peers {
                 watch: Some(Box::new(watch)),
             }
         };
-        let session = self.session.clone();
+        let mut session = self.session.clone();
+        if !self.addresses.contains_key(&peer) {
+            session.admission_buffer = self.guest_buffer.or(session.admission_buffer);
+        }
         let made = driver.endpoint_with(session, self.local, peer, reception)?;
         self.lock().insert(peer, made.clone());
         Ok(made)

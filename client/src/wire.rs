@@ -212,6 +212,8 @@ pub enum Rejection {
     Version = 426,
     /// A protocol feature that one side requires is missing on the other side.
     Feature = 428,
+    /// Wrong tokens came from the network of the peer. A retry helps after the time in the message.
+    Throttled = 429,
     /// The zipper has its maximum of clients, or no room for another function of that name or for as many
     /// tags. A retry helps once others have left.
     Full = 503,

@@ -14,6 +14,7 @@ mod plans;
 mod quotas;
 mod settling;
 mod shards;
+mod token_throttle;
 mod unmatched_tags;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +25,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use selvedge_hub::{Actor, Clock, Endpoint, Instant, Next};
+use selvedge_hub::{Actor, Clock, Endpoint, Instant, LogThrottle, Next, PeerNetwork, RecentSet};
 
 use crate::broker::connection::Connection;
 use crate::broker::liveness::Liveness;
@@ -32,6 +33,7 @@ use crate::broker::plans::{Plans, ResolvedHop, ResolvedPlan};
 use crate::broker::quotas::{QuotaExceeded, TagQuotas};
 use crate::broker::settling::Occasion;
 use crate::broker::shards::{ShardSet, ShardVersions, WaitingEndpoints};
+use crate::broker::token_throttle::TokenThrottle;
 use crate::broker::unmatched_tags::UnmatchedTags;
 use crate::router::{NextHop, Presence, Router};
 use crate::stats::ZipperCounters;
@@ -46,8 +48,12 @@ const AWAY_MAX: Duration = Duration::from_secs(30);
 /// whose connection broke dials again within a fraction of that.
 const AWAY_WHEN_FULL_MAX: Duration = Duration::from_secs(3);
 
-/// The time in which a connecting client must introduce itself.
+/// The time in which a client must introduce itself again after its process has restarted. Hubs use the same
+/// time for the first introduction.
 const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How many keys of admitted clients are remembered: 128 KiB.
+const KNOWN_CLIENTS_MAX: usize = 4096;
 
 /// How often timeouts are checked.
 const TICK: Duration = Duration::from_secs(1);
@@ -101,6 +107,11 @@ struct BrokerState {
     quotas: TagQuotas,
     /// The longest message, in bytes.
     message_max: usize,
+    token_throttle: TokenThrottle,
+    /// Clients that were admitted. Wrong tokens from their network do not delay them.
+    known_clients: RecentSet<NodeKey>,
+    /// Refused peers, of which strangers can make as many as they like.
+    refusals: LogThrottle,
     known: BTreeMap<NodeKey, ConnectedPeer>,
     /// Peers that have changed since the last call of [`Broker::publish`].
     changed_peers: ShardSet,
@@ -134,6 +145,14 @@ struct ConnectedPeer {
     is_table_full: bool,
 }
 
+impl ConnectedPeer {
+    /// Whether the peer has been admitted since its endpoint exists. A stranger has neither routes nor
+    /// messages.
+    fn was_admitted(&self) -> bool {
+        !self.name.is_empty()
+    }
+}
+
 impl Broker {
     pub(crate) fn new(settings: BrokerSettings) -> Arc<Self> {
         let mut random = fastrand::Rng::with_seed(settings.seed);
@@ -148,6 +167,9 @@ impl Broker {
                 router,
                 quotas: TagQuotas::default(),
                 message_max,
+                token_throttle: TokenThrottle::default(),
+                known_clients: RecentSet::new(KNOWN_CLIENTS_MAX),
+                refusals: LogThrottle::default(),
                 known: BTreeMap::new(),
                 changed_peers: ShardSet::default(),
                 plans: Plans::default(),
@@ -182,19 +204,19 @@ impl Broker {
         };
         let node = *endpoint.peer().as_bytes();
         let source = self.change(|state| {
-            state.changed_peers.insert_node(&node);
-            state.withdraw(node);
-            state.known.insert(node, known);
+            let former = state.known.insert(node, known);
+            if former.is_some_and(|former| former.was_admitted()) {
+                state.changed_peers.insert_node(&node);
+                state.withdraw(node);
+            }
             if state.source.is_none() && !self.settings.mesh.contains(&node) {
                 // Aborted before it is attached: otherwise its messages would be acknowledged, and functions
                 // closed before the messages are forwarded. Not for a neighbour that has left: the hub would
                 // make another endpoint at once, without end.
                 endpoint.abort();
             }
-            state
-                .source
-                .clone()
-                .filter(|_| !self.settings.mesh.contains(&node))
+            let source = state.source.clone();
+            source.filter(|_| !self.settings.mesh.contains(&node))
         });
         self.settle(Occasion::Change);
         Connection::new(Arc::clone(self), endpoint.clone(), id, source)
@@ -212,7 +234,10 @@ impl Broker {
         state.source = None;
         for (node, it) in &state.known {
             let may_become_source = it.role.is_none() && !self.settings.mesh.contains(node);
-            if may_become_source || it.role == Some(Role::Source) {
+            if may_become_source && !it.was_admitted() {
+                // Nothing of a stranger was acknowledged.
+                it.endpoint.abort();
+            } else if may_become_source || it.role == Some(Role::Source) {
                 it.endpoint.close();
             }
         }
@@ -285,7 +310,11 @@ impl Broker {
     }
 
     fn set_role(&self, node: NodeKey, role: Option<Role>, name: &str, protocol: Negotiated) {
-        if let Some(known) = self.lock().known.get_mut(&node) {
+        let mut state = self.lock();
+        if role.is_some() {
+            state.known_clients.insert(node);
+        }
+        if let Some(known) = state.known.get_mut(&node) {
             known.role = role;
             name.clone_into(&mut known.name);
             known.has_deltas = protocol.has(INTEREST_DELTAS);
@@ -381,6 +410,9 @@ impl Broker {
             let (was_away, is_away) = (known.away_since.is_some(), presence != Presence::Up);
             known.away_since = is_away.then(|| self.settings.clock.now());
             known.is_gone = false;
+            if !known.was_admitted() {
+                return;
+            }
             if was_away != is_away {
                 state.changed_peers.insert_node(&node);
             }
@@ -392,17 +424,36 @@ impl Broker {
     /// Removes a peer whose endpoint has ended, unless a successor has replaced the connection.
     fn remove(&self, node: NodeKey, connection: u64) {
         self.change(|state| {
-            if state
-                .known
-                .get(&node)
-                .is_some_and(|it| it.connection == connection)
-            {
-                state.known.remove(&node);
+            let known = state.known.get(&node);
+            if known.is_none_or(|it| it.connection != connection) {
+                return;
+            }
+            let removed = state.known.remove(&node);
+            if removed.is_some_and(|it| it.was_admitted()) {
                 state.changed_peers.insert_node(&node);
                 state.withdraw(node);
             }
         });
         self.settle(Occasion::Change);
+    }
+
+    /// How long the token of that node is not looked at, because of wrong tokens from its network.
+    fn token_delay(&self, node: &NodeKey, network: Option<PeerNetwork>) -> Option<Duration> {
+        let (state, now) = (self.lock(), self.settings.clock.now());
+        let delay = state.token_throttle.delay(now, network?)?;
+        (!state.known_clients.contains(node)).then_some(delay)
+    }
+
+    fn note_wrong_token(&self, network: Option<PeerNetwork>) {
+        let Some(network) = network else { return };
+        let now = self.settings.clock.now();
+        self.lock().token_throttle.failed(now, network);
+    }
+
+    /// Counts a refused peer. Returns the number of refused peers if it is to be logged.
+    fn record_refusal(&self) -> Option<u64> {
+        let now = self.settings.clock.now();
+        self.lock().refusals.record(now)
     }
 
     /// The plan for messages of clients with that tag and target, valid until the version of the tag
@@ -462,8 +513,10 @@ impl Broker {
                 changed_peers.insert_node(node);
                 router.begin_presence(*node, Presence::Gone);
             }
+            // The hub ends a guest that was never admitted.
+            let has_restarted = known.role.is_none() && known.was_admitted();
             let expected = self.settings.mesh.contains(node);
-            if known.role.is_none() && !expected && now >= known.since + INTRODUCTION_TIMEOUT {
+            if has_restarted && !expected && now >= known.since + INTRODUCTION_TIMEOUT {
                 let (peer, remote) = (known.endpoint.peer(), remote(&known.endpoint));
                 tracing::warn!(%peer, remote, "no introduction within 5 s; closing the connection");
                 known.endpoint.close();

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use selvedge_hub::{
-    ActorHandle, Address, Admission, Dialer, Driver, DriverConfig, DriverError, Endpoint, Hub,
-    HubError, Identity, Instant, Listener, NodeId, SessionConfig,
+    ActorHandle, Address, Admission, Dialer, Driver, DriverConfig, DriverError, Endpoint,
+    GuestAdmission, Hub, HubError, Identity, Instant, Listener, NodeId, SessionConfig,
 };
 
 use selvedge_client::lanes::{PAYLOAD_MAX, session_config};
@@ -202,6 +202,7 @@ impl Zipper {
             .driver(Arc::clone(&driver))
             .session(session_config(options.send_buffer, options.message_max))
             .guests(options.clients_max.saturating_add(GUESTS_SPARE))
+            .guest_admission(GuestAdmission::default())
             // Connections receive the events of their endpoints.
             .without_events()
             .inbox(move |endpoint: &Endpoint| Box::new(connections.open_connection(endpoint)));

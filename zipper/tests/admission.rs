@@ -3,13 +3,22 @@
 #[allow(dead_code, reason = "a part of it is used")]
 mod support;
 
+use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
 use bytes::Bytes;
-use selvedge_client::lanes::{CONTROL, session_config};
+use selvedge_client::lanes::{CONTROL, DATA, PAYLOAD_MAX, session_config};
 use selvedge_client::tag::Tag;
 use selvedge_client::wire::{
     Handshake, InterestEntry, Policy, Role, TAGS_MAX, VERSION_MIN, WireMessage,
 };
-use selvedge_hub::{CloseReason, Endpoint, Hub, Identity, RecvError, TryRecvError};
+use selvedge_client::{Client, ClientOptions};
+use selvedge_hub::{
+    Address, CloseReason, Driver, DriverConfig, Endpoint, Hub, Identity, NodeId, RecvError,
+    SessionConfig, TryRecvError, dialers,
+};
 use selvedge_zipper::zipper::{Neighbour, Zipper, ZipperError};
 
 use crate::support::{IN, PATIENCE, function, identity, options, read, source, start, text, write};
@@ -20,6 +29,34 @@ struct Stranger {
     hub: Hub,
 }
 
+/// Endpoints to a zipper that have not introduced themselves. They do not dial again.
+struct MuteStrangers {
+    driver: Driver,
+    session: SessionConfig,
+}
+
+impl MuteStrangers {
+    fn new() -> Self {
+        Self {
+            driver: Driver::new(DriverConfig::default()).expect("a driver"),
+            session: session_config(2 << 20, PAYLOAD_MAX),
+        }
+    }
+
+    fn connect(&self, address: &Address, zipper: NodeId) -> Endpoint {
+        let identity = identity();
+        let dialers = dialers(&identity);
+        let connected = self.driver.dial_blocking(&dialers, address, Some(zipper));
+        let endpoint = self
+            .driver
+            .endpoint(self.session.clone(), identity.node_id(), zipper);
+        let endpoint = endpoint.expect("the driver runs");
+        let attached = endpoint.attach(connected.expect("it listens"));
+        attached.expect("it is open");
+        endpoint
+    }
+}
+
 impl Stranger {
     fn connect(zipper: &Zipper) -> Self {
         Self::connect_as(identity(), zipper)
@@ -27,7 +64,7 @@ impl Stranger {
 
     fn connect_as(identity: Identity, zipper: &Zipper) -> Self {
         let hub = Hub::builder(identity)
-            .session(session_config(16 << 20, 64 << 20))
+            .session(session_config(16 << 20, PAYLOAD_MAX))
             .peer_at(zipper.node_id(), zipper.addresses().to_vec())
             .expect("another node");
         let hub = hub.start().expect("a hub");
@@ -251,4 +288,175 @@ fn the_functions_of_one_name_cannot_exceed_the_table_of_their_zipper() {
         &[Tag(TAGS_MAX as u32)],
     ));
     assert_eq!(code(&another.received()), 503);
+}
+
+#[test]
+fn what_strangers_send_before_they_introduce_themselves_is_not_buffered() {
+    let zipper = ZipperProcess::start();
+    let before = zipper.peak_memory();
+    let strangers = MuteStrangers::new();
+    let endpoints: Vec<Endpoint> = (0..40)
+        .map(|number| {
+            let address = &zipper.addresses[number % zipper.addresses.len()];
+            let endpoint = strangers.connect(address, zipper.node);
+            let message = Bytes::from(vec![0; 1 << 20]);
+            while endpoint.try_send(DATA, message.clone()).is_ok() {}
+            if number % 4 < 2 {
+                let message = Bytes::from_static(&[1; 1000]);
+                while endpoint.try_send(CONTROL, message.clone()).is_ok() {}
+            }
+            endpoint
+        })
+        .collect();
+    let at = zipper.addresses.clone();
+    let honest = ClientOptions::source("honest", at.clone());
+    let honest = Client::connect(honest).expect("it is admitted beside them");
+    let sink = ClientOptions::function("sink", vec![IN], at);
+    let sink = Client::connect(sink).expect("it is admitted beside them");
+    write(&honest, IN, "hello");
+    assert_eq!(text(&read(&sink)), "hello");
+    for endpoint in endpoints {
+        // Half of them break the protocol, and the others are mute for too long.
+        assert!(endpoint.wait_closed(PATIENCE).is_some());
+    }
+    // 40 connections with their buffers, and less than an eighth of what the strangers would send.
+    let used = zipper.peak_memory() - before;
+    assert!(used < 20 << 20, "{used} bytes");
+}
+
+#[test]
+fn mute_strangers_take_no_place_from_clients() {
+    let mut options = options("z");
+    options.clients_max = 4;
+    let zipper = start(options);
+    let strangers = MuteStrangers::new();
+    // More than may wait at a time.
+    let mute: Vec<Endpoint> = (0..300)
+        .map(|_| strangers.connect(&zipper.addresses()[1], zipper.node_id()))
+        .collect();
+    let (honest, sink) = (source(&zipper), function(&zipper, "sink", IN));
+    write(&honest, IN, "hello");
+    assert_eq!(text(&read(&sink)), "hello");
+    let first = mute[0].wait_closed(PATIENCE);
+    assert_eq!(first, Some(CloseReason::PeerAborted));
+}
+
+#[test]
+fn wrong_tokens_take_no_place_from_clients() {
+    let mut options = options("z");
+    (options.token, options.clients_max) = (Some("right".into()), 4);
+    let zipper = start(options);
+    let strangers = MuteStrangers::new();
+    let wrong = handshake(Role::Source, Some("wrong"), &[]).encode();
+    let wrong = wrong.expect("it is short");
+    let refused: Vec<Endpoint> = (0..300)
+        .map(|_| {
+            let endpoint = strangers.connect(&zipper.addresses()[1], zipper.node_id());
+            endpoint.send(CONTROL, wrong.clone()).expect("it is open");
+            endpoint
+        })
+        .collect();
+    let at = zipper.addresses().to_vec();
+    let mut honest = ClientOptions::source("honest", at);
+    honest.token = Some("right".into());
+    Client::connect(honest).expect("it is admitted beside them");
+    for endpoint in refused {
+        let ended = endpoint.wait_closed(PATIENCE);
+        let expected = [CloseReason::Peer, CloseReason::PeerAborted];
+        assert!(ended.is_some_and(|it| expected.contains(&it)), "{ended:?}");
+    }
+}
+
+#[test]
+fn half_open_connections_take_no_place_from_clients() {
+    let driver = Driver::new(DriverConfig {
+        handshakes_max: 32,
+        // They do not end by themselves while the test runs.
+        handshake_max: 2 * PATIENCE,
+        ..DriverConfig::default()
+    });
+    let mut options = options("z");
+    options.driver = Some(Arc::new(driver.expect("a driver")));
+    let zipper = start(options);
+    let place = zipper.addresses()[1].as_socket().expect("an IP address");
+    let half_open: Vec<_> = (0..200).map(|_| TcpStream::connect(place)).collect();
+    assert!(half_open.iter().all(Result::is_ok));
+    for address in zipper.addresses() {
+        let honest = ClientOptions::source("honest", vec![address.clone()]);
+        Client::connect(honest).expect("it is admitted beside them");
+    }
+}
+
+#[test]
+fn a_refused_zipper_logs_one_line_with_the_address_for_each_attempt() {
+    let other = ZipperProcess::start();
+    let (node, address) = (other.node, &other.addresses[1]);
+    let mesh = format!("mesh={{other: {{node: {node}, addresses: ['{address}']}}}}");
+    let mut refused = ZipperProcess::spawn(&["--log", "info", "--set", &mesh]);
+    let log = BufReader::new(refused.child.stderr.take().expect("it is piped"));
+    let lines = log.lines().map(|line| line.expect("text"));
+    let is_other = |line: &String| !line.contains("refused by the neighbour");
+    let attempts = lines.skip_while(is_other).take(4);
+    for line in attempts {
+        assert!(line.contains("refused by the neighbour"), "{line}");
+        assert!(line.contains(&address.to_string()), "{line}");
+        assert!(line.contains("403"), "{line}");
+    }
+}
+
+/// A zipper in a process of its own, killed when it is dropped.
+struct ZipperProcess {
+    child: Child,
+    node: NodeId,
+    addresses: Vec<Address>,
+}
+
+impl ZipperProcess {
+    fn start() -> Self {
+        Self::spawn(&["--log", "error"])
+    }
+
+    fn spawn(arguments: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_zipper"))
+            .args(["serve", "--output", "json", "--set"])
+            .arg("listen=['quic://127.0.0.1:0', 'tcp://127.0.0.1:0']")
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let mut line = String::new();
+        let stdout = child.stdout.as_mut().expect("it is piped");
+        let read = BufReader::new(stdout).read_line(&mut line);
+        read.expect("it prints where it listens");
+        let started: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        let parse = |it: &serde_json::Value| it.as_str().and_then(|it| it.parse().ok());
+        let addresses = started["addresses"].as_array().expect("a list");
+        Self {
+            node: started["node"]
+                .as_str()
+                .expect("a text")
+                .parse()
+                .expect("a node id"),
+            addresses: addresses.iter().filter_map(parse).collect(),
+            child,
+        }
+    }
+
+    /// The largest amount of memory that it has used, in bytes.
+    fn peak_memory(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(status).expect("Linux");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        let kib: u64 = kib.expect("it is listed").parse().expect("a number");
+        kib * 1024
+    }
+}
+
+impl Drop for ZipperProcess {
+    fn drop(&mut self) {
+        let _ended_already = self.child.kill();
+        let _status = self.child.wait();
+    }
 }

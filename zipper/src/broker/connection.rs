@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_channel::Sender;
-use selvedge_hub::{Address, Endpoint, Event, Inbox, Incoming, LaneId, Message};
+use selvedge_hub::{Address, Endpoint, Event, Inbox, Incoming, LaneId, Message, PeerNetwork};
 use subtle::ConstantTimeEq;
 
 use crate::broker::Broker;
@@ -20,6 +21,9 @@ use selvedge_client::wire::{
     self, AdminRequest, FEATURE_ADMIN, Handshake, Negotiated, NodeKey, Policy, Rejection, Role,
     VersionOffer, WireMessage,
 };
+
+/// How long a refused peer may take to receive the reason.
+const REFUSAL_LINGER: Duration = Duration::from_secs(1);
 
 /// Has the worker call a connection again when a recipient has room.
 struct ResumeWaker(Endpoint);
@@ -46,6 +50,8 @@ pub(crate) struct Connection {
     name: String,
     /// The last known address of the peer, for logs.
     remote: String,
+    /// The network of that address.
+    network: Option<PeerNetwork>,
     /// The versions that the peer has offered; its handshake follows.
     offer: Option<VersionOffer>,
     /// The features that the peer and this zipper use, as bits.
@@ -97,7 +103,11 @@ impl Inbox for Connection {
             Event::Attached { .. } | Event::Moved { .. } => self.on_attached(),
             Event::Detached { reason } => {
                 let (peer, remote, name) = (self.endpoint.peer(), &self.remote, &self.name);
-                tracing::warn!(%peer, remote, name, %reason, "connection lost");
+                if self.is_unknown() {
+                    tracing::debug!(%peer, remote, %reason, "connection lost");
+                } else {
+                    tracing::warn!(%peer, remote, name, %reason, "connection lost");
+                }
                 self.broker.set_presence(self.node, Presence::Away);
             }
             Event::PeerRestarted { undelivered } => self.on_restarted(&undelivered),
@@ -106,7 +116,11 @@ impl Inbox for Connection {
                 undelivered,
             } => {
                 let (peer, remote, name) = (self.endpoint.peer(), &self.remote, &self.name);
-                tracing::info!(%peer, remote, name, %reason, "connection closed");
+                if self.is_unknown() {
+                    tracing::debug!(%peer, remote, %reason, "connection closed");
+                } else {
+                    tracing::info!(%peer, remote, name, %reason, "connection closed");
+                }
                 self.count_undelivered(&undelivered);
                 // Messages that the peer sent before are still forwarded.
                 self.broker.remove(self.node, self.id);
@@ -143,6 +157,7 @@ impl Connection {
             role: None,
             name: String::new(),
             remote: String::new(),
+            network: None,
             offer: None,
             features: 0,
             admitted: None,
@@ -163,9 +178,14 @@ impl Connection {
         let scheme = transport.as_ref().map_or("", |it| it.scheme);
         if let Some(remote) = transport.as_ref().and_then(|it| it.remote.as_ref()) {
             self.remote = remote.to_string();
+            self.network = PeerNetwork::of(remote);
         }
         let (peer, remote, name) = (self.endpoint.peer(), &self.remote, &self.name);
-        tracing::info!(%peer, remote, name, scheme, "connected");
+        if self.is_unknown() {
+            tracing::debug!(%peer, remote, scheme, "connected");
+        } else {
+            tracing::info!(%peer, remote, name, scheme, "connected");
+        }
         self.broker.set_presence(self.node, Presence::Up);
         // Not before: an introduction to an absent neighbour would delay the shutdown.
         if !self.has_introduced && self.is_in_mesh() {
@@ -188,6 +208,12 @@ impl Connection {
         if self.is_in_mesh() {
             self.introduce();
         }
+    }
+
+    /// Whether the peer was never admitted. Strangers may connect as often as they like, and so may a
+    /// neighbour that is refused: only the refusal is logged, with the address.
+    const fn is_unknown(&self) -> bool {
+        self.name.is_empty()
     }
 
     fn is_in_mesh(&self) -> bool {
@@ -429,6 +455,8 @@ impl Connection {
         self.name.clone_from(&name);
         self.role = Some(role);
         self.features = protocol.features;
+        // Control messages of clients stay within the admission buffer: the longest handshake fits.
+        self.endpoint.admit(DATA);
         self.acknowledge(protocol);
         if role == Role::Zipper && !self.has_introduced {
             self.introduce();
@@ -487,15 +515,7 @@ impl Connection {
                 return Err((Rejection::Forbidden, why.into()));
             }
         } else if let Some(token) = &settings.token {
-            let presented = handshake.token.as_deref().unwrap_or_default();
-            if !bool::from(presented.as_bytes().ct_eq(token.as_bytes())) {
-                let why = if handshake.token.is_some() {
-                    "the token is wrong"
-                } else {
-                    "this zipper requires a token"
-                };
-                return Err((Rejection::Unauthorized, why.into()));
-            }
+            self.check_token(handshake.token.as_deref(), token)?;
         }
         let malformed = |why: String| Err((Rejection::Malformed, why));
         if handshake.name.is_empty() {
@@ -510,17 +530,46 @@ impl Connection {
         Ok(protocol)
     }
 
+    fn check_token(&self, presented: Option<&str>, token: &str) -> Result<(), (Rejection, String)> {
+        let Some(presented) = presented else {
+            let why = "this zipper requires a token";
+            return Err((Rejection::Unauthorized, why.into()));
+        };
+        if let Some(delay) = self.broker.token_delay(&self.node, self.network) {
+            let network = self.network.map_or_else(String::new, |it| it.to_string());
+            let why = format!(
+                "wrong tokens came from {network}: try again in {:.1} s",
+                delay.as_secs_f64()
+            );
+            return Err((Rejection::Throttled, why));
+        }
+        if bool::from(presented.as_bytes().ct_eq(token.as_bytes())) {
+            return Ok(());
+        }
+        self.broker.note_wrong_token(self.network);
+        Err((Rejection::Unauthorized, "the token is wrong".into()))
+    }
+
+    /// Ends the connection. A stranger has little time to take the reason, and holds its slot no longer.
     fn reject(&mut self, rejection: Rejection, why: &str) {
         let (peer, remote, name) = (self.endpoint.peer(), &self.remote, &self.name);
         let code = rejection as u16;
-        tracing::warn!(%peer, remote, name, code, why, "peer refused");
+        if let Some(count) = self.broker.record_refusal() {
+            tracing::warn!(%peer, remote, name, code, why, count, "peer refused");
+        } else {
+            tracing::debug!(%peer, remote, name, code, why, "peer refused");
+        }
         let message = WireMessage::Rejected {
             code,
             message: why.to_owned(),
         };
         self.send(&message);
         self.is_closed = true;
-        self.endpoint.close();
+        if self.role.is_none() {
+            self.endpoint.close_within(REFUSAL_LINGER);
+        } else {
+            self.endpoint.close();
+        }
     }
 
     /// Gathers the first unread messages. Returns whether there are any.

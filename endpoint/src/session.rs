@@ -267,13 +267,20 @@ impl Session {
         self.receiving.consumed(lane, bytes);
     }
 
+    /// Whether the peer has its full limits on no lane yet: see
+    /// [`SessionConfig::admission_buffer`].
+    #[must_use]
+    pub fn is_admission_pending(&self) -> bool {
+        self.receiving.is_admission_pending()
+    }
+
     /// Grants the peer the full limits of a lane, which [`SessionConfig::admission_buffer`] has restricted.
     /// Without that it has no effect. The peer keeps them, also if its process restarts.
     pub fn admit(&mut self, lane: LaneId) {
         if self.config.admission_buffer.is_none() {
             return;
         }
-        let was_pending = self.receiving.is_admission_pending();
+        let was_pending = self.is_admission_pending();
         self.receiving.admit(&self.config, lane);
         if was_pending {
             self.outputs.event(Event::Admitted);

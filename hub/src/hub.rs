@@ -48,15 +48,12 @@ impl Hub {
 
     pub(crate) fn start(mut builder: HubBuilder) -> Result<Self, HubError> {
         builder.check()?;
-        let driver = match builder.driver {
+        let driver = match builder.driver.take() {
             Some(driver) => driver,
             None => Arc::new(Driver::new(DriverConfig::default())?),
         };
         let node_id = builder.identity.node_id();
-        let wanted: Vec<NodeId> = builder.peers.keys().copied().collect();
-        let guests_max = builder.guests_max;
-        let admission =
-            Admission::new(move |peer| guests_max > 0 || wanted.binary_search(peer).is_ok());
+        let admission = admission(&builder);
         // Bound before anything starts, so that an error leaves nothing running.
         let made = builder.listeners.drain(..).map(|make| make(&admission));
         let mut listeners: Vec<_> = made.collect();
@@ -90,7 +87,7 @@ impl Hub {
             driver: Arc::clone(&driver),
             mailbox,
             mesh: Mesh::new(keeps_standby),
-            guests: Guests::new(guests_max, builder.guest_admission),
+            guests: Guests::new(builder.guests_max, builder.guest_admission),
             peers: shared,
             on_event,
             random: randomness(&driver, node_id),
@@ -207,6 +204,18 @@ impl Hub {
             is_delivered &= matches!(reason?, CloseReason::Local | CloseReason::Peer);
         }
         Some(is_delivered)
+    }
+}
+
+/// The nodes that listeners accept: the wanted peers, or every node if guests are accepted.
+fn admission(builder: &HubBuilder) -> Admission {
+    let wanted: Vec<NodeId> = builder.peers.keys().copied().collect();
+    let guests_max = builder.guests_max;
+    let admission =
+        Admission::new(move |peer| guests_max > 0 || wanted.binary_search(peer).is_ok());
+    match builder.guest_admission {
+        Some(_) => admission.restricted(),
+        None => admission,
     }
 }
 

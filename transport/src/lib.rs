@@ -50,5 +50,5 @@ pub use io::*;
 #[cfg(feature = "io")]
 pub use transport::{
     DialError, DialTarget, Dialer, FRAME_LEN_MAX, Info, ListenError, Listener, Phase, Progress,
-    ReadBuffer, Transport, Turn, UNAUTHENTICATED_LEN_MAX,
+    ReadBuffer, Transport, Turn, UNADMITTED_LEN_MAX, UNAUTHENTICATED_LEN_MAX,
 };

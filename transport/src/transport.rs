@@ -20,6 +20,11 @@ pub const FRAME_LEN_MAX: usize = 64 * 1024;
 /// The maximum number of bytes that a transport buffers for an unauthenticated peer.
 pub const UNAUTHENTICATED_LEN_MAX: usize = 16 * 1024;
 
+/// The maximum number of bytes that an accepted transport buffers for an authenticated peer before
+/// [`Transport::admit`], if its listener is [restricted](crate::Admission::restricted): one frame of
+/// maximum length.
+pub const UNADMITTED_LEN_MAX: usize = FRAME_LEN_MAX;
+
 /// The properties of a [`Transport`].
 #[derive(Debug, Clone)]
 pub struct Info {
@@ -209,6 +214,12 @@ pub trait Transport: Send + fmt::Debug {
     /// Handles expired timers. `now` is at or after [`timeout`](Self::timeout); an earlier call has
     /// no effect.
     fn on_timeout(&mut self, now: Instant);
+
+    /// Lifts the limit of [`UNADMITTED_LEN_MAX`] of a transport that was accepted by a
+    /// [restricted](crate::Admission::restricted) listener; on others it has no effect. Call
+    /// [`send`](Self::send) afterwards. The default implementation does nothing, for transports that
+    /// never buffer more than a frame.
+    fn admit(&mut self) {}
 
     /// Begins an orderly close: no further frame is accepted, accepted frames are sent, then the
     /// peer is notified. `send` and `recv` return [`End::Closed`] when the close is complete or has

@@ -419,6 +419,13 @@ impl Connections {
         self.arm(index, schedule);
     }
 
+    /// Lifts the limits of a transport whose peer was admitted.
+    pub(super) fn admit(&mut self, index: usize) {
+        if let Some(slot) = self.slots.get_mut(index) {
+            slot.transport.admit();
+        }
+    }
+
     /// Receives frames on a transport.
     pub(super) fn receive(
         &mut self,

@@ -189,7 +189,11 @@ impl HostedEndpoint {
                 EndpointCommand::Attach(connected) => {
                     self.attach(index, connected, connections, now);
                 }
-                EndpointCommand::Admit(lane) => self.session.admit(lane),
+                EndpointCommand::Admit(lane) => {
+                    self.session.admit(lane);
+                    let attached = self.attachments.iter();
+                    attached.for_each(|(_, connection)| connections.admit(*connection));
+                }
                 EndpointCommand::Close => self.close(now),
                 EndpointCommand::CloseWithin(linger) => {
                     let buffer = &mut lock(&self.shared.send_buffer);
@@ -240,7 +244,11 @@ impl HostedEndpoint {
         for frame in connected.early {
             self.session.handle_frame(now, id, frame);
         }
-        self.add_connection(index, id, connected.transport, connections);
+        let mut transport = connected.transport;
+        if !self.session.is_admission_pending() {
+            transport.admit();
+        }
+        self.add_connection(index, id, transport, connections);
     }
 
     fn add_connection(

@@ -160,13 +160,19 @@ pub(crate) fn random<const N: usize>() -> std::io::Result<[u8; N]> {
 /// ends with [`End::Refused`](crate::End::Refused), the accepting side with
 /// [`End::NotAdmitted`](crate::End::NotAdmitted).
 #[derive(Clone)]
-pub struct Admission(Arc<dyn Fn(&NodeId) -> bool + Send + Sync>);
+pub struct Admission {
+    admits: Arc<dyn Fn(&NodeId) -> bool + Send + Sync>,
+    is_restricted: bool,
+}
 
 impl Admission {
     /// Uses `admits` as the decision. It runs on a worker during the handshake and must not block.
     #[must_use]
     pub fn new(admits: impl Fn(&NodeId) -> bool + Send + Sync + 'static) -> Self {
-        Self(Arc::new(admits))
+        Self {
+            admits: Arc::new(admits),
+            is_restricted: false,
+        }
     }
 
     /// Admits every peer that proves an identity.
@@ -175,10 +181,27 @@ impl Admission {
         Self::new(|_| true)
     }
 
+    /// The same decision, for peers that are still to prove that they may send: an accepted transport buffers
+    /// at most [`UNADMITTED_LEN_MAX`](crate::UNADMITTED_LEN_MAX) bytes of such a peer until
+    /// [`Transport::admit`](crate::Transport::admit).
+    #[must_use]
+    pub fn restricted(self) -> Self {
+        Self {
+            is_restricted: true,
+            ..self
+        }
+    }
+
+    /// Whether accepted transports are [restricted](Self::restricted).
+    #[must_use]
+    pub const fn is_restricted(&self) -> bool {
+        self.is_restricted
+    }
+
     /// Whether `node` is admitted.
     #[must_use]
     pub fn admits(&self, node: &NodeId) -> bool {
-        self.0(node)
+        (self.admits)(node)
     }
 }
 

@@ -45,6 +45,25 @@ fn both_sides_authenticate_each_other() {
 }
 
 #[test]
+fn a_restricted_listener_receives_all_frames_before_and_after_the_peer_is_admitted() {
+    let mut bed = TestBed::new();
+    let admission = Admission::anyone().restricted();
+    bed.listen(listener(&Identity::generate().unwrap(), admission));
+    let dialer = QuicDialer::new(Identity::generate().unwrap());
+    let (dialing, accepted) = bed.connect(&dialer);
+    for round in 1..=3 {
+        for number in 0..64 {
+            let frame = numbered(number as u8 % 4, number, 64 * 1024);
+            bed.sides[dialing].push(FrameOrder::Lane(number as u8 % 4), frame);
+        }
+        bed.until("all frames have arrived", |bed| {
+            bed.sides[accepted].inbox.len() == round * 64
+        });
+        bed.sides[accepted].transport.admit();
+    }
+}
+
+#[test]
 fn frames_of_all_orders_arrive_in_order() {
     let (mut bed, dialing, accepted) = connected();
     for number in 0..200 {

@@ -31,7 +31,7 @@ const IDLE_MAX: Duration = Duration::from_secs(10);
 const STREAM_WINDOW: u32 = 4 << 20;
 
 /// The flow control window of a connection: 160 MB/s at a round-trip time of 100 ms.
-const CONNECTION_WINDOW: u32 = 16 << 20;
+pub(super) const CONNECTION_WINDOW: u32 = 16 << 20;
 
 /// The maximum number of bytes accepted from a session and not acknowledged.
 pub(super) const SEND_WINDOW_MAX: u64 = 16 << 20;
@@ -97,15 +97,16 @@ pub(super) struct TransportConfigs {
 }
 
 impl TransportConfigs {
-    /// Creates the configurations. `cap` is the maximum datagram length to send, in bytes.
-    pub(super) fn new(cap: u16) -> Self {
+    /// Creates the configurations. `cap` is the maximum datagram length to send, `window` the flow control
+    /// window of a connection, in bytes.
+    pub(super) fn new(cap: u16, window: u32) -> Self {
         let large = MTU_PRIVATE.min(cap);
-        let mut loopback = transport_config(large);
+        let mut loopback = transport_config(large, window);
         loopback.initial_mtu(large);
         Self {
             loopback: Arc::new(loopback),
-            private: Arc::new(transport_config(large)),
-            public: Arc::new(transport_config(MTU_PUBLIC.min(cap))),
+            private: Arc::new(transport_config(large, window)),
+            public: Arc::new(transport_config(MTU_PUBLIC.min(cap), window)),
         }
     }
 
@@ -119,7 +120,7 @@ impl TransportConfigs {
     }
 }
 
-fn transport_config(mtu_max: u16) -> TransportConfig {
+fn transport_config(mtu_max: u16, window: u32) -> TransportConfig {
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(mtu_max);
     let idle = u32::try_from(IDLE_MAX.as_millis()).unwrap_or(u32::MAX);
@@ -130,7 +131,7 @@ fn transport_config(mtu_max: u16) -> TransportConfig {
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(idle))))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
-        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
+        .receive_window(VarInt::from_u32(window))
         .send_window(SEND_WINDOW_MAX)
         .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER_LEN))
         .datagram_send_buffer_size(DATAGRAM_BUFFER_LEN)

@@ -6,7 +6,9 @@ use std::sync::{Arc, OnceLock};
 
 use quinn_proto::{ConnectError, Endpoint, EndpointConfig};
 
-use super::config::{self, MTU_CAP_MIN, MTU_CAP_NONE, TlsConfigError, TransportConfigs};
+use super::config::{
+    self, CONNECTION_WINDOW, MTU_CAP_MIN, MTU_CAP_NONE, TlsConfigError, TransportConfigs,
+};
 use super::transport::{ConnectionParts, QuicTransport};
 use super::{SCHEME, SERVER_NAME};
 use crate::io::datagram_socket::DatagramSocket;
@@ -87,7 +89,7 @@ impl QuicDialer {
         let refusal = RefusalCell::default();
         let shared = self.shared.get_or_init(|| SharedQuicConfig {
             endpoint: Arc::new(config::endpoint_config(&self.identity, self.mtu_cap)),
-            transport_configs: TransportConfigs::new(self.mtu_cap),
+            transport_configs: TransportConfigs::new(self.mtu_cap, CONNECTION_WINDOW),
         });
         let transport_configs = shared.transport_configs.of(remote.ip());
         let config = config::client_config(

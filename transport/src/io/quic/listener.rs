@@ -14,7 +14,7 @@ use quinn_proto::{DatagramEvent, Endpoint, EndpointConfig, Incoming, ServerConfi
 use super::SCHEME;
 use super::amplification_limit::AmplificationLimit;
 use super::cid::{CID_LEN, CidKey, SlotCids};
-use super::config::{self, MTU_CAP_NONE, TlsConfigError, TransportConfigs};
+use super::config::{self, CONNECTION_WINDOW, MTU_CAP_NONE, TlsConfigError, TransportConfigs};
 use super::connection_end::end_of;
 use super::transport::{ConnectionParts, QuicTransport};
 use crate::io::datagram_socket::{DatagramMeta, DatagramSocket};
@@ -22,7 +22,9 @@ use crate::io::forward_queue::{self, ForwardSender, PollHandles};
 use crate::io::handshake_slots::{HandshakeSlots, SlotLease};
 use crate::io::identity::{Admission, Identity};
 use crate::io::tls::RefusalCell;
-use crate::{Address, Instant, ListenError, Listener, Progress, Role, Transport, Turn};
+use crate::{
+    Address, Instant, ListenError, Listener, Progress, Role, Transport, Turn, UNADMITTED_LEN_MAX,
+};
 
 /// From this number of concurrent handshakes on, a new peer must first validate its address (Retry,
 /// RFC 9000, section 8.1.2), which costs it a round trip and this side no memory.
@@ -122,13 +124,17 @@ impl QuicListener {
             CidKey::generate()?,
         );
         let accepting = new_endpoint(&endpoint_config, &base, &socket, &cids, 0);
+        let window = match admission.is_restricted() {
+            true => UNADMITTED_LEN_MAX as u32,
+            false => CONNECTION_WINDOW,
+        };
         Ok(Self {
             socket,
             identity,
             admission,
             base,
             endpoint_config,
-            transport_configs: TransportConfigs::new(MTU_CAP_NONE),
+            transport_configs: TransportConfigs::new(MTU_CAP_NONE, window),
             cids,
             accepting,
             accepting_slot: 0,

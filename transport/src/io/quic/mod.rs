@@ -61,6 +61,7 @@ mod congestion;
 mod connection_end;
 mod dialer;
 mod listener;
+mod pending_transmit;
 mod recv_streams;
 mod send_streams;
 mod stats;

@@ -12,9 +12,10 @@ use quinn_proto::{
 use rustls::pki_types::CertificateDer;
 
 use super::amplification_limit::AmplificationLimit;
-use super::config::{CLOSE_MAX, HANDSHAKE_MAX};
+use super::config::{CLOSE_MAX, CONNECTION_WINDOW, HANDSHAKE_MAX};
 use super::connection_end::{CODE_CLOSED, CODE_MISBEHAVED, end_of};
 use super::listener::destination_id;
+use super::pending_transmit::{PendingTransmit, outgoing};
 use super::recv_streams::RecvStreams;
 use super::send_streams::{PullResult, SendStreams};
 use super::stats::QuicStats;
@@ -59,12 +60,6 @@ pub struct QuicTransport {
     close_sent: bool,
     forwarded: u64,
     migrations: u64,
-}
-
-/// Packets that wait until the socket is writable.
-struct PendingTransmit {
-    bytes: Vec<u8>,
-    transmit: quinn_proto::Transmit,
 }
 
 /// The components of a new transport.
@@ -564,6 +559,12 @@ impl Transport for QuicTransport {
         self.handle_events();
     }
 
+    fn admit(&mut self) {
+        // Without effect if the window is as large already.
+        let window = quinn_proto::VarInt::from_u32(CONNECTION_WINDOW);
+        self.conn.set_receive_window(window);
+    }
+
     fn close(&mut self, now: Instant) {
         match self.phase {
             Phase::Handshaking => self.send_close(now, CODE_CLOSED, &[]),
@@ -582,18 +583,5 @@ impl fmt::Debug for QuicTransport {
             .field("phase", &self.phase)
             .field("stats", &self.stats())
             .finish_non_exhaustive()
-    }
-}
-
-/// Converts to the form of quinn-udp. The source address is that of the connected socket.
-fn outgoing<'a>(transmit: &quinn_proto::Transmit, bytes: &'a [u8]) -> quinn_udp::Transmit<'a> {
-    quinn_udp::Transmit {
-        destination: transmit.destination,
-        ecn: transmit
-            .ecn
-            .and_then(|ecn| quinn_udp::EcnCodepoint::from_bits(ecn as u8)),
-        contents: &bytes[..transmit.size],
-        segment_size: transmit.segment_size,
-        src_ip: None,
     }
 }

@@ -174,9 +174,18 @@ impl RecvLane {
                     continue;
                 }
             }
-            if let Some(payload) = self.partial.absorb(&mut bytes, message_max)? {
-                self.backlog += cost(payload.len());
-                deliver(MessageBatch::of_one(payload));
+            let unread = bytes.len() as u64;
+            match self.partial.absorb(&mut bytes, message_max) {
+                Ok(None) => {}
+                Ok(Some(payload)) => {
+                    self.backlog += cost(payload.len());
+                    deliver(MessageBatch::of_one(payload));
+                }
+                Err(refused) => {
+                    // They count as not received: if they are sent again, they are refused again.
+                    self.expected -= unread;
+                    return Err(refused);
+                }
             }
         }
         Ok(())
@@ -281,8 +290,8 @@ impl Partial {
             }
             Self::Length { digits, have } => {
                 digits[*have] = bytes.get_u8();
-                *have += 1;
-                if *have < varint::len_from_first(digits[0]) {
+                if *have + 1 < varint::len_from_first(digits[0]) {
+                    *have += 1;
                     return Ok(None);
                 }
                 let len = varint::get(&mut &digits[..]).unwrap_or(u64::MAX);
@@ -488,6 +497,29 @@ mod tests {
         }
         assert_eq!(payloads, [&body]);
         assert_eq!(payloads[0].as_ptr(), body.as_ptr());
+    }
+
+    #[test]
+    fn a_refused_length_counts_as_not_received_however_it_is_cut() {
+        let mut long = Vec::new();
+        varint::put(varint::VARINT_MAX, &mut long);
+        for cut in 0..long.len() {
+            let mut lane = RecvLane::new(1 << 20);
+            let mut receive = |from: usize, to: usize| {
+                let piece = Bytes::copy_from_slice(&long[from..to]);
+                lane.receive(from as u64, piece, PieceOrder::InOrder, 10, &mut |_| ())
+            };
+            // Byte by byte, so that the digits of the length are collected.
+            assert!((0..cut).all(|at| receive(at, at + 1).is_ok()));
+            for _ in 0..3 {
+                let refused = receive(cut, long.len()).unwrap_err();
+                assert_eq!(refused.0, "sent a message longer than the limit");
+            }
+            let byte = Bytes::from_static(b"x");
+            let after = lane.receive(8, byte, PieceOrder::InOrder, 10, &mut |_| ());
+            assert_eq!(after.unwrap_err().0, "left a gap in a lane");
+            assert!(lane.position().0 < long.len() as u64);
+        }
     }
 
     #[test]

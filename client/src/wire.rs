@@ -19,6 +19,7 @@
 //! AdminRequest  10 | id 4B | query 1B | position: n 2B, n bytes
 //! AdminReply    11 | id 4B | 00 | n 2B | n × (n 1B, n × (name, kind 1B, value)) | position?
 //!               11 | id 4B | 01 | code 2B | text
+//! Denial        12 | permission 1B | n 2B | n × tag 4B
 //! ```
 //!
 //! Each message has exactly one encoding. Most sources write data with a short header: 8 to 15 bytes
@@ -67,6 +68,7 @@ use crate::tag::Tag;
 
 mod admin;
 mod data;
+mod denial;
 mod interest;
 mod versions;
 
@@ -75,6 +77,7 @@ pub use admin::{
     PAGE_ROWS_MAX, REPLY_LEN_MAX, ROW_FIELDS_MAX, TEXTS_MAX,
 };
 pub use data::{MessageHeader, PlainMessage, ShortHeader, SourcedHeader, is_data};
+pub use denial::{Denial, FEATURE_DENIALS, Permission};
 pub use interest::{
     INTEREST_DELTA_LEN_MAX, INTEREST_MAX, InterestDelta, InterestEntry, WithdrawnRoute,
 };
@@ -206,7 +209,7 @@ pub enum Rejection {
     Malformed = 400,
     /// The token is missing or wrong.
     Unauthorized = 401,
-    /// The key of the peer is not trusted for the role that the peer claims.
+    /// The key is not trusted for the role, or token and key permit nothing of what the peer is for.
     Forbidden = 403,
     /// The peers have no protocol version in common.
     Version = 426,
@@ -320,6 +323,8 @@ pub enum WireMessage {
     AdminRequest(AdminRequest),
     /// The answer to an operator.
     AdminReply(AdminReply),
+    /// A client lacks a permission; only with the feature [`FEATURE_DENIALS`].
+    Denial(Denial),
 }
 
 impl WireMessage {
@@ -337,6 +342,7 @@ impl WireMessage {
             Self::InterestDelta(_) => "InterestDelta",
             Self::AdminRequest(_) => "AdminRequest",
             Self::AdminReply(_) => "AdminReply",
+            Self::Denial(_) => "Denial",
         }
     }
 
@@ -399,6 +405,10 @@ impl WireMessage {
                 out.put_u8(0x11);
                 it.put(&mut out)?;
             }
+            Self::Denial(it) => {
+                out.put_u8(0x12);
+                it.put(&mut out)?;
+            }
         }
         Ok(out.into())
     }
@@ -427,6 +437,7 @@ impl WireMessage {
             7 => Self::InterestDelta(InterestDelta::decode(b)?),
             0x10 => Self::AdminRequest(AdminRequest::get(b)?),
             0x11 => Self::AdminReply(AdminReply::get(b)?),
+            0x12 => Self::Denial(Denial::get(b)?),
             other => return Err(WireError::Unknown(other)),
         };
         if bytes.is_empty() {

@@ -39,6 +39,10 @@ fn operator_samples() -> Vec<WireMessage> {
             code: 403,
             message: "no".into(),
         }),
+        WireMessage::Denial(Denial {
+            permission: Permission::Observe,
+            tags: vec![Tag(0x10), Tag(0x11)],
+        }),
     ]
 }
 

@@ -5,6 +5,7 @@
 //! sender, the connection registers a waker, and flow control blocks the sender: a zipper queues no
 //! messages of its own.
 
+mod access;
 mod admin;
 mod batch;
 mod connection;
@@ -27,6 +28,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use selvedge_hub::{Actor, Clock, Endpoint, Instant, LogThrottle, Next, PeerNetwork, RecentSet};
 
+use crate::broker::access::AdmittedClient;
 use crate::broker::connection::Connection;
 use crate::broker::liveness::Liveness;
 use crate::broker::plans::{Plans, ResolvedHop, ResolvedPlan};
@@ -35,6 +37,7 @@ use crate::broker::settling::Occasion;
 use crate::broker::shards::{ShardSet, ShardVersions, WaitingEndpoints};
 use crate::broker::token_throttle::TokenThrottle;
 use crate::broker::unmatched_tags::UnmatchedTags;
+use crate::permissions::AccessRules;
 use crate::router::{NextHop, Presence, Router};
 use crate::stats::ZipperCounters;
 use selvedge_client::tag::Tag;
@@ -112,6 +115,7 @@ struct BrokerState {
     known_clients: RecentSet<NodeKey>,
     /// Refused peers, of which strangers can make as many as they like.
     refusals: LogThrottle,
+    rules: AccessRules,
     known: BTreeMap<NodeKey, ConnectedPeer>,
     /// Peers that have changed since the last call of [`Broker::publish`].
     changed_peers: ShardSet,
@@ -143,6 +147,8 @@ struct ConnectedPeer {
     unsent: Option<Bytes>,
     /// Whether the interest table of a neighbour has no room for some functions.
     is_table_full: bool,
+    /// The permissions of a client, once it has been admitted.
+    client: Option<AdmittedClient>,
 }
 
 impl ConnectedPeer {
@@ -161,7 +167,6 @@ impl Broker {
         let message_max = settings.message_max;
         let liveness = Liveness::new(settings.clock.now());
         Arc::new(Self {
-            settings,
             counters: ZipperCounters::default(),
             state: Mutex::new(BrokerState {
                 router,
@@ -170,6 +175,7 @@ impl Broker {
                 token_throttle: TokenThrottle::default(),
                 known_clients: RecentSet::new(KNOWN_CLIENTS_MAX),
                 refusals: LogThrottle::default(),
+                rules: AccessRules::simple(settings.token.as_deref()),
                 known: BTreeMap::new(),
                 changed_peers: ShardSet::default(),
                 plans: Plans::default(),
@@ -184,6 +190,7 @@ impl Broker {
             is_aborted: AtomicBool::new(false),
             liveness,
             sources_gone,
+            settings,
         })
     }
 
@@ -201,6 +208,7 @@ impl Broker {
             has_deltas: false,
             unsent: None,
             is_table_full: false,
+            client: None,
         };
         let node = *endpoint.peer().as_bytes();
         let source = self.change(|state| {
@@ -531,6 +539,7 @@ impl Broker {
                 "no function observes these tags; their messages are dropped"
             );
         }
+        self.expire(&mut state);
         self.publish(&mut state);
         drop(state);
         // Also to neighbours whose send buffer had no room for the last part.

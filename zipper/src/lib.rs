@@ -9,6 +9,7 @@
 
 mod broker;
 pub mod config;
+pub mod permissions;
 pub mod records;
 pub mod router;
 #[cfg(feature = "wasm")]

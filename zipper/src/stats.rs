@@ -44,6 +44,12 @@ counters! {
     hop_limit,
     /// Dropped: malformed, or not allowed for the sender.
     malformed,
+    /// Dropped: the sender has no permission to write the tag.
+    forbidden,
+    /// Not messages, but tags that functions wanted to observe without the permission.
+    forbidden_tags,
+    /// Not messages, but requests of operators without the permission.
+    forbidden_requests,
     /// Lost: accepted for a peer that ended before it acknowledged them, or not yet forwarded when this
     /// zipper ended.
     undelivered,

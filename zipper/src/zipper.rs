@@ -14,6 +14,7 @@ use selvedge_hub::{
 use selvedge_client::lanes::{PAYLOAD_MAX, session_config};
 
 use crate::broker::{Broker, BrokerSettings, BrokerTicker, StopTicker};
+use crate::permissions::AccessRules;
 use crate::snapshot::PeerSnapshot;
 use crate::stats::ZipperStats;
 use selvedge_client::tag::Tag;
@@ -46,6 +47,8 @@ pub struct ZipperOptions {
     pub listen: Vec<Address>,
     /// The token that clients must present; without one, every client is admitted.
     pub token: Option<String>,
+    /// The tokens and keys of clients with their permissions. They replace `token` for clients.
+    pub access: Option<AccessRules>,
     /// Whether every client of every host may be admitted: without a token, a zipper listens on loopback
     /// addresses only, unless this is set.
     pub is_open: bool,
@@ -98,6 +101,7 @@ impl ZipperOptions {
             listen: Vec::new(),
             token: None,
             is_open: false,
+            access: None,
             mesh: Vec::new(),
             clients_max: 1024,
             dialers: Vec::new(),
@@ -168,6 +172,7 @@ impl Zipper {
     /// [`ZipperError`].
     pub fn start(options: ZipperOptions) -> Result<Self, ZipperError> {
         if options.token.is_none()
+            && options.access.is_none()
             && !options.is_open
             && let Some(exposed) = options.listen.iter().find(|it| is_exposed(it))
         {
@@ -197,6 +202,9 @@ impl Zipper {
             message_max: options.message_max,
             seed: driver.random_u64()?,
         });
+        if let Some(rules) = options.access {
+            broker.set_rules(rules);
+        }
         let connections = Arc::clone(&broker);
         let mut builder = Hub::builder(options.identity)
             .driver(Arc::clone(&driver))
@@ -256,6 +264,12 @@ impl Zipper {
     #[must_use]
     pub fn stats(&self) -> ZipperStats {
         self.broker.counters.stats()
+    }
+
+    /// Replaces the tokens and keys of clients. Connected clients get the permissions of the new rules;
+    /// those without any are disconnected, with the reason.
+    pub fn set_access(&self, rules: AccessRules) {
+        self.broker.set_rules(rules);
     }
 
     /// A handle that remains usable while the zipper ends and afterwards.

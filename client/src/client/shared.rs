@@ -11,7 +11,7 @@ use selvedge_hub::{Endpoint, Event, FlushError, Instant, Message, NodeId, Reader
 use crate::client::introduction::{Introduced, IntroductionMessages};
 use crate::client::{OutgoingBatch, ReadError, WriteError};
 use crate::lanes::{CONTROL, DATA};
-use crate::wire::{Data, Negotiated, Rejection, VersionOffer, WireMessage};
+use crate::wire::{Data, Denial, Negotiated, Rejection, VersionOffer, WireMessage};
 
 /// How long a worker may take to report undelivered messages of an aborted endpoint.
 const GIVE_UP_MAX: Duration = Duration::from_secs(5);
@@ -305,6 +305,15 @@ impl ClientShared {
                     }
                 }
                 tracing::debug!(peer = %self.node(), "the zipper has admitted this client again");
+            }
+            WireMessage::Denial(Denial { permission, tags }) => {
+                let tags: Vec<String> = tags.iter().map(ToString::to_string).collect();
+                let (remote, tags) = (self.remote(), tags.join(", "));
+                tracing::warn!(
+                    peer = %self.node(), remote, %permission, tags,
+                    "this client lacks a permission; the zipper drops its messages of these tags, or \
+                     sends none to it"
+                );
             }
             other => {
                 tracing::debug!(peer = %self.node(), kind = other.kind(), "unexpected message")

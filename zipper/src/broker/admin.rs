@@ -15,7 +15,9 @@ use selvedge_hub::{Instant, SendBacklog};
 
 use super::Broker;
 use super::peers::KnownPeer;
+use crate::permissions::TagSet;
 use crate::router::{FunctionSpec, Presence, RoutePosition, RouteView};
+use crate::stats::add;
 
 /// A page ends with the row that exceeds this length. The longest row has 64 names of 1 KiB, so an answer
 /// stays below the maximum of the protocol.
@@ -33,82 +35,104 @@ const UNKNOWN: u16 = 404;
 type AdminPage = (Vec<AdminRow>, Option<Bytes>);
 
 impl Broker {
-    /// Answers a request of a peer, which may be an operator.
-    pub(super) fn answer(&self, request: &AdminRequest, is_operator: bool) -> AdminReply {
+    /// Answers a request of a peer that may list these tags.
+    pub(super) fn answer(&self, request: &AdminRequest, admin: &TagSet) -> AdminReply {
         let id = request.id;
         let refused = |code, message: &str| AdminReply::Refused {
             id,
             code,
             message: message.into(),
         };
-        if !is_operator {
-            return refused(FORBIDDEN, "this needs the permission admin");
-        }
         let Some(query) = AdminQuery::from_byte(request.query) else {
             return refused(UNKNOWN, "this zipper does not know the query; upgrade it");
         };
-        match self.page(query, &request.after) {
+        let is_by_tag = matches!(
+            query,
+            AdminQuery::Functions | AdminQuery::Tags | AdminQuery::Routes
+        );
+        if admin.is_empty() || !is_by_tag && !admin.is_all() {
+            add(&self.counters.forbidden_requests, 1);
+            return refused(
+                FORBIDDEN,
+                match is_by_tag {
+                    true => "this needs the permission admin",
+                    false => "this needs the permission admin for all tags",
+                },
+            );
+        }
+        let page = match is_by_tag {
+            true => self.page_of_tags(query, &request.after, admin),
+            false => self.page_of_peers(query, &request.after),
+        };
+        match page {
             Some((rows, next)) => AdminReply::Page { id, rows, next },
             None => refused(INVALID, "the position in the list is invalid"),
         }
     }
 
-    /// A page; none if the position is invalid.
-    fn page(&self, query: AdminQuery, after: &Bytes) -> Option<AdminPage> {
+    /// A page of peers; none if the position is invalid.
+    fn page_of_peers(&self, query: AdminQuery, after: &Bytes) -> Option<AdminPage> {
         let now = self.settings.clock.now();
+        if query == AdminQuery::Zipper {
+            return Some((vec![self.own_row(now)], None));
+        }
+        let max = match query {
+            AdminQuery::Backlog => SCANNED_MAX,
+            _ => PAGE_ROWS_MAX,
+        };
+        let views = self.views(node_position(after)?, max);
+        let rows = views.iter().map(|it| {
+            let is_zipper = it.role == Some(Role::Zipper);
+            let row = match query {
+                AdminQuery::Clients if !is_zipper => Some(peer_row(it, now)),
+                AdminQuery::Neighbours if is_zipper => Some(self.neighbour_row(it, now)),
+                AdminQuery::Backlog => backlog_row(it, now),
+                _ => None,
+            };
+            (node_bytes(&it.node), row)
+        });
+        Some(paged(max, rows))
+    }
+
+    /// A page of functions, tags or routes with some tags; none if the position is invalid.
+    fn page_of_tags(&self, query: AdminQuery, after: &Bytes, admin: &TagSet) -> Option<AdminPage> {
+        let max = PAGE_ROWS_MAX;
+        let shown = |tags: &[Tag]| -> Vec<Tag> {
+            let tags = tags.iter().copied();
+            tags.filter(|tag| admin.contains(*tag)).collect()
+        };
+        let state = self.lock();
+        let router = &state.router;
         Some(match query {
-            AdminQuery::Zipper => (vec![self.own_row(now)], None),
-            AdminQuery::Clients => {
-                let views = self.views(node_position(after)?, PAGE_ROWS_MAX);
-                let row =
-                    |it: &KnownPeer| (it.role != Some(Role::Zipper)).then(|| peer_row(it, now));
-                paged(
-                    PAGE_ROWS_MAX,
-                    views.iter().map(|it| (node_cursor(it), row(it))),
-                )
-            }
-            AdminQuery::Neighbours => {
-                let views = self.views(node_position(after)?, PAGE_ROWS_MAX);
-                let row = |it: &KnownPeer| self.neighbour_row(it, now);
-                paged(
-                    PAGE_ROWS_MAX,
-                    views.iter().map(|it| (node_cursor(it), row(it))),
-                )
-            }
-            AdminQuery::Backlog => {
-                let views = self.views(node_position(after)?, SCANNED_MAX);
-                let row = |it: &KnownPeer| backlog_row(it, now);
-                paged(
-                    SCANNED_MAX,
-                    views.iter().map(|it| (node_cursor(it), row(it))),
-                )
-            }
             AdminQuery::Functions => {
-                let (state, after) = (self.lock(), node_position(after)?);
-                let functions = state.router.functions_after(after, PAGE_ROWS_MAX);
-                let row = |(node, function, presence): (NodeKey, &FunctionSpec, Presence)| {
-                    (
-                        node_bytes(&node),
-                        Some(function_row(node, function, presence)),
-                    )
-                };
-                paged(PAGE_ROWS_MAX, functions.map(row))
+                let functions = router.functions_after(node_position(after)?, max);
+                let rows = functions.map(|(node, function, presence)| {
+                    let tags = shown(&function.tags);
+                    let row =
+                        (!tags.is_empty()).then(|| function_row(node, function, tags, presence));
+                    (node_bytes(&node), row)
+                });
+                paged(max, rows)
             }
             AdminQuery::Tags => {
-                let (state, after) = (self.lock(), tag_position(after)?);
-                let tags = state.router.tags_after(after, PAGE_ROWS_MAX);
-                let row = |(tag, names): (Tag, _)| (tag_cursor(tag), Some(tag_row(tag, &names)));
-                paged(PAGE_ROWS_MAX, tags.into_iter().map(row))
+                let tags = router.tags_after(tag_position(after)?, max);
+                let rows = tags.map(|(tag, names)| {
+                    let row = admin.contains(tag).then(|| tag_row(tag, &names));
+                    (tag_cursor(tag), row)
+                });
+                paged(max, rows)
             }
-            AdminQuery::Routes => {
+            _ => {
                 let after = route_position(after)?;
                 let after = after.as_ref().map(OwnedRoutePosition::as_position);
-                let state = self.lock();
-                let routes = state.router.routes_after(after, PAGE_ROWS_MAX);
-                let row = |it: RouteView<'_>| (route_cursor(it.position()), Some(route_row(&it)));
-                paged(PAGE_ROWS_MAX, routes.into_iter().map(row))
+                let routes = router.routes_after(after, max);
+                let rows = routes.map(|route| {
+                    let tags = shown(&route.entry.tags);
+                    let row = (!tags.is_empty()).then(|| route_row(&route, tags));
+                    (route_cursor(route.position()), row)
+                });
+                paged(max, rows)
             }
-            _ => return None,
         })
     }
 
@@ -144,13 +168,11 @@ impl Broker {
         row.0
     }
 
-    fn neighbour_row(&self, peer: &KnownPeer, now: Instant) -> Option<AdminRow> {
-        (peer.role == Some(Role::Zipper)).then(|| {
-            let mut row = RowBuilder(peer_row(peer, now));
-            let reached = self.lock().router.reached_by(&peer.node);
-            row.number("functions", reached as u64);
-            row.0
-        })
+    fn neighbour_row(&self, peer: &KnownPeer, now: Instant) -> AdminRow {
+        let mut row = RowBuilder(peer_row(peer, now));
+        let reached = self.lock().router.reached_by(&peer.node);
+        row.number("functions", reached as u64);
+        row.0
     }
 }
 
@@ -212,11 +234,16 @@ fn backlog_row(peer: &KnownPeer, now: Instant) -> Option<AdminRow> {
     Some(row.0)
 }
 
-fn function_row(node: NodeKey, function: &FunctionSpec, presence: Presence) -> AdminRow {
+fn function_row(
+    node: NodeKey,
+    function: &FunctionSpec,
+    tags: Vec<Tag>,
+    presence: Presence,
+) -> AdminRow {
     let mut row = RowBuilder::default();
     row.text("name", &function.name)
         .node("node", node)
-        .tags("tags", function.tags.clone())
+        .tags("tags", tags)
         .text("target", function.target.as_deref().unwrap_or_default())
         .text("policy", &function.policy.to_string())
         .flag("connected", presence == Presence::Up);
@@ -232,11 +259,11 @@ fn tag_row(tag: Tag, names: &std::collections::BTreeSet<&str>) -> AdminRow {
     row.0
 }
 
-fn route_row(route: &RouteView<'_>) -> AdminRow {
+fn route_row(route: &RouteView<'_>, tags: Vec<Tag>) -> AdminRow {
     let (name, target, home) = route.position();
     let mut row = RowBuilder::default();
     row.text("name", name)
-        .tags("tags", route.entry.tags.clone())
+        .tags("tags", tags)
         .text("target", target.unwrap_or_default())
         .text("policy", &route.entry.policy.to_string())
         .node("home", home)
@@ -305,10 +332,6 @@ impl OwnedRoutePosition {
     fn as_position(&self) -> RoutePosition<'_> {
         (&self.name, self.target.as_deref(), self.home)
     }
-}
-
-fn node_cursor(peer: &KnownPeer) -> Bytes {
-    node_bytes(&peer.node)
 }
 
 fn node_bytes(node: &NodeKey) -> Bytes {
@@ -380,6 +403,7 @@ mod tests {
 
     use super::*;
     use crate::broker::BrokerSettings;
+    use crate::permissions::TagRange;
 
     fn broker() -> std::sync::Arc<Broker> {
         Broker::new(BrokerSettings {
@@ -401,7 +425,7 @@ mod tests {
             query,
             after,
         };
-        let reply = broker.answer(&request, true);
+        let reply = broker.answer(&request, &TagSet::all());
         let message = WireMessage::AdminReply(reply.clone());
         message.encode().expect("it is within the limits");
         reply
@@ -499,7 +523,43 @@ mod tests {
             query: AdminQuery::Clients as u8,
             after: Bytes::new(),
         };
-        assert_eq!(code(broker.answer(&request, false)), FORBIDDEN);
+        let none = TagSet::default();
+        assert_eq!(code(broker.answer(&request, &none)), FORBIDDEN);
+        let some: TagSet = ["5".parse::<TagRange>().expect("a tag")]
+            .into_iter()
+            .collect();
+        assert_eq!(code(broker.answer(&request, &some)), FORBIDDEN);
+        assert_eq!(broker.counters.stats().forbidden_requests, 2);
+        broker.reroute(|router| {
+            for (node, tags) in [(2, vec![Tag(5), Tag(6)]), (3, vec![Tag(7)])] {
+                let function = FunctionSpec {
+                    name: "f".into(),
+                    tags,
+                    target: None,
+                    policy: Policy::Nearest,
+                };
+                router.add_function([node; 32], function);
+            }
+        });
+        for query in [AdminQuery::Functions, AdminQuery::Tags] {
+            let query = query as u8;
+            let request = AdminRequest {
+                query,
+                ..request.clone()
+            };
+            let AdminReply::Page {
+                rows, next: None, ..
+            } = broker.answer(&request, &some)
+            else {
+                panic!("a part is permitted");
+            };
+            let tags = AdminValue::Tags(vec![Tag(5)]);
+            assert_eq!(rows.len(), 1);
+            assert!(
+                rows[0].fields.iter().any(|(_, value)| *value == tags),
+                "{rows:?}"
+            );
+        }
         assert_eq!(code(ask(&broker, 200, Bytes::new())), UNKNOWN);
         for query in [AdminQuery::Clients, AdminQuery::Tags, AdminQuery::Routes] {
             assert_eq!(

@@ -20,6 +20,7 @@ use crate::broker::Broker;
 use crate::broker::batch::fan_out::{FanOut, QueuedMessage};
 use crate::broker::plans::{ResolvedHop, ResolvedPlan};
 use crate::broker::shards::ShardSet;
+use crate::permissions::Access;
 use crate::router::{FlowKey, NextHop};
 use crate::stats::add;
 use selvedge_client::lanes::{DATA, HOPS_MAX};
@@ -35,6 +36,9 @@ const BYTES_MAX: usize = 256 * 1024;
 
 /// The largest number of plans that a connection caches. One source uses few tags and targets.
 const PLANS_PER_BATCH_MAX: usize = 64;
+
+/// The largest number of tags that one notice of missing permissions names.
+const FORBIDDEN_MAX: usize = 16;
 
 /// Why a message is refused. The peer has violated the protocol; a retry does not help.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +57,9 @@ struct CachedPlan {
     /// The version of the tag.
     version: u64,
     target: Option<String>,
+    /// Without permission, a plan without recipients.
     resolved: Arc<ResolvedPlan>,
+    is_permitted: bool,
 }
 
 /// The messages of one connection, and the plans for them.
@@ -71,6 +77,10 @@ pub(super) struct RoutingBatch {
     /// The tags of these messages, or the tag and the recipient of one that has found no room on the fast
     /// path.
     concerns: ShardSet,
+    /// What the sender may write; unused for a neighbour.
+    access: Arc<Access>,
+    /// The first tags that the sender may not write, since they were last taken.
+    forbidden: Vec<Tag>,
     fan_out: FanOut,
 }
 
@@ -85,6 +95,8 @@ impl RoutingBatch {
             last: 0,
             messages: 0,
             concerns: ShardSet::default(),
+            access: Arc::default(),
+            forbidden: Vec::new(),
             fan_out: FanOut::default(),
         }
     }
@@ -209,6 +221,10 @@ impl RoutingBatch {
         }
         let plan_index = self.plan_index(header.tag, header.target);
         self.concerns.insert_tag(header.tag);
+        if !self.plans[plan_index].is_permitted {
+            self.forbid(header.tag);
+            return Ok(());
+        }
         let (resolved, counters) = (&self.plans[plan_index].resolved, &self.broker.counters);
         let plan = &resolved.plan;
         let message = QueuedMessage {
@@ -263,6 +279,13 @@ impl RoutingBatch {
             self.plans
                 .retain(|plan| broker.tag_version(plan.tag) == plan.version);
             self.version = version;
+            // A client that has left keeps what it had.
+            if let Some(access) = self.broker.access_of(&self.from)
+                && !Arc::ptr_eq(&access, &self.access)
+            {
+                self.access = access;
+                self.plans.clear();
+            }
         }
         let matches = |plan_index: &CachedPlan| {
             plan_index.tag == tag && plan_index.target.as_deref() == target
@@ -274,15 +297,37 @@ impl RoutingBatch {
             if self.plans.len() >= PLANS_PER_BATCH_MAX {
                 self.plans.clear();
             }
+            let is_permitted = self.access.permissions.write.contains(tag);
             self.plans.push(CachedPlan {
                 tag,
                 version: self.broker.tag_version(tag),
                 target: target.map(str::to_owned),
-                resolved: self.broker.plan(tag, target),
+                resolved: match is_permitted {
+                    true => self.broker.plan(tag, target),
+                    false => Arc::default(),
+                },
+                is_permitted,
             });
             self.plans.len() - 1
         });
         self.last
+    }
+
+    /// Counts a message that the sender may not write.
+    fn forbid(&mut self, tag: Tag) {
+        add(&self.broker.counters.forbidden, 1);
+        if self.forbidden.len() < FORBIDDEN_MAX && !self.forbidden.contains(&tag) {
+            self.forbidden.push(tag);
+        }
+    }
+
+    /// Whether the sender has written without permission since that was last taken.
+    pub(super) const fn has_forbidden(&self) -> bool {
+        !self.forbidden.is_empty()
+    }
+
+    pub(super) fn take_forbidden(&mut self) -> Vec<Tag> {
+        std::mem::take(&mut self.forbidden)
     }
 
     /// Routes a message of another zipper.
@@ -366,6 +411,7 @@ mod tests {
 
     use super::*;
     use crate::broker::BrokerSettings;
+    use crate::permissions::Permissions;
     use crate::router::FunctionSpec;
     use selvedge_client::wire::{Policy, VersionOffer};
     use selvedge_hub::Clock;
@@ -393,7 +439,30 @@ mod tests {
             message_max: 1 << 20,
             seed: 1,
         });
-        RoutingBatch::new(broker, [2; 32])
+        permitted(broker, [2; 32])
+    }
+
+    fn permitted(broker: Arc<Broker>, from: NodeKey) -> RoutingBatch {
+        let access = Access {
+            permissions: Permissions::all(),
+            ..Access::default()
+        };
+        RoutingBatch {
+            access: access.into(),
+            ..RoutingBatch::new(broker, from)
+        }
+    }
+
+    #[test]
+    fn a_tag_without_permission_has_no_recipients() {
+        let mut batch = batch();
+        let broker = Arc::clone(&batch.broker);
+        broker.reroute(|router| router.add_function([3; 32], function("a", None)));
+        assert_eq!(next_hops(&mut batch, None).len(), 1);
+        batch.access = Arc::default();
+        broker.reroute(|router| router.add_function([3; 32], function("b", None)));
+        assert_eq!(next_hops(&mut batch, None), []);
+        assert!(!batch.plans[0].is_permitted);
     }
 
     fn next_hops(batch: &mut RoutingBatch, target: Option<&str>) -> Vec<NextHop> {
@@ -423,7 +492,7 @@ mod tests {
         for client in [3, 4] {
             broker.reroute(|router| router.add_function([client; 32], function("a", None)));
         }
-        let mut other = RoutingBatch::new(broker, [5; 32]);
+        let mut other = permitted(broker, [5; 32]);
         let mut selected = Vec::new();
         for _ in 0..2 {
             for at in [&mut batch, &mut other] {

@@ -1,5 +1,7 @@
 //! One connection of a zipper: admits the peer, and forwards what the peer sends.
 
+mod permissions;
+
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -8,18 +10,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_channel::Sender;
-use selvedge_hub::{Address, Endpoint, Event, Inbox, Incoming, LaneId, Message, PeerNetwork};
-use subtle::ConstantTimeEq;
+use selvedge_hub::{Endpoint, Event, Inbox, Incoming, Instant, LaneId, Message, PeerNetwork};
 
 use crate::broker::Broker;
+use crate::broker::access::Granted;
 use crate::broker::batch::RoutingBatch;
 use crate::broker::shards::ShardSet;
-use crate::router::{FunctionSpec, Presence};
+use crate::router::Presence;
 use crate::stats::add;
 use selvedge_client::lanes::{CONTROL, DATA};
 use selvedge_client::wire::{
-    self, AdminRequest, FEATURE_ADMIN, Handshake, Negotiated, NodeKey, Policy, Rejection, Role,
-    VersionOffer, WireMessage,
+    self, Handshake, Negotiated, NodeKey, Permission, Policy, Rejection, Role, VersionOffer,
+    WireMessage,
 };
 
 /// How long a refused peer may take to receive the reason.
@@ -61,6 +63,8 @@ pub(crate) struct Connection {
     admitted: Option<Handshake>,
     /// Whether the peer wants no more data.
     is_leaving: bool,
+    /// When the peer was last notified of messages that it may not write.
+    denied_at: Option<Instant>,
     is_closed: bool,
     /// Control messages for which the send buffer had no room: answers to one message at the most, since
     /// the next one is read when they are sent.
@@ -162,6 +166,7 @@ impl Connection {
             features: 0,
             admitted: None,
             is_leaving: false,
+            denied_at: None,
             is_closed: false,
             outgoing: VecDeque::new(),
             batch,
@@ -204,6 +209,7 @@ impl Connection {
         self.outgoing.clear();
         self.broker
             .set_role(self.node, None, &self.name, Negotiated::WITHOUT_NEGOTIATION);
+        self.broker.forget_function(&self.node);
         self.broker.withdraw(self.node);
         if self.is_in_mesh() {
             self.introduce();
@@ -374,6 +380,7 @@ impl Connection {
                 | WireMessage::InterestDelta(_)
                 | WireMessage::Data(_)
                 | WireMessage::AdminReply(_)
+                | WireMessage::Denial(_)
                 | WireMessage::HandshakeAck { .. }
                 | WireMessage::Rejected { .. },
             ) => {
@@ -382,30 +389,6 @@ impl Connection {
             }
             Err(error) => self.reject(Rejection::Malformed, &error.to_string()),
         }
-    }
-
-    /// Answers a request of an operator.
-    fn answer(&mut self, request: &AdminRequest) {
-        if self.role.is_none() || self.features & FEATURE_ADMIN == 0 {
-            let why = "requests of operators are not agreed on";
-            return self.reject(Rejection::Malformed, why);
-        }
-        if !self.outgoing.is_empty() {
-            let why = "a request of an operator before the answers to others were read";
-            return self.reject(Rejection::Malformed, why);
-        }
-        let reply = self.broker.answer(request, self.is_operator());
-        self.send(&WireMessage::AdminReply(reply));
-    }
-
-    /// Whether the peer may ask as an operator: it has presented the token, or it is a client of this host
-    /// as far as is known. Transports without an IP address are local, and a peer that is away is not.
-    fn is_operator(&self) -> bool {
-        let is_local = self.endpoint.transport().is_some_and(|transport| {
-            let socket = transport.remote.as_ref().and_then(Address::as_socket);
-            socket.is_none_or(|it| it.ip().to_canonical().is_loopback())
-        });
-        is_local || self.broker.settings.token.is_some()
     }
 
     /// A function wants no more data, and waits for the answer behind the last data. Only the first request
@@ -417,6 +400,7 @@ impl Connection {
         }
         let (peer, remote, name) = (self.endpoint.peer(), &self.remote, &self.name);
         tracing::info!(%peer, remote, name, message, "the peer wants no more data");
+        self.broker.forget_function(&self.node);
         self.broker.withdraw(self.node);
         self.send_on(DATA, &WireMessage::Goaway { message });
     }
@@ -430,6 +414,13 @@ impl Connection {
         if self.admitted.is_some() {
             return self.acknowledge(protocol);
         }
+        let granted = match handshake.role {
+            Role::Zipper => Granted::default(),
+            _ => match self.admit_client(&handshake) {
+                Ok(granted) => granted,
+                Err((rejection, why)) => return self.reject(rejection, &why),
+            },
+        };
         if handshake.role != Role::Zipper && !self.broker.make_room(self.node) {
             let max = self.broker.settings.clients_max;
             let why = format!("this zipper has its maximum of {max} clients");
@@ -442,22 +433,22 @@ impl Connection {
         }
         self.admitted = Some(handshake.clone());
         let Handshake {
-            role,
-            name,
-            tags,
-            target,
-            policy,
-            ..
+            role, name, tags, ..
         } = handshake;
-        let (peer, remote) = (self.endpoint.peer(), &self.remote);
+        let (peer, remote, by) = (self.endpoint.peer(), &self.remote, granted.by);
         let observed = join(&tags);
-        tracing::info!(%peer, remote, name, %role, tags = observed, %protocol, "admitted");
+        tracing::info!(%peer, remote, name, %role, tags = observed, by, %protocol, "admitted");
         self.name.clone_from(&name);
         self.role = Some(role);
         self.features = protocol.features;
         // Control messages of clients stay within the admission buffer: the longest handshake fits.
         self.endpoint.admit(DATA);
         self.acknowledge(protocol);
+        if !granted.forbidden_tags.is_empty() {
+            let count = granted.forbidden_tags.len();
+            add(&self.broker.counters.forbidden_tags, count);
+            self.deny(Permission::Observe, granted.forbidden_tags);
+        }
         if role == Role::Zipper && !self.has_introduced {
             self.introduce();
         }
@@ -466,19 +457,11 @@ impl Connection {
         if role != Role::Source {
             self.source = None;
         }
-        self.broker.reroute(|router| match role {
+        match role {
             Role::Source => {}
-            Role::StreamFunction => router.add_function(
-                node,
-                FunctionSpec {
-                    name,
-                    tags,
-                    target,
-                    policy,
-                },
-            ),
-            Role::Zipper => router.add_neighbour(node),
-        });
+            Role::StreamFunction => self.broker.add_function(node),
+            Role::Zipper => self.broker.reroute(|router| router.add_neighbour(node)),
+        }
     }
 
     fn acknowledge(&mut self, protocol: Negotiated) {
@@ -514,8 +497,6 @@ impl Connection {
                            clients only";
                 return Err((Rejection::Forbidden, why.into()));
             }
-        } else if let Some(token) = &settings.token {
-            self.check_token(handshake.token.as_deref(), token)?;
         }
         let malformed = |why: String| Err((Rejection::Malformed, why));
         if handshake.name.is_empty() {
@@ -528,26 +509,6 @@ impl Connection {
             return malformed(format!("tag {tag} is reserved for the system"));
         }
         Ok(protocol)
-    }
-
-    fn check_token(&self, presented: Option<&str>, token: &str) -> Result<(), (Rejection, String)> {
-        let Some(presented) = presented else {
-            let why = "this zipper requires a token";
-            return Err((Rejection::Unauthorized, why.into()));
-        };
-        if let Some(delay) = self.broker.token_delay(&self.node, self.network) {
-            let network = self.network.map_or_else(String::new, |it| it.to_string());
-            let why = format!(
-                "wrong tokens came from {network}: try again in {:.1} s",
-                delay.as_secs_f64()
-            );
-            return Err((Rejection::Throttled, why));
-        }
-        if bool::from(presented.as_bytes().ct_eq(token.as_bytes())) {
-            return Ok(());
-        }
-        self.broker.note_wrong_token(self.network);
-        Err((Rejection::Unauthorized, "the token is wrong".into()))
     }
 
     /// Ends the connection. A stranger has little time to take the reason, and holds its slot no longer.
@@ -586,6 +547,9 @@ impl Connection {
         if let Err(refused) = self.batch.gather(incoming, is_relayed) {
             // The messages before the refused one are still forwarded.
             self.reject(Rejection::Malformed, &refused.to_string());
+        }
+        if self.batch.has_forbidden() {
+            self.deny_writes();
         }
         true
     }

@@ -24,7 +24,7 @@ pub(super) struct ResolvedHop {
 }
 
 /// A plan with the endpoints of its next hops.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct ResolvedPlan {
     pub(super) plan: Plan,
     /// For each next hop of the plan; `None` if the peer has left meanwhile.

@@ -26,6 +26,9 @@ const DESCRIPTORS_RESERVED: usize = 128;
 /// Number of connections that a warning names.
 const NAMED_MAX: usize = 8;
 
+/// Where the configuration comes from if there is no file.
+const DEFAULT_ORIGIN: &str = "the configuration";
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct ServeArgs {
     /// Configuration file. Without it, the defaults apply: QUIC and TCP on port 9000 of this
@@ -51,11 +54,15 @@ pub(crate) fn serve(args: &ServeArgs, output: OutputFormat) -> Result<(), Comman
     overrides.extend(args.overrides.iter().cloned());
     let config = match &args.config {
         Some(path) => ZipperConfig::load(path, &overrides),
-        None => ZipperConfig::parse("", "the configuration", &overrides),
+        None => ZipperConfig::parse("", DEFAULT_ORIGIN, &overrides),
     };
     let config = config?;
     let metrics = config.metrics;
-    let mut options = options(config)?;
+    let origin = args
+        .config
+        .as_deref()
+        .map(|path| path.display().to_string());
+    let mut options = options(config, origin.as_deref().unwrap_or(DEFAULT_ORIGIN))?;
     options.clients_max = clients_within_descriptors(options.clients_max);
     if args.test {
         check_listen(&options.listen, metrics)?;
@@ -190,6 +197,7 @@ fn log_end(stats: &ZipperStats, is_delivered: bool) {
         unreachable = stats.unreachable,
         hop_limit = stats.hop_limit,
         malformed = stats.malformed,
+        forbidden = stats.forbidden,
         undelivered = stats.undelivered,
         "the zipper ended"
     );
@@ -241,7 +249,7 @@ fn raise_descriptor_limit() -> Option<u64> {
     limit.maximum
 }
 
-fn options(config: ZipperConfig) -> Result<ZipperOptions, CommandError> {
+fn options(config: ZipperConfig, origin: &str) -> Result<ZipperOptions, CommandError> {
     let listen = config.addresses().map_err(CommandError::internal)?;
     let identity = match &config.identity {
         Some(path) => read_identity(path)?,
@@ -258,6 +266,8 @@ fn options(config: ZipperConfig) -> Result<ZipperOptions, CommandError> {
         let message = format_args!("`mesh.{name}.node`: this is the key of this zipper itself");
         return Err(CommandError::new(ErrorKind::Configuration, message));
     }
+    let variable = |name: &str| std::env::var(name).ok();
+    let access = config.auth.access_rules(origin, variable)?;
     let mesh = config.mesh.into_values().map(|neighbour| Neighbour {
         node: neighbour.node,
         addresses: neighbour.addresses,
@@ -268,7 +278,9 @@ fn options(config: ZipperConfig) -> Result<ZipperOptions, CommandError> {
         token: match config.auth {
             Auth::None | Auth::Open => None,
             Auth::Token { token } => Some(token.0),
+            Auth::Permissions(_) => None,
         },
+        access,
         mesh: mesh.collect(),
         clients_max: config.limits.clients,
         workers: config.limits.workers,

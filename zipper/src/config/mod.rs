@@ -8,6 +8,7 @@ mod document;
 mod error;
 mod metrics;
 mod overrides;
+mod permissions;
 mod reader;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use selvedge_hub::{Address, NodeId};
 
 pub use error::{ConfigError, ConfigProblem};
 pub use overrides::Override;
+pub use permissions::{PermissionsConfig, TokenConfig, TokenSource};
 pub use reader::check_scheme;
 
 use crate::config::document::{ConfigSource, Node};
@@ -84,6 +86,8 @@ pub enum Auth {
         /// The token: 1 to 1,024 bytes.
         token: AuthToken,
     },
+    /// One of several tokens, or a key; each gives permissions.
+    Permissions(PermissionsConfig),
 }
 
 /// A token, which is never shown.
@@ -156,8 +160,8 @@ impl ZipperConfig {
             ConfigProblem::whole(&origin, "is not UTF-8 text; expected a YAML file")
         })?;
         let mut config = Self::parse(&text, &origin, overrides)?;
-        if let (Some(identity), Some(folder)) = (&mut config.identity, path.parent()) {
-            *identity = folder.join(&*identity);
+        if let Some(folder) = path.parent() {
+            config.resolve(folder);
         }
         Ok(config)
     }
@@ -179,6 +183,16 @@ impl ZipperConfig {
             Ok(config)
         } else {
             Err(ConfigError::new(problems.0))
+        }
+    }
+
+    /// Makes the paths of files relative to a folder.
+    fn resolve(&mut self, folder: &Path) {
+        if let Some(identity) = &mut self.identity {
+            *identity = folder.join(&*identity);
+        }
+        if let Auth::Permissions(permissions) = &mut self.auth {
+            permissions.resolve(folder);
         }
     }
 

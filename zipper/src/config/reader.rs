@@ -6,11 +6,14 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use selvedge_client::lanes::PAYLOAD_MAX;
+use selvedge_client::wire::TEXT_LEN_MAX;
 use selvedge_hub::Address;
 
 use crate::config::document::{MapEntry, Node, NodeValue, SourceSpan};
 use crate::config::error::{ConfigProblem, shorten, suggest};
-use crate::config::{Auth, AuthToken, LimitsConfig, NeighbourConfig, ZipperConfig, metrics};
+use crate::config::{
+    Auth, AuthToken, LimitsConfig, NeighbourConfig, ZipperConfig, metrics, permissions,
+};
 use crate::zipper::is_exposed;
 
 /// Protocols of this build.
@@ -18,7 +21,7 @@ const SCHEMES: [&str; 5] = ["quic", "tcp", "tcp+plain", "udp", "udp+plain"];
 
 /// A map of the document with its path, such as `limits`.
 pub(super) struct Section<'a> {
-    path: String,
+    pub(super) path: String,
     entries: &'a [MapEntry],
     span: &'a SourceSpan,
 }
@@ -168,18 +171,29 @@ fn auth(node: &Node, problems: &mut Problems) -> Auth {
     auth
 }
 
+const AUTH_EXAMPLE: &str = "{type: token, token: SECRET}";
+
 fn read_auth(node: &Node, problems: &mut Problems) -> Auth {
-    const EXAMPLE: &str = "{type: token, token: SECRET}";
     if !matches!(node.value, NodeValue::Map(_)) {
         problems.add(
             &node.span,
-            format!("`auth`: expected a map, such as {EXAMPLE}"),
+            format!("`auth`: expected a map, such as {AUTH_EXAMPLE}"),
         );
         return Auth::None;
     }
-    let Some(section) = problems.section(node, "auth", &["type", "token"]) else {
+    let known = ["type", "token", "tokens", "keys", "anyone"];
+    let Some(section) = problems.section(node, "auth", &known) else {
         return Auth::None;
     };
+    if section
+        .get("type")
+        .is_none_or(|it| it.describe() != "`permissions`")
+    {
+        for node in permissions::KEYS.iter().filter_map(|key| section.get(key)) {
+            let message = "`auth`: `tokens`, `keys` and `anyone` require `type: permissions`";
+            problems.add(&node.span, message);
+        }
+    }
     let kind = section.get("type");
     let token = section.get("token");
     match kind.map(|kind| (kind, kind.describe())) {
@@ -196,35 +210,42 @@ fn read_auth(node: &Node, problems: &mut Problems) -> Auth {
                 Auth::None
             }
         }
-        Some((_, kind)) if kind == "`token`" => match token.map(|it| (it, &it.value)) {
-            Some((_, NodeValue::Scalar(text)))
-                if (1..=selvedge_client::wire::TEXT_LEN_MAX).contains(&text.len()) =>
-            {
-                Auth::Token {
-                    token: AuthToken(text.clone()),
-                }
-            }
-            Some((token, _)) => {
-                let message = "`auth.token`: expected a text of 1 to 1024 bytes";
+        Some((_, kind)) if kind == "`permissions`" => {
+            if let Some(token) = token {
+                let message = "`auth.token`: not used with `type: permissions`; expected `tokens`";
                 problems.add(&token.span, message);
-                Auth::None
             }
-            None => {
-                let message = format!("`auth.token`: the key is missing; expected {EXAMPLE}");
-                problems.add(&node.span, message);
-                Auth::None
-            }
-        },
+            permissions::read(&section, node, problems)
+        }
+        Some((_, kind)) if kind == "`token`" => read_token(node, token, problems),
         Some((kind, found)) => {
             let found = found.trim_matches('`');
-            let hint = suggest(found, &["none", "token", "open"]);
+            let hint = suggest(found, &["none", "token", "open", "permissions"]);
             let message = format!("`auth.type`: unknown type `{found}`; {hint}");
             problems.add(&kind.span, message);
             Auth::None
         }
         None => {
-            let message = format!("`auth.type`: the key is missing; expected {EXAMPLE}");
+            let message = format!("`auth.type`: the key is missing; expected {AUTH_EXAMPLE}");
             problems.add(&node.span, message);
+            Auth::None
+        }
+    }
+}
+
+fn read_token(node: &Node, token: Option<&Node>, problems: &mut Problems) -> Auth {
+    let Some(token) = token else {
+        let message = format!("`auth.token`: the key is missing; expected {AUTH_EXAMPLE}");
+        problems.add(&node.span, message);
+        return Auth::None;
+    };
+    match &token.value {
+        NodeValue::Scalar(text) if (1..=TEXT_LEN_MAX).contains(&text.len()) => Auth::Token {
+            token: AuthToken(text.clone()),
+        },
+        _ => {
+            let message = "`auth.token`: expected a text of 1 to 1024 bytes";
+            problems.add(&token.span, message);
             Auth::None
         }
     }
@@ -304,14 +325,14 @@ impl Section<'_> {
         (!is_empty).then_some(&entry.node)
     }
 
-    fn path_of(&self, key: &str) -> String {
+    pub(super) fn path_of(&self, key: &str) -> String {
         match self.path.as_str() {
             "" => key.to_owned(),
             path => format!("{path}.{key}"),
         }
     }
 
-    fn text(
+    pub(super) fn text(
         &self,
         problems: &mut Problems,
         key: &str,
@@ -367,7 +388,7 @@ impl Problems {
         self.0.push(ConfigProblem::at(span, message));
     }
 
-    fn unexpected(&mut self, node: &Node, path: &str, expected: &str) {
+    pub(super) fn unexpected(&mut self, node: &Node, path: &str, expected: &str) {
         let found = node.describe();
         self.add(
             &node.span,
@@ -415,7 +436,7 @@ impl Problems {
     }
 
     /// A map whose keys are names.
-    fn map<'a>(&mut self, node: &'a Node, path: &str, example: &str) -> &'a [MapEntry] {
+    pub(super) fn map<'a>(&mut self, node: &'a Node, path: &str, example: &str) -> &'a [MapEntry] {
         match &node.value {
             NodeValue::Map(entries) => entries,
             _ => {

@@ -113,7 +113,18 @@ impl Exposition {
                 ("unreachable", stats.unreachable),
                 ("hop_limit", stats.hop_limit),
                 ("malformed", stats.malformed),
+                ("forbidden", stats.forbidden),
                 ("undelivered", stats.undelivered),
+            ],
+        )?;
+        to.counter(
+            "selvedge_zipper_permission_violations_total",
+            "Messages, observed tags and requests that were refused for want of a permission",
+            "permission",
+            &[
+                ("write", stats.forbidden),
+                ("observe", stats.forbidden_tags),
+                ("admin", stats.forbidden_requests),
             ],
         )
     }

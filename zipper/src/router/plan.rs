@@ -12,7 +12,7 @@ use super::groups::{GroupInstance, RotationCounter, pick};
 ///
 /// A plan selects instances as [`Router::route`](super::Router::route) does, without the router: a
 /// connection makes one plan for many messages.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Plan {
     pub(super) groups: Vec<GroupPlan>,
     /// The candidates of all groups, group by group.

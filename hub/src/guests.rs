@@ -57,6 +57,11 @@ impl Guests {
         }
     }
 
+    /// Changes the largest number. Guests above it stay.
+    pub(crate) const fn set_max(&mut self, max: usize) {
+        self.max = max;
+    }
+
     /// Accepts a node that is no guest yet, from that network. Returns the guest that it replaces, if it
     /// replaces one.
     pub(crate) fn accept(

@@ -157,6 +157,12 @@ impl Hub {
         self.peers.endpoint(peer)
     }
 
+    /// Changes the largest number of guests of a hub that was built with [guests](HubBuilder::guests). Guests
+    /// above the new number stay; further ones are accepted when enough have left. Does not block.
+    pub fn set_guests(&self, max: usize) {
+        self.mesh.sender().send(HubCommand::SetGuests(max));
+    }
+
     /// Events of the peers, in order for each peer. At most 4,096 events wait to be read; further
     /// ones are dropped, with a warning in the log.
     #[must_use]

@@ -31,6 +31,8 @@ pub(crate) enum HubCommand {
     /// The worker could not begin that redial.
     RedialFailed(Dial),
     Event(HubEvent),
+    /// Accept up to that many guests from now on.
+    SetGuests(usize),
     /// Close all endpoints; make no new ones for those that end.
     Close,
     Stop,
@@ -86,6 +88,7 @@ impl Actor for MeshActor {
                 self.mesh.dial_failed(now, dial, self.random.f64());
             }
             Some(HubCommand::Event(event)) => self.report(now, event),
+            Some(HubCommand::SetGuests(max)) => self.guests.set_max(max),
             None => {}
         }
         while let Some(dial) = self.mesh.poll_dial(now) {

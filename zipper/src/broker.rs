@@ -21,7 +21,7 @@ mod unmatched_tags;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,6 +38,7 @@ use crate::broker::shards::{ShardSet, ShardVersions, WaitingEndpoints};
 use crate::broker::token_throttle::TokenThrottle;
 use crate::broker::unmatched_tags::UnmatchedTags;
 use crate::permissions::AccessRules;
+use crate::reload::ReloadRequest;
 use crate::router::{NextHop, Presence, Router};
 use crate::stats::ZipperCounters;
 use selvedge_client::tag::Tag;
@@ -98,6 +99,8 @@ pub(crate) struct Broker {
     waiting: Mutex<WaitingEndpoints>,
     /// Whether forwarding has stopped.
     is_aborted: AtomicBool,
+    /// The program that reads the configuration again, if it can.
+    reloads: OnceLock<Sender<ReloadRequest>>,
     liveness: Liveness,
     /// Disconnected when the connections of every source, and of every peer that may become one, are
     /// dropped.
@@ -188,6 +191,7 @@ impl Broker {
             next_connection: AtomicU64::new(0),
             waiting: Mutex::default(),
             is_aborted: AtomicBool::new(false),
+            reloads: OnceLock::new(),
             liveness,
             sources_gone,
             settings,

@@ -11,6 +11,7 @@ mod broker;
 pub mod config;
 pub mod permissions;
 pub mod records;
+pub mod reload;
 pub mod router;
 #[cfg(feature = "wasm")]
 pub mod runner;

@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crossbeam_channel::Receiver;
 use selvedge_hub::{
     ActorHandle, Address, Admission, Dialer, Driver, DriverConfig, DriverError, Endpoint,
     GuestAdmission, Hub, HubError, Identity, Instant, Listener, NodeId, SessionConfig,
@@ -15,6 +16,7 @@ use selvedge_client::lanes::{PAYLOAD_MAX, session_config};
 
 use crate::broker::{Broker, BrokerSettings, BrokerTicker, StopTicker};
 use crate::permissions::AccessRules;
+use crate::reload::ReloadRequest;
 use crate::snapshot::PeerSnapshot;
 use crate::stats::ZipperStats;
 use selvedge_client::tag::Tag;
@@ -266,10 +268,31 @@ impl Zipper {
         self.broker.counters.stats()
     }
 
+    /// Whether it listens on an address that other hosts can reach.
+    #[must_use]
+    pub fn is_exposed(&self) -> bool {
+        let sockets = self.addresses().iter().filter_map(Address::as_socket);
+        sockets
+            .map(|socket| socket.ip().to_canonical())
+            .any(|ip| !ip.is_loopback())
+    }
+
     /// Replaces the tokens and keys of clients. Connected clients get the permissions of the new rules;
     /// those without any are disconnected, with the reason.
     pub fn set_access(&self, rules: AccessRules) {
         self.broker.set_rules(rules);
+    }
+
+    /// Changes the largest number of clients at once. Clients above the new number stay.
+    pub fn set_clients_max(&self, max: usize) {
+        self.hub.set_guests(max);
+    }
+
+    /// The requests of operators to read the configuration again, one at a time. Until the first call they
+    /// are refused; only the first caller receives requests.
+    #[must_use]
+    pub fn reload_requests(&self) -> Receiver<ReloadRequest> {
+        self.broker.reload_requests()
     }
 
     /// A handle that remains usable while the zipper ends and afterwards.

@@ -67,6 +67,9 @@ queries! {
     Neighbours = 6, "neighbours";
     /// The clients and zippers that have not acknowledged everything.
     Backlog = 7, "backlog";
+    /// To read the configuration again. The rows are the settings that have changed, each with whether the
+    /// new value is in use.
+    Reload = 8, "reload";
 }
 
 /// A request of an operator, which the zipper answers with one [`AdminReply`]. A client sends the next
@@ -98,7 +101,8 @@ pub enum AdminReply {
         /// The id of the request.
         id: u32,
         /// The reason for programs, as in HTTP: 403 without the permission `admin`, 404 for an unknown
-        /// query, 400 for an invalid position.
+        /// query, 400 for an invalid position, 422 for a configuration that is wrong, 429 if another reload
+        /// is in progress, 501 if this zipper cannot reload.
         code: u16,
         /// The reason for people.
         message: String,

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
+use crossbeam_channel::{Receiver, bounded, never};
 use selvedge_client::tag::Tag;
 use selvedge_client::wire::{
     AdminQuery, AdminReply, AdminRequest, AdminRow, AdminValue, NodeKey, PAGE_ROWS_MAX, Role,
@@ -16,6 +17,7 @@ use selvedge_hub::{Instant, SendBacklog};
 use super::Broker;
 use super::peers::KnownPeer;
 use crate::permissions::TagSet;
+use crate::reload::ReloadRequest;
 use crate::router::{FunctionSpec, Presence, RoutePosition, RouteView};
 use crate::stats::add;
 
@@ -30,6 +32,8 @@ const SCANNED_MAX: usize = 4 * PAGE_ROWS_MAX;
 const INVALID: u16 = 400;
 const FORBIDDEN: u16 = 403;
 const UNKNOWN: u16 = 404;
+const BUSY: u16 = 429;
+const UNSUPPORTED: u16 = 501;
 
 /// The rows of a page, and the position of the next one.
 type AdminPage = (Vec<AdminRow>, Option<Bytes>);
@@ -68,6 +72,37 @@ impl Broker {
             Some((rows, next)) => AdminReply::Page { id, rows, next },
             None => refused(INVALID, "the position in the list is invalid"),
         }
+    }
+
+    /// The requests of operators to read the configuration again, from now on.
+    pub(crate) fn reload_requests(&self) -> Receiver<ReloadRequest> {
+        // One at a time; the receiver of an earlier call receives them.
+        let (sender, requests) = bounded(1);
+        match self.reloads.set(sender) {
+            Ok(()) => requests,
+            Err(_) => never(),
+        }
+    }
+
+    /// Passes a request on, which is answered later; or returns why it is refused.
+    pub(super) fn request_reload(&self, request: ReloadRequest) -> Option<AdminReply> {
+        let id = request.id();
+        let refused = |code, message: &str| AdminReply::Refused {
+            id,
+            code,
+            message: message.into(),
+        };
+        let sent = match self.reloads.get() {
+            Some(reloads) => reloads.try_send(request),
+            None => {
+                return Some(refused(
+                    UNSUPPORTED,
+                    "this zipper has no configuration to reload",
+                ));
+            }
+        };
+        sent.err()
+            .map(|_| refused(BUSY, "another reload is in progress"))
     }
 
     /// A page of peers; none if the position is invalid.

@@ -4,7 +4,7 @@
 //! `{"error": {"kind", "exit", "side", "retry", "message", "details"}}`. [`ErrorKind`] lists the
 //! kinds; `details` has one object for each problem of a configuration and is absent otherwise.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -173,6 +173,12 @@ impl CommandError {
             error["details"] = config.problems().iter().map(detail).collect();
         }
         json!({ "error": error })
+    }
+}
+
+impl Display for CommandError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
     }
 }
 

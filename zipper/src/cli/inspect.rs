@@ -100,6 +100,25 @@ pub(crate) fn ls(args: &LsArgs, output: OutputFormat) -> Result<(), CommandError
     }
 }
 
+pub(crate) fn reload(args: &StatusArgs, output: OutputFormat) -> Result<(), CommandError> {
+    let rows = request(&args.connection, AdminQuery::Reload)?;
+    if output == OutputFormat::Json {
+        return rows.iter().try_for_each(|row| print_line(to_json(row)));
+    }
+    if rows.is_empty() {
+        return print_line("nothing has changed");
+    }
+    rows.iter().try_for_each(|row| {
+        let setting = row
+            .get("setting")
+            .map_or_else(String::new, |it| to_text("", it));
+        print_line(match row.get("applied") {
+            Some(AdminValue::Flag(true)) => format!("{setting}: in use"),
+            _ => format!("{setting}: in use after a restart"),
+        })
+    })
+}
+
 fn request(connection: &ConnectionArgs, query: AdminQuery) -> Result<Vec<AdminRow>, CommandError> {
     let name = format!("zipper-ls-{query}");
     let client = connection.connect(|zippers| ClientOptions::source(name, zippers))?;

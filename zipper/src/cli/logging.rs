@@ -1,12 +1,13 @@
 //! Logs on stderr: level, filter and format.
 
 use std::io::{self, IsTerminal};
+use std::sync::OnceLock;
 
 use clap::ValueEnum;
 use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Registry, fmt, reload};
 
 use crate::cli::OutputFormat;
 
@@ -28,6 +29,17 @@ impl From<OutputFormat> for LogFormat {
     }
 }
 
+/// Changes the filter of a program that logs.
+static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
+
+/// Changes the level of logs; the default is that of `zipper serve`.
+pub(crate) fn set_level(level: Option<LevelFilter>) {
+    let filter = Targets::new().with_default(level.unwrap_or(LevelFilter::INFO));
+    if let Some(Err(error)) = FILTER.get().map(|handle| handle.reload(filter)) {
+        tracing::error!(%error, "cannot change the log level");
+    }
+}
+
 /// Starts to write logs to stderr.
 pub(crate) fn start(filter: Targets, format: LogFormat) {
     // A failed write is ignored: by default it is printed on stderr, which panics if stderr is a
@@ -36,6 +48,8 @@ pub(crate) fn start(filter: Targets, format: LogFormat) {
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .log_internal_errors(false);
+    let (filter, handle) = reload::Layer::new(filter);
+    let _set_once = FILTER.set(handle);
     let logs = tracing_subscriber::registry().with(filter);
     match format {
         LogFormat::Text => logs.with(layer.with_target(false)).init(),

@@ -7,6 +7,7 @@ mod inspect;
 mod keygen;
 mod logging;
 pub(crate) mod number;
+mod reloader;
 mod run;
 mod serve;
 pub(crate) mod shutdown;
@@ -81,6 +82,9 @@ enum CliCommand {
     /// Lists the clients, functions, tags, routes, neighbours or the backlog of a zipper. Needs the
     /// permission `admin`.
     Ls(inspect::LsArgs),
+    /// Has a zipper read its configuration again. Prints which changes are in use, and which need a
+    /// restart. Needs the permission `admin`.
+    Reload(inspect::StatusArgs),
     /// Creates the key of a node.
     Keygen(keygen::KeygenArgs),
     /// Prints the versions of the program and of its protocol.
@@ -111,18 +115,20 @@ pub(crate) fn main() -> ExitCode {
         CliCommand::Demo(_) => LevelFilter::ERROR,
         _ => LevelFilter::WARN,
     };
+    let has_log_option = cli.log.is_some();
     let filter = cli
         .log
         .unwrap_or_else(|| Targets::new().with_default(default));
     logging::start(filter, cli.log_format.unwrap_or_else(|| cli.output.into()));
     let result = match cli.command {
         CliCommand::Demo(args) => demo::demo(&args, cli.output),
-        CliCommand::Serve(args) => serve::serve(&args, cli.output),
+        CliCommand::Serve(args) => serve::serve(&args, cli.output, has_log_option),
         CliCommand::Run(args) => run::run(args, cli.output),
         CliCommand::Source(args) => source::source(args, cli.output),
         CliCommand::Sink(args) => sink::sink(args, cli.output),
         CliCommand::Status(args) => inspect::status(&args, cli.output),
         CliCommand::Ls(args) => inspect::ls(&args, cli.output),
+        CliCommand::Reload(args) => inspect::reload(&args, cli.output),
         CliCommand::Keygen(args) => keygen::keygen(&args, cli.output),
         CliCommand::Version => version::version(cli.output),
     };

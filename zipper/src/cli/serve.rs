@@ -10,13 +10,15 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use selvedge_hub::{Address, Identity};
 use selvedge_zipper::ZipperStats;
 use selvedge_zipper::config::{Auth, Override, ZipperConfig};
+use selvedge_zipper::reload::ReloadRequest;
 use selvedge_zipper::zipper::{Neighbour, Zipper, ZipperOptions};
 use serde_json::json;
 
 use crate::cli::connection::read_identity;
 use crate::cli::error::{CommandError, ErrorKind};
-use crate::cli::shutdown::{Shutdown, ShutdownArgs, WARN_AFTER};
-use crate::cli::{OutputFormat, print_line};
+use crate::cli::reloader::{ConfigOrigin, Reloader, variable};
+use crate::cli::shutdown::{Shutdown, ShutdownArgs, WARN_AFTER, has_terminal};
+use crate::cli::{OutputFormat, logging, print_line};
 use crate::monitoring::Monitoring;
 
 /// File descriptors that are not for clients: listeners, threads, other zippers, connections that are
@@ -25,9 +27,6 @@ const DESCRIPTORS_RESERVED: usize = 128;
 
 /// Number of connections that a warning names.
 const NAMED_MAX: usize = 8;
-
-/// Where the configuration comes from if there is no file.
-const DEFAULT_ORIGIN: &str = "the configuration";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ServeArgs {
@@ -46,64 +45,111 @@ pub(crate) struct ServeArgs {
     shutdown: ShutdownArgs,
 }
 
-pub(crate) fn serve(args: &ServeArgs, output: OutputFormat) -> Result<(), CommandError> {
+pub(crate) fn serve(
+    args: &ServeArgs,
+    output: OutputFormat,
+    has_log_option: bool,
+) -> Result<(), CommandError> {
     let variables = std::env::vars_os();
     let variables = variables
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let mut overrides = Override::from_environment(variables);
     overrides.extend(args.overrides.iter().cloned());
-    let config = match &args.config {
-        Some(path) => ZipperConfig::load(path, &overrides),
-        None => ZipperConfig::parse("", DEFAULT_ORIGIN, &overrides),
+    let origin = ConfigOrigin {
+        file: args.config.clone(),
+        overrides,
     };
-    let config = config?;
-    let metrics = config.metrics;
-    let origin = args
-        .config
-        .as_deref()
-        .map(|path| path.display().to_string());
-    let mut options = options(config, origin.as_deref().unwrap_or(DEFAULT_ORIGIN))?;
+    let config = origin.load()?;
+    if !has_log_option {
+        logging::set_level(config.log);
+    }
+    let mut options = options(config.clone(), &origin.name())?;
     options.clients_max = clients_within_descriptors(options.clients_max);
     if args.test {
-        check_listen(&options.listen, metrics)?;
-        let file = args.config.as_deref();
-        let file = file.map_or_else(|| "the default".into(), |path| path.display().to_string());
+        check_listen(&options.listen, config.metrics)?;
+        let file = origin.name();
         return match output {
             OutputFormat::Text => print_line(format_args!("{file} is valid")),
             OutputFormat::Json => print_line(json!({"file": file, "valid": true})),
         };
     }
-    let shutdown = Shutdown::listen(args.shutdown)?;
+    // Without a file there is nothing to read again, and SIGHUP of a terminal reports its end.
+    let (shutdown, signals) = match origin.file.is_some() && !has_terminal() {
+        true => Shutdown::listen_for_reload(args.shutdown)?,
+        false => (Shutdown::listen(args.shutdown)?, never()),
+    };
     let (name, clients_max) = (options.name.clone(), options.clients_max);
     let zipper = Zipper::start(options)?;
-    let monitoring = match metrics {
+    let monitoring = match config.metrics {
         Some(address) => Some(monitor(address, &zipper, clients_max)?),
         None => None,
     };
-    let addresses: Vec<String> = zipper.addresses().iter().map(ToString::to_string).collect();
-    let node = zipper.node_id().to_string();
-    let metrics = monitoring.as_ref().map(Monitoring::address);
-    match output {
-        OutputFormat::Text => {
-            let addresses = addresses.join(", ");
-            print_line(format_args!("zipper {name} {node} listens on {addresses}"))?;
-            if let Some(metrics) = metrics {
-                print_line(format_args!("metrics are at http://{metrics}/metrics"))?;
+    print_start(&name, &zipper, monitoring.as_ref(), output)?;
+    let requests = match origin.file.is_some() {
+        true => zipper.reload_requests(),
+        false => never(),
+    };
+    let mut reloader = Reloader::new(origin, config, has_log_option)?;
+    loop {
+        select! {
+            recv(shutdown.requested) -> _disconnected => break,
+            recv(signals) -> _signal => {
+                reload(&mut reloader, &zipper, monitoring.as_ref(), None);
+            }
+            recv(requests) -> request => {
+                reload(&mut reloader, &zipper, monitoring.as_ref(), request.ok());
             }
         }
-        OutputFormat::Json => {
-            let metrics = metrics.map(|it| it.to_string());
-            print_line(json!({
-                "name": name, "node": node, "addresses": addresses, "metrics": metrics,
-            }))?;
-        }
     }
-    let _disconnected = shutdown.requested.recv();
     if let Some(monitoring) = monitoring {
         monitoring.begin_drain();
     }
     tracing::info!("draining: accepted messages are delivered first; a second signal ends at once");
     drain(zipper, &shutdown)
+}
+
+/// Reports where the zipper can be reached.
+fn print_start(
+    name: &str,
+    zipper: &Zipper,
+    monitoring: Option<&Monitoring>,
+    output: OutputFormat,
+) -> Result<(), CommandError> {
+    let addresses: Vec<String> = zipper.addresses().iter().map(ToString::to_string).collect();
+    let node = zipper.node_id().to_string();
+    let metrics = monitoring.map(|it| it.address().to_string());
+    match output {
+        OutputFormat::Text => {
+            let addresses = addresses.join(", ");
+            print_line(format_args!("zipper {name} {node} listens on {addresses}"))?;
+            metrics.map_or(Ok(()), |metrics| {
+                print_line(format_args!("metrics are at http://{metrics}/metrics"))
+            })
+        }
+        OutputFormat::Json => print_line(json!({
+            "name": name, "node": node, "addresses": addresses, "metrics": metrics,
+        })),
+    }
+}
+
+/// Reads the configuration again, for an operator or after a signal.
+fn reload(
+    reloader: &mut Reloader,
+    zipper: &Zipper,
+    monitoring: Option<&Monitoring>,
+    request: Option<ReloadRequest>,
+) {
+    match (reloader.reload(zipper, monitoring), request) {
+        (Ok(changes), Some(request)) => request.answer(&changes),
+        (Ok(_), None) => {}
+        (Err(error), request) => {
+            let error = error.to_string();
+            tracing::error!(error, "the configuration is wrong; nothing has changed");
+            if let Some(request) = request {
+                request.refuse(&error);
+            }
+        }
+    }
 }
 
 /// Serves metrics and health.
@@ -266,7 +312,6 @@ fn options(config: ZipperConfig, origin: &str) -> Result<ZipperOptions, CommandE
         let message = format_args!("`mesh.{name}.node`: this is the key of this zipper itself");
         return Err(CommandError::new(ErrorKind::Configuration, message));
     }
-    let variable = |name: &str| std::env::var(name).ok();
     let access = config.auth.access_rules(origin, variable)?;
     let mesh = config.mesh.into_values().map(|neighbour| Neighbour {
         node: neighbour.node,

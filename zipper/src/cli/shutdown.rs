@@ -62,6 +62,20 @@ type Ender = Arc<Mutex<Option<Sender<Infallible>>>>;
 impl Shutdown {
     /// Listens to signals until the process ends.
     pub(crate) fn listen(args: ShutdownArgs) -> Result<Self, CommandError> {
+        Self::listen_with(args, None)
+    }
+
+    /// Listens to signals until the process ends. SIGHUP requests a reload, which the returned channel
+    /// reports.
+    pub(crate) fn listen_for_reload(
+        args: ShutdownArgs,
+    ) -> Result<(Self, Receiver<()>), CommandError> {
+        // Requests during a reload are one.
+        let (reload, reloads) = bounded(1);
+        Ok((Self::listen_with(args, Some(reload))?, reloads))
+    }
+
+    fn listen_with(args: ShutdownArgs, reload: Option<Sender<()>>) -> Result<Self, CommandError> {
         let ((request, requested), (end, over)) = (bounded(0), bounded(0));
         let cannot_listen =
             |error| CommandError::system(format!("cannot listen to signals: {error}"));
@@ -77,7 +91,14 @@ impl Shutdown {
         let is_forced = Arc::clone(&shutdown.is_forced);
         let run = move || {
             let mut received = signals.forever();
-            let first = received.next().and_then(signal_name);
+            let is_shutdown = |&signal: &i32| match &reload {
+                Some(reload) if signal == SIGHUP => {
+                    let _is_requested = reload.try_send(());
+                    false
+                }
+                _ => true,
+            };
+            let first = received.find(is_shutdown).and_then(signal_name);
             tracing::info!(signal = first, "shutdown requested");
             drop(request);
             // A terminal that closes may send several SIGHUP.
@@ -169,6 +190,11 @@ fn signals() -> Vec<i32> {
         signals.push(SIGHUP);
     }
     signals
+}
+
+/// Whether the process has a terminal, whose end SIGHUP reports.
+pub(crate) fn has_terminal() -> bool {
+    std::fs::File::open("/dev/tty").is_ok()
 }
 
 /// Whether a signal is ignored, according to the mask that Linux shows.

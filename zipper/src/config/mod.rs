@@ -4,6 +4,7 @@
 //! (`ZIPPER__LIMITS__CLIENTS=10`), options (`--set limits.clients=10`). All problems of a
 //! configuration are reported at once, each with its place, its key and what was expected.
 
+mod changes;
 mod document;
 mod error;
 mod metrics;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use selvedge_client::lanes::PAYLOAD_MAX;
 use selvedge_hub::{Address, NodeId};
+use tracing::level_filters::LevelFilter;
 
 pub use error::{ConfigError, ConfigProblem};
 pub use overrides::Override;
@@ -55,6 +57,8 @@ pub struct ZipperConfig {
     /// The address at which metrics and health are served over HTTP, which requires no token. Other
     /// addresses than loopback are refused unless `public: true` permits them. Default: none.
     pub metrics: Option<SocketAddr>,
+    /// Log level, unless the command line sets one. Default: info.
+    pub log: Option<LevelFilter>,
 }
 
 impl Default for ZipperConfig {
@@ -69,6 +73,7 @@ impl Default for ZipperConfig {
             mesh: BTreeMap::new(),
             limits: LimitsConfig::default(),
             metrics: None,
+            log: None,
         }
     }
 }

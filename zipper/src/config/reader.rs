@@ -32,8 +32,8 @@ pub(super) struct Problems(pub(super) Vec<ConfigProblem>);
 
 /// Reads the whole configuration. It is to be used only if there is no problem.
 pub(super) fn read(document: &Node, problems: &mut Problems) -> ZipperConfig {
-    const KEYS: [&str; 9] = [
-        "name", "identity", "listen", "host", "port", "auth", "mesh", "limits", "metrics",
+    const KEYS: [&str; 10] = [
+        "name", "identity", "listen", "host", "port", "auth", "mesh", "limits", "metrics", "log",
     ];
     let mut config = ZipperConfig::default();
     let Some(root) = problems.section(document, "", &KEYS) else {
@@ -64,6 +64,10 @@ pub(super) fn read(document: &Node, problems: &mut Problems) -> ZipperConfig {
     }
     if let Some(node) = root.get("metrics") {
         config.metrics = metrics::read(node, problems);
+    }
+    if let Some(node) = root.get("log") {
+        let expected = "off, error, warn, info, debug or trace";
+        config.log = problems.scalar(node, "log", expected);
     }
     if let (Some(listen), Some(short)) = (
         root.get("listen"),

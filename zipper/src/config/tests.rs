@@ -78,7 +78,7 @@ fn an_error_of_a_value_names_the_place_the_key_and_what_was_expected() {
         (
             "quite: other\n",
             "1:1: unknown key `quite`; expected one of `name`, `identity`, `listen`, `host`, \
-             `port`, `auth`, `mesh`, `limits`, `metrics`",
+             `port`, `auth`, `mesh`, `limits`, `metrics`, `log`",
         ),
         (
             "limits:\n  clients: 0\n",
@@ -512,6 +512,18 @@ fn the_example_shows_the_defaults() {
     assert_eq!(example.addresses(), defaults.addresses());
     example.listen = None;
     assert_eq!(example, defaults);
+}
+
+#[test]
+fn the_log_level_is_one_of_six() {
+    let level = |text: &str| parse(text).map(|config| config.log.map(|it| it.to_string()));
+    assert_eq!(level("name: a"), Ok(None));
+    for name in ["off", "error", "warn", "info", "debug", "trace"] {
+        assert_eq!(level(&format!("log: {name}")), Ok(Some(name.to_owned())));
+    }
+    let error = level("log: nonsense").unwrap_err();
+    let expected = "`log`: expected off, error, warn, info, debug or trace; found `nonsense`";
+    assert!(error.contains(expected), "{error}");
 }
 
 #[test]

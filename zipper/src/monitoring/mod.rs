@@ -13,7 +13,7 @@ mod process;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use selvedge_zipper::zipper::ZipperWatch;
 
@@ -26,6 +26,7 @@ use crate::monitoring::process::ProcessUsage;
 pub(crate) struct Monitoring {
     address: SocketAddr,
     is_draining: Arc<AtomicBool>,
+    clients_max: Arc<AtomicUsize>,
 }
 
 impl Monitoring {
@@ -36,9 +37,10 @@ impl Monitoring {
         clients_max: usize,
     ) -> io::Result<Self> {
         let is_draining = Arc::new(AtomicBool::new(false));
+        let clients_max = Arc::new(AtomicUsize::new(clients_max));
         let pages = Pages {
             zipper,
-            clients_max,
+            clients_max: Arc::clone(&clients_max),
             process: ProcessUsage::begin(),
             is_draining: Arc::clone(&is_draining),
         };
@@ -46,12 +48,18 @@ impl Monitoring {
         Ok(Self {
             address,
             is_draining,
+            clients_max,
         })
     }
 
     /// The address, with the port that was bound.
     pub(crate) const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The limit of clients has changed.
+    pub(crate) fn set_clients_max(&self, max: usize) {
+        self.clients_max.store(max, Ordering::Relaxed);
     }
 
     /// The zipper admits no more clients: it is not ready any more.
@@ -62,7 +70,7 @@ impl Monitoring {
 
 struct Pages {
     zipper: ZipperWatch,
-    clients_max: usize,
+    clients_max: Arc<AtomicUsize>,
     process: ProcessUsage,
     is_draining: Arc<AtomicBool>,
 }
@@ -87,7 +95,7 @@ impl Pages {
         let exposition = Exposition {
             name: self.zipper.name().to_owned(),
             node: self.zipper.node_id(),
-            clients_max: self.clients_max,
+            clients_max: self.clients_max.load(Ordering::Relaxed),
             is_ready: !is_draining && self.zipper.is_live(),
             stats: self.zipper.stats(),
             peers: self.zipper.peers(),

@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use selvedge_client::tag::Tag;
 use selvedge_client::wire::{
-    AdminReply, AdminRequest, Denial, FEATURE_ADMIN, FEATURE_DENIALS, Handshake, Permission,
-    Rejection, WireMessage,
+    AdminQuery, AdminReply, AdminRequest, Denial, FEATURE_ADMIN, FEATURE_DENIALS, Handshake,
+    Permission, Rejection, WireMessage,
 };
 use selvedge_hub::Address;
 
 use super::{Connection, join};
 use crate::broker::access::Granted;
 use crate::permissions::AccessError;
+use crate::reload::ReloadRequest;
 
 /// A peer that writes without permission is notified, and logged, at most this often.
 const DENIAL_INTERVAL: Duration = Duration::from_secs(1);
@@ -58,7 +59,17 @@ impl Connection {
             return self.reject(Rejection::Malformed, why);
         }
         let access = self.broker.access_of(&self.node).unwrap_or_default();
-        let reply = self.broker.answer(request, &access.permissions.admin);
+        let admin = &access.permissions.admin;
+        let reply = match AdminQuery::from_byte(request.query) {
+            Some(AdminQuery::Reload) if admin.is_all() => {
+                let request = ReloadRequest::new(self.endpoint.clone(), request.id);
+                match self.broker.request_reload(request) {
+                    None => return,
+                    Some(refused) => refused,
+                }
+            }
+            _ => self.broker.answer(request, admin),
+        };
         if let AdminReply::Refused { message, .. } = &reply {
             let (peer, remote, name) = (self.endpoint.peer(), &self.remote, &self.name);
             tracing::debug!(%peer, remote, name, message, "refused a request of an operator");

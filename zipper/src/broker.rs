@@ -15,6 +15,7 @@ mod plans;
 mod quotas;
 mod settling;
 mod shards;
+mod ticker;
 mod token_throttle;
 mod unmatched_tags;
 
@@ -26,7 +27,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use selvedge_hub::{Actor, Clock, Endpoint, Instant, LogThrottle, Next, PeerNetwork, RecentSet};
+use selvedge_hub::{Clock, Endpoint, Instant, LogThrottle, PeerNetwork, RecentSet};
 
 use crate::broker::access::AdmittedClient;
 use crate::broker::connection::Connection;
@@ -43,6 +44,8 @@ use crate::router::{NextHop, Presence, Router};
 use crate::stats::ZipperCounters;
 use selvedge_client::tag::Tag;
 use selvedge_client::wire::{Handshake, INTEREST_DELTAS, Negotiated, NodeKey, Role, VersionOffer};
+
+pub(crate) use ticker::{BrokerTicker, StopTicker};
 
 /// After being disconnected for this long, a neighbour is not sent anything any more. Hubs use the same
 /// time for guests.
@@ -507,50 +510,6 @@ impl Broker {
         self.lock().known.get(node).is_none_or(|it| it.is_gone)
     }
 
-    /// Gives up peers that stay disconnected, and closes clients that do not introduce themselves.
-    fn tick(&self, now: Instant) {
-        let mut state = self.lock();
-        let BrokerState {
-            router,
-            known,
-            changed_peers,
-            ..
-        } = &mut *state;
-        for (node, known) in known.iter_mut() {
-            let away = known.away_since.is_some_and(|at| now >= at + AWAY_MAX);
-            if away && !std::mem::replace(&mut known.is_gone, true) {
-                let (peer, name) = (known.endpoint.peer(), &known.name);
-                tracing::warn!(%peer, name, "disconnected for 30 s; other peers receive its messages");
-                // Senders that wait for room there are resumed.
-                changed_peers.insert_node(node);
-                router.begin_presence(*node, Presence::Gone);
-            }
-            // The hub ends a guest that was never admitted.
-            let has_restarted = known.role.is_none() && known.was_admitted();
-            let expected = self.settings.mesh.contains(node);
-            if has_restarted && !expected && now >= known.since + INTRODUCTION_TIMEOUT {
-                let (peer, remote) = (known.endpoint.peer(), remote(&known.endpoint));
-                tracing::warn!(%peer, remote, "no introduction within 5 s; closing the connection");
-                known.endpoint.close();
-            }
-        }
-        // At most once a second: by then a function may have connected.
-        let unmatched = state.unmatched_tags.take_unreported();
-        if !unmatched.is_empty() {
-            let tags = unmatched.join(", ");
-            tracing::warn!(
-                tags,
-                "no function observes these tags; their messages are dropped"
-            );
-        }
-        self.expire(&mut state);
-        self.publish(&mut state);
-        drop(state);
-        // Also to neighbours whose send buffer had no room for the last part.
-        self.settle(Occasion::Tick);
-        self.liveness.note_check(now);
-    }
-
     fn lock(&self) -> MutexGuard<'_, BrokerState> {
         lock(&self.state)
     }
@@ -590,24 +549,5 @@ impl BrokerState {
     fn withdraw(&mut self, node: NodeKey) {
         self.router.begin_removal(node);
         self.quotas.remove(node);
-    }
-}
-
-/// Checks the timeouts of a broker.
-pub(crate) struct BrokerTicker(pub(crate) Arc<Broker>);
-
-/// Ends a [`BrokerTicker`].
-#[derive(Debug)]
-pub(crate) struct StopTicker;
-
-impl Actor for BrokerTicker {
-    type Command = StopTicker;
-
-    fn handle(&mut self, now: Instant, command: Option<StopTicker>) -> Next {
-        if command.is_some() {
-            return Next::End;
-        }
-        self.0.tick(now);
-        Next::At(now + TICK)
     }
 }

@@ -338,6 +338,7 @@ fn a_process_that_is_asked_to_end_before_a_zipper_answers_ends_at_once() {
 }
 
 #[test]
+#[ignore = "waits 33 s until a zipper forgets its client: .ci/hosts runs it beside other tests that wait"]
 fn case_6_a_sink_that_was_suspended_reports_what_happened() {
     let (mut zipper, at) = Process::serve();
     let sink = ["sink", "-z", &at, "--observe", "0x10", "--log", "info"];

@@ -1,74 +1,28 @@
 //! Clients and zippers as processes: zippers that start late, restart with another key, or are full.
 
-use std::io::{BufRead, BufReader, Read, Write};
+#[path = "processes/logged.rs"]
+mod logged;
+
+use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use logged::Process;
 use selvedge_client::wire::Rejection;
 use selvedge_client::{Client, ClientOptions, ConnectError, addresses};
 use selvedge_hub::{Driver, DriverConfig};
 
-/// A process whose log is read line by line; killed when it is dropped.
-struct Process {
-    child: Child,
-    log: BufReader<ChildStderr>,
-    logged: String,
-}
-
 impl Process {
-    fn start(args: &[&str]) -> Self {
-        Self::spawn(Command::new(env!("CARGO_BIN_EXE_zipper")).args(args))
-    }
-
-    fn spawn(command: &mut Command) -> Self {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("it starts");
-        let log = BufReader::new(child.stderr.take().expect("it is piped"));
-        Self {
-            child,
-            log,
-            logged: String::new(),
-        }
-    }
-
     /// Starts a zipper that is listening when this returns. Returns its address, too.
     fn serve(listen: &str, settings: &[&str]) -> (Self, String) {
         let listen = format!("listen=['{listen}']");
         let mut args = vec!["serve", "--set", &listen];
         args.extend(settings.iter().flat_map(|setting| ["--set", *setting]));
         let mut zipper = Self::start(&args);
-        let at = zipper.address();
+        let at = zipper.wait_for_start();
         (zipper, at)
-    }
-
-    /// Where a zipper listens, once it does.
-    fn address(&mut self) -> String {
-        let stdout = self.child.stdout.as_mut().expect("it is piped");
-        let mut line = String::new();
-        let read = BufReader::new(stdout).read_line(&mut line);
-        read.expect("it prints where it listens");
-        let at = line.split("listens on ").nth(1).expect("an address");
-        at.trim().to_owned()
-    }
-
-    /// Waits for a log line that contains a text.
-    fn wait_for_log(&mut self, expected: &str) {
-        loop {
-            let mut line = String::new();
-            let read = self.log.read_line(&mut line).expect("text");
-            let logged = &self.logged;
-            assert!(read > 0, "it ended without logging {expected:?}: {logged}");
-            self.logged += &line;
-            if line.contains(expected) {
-                return;
-            }
-        }
     }
 
     fn write(&mut self, line: &str) {
@@ -85,13 +39,6 @@ impl Process {
         stdout.read_to_string(&mut output).expect("text");
         let status = self.child.wait().expect("it ends");
         (status.code(), output, std::mem::take(&mut self.logged))
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _already_ended = self.child.kill();
-        let _reaped = self.child.wait();
     }
 }
 
@@ -185,7 +132,7 @@ fn case_21_a_zipper_with_few_file_descriptors_refuses_clients_with_the_reason() 
     );
     let mut zipper = Process::spawn(Command::new("sh").args(["-c", &serve]));
     zipper.wait_for_log("limits.clients is reduced");
-    let at = addresses(&zipper.address()).expect("an address");
+    let at = addresses(&zipper.wait_for_start()).expect("an address");
     let driver = Arc::new(Driver::new(DriverConfig::default()).expect("a driver"));
     let connect = |timeout| {
         Client::connect(ClientOptions {

@@ -1,37 +1,15 @@
 //! Signals to processes that wait for others: their logs, exit codes and the count of lost messages.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
+#[path = "processes/logged.rs"]
+mod logged;
 
+use std::io::{Read, Write};
+use std::process::{Command, Output};
+
+use logged::Process;
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A process whose log is read line by line; killed when it is dropped.
-struct Process {
-    child: Child,
-    log: BufReader<ChildStderr>,
-    logged: String,
-}
-
 impl Process {
-    fn start(args: &[&str]) -> Self {
-        Self::spawn(Command::new(env!("CARGO_BIN_EXE_zipper")).args(args))
-    }
-
-    fn spawn(command: &mut Command) -> Self {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("it starts");
-        let log = BufReader::new(child.stderr.take().expect("it is piped"));
-        Self {
-            child,
-            log,
-            logged: String::new(),
-        }
-    }
-
     /// Starts a zipper with the smallest send buffer, and returns its address.
     fn serve() -> (Self, String) {
         let settings = [
@@ -41,16 +19,6 @@ impl Process {
         let mut zipper = Self::start(&["serve", "--set", settings[0], "--set", settings[1]]);
         let at = zipper.wait_for_start();
         (zipper, at)
-    }
-
-    /// Waits until a zipper listens, and returns its address.
-    fn wait_for_start(&mut self) -> String {
-        let stdout = self.child.stdout.as_mut().expect("it is piped");
-        let mut line = String::new();
-        let read = BufReader::new(stdout).read_line(&mut line);
-        read.expect("it prints where it listens");
-        let at = line.split("listens on ").nth(1).expect("an address");
-        at.trim().to_owned()
     }
 
     /// Starts and kills a sink, so that its messages wait in the zipper.
@@ -82,23 +50,6 @@ impl Process {
             .expect("it reads");
     }
 
-    /// Waits for a log line that contains a text, and returns the line.
-    fn wait_for_log(&mut self, expected: &str) -> String {
-        loop {
-            let mut line = String::new();
-            let read = self.log.read_line(&mut line).expect("text");
-            assert!(
-                read > 0,
-                "it ended without logging {expected:?}: {}",
-                self.logged
-            );
-            self.logged += &line;
-            if line.contains(expected) {
-                return line;
-            }
-        }
-    }
-
     fn terminate(&self) {
         self.signal(Signal::TERM);
     }
@@ -113,13 +64,6 @@ impl Process {
         self.log.read_to_string(&mut self.logged).expect("text");
         let status = self.child.wait().expect("it ends");
         (status.code(), std::mem::take(&mut self.logged))
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _already_ended = self.child.kill();
-        let _reaped = self.child.wait();
     }
 }
 

@@ -551,3 +551,21 @@ impl BrokerState {
         self.quotas.remove(node);
     }
 }
+
+#[cfg(test)]
+impl Broker {
+    /// A broker without a mesh, which admits every client.
+    fn for_tests() -> Arc<Self> {
+        Self::new(BrokerSettings {
+            name: "z".into(),
+            node: [1; 32],
+            token: None,
+            mesh: BTreeSet::new(),
+            offer: VersionOffer::OWN,
+            clients_max: 1024,
+            clock: Clock::default(),
+            message_max: 1 << 20,
+            seed: 1,
+        })
+    }
+}

@@ -2,27 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use selvedge_client::wire::{
-    CURSOR_LEN_MAX, InterestEntry, Policy, TEXT_LEN_MAX, VersionOffer, WireMessage,
-};
-use selvedge_hub::Clock;
+use selvedge_client::wire::{CURSOR_LEN_MAX, InterestEntry, Policy, TEXT_LEN_MAX, WireMessage};
 
 use super::*;
-use crate::broker::BrokerSettings;
 use crate::permissions::TagRange;
 
 fn broker() -> std::sync::Arc<Broker> {
-    Broker::new(BrokerSettings {
-        name: "z".into(),
-        node: [1; 32],
-        token: None,
-        mesh: BTreeSet::new(),
-        offer: VersionOffer::OWN,
-        clients_max: 1024,
-        clock: Clock::default(),
-        message_max: 1 << 20,
-        seed: 1,
-    })
+    Broker::for_tests()
 }
 
 fn ask(broker: &Broker, query: u8, after: Bytes) -> AdminReply {

@@ -407,14 +407,11 @@ fn decode(bytes: &Bytes) -> Result<Data, BatchError> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
 
     use super::*;
-    use crate::broker::BrokerSettings;
     use crate::permissions::Permissions;
     use crate::router::FunctionSpec;
-    use selvedge_client::wire::{Policy, VersionOffer};
-    use selvedge_hub::Clock;
+    use selvedge_client::wire::Policy;
 
     const T: Tag = Tag(0x10);
 
@@ -428,17 +425,7 @@ mod tests {
     }
 
     fn batch() -> RoutingBatch {
-        let broker = Broker::new(BrokerSettings {
-            name: "z".into(),
-            node: [1; 32],
-            token: None,
-            mesh: BTreeSet::new(),
-            offer: VersionOffer::OWN,
-            clients_max: 1024,
-            clock: Clock::default(),
-            message_max: 1 << 20,
-            seed: 1,
-        });
+        let broker = Broker::for_tests();
         permitted(broker, [2; 32])
     }
 

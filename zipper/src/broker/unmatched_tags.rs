@@ -47,27 +47,15 @@ impl UnmatchedTags {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
 
     use super::*;
-    use crate::broker::{Broker, BrokerSettings};
+    use crate::broker::Broker;
     use crate::router::FunctionSpec;
-    use selvedge_client::wire::{Policy, VersionOffer};
-    use selvedge_hub::Clock;
+    use selvedge_client::wire::Policy;
 
     #[test]
     fn each_kind_is_reported_of_once_until_it_was_observed_again() {
-        let broker = Broker::new(BrokerSettings {
-            name: "z".into(),
-            node: [1; 32],
-            token: None,
-            mesh: BTreeSet::new(),
-            offer: VersionOffer::OWN,
-            clients_max: 1024,
-            clock: Clock::default(),
-            message_max: 1 << 20,
-            seed: 1,
-        });
+        let broker = Broker::for_tests();
         let tag = Tag(0x10);
         let take_unreported = |target| {
             broker.plan(tag, target);

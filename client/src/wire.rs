@@ -70,6 +70,7 @@ mod admin;
 mod data;
 mod denial;
 mod interest;
+pub mod settlement;
 mod versions;
 
 pub use admin::{

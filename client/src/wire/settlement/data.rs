@@ -1,0 +1,219 @@
+//! Messages with a payload: headers that are read in place and written without an allocation.
+
+use bytes::{BufMut, Bytes};
+
+use crate::settlement::GroupId;
+use crate::wire::{TRACE_MAX, WireError, get_list, get_text, get_u64, put_len, put_text};
+
+const MESSAGE_KIND: u8 = 0x21;
+const RESENT_KIND: u8 = 0x22;
+
+const IS_REDELIVERY: u8 = 1;
+const HAS_TRACE: u8 = 1 << 3;
+const SEQUENCE_LEN_SHIFT: u8 = 4;
+const FLAGS: u8 = IS_REDELIVERY | HAS_TRACE | 7 << SEQUENCE_LEN_SHIFT;
+
+/// The longest header of a message: kind, flags, label, sequence.
+const ROUTED_LEN_MAX: usize = 2 + 4 + 8;
+/// And of one that is sent again: group and token.
+const RESENT_LEN_MAX: usize = ROUTED_LEN_MAX + 8;
+
+/// The header of a message of a flow or route.
+#[derive(Debug, Clone, Copy)]
+pub struct RoutedHeader {
+    bytes: [u8; ROUTED_LEN_MAX],
+    len: u8,
+}
+
+impl RoutedHeader {
+    /// A header. A message with a trace has it in front of its payload.
+    #[inline]
+    #[must_use]
+    pub fn new(label: u32, sequence: u64, is_redelivery: bool, has_trace: bool) -> Self {
+        let mut bytes = [0; ROUTED_LEN_MAX];
+        let len = put_header(
+            MESSAGE_KIND,
+            label,
+            sequence,
+            flags(is_redelivery, has_trace),
+            &mut bytes,
+        );
+        let len = len as u8;
+        Self { bytes, len }
+    }
+
+    /// The encoded header.
+    #[inline]
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+/// The header of a message that was requested for one group.
+#[derive(Debug, Clone, Copy)]
+pub struct ResentHeader {
+    bytes: [u8; RESENT_LEN_MAX],
+    len: u8,
+}
+
+impl ResentHeader {
+    /// A header. A message with a trace has it in front of its payload.
+    #[must_use]
+    pub fn new(label: u32, sequence: u64, group: GroupId, token: u32, has_trace: bool) -> Self {
+        let mut bytes = [0; RESENT_LEN_MAX];
+        let flags = flags(false, has_trace);
+        let len = put_header(RESENT_KIND, label, sequence, flags, &mut bytes);
+        bytes[len..len + 4].copy_from_slice(&group.0.to_be_bytes());
+        bytes[len + 4..len + 8].copy_from_slice(&token.to_be_bytes());
+        Self {
+            bytes,
+            len: len as u8 + 8,
+        }
+    }
+
+    /// The encoded header.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+const fn flags(is_redelivery: bool, has_trace: bool) -> u8 {
+    let redelivery = if is_redelivery { IS_REDELIVERY } else { 0 };
+    redelivery | if has_trace { HAS_TRACE } else { 0 }
+}
+
+/// Writes the fields that both headers have. Returns their length.
+#[inline]
+fn put_header(kind: u8, label: u32, sequence: u64, flags: u8, out: &mut [u8]) -> usize {
+    let leading = (sequence | 1).leading_zeros() as usize / 8;
+    let digits = 8 - leading;
+    out[0] = kind;
+    out[1] = flags | (digits as u8 - 1) << SEQUENCE_LEN_SHIFT;
+    out[2..6].copy_from_slice(&label.to_be_bytes());
+    out[6..6 + digits].copy_from_slice(&sequence.to_be_bytes()[leading..]);
+    6 + digits
+}
+
+/// A message of a flow or route, read in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RoutedMessage {
+    /// The flow or route.
+    pub label: u32,
+    /// The number of the message in its flow.
+    pub sequence: u64,
+    /// Whether another instance may have processed it.
+    pub is_redelivery: bool,
+    /// Whether a trace precedes the payload.
+    pub has_trace: bool,
+    /// The group and the request that it was sent again for.
+    pub resent: Option<(GroupId, u32)>,
+    /// Where the trace or the payload begins.
+    pub body_at: usize,
+}
+
+impl RoutedMessage {
+    /// Reads the header; `None` if the bytes are not a message of a flow or route in its only encoding.
+    #[inline]
+    #[must_use]
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        let (&[kind, flags, a, b, c, d], rest) = bytes.split_first_chunk()?;
+        if !matches!(kind, MESSAGE_KIND | RESENT_KIND) || flags & !FLAGS != 0 {
+            return None;
+        }
+        let len = usize::from(flags >> SEQUENCE_LEN_SHIFT) + 1;
+        let digits = rest.get(..len)?;
+        if digits[0] == 0 && len > 1 {
+            return None;
+        }
+        let number = |number, &digit| number << 8 | u64::from(digit);
+        let mut message = Self {
+            label: u32::from_be_bytes([a, b, c, d]),
+            sequence: digits.iter().fold(0, number),
+            is_redelivery: flags & IS_REDELIVERY != 0,
+            has_trace: flags & HAS_TRACE != 0,
+            resent: None,
+            body_at: 6 + len,
+        };
+        if kind == RESENT_KIND {
+            let (group, rest) = rest.get(len..)?.split_first_chunk()?;
+            let token = rest.first_chunk()?;
+            message.resent = Some((
+                GroupId(u32::from_be_bytes(*group)),
+                u32::from_be_bytes(*token),
+            ));
+            message.body_at += 8;
+        }
+        Some(message)
+    }
+
+    /// The label of a message, whose other fields are not looked at: what a relay needs.
+    #[inline]
+    #[must_use]
+    pub fn label_of(bytes: &[u8]) -> Option<u32> {
+        match bytes.first_chunk()? {
+            &[MESSAGE_KIND, _, a, b, c, d] => Some(u32::from_be_bytes([a, b, c, d])),
+            _ => None,
+        }
+    }
+
+    /// The first bytes of a message under another label; the bytes from the sixth on follow them.
+    ///
+    /// `bytes` are those of a message with a label, see [`label_of`](Self::label_of).
+    #[inline]
+    #[must_use]
+    pub fn relabelled(bytes: &[u8], label: u32) -> [u8; 6] {
+        let [a, b, c, d] = label.to_be_bytes();
+        [MESSAGE_KIND, bytes.get(1).copied().unwrap_or(0), a, b, c, d]
+    }
+
+    /// The trace and the payload of a message.
+    ///
+    /// # Errors
+    /// [`WireError`] if there is a trace that cannot be decoded.
+    pub fn split_body(&self, bytes: Bytes) -> Result<(Option<Trace>, Bytes), WireError> {
+        let mut body = bytes.slice(self.body_at.min(bytes.len())..);
+        let trace = match self.has_trace {
+            true => Some(get_trace(&mut body)?),
+            false => None,
+        };
+        Ok((trace, body))
+    }
+}
+
+/// The names and times of the nodes that a message has passed.
+type Trace = Vec<(String, u64)>;
+
+fn get_trace(b: &mut Bytes) -> Result<Trace, WireError> {
+    get_list(b, TRACE_MAX, |b| Ok((get_text(b)?, get_u64(b)?)))
+}
+
+/// Writes the trace in front of a payload with a further step, unless it has its largest length.
+///
+/// # Errors
+/// [`WireError`] if the body does not begin with a trace, or the name is too long.
+pub fn append_trace_step(body: Bytes, name: &str, micros: u64) -> Result<Bytes, WireError> {
+    let mut payload = body;
+    let mut trace = get_trace(&mut payload)?;
+    if trace.len() < TRACE_MAX {
+        trace.push((name.to_owned(), micros));
+    }
+    let mut out = Vec::with_capacity(payload.len() + 64 * trace.len());
+    put_trace(&trace, &mut out)?;
+    out.extend_from_slice(&payload);
+    Ok(out.into())
+}
+
+/// Writes a trace, which precedes the payload.
+///
+/// # Errors
+/// [`WireError::TooLong`].
+pub fn put_trace(trace: &[(String, u64)], out: &mut Vec<u8>) -> Result<(), WireError> {
+    put_len(trace.len(), TRACE_MAX, out)?;
+    for (name, micros) in trace {
+        put_text(name, out)?;
+        out.put_u64(*micros);
+    }
+    Ok(())
+}

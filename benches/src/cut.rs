@@ -249,7 +249,7 @@ impl SpareCut {
                 own: endpoint.clone(),
                 arrived: report,
             })),
-            watch: None,
+            ..Reception::default()
         });
         let listener = bind(&any_port(scheme), &keys[1], &Admission::anyone());
         let (accept, accepted) = bounded(4);

@@ -35,7 +35,7 @@ impl EndpointPair {
         let near = drivers[0].endpoint(config.clone(), a, b).expect("it runs");
         let far = drivers[1].endpoint_with(config, b, a, |endpoint| selvedge_driver::Reception {
             inbox: Some(inbox(endpoint)),
-            watch: None,
+            ..selvedge_driver::Reception::default()
         });
         let far = far.expect("it runs");
         let address = format!("{scheme}://127.0.0.1:0")

@@ -63,11 +63,11 @@ impl Many {
         let pair = |number: usize| {
             let near = driver.endpoint_with(config.clone(), a, b, |endpoint| Reception {
                 inbox: Some(near(number, endpoint)),
-                watch: None,
+                ..Reception::default()
             });
             let far = driver.endpoint_with(config.clone(), b, a, |endpoint| Reception {
                 inbox: Some(Box::new(EchoInbox(endpoint.clone()))),
-                watch: None,
+                ..Reception::default()
             });
             let pair = [near.expect("it runs"), far.expect("it runs")];
             for end in &pair {

@@ -210,8 +210,11 @@ impl Driver {
         peer: NodeId,
         inbox: Box<dyn Inbox>,
     ) -> Result<Endpoint, DriverError> {
-        let inbox = Some(inbox);
-        self.endpoint_with(config, local, peer, |_| Reception { inbox, watch: None })
+        let reception = Reception {
+            inbox: Some(inbox),
+            ..Reception::default()
+        };
+        self.endpoint_with(config, local, peer, |_| reception)
     }
 
     /// An endpoint of `local` to `peer`, with the receivers that `reception` returns. It is called with the

@@ -70,7 +70,8 @@ pub use config::{DriverConfig, Placement};
 pub use connected::{Connected, Dialers};
 pub use driver::{Driver, Listening};
 pub use endpoint::{
-    Endpoint, EventWatch, Inbox, Incoming, Reader, Reception, SendBacklog, Sending,
+    Endpoint, EventWatch, FilterAction, Inbox, Incoming, LaneFilter, Reader, Reception,
+    SendBacklog, Sending,
 };
 pub use error::{AttachError, DriverError, FlushError, RecvError, TryRecvError};
 pub use fair_slots::{FairSlots, SlotHolder};

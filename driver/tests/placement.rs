@@ -54,7 +54,7 @@ fn relay(
                 count: 0,
                 ticks: ticks.clone(),
             })),
-            watch: None,
+            ..Reception::default()
         };
         let config = SessionConfig::default();
         let made = driver.endpoint_with(config, pair[0], pair[1], reception);

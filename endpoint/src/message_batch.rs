@@ -30,8 +30,9 @@ impl MessageBatch {
         }
     }
 
-    /// A batch of one message without a length.
-    pub(crate) const fn of_one(payload: Bytes) -> Self {
+    /// A batch of one message.
+    #[must_use]
+    pub const fn of_one(payload: Bytes) -> Self {
         Self {
             bytes: payload,
             at: 0,

@@ -5,14 +5,15 @@ use std::fmt;
 use std::sync::Arc;
 
 use selvedge_driver::{
-    Address, Admission, Dialer, Driver, Endpoint, Identity, Inbox, Listener, NodeId, SessionConfig,
+    Address, Admission, Dialer, Driver, Endpoint, Identity, Inbox, LaneFilter, Listener, NodeId,
+    SessionConfig,
 };
 
 use crate::error::HubError;
 use crate::event::HubEvent;
 use crate::guest_admission::GuestAdmission;
 use crate::hub::Hub;
-use crate::peers::MakeInbox;
+use crate::peers::{MakeFilter, MakeInbox};
 
 /// Receives each event of a hub.
 pub(crate) type OnEvent = Box<dyn Fn(HubEvent) + Send>;
@@ -36,6 +37,7 @@ pub struct HubBuilder {
     pub(crate) guests_max: usize,
     pub(crate) guest_admission: Option<GuestAdmission>,
     pub(crate) make_inbox: Option<MakeInbox>,
+    pub(crate) make_filter: Option<MakeFilter>,
     pub(crate) on_event: Option<OnEvent>,
 }
 
@@ -64,6 +66,7 @@ impl HubBuilder {
             guests_max: 0,
             guest_admission: None,
             make_inbox: None,
+            make_filter: None,
             on_event: None,
         }
     }
@@ -126,6 +129,19 @@ impl HubBuilder {
         make: impl Fn(&Endpoint) -> Box<dyn Inbox> + Send + Sync + 'static,
     ) -> Self {
         self.make_inbox = Some(Arc::new(make));
+        self
+    }
+
+    /// Handles messages of one lane on the worker, with filters that `make` makes: it is called once for
+    /// each endpoint, before a message can arrive there. So messages that must be handled soon do not
+    /// depend on readers. Without effect beside [`inbox`](Self::inbox). Default: all messages wait for
+    /// [`Endpoint::recv`].
+    #[must_use]
+    pub fn lane_filter(
+        mut self,
+        make: impl Fn(&Endpoint) -> LaneFilter + Send + Sync + 'static,
+    ) -> Self {
+        self.make_filter = Some(Arc::new(make));
         self
     }
 

@@ -78,6 +78,7 @@ impl Hub {
             session: builder.session,
             guest_buffer: builder.guest_admission.map(|it| it.buffer),
             make_inbox: builder.make_inbox,
+            make_filter: builder.make_filter,
             endpoints: Mutex::default(),
         });
         let shared = Arc::clone(&peers);

@@ -54,8 +54,8 @@ pub use hub::Hub;
 pub use selvedge_driver::{
     Actor, ActorHandle, Address, Admission, Clock, CloseReason, Connected, Delivery, DialError,
     Dialer, Dialers, Driver, DriverConfig, DriverError, EncodedBatch, Endpoint, Event, FairSlots,
-    FlushError, Identity, IdentityError, Inbox, Incoming, Incompatibility, Info, Instant,
-    LaneConfig, LaneId, ListenError, Listener, LogThrottle, MailboxSender, Message, Next, NodeId,
-    ParseAddressError, ParseNodeIdError, PeerNetwork, Reader, RecentSet, RecvError, SendBacklog,
-    SendError, Sending, SessionConfig, TryRecvError, VersionRange, dialers,
+    FilterAction, FlushError, Identity, IdentityError, Inbox, Incoming, Incompatibility, Info,
+    Instant, LaneConfig, LaneFilter, LaneId, ListenError, Listener, LogThrottle, MailboxSender,
+    Message, Next, NodeId, ParseAddressError, ParseNodeIdError, PeerNetwork, Reader, RecentSet,
+    RecvError, SendBacklog, SendError, Sending, SessionConfig, TryRecvError, VersionRange, dialers,
 };

@@ -328,6 +328,7 @@ mod tests {
             session: SessionConfig::default(),
             guest_buffer: None,
             make_inbox: None,
+            make_filter: None,
             endpoints: Mutex::default(),
         };
         MeshActor {

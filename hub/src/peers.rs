@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use selvedge_driver::{
     Address, Connected, DialError, Dialers, Driver, DriverError, Endpoint, Event, Inbox,
-    MailboxSender, NodeId, Reception, SessionConfig,
+    LaneFilter, MailboxSender, NodeId, Reception, SessionConfig,
 };
 
 use crate::event::HubEvent;
@@ -17,6 +17,9 @@ use crate::mesh_actor::HubCommand;
 
 /// Makes the inbox of an endpoint.
 pub(crate) type MakeInbox = Arc<dyn Fn(&Endpoint) -> Box<dyn Inbox> + Send + Sync>;
+
+/// Makes the lane filter of an endpoint.
+pub(crate) type MakeFilter = Arc<dyn Fn(&Endpoint) -> LaneFilter + Send + Sync>;
 
 /// The part of a hub that workers use, too.
 ///
@@ -33,6 +36,7 @@ pub(crate) struct Peers {
     /// The admission buffer of guests.
     pub(crate) guest_buffer: Option<usize>,
     pub(crate) make_inbox: Option<MakeInbox>,
+    pub(crate) make_filter: Option<MakeFilter>,
     pub(crate) endpoints: Mutex<BTreeMap<NodeId, Endpoint>>,
 }
 
@@ -70,6 +74,7 @@ impl Peers {
             };
             Reception {
                 inbox: self.make_inbox.as_ref().map(|make| make(endpoint)),
+                filter: self.make_filter.as_ref().map(|make| make(endpoint)),
                 watch: Some(Box::new(watch)),
             }
         };

@@ -82,7 +82,7 @@ impl Side {
         let driver = Driver::new(config(link)).expect("threads");
         let reception = |endpoint: &Endpoint| Reception {
             inbox: receive(&job.meter, endpoint),
-            watch: None,
+            ..Reception::default()
         };
         let (a, b) = (own.node_id(), peer.node_id());
         let endpoint = driver.endpoint_with(SessionConfig::default(), a, b, reception);

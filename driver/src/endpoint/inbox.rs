@@ -3,6 +3,7 @@
 use selvedge_endpoint::{Event, LaneId, Message};
 
 use super::consumed::Consumed;
+use super::lane_filter::LaneFilter;
 use super::unread::Unread;
 
 /// Receives the messages of an endpoint on its worker: no queue, no wake-up, no other thread.
@@ -88,6 +89,9 @@ pub type EventWatch = Box<dyn Fn(&Event) + Send>;
 pub struct Reception {
     /// Receives the messages; without it they are queued for [`Endpoint::recv`](crate::Endpoint::recv).
     pub inbox: Option<Box<dyn Inbox>>,
+    /// Handles messages of one lane on the worker. An inbox receives every lane: beside one, the filter has
+    /// no effect.
+    pub filter: Option<LaneFilter>,
     /// Observes each event in addition, on the worker. It must return soon and must not block.
     pub watch: Option<EventWatch>,
 }
@@ -96,6 +100,7 @@ impl std::fmt::Debug for Reception {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Reception")
             .field("inbox", &self.inbox.is_some())
+            .field("filter", &self.filter)
             .field("watch", &self.watch.is_some())
             .finish()
     }

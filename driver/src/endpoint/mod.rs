@@ -4,6 +4,7 @@ mod backlog;
 mod consumed;
 mod handle;
 mod inbox;
+mod lane_filter;
 mod queue;
 mod reader;
 mod received;
@@ -15,6 +16,7 @@ mod waiters;
 pub use backlog::SendBacklog;
 pub use handle::Endpoint;
 pub use inbox::{EventWatch, Inbox, Incoming, Reception};
+pub use lane_filter::{FilterAction, LaneFilter};
 pub use reader::Reader;
 pub use sending::Sending;
 

@@ -1,24 +1,30 @@
 //! Delivers messages and events to the user, and publishes the counters. No other file does either.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use selvedge_endpoint::{AttachmentId, Event, Session, SessionOutput};
+use selvedge_endpoint::{AttachmentId, Event, LaneId, MessageBatch, Session, SessionOutput};
 use selvedge_transport::Info;
 
 use crate::endpoint::{
-    Consumed, EndpointShared, EventWatch, Inbox, Incoming, ReceivedData, Reception, Unread,
+    Consumed, EndpointShared, EventWatch, FilterAction, Inbox, Incoming, LaneFilter, ReceivedData,
+    Reception, Unread,
 };
 use crate::sync::lock;
 
 /// The receiving side of one endpoint on its worker.
 pub(super) struct EndpointDelivery {
     inbox: Option<Box<dyn Inbox>>,
+    /// Without an inbox: sees the messages of its lane before they are queued.
+    filter: Option<LaneFilter>,
+    /// What the filter has passed, until it is queued.
+    passed: VecDeque<(LaneId, MessageBatch)>,
     watch: Option<EventWatch>,
     unread: Unread,
     /// Whether the inbox is to be called even if nothing has arrived.
     is_resumed: bool,
-    /// Consumed by the inbox, and not turned into credit yet.
+    /// Consumed by the inbox or the filter, and not turned into credit yet.
     consumed: Consumed,
     infos: Vec<(AttachmentId, Arc<Info>)>,
     /// The number of bytes sent, as published last.
@@ -29,6 +35,8 @@ impl EndpointDelivery {
     pub(super) fn new(reception: Reception) -> Self {
         Self {
             inbox: reception.inbox,
+            filter: reception.filter,
+            passed: VecDeque::new(),
             watch: reception.watch,
             unread: Unread::default(),
             is_resumed: false,
@@ -40,6 +48,11 @@ impl EndpointDelivery {
 
     pub(super) const fn has_inbox(&self) -> bool {
         self.inbox.is_some()
+    }
+
+    /// Whether messages may be consumed while they are delivered.
+    pub(super) const fn consumes(&self) -> bool {
+        self.inbox.is_some() || self.filter.is_some()
     }
 
     pub(super) fn is_drained(&self) -> bool {
@@ -54,6 +67,7 @@ impl EndpointDelivery {
     /// Frees memory that past traffic has left in empty queues.
     pub(super) fn shrink(&mut self) {
         self.unread.shrink();
+        self.passed.shrink_to_fit();
     }
 
     /// The inbox is to be called at the next delivery, even if nothing has arrived.
@@ -121,8 +135,18 @@ impl EndpointDelivery {
 
     /// Enqueues messages and events for the threads of the user.
     fn enqueue(&mut self, events: Vec<Event>, session: &mut Session, shared: &Arc<EndpointShared>) {
+        let is_filtered = self.filter.is_some();
+        if is_filtered {
+            self.call_filter(session, shared);
+        }
+        // What the filter has consumed wakes no reader.
+        let is_readable = !is_filtered || !self.passed.is_empty() || !events.is_empty();
         let mut received = lock(&shared.received);
-        received.messages.extend(session.take_batches());
+        if is_filtered {
+            received.messages.extend(self.passed.drain(..));
+        } else {
+            received.messages.extend(session.take_batches());
+        }
         for event in events {
             if let Event::Closed { reason, .. } = &event {
                 received.closed = Some(*reason);
@@ -131,8 +155,47 @@ impl EndpointDelivery {
         }
         self.publish(session, &mut received);
         drop(received);
-        shared.readable.signal();
-        shared.receive_waiters.notify();
+        if is_readable {
+            shared.readable.signal();
+            shared.receive_waiters.notify();
+        }
+    }
+
+    /// Passes the messages that have arrived through the filter, and grants credit for what it consumes.
+    fn call_filter(&mut self, session: &mut Session, shared: &Arc<EndpointShared>) {
+        let Some(LaneFilter { lane, filter }) = &mut self.filter else {
+            return;
+        };
+        let (lane, passed, consumed) = (*lane, &mut self.passed, &mut self.consumed);
+        let mut batches = session.take_batches();
+        let called = catch_unwind(AssertUnwindSafe(|| {
+            for (arrived_on, batch) in batches.by_ref() {
+                if arrived_on != lane {
+                    passed.push_back((arrived_on, batch));
+                    continue;
+                }
+                for message in batch.into_messages(lane) {
+                    match filter(&message.payload) {
+                        FilterAction::Consume => consumed.add(lane, message.cost()),
+                        FilterAction::Queue => {
+                            passed.push_back((lane, MessageBatch::of_one(message.payload)));
+                        }
+                    }
+                }
+            }
+        }));
+        if called.is_err() {
+            tracing::error!(peer = %shared.peer, "a lane filter panicked; its endpoint is closed");
+            self.filter = None;
+            passed.extend(batches.filter(|(arrived_on, _)| *arrived_on != lane));
+            session.abort();
+            // There may be no other cause for the turn that reports the end.
+            shared.wake_worker();
+        } else {
+            drop(batches);
+        }
+        self.consumed
+            .drain(|lane, bytes| session.consumed(lane, bytes));
     }
 
     fn call_inbox(

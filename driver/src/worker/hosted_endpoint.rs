@@ -316,8 +316,8 @@ impl HostedEndpoint {
         schedule: &mut Schedule,
     ) -> TurnEnd {
         released.extend(self.deliver());
-        if self.delivery.has_inbox() && self.wants_to_send() {
-            // The inbox has consumed messages: the peer may be waiting for the credit.
+        if self.delivery.consumes() && self.wants_to_send() {
+            // The inbox or the filter has consumed messages: the peer may be waiting for the credit.
             self.transmit(connections, schedule);
             released.extend(self.deliver());
         }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
 use selvedge_driver::{
-    Admission, Connected, Dialers, Driver, DriverConfig, Endpoint, Event, Identity, LaneId,
-    Listening, QuicDialer, SessionConfig, TcpDialer, UdpDialer, bind,
+    Admission, Connected, Dialers, Driver, DriverConfig, Endpoint, Event, Identity, LaneFilter,
+    LaneId, Listening, QuicDialer, Reception, SessionConfig, TcpDialer, UdpDialer, bind,
 };
 
 /// Far longer than any step takes; it only expires in case of a bug.
@@ -120,6 +120,17 @@ impl Two {
         let made = self
             .driver
             .endpoint_with_inbox(SessionConfig::default(), b, a, inbox);
+        made.expect("an endpoint")
+    }
+
+    /// Another endpoint in the place of `b`, with a filter.
+    pub(crate) fn with_filter(&self, config: SessionConfig, filter: LaneFilter) -> Endpoint {
+        let (b, a) = (self.a.peer(), self.b.peer());
+        let reception = Reception {
+            filter: Some(filter),
+            ..Reception::default()
+        };
+        let made = self.driver.endpoint_with(config, b, a, |_| reception);
         made.expect("an endpoint")
     }
 

@@ -132,7 +132,7 @@ impl EndpointResponder {
         let endpoint = driver.endpoint_with(SessionConfig::default(), local, peer, |endpoint| {
             Reception {
                 inbox: answers(endpoint),
-                watch: None,
+                ..Reception::default()
             }
         });
         let endpoint = endpoint.expect("it runs");
@@ -187,7 +187,7 @@ impl RequestLink {
         let endpoint = driver.endpoint_with(SessionConfig::default(), local, peer, |endpoint| {
             Reception {
                 inbox: inbox(endpoint),
-                watch: None,
+                ..Reception::default()
             }
         });
         let endpoint = endpoint.expect("it runs");

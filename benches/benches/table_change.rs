@@ -16,6 +16,7 @@ const CLIENT: NodeKey = [250; 32];
 
 fn function(name: &str, first: u32, tags: u32) -> FunctionSpec {
     FunctionSpec {
+        instance: None,
         name: name.into(),
         tags: (first..first + tags).map(Tag).collect(),
         target: None,
@@ -27,6 +28,7 @@ fn function(name: &str, first: u32, tags: u32) -> FunctionSpec {
 fn knowing(functions: u32) -> Router {
     let mut router = Router::new([0; 32], 7);
     let entry = |number| InterestEntry {
+        settled: None,
         name: format!("function-{number}"),
         tags: vec![Tag(number)],
         target: None,

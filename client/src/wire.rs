@@ -15,7 +15,9 @@
 //!                  | [n 2B, n × (name, home 32B)] | [n 2B, n × (trace: name, micros 8B)] | payload ...
 //! Interest      06 | generation 8B | n 2B | n × entry
 //! InterestDelta 07 | number 8B | n 2B | n × entry | n 2B | n × (name, target?, home 32B)
+//! (of instances) 08 | number 8B | n 2B | n × (entry, instances?) | n 2B | n × (name, target?, home 32B)
 //! entry            name | n 2B | n × tag 4B | target? | policy 1B | n 2B | n × node 32B
+//! instances        redelivers 1B | n 2B | n × instance 8B
 //! AdminRequest  10 | id 4B | query 1B | position: n 2B, n bytes
 //! AdminReply    11 | id 4B | 00 | n 2B | n × (n 1B, n × (name, kind 1B, value)) | position?
 //!               11 | id 4B | 01 | code 2B | text
@@ -80,7 +82,8 @@ pub use admin::{
 pub use data::{MessageHeader, PlainMessage, ShortHeader, SourcedHeader, is_data};
 pub use denial::{Denial, FEATURE_DENIALS, Permission};
 pub use interest::{
-    INTEREST_DELTA_LEN_MAX, INTEREST_MAX, InterestDelta, InterestEntry, WithdrawnRoute,
+    INTEREST_DELTA_LEN_MAX, INTEREST_MAX, InterestDelta, InterestEntry, ListedInstances,
+    WithdrawnRoute,
 };
 pub use versions::{
     FEATURES, INTEREST_DELTAS, Negotiated, VERSION, VERSION_MIN, VersionError, VersionOffer,
@@ -395,7 +398,7 @@ impl WireMessage {
                 interest::put_entries(entries, &mut out)?;
             }
             Self::InterestDelta(delta) => {
-                out.put_u8(7);
+                out.put_u8(delta.kind_byte());
                 delta.encode_into(&mut out)?;
             }
             Self::AdminRequest(it) => {
@@ -435,7 +438,9 @@ impl WireMessage {
                 generation: get_u64(b)?,
                 entries: interest::get_entries(b)?,
             },
-            7 => Self::InterestDelta(InterestDelta::decode(b)?),
+            kind @ (interest::DELTA_KIND | interest::LISTING_DELTA_KIND) => {
+                Self::InterestDelta(InterestDelta::decode(b, kind)?)
+            }
             0x10 => Self::AdminRequest(AdminRequest::get(b)?),
             0x11 => Self::AdminReply(AdminReply::get(b)?),
             0x12 => Self::Denial(Denial::get(b)?),

@@ -1,6 +1,7 @@
 //! The encoding of messages, and bytes that are not messages.
 
 use super::*;
+use crate::settlement::InstanceId;
 use proptest::prelude::*;
 
 fn data() -> Data {
@@ -46,6 +47,23 @@ fn operator_samples() -> Vec<WireMessage> {
     ]
 }
 
+/// A delta with instances, of one of two entries.
+fn listing_delta(entry: InterestEntry) -> WireMessage {
+    let listing = InterestEntry {
+        settled: Some(ListedInstances {
+            redelivers: true,
+            instances: vec![InstanceId(6), InstanceId(7)],
+        }),
+        ..entry.clone()
+    };
+    WireMessage::InterestDelta(InterestDelta {
+        number: 3,
+        lists_instances: true,
+        updated: vec![listing, entry],
+        withdrawn: Vec::new(),
+    })
+}
+
 fn samples() -> Vec<WireMessage> {
     let (name, tags, target) = (String::from("f"), vec![Tag(16)], Some(String::from("t")));
     let policy = Policy::Nearest;
@@ -55,7 +73,9 @@ fn samples() -> Vec<WireMessage> {
         target: None,
         policy,
         path: vec![[3; 32], [4; 32]],
+        settled: None,
     };
+
     let role = Role::StreamFunction;
     let token = Some("s".into());
     let samples = vec![
@@ -96,13 +116,15 @@ fn samples() -> Vec<WireMessage> {
         },
         WireMessage::InterestDelta(InterestDelta {
             number: 2,
-            updated: vec![entry],
+            lists_instances: false,
+            updated: vec![entry.clone()],
             withdrawn: vec![WithdrawnRoute {
                 name: "g".into(),
                 target: Some("t".into()),
                 home: [5; 32],
             }],
         }),
+        listing_delta(entry),
     ];
     [samples, operator_samples()].concat()
 }

@@ -16,20 +16,24 @@ mod listing;
 mod plan;
 mod refresh;
 mod routes;
+mod settled;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use selvedge_client::settlement::InstanceId;
 use selvedge_client::tag::Tag;
+use selvedge_client::wire::settlement::InstanceNotice;
 use selvedge_client::wire::{InterestDelta, InterestEntry, NodeKey, Origin, Policy, Recipient};
 
 pub use learning::LearnError;
 pub use plan::{NextHop, Plan, Selection};
+pub use settled::{SettledGroup, SettledMember};
 
 pub(crate) use listing::{RoutePosition, RouteView};
 
 use advertised::{AdvertisedTable, RoutesFor};
-use groups::{GroupInstance, TagTable, equally_good, pick};
+use groups::{FunctionGroup, GroupInstance, TagTable, equally_good, pick};
 use plan::{CandidateRoute, GroupPlan};
 use refresh::OutdatedRoutes;
 use routes::{BestRoute, LocalFunction, LocalGroup, NeighbourTable, RouteKey};
@@ -45,6 +49,24 @@ pub struct FunctionSpec {
     pub target: Option<String>,
     /// How messages are distributed among the instances.
     pub policy: Policy,
+    /// The process, if it takes part in settlement. The messages of settled flows go to it by routes of
+    /// their own.
+    pub instance: Option<InstanceNotice>,
+}
+
+impl FunctionSpec {
+    /// Whether both share the work. They may be different processes.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        let Self {
+            name,
+            tags,
+            target,
+            policy,
+            instance: _,
+        } = other;
+        (&self.name, &self.tags, &self.target, self.policy) == (name, tags, target, *policy)
+    }
 }
 
 /// Whether a client or neighbour is connected. Connected instances are preferred.
@@ -102,6 +124,9 @@ pub struct Router {
     routes: BTreeMap<RouteKey, BestRoute>,
     outdated: OutdatedRoutes,
     tags: TagTable,
+    /// The functions of each instance that are connected to this zipper or were so recently, the
+    /// connected ones first.
+    instances: BTreeSet<(InstanceId, Presence, NodeKey)>,
     random: fastrand::Rng,
 }
 
@@ -117,6 +142,7 @@ impl Router {
             routes: BTreeMap::new(),
             outdated: OutdatedRoutes::default(),
             tags: TagTable::default(),
+            instances: BTreeSet::new(),
             random: fastrand::Rng::with_seed(seed),
         }
     }
@@ -132,6 +158,16 @@ impl Router {
     pub fn add_neighbour(&mut self, neighbour: NodeKey) {
         let table = self.neighbours.entry(neighbour).or_default();
         table.advertised = AdvertisedTable::default();
+    }
+
+    /// The same for a neighbour with the feature
+    /// [`FEATURE_SETTLEMENT`](selvedge_client::wire::settlement::FEATURE_SETTLEMENT): deltas for it list the
+    /// instances of functions.
+    pub fn add_settling_neighbour(&mut self, neighbour: NodeKey) {
+        self.add_neighbour(neighbour);
+        if let Some(table) = self.neighbours.get_mut(&neighbour) {
+            table.advertised.list_instances();
+        }
     }
 
     /// Records that a client or neighbour has disconnected or returned.
@@ -169,7 +205,7 @@ impl Router {
     pub fn advertise(&self, neighbour: NodeKey) -> Vec<InterestEntry> {
         let table = self.routes_for(neighbour).table();
         table
-            .map(|(_, route)| route.advertised_by(self.own))
+            .map(|(_, route)| route.advertised_by(self.own, Some(usize::MAX)))
             .collect()
     }
 
@@ -216,11 +252,17 @@ impl Router {
         if let Some(local) = self.local.get_mut(&client)
             && local.presence() != presence
         {
+            let listed_before = local.listed();
             let mut instance = GroupInstance::clone(&local.instance);
             instance.presence = presence;
             let old = std::mem::replace(&mut local.instance, instance.into());
             let old = local.observer_as(&old);
             self.tags.replace(old, local.observer());
+            if local.function.instance.is_some() {
+                let (key, listed) = (local.key.clone(), local.listed());
+                self.list_locally(client, &key, listed_before, listed);
+                self.refresh_local(&key);
+            }
         }
     }
 
@@ -242,6 +284,12 @@ impl Router {
             if new.as_ref().is_none_or(|new| new.key != old.key) {
                 group.members.remove(&client);
             }
+        }
+        if let Some((key, listed)) = old.as_ref().and_then(LocalFunction::listed_by_key) {
+            self.list_locally(client, key, Some(listed), None);
+        }
+        if let Some((key, listed)) = new.as_ref().and_then(LocalFunction::listed_by_key) {
+            self.list_locally(client, key, None, Some(listed));
         }
         let keys = [old.map(|it| it.key), new.as_ref().map(|it| it.key.clone())];
         if let Some(new) = new {
@@ -324,6 +372,17 @@ impl Router {
     /// The plan for messages of clients with that tag and target; valid until the routes change.
     #[must_use]
     pub fn plan(&self, tag: Tag, target: Option<&str>) -> Plan {
+        self.plan_for(tag, target, |_| true, |_, _| true)
+    }
+
+    /// The plan for the groups and instances that are selected.
+    fn plan_for(
+        &self,
+        tag: Tag,
+        target: Option<&str>,
+        is_included: impl Fn(&FunctionGroup) -> bool,
+        is_candidate: impl Fn(&FunctionGroup, &GroupInstance) -> bool,
+    ) -> Plan {
         let groups = self.tags.groups(tag);
         let mut plan = Plan {
             groups: Vec::with_capacity(groups.len()),
@@ -331,9 +390,10 @@ impl Router {
             next_hops: Vec::with_capacity(groups.len()),
         };
         let mut neighbours = BTreeMap::new();
-        for group in groups {
+        for group in groups.iter().filter(|group| is_included(group)) {
             let first = plan.candidates.len();
-            for instance in group.eligible(target) {
+            let eligible = group.eligible(target);
+            for instance in eligible.filter(|instance| is_candidate(group, instance)) {
                 let next_hop = plan.next_hop_index(instance, &mut neighbours);
                 let node = instance.node;
                 plan.candidates.push(CandidateRoute { node, next_hop });

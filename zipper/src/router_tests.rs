@@ -15,6 +15,7 @@ fn node(n: usize) -> NodeKey {
 
 fn function(name: &str, policy: Policy) -> FunctionSpec {
     FunctionSpec {
+        instance: None,
         name: name.into(),
         tags: vec![T],
         target: None,
@@ -35,6 +36,7 @@ fn key(source: usize) -> FlowKey<'static> {
 
 fn entry(name: &str, path: &[usize]) -> InterestEntry {
     InterestEntry {
+        settled: None,
         name: name.into(),
         tags: vec![T],
         target: None,
@@ -221,6 +223,7 @@ fn an_entry_that_is_too_long_for_a_message_is_left_out_until_it_is_shorter() {
     let (mut router, len_max) = (Router::new(node(0), 7), 1024);
     router.add_neighbour(node(3));
     let with_tags = |count: u32| FunctionSpec {
+        instance: None,
         tags: (0..count).map(Tag).collect(),
         ..function("a", Policy::Nearest)
     };
@@ -275,6 +278,7 @@ fn tags_beyond_the_limit_of_an_entry_are_not_advertised() {
         let tags = (0..TAGS_MAX as u32).map(|tag| Tag(tag * 2 + client as u32));
         let tags = tags.collect();
         let wide = FunctionSpec {
+            instance: None,
             tags,
             ..function("a", Policy::Nearest)
         };
@@ -288,6 +292,7 @@ fn tags_beyond_the_limit_of_an_entry_are_not_advertised() {
 fn deltas_out_of_order_and_tables_that_are_too_long_are_refused() {
     let mut router = Router::new(node(0), 7);
     let delta = |number, updated| InterestDelta {
+        lists_instances: false,
         number,
         updated,
         withdrawn: Vec::new(),

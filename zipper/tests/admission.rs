@@ -121,6 +121,7 @@ fn a_token_or_open_access_does_not_make_a_zipper() {
         for presented in [None, Some("secret"), Some("wrong")] {
             let stranger = Stranger::connect(&zipper);
             let entry = InterestEntry {
+                settled: None,
                 name: "f".into(),
                 tags: vec![IN],
                 target: None,

@@ -284,6 +284,7 @@ fn a_neighbour_is_sent_deltas_if_it_implements_them_and_whole_tables_otherwise()
     let first = support::function(&zipper, "first", IN);
     until_known(&zipper, IN);
     let entry = |name: &str| InterestEntry {
+        settled: None,
         name: name.into(),
         tags: vec![IN],
         target: None,
@@ -293,6 +294,7 @@ fn a_neighbour_is_sent_deltas_if_it_implements_them_and_whole_tables_otherwise()
     let new = neighbour(new, &zipper, INTEREST_DELTAS);
     let old = neighbour(old, &zipper, 0);
     let delta = |number, updated| InterestDelta {
+        lists_instances: false,
         number,
         updated,
         withdrawn: Vec::new(),
@@ -332,6 +334,7 @@ fn a_delta_that_does_not_follow_the_last_one_ends_the_connection() {
     let zipper = start(among(&[&identity], options("z")));
     let peer = neighbour(identity, &zipper, INTEREST_DELTAS);
     let there = InterestEntry {
+        settled: None,
         name: "there".into(),
         tags: vec![IN],
         target: None,
@@ -340,6 +343,7 @@ fn a_delta_that_does_not_follow_the_last_one_ends_the_connection() {
     };
     for number in [1, 2, 4] {
         peer.send_message(&WireMessage::InterestDelta(InterestDelta {
+            lists_instances: false,
             number,
             updated: vec![there.clone()],
             withdrawn: Vec::new(),

@@ -474,6 +474,7 @@ fn a_message_that_was_passed_on_too_often_is_dropped_and_counted() {
     let zipper = among(&[&far, &near]);
     let (far, near) = (ByHand::new(&far, &zipper), ByHand::new(&near, &zipper));
     let entry = InterestEntry {
+        settled: None,
         name: "f".into(),
         tags: vec![IN],
         target: None,

@@ -2,18 +2,25 @@
 
 use bytes::{Buf, BufMut, Bytes};
 
+use super::settlement::GROUP_MEMBERS_MAX;
 use super::{
-    NodeKey, PATH_MAX, Policy, WireError, get_list, get_node, get_option, get_tags, get_text,
-    get_u8, get_u64, put_interest, put_len, put_option, put_text,
+    NodeKey, PATH_MAX, Policy, WireError, get_bool, get_list, get_node, get_option, get_tags,
+    get_text, get_u8, get_u64, put_interest, put_len, put_option, put_text,
 };
+use crate::settlement::InstanceId;
 use crate::tag::Tag;
 
 /// The largest number of entries in one interest table.
 pub const INTEREST_MAX: usize = 16 * 1024;
 
-/// The longest encoded [`InterestDelta`], in bytes. The longest entry has 6,666 bytes. A receiver applies
-/// a delta under a lock, and one of this length has at most 4,096 tags.
+/// The longest encoded [`InterestDelta`], in bytes. The longest entry has 6,666 bytes, and 14,862 if it lists
+/// instances. A receiver applies a delta under a lock, and one of this length has at most 4,096 tags or
+/// 2,048 instances.
 pub const INTEREST_DELTA_LEN_MAX: usize = 16 * 1024;
+
+/// The kind bytes of deltas, without and with instances.
+pub(super) const DELTA_KIND: u8 = 7;
+pub(super) const LISTING_DELTA_KIND: u8 = 8;
 
 /// One function in an interest table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +35,19 @@ pub struct InterestEntry {
     pub policy: Policy,
     /// The zippers on the path, from the home of the function to the sender of the table.
     pub path: Vec<NodeKey>,
+    /// The instances, if any of the functions has introduced one. Only a delta that lists instances has
+    /// this field.
+    pub settled: Option<ListedInstances>,
+}
+
+/// The instances of functions with one name, target and home that take part in settlement.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ListedInstances {
+    /// Whether messages that an instance may have processed when it is lost go to another instance. As
+    /// the first of the functions has it.
+    pub redelivers: bool,
+    /// Those that are connected to the home, sorted: at most [`GROUP_MEMBERS_MAX`], the smallest ones.
+    pub instances: Vec<InstanceId>,
 }
 
 /// A function that the sender does not reach any more, or not by a path for the receiver.
@@ -46,6 +66,9 @@ pub struct WithdrawnRoute {
 pub struct InterestDelta {
     /// The number of the delta, in sequence. Number 1 begins a new table, which replaces any other.
     pub number: u64,
+    /// Whether entries list instances: only with the feature
+    /// [`FEATURE_SETTLEMENT`](super::settlement::FEATURE_SETTLEMENT). Otherwise they are left out.
+    pub lists_instances: bool,
     /// Entries that are new or replace the entry with the same name, target and home.
     pub updated: Vec<InterestEntry>,
     /// Entries that are removed.
@@ -53,9 +76,9 @@ pub struct InterestDelta {
 }
 
 impl InterestEntry {
-    /// The number of bytes of the encoded entry.
+    /// The number of bytes of the encoded entry in a delta that lists no instances.
     #[must_use]
-    pub fn encoded_len(&self) -> usize {
+    pub fn plain_len(&self) -> usize {
         let target = self.target.as_ref().map_or(0, |target| 2 + target.len());
         2 + self.name.len() + 2 + 4 * self.tags.len() + 1 + target + 1 + 2 + 32 * self.path.len()
     }
@@ -75,6 +98,43 @@ impl InterestEntry {
             target: get_option(b)?,
             policy: Policy::from_byte(get_u8(b)?)?,
             path: get_list(b, PATH_MAX, get_node)?,
+            settled: None,
+        })
+    }
+
+    fn encode_listing(&self, out: &mut Vec<u8>) -> Result<(), WireError> {
+        self.encode_into(out)?;
+        out.put_u8(u8::from(self.settled.is_some()));
+        self.settled.as_ref().map_or(Ok(()), |it| it.put(out))
+    }
+
+    fn decode_listing(b: &mut Bytes) -> Result<Self, WireError> {
+        let mut entry = Self::decode(b)?;
+        if get_bool(b)? {
+            entry.settled = Some(ListedInstances::get(b)?);
+        }
+        Ok(entry)
+    }
+}
+
+impl ListedInstances {
+    /// The number of bytes in a delta without any instance.
+    pub const EMPTY_LEN: usize = 1 + 2;
+
+    /// The number of bytes of an instance.
+    pub const INSTANCE_LEN: usize = size_of::<InstanceId>();
+
+    fn put(&self, out: &mut Vec<u8>) -> Result<(), WireError> {
+        out.put_u8(u8::from(self.redelivers));
+        put_len(self.instances.len(), GROUP_MEMBERS_MAX, out)?;
+        self.instances.iter().for_each(|it| out.put_u64(it.0));
+        Ok(())
+    }
+
+    fn get(b: &mut Bytes) -> Result<Self, WireError> {
+        Ok(Self {
+            redelivers: get_bool(b)?,
+            instances: get_list(b, GROUP_MEMBERS_MAX, |b| get_u64(b).map(InstanceId))?,
         })
     }
 }
@@ -107,10 +167,25 @@ impl InterestDelta {
     /// The length of an encoded delta without entries: kind, number and two counts.
     pub const EMPTY_LEN: usize = 1 + 8 + 2 + 2;
 
+    /// The kind byte.
+    pub(super) const fn kind_byte(&self) -> u8 {
+        match self.lists_instances {
+            false => DELTA_KIND,
+            true => LISTING_DELTA_KIND,
+        }
+    }
+
     /// Appends the fields behind the kind byte.
     pub(super) fn encode_into(&self, out: &mut Vec<u8>) -> Result<(), WireError> {
         out.put_u64(self.number);
-        put_entries(&self.updated, out)?;
+        match self.lists_instances {
+            false => put_entries(&self.updated, out)?,
+            true => {
+                put_len(self.updated.len(), INTEREST_MAX, out)?;
+                let mut entries = self.updated.iter();
+                entries.try_for_each(|entry| entry.encode_listing(out))?;
+            }
+        }
         put_len(self.withdrawn.len(), INTEREST_MAX, out)?;
         for route in &self.withdrawn {
             route.encode_into(out)?;
@@ -119,11 +194,16 @@ impl InterestDelta {
     }
 
     /// Reads the fields behind the kind byte.
-    pub(super) fn decode(b: &mut Bytes) -> Result<Self, WireError> {
+    pub(super) fn decode(b: &mut Bytes, kind: u8) -> Result<Self, WireError> {
         check_len(1 + b.remaining())?;
+        let lists_instances = kind == LISTING_DELTA_KIND;
         Ok(Self {
             number: get_u64(b)?,
-            updated: get_entries(b)?,
+            lists_instances,
+            updated: match lists_instances {
+                false => get_entries(b)?,
+                true => get_list(b, INTEREST_MAX, InterestEntry::decode_listing)?,
+            },
             withdrawn: get_list(b, INTEREST_MAX, WithdrawnRoute::decode)?,
         })
     }
@@ -159,6 +239,14 @@ mod tests {
             target: Some("t".repeat(TEXT_LEN_MAX)),
             policy: Policy::Hash,
             path: vec![[3; 32]; PATH_MAX],
+            settled: None,
+        }
+    }
+
+    fn longest_list() -> ListedInstances {
+        ListedInstances {
+            redelivers: true,
+            instances: vec![InstanceId(9); GROUP_MEMBERS_MAX],
         }
     }
 
@@ -166,6 +254,7 @@ mod tests {
     fn two_of_the_longest_entries_fit_into_a_delta_and_a_third_is_refused() {
         let mut delta = InterestDelta {
             number: 1,
+            lists_instances: false,
             updated: vec![entry(); 2],
             withdrawn: Vec::new(),
         };
@@ -173,10 +262,10 @@ mod tests {
             let bytes = WireMessage::InterestDelta(delta.clone()).encode()?;
             Ok::<_, WireError>(bytes.len())
         };
-        let expected = InterestDelta::EMPTY_LEN + 2 * entry().encoded_len();
+        let expected = InterestDelta::EMPTY_LEN + 2 * entry().plain_len();
         assert_eq!(len(&delta), Ok(expected));
         delta.updated.push(entry());
-        let len_refused = expected + entry().encoded_len();
+        let len_refused = expected + entry().plain_len();
         let max = INTEREST_DELTA_LEN_MAX;
         assert_eq!(
             len(&delta),
@@ -204,14 +293,69 @@ mod tests {
                 target,
                 home: [9; 32],
             };
-            let expected = InterestDelta::EMPTY_LEN + short.encoded_len() + route.encoded_len();
+            let expected = InterestDelta::EMPTY_LEN + short.plain_len() + route.encoded_len();
             let delta = InterestDelta {
                 number: 2,
+                lists_instances: false,
                 updated: vec![short],
                 withdrawn: vec![route],
             };
             let bytes = WireMessage::InterestDelta(delta).encode().unwrap();
             assert_eq!(bytes.len(), expected);
         }
+    }
+
+    #[test]
+    fn the_longest_entry_with_the_most_instances_fits_into_a_delta() {
+        let entry = InterestEntry {
+            settled: Some(longest_list()),
+            ..entry()
+        };
+        let list_len =
+            ListedInstances::EMPTY_LEN + GROUP_MEMBERS_MAX * ListedInstances::INSTANCE_LEN;
+        assert_eq!(entry.plain_len() + 1 + list_len, 14_862);
+        let delta = InterestDelta {
+            number: 1,
+            lists_instances: true,
+            updated: vec![entry],
+            withdrawn: Vec::new(),
+        };
+        let message = WireMessage::InterestDelta(delta);
+        let bytes = message.encode().unwrap();
+        assert_eq!(bytes.len(), InterestDelta::EMPTY_LEN + 14_862);
+        assert_eq!(WireMessage::decode(bytes), Ok(message));
+        let mut list = longest_list();
+        list.instances.push(InstanceId(10));
+        assert!(list.put(&mut Vec::new()).is_err());
+    }
+
+    #[test]
+    fn a_delta_without_instances_is_encoded_as_before_them() {
+        let mut short = InterestEntry {
+            name: "f".into(),
+            target: None,
+            tags: vec![Tag(1)],
+            path: vec![[2; 32]],
+            ..entry()
+        };
+        let encode = |entry: &InterestEntry, lists_instances| {
+            let delta = InterestDelta {
+                number: 3,
+                lists_instances,
+                updated: vec![entry.clone()],
+                withdrawn: Vec::new(),
+            };
+            WireMessage::InterestDelta(delta).encode().unwrap()
+        };
+        let expected = encode(&short, false);
+        assert_eq!(expected[0], 7);
+        short.settled = Some(longest_list());
+        assert_eq!(encode(&short, false), expected);
+        let listing = encode(&short, true);
+        assert_eq!(listing[0], 8);
+        let Ok(WireMessage::InterestDelta(delta)) = WireMessage::decode(listing) else {
+            panic!("it decodes");
+        };
+        assert_eq!(delta.updated, [short]);
     }
 }

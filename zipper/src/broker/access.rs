@@ -32,6 +32,7 @@ impl AdmittedClient {
         now: Duration,
     ) -> Result<Self, AccessError> {
         let wanted = (!handshake.tags.is_empty()).then(|| FunctionSpec {
+            instance: None,
             name: handshake.name.clone(),
             tags: handshake.tags.clone(),
             target: handshake.target.clone(),

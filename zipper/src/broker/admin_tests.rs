@@ -46,6 +46,7 @@ fn long_lists_are_complete_and_each_answer_is_within_the_limits() {
     let long = |n: usize| format!("{n:0>width$}", width = TEXT_LEN_MAX);
     for n in 0..200_usize {
         let function = FunctionSpec {
+            instance: None,
             name: long(n),
             tags: (0..10).map(|tag| Tag((n % 3 * 5 + tag) as u32)).collect(),
             target: Some(long(n)),
@@ -56,6 +57,7 @@ fn long_lists_are_complete_and_each_answer_is_within_the_limits() {
         broker.reroute(|router| router.add_function(node, function));
     }
     let entries = (0..300_usize).map(|n| InterestEntry {
+        settled: None,
         name: long(n / 2),
         tags: vec![Tag(100); 1000],
         target: n.is_multiple_of(2).then(|| long(n)),
@@ -125,6 +127,7 @@ fn requests_without_permission_of_unknown_kind_or_with_a_wrong_position_are_refu
     broker.reroute(|router| {
         for (node, tags) in [(2, vec![Tag(5), Tag(6)]), (3, vec![Tag(7)])] {
             let function = FunctionSpec {
+                instance: None,
                 name: "f".into(),
                 tags,
                 target: None,

@@ -417,6 +417,7 @@ mod tests {
 
     fn function(name: &str, target: Option<&str>) -> FunctionSpec {
         FunctionSpec {
+            instance: None,
             name: name.into(),
             tags: vec![T],
             target: target.map(str::to_owned),

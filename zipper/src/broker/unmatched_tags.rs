@@ -65,6 +65,7 @@ mod tests {
         assert_eq!(take_unreported(Some("t")), [format!("{tag} for \"t\"")]);
         assert_eq!(take_unreported(None), [""; 0]);
         let function = FunctionSpec {
+            instance: None,
             name: "f".into(),
             tags: vec![tag],
             target: None,

@@ -5,7 +5,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use selvedge_client::wire::{
-    INTEREST_DELTA_LEN_MAX, INTEREST_MAX, InterestDelta, InterestEntry, NodeKey,
+    INTEREST_DELTA_LEN_MAX, INTEREST_MAX, InterestDelta, InterestEntry, ListedInstances, NodeKey,
 };
 
 use super::routes::{BestRoute, RouteKey};
@@ -27,6 +27,7 @@ pub(super) struct AdvertisedTable {
     /// Whether routes were left out, because the table has the largest number of entries, or because they
     /// are too long for a message.
     is_full: bool,
+    lists_instances: bool,
 }
 
 /// A new table is sent in the order of the keys, so that beginning one costs nothing.
@@ -54,6 +55,26 @@ impl DeltaRoom {
         }
         is_enough
     }
+}
+
+/// The length of an entry in a delta, and how many instances it lists if any.
+struct AdvertisedLen {
+    len: usize,
+    instances: Option<usize>,
+}
+
+/// Whether entries differ in nothing but their instances.
+fn is_like(one: &InterestEntry, other: &InterestEntry) -> bool {
+    let InterestEntry {
+        name,
+        tags,
+        target,
+        policy,
+        path,
+        settled: _,
+    } = other;
+    (&one.name, &one.tags, &one.target) == (name, tags, target)
+        && (&one.policy, &one.path) == (policy, path)
 }
 
 /// The routes of the zipper from the point of view of a neighbour.
@@ -89,6 +110,11 @@ impl<'a> RoutesFor<'a> {
 }
 
 impl AdvertisedTable {
+    /// Has deltas list the instances of functions.
+    pub(super) const fn list_instances(&mut self) {
+        self.lists_instances = true;
+    }
+
     /// Records that a route has changed.
     pub(super) fn mark(&mut self, key: &RouteKey) {
         let is_ahead = match &self.first_pass {
@@ -118,6 +144,7 @@ impl AdvertisedTable {
     ) -> Option<InterestDelta> {
         let mut delta = InterestDelta {
             number: self.number + 1,
+            lists_instances: self.lists_instances,
             ..InterestDelta::default()
         };
         let len_max = len_max.min(INTEREST_DELTA_LEN_MAX);
@@ -156,17 +183,20 @@ impl AdvertisedTable {
         room: &mut DeltaRoom,
     ) -> bool {
         let (sent, route) = (self.sent.get(key), routes.get(key));
-        if sent == route.map(|route| &route.entry) {
+        if self.is_sent(sent, route) {
             return true;
         }
         let is_table_full = sent.is_none() && self.sent.len() >= INTEREST_MAX;
-        let len = |route: &BestRoute| route.entry.encoded_len() + NODE_LEN;
-        let fitting = route.filter(|route| !is_table_full && len(route) <= room.space);
+        let fitting = route
+            .filter(|_| !is_table_full)
+            .and_then(|route| Some((route, self.len_within(room.space, &route.entry)?)));
         self.is_full |= route.is_some() && fitting.is_none();
-        if let Some(route) = fitting {
-            let is_added = room.take(len(route));
+        if let Some((route, AdvertisedLen { len, instances })) = fitting {
+            let is_added = room.take(len);
             if is_added {
-                delta.updated.push(route.advertised_by(routes.own));
+                delta
+                    .updated
+                    .push(route.advertised_by(routes.own, instances));
                 self.sent.insert(key.clone(), Arc::clone(&route.entry));
             }
             return is_added;
@@ -182,6 +212,34 @@ impl AdvertisedTable {
             self.retry_left_out();
         }
         is_added
+    }
+
+    /// Whether a route has been sent as it is now.
+    fn is_sent(&self, sent: Option<&Arc<InterestEntry>>, route: Option<&BestRoute>) -> bool {
+        match (sent, route.map(|route| &route.entry)) {
+            (Some(sent), Some(entry)) if self.lists_instances => sent == entry,
+            (Some(sent), Some(entry)) => Arc::ptr_eq(sent, entry) || is_like(sent, entry),
+            (sent, entry) => sent.is_none() && entry.is_none(),
+        }
+    }
+
+    /// The length of an entry, if there is enough space. Instances for which there is none are left
+    /// out, and without any the functions are advertised as if they had none.
+    fn len_within(&self, space: usize, entry: &InterestEntry) -> Option<AdvertisedLen> {
+        let plain = entry.plain_len() + NODE_LEN + usize::from(self.lists_instances);
+        let left = space.checked_sub(plain)?;
+        let listed = entry.settled.as_ref().filter(|_| self.lists_instances);
+        let fitting = listed.and_then(|listed| {
+            let left = left.checked_sub(ListedInstances::EMPTY_LEN)?;
+            let all = listed.instances.len();
+            let count = all.min(left / ListedInstances::INSTANCE_LEN);
+            (count > 0 || all == 0).then_some(count)
+        });
+        let listed_len = |count| ListedInstances::EMPTY_LEN + count * ListedInstances::INSTANCE_LEN;
+        Some(AdvertisedLen {
+            len: plain + fitting.map_or(0, listed_len),
+            instances: fitting,
+        })
     }
 
     /// Considers every route again, since one of those that were left out may have room now.
@@ -200,7 +258,7 @@ impl AdvertisedTable {
         let pending = std::mem::take(&mut self.pending);
         let is_changed = |key: &RouteKey| {
             let (sent, route) = (self.sent.get(key), routes.get(key));
-            sent != route.map(|route| &route.entry)
+            !self.is_sent(sent, route)
         };
         if self.first_pass == FirstPass::Done && !pending.iter().any(is_changed) {
             return None;
@@ -213,7 +271,7 @@ impl AdvertisedTable {
         self.number += 1;
         let table = routes
             .table()
-            .map(|(_, route)| route.advertised_by(routes.own));
+            .map(|(_, route)| route.advertised_by(routes.own, None));
         Some((self.number, table.collect()))
     }
 }

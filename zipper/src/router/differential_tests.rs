@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+mod model;
+
 use super::*;
 use fastrand::Rng;
-use selvedge_client::wire::{INTEREST_DELTA_LEN_MAX, PATH_MAX, WithdrawnRoute};
+use model::{Key, ModelGroup, ModelGroups, ModelRouter, absent, key_of, settled_groups};
+use selvedge_client::wire::{INTEREST_DELTA_LEN_MAX, ListedInstances, PATH_MAX, WithdrawnRoute};
 
 const OWN: NodeKey = [0; 32];
 const POLICIES: [Policy; 5] = [
@@ -14,167 +17,6 @@ const POLICIES: [Policy; 5] = [
     Policy::All,
     Policy::Random,
 ];
-
-type Key = (String, Option<String>, NodeKey);
-
-/// A function group without its counter.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct ModelGroup {
-    policy: Policy,
-    /// In the order of preference.
-    instances: Vec<GroupInstance>,
-}
-
-/// The groups of each tag, by name.
-type ModelGroups = BTreeMap<Tag, BTreeMap<String, ModelGroup>>;
-
-/// Functions and tables as they were handed in.
-#[derive(Debug, Default)]
-struct ModelRouter {
-    local: BTreeMap<NodeKey, (FunctionSpec, Presence)>,
-    neighbours: BTreeMap<NodeKey, (BTreeMap<Key, InterestEntry>, Presence)>,
-}
-
-fn key_of(entry: &InterestEntry) -> Key {
-    (entry.name.clone(), entry.target.clone(), entry.path[0])
-}
-
-impl ModelRouter {
-    fn learn(&mut self, neighbour: NodeKey, entries: &[InterestEntry]) {
-        let table = &mut self.neighbours.entry(neighbour).or_insert_with(absent).0;
-        table.clear();
-        for entry in entries {
-            let known = table.get(&key_of(entry));
-            if is_usable(neighbour, entry)
-                && known.is_none_or(|known| entry.path.len() < known.path.len())
-            {
-                table.insert(key_of(entry), entry.clone());
-            }
-        }
-    }
-
-    fn learn_delta(&mut self, neighbour: NodeKey, delta: &InterestDelta) {
-        let table = &mut self.neighbours.entry(neighbour).or_insert_with(absent).0;
-        for route in &delta.withdrawn {
-            table.remove(&(route.name.clone(), route.target.clone(), route.home));
-        }
-        for entry in &delta.updated {
-            match is_usable(neighbour, entry) {
-                true => _ = table.insert(key_of(entry), entry.clone()),
-                false => _ = table.remove(&key_of(entry)),
-            }
-        }
-    }
-
-    fn set_presence(&mut self, node: NodeKey, presence: Presence) {
-        if let Some(local) = self.local.get_mut(&node) {
-            local.1 = presence;
-        }
-        if let Some(neighbour) = self.neighbours.get_mut(&node) {
-            neighbour.1 = presence;
-        }
-    }
-
-    fn remove(&mut self, node: NodeKey) {
-        self.local.remove(&node);
-        self.neighbours.remove(&node);
-    }
-
-    fn best_routes(&self) -> BTreeMap<Key, (Presence, NodeKey, &InterestEntry)> {
-        let mut best = BTreeMap::<Key, (Presence, usize, NodeKey, &InterestEntry)>::new();
-        for (via, (table, presence)) in &self.neighbours {
-            for (key, entry) in table.iter().filter(|_| *presence < Presence::Gone) {
-                let route = (*presence, entry.path.len(), *via, entry);
-                let known = best.entry(key.clone()).or_insert(route);
-                if (route.0, route.1, route.2) < (known.0, known.1, known.2) {
-                    *known = route;
-                }
-            }
-        }
-        let route = |(key, (presence, _, via, entry))| (key, (presence, via, entry));
-        best.into_iter().map(route).collect()
-    }
-
-    fn groups(&self) -> ModelGroups {
-        let mut groups = ModelGroups::new();
-        let mut add = |name: &str, tags: &[Tag], instance: GroupInstance| {
-            for tag in tags.iter().collect::<BTreeSet<_>>() {
-                let by_name = groups.entry(*tag).or_default();
-                let group = by_name.entry(name.to_owned()).or_insert(ModelGroup {
-                    policy: instance.policy,
-                    instances: Vec::new(),
-                });
-                group.instances.push(instance.clone());
-            }
-        };
-        for (node, (function, presence)) in &self.local {
-            let instance = GroupInstance {
-                node: *node,
-                via: None,
-                presence: *presence,
-                distance: 0,
-                target: function.target.as_deref().map(Into::into),
-                policy: function.policy,
-            };
-            if *presence < Presence::Gone {
-                add(&function.name, &function.tags, instance);
-            }
-        }
-        for ((name, target, home), (presence, via, entry)) in self.best_routes() {
-            let instance = GroupInstance {
-                node: home,
-                via: Some(via),
-                presence,
-                distance: entry.path.len(),
-                target: target.as_deref().map(Into::into),
-                policy: entry.policy,
-            };
-            add(&name, &entry.tags, instance);
-        }
-        for group in groups.values_mut().flat_map(BTreeMap::values_mut) {
-            let order = |it: &GroupInstance| (it.presence, it.distance, it.node);
-            group.instances.sort_by_key(order);
-        }
-        groups
-    }
-
-    fn advertise(&self, neighbour: NodeKey) -> BTreeMap<Key, InterestEntry> {
-        let mut advertised = BTreeMap::<Key, InterestEntry>::new();
-        for (function, _) in self.local.values() {
-            let key = (function.name.clone(), function.target.clone(), OWN);
-            let entry = advertised.entry(key).or_insert_with(|| InterestEntry {
-                name: function.name.clone(),
-                tags: Vec::new(),
-                target: function.target.clone(),
-                policy: function.policy,
-                path: vec![OWN],
-            });
-            entry.tags.extend(&function.tags);
-        }
-        for (key, (_, via, entry)) in self.best_routes() {
-            let is_for = via != neighbour && !entry.path.contains(&neighbour);
-            if is_for && entry.path.len() < PATH_MAX {
-                let mut entry = entry.clone();
-                entry.path.push(OWN);
-                advertised.insert(key, entry);
-            }
-        }
-        for entry in advertised.values_mut() {
-            entry.tags.sort_unstable();
-            entry.tags.dedup();
-        }
-        advertised
-    }
-}
-
-fn absent() -> (BTreeMap<Key, InterestEntry>, Presence) {
-    (BTreeMap::new(), Presence::Up)
-}
-
-fn is_usable(neighbour: NodeKey, entry: &InterestEntry) -> bool {
-    let path = &entry.path;
-    path.last() == Some(&neighbour) && path.len() <= PATH_MAX && !path.contains(&OWN)
-}
 
 fn groups_of(router: &Router, tags: &BTreeSet<Tag>) -> ModelGroups {
     let mut groups = ModelGroups::new();
@@ -236,8 +78,17 @@ impl Changes {
         }
     }
 
+    fn instance(&mut self) -> InstanceId {
+        InstanceId(self.random.u64(..6))
+    }
+
     fn function(&mut self) -> FunctionSpec {
+        let notice = InstanceNotice {
+            instance: self.instance(),
+            redelivers: self.random.bool(),
+        };
         FunctionSpec {
+            instance: self.random.bool().then_some(notice),
             name: self.name(),
             tags: self.tags(),
             target: self.target(),
@@ -258,13 +109,22 @@ impl Changes {
             1 => path.push(OWN),
             _ => {}
         }
-        InterestEntry {
+        let mut entry = InterestEntry {
             name: self.name(),
             tags: self.tags(),
             target: self.target(),
             policy: self.policy(),
             path,
+            settled: None,
+        };
+        if self.random.bool() {
+            let count = self.random.usize(..4);
+            entry.settled = Some(ListedInstances {
+                redelivers: self.random.bool(),
+                instances: (0..count).map(|_| self.instance()).collect(),
+            });
         }
+        entry
     }
 
     fn entries(&mut self, neighbour: NodeKey, count: usize) -> Vec<InterestEntry> {
@@ -321,6 +181,7 @@ impl Pair {
             }
             4 => {
                 model.remove(neighbour);
+                model.settling.remove(&neighbour);
                 received.remove(&neighbour);
                 router.begin_removal(neighbour);
                 format!("remove neighbour {}", neighbour[0])
@@ -346,8 +207,18 @@ impl Pair {
             8 => {
                 model.neighbours.entry(neighbour).or_insert_with(absent);
                 received.remove(&neighbour);
-                router.add_neighbour(neighbour);
-                format!("neighbour {} is introduced", neighbour[0])
+                let is_settling = changes.random.bool();
+                match is_settling {
+                    true => {
+                        model.settling.insert(neighbour);
+                        router.add_settling_neighbour(neighbour);
+                    }
+                    false => {
+                        model.settling.remove(&neighbour);
+                        router.add_neighbour(neighbour);
+                    }
+                }
+                format!("neighbour {} is introduced: {is_settling}", neighbour[0])
             }
             _ => self.learn_delta(neighbour),
         }
@@ -363,6 +234,7 @@ impl Pair {
         let updated: BTreeMap<_, _> = updated.map(|entry| (key_of(&entry), entry)).collect();
         let mut delta = InterestDelta {
             number: last + 1,
+            lists_instances: true,
             updated: updated.values().cloned().collect(),
             withdrawn: Vec::new(),
         };
@@ -408,7 +280,52 @@ impl Pair {
                     assert_ne!(old, Some(entry), "it has changed");
                 }
             }
-            assert_eq!(table, &self.model.advertise(neighbour));
+            assert_eq!(table, &self.model.advertise_deltas(neighbour));
+        }
+    }
+
+    /// Compares what the router knows of instances.
+    fn check_instances(&self, tags: &BTreeSet<Tag>, groups: &ModelGroups) {
+        let Self { router, model, .. } = self;
+        for instance in (0..6).map(InstanceId) {
+            let expected = model.local_instance(instance);
+            assert_eq!(router.local_instance(instance), expected, "{instance:?}");
+        }
+        for (name, home) in ["a", "b", "c"]
+            .into_iter()
+            .flat_map(|name| (0..9).map(move |n| (name, [n; 32])))
+        {
+            let expected = model.next_hop_towards(name, home);
+            assert_eq!(
+                router.next_hop_towards(name, home),
+                expected,
+                "{name} {home:?}"
+            );
+        }
+        let (no_groups, source) = (BTreeMap::new(), [9; 32]);
+        for tag in tags {
+            let groups = groups.get(tag).unwrap_or(&no_groups);
+            for target in [None, Some("t"), Some("u")] {
+                let expected = settled_groups(groups, target);
+                let found = router.settled_groups(*tag, target, &source);
+                assert_eq!(found.len(), expected.len());
+                for group in found {
+                    let (redelivers, members, homes) = &expected[&*group.name];
+                    let all = group.members.iter().chain(&group.others);
+                    assert_eq!(group.redelivers, *redelivers);
+                    assert_eq!(all.clone().count(), homes.len(), "{group:?}");
+                    assert!(
+                        all.clone().all(|it| homes[&it.instance] == it.home),
+                        "{group:?}"
+                    );
+                    let is_hash = group.policy == Policy::Hash;
+                    let found: BTreeSet<_> = group.members.iter().map(|it| it.instance).collect();
+                    match is_hash && !members.is_empty() {
+                        true => assert!(found.len() == 1 && found.is_subset(members)),
+                        false => assert_eq!(&found, members),
+                    }
+                }
+            }
         }
     }
 }
@@ -432,6 +349,7 @@ fn after_any_changes_the_router_equals_one_that_computes_everything_anew() {
             let show = || format!("seed {seed}, step {step}: {story:#?}");
             let (expected, found) = (pair.model.groups(), groups_of(&pair.router, &tags));
             assert_eq!(found, expected, "{}", show());
+            pair.check_instances(&tags, &expected);
             let is_changed = |tag: &&Tag| before.get(tag) != expected.get(tag);
             let changed: BTreeSet<Tag> = pair.router.take_changed().into_iter().collect();
             let differing: BTreeSet<Tag> = tags.iter().filter(is_changed).copied().collect();

@@ -13,7 +13,9 @@ impl Router {
         }
         let takes_over = |node: &&NodeKey| {
             let other = self.local.get(*node);
-            other.is_some_and(|it| it.presence() == Presence::Up && it.function == away.function)
+            other.is_some_and(|it| {
+                it.presence() == Presence::Up && it.function.is_like(&away.function)
+            })
         };
         let members = &self.local_groups.get(&away.key)?.members;
         members.keys().find(takes_over).copied()
@@ -33,6 +35,7 @@ mod tests {
             tags: vec![Tag(5)],
             target: None,
             policy,
+            instance: None,
         };
         let mut targeted = of("a", Policy::Nearest);
         targeted.target = Some("t".into());

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use selvedge_client::tag::Tag;
-use selvedge_client::wire::{NodeKey, Policy};
+use selvedge_client::wire::{ListedInstances, NodeKey, Policy};
 
 use super::{NextHop, Presence};
 
@@ -26,6 +26,8 @@ pub(super) struct GroupInstance {
     pub(super) distance: usize,
     pub(super) target: Option<Arc<str>>,
     pub(super) policy: Policy,
+    /// The processes that take part in settlement.
+    pub(super) settled: Option<Arc<ListedInstances>>,
 }
 
 /// The functions of one name that observe a tag.
@@ -191,6 +193,15 @@ impl TagTable {
 }
 
 impl FunctionGroup {
+    /// Those for a message with that target that take part in settlement, the preferred ones first.
+    pub(super) fn settled<'a>(
+        &'a self,
+        target: Option<&'a str>,
+    ) -> impl Iterator<Item = (&'a GroupInstance, &'a ListedInstances)> + Clone {
+        let matching = self.instances().filter(move |it| it.matches_target(target));
+        matching.filter_map(|it| Some((it, it.settled.as_deref()?)))
+    }
+
     /// All instances, the preferred ones first.
     pub(super) fn instances(&self) -> impl Iterator<Item = &GroupInstance> + Clone {
         self.instances.iter().map(|instance| &**instance)
@@ -254,7 +265,7 @@ impl GroupInstance {
 
     /// Decides which instance provides the policy of its group: one of this zipper if there is any. It
     /// does not depend on the presence, so the policy remains when an instance disconnects.
-    fn precedence(&self) -> (bool, Option<&str>, &NodeKey) {
+    pub(super) fn precedence(&self) -> (bool, Option<&str>, &NodeKey) {
         let target = self.via.and(self.target.as_deref());
         (self.via.is_some(), target, &self.node)
     }

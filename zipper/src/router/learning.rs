@@ -115,7 +115,7 @@ impl Router {
         Ok(())
     }
 
-    /// The key of an entry, and the entry with each tag once in order; `None` if its path is not usable.
+    /// The key of an entry, and the entry with each tag and instance once in order; `None` if its path is not usable.
     fn accept(
         &self,
         neighbour: NodeKey,
@@ -129,6 +129,10 @@ impl Router {
         }
         entry.tags.sort_unstable();
         entry.tags.dedup();
+        if let Some(listed) = &mut entry.settled {
+            listed.instances.sort_unstable();
+            listed.instances.dedup();
+        }
         Some((RouteKey::of_entry(&entry)?, entry))
     }
 }

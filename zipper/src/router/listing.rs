@@ -93,6 +93,7 @@ mod tests {
             tags: tags.iter().copied().map(Tag).collect(),
             target: None,
             policy: Policy::Nearest,
+            instance: None,
         }
     }
 
@@ -103,6 +104,7 @@ mod tests {
             target: None,
             policy: Policy::Nearest,
             path: vec![[home; 32], [200; 32]],
+            settled: None,
         }
     }
 

@@ -3,8 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use selvedge_client::settlement::InstanceId;
 use selvedge_client::tag::Tag;
-use selvedge_client::wire::{InterestEntry, NodeKey, PATH_MAX, Policy, TAGS_MAX, WithdrawnRoute};
+use selvedge_client::wire::settlement::{GROUP_MEMBERS_MAX, InstanceNotice};
+use selvedge_client::wire::{
+    InterestEntry, ListedInstances, NodeKey, PATH_MAX, Policy, TAGS_MAX, WithdrawnRoute,
+};
 
 use super::advertised::AdvertisedTable;
 use super::groups::{GroupInstance, Observer};
@@ -70,6 +74,13 @@ impl LocalFunction {
             distance: 0,
             target: key.target.clone(),
             policy: function.policy,
+            settled: function.instance.map(|notice| {
+                let listed = ListedInstances {
+                    redelivers: notice.redelivers,
+                    instances: vec![notice.instance],
+                };
+                listed.into()
+            }),
         };
         Self {
             function,
@@ -80,6 +91,16 @@ impl LocalFunction {
 
     pub(super) fn presence(&self) -> Presence {
         self.instance.presence
+    }
+
+    /// Its process and presence, if messages of settled flows may be sent to it.
+    pub(super) fn listed(&self) -> Option<(InstanceNotice, Presence)> {
+        let notice = self.function.instance?;
+        (self.presence() < Presence::Gone).then_some((notice, self.presence()))
+    }
+
+    pub(super) fn listed_by_key(&self) -> Option<(&RouteKey, (InstanceNotice, Presence))> {
+        self.listed().map(|listed| (&self.key, listed))
     }
 
     /// The function as an observer, if messages may be sent to it.
@@ -108,6 +129,10 @@ pub(super) struct LocalGroup {
     pub(super) members: BTreeMap<NodeKey, Policy>,
     /// How many of them observe each tag.
     tags: BTreeMap<Tag, usize>,
+    /// The functions with instances, connected or not, and whether they redeliver.
+    redelivering: BTreeMap<NodeKey, bool>,
+    /// How many connected functions each instance is.
+    instances: BTreeMap<InstanceId, usize>,
 }
 
 impl LocalGroup {
@@ -130,8 +155,44 @@ impl LocalGroup {
         }
     }
 
+    /// Lists the process of a function.
+    pub(super) fn list(&mut self, client: NodeKey, notice: InstanceNotice, presence: Presence) {
+        self.redelivering.insert(client, notice.redelivers);
+        if presence == Presence::Up {
+            *self.instances.entry(notice.instance).or_default() += 1;
+        }
+    }
+
+    /// Reverts [`list`](Self::list).
+    pub(super) fn delist(&mut self, client: NodeKey, notice: InstanceNotice, presence: Presence) {
+        self.redelivering.remove(&client);
+        if presence == Presence::Up
+            && let Some(count) = self.instances.get_mut(&notice.instance)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.instances.remove(&notice.instance);
+            }
+        }
+    }
+
+    /// The instances to advertise. A group whose instances are disconnected remains settled: sources wait
+    /// for them, or for those of the group that are connected elsewhere.
+    fn listed(&self) -> Option<ListedInstances> {
+        let redelivers = *self.redelivering.values().next()?;
+        Some(ListedInstances {
+            redelivers,
+            instances: self
+                .instances
+                .keys()
+                .copied()
+                .take(GROUP_MEMBERS_MAX)
+                .collect(),
+        })
+    }
+
     /// The entry to advertise, without a path; `None` if there is no function. An entry has room for a
-    /// limited number of tags: those with the smallest numbers.
+    /// limited number of tags and instances: those with the smallest numbers.
     pub(super) fn entry(&self, key: &RouteKey) -> Option<InterestEntry> {
         let policy = *self.members.values().next()?;
         Some(InterestEntry {
@@ -140,6 +201,7 @@ impl LocalGroup {
             target: key.target.as_deref().map(str::to_owned),
             policy,
             path: Vec::new(),
+            settled: self.listed(),
         })
     }
 }
@@ -189,6 +251,7 @@ impl BestRoute {
             distance: entry.path.len(),
             target: key.target.clone(),
             policy: entry.policy,
+            settled: entry.settled.clone().map(Arc::new),
         };
         Self {
             entry: Arc::clone(entry),
@@ -218,9 +281,31 @@ impl BestRoute {
         })
     }
 
-    /// The entry as this zipper advertises it.
-    pub(super) fn advertised_by(&self, own: NodeKey) -> InterestEntry {
-        let mut entry = InterestEntry::clone(&self.entry);
+    /// The entry as this zipper advertises it, with at most so many instances, or none at all.
+    pub(super) fn advertised_by(&self, own: NodeKey, instances: Option<usize>) -> InterestEntry {
+        let InterestEntry {
+            name,
+            tags,
+            target,
+            policy,
+            path,
+            settled,
+        } = &*self.entry;
+        let mut entry = InterestEntry {
+            name: name.clone(),
+            tags: tags.clone(),
+            target: target.clone(),
+            policy: *policy,
+            path: Vec::with_capacity(path.len() + 1),
+            settled: settled.as_ref().zip(instances).map(|(listed, count)| {
+                let instances = listed.instances.iter().copied().take(count);
+                ListedInstances {
+                    redelivers: listed.redelivers,
+                    instances: instances.collect(),
+                }
+            }),
+        };
+        entry.path.extend(path);
         entry.path.push(own);
         entry
     }

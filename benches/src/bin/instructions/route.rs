@@ -33,6 +33,7 @@ fn with_functions(count: u8) -> Router {
     let mut router = router();
     for number in 1..=count {
         let function = FunctionSpec {
+            instance: None,
             name: format!("function-{number}"),
             tags: vec![TAG],
             target: None,
@@ -58,6 +59,7 @@ pub(crate) fn local_1() {
 pub(crate) fn neighbour_1() {
     let mut router = router();
     let entry = InterestEntry {
+        settled: None,
         name: "function".into(),
         tags: vec![TAG],
         target: None,
@@ -76,6 +78,7 @@ const CHANGES: usize = 10;
 /// A function of this zipper with consecutive tags.
 fn observing(name: &str, first: u32, count: u32) -> FunctionSpec {
     FunctionSpec {
+        instance: None,
         name: name.into(),
         tags: (first..first + count).map(Tag).collect(),
         target: None,
@@ -114,6 +117,7 @@ fn advertise_all(router: &mut Router) {
 pub(crate) fn change_of_10000() {
     let (mut router, other) = (router(), [201; 32]);
     let entry = |number| InterestEntry {
+        settled: None,
         name: format!("function-{number}"),
         tags: vec![Tag(number)],
         target: None,

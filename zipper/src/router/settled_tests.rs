@@ -1,0 +1,205 @@
+//! The instances of settled flows, and how zippers learn of them.
+
+use super::*;
+use crate::router::FunctionSpec;
+use selvedge_client::wire::{INTEREST_DELTA_LEN_MAX, InterestEntry};
+
+const T: Tag = Tag(0x10);
+const SOURCE: NodeKey = [99; 32];
+
+fn function(name: &str, policy: Policy, instance: Option<u64>) -> FunctionSpec {
+    FunctionSpec {
+        name: name.into(),
+        tags: vec![T],
+        target: None,
+        policy,
+        instance: instance.map(|number| InstanceNotice {
+            instance: InstanceId(number),
+            redelivers: true,
+        }),
+    }
+}
+
+fn entry(name: &str, policy: Policy, path: &[u8], instances: Option<&[u64]>) -> InterestEntry {
+    InterestEntry {
+        name: name.into(),
+        tags: vec![T],
+        target: None,
+        policy,
+        path: path.iter().map(|n| [*n; 32]).collect(),
+        settled: instances.map(|list| ListedInstances {
+            redelivers: false,
+            instances: list.iter().copied().map(InstanceId).collect(),
+        }),
+    }
+}
+
+/// The name of each group with its members and others.
+type Groups = Vec<(String, Vec<u64>, Vec<u64>)>;
+
+fn groups(router: &Router) -> Groups {
+    let numbers = |list: &[SettledMember]| list.iter().map(|it| it.instance.0).collect();
+    let groups = router.settled_groups(T, None, &SOURCE).into_iter();
+    let listed = groups.map(|it| {
+        (
+            it.name.to_string(),
+            numbers(&it.members),
+            numbers(&it.others),
+        )
+    });
+    listed.collect()
+}
+
+fn names(plan: &Plan) -> Vec<(String, NodeKey)> {
+    let mut random = fastrand::Rng::with_seed(1);
+    let selected = plan.select(&SOURCE, &mut random);
+    selected.map(|it| (it.name.to_owned(), it.node)).collect()
+}
+
+fn only(name: &str, members: &[u64], others: &[u64]) -> Groups {
+    vec![(name.into(), members.to_vec(), others.to_vec())]
+}
+
+#[test]
+fn new_messages_go_to_the_nearest_instances_and_the_others_are_known() {
+    let mut router = Router::new([0; 32], 7);
+    let near = entry("f", Policy::Nearest, &[1], Some(&[5, 4]));
+    let far = entry("f", Policy::Nearest, &[2, 1], Some(&[6, 5]));
+    router.learn([1; 32], vec![near, far]);
+    assert_eq!(groups(&router), only("f", &[4, 5], &[6]));
+    let of = |router: &Router| router.settled_groups(T, None, &SOURCE).remove(0);
+    let (via, group) = (NextHop::Via([1; 32]), of(&router));
+    let ends = |it: &SettledMember| (it.home, it.next_hop);
+    assert_eq!(ends(&group.members[1]), ([1; 32], via), "its nearest home");
+    assert_eq!(ends(&group.others[0]), ([2; 32], via));
+    assert!(!group.redelivers);
+    router.add_function([8; 32], function("f", Policy::Nearest, Some(9)));
+    assert_eq!(groups(&router), only("f", &[9], &[4, 5, 6]));
+    let group = of(&router);
+    let here = ([0; 32], NextHop::Local([8; 32]));
+    assert_eq!(ends(&group.members[0]), here);
+    assert!(group.redelivers, "a function of this zipper decides");
+    router.set_presence([8; 32], Presence::Away);
+    assert_eq!(groups(&router), only("f", &[4, 5], &[6, 9]));
+}
+
+#[test]
+fn hash_selects_one_instance_that_depends_on_the_source_and_remains_when_others_leave() {
+    let mut router = Router::new([0; 32], 7);
+    let spread = |router: &Router| -> Vec<InstanceId> {
+        let groups = (0..100).map(|n| router.settled_groups(T, None, &[n; 32]).remove(0));
+        groups.map(|it| it.members[0].instance).collect()
+    };
+    let all = [1, 2, 3, 4, 5];
+    router.learn([1; 32], vec![entry("f", Policy::Hash, &[1], Some(&all))]);
+    let before = spread(&router);
+    assert_eq!(before.iter().collect::<BTreeSet<_>>().len(), 5);
+    router.learn(
+        [1; 32],
+        vec![entry("f", Policy::Hash, &[1], Some(&all[1..]))],
+    );
+    let kept = before.iter().zip(spread(&router));
+    assert!(
+        kept.clone()
+            .all(|(before, after)| before.0 == 1 || *before == after)
+    );
+    let group = router.settled_groups(T, None, &SOURCE).remove(0);
+    assert_eq!((group.members.len(), group.others.len()), (1, 3));
+}
+
+#[test]
+fn functions_without_an_instance_have_a_plan_of_their_own() {
+    let mut router = Router::new([0; 32], 7);
+    for (client, name, policy, instance) in [
+        (1, "old", Policy::Nearest, None),
+        (2, "new", Policy::Nearest, Some(1)),
+        (3, "mixed", Policy::Nearest, None),
+        (4, "mixed", Policy::Nearest, Some(2)),
+        (5, "taps", Policy::All, None),
+        (6, "taps", Policy::All, Some(3)),
+    ] {
+        router.add_function([client; 32], function(name, policy, instance));
+    }
+    let expected = [("old", 1), ("taps", 5)].map(|(name, client)| (name.into(), [client; 32]));
+    assert_eq!(names(&router.unsettled_plan(T, None)), expected);
+    let settled = ["mixed", "new", "taps"].map(str::to_owned);
+    let found: Vec<_> = groups(&router).into_iter().map(|(name, ..)| name).collect();
+    assert_eq!(found, settled);
+    assert_eq!(router.plan(T, None).copies_max(), 5);
+}
+
+#[test]
+fn a_group_remains_settled_until_its_last_instance_is_gone() {
+    let mut router = Router::new([0; 32], 7);
+    router.add_settling_neighbour([1; 32]);
+    router.add_function([8; 32], function("f", Policy::Nearest, Some(9)));
+    let sent = |router: &mut Router| {
+        let delta = router.next_delta([1; 32], INTEREST_DELTA_LEN_MAX)?;
+        assert!(delta.lists_instances);
+        let settled = delta.updated.into_iter().next()?.settled;
+        Some(settled.map(|it| it.instances))
+    };
+    assert_eq!(sent(&mut router), Some(Some(vec![InstanceId(9)])));
+    router.set_presence([8; 32], Presence::Away);
+    assert_eq!(
+        sent(&mut router),
+        Some(Some(Vec::new())),
+        "it may be elsewhere"
+    );
+    assert_eq!(router.local_instance(InstanceId(9)), Some([8; 32]));
+    assert_eq!(groups(&router), only("f", &[9], &[]), "its messages wait");
+    router.set_presence([8; 32], Presence::Gone);
+    assert_eq!(sent(&mut router), Some(None));
+    assert_eq!(router.local_instance(InstanceId(9)), None);
+    assert_eq!(groups(&router), []);
+
+    router.learn([2; 32], vec![entry("f", Policy::Nearest, &[2], Some(&[]))]);
+    assert_eq!(groups(&router), only("f", &[], &[]), "awaited");
+    assert!(names(&router.unsettled_plan(T, None)).is_empty());
+}
+
+#[test]
+fn neighbours_without_settlement_do_not_learn_of_instances() {
+    let mut router = Router::new([0; 32], 7);
+    router.add_neighbour([1; 32]);
+    router.add_function([8; 32], function("f", Policy::Nearest, None));
+    let delta = router.next_delta([1; 32], INTEREST_DELTA_LEN_MAX).unwrap();
+    assert!(!delta.lists_instances);
+    router.add_function([8; 32], function("f", Policy::Nearest, Some(9)));
+    assert_eq!(router.next_delta([1; 32], INTEREST_DELTA_LEN_MAX), None);
+    assert_eq!(router.next_table([1; 32]), None);
+}
+
+#[test]
+fn instances_for_which_a_message_has_no_room_are_left_out() {
+    let mut router = Router::new([0; 32], 7);
+    router.add_settling_neighbour([1; 32]);
+    let all: Vec<u64> = (0..1024).collect();
+    router.learn([2; 32], vec![entry("f", Policy::Nearest, &[2], Some(&all))]);
+    let mut listed = |len_max| {
+        router.add_settling_neighbour([1; 32]);
+        let delta = router.next_delta([1; 32], len_max).unwrap();
+        let settled = delta.updated.into_iter().next()?.settled;
+        Some(settled.map(|it| it.instances.len()))
+    };
+    assert_eq!(listed(INTEREST_DELTA_LEN_MAX), Some(Some(1024)));
+    assert_eq!(listed(1000), Some(Some(113)));
+    assert_eq!(listed(100), Some(None));
+    assert_eq!(listed(90), None);
+}
+
+#[test]
+fn a_route_to_a_home_is_found_for_any_target() {
+    let mut router = Router::new([0; 32], 7);
+    let mut targeted = entry("f", Policy::Nearest, &[3, 2], Some(&[1]));
+    targeted.target = Some("t".into());
+    let untargeted = entry("f", Policy::Nearest, &[4, 2], Some(&[2]));
+    router.learn([2; 32], vec![targeted, untargeted]);
+    router.learn([1; 32], vec![entry("g", Policy::Nearest, &[3, 1], None)]);
+    let towards = |name, home| router.next_hop_towards(name, [home; 32]);
+    assert_eq!(towards("f", 3), Some(NextHop::Via([2; 32])));
+    assert_eq!(towards("f", 4), Some(NextHop::Via([2; 32])));
+    assert_eq!(towards("g", 3), Some(NextHop::Via([1; 32])));
+    assert_eq!(towards("g", 4), None);
+    assert_eq!(towards("e", 3), None);
+}

@@ -25,23 +25,58 @@
 //! sent. So a route may lose messages at any time, as long as it delivers nothing behind a loss: the
 //! zipper that has lost a message of a route discards the rest of that route.
 //!
+//! A loss need not be noticed: a bind that is not answered is repeated, and an instance that has messages
+//! and reports nothing for some seconds is bound again. An instance that holds messages therefore
+//! reports every two seconds, with or without news.
+//!
+//! A [`ReceivingFlow`] belongs to a flow *and a group*: an instance may be in two groups of a flow.
+//!
 //! # Recipients
 //!
 //! Before the entry zipper hands the first message of a flow to an instance, it announces the instance
 //! to the source and waits for the confirmation. The source thus knows every instance that may have its
 //! messages. If the entry zipper crashes, or the source moves, the source presents them to the next
 //! entry zipper, which sends nothing to a group before each of its instances has reported or has lost
-//! its lease.
+//! its lease. That includes an instance that has left in order, if the source did not learn it in time.
+//!
+//! # Lease
+//!
+//! ```text
+//!  instance ─▶ Report { stamp: S }    the time of its clock
+//!  entry ────▶ Probe { N }            to the source, after it has received S
+//!  source ───▶ Alive { N }            only if the flow is attached to that zipper
+//!  entry ────▶ Renew { stamp: S }     the instance may process messages until S + 0.9 lease
+//! ```
+//! An entry zipper gives the messages of an instance to another one at the earliest a lease after it was
+//! attached, or after its route to the instance has ended. `S` is earlier than both: if the source has moved,
+//! the former entry zipper receives no `Alive`; if the route has ended, no `Renew` follows. No two clocks
+//! are compared. An instance without a lease processes nothing, and asks for one by its report when it has
+//! something to process: the first message after a pause costs two more round trips. What it holds is
+//! dropped when it is bound to another route, because another instance may have received it; what its
+//! handler has begun is not.
 //!
 //! # Requests for retransmission
 //!
 //! ```text
-//!  entry ──▶ Resend { group, token, ranges, from }
-//!  source ─▶ each message of `ranges`, then each from `from` up to what it has sent (N)
-//!  source ─▶ ResendEnd { token, live_from: N }
+//!  entry ──▶ Resend { group, token, ranges, from, bytes }
+//!  source ─▶ each message of `ranges`, then each from `from` up to what it has sent, at most `bytes`
+//!  source ─▶ ResendEnd { token, base }
 //! ```
-//! What arrives for the group while the request is under way is dropped, and is part of the answer. From
-//! N on, messages are forwarded as they arrive: nothing is overtaken, and one round is enough.
+//! What arrives for the group while the request is under way is dropped, and is part of the answer.
+//! Behind the end of the answer, messages are forwarded as they arrive: nothing is overtaken, and one round
+//! is enough unless the limits cut the answer. Then the next request follows.
+//!
+//! # Recipients without room
+//!
+//! A zipper stores nothing, and waits for no recipient. What has no room on the way to an instance is
+//! *refused*: it is missing there, and is requested when there is room. Other instances and groups
+//! continue. What limits the source is its window of unsettled messages.
+//!
+//! # Outputs
+//!
+//! What an entry zipper has for the source and for instances is state, not a queue, and is pulled when there is
+//! room: many changes are one announcement, and many reports are one set of settled messages. So the memory
+//! of a flow does not depend on the speed of its peers.
 //!
 //! # Order
 //!
@@ -49,27 +84,26 @@
 //! *redelivery*: a message that was assigned to an instance that died or lost its lease, and that this
 //! instance may have received.
 
-//!
-//! # Open before zippers and clients use it
-//!
-//! - The lease must be renewed end to end: an instance may count from the time at which *it* sent the last
-//!   probe that the source has answered through the entry zipper. Otherwise an instance that reaches only the
-//!   former entry zipper of a source processes what the present one has given to another instance.
-//! - Every loss on a route must end in a change of the route, or a member without news must be bound again.
-//! - An instance is a member of one group of a flow. Announcements list all members each time.
-//! - A report contains everything above the floor. Sets with many ranges cost their square; decoders must
-//!   limit them to 256, and never truncate the report that answers a bind.
-
+mod log;
+mod protocol;
 mod receiving;
 mod sequences;
 mod source;
 
-pub use receiving::{Receipt, ReceivingFlow, ReceivingReport};
-pub use sequences::SequenceSet;
-pub use source::{
-    AbandonReason, FlowLimits, FlowOffer, FlowOutcome, GroupOffer, LogFull, RecipientGroup,
-    Recipients, ResendRequest, SettlementError, SourceFlow, SourceMessage,
+use std::time::Duration;
+
+pub use log::LoggedPayload;
+pub use protocol::{
+    AbandonReason, FlowOffer, GroupOffer, OFFER_RANGES_MAX, RANGES_MAX, ReceivingReport,
+    RecipientGroup, Recipients, ReportKind, ResendRequest,
 };
+pub use receiving::{Receipt, ReceivingFlow};
+pub use sequences::SequenceSet;
+pub use source::{FlowLimits, FlowOutcome, LogFull, SettlementError, SourceFlow, SourceMessage};
+
+/// How long an instance keeps its messages while it cannot be reached. The same in every process of a
+/// fabric.
+pub const LEASE: Duration = Duration::from_secs(30);
 
 /// The process of an instance: another process of the same function has another number. Random, so that
 /// no two are equal.

@@ -1,21 +1,45 @@
 //! The receiving end of a flow, in the process of an instance.
 
-use super::{RouteEpoch, SequenceSet};
+use std::time::Duration;
 
-/// What the process of an instance knows of one flow: which messages it has processed, and which it
-/// holds for its handler.
-#[derive(Debug, Clone, Default)]
+use selvedge_hub::Instant;
+
+use super::{LEASE, RANGES_MAX, ReceivingReport, ReportKind, RouteEpoch, SequenceSet};
+
+/// What the process of an instance knows of one group of a flow: which messages it has processed, and
+/// which it holds for its handler.
+///
+/// ```text
+///   receive ──▶ held ── begin ──▶ begun ── process ──▶ processed ── report ──▶ entry zipper
+///                 └──────────── process ────────────────▲
+/// ```
+///
+/// The instance may give messages to its handler only while [`may_process`](Self::may_process) allows
+/// it. `now` must not go backwards.
+#[derive(Debug, Clone)]
 pub struct ReceivingFlow {
-    /// The route that messages are accepted from.
+    lease: Duration,
+    /// The highest route that was bound.
     epoch: Option<RouteEpoch>,
+    /// Whether messages of that route are accepted.
+    is_open: bool,
     /// The source has removed everything below from its log: it is never sent again.
     floor: u64,
     processed: SequenceSet,
     held: SequenceSet,
-    /// Behind the highest message that was ever accepted.
+    begun: SequenceSet,
+    /// Processed messages that were not reported.
+    news: SequenceSet,
+    /// Behind the highest message that was accepted and not dropped.
     end: u64,
-    /// Whether anything was processed since the last report.
-    has_news: bool,
+    permitted_until: Option<Instant>,
+    /// Since when messages wait for the permission to process them.
+    waits_since: Option<Instant>,
+    reported_at: Option<Instant>,
+    /// Whether a report is to be sent, with or without news.
+    wants_report: bool,
+    /// The first number that the next part of the answer to a bind covers.
+    answer_from: Option<u64>,
 }
 
 /// What becomes of a message that has arrived.
@@ -29,89 +53,270 @@ pub enum Receipt {
     Superseded,
 }
 
-/// The state of a flow at an instance, for the entry zipper.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReceivingReport {
-    /// The route that the report belongs to.
-    pub epoch: RouteEpoch,
-    /// Messages that the handler has processed, without those that the source has removed from its log.
-    pub processed: SequenceSet,
-    /// Messages that the handler will process.
-    pub held: SequenceSet,
-    /// Behind the highest message that was ever accepted.
-    pub end: u64,
+impl Default for ReceivingFlow {
+    /// With a lease of [`LEASE`].
+    fn default() -> Self {
+        Self::new(LEASE)
+    }
 }
 
 impl ReceivingFlow {
-    /// The entry zipper binds the instance to a route. Returns what the instance has, or `None` if a
-    /// later route was bound before.
-    pub fn bind(&mut self, epoch: RouteEpoch) -> Option<ReceivingReport> {
+    /// A flow without messages. The lease must be that of every entry zipper.
+    #[must_use]
+    pub fn new(lease: Duration) -> Self {
+        Self {
+            lease,
+            epoch: None,
+            is_open: false,
+            floor: 0,
+            processed: SequenceSet::default(),
+            held: SequenceSet::default(),
+            begun: SequenceSet::default(),
+            news: SequenceSet::default(),
+            end: 0,
+            permitted_until: None,
+            waits_since: None,
+            reported_at: None,
+            wants_report: false,
+            answer_from: None,
+        }
+    }
+
+    /// The entry zipper binds the instance to a route: [`poll_report`](Self::poll_report) returns the
+    /// answer. Returns held messages that must be removed from the handler's queue: the lease has ended,
+    /// so another instance may have received them. `None` if a later route was bound before.
+    pub fn bind(&mut self, now: Instant, epoch: RouteEpoch) -> Option<SequenceSet> {
         if self.epoch.is_some_and(|current| epoch < current) {
             return None;
         }
+        let dropped = match self.is_permitted(now) {
+            true => SequenceSet::default(),
+            false => self.drop_held(),
+        };
         self.epoch = Some(epoch);
-        self.has_news = false;
-        self.report()
+        self.is_open = true;
+        self.waits_since = None;
+        self.news = SequenceSet::default();
+        self.answer_from = Some(0);
+        Some(dropped)
     }
 
     /// A message has arrived over a route.
     #[inline]
     pub fn receive(&mut self, epoch: RouteEpoch, sequence: u64) -> Receipt {
-        if self.epoch != Some(epoch) {
+        let receipt = self.accept(epoch, sequence);
+        if receipt == Receipt::New {
+            self.held.insert(sequence..sequence + 1);
+        }
+        receipt
+    }
+
+    /// A message has arrived over a route, and its handler processes it at once. Allowed while
+    /// [`may_process`](Self::may_process) is.
+    #[inline]
+    pub fn receive_and_process(&mut self, epoch: RouteEpoch, sequence: u64) -> Receipt {
+        let receipt = self.accept(epoch, sequence);
+        if receipt == Receipt::New {
+            self.processed.insert(sequence..sequence + 1);
+            self.news.insert(sequence..sequence + 1);
+        }
+        receipt
+    }
+
+    #[inline]
+    fn accept(&mut self, epoch: RouteEpoch, sequence: u64) -> Receipt {
+        if self.epoch != Some(epoch) || !self.is_open {
             return Receipt::Superseded;
         }
-        let is_known = sequence == u64::MAX
-            || sequence < self.floor
-            || self.processed.contains(sequence)
-            || self.held.contains(sequence);
-        if is_known {
-            return Receipt::Duplicate;
+        if sequence < self.end || sequence < self.floor || sequence == u64::MAX {
+            return self.accept_late(sequence);
         }
-        self.held.insert(sequence..sequence + 1);
-        self.end = self.end.max(sequence + 1);
+        self.end = sequence + 1;
         Receipt::New
     }
 
-    /// The handler has processed a message that was [new](Receipt::New).
+    fn accept_late(&self, sequence: u64) -> Receipt {
+        let is_known = sequence == u64::MAX
+            || sequence < self.floor
+            || self.processed.contains(sequence)
+            || self.held.contains(sequence)
+            || self.begun.contains(sequence);
+        match is_known {
+            true => Receipt::Duplicate,
+            false => Receipt::New,
+        }
+    }
+
+    /// Whether messages may be given to the handler now. If not, the entry zipper is asked to extend the
+    /// lease. To be called before a message or a batch of messages is given to the handler.
+    #[inline]
+    pub fn may_process(&mut self, now: Instant) -> bool {
+        let is_permitted = self.is_permitted(now);
+        if !is_permitted && self.waits_since.is_none() {
+            self.waits_since = Some(now);
+            self.wants_report = true;
+        }
+        is_permitted
+    }
+
+    /// Whether the lease allows to process messages.
+    #[inline]
+    #[must_use]
+    pub fn is_permitted(&self, now: Instant) -> bool {
+        self.permitted_until.is_some_and(|until| now < until)
+    }
+
+    /// The handler receives a held message. From now on the message is never dropped. Returns false if
+    /// it was dropped before, or is unknown: the handler must not receive it.
+    pub fn begin(&mut self, sequence: u64) -> bool {
+        let is_held = self.held.contains(sequence);
+        if is_held {
+            self.held.remove(sequence..sequence + 1);
+            self.begun.insert(sequence..sequence + 1);
+        }
+        is_held
+    }
+
+    /// The handler has processed a message, which was held or [begun](Self::begin).
     #[inline]
     pub fn process(&mut self, sequence: u64) {
-        if !self.held.contains(sequence) {
-            return;
-        }
-        self.held.remove(sequence..sequence + 1);
-        self.processed.insert(sequence..sequence + 1);
-        self.has_news = true;
+        let one = sequence..sequence + 1;
+        let set = match self.held.contains(sequence) {
+            true => &mut self.held,
+            false if self.begun.contains(sequence) => &mut self.begun,
+            false => return,
+        };
+        set.remove(one.clone());
+        self.processed.insert(one.clone());
+        self.news.insert(one);
     }
 
     /// The source has removed everything below `floor` from its log: forgets it.
     pub fn raise_floor(&mut self, floor: u64) {
         self.floor = self.floor.max(floor);
         self.processed.remove_below(self.floor);
+        self.news.remove_below(self.floor);
     }
 
-    /// The instance has lost its lease: it must not process what it holds. Returns these messages.
+    /// The entry zipper returns the stamp of a report, because the source was attached to it later.
+    pub fn handle_renew(&mut self, epoch: RouteEpoch, stamp: u64) {
+        if self.epoch != Some(epoch) || !self.is_open {
+            return;
+        }
+        let stamp = Instant::from_origin(Duration::from_micros(stamp));
+        // No stamp of this process is later than its last report.
+        if self.reported_at.is_none_or(|last| stamp > last) {
+            return;
+        }
+        let until = stamp + self.lease * 9 / 10;
+        self.permitted_until = self.permitted_until.max(Some(until));
+        self.waits_since = None;
+    }
+
+    /// The instance must not process what it holds, and accepts nothing until it is bound again. Returns
+    /// the messages, which must be removed from the handler's queue.
     pub fn fence(&mut self) -> SequenceSet {
-        self.epoch = None;
+        self.is_open = false;
+        self.waits_since = None;
+        self.answer_from = None;
+        self.drop_held()
+    }
+
+    /// The instance leaves in order, after its handler has processed what it has begun: everything that was
+    /// processed is reported once more, completely, and nothing more is accepted. Returns the messages that
+    /// must be removed from the handler's queue.
+    pub fn leave(&mut self) -> SequenceSet {
+        let dropped = self.fence();
+        self.answer_from = self.epoch.map(|_| 0);
+        dropped
+    }
+
+    /// Messages that follow what the handler has received are in order again.
+    fn drop_held(&mut self) -> SequenceSet {
+        let last = self.processed.last().max(self.begun.last());
+        self.end = last.map_or(0, |last| last + 1).max(self.floor);
         std::mem::take(&mut self.held)
     }
 
-    /// What was processed since the last report, if anything was.
-    pub fn take_news(&mut self) -> Option<ReceivingReport> {
-        if !std::mem::take(&mut self.has_news) {
-            return None;
-        }
-        self.report()
+    /// The next time limit. None if the flow holds no messages.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let is_idle = self.held.is_empty() && self.begun.is_empty();
+        let last = self.reported_at.filter(|_| self.is_open && !is_idle)?;
+        Some(last + self.lease / 15)
     }
 
-    /// The present state; `None` before the instance is bound to a route.
-    #[must_use]
-    pub fn report(&self) -> Option<ReceivingReport> {
+    /// Time has passed. Returns messages that must be removed from the handler's queue: no entry zipper
+    /// has extended the lease for long, so the flow is [fenced](Self::fence).
+    pub fn handle_timeout(&mut self, now: Instant) -> SequenceSet {
+        if self.poll_timeout().is_none_or(|at| now < at) {
+            return SequenceSet::default();
+        }
+        self.wants_report = true;
+        if self.held.is_empty() || self.may_process(now) {
+            return SequenceSet::default();
+        }
+        match self
+            .waits_since
+            .is_some_and(|since| now >= since + self.lease)
+        {
+            true => self.fence(),
+            false => SequenceSet::default(),
+        }
+    }
+
+    /// The next report to send, if there is one: a part of the answer to a bind, or news.
+    pub fn poll_report(&mut self, now: Instant) -> Option<ReceivingReport> {
+        let has_route = self.is_open || self.answer_from.is_some();
+        let epoch = self.epoch.filter(|_| has_route)?;
+        let (kind, processed, held) = match self.answer_from {
+            Some(from) => self.answer(from),
+            None if self.wants_report || !self.news.is_empty() => {
+                (ReportKind::News, self.take_news(), SequenceSet::default())
+            }
+            None => return None,
+        };
+        self.wants_report = false;
+        self.reported_at = Some(now);
         Some(ReceivingReport {
-            epoch: self.epoch?,
-            processed: self.processed.clone(),
-            held: self.held.clone(),
+            epoch,
+            kind,
+            processed,
+            held,
             end: self.end,
+            stamp: now.since_origin().as_micros() as u64,
         })
+    }
+
+    /// What is contiguous to news is repeated: a report that was lost does no harm then.
+    fn take_news(&mut self) -> SequenceSet {
+        let news = self.news.take_ranges(RANGES_MAX);
+        let whole = news
+            .ranges()
+            .filter_map(|it| self.processed.range_of(it.start));
+        whole.collect()
+    }
+
+    /// The part of the answer that starts at `from`.
+    fn answer(&mut self, from: u64) -> (ReportKind, SequenceSet, SequenceSet) {
+        let mut held = self.held.clone();
+        held.insert_all(&self.begun);
+        let behind = |set: &SequenceSet| {
+            let mut ranges = set.ranges().filter(|it| it.end > from);
+            ranges.nth(RANGES_MAX).map_or(u64::MAX, |it| it.start)
+        };
+        let end = behind(&self.processed).min(behind(&held));
+        let is_last = end == u64::MAX;
+        self.answer_from = (!is_last).then_some(end);
+        let kind = match is_last {
+            true => ReportKind::Answer,
+            false => ReportKind::Part,
+        };
+        (
+            kind,
+            self.processed.within(from..end),
+            held.within(from..end),
+        )
     }
 }
 
@@ -128,29 +333,43 @@ mod tests {
         route: 2,
     };
 
+    fn at(seconds: u64) -> Instant {
+        Instant::from_origin(Duration::from_secs(seconds))
+    }
+
+    /// A flow that is bound and may process messages until 28 s.
+    fn bound() -> ReceivingFlow {
+        let mut flow = ReceivingFlow::default();
+        flow.bind(at(1), FIRST).expect("the first route");
+        let report = flow.poll_report(at(1)).expect("the answer");
+        flow.handle_renew(FIRST, report.stamp);
+        flow
+    }
+
     #[test]
     fn a_message_is_new_once_whichever_routes_bring_it() {
         let mut flow = ReceivingFlow::default();
         assert_eq!(flow.receive(FIRST, 0), Receipt::Superseded);
-        assert!(flow.bind(FIRST).is_some());
+        let mut flow = bound();
         assert_eq!(flow.receive(FIRST, 0), Receipt::New);
         assert_eq!(flow.receive(FIRST, 0), Receipt::Duplicate);
         flow.process(0);
         assert_eq!(flow.receive(FIRST, 0), Receipt::Duplicate);
         assert_eq!(flow.receive(FIRST, 1), Receipt::New);
-        let report = flow.bind(SECOND).expect("a later route");
+        assert_eq!(flow.bind(at(2), SECOND), Some(SequenceSet::default()));
+        let report = flow.poll_report(at(2)).expect("the answer");
+        assert_eq!(report.kind, ReportKind::Answer);
         assert_eq!(report.processed, SequenceSet::from(0..1));
         assert_eq!(report.held, SequenceSet::from(1..2));
         assert_eq!(report.end, 2);
         assert_eq!(flow.receive(FIRST, 2), Receipt::Superseded);
         assert_eq!(flow.receive(SECOND, 1), Receipt::Duplicate);
-        assert!(flow.bind(FIRST).is_none());
+        assert!(flow.bind(at(2), FIRST).is_none());
     }
 
     #[test]
     fn what_the_source_has_removed_is_forgotten_and_stays_a_duplicate() {
-        let mut flow = ReceivingFlow::default();
-        flow.bind(FIRST);
+        let mut flow = bound();
         for sequence in 0..4 {
             flow.receive(FIRST, sequence);
         }
@@ -158,20 +377,102 @@ mod tests {
         flow.process(1);
         flow.raise_floor(2);
         assert_eq!(flow.receive(FIRST, 1), Receipt::Duplicate);
-        let report = flow.take_news().expect("two were processed");
-        assert_eq!(report.processed, SequenceSet::default());
-        assert_eq!(report.held, SequenceSet::from(2..4));
-        assert_eq!(flow.take_news(), None);
+        assert_eq!(flow.poll_report(at(1)), None);
+        flow.process(2);
+        let report = flow.poll_report(at(1)).expect("one was processed");
+        assert_eq!(report.processed, SequenceSet::from(2..3));
+        assert_eq!(flow.poll_report(at(1)), None);
     }
 
     #[test]
-    fn a_fenced_instance_processes_nothing_of_what_it_held() {
+    fn news_repeat_what_is_contiguous_and_nothing_else() {
+        let mut flow = bound();
+        for sequence in [0, 1, 5, 6] {
+            flow.receive_and_process(FIRST, sequence);
+        }
+        flow.poll_report(at(1)).expect("news");
+        flow.receive_and_process(FIRST, 7);
+        let report = flow.poll_report(at(1)).expect("news");
+        assert_eq!(report.processed, SequenceSet::from(5..8));
+    }
+
+    #[test]
+    fn an_answer_with_many_ranges_comes_in_parts_that_are_complete() {
+        let mut flow = bound();
+        for sequence in 0..1000 {
+            flow.receive(FIRST, 3 * sequence);
+            flow.receive_and_process(FIRST, 3 * sequence + 1);
+        }
+        assert!(flow.begin(3));
+        flow.bind(at(2), SECOND).expect("a later route");
+        let (mut processed, mut held) = (SequenceSet::default(), SequenceSet::default());
+        loop {
+            let report = flow.poll_report(at(2)).expect("a part");
+            assert!(report.processed.ranges().len() <= RANGES_MAX);
+            assert!(report.held.ranges().len() <= RANGES_MAX);
+            processed.insert_all(&report.processed);
+            held.insert_all(&report.held);
+            if report.kind == ReportKind::Answer {
+                break;
+            }
+        }
+        assert_eq!(held, (0..1000).map(|it| 3 * it..3 * it + 1).collect());
+        let expected = (0..1000).map(|it| 3 * it + 1..3 * it + 2).collect();
+        assert_eq!(processed, expected);
+    }
+
+    #[test]
+    fn nothing_is_processed_before_and_after_the_lease() {
         let mut flow = ReceivingFlow::default();
-        flow.bind(FIRST);
-        flow.receive(FIRST, 0);
-        assert_eq!(flow.fence(), SequenceSet::from(0..1));
+        flow.bind(at(1), FIRST).expect("the first route");
+        let report = flow.poll_report(at(1)).expect("the answer");
+        assert!(!flow.may_process(at(2)));
+        // It asks for the lease, once.
+        assert!(flow.poll_report(at(2)).is_some());
+        assert!(!flow.may_process(at(2)));
+        assert_eq!(flow.poll_report(at(2)), None);
+        flow.handle_renew(FIRST, report.stamp);
+        assert!(flow.may_process(at(27)));
+        assert!(!flow.may_process(at(28)));
+        // A stamp that was never sent.
+        flow.handle_renew(FIRST, u64::MAX);
+        assert!(!flow.may_process(at(28)));
+    }
+
+    #[test]
+    fn what_is_held_without_a_lease_is_dropped_when_another_route_is_bound() {
+        let mut flow = bound();
+        for sequence in 0..3 {
+            flow.receive(FIRST, sequence);
+        }
+        assert!(flow.begin(0));
+        let dropped = flow.bind(at(40), SECOND).expect("a later route");
+        assert_eq!(dropped, SequenceSet::from(1..3));
+        assert!(!flow.begin(1));
+        let report = flow.poll_report(at(40)).expect("the answer");
+        assert_eq!(report.held, SequenceSet::from(0..1));
+        assert_eq!(flow.receive(SECOND, 1), Receipt::New);
         flow.process(0);
-        assert_eq!(flow.take_news(), None);
+        let news = flow.poll_report(at(40)).expect("news");
+        assert_eq!(news.processed, SequenceSet::from(0..1));
+    }
+
+    #[test]
+    fn a_flow_that_holds_messages_reports_every_two_seconds_until_it_is_fenced() {
+        let mut flow = bound();
+        assert_eq!(flow.poll_timeout(), None);
+        flow.receive(FIRST, 0);
+        let (mut now, mut reports) = (at(1), 0);
+        while let Some(timeout) = flow.poll_timeout() {
+            now = timeout;
+            let dropped = flow.handle_timeout(now);
+            reports += usize::from(flow.poll_report(now).is_some());
+            assert!(dropped.is_empty() || dropped == SequenceSet::from(0..1));
+            assert!(reports < 100, "it holds the message for ever");
+        }
+        // 27 s of its lease, and a further lease.
+        assert!(now >= at(58) && now <= at(62), "{now:?}");
+        assert!(!flow.begin(0));
         assert_eq!(flow.receive(FIRST, 1), Receipt::Superseded);
     }
 }

@@ -146,20 +146,25 @@ impl SequenceSet {
     }
 
     /// The ranges in ascending order.
-    pub fn ranges(&self) -> impl DoubleEndedIterator<Item = Range<u64>> + '_ {
+    pub fn ranges(&self) -> impl DoubleEndedIterator<Item = Range<u64>> + ExactSizeIterator + '_ {
         self.0.iter().cloned()
     }
 
-    /// How many ranges there are.
+    /// The range that a number is in, from its first to its last number in the set.
     #[must_use]
-    pub fn ranges_len(&self) -> usize {
-        self.0.len()
+    pub fn range_of(&self, sequence: u64) -> Option<Range<u64>> {
+        let at = self.0.partition_point(|range| range.end <= sequence);
+        let range = self.0.get(at)?;
+        (range.start <= sequence).then(|| range.clone())
     }
 
-    /// How many numbers there are.
+    /// Removes the first `count` ranges, or all. Returns them.
     #[must_use]
-    pub fn count(&self) -> u64 {
-        self.0.iter().map(|range| range.end - range.start).sum()
+    pub fn take_ranges(&mut self, count: usize) -> Self {
+        if count >= self.0.len() {
+            return std::mem::take(self);
+        }
+        Self(self.0.drain(..count).collect())
     }
 
     /// Whether there are none.
@@ -238,15 +243,21 @@ mod tests {
                 // None is empty, and no two touch.
                 prop_assert!(sorted.iter().all(|range| !range.is_empty()));
                 prop_assert!(sorted.windows(2).all(|pair| pair[0].end < pair[1].start));
-                prop_assert_eq!(set.count(), model.len() as u64);
                 prop_assert_eq!(set.first(), model.first().copied());
                 prop_assert_eq!(set.last(), model.last().copied());
                 for number in 0..60 {
                     prop_assert_eq!(set.contains(number), model.contains(&number));
                     prop_assert_eq!(set.first_from(number), model.range(number..).next().copied());
+                    let range = sorted.iter().find(|it| it.contains(&number));
+                    prop_assert_eq!(set.range_of(number), range.cloned());
                     let first_missing = (number..).find(|it| !model.contains(it));
                     prop_assert_eq!(Some(set.first_missing(number)), first_missing);
                 }
+                let (mut rest, count) = (set.clone(), sorted.len() / 2);
+                let mut taken = rest.take_ranges(count);
+                prop_assert_eq!(taken.ranges().len(), count);
+                taken.insert_all(&rest);
+                prop_assert_eq!(&taken, &set);
                 let within: BTreeSet<u64> = set.within(5..30).ranges().flatten().collect();
                 let expected: BTreeSet<u64> = model.iter().copied().filter(|it| (5..30).contains(it)).collect();
                 prop_assert_eq!(within, expected);

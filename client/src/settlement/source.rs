@@ -4,13 +4,17 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::{GroupId, InstanceId, SequenceSet};
+use super::log::{LoggedPayload, MessageLog, cost_of};
+use super::{
+    AbandonReason, FlowOffer, GroupId, GroupOffer, OFFER_RANGES_MAX, RecipientGroup, Recipients,
+    ResendRequest, SequenceSet,
+};
 
 /// One flow of a source: its log of unsettled messages, and what is known of their recipients.
 #[derive(Debug)]
 pub struct SourceFlow {
     /// Messages from `base` on.
-    log: VecDeque<Bytes>,
+    log: MessageLog,
     /// The first message that is not settled.
     base: u64,
     /// The next message to send for the first time to the present entry zipper.
@@ -19,11 +23,11 @@ pub struct SourceFlow {
     sent_max: u64,
     /// Behind the largest number of a group so far.
     groups_end: u32,
-    /// Bytes in the log.
-    bytes: u64,
     /// Bytes of the log below `sent`.
     sent_bytes: u64,
     limits: FlowLimits,
+    /// Whether a message is settled once its recipient set is fixed.
+    settles_when_routed: bool,
     attachment: u32,
     /// Whether the entry zipper has announced the recipients.
     is_open: bool,
@@ -34,14 +38,10 @@ pub struct SourceFlow {
     outcome: FlowOutcome,
 }
 
-/// What a message costs in a log beside its payload, so that empty messages fill it, too.
-const MESSAGE_COST: u64 = 64;
-
-fn cost(payload: &Bytes) -> u64 {
-    payload.len() as u64 + MESSAGE_COST
-}
-
 /// How much a flow may hold, in bytes: each message counts its payload and 64 more.
+///
+/// They limit what the groups that wait for their first instance can hold back, too: zippers keep no
+/// message, so a flow without instances costs its source a window at most.
 #[derive(Debug, Clone, Copy)]
 pub struct FlowLimits {
     /// Unsettled messages, sent or not. A longer log refuses messages.
@@ -82,91 +82,17 @@ pub enum SettlementError {
     OutOfRange,
 }
 
-/// A group of recipients, as the entry zipper announces it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RecipientGroup {
-    /// The group.
-    pub group: GroupId,
-    /// The name of its functions.
-    pub name: String,
-    /// The instance that is a group of its own, if each instance receives every message.
-    pub only: Option<InstanceId>,
-    /// The first message that the group receives.
-    pub from: u64,
-    /// Behind the last message that the group receives, once it has left.
-    pub until: Option<u64>,
-    /// The instances that may receive messages.
-    pub members: Vec<InstanceId>,
-    /// An instance that is gone may have received messages below.
-    pub uncertain_below: u64,
-}
-
-/// The recipients of a flow. They replace those announced before.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Recipients {
-    /// Increases with each announcement of an entry zipper.
-    pub version: u64,
-    /// The groups.
-    pub groups: Vec<RecipientGroup>,
-}
-
-/// What a source presents to an entry zipper.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FlowOffer {
-    /// How often the source has attached the flow.
-    pub attachment: u32,
-    /// The first message that the source will send. The recipient sets of those below are fixed.
-    pub live_from: u64,
-    /// Behind the last message that an earlier entry zipper may have forwarded.
-    pub sent_max: u64,
-    /// The number of a new group must not be smaller.
-    pub groups_end: u32,
-    /// The groups with unsettled messages, or that receive further ones.
-    pub groups: Vec<GroupOffer>,
-}
-
-/// A group of a [`FlowOffer`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GroupOffer {
-    /// The group, and the instances that may have messages.
-    pub recipients: RecipientGroup,
-    /// The group has every message below.
-    pub floor: u64,
-    /// Further messages that the group has.
-    pub settled: SequenceSet,
-}
-
-/// The entry zipper requests messages again, for one group.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ResendRequest {
-    /// The group.
-    pub group: GroupId,
-    /// Identifies the request.
-    pub token: u32,
-    /// The messages.
-    pub ranges: SequenceSet,
-    /// Requests every message from this one on, up to those that have been sent.
-    pub from: u64,
-}
-
-/// Why a message is not delivered to a group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum AbandonReason {
-    /// No instance of the group has connected in time.
-    NoSubscriber,
-    /// An instance that may have received it died, and its group does not want a redelivery.
-    InstanceLost,
-}
-
 /// What a source sends for a flow.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SourceMessage {
+pub enum SourceMessage<'a> {
     /// A message for every group.
     Live {
         /// Its number.
         sequence: u64,
+        /// The flags that it was written with.
+        flags: u8,
         /// Its payload.
-        payload: Bytes,
+        payload: LoggedPayload<'a>,
     },
     /// A message that the entry zipper requested for one group.
     Resent {
@@ -176,8 +102,10 @@ pub enum SourceMessage {
         token: u32,
         /// Its number.
         sequence: u64,
+        /// The flags that it was written with.
+        flags: u8,
         /// Its payload.
-        payload: Bytes,
+        payload: LoggedPayload<'a>,
     },
     /// The request is answered.
     ResendEnd {
@@ -185,8 +113,8 @@ pub enum SourceMessage {
         group: GroupId,
         /// The request.
         token: u32,
-        /// Live messages of this number and later ones follow.
-        live_from: u64,
+        /// The first message in the log of the source: nothing below is sent again.
+        base: u64,
     },
 }
 
@@ -197,8 +125,18 @@ pub struct FlowOutcome {
     pub settled: u64,
     /// Messages whose recipient set was empty.
     pub unobserved: u64,
-    /// Messages that at least one group does not receive.
-    pub abandoned: u64,
+    /// Messages that an instance may have received that died, in a group that wants no redelivery.
+    pub instance_lost: u64,
+    /// Other messages that a group did not receive, because none of its instances connected in time.
+    pub no_subscriber: u64,
+}
+
+impl FlowOutcome {
+    /// Messages that at least one group did not receive.
+    #[must_use]
+    pub const fn abandoned(&self) -> u64 {
+        self.instance_lost + self.no_subscriber
+    }
 }
 
 /// What is known of one group.
@@ -207,15 +145,21 @@ struct GroupProgress {
     recipients: RecipientGroup,
     /// Messages that need no further care, abandoned ones among them.
     done: SequenceSet,
-    abandoned: SequenceSet,
+    /// Abandoned, because no instance has connected.
+    unsubscribed: SequenceSet,
+    /// Abandoned, because an instance has died.
+    lost: SequenceSet,
 }
 
+/// The answer to a request.
 #[derive(Debug)]
 struct Resending {
     group: GroupId,
     token: u32,
     rest: SequenceSet,
-    live_from: u64,
+    /// How many bytes it may still have.
+    bytes: u64,
+    is_begun: bool,
 }
 
 impl SourceFlow {
@@ -223,14 +167,14 @@ impl SourceFlow {
     #[must_use]
     pub fn new(limits: FlowLimits) -> Self {
         Self {
-            log: VecDeque::new(),
+            log: MessageLog::default(),
             base: 0,
             sent: 0,
             sent_max: 0,
             groups_end: 0,
-            bytes: 0,
             sent_bytes: 0,
             limits,
+            settles_when_routed: false,
             attachment: 0,
             is_open: false,
             routed: 0,
@@ -240,19 +184,42 @@ impl SourceFlow {
         }
     }
 
-    /// Accepts a message. Returns its number.
+    /// Level `accepted`: a message is settled once the entry zipper has fixed its recipients, and is not
+    /// sent again.
+    #[must_use]
+    pub fn settling_when_routed(mut self) -> Self {
+        self.settles_when_routed = true;
+        self
+    }
+
+    /// Accepts a message, with flags that are sent with it. Returns its number.
     ///
     /// # Errors
     /// [`LogFull`]; no number is used up. An empty log accepts a message of any length.
-    pub fn push(&mut self, payload: Bytes) -> Result<u64, LogFull> {
-        let (bytes, max) = (self.bytes, self.limits.log_max);
-        let len = cost(&payload);
-        if !self.log.is_empty() && bytes + len > max {
-            return Err(LogFull { bytes, max });
-        }
-        self.bytes += len;
-        self.log.push_back(payload);
+    #[inline]
+    pub fn push(&mut self, payload: &[u8], flags: u8) -> Result<u64, LogFull> {
+        self.reserve(payload.len())?;
+        self.log.push(payload, flags);
         Ok(self.next() - 1)
+    }
+
+    /// Accepts a message without a copy if it is longer than 4 KiB. Otherwise as [`push`](Self::push).
+    ///
+    /// # Errors
+    /// [`LogFull`].
+    pub fn push_bytes(&mut self, payload: &Bytes, flags: u8) -> Result<u64, LogFull> {
+        self.reserve(payload.len())?;
+        self.log.push_bytes(payload, flags);
+        Ok(self.next() - 1)
+    }
+
+    #[inline]
+    fn reserve(&self, payload_len: usize) -> Result<(), LogFull> {
+        let (bytes, max) = (self.log.bytes(), self.limits.log_max);
+        match !self.log.is_empty() && bytes + cost_of(payload_len) > max {
+            true => Err(LogFull { bytes, max }),
+            false => Ok(()),
+        }
     }
 
     /// The number of the next message.
@@ -273,6 +240,19 @@ impl SourceFlow {
         self.log.is_empty()
     }
 
+    /// Whether a message of an entry zipper belongs to the present attachment. Others must be ignored: in
+    /// particular, a former entry zipper must not learn that the source is alive.
+    #[must_use]
+    pub const fn is_current(&self, attachment: u32) -> bool {
+        self.attachment == attachment
+    }
+
+    /// How often the source has attached the flow.
+    #[must_use]
+    pub const fn attachment(&self) -> u32 {
+        self.attachment
+    }
+
     /// What became of the messages so far.
     #[must_use]
     pub const fn outcome(&self) -> FlowOutcome {
@@ -286,20 +266,10 @@ impl SourceFlow {
         self.is_open = false;
         self.resends.clear();
         self.sent = self.routed;
-        let sent = self.log.iter().take((self.sent - self.base) as usize);
-        self.sent_bytes = sent.map(cost).sum();
-        let groups = self.groups.iter().map(|group| {
-            let floor = group
-                .done
-                .first_missing(self.base.max(group.recipients.from));
-            let mut settled = group.done.clone();
-            settled.remove_below(floor);
-            GroupOffer {
-                recipients: group.recipients.clone(),
-                floor,
-                settled,
-            }
-        });
+        let sent = 0..(self.sent - self.base) as usize;
+        self.sent_bytes = sent.filter_map(|at| self.log.cost(at)).sum();
+        let groups = self.groups.iter();
+        let groups = groups.map(|group| group.offer(self.base, self.sent_max));
         FlowOffer {
             attachment: self.attachment,
             live_from: self.sent,
@@ -368,9 +338,14 @@ impl SourceFlow {
         &mut self,
         group: GroupId,
         abandoned: &SequenceSet,
+        reason: AbandonReason,
     ) -> Result<(), SettlementError> {
         let progress = self.group(group, abandoned)?;
-        progress.abandoned.insert_all(abandoned);
+        let of_reason = match reason {
+            AbandonReason::NoSubscriber => &mut progress.unsubscribed,
+            AbandonReason::InstanceLost => &mut progress.lost,
+        };
+        of_reason.insert_all(abandoned);
         progress.done.insert_all(abandoned);
         self.advance();
         Ok(())
@@ -401,77 +376,97 @@ impl SourceFlow {
             token,
             ranges: mut rest,
             from,
+            bytes,
         } = request;
         self.group(group, &rest)?;
         let is_unsent = rest.last().is_some_and(|last| last >= self.sent);
+        let from = from.unwrap_or(self.sent);
         if is_unsent || from > self.sent {
             return Err(SettlementError::OutOfRange);
         }
-        // What is settled meanwhile needs no answer.
-        rest.remove_below(self.base);
-        rest.insert(from.max(self.base)..self.sent);
+        rest.insert(from..self.sent);
         self.resends.retain(|it| it.group != group);
         self.resends.push_back(Resending {
             group,
             token,
             rest,
-            live_from: self.sent,
+            bytes,
+            is_begun: false,
         });
         Ok(())
     }
 
-    /// The next message for the entry zipper. What was requested goes first: behind the end of an
-    /// answer, no message may arrive that belongs to it.
-    pub fn poll_message(&mut self) -> Option<SourceMessage> {
-        if let Some(resending) = self.resends.front_mut() {
-            let (group, token) = (resending.group, resending.token);
-            // What is settled meanwhile needs no answer.
-            resending.rest.remove_below(self.base);
-            let Some(sequence) = resending.rest.first() else {
-                let live_from = resending.live_from;
-                self.resends.pop_front();
-                return Some(SourceMessage::ResendEnd {
-                    group,
-                    token,
-                    live_from,
-                });
-            };
-            resending.rest.remove_below(sequence + 1);
-            let at = sequence - self.base;
-            return Some(SourceMessage::Resent {
-                group,
-                token,
-                sequence,
-                payload: self.log[at as usize].clone(),
-            });
+    /// The next message for the entry zipper, if its payload has at most `room` bytes. What was requested
+    /// goes first: behind the end of an answer, no message may arrive that belongs to it.
+    #[inline]
+    pub fn poll_message(&mut self, room: usize) -> Option<SourceMessage<'_>> {
+        if !self.resends.is_empty() {
+            return self.poll_resent(room);
         }
-        let payload = self.log.get((self.sent - self.base) as usize)?;
-        let len = cost(payload);
+        let at = (self.sent - self.base) as usize;
+        let len = self.log.cost(at)?;
         let has_window = self.sent_bytes == 0 || self.sent_bytes + len <= self.limits.window;
-        if !self.is_open || !has_window {
+        if !self.is_open || !has_window || len > cost_of(room) {
             return None;
         }
-        let (sequence, payload) = (self.sent, payload.clone());
+        let sequence = self.sent;
         self.sent += 1;
         self.sent_max = self.sent_max.max(self.sent);
         self.sent_bytes += len;
-        Some(SourceMessage::Live { sequence, payload })
+        let (payload, flags) = self.log.get(at)?;
+        Some(SourceMessage::Live {
+            sequence,
+            flags,
+            payload,
+        })
+    }
+
+    fn poll_resent(&mut self, room: usize) -> Option<SourceMessage<'_>> {
+        let base = self.base;
+        let resending = self.resends.front_mut()?;
+        let (group, token) = (resending.group, resending.token);
+        // What is settled meanwhile needs no answer.
+        resending.rest.remove_below(base);
+        let sequence = resending.rest.first();
+        let at = sequence.map(|it| (it - base) as usize);
+        let len = at.and_then(|at| self.log.cost(at));
+        let (Some(sequence), Some(at), Some(len)) = (sequence, at, len) else {
+            self.resends.pop_front();
+            return Some(SourceMessage::ResendEnd { group, token, base });
+        };
+        if resending.is_begun && len > resending.bytes {
+            self.resends.pop_front();
+            return Some(SourceMessage::ResendEnd { group, token, base });
+        }
+        if len > cost_of(room) {
+            return None;
+        }
+        resending.rest.remove_below(sequence + 1);
+        resending.bytes = resending.bytes.saturating_sub(len);
+        resending.is_begun = true;
+        let (payload, flags) = self.log.get(at)?;
+        Some(SourceMessage::Resent {
+            group,
+            token,
+            sequence,
+            flags,
+            payload,
+        })
     }
 
     /// Removes what every group has from the log.
     fn advance(&mut self) {
-        while let Some((end, abandoned)) = self.next_done() {
+        while let Some((end, what)) = self.next_done() {
             let count = end - self.base;
             let is_observed = self.groups.iter().any(|it| it.receives(self.base));
-            match (is_observed, abandoned) {
-                (false, _) => self.outcome.unobserved += count,
-                (true, true) => self.outcome.abandoned += count,
-                (true, false) => self.outcome.settled += count,
-            }
-            for payload in self.log.drain(..count as usize) {
-                self.bytes -= cost(&payload);
-                self.sent_bytes -= cost(&payload);
-            }
+            let counter = match (is_observed, what) {
+                (false, _) => &mut self.outcome.unobserved,
+                (true, None) => &mut self.outcome.settled,
+                (true, Some(AbandonReason::NoSubscriber)) => &mut self.outcome.no_subscriber,
+                (true, Some(AbandonReason::InstanceLost)) => &mut self.outcome.instance_lost,
+            };
+            *counter += count;
+            self.sent_bytes -= self.log.remove_first(count as usize);
             self.base = end;
         }
         let base = self.base;
@@ -479,16 +474,17 @@ impl SourceFlow {
         self.groups.retain(|group| !is_over(group));
         for group in &mut self.groups {
             group.done.remove_below(base);
-            group.abandoned.remove_below(base);
+            group.unsubscribed.remove_below(base);
+            group.lost.remove_below(base);
         }
     }
 
-    /// The end of the messages from `base` on that are done and have one outcome, and whether a group has
-    /// abandoned them.
-    fn next_done(&self) -> Option<(u64, bool)> {
+    /// The end of the messages from `base` on that are done and have one outcome, and why they were
+    /// abandoned, if a group has abandoned them.
+    fn next_done(&self) -> Option<(u64, Option<AbandonReason>)> {
         let base = self.base;
         let mut end = self.routed;
-        let mut is_abandoned = false;
+        let mut why = None;
         for group in &self.groups {
             if !group.receives(base) {
                 // Until it does.
@@ -496,21 +492,25 @@ impl SourceFlow {
                 end = if from > base { end.min(from) } else { end };
                 continue;
             }
-            end = end.min(group.done.first_missing(base));
             end = end.min(group.recipients.until.unwrap_or(end));
-            let abandoned = group.abandoned.first_missing(base);
-            match abandoned > base {
-                true => {
-                    is_abandoned = true;
+            if self.settles_when_routed {
+                continue;
+            }
+            end = end.min(group.done.first_missing(base));
+            for (reason, set) in [
+                (AbandonReason::NoSubscriber, &group.unsubscribed),
+                (AbandonReason::InstanceLost, &group.lost),
+            ] {
+                let abandoned = set.first_missing(base);
+                if abandoned > base {
+                    why = why.max(Some(reason));
                     end = end.min(abandoned);
-                }
-                false => {
-                    let next = group.abandoned.first_from(base);
-                    end = end.min(next.unwrap_or(end));
+                } else {
+                    end = end.min(set.first_from(base).unwrap_or(end));
                 }
             }
         }
-        (end > base).then_some((end, is_abandoned))
+        (end > base).then_some((end, why))
     }
 }
 
@@ -519,12 +519,31 @@ impl GroupProgress {
         Self {
             recipients,
             done: SequenceSet::default(),
-            abandoned: SequenceSet::default(),
+            unsubscribed: SequenceSet::default(),
+            lost: SequenceSet::default(),
         }
     }
 
     fn receives(&self, sequence: u64) -> bool {
         let RecipientGroup { from, until, .. } = self.recipients;
         from <= sequence && until.is_none_or(|until| sequence < until)
+    }
+
+    /// What is presented to another entry zipper.
+    fn offer(&self, base: u64, sent_max: u64) -> GroupOffer {
+        let floor = self.done.first_missing(base.max(self.recipients.from));
+        let mut recipients = self.recipients.clone();
+        let mut rest = self.done.clone();
+        rest.remove_below(floor);
+        let settled = rest.take_ranges(OFFER_RANGES_MAX);
+        if !rest.is_empty() {
+            // The entry zipper would take them for messages that nobody has received.
+            recipients.uncertain_below = sent_max;
+        }
+        GroupOffer {
+            recipients,
+            floor,
+            settled,
+        }
     }
 }

@@ -2,33 +2,27 @@
 
 use std::time::Duration;
 
+use crate::routes::Route;
 use crate::world::{ENTRIES, Process, World};
 
 impl World {
-    /// Instances that may have lost their lease become other ones.
-    pub(crate) fn fence(&mut self) {
-        let lease = self.settings.lease * 9 / 10;
-        for at in 0..self.processes.len() {
-            let process = &mut self.processes[at];
-            if self.now < process.heard + lease {
-                continue;
-            }
-            let (id, group) = (process.id, process.group);
-            process.flow.fence();
-            self.judge.died(id);
-            let name = self.groups[group].name.clone();
-            self.judge.lost(&name);
-            self.processes.remove(at);
-            self.note(format!("{id:?} is fenced"));
-            self.join(group);
-            return self.fence();
+    /// A route ends, and may bring a part of what is in flight later.
+    pub(crate) fn end_routes(&mut self, is_concerned: impl Fn(&Route) -> bool) {
+        for route in self
+            .routes
+            .iter_mut()
+            .filter(|it| !it.is_over && is_concerned(it))
+        {
+            route.is_over = true;
+            route.down.truncate(self.rng.usize(..=route.down.len()));
+            route.up.truncate(self.rng.usize(..=route.up.len()));
         }
     }
 
     /// A fault.
     pub(crate) fn befall(&mut self) {
         let entry = self.rng.usize(..ENTRIES);
-        match self.rng.u32(..12) {
+        match self.rng.u32(..14) {
             0 => self.crash_entry(entry),
             1 => {
                 // The entry zipper that it leaves may not know.
@@ -46,6 +40,8 @@ impl World {
                 self.pass(Duration::from_secs(time));
             }
             9 => self.leave(),
+            10 => self.lose_in_route(),
+            11 => self.change_policy(),
             _ => {
                 self.is_stalled = !self.is_stalled;
                 self.note(format!(
@@ -56,9 +52,43 @@ impl World {
         }
     }
 
+    /// A route loses what it carries from now on. The entry zipper is informed, or not.
+    fn lose_in_route(&mut self) {
+        if self.routes.is_empty() {
+            return;
+        }
+        let at = self.rng.usize(..self.routes.len());
+        let route = &self.routes[at];
+        let (entry, group, id, epoch) = (route.entry, route.group, route.instance, route.epoch);
+        self.note(format!("the route {epoch:?} to {id:?} loses messages"));
+        self.end_routes(|it| it.entry == entry && it.epoch == epoch);
+        let is_noticed = self.rng.bool();
+        if let Some(flow) = self.entries[entry].as_mut().filter(|_| is_noticed) {
+            flow.handle_loss(self.now, group, id, epoch);
+            self.drain(entry);
+        }
+    }
+
+    /// The instances of a group receive every message each, or share them.
+    fn change_policy(&mut self) {
+        let at = self.rng.usize(..self.groups.len());
+        let group = &mut self.groups[at];
+        if group.is_always_there {
+            return;
+        }
+        group.is_each = !group.is_each;
+        let note = format!("{} is for each: {}", group.name, group.is_each);
+        self.note(note);
+        for entry in 0..ENTRIES {
+            self.set_groups(entry);
+        }
+    }
+
     fn crash_entry(&mut self, at: usize) {
         self.note(format!("entry {at} crashes"));
         self.entries[at] = None;
+        self.to_entry[at].clear();
+        self.to_source[at].clear();
         self.end_routes(|it| it.entry == at);
         if self.attached == Some(at) {
             let next = self.rng.usize(..ENTRIES);
@@ -139,7 +169,16 @@ impl World {
         if self.groups[group].is_always_there || !is_reached {
             return;
         }
-        let report = process.flow.report();
+        let mut reports = Vec::new();
+        for (&group, receiving) in &mut process.flows {
+            if let Some(sequence) = receiving.begun {
+                receiving.flow.process(sequence);
+            }
+            receiving.flow.leave();
+            while let Some(report) = receiving.flow.poll_report(self.now) {
+                reports.push((group, report));
+            }
+        }
         self.processes.remove(index);
         self.judge.died(id);
         let name = self.groups[group].name.clone();
@@ -148,11 +187,10 @@ impl World {
         self.end_routes(|it| it.instance == id);
         for at in 0..ENTRIES {
             if let Some(flow) = &mut self.entries[at] {
-                if let Some(report) = &report {
-                    flow.handle_report(id, report);
+                for (group, report) in &reports {
+                    flow.handle_report(*group, id, report);
                 }
                 flow.handle_leave(self.now, id);
-                flow.report();
                 self.drain(at);
             }
         }
@@ -162,6 +200,7 @@ impl World {
     pub(crate) fn heal(&mut self) {
         self.note("all faults are over");
         self.is_stalled = false;
+        self.room = usize::MAX;
         self.ghosts.clear();
         if self.attached.is_none() {
             self.attach(0);

@@ -4,6 +4,7 @@
 mod cases;
 mod faults;
 mod judge;
+mod link;
 mod routes;
 mod world;
 

@@ -1,36 +1,45 @@
 //! One flow at its entry zipper.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::Duration;
 
 use selvedge_client::settlement::{
-    AbandonReason, FlowOffer, GroupId, GroupOffer, InstanceId, ReceivingReport, RecipientGroup,
-    Recipients, ResendRequest, RouteEpoch, SequenceSet,
+    AbandonReason, FlowOffer, GroupId, InstanceId, LEASE, RANGES_MAX, ReceivingReport,
+    RecipientGroup, RouteEpoch, SequenceSet,
 };
 use selvedge_hub::Instant;
 
-use super::group::{Assignment, GroupFlow};
-use super::member::MemberRoute;
-
-/// A floor is sent when it has risen by so many messages.
-const FLOOR_STEP: u64 = 1024;
+use super::group::GroupFlow;
+use super::member::Member;
+use super::offer::{InvalidOffer, is_valid};
+use super::outputs::{FLOOR_STEP, MemberDelivery};
+use super::timers::{AbsentMember, EndedRoute, SourceProbe};
 
 /// The time limits of a flow.
 #[derive(Debug, Clone, Copy)]
 pub struct EntrySettings {
-    /// How long an instance without a route keeps its messages. An instance must not process messages of
-    /// an entry zipper that it has not received anything from for this long.
+    /// How long an instance without a route keeps its messages. The same in every process of a fabric.
     pub lease: Duration,
-    /// How long messages wait for the first instance of a group.
+    /// How long messages wait for the first instance of a group. The window of the source limits how many
+    /// wait.
     pub await_max: Duration,
+    /// How long an instance may take to answer a bind before it is bound again.
+    pub bind_max: Duration,
+    /// How long an instance with messages may report nothing before it is bound again: once or twice this
+    /// time.
+    pub silence_max: Duration,
 }
 
 impl Default for EntrySettings {
-    /// A lease of 30 s; 10 s for a group without instances.
+    /// A lease of 30 s; 10 s for a group without instances; 2 s for the answer to a bind; 5 s without a
+    /// report.
     fn default() -> Self {
         Self {
-            lease: Duration::from_secs(30),
+            lease: LEASE,
             await_max: Duration::from_secs(10),
+            bind_max: Duration::from_secs(2),
+            silence_max: Duration::from_secs(5),
         }
     }
 }
@@ -48,122 +57,45 @@ pub struct GroupSpec {
     pub members: Vec<InstanceId>,
 }
 
-/// The source has presented numbers that contradict each other, or are too large. A retry does not help.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the source presents a flow that cannot exist")]
-pub struct InvalidOffer;
-
-/// Above these, counting on would overflow.
-const SEQUENCE_MAX: u64 = 1 << 62;
-const GROUP_MAX: u32 = 1 << 31;
-
-fn is_valid(offer: &FlowOffer) -> bool {
-    let FlowOffer {
-        live_from,
-        sent_max,
-        groups_end,
-        ..
-    } = *offer;
-    let mut numbers = BTreeSet::new();
-    let is_valid_group = |it: &GroupOffer| {
-        let RecipientGroup { group, from, .. } = it.recipients;
-        let members: BTreeSet<_> = it.recipients.members.iter().collect();
-        numbers.insert(group)
-            && group.0 < groups_end
-            && members.len() == it.recipients.members.len()
-            && from <= sent_max
-            && it.floor <= sent_max
-            && it.recipients.uncertain_below <= sent_max
-            && it.settled.last().is_none_or(|last| last < sent_max)
-    };
-    live_from <= sent_max
-        && sent_max <= SEQUENCE_MAX
-        && groups_end <= GROUP_MAX
-        && offer.groups.iter().all(is_valid_group)
-}
-
-/// What a flow requires of its zipper, to be done in this order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EntryOutput {
-    /// Bind an instance to a route under this epoch: it answers with a report.
-    Bind {
-        /// The group.
-        group: GroupId,
-        /// The instance.
-        instance: InstanceId,
-        /// The epoch.
-        epoch: RouteEpoch,
-    },
-    /// Send the message that was passed in to an instance.
-    Deliver {
-        /// The group.
-        group: GroupId,
-        /// The instance.
-        instance: InstanceId,
-        /// The epoch of its route.
-        epoch: RouteEpoch,
-        /// The number of the message.
-        sequence: u64,
-        /// Whether another instance may have received it.
-        is_redelivery: bool,
-    },
-    /// Inform an instance that nothing below is sent again.
-    RaiseFloor {
-        /// The instance.
-        instance: InstanceId,
-        /// The epoch of its route.
-        epoch: RouteEpoch,
-        /// The number of the first message in the log of the source.
-        floor: u64,
-    },
-    /// Announce the recipients to the source, which confirms the version.
-    Announce(Recipients),
-    /// Inform the source that the recipient sets of messages below are fixed.
-    Routed(u64),
-    /// Inform the source that a group has messages.
-    Settled {
-        /// The group.
-        group: GroupId,
-        /// The messages.
-        messages: SequenceSet,
-    },
-    /// Inform the source that a group does not receive messages.
-    Abandoned {
-        /// The group.
-        group: GroupId,
-        /// The messages.
-        messages: SequenceSet,
-        /// Why.
-        reason: AbandonReason,
-    },
-    /// Request messages from the source.
-    Resend(ResendRequest),
-}
+type GroupKey<'a> = (&'a str, Option<InstanceId>);
 
 /// The entry zipper's state of one flow.
 ///
-/// Call a method for each event, then do what [`poll_output`](Self::poll_output) returns. `now` must not
-/// go backwards.
+/// Call a method for each event. [`handle_live`](Self::handle_live) and
+/// [`handle_resent`](Self::handle_resent) return where a message goes to. What is to be sent to the source and
+/// to instances otherwise is state: [`poll_source_output`](Self::poll_source_output) and
+/// [`poll_instance_output`](Self::poll_instance_output) return it when there is room for it. `now` must not go
+/// backwards.
 #[derive(Debug)]
 pub struct EntryFlow {
-    settings: EntrySettings,
+    pub(super) settings: EntrySettings,
     attachment: u32,
     /// How many routes were bound.
     routes: u32,
     /// Behind the last message that an earlier entry zipper may have forwarded.
     sent_before: u64,
     /// The number of the next live message.
-    arrived: u64,
+    pub(super) arrived: u64,
     /// What was sent as routed.
-    routed: u64,
-    /// The first message in the log of the source.
-    base: u64,
-    groups: Vec<GroupFlow>,
+    pub(super) routed: u64,
+    /// The first message in the log of the source, and the one that instances were informed of.
+    pub(super) base: u64,
+    base_sent: u64,
+    pub(super) groups: Vec<GroupFlow>,
     next_group: u32,
     /// The version of the last announcement, and the last one that the source has confirmed.
-    announced: u64,
-    confirmed: u64,
-    outputs: VecDeque<EntryOutput>,
+    pub(super) announced: u64,
+    pub(super) confirmed: u64,
+    /// Whether the recipients have changed since the last announcement.
+    pub(super) is_changed: bool,
+    /// No group before has something for the source, or for an instance.
+    pub(super) active_from: usize,
+    pub(super) instances_from: usize,
+    pub(super) probe: SourceProbe,
+    /// When silent members are looked for next.
+    pub(super) check_at: Instant,
+    pub(super) absent: Vec<AbsentMember>,
+    pub(super) ended: Vec<EndedRoute>,
 }
 
 impl EntryFlow {
@@ -184,8 +116,9 @@ impl EntryFlow {
             live_from,
             sent_max,
             groups_end,
-            groups,
+            mut groups,
         } = offer;
+        groups.sort_by_key(|it| it.recipients.group);
         let groups = groups.into_iter();
         Ok(Self {
             settings,
@@ -195,315 +128,425 @@ impl EntryFlow {
             arrived: live_from,
             routed: live_from,
             base: 0,
+            base_sent: 0,
             groups: groups
                 .map(|group| GroupFlow::recover(now, group, live_from, sent_max))
                 .collect(),
             next_group: groups_end,
             announced: 0,
             confirmed: 0,
-            outputs: VecDeque::new(),
+            is_changed: false,
+            active_from: 0,
+            instances_from: 0,
+            probe: SourceProbe::default(),
+            check_at: now + settings.silence_max,
+            absent: Vec::new(),
+            ended: Vec::new(),
         })
     }
 
-    /// The next requirement.
-    pub fn poll_output(&mut self) -> Option<EntryOutput> {
-        self.outputs.pop_front()
+    /// Whether a message of the source belongs to the attachment of this flow.
+    #[must_use]
+    pub const fn is_current(&self, attachment: u32) -> bool {
+        self.attachment == attachment
     }
 
-    /// The groups that observe the flow have changed, or the flow is new. Every group is listed.
+    /// How often the source had attached the flow when it attached it here.
+    #[must_use]
+    pub const fn attachment(&self) -> u32 {
+        self.attachment
+    }
+
+    /// The groups that observe the flow have changed, or the flow is new. Every group is listed. For each new
+    /// instance, [`handle_route`](Self::handle_route) follows if there is a way to it.
+    ///
+    /// A group whose name is listed with other instances of its own, or none, ends: its members receive
+    /// what they have been assigned.
     pub fn set_groups(&mut self, now: Instant, specs: &[GroupSpec]) {
-        let mut has_changed = self.announced == 0;
+        self.close_blocks();
+        self.is_changed |= self.announced == 0;
+        let mut listed: BTreeMap<GroupKey<'_>, BTreeSet<InstanceId>> = BTreeMap::new();
+        let mut names: BTreeMap<&str, BTreeSet<InstanceId>> = BTreeMap::new();
         for spec in specs {
-            let at = match self.groups.iter().position(|it| it.is_for(spec)) {
-                Some(at) => at,
-                None => {
-                    has_changed = true;
-                    self.groups.push(self.new_group(now, spec));
-                    self.next_group += 1;
-                    self.groups.len() - 1
-                }
+            let members = listed.entry((&spec.name, spec.only)).or_default();
+            members.extend(&spec.members);
+            names.entry(&spec.name).or_default().extend(&spec.members);
+        }
+        self.absent.retain(|it| {
+            let members = listed.get(&(it.name.as_str(), it.only));
+            members.is_some_and(|members| members.contains(&it.instance))
+        });
+        for group in &mut self.groups {
+            let name = group.recipients.name.clone();
+            let members = listed.get(&(name.as_str(), group.recipients.only));
+            let of_name = names.get(name.as_str());
+            if group.recipients.until.is_none() && members.is_none() && of_name.is_some() {
+                self.is_changed = true;
+                group.close(self.arrived);
+            }
+            let members = match group.recipients.until {
+                None => members,
+                Some(_) => of_name,
             };
-            let group = &mut self.groups[at];
-            group.redelivers = spec.redelivers;
-            for &instance in &spec.members {
-                if let Some(member) = group.member(instance) {
-                    member.is_listed = true;
-                } else {
-                    has_changed = true;
-                    group.empty_since = None;
-                    let announced_in = self.announced + 1;
-                    let member = super::member::Member::new(now, instance, announced_in);
-                    group.members.push(member);
-                }
+            group.list(now, |instance| {
+                members.is_some_and(|members| members.contains(&instance))
+            });
+        }
+        self.add_listed(now, specs);
+        for at in 0..self.groups.len() {
+            self.proceed(at);
+        }
+    }
+
+    /// Adds groups and members that are new.
+    fn add_listed(&mut self, now: Instant, specs: &[GroupSpec]) {
+        let known = self.groups.iter().enumerate();
+        let known = known.filter(|(_, it)| it.recipients.until.is_none());
+        let known: BTreeMap<_, _> = known.map(|(at, it)| (it.key(), at)).collect();
+        let places: Vec<_> = specs
+            .iter()
+            .map(|spec| known.get(&(spec.name.as_str(), spec.only)).copied())
+            .collect();
+        for (spec, place) in specs.iter().zip(places) {
+            let is_absent = |instance: InstanceId| {
+                let mut absent = self.absent.iter();
+                absent.any(|it| it.instance == instance && it.is_in(&spec.name, spec.only))
+            };
+            let present = spec.members.iter().filter(|&&it| !is_absent(it));
+            let present: Vec<_> = present.copied().collect();
+            let at = match place {
+                Some(at) => at,
+                None if spec.only.is_some() && present.is_empty() => continue,
+                None => self.add_group(now, spec.name.clone(), spec.only),
+            };
+            self.groups[at].redelivers = spec.redelivers;
+            let members = self.groups[at].members.iter();
+            let members: BTreeSet<_> = members.map(|it| it.instance).collect();
+            for instance in present.into_iter().filter(|it| !members.contains(it)) {
+                self.add_member(now, at, instance);
             }
         }
-        if has_changed {
-            self.announce();
-        }
-        self.proceed();
     }
 
-    fn new_group(&self, now: Instant, spec: &GroupSpec) -> GroupFlow {
+    fn add_group(&mut self, now: Instant, name: String, only: Option<InstanceId>) -> usize {
+        let earlier = self.groups.iter().filter(|it| it.precedes(&name, only));
+        let behind = earlier.filter_map(|it| it.recipients.until).max();
         let recipients = RecipientGroup {
             group: GroupId(self.next_group),
-            name: spec.name.clone(),
-            only: spec.only,
-            from: self.arrived,
+            name,
+            only,
+            // An earlier group may have had messages from an earlier entry zipper that have not arrived.
+            from: self.arrived.max(behind.unwrap_or(0)),
             until: None,
             members: Vec::new(),
             uncertain_below: 0,
         };
-        GroupFlow::new(now, recipients)
+        self.next_group += 1;
+        self.is_changed = true;
+        self.groups.reserve_exact(1);
+        self.groups.push(GroupFlow::new(now, recipients));
+        self.groups.len() - 1
     }
 
-    fn announce(&mut self) {
-        self.announced += 1;
-        let groups = self.groups.iter().map(GroupFlow::announcement);
-        self.outputs.push_back(EntryOutput::Announce(Recipients {
-            version: self.announced,
-            groups: groups.collect(),
-        }));
+    pub(super) fn add_member(&mut self, now: Instant, at: usize, instance: InstanceId) {
+        let mut members = self.groups.iter().flat_map(|it| &it.members);
+        let has_route = members.any(|it| it.instance == instance && it.has_route);
+        self.is_changed = true;
+        let group = &mut self.groups[at];
+        group.empty_since = None;
+        group.members.reserve_exact(1);
+        let member = Member::new(now, instance, self.announced + 1);
+        group.members.push(member);
+        if has_route {
+            self.bind(now, at, instance);
+        }
     }
 
     /// The source has confirmed an announcement.
     pub fn handle_confirmed(&mut self, version: u64) {
+        self.close_blocks();
         self.confirmed = self.confirmed.max(version.min(self.announced));
-        self.proceed();
+        for at in 0..self.groups.len() {
+            self.proceed(at);
+        }
     }
 
-    /// There is a route to an instance, or another one than before. What was in flight is lost.
+    /// There is a way to an instance, or another one than before. What was in flight is lost.
     pub fn handle_route(&mut self, now: Instant, instance: InstanceId) {
-        for group in &mut self.groups {
-            if group.member(instance).is_none() {
-                continue;
-            }
-            group.lose_route(now, instance);
-            self.routes += 1;
-            let epoch = RouteEpoch {
-                attachment: self.attachment,
-                route: self.routes,
-            };
-            if let Some(member) = group.member(instance) {
-                member.route = MemberRoute::Binding(epoch);
-            }
-            self.outputs.push_back(EntryOutput::Bind {
-                group: group.recipients.group,
-                instance,
-                epoch,
+        self.close_blocks();
+        let absent = self.absent.extract_if(.., |it| it.instance == instance);
+        for absent in absent.collect::<Vec<_>>() {
+            let mut groups = self.groups.iter();
+            let known = groups.position(|it| {
+                it.recipients.until.is_none()
+                    && absent.is_in(&it.recipients.name, it.recipients.only)
             });
+            let at = match known {
+                Some(at) => at,
+                None => self.add_group(now, absent.name, absent.only),
+            };
+            self.groups[at].redelivers = absent.redelivers;
+            self.add_member(now, at, instance);
+        }
+        for at in 0..self.groups.len() {
+            if let Some(member) = self.groups[at].member(instance) {
+                member.has_new_way();
+                self.bind(now, at, instance);
+            }
         }
     }
 
-    /// There is no route to an instance any more. What was in flight is lost.
-    pub fn handle_route_lost(&mut self, now: Instant, instance: InstanceId) {
-        for group in &mut self.groups {
-            group.lose_route(now, instance);
+    /// Binds a member to another route. What was in flight is lost.
+    pub(super) fn bind(&mut self, now: Instant, at: usize, instance: InstanceId) {
+        self.routes += 1;
+        let epoch = RouteEpoch {
+            attachment: self.attachment,
+            route: self.routes,
+        };
+        if let Some(member) = self.groups[at].lose_route(instance) {
+            member.bind(now, epoch, self.settings.bind_max);
         }
-        self.proceed();
+        self.instances_from = 0;
+        self.proceed(at);
+    }
+
+    /// There is no way to an instance any more. What was in flight is lost.
+    pub fn handle_route_lost(&mut self, now: Instant, instance: InstanceId) {
+        self.close_blocks();
+        for at in 0..self.groups.len() {
+            if let Some(member) = self.groups[at].lose_route(instance) {
+                member.has_route = false;
+                member.lose_route(now);
+                self.proceed(at);
+            }
+        }
+        self.instances_from = 0;
+    }
+
+    /// Something that was sent to an instance under an epoch is lost, and there may still be a way to it. It
+    /// is bound again, at once or after a pause.
+    pub fn handle_loss(
+        &mut self,
+        now: Instant,
+        group: GroupId,
+        instance: InstanceId,
+        epoch: RouteEpoch,
+    ) {
+        let Some(at) = self.find(group) else { return };
+        let is_present = |it: &mut Member| it.has_epoch(epoch);
+        if !self.groups[at].member(instance).is_some_and(is_present) {
+            return;
+        }
+        if let Some(member) = self.groups[at].lose_route(instance) {
+            member.retry_later(now);
+            if member.route_timeout().is_some_and(|at| now >= at) {
+                self.bind(now, at, instance);
+            }
+        }
+        self.instances_from = 0;
+        self.proceed(at);
     }
 
     /// The process of an instance is known to have ended.
     pub fn handle_death(&mut self, now: Instant, instance: InstanceId) {
-        self.remove_member(now, instance, false);
+        self.remove_instance(now, instance, false);
     }
 
     /// An instance has left in order: it has reported everything that it has processed, and processes
     /// nothing more.
     pub fn handle_leave(&mut self, now: Instant, instance: InstanceId) {
-        self.remove_member(now, instance, true);
+        self.remove_instance(now, instance, true);
     }
 
-    fn remove_member(&mut self, now: Instant, instance: InstanceId, is_orderly: bool) {
-        let mut has_changed = false;
+    fn remove_instance(&mut self, now: Instant, instance: InstanceId, is_orderly: bool) {
+        self.close_blocks();
+        self.absent.retain(|it| it.instance != instance);
         for at in 0..self.groups.len() {
-            let group = &mut self.groups[at];
-            if group.member(instance).is_none() {
-                continue;
-            }
-            has_changed = true;
-            group.remove(now, instance, is_orderly);
-            let lost = match group.recipients.only {
-                Some(_) if group.recipients.until.is_none() => group.end(self.arrived),
-                _ => group.abandon_uncertain(),
-            };
-            self.push_abandoned(at, lost, AbandonReason::InstanceLost);
+            self.remove_member(now, at, instance, is_orderly);
         }
-        if has_changed {
-            self.announce();
+    }
+
+    pub(super) fn remove_member(
+        &mut self,
+        now: Instant,
+        at: usize,
+        instance: InstanceId,
+        is_orderly: bool,
+    ) -> Option<Member> {
+        let group = &mut self.groups[at];
+        let mut member = group.remove(now, instance, is_orderly)?;
+        self.is_changed = true;
+        if let Some(epoch) = member.lose_route(now) {
+            self.ended.push((group.recipients.group, instance, epoch));
         }
-        self.proceed();
+        if group.recipients.only.is_some() {
+            group.end(self.arrived, AbandonReason::InstanceLost);
+        }
+        self.proceed(at);
+        Some(member)
     }
 
     /// The source has removed everything below from its log.
     pub fn handle_base(&mut self, base: u64) {
-        self.base = self.base.max(base.min(self.arrived));
-    }
-
-    fn push_abandoned(&mut self, at: usize, messages: SequenceSet, reason: AbandonReason) {
-        if !messages.is_empty() {
-            let group = self.groups[at].recipients.group;
-            self.outputs.push_back(EntryOutput::Abandoned {
-                group,
-                messages,
-                reason,
-            });
+        let base = base.min(self.arrived);
+        if base <= self.base {
+            return;
+        }
+        self.close_blocks();
+        self.base = base;
+        for group in &mut self.groups {
+            group.raise_floor(base);
+        }
+        if base - self.base_sent >= FLOOR_STEP {
+            self.base_sent = base;
+            self.instances_from = 0;
         }
     }
 
-    /// A live message has arrived. Returns false if it is not the expected one.
-    pub fn handle_live(&mut self, sequence: u64) -> bool {
+    /// A live message has arrived: `deliver` is called for each instance that it goes to. Returns false if
+    /// it is not the expected one.
+    ///
+    /// A message that there is no room for is reported by [`handle_refused`](Self::handle_refused): then
+    /// nothing may be sent to that instance until [`handle_room`](Self::handle_room).
+    #[inline]
+    pub fn handle_live(&mut self, sequence: u64, mut deliver: impl FnMut(MemberDelivery)) -> bool {
         if sequence != self.arrived {
             return false;
         }
-        self.arrived += 1;
         for group in &mut self.groups {
-            if group.receives(sequence)
-                && let Some(assignment) = group.assign(sequence, self.confirmed)
-            {
-                let group = group.recipients.group;
-                self.outputs.push_back(deliver(group, sequence, assignment));
+            if let Some(delivery) = group.assign(sequence, self.confirmed) {
+                deliver(delivery);
             }
         }
+        self.arrived = sequence + 1;
         true
     }
 
-    /// A message that was requested for a group has arrived.
-    pub fn handle_resent(&mut self, group: GroupId, token: u32, sequence: u64) {
-        let mut groups = self.groups.iter_mut();
-        let found = groups.find(|it| it.recipients.group == group);
-        if let Some(assignment) = found.and_then(|it| it.assign_resent(token, sequence)) {
-            self.outputs.push_back(deliver(group, sequence, assignment));
+    /// A fast path for a burst of live messages: calls `deliver` for each instance that the next messages
+    /// go to, with the first of them, and returns how many of them go to these instances, at most `max`. The
+    /// caller sends some of them, and calls [`advance`](Self::advance). 0 if messages must be passed to
+    /// [`handle_live`](Self::handle_live) one by one.
+    pub fn live_block(&mut self, max: u64, mut deliver: impl FnMut(MemberDelivery)) -> u64 {
+        let (next, confirmed) = (self.arrived, self.confirmed);
+        let mut end = next + max;
+        for group in &mut self.groups {
+            if group.receives(next) {
+                match group.open_block(next, confirmed) {
+                    Some((_, block_end)) => end = end.min(block_end),
+                    None => return 0,
+                }
+            } else if group.recipients.from > next {
+                end = end.min(group.recipients.from);
+            }
+        }
+        for group in &mut self.groups {
+            if let Some((delivery, _)) = group.open_block(next, confirmed) {
+                deliver(delivery);
+            }
+        }
+        end - next
+    }
+
+    /// Live messages of a [block](Self::live_block) have arrived: as many as were returned, or fewer.
+    pub fn advance(&mut self, count: u64) {
+        self.arrived += count;
+    }
+
+    /// There was no room for messages that were to be sent to an instance. They are missing there, and
+    /// nothing is assigned to the instance or requested for it until there is [room](Self::handle_room).
+    /// Other instances are not concerned.
+    pub fn handle_refused(&mut self, group: GroupId, instance: InstanceId, messages: Range<u64>) {
+        let Some(at) = self.find(group) else { return };
+        let group = &mut self.groups[at];
+        group.close_block(self.arrived);
+        group.refuse(instance, messages);
+        self.proceed(at);
+    }
+
+    /// There is room for so many bytes on the way to an instance: what it misses is requested, in parts of
+    /// as many bytes.
+    pub fn handle_room(&mut self, group: GroupId, instance: InstanceId, bytes: u64) {
+        let Some(at) = self.find(group) else { return };
+        let group = &mut self.groups[at];
+        group.close_block(self.arrived);
+        if let Some(member) = group.member(instance) {
+            member.handle_room(bytes);
+        }
+        self.proceed(at);
+    }
+
+    /// A message that was requested for a group has arrived. Returns where it goes to.
+    pub fn handle_resent(
+        &mut self,
+        group: GroupId,
+        token: u32,
+        sequence: u64,
+    ) -> Option<MemberDelivery> {
+        let at = self.find(group)?;
+        let group = &mut self.groups[at];
+        group.close_block(self.arrived);
+        group.assign_resent(token, sequence)
+    }
+
+    /// The answer to a request is complete. The log of the source begins at `base`.
+    pub fn handle_resend_end(&mut self, group: GroupId, token: u32, base: u64) {
+        self.handle_base(base);
+        if let Some(at) = self.find(group) {
+            self.groups[at].close_block(self.arrived);
+            self.groups[at].end_resend(token);
+            self.proceed(at);
         }
     }
 
-    /// The answer to a request is complete.
-    pub fn handle_resend_end(&mut self, group: GroupId, token: u32) {
-        let mut groups = self.groups.iter_mut();
-        if let Some(found) = groups.find(|it| it.recipients.group == group) {
-            found.end_resend(token);
-        }
-        self.proceed();
-    }
-
-    /// An instance reports: in answer to [`EntryOutput::Bind`], or because it has processed messages.
-    pub fn handle_report(&mut self, instance: InstanceId, report: &ReceivingReport) {
+    /// An instance reports: in answer to a bind, or because it has processed messages, or to keep its
+    /// lease. A report that cannot be true is ignored.
+    pub fn handle_report(
+        &mut self,
+        group: GroupId,
+        instance: InstanceId,
+        report: &ReceivingReport,
+    ) {
         // An instance cannot have what no entry zipper has had.
         let end = self.arrived.max(self.sent_before);
-        let last = [&report.processed, &report.held].map(SequenceSet::last);
-        if report.end > end || last.into_iter().flatten().any(|last| last >= end) {
+        let sets = [&report.processed, &report.held];
+        let is_true = |set: &&SequenceSet| {
+            set.last().is_none_or(|last| last < end) && set.ranges().len() <= RANGES_MAX
+        };
+        if report.end > end || !sets.iter().all(is_true) {
             return;
         }
-        for group in &mut self.groups {
-            let Some(member) = group.member(instance) else {
-                continue;
-            };
-            let settled = match member.route {
-                MemberRoute::Binding(_) => group.bound(instance, report),
-                _ => group.settle(&report.processed),
-            };
-            if !settled.is_empty() {
-                self.outputs.push_back(EntryOutput::Settled {
-                    group: group.recipients.group,
-                    messages: settled,
-                });
-            }
+        let Some(at) = self.find(group) else { return };
+        let group = &mut self.groups[at];
+        group.close_block(self.arrived);
+        if group.member(instance).is_none() {
+            return;
         }
-        self.proceed();
+        group.handle_report(instance, report);
+        let lease = self.settings.lease;
+        let is_due = |it: &mut Member| it.is_listed && it.lease.is_due(lease);
+        self.probe.is_wanted |= group.member(instance).is_some_and(is_due);
+        self.proceed(at);
     }
 
-    /// The next time limit.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        let EntrySettings { lease, await_max } = self.settings;
-        let groups = self
+    fn find(&self, group: GroupId) -> Option<usize> {
+        let found = self
             .groups
-            .iter()
-            .filter(|it| it.recipients.until.is_none());
-        let empty = groups.filter_map(|it| it.empty_since.map(|since| since + await_max));
-        let members = self.groups.iter().flat_map(|it| &it.members);
-        let leases = members.filter_map(|it| match it.route {
-            MemberRoute::Down { since } => Some(since + lease),
-            _ => None,
-        });
-        empty.chain(leases).min()
+            .binary_search_by_key(&group, |it| it.recipients.group);
+        found.ok()
     }
 
-    /// Time has passed.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        let EntrySettings { lease, await_max } = self.settings;
-        let members = self.groups.iter().flat_map(|it| &it.members);
-        let expired = members.filter(|it| match it.route {
-            MemberRoute::Down { since } => now >= since + lease,
-            _ => false,
-        });
-        let expired: Vec<_> = expired.map(|it| it.instance).collect();
-        for instance in expired {
-            self.handle_death(now, instance);
-        }
-        let mut has_changed = false;
-        for at in 0..self.groups.len() {
-            let group = &mut self.groups[at];
-            let is_empty = group
-                .empty_since
-                .is_some_and(|since| now >= since + await_max);
-            if is_empty && group.recipients.until.is_none() {
-                has_changed = true;
-                let lost = group.end(self.arrived);
-                self.push_abandoned(at, lost, AbandonReason::NoSubscriber);
-            }
-        }
-        if has_changed {
-            self.announce();
-        }
-        self.proceed();
-    }
-
-    /// Informs the source and the instances of what has changed since the last call. To be called after a
-    /// batch of events.
-    pub fn report(&mut self) {
-        self.proceed();
-        if self.routed < self.arrived {
-            self.routed = self.arrived;
-            self.outputs.push_back(EntryOutput::Routed(self.routed));
-        }
-        let floor = self.base;
+    pub(super) fn close_blocks(&mut self) {
         for group in &mut self.groups {
-            for (instance, epoch) in group.floors(floor, FLOOR_STEP) {
-                self.outputs.push_back(EntryOutput::RaiseFloor {
-                    instance,
-                    epoch,
-                    floor,
-                });
-            }
-        }
-        self.groups.retain(|group| !group.is_over());
-    }
-
-    /// Assigns what waits, and requests what is missing.
-    fn proceed(&mut self) {
-        for at in 0..self.groups.len() {
-            let lost = self.groups[at].abandon_uncertain();
-            self.push_abandoned(at, lost, AbandonReason::InstanceLost);
-            let group = &mut self.groups[at];
-            group.assign_waiting(self.confirmed);
-            if let Some(request) = group.request(self.confirmed, self.arrived) {
-                self.outputs.push_back(EntryOutput::Resend(request));
-            }
+            group.close_block(self.arrived);
         }
     }
-}
 
-fn deliver(group: GroupId, sequence: u64, assignment: Assignment) -> EntryOutput {
-    let Assignment {
-        instance,
-        epoch,
-        is_redelivery,
-    } = assignment;
-    EntryOutput::Deliver {
-        group,
-        instance,
-        epoch,
-        sequence,
-        is_redelivery,
+    /// Assigns what waits.
+    pub(super) fn proceed(&mut self, at: usize) {
+        let group = &mut self.groups[at];
+        group.abandon_uncertain();
+        group.assign_waiting(self.confirmed);
+        group.is_active = true;
+        self.active_from = self.active_from.min(at);
     }
 }

@@ -1,15 +1,21 @@
 //! One group of a flow: which of its members receives which message.
 
+use std::ops::Range;
+
 use selvedge_client::settlement::{
-    GroupOffer, InstanceId, ReceivingReport, RecipientGroup, ResendRequest, RouteEpoch, SequenceSet,
+    AbandonReason, GroupId, GroupOffer, InstanceId, RANGES_MAX, ReceivingReport, RecipientGroup,
+    ResendRequest, RouteEpoch, SequenceSet,
 };
 use selvedge_hub::Instant;
 
-use super::entry::GroupSpec;
 use super::member::{Member, MemberRoute};
+use super::outputs::MemberDelivery;
 
 /// How many consecutive messages one member receives before it is the turn of another.
 const BLOCK_LEN: u32 = 256;
+
+/// The same if there is no other.
+const LONE_BLOCK_LEN: u32 = 1 << 20;
 
 /// A group of a flow at its entry zipper.
 #[derive(Debug)]
@@ -30,12 +36,19 @@ pub(super) struct GroupFlow {
     uncertain: SequenceSet,
     /// Behind the last message that an earlier entry zipper may have forwarded.
     sent_before: u64,
-    /// The member of the present block, and how much is left of it.
+    /// The member whose turn it is, and for how many messages.
     turn: (usize, u32),
+    block: Option<OpenBlock>,
     request: Option<PendingResend>,
     next_token: u32,
     /// Since when it has had no members.
     pub(super) empty_since: Option<Instant>,
+    /// Settled messages that the source has not been informed of.
+    pub(super) news: SequenceSet,
+    /// Abandoned messages that the source has not been informed of.
+    pub(super) abandoned: Vec<(AbandonReason, SequenceSet)>,
+    /// Whether there may be something for the source.
+    pub(super) is_active: bool,
 }
 
 /// A request to the source that has not been answered.
@@ -43,15 +56,17 @@ pub(super) struct GroupFlow {
 struct PendingResend {
     token: u32,
     member: InstanceId,
-    from: u64,
 }
 
-/// A message on its way to an instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Assignment {
-    pub(super) instance: InstanceId,
-    pub(super) epoch: RouteEpoch,
-    pub(super) is_redelivery: bool,
+/// Live messages that one member receives without further checks. They are assigned when the block is
+/// closed, which is before anything else happens to the group.
+#[derive(Debug, Clone, Copy)]
+struct OpenBlock {
+    start: u64,
+    end: u64,
+    member: usize,
+    instance: InstanceId,
+    epoch: RouteEpoch,
 }
 
 impl GroupFlow {
@@ -67,9 +82,13 @@ impl GroupFlow {
             uncertain: SequenceSet::default(),
             sent_before: 0,
             turn: (0, 0),
+            block: None,
             request: None,
             next_token: 0,
             empty_since: Some(now),
+            news: SequenceSet::default(),
+            abandoned: Vec::new(),
+            is_active: true,
         }
     }
 
@@ -104,10 +123,23 @@ impl GroupFlow {
         }
     }
 
-    pub(super) fn is_for(&self, spec: &GroupSpec) -> bool {
-        self.recipients.until.is_none()
-            && self.recipients.name == spec.name
-            && self.recipients.only == spec.only
+    /// Its name, and the instance that is a group of its own.
+    pub(super) fn key(&self) -> (&str, Option<InstanceId>) {
+        (&self.recipients.name, self.recipients.only)
+    }
+
+    /// Only these members may receive messages. Others lose their lease.
+    pub(super) fn list(&mut self, now: Instant, is_listed: impl Fn(InstanceId) -> bool) {
+        for member in &mut self.members {
+            let was_listed = std::mem::replace(&mut member.is_listed, is_listed(member.instance));
+            if was_listed && !member.is_listed && member.is_bound() {
+                member.silent_since = now;
+            }
+        }
+    }
+
+    pub(super) const fn has_block(&self) -> bool {
+        self.block.is_some()
     }
 
     /// The group for an announcement.
@@ -128,7 +160,7 @@ impl GroupFlow {
     }
 
     /// Whether a member that the source knows has not reported yet.
-    fn is_recovering(&self) -> bool {
+    pub(super) fn is_recovering(&self) -> bool {
         self.members.iter().any(|it| it.is_awaited)
     }
 
@@ -139,9 +171,41 @@ impl GroupFlow {
             .is_some_and(|until| self.floor >= until)
     }
 
-    /// A live message has arrived. Returns the member that it goes to now, if there is one.
+    /// Whether it may share messages with a group, so that one must end where the other begins.
+    pub(super) fn precedes(&self, name: &str, only: Option<InstanceId>) -> bool {
+        let (own_name, own) = self.key();
+        own_name == name && (own == only || own.is_none() || only.is_none())
+    }
+
+    /// A live message has arrived. Returns where it goes to now, if there is a member for it.
     #[inline]
-    pub(super) fn assign(&mut self, sequence: u64, confirmed: u64) -> Option<Assignment> {
+    pub(super) fn assign(&mut self, sequence: u64, confirmed: u64) -> Option<MemberDelivery> {
+        match &self.block {
+            Some(block) if sequence < block.end => Some(self.block_delivery(block, sequence)),
+            _ => self.assign_anew(sequence, confirmed),
+        }
+    }
+
+    #[inline]
+    fn block_delivery(&self, block: &OpenBlock, sequence: u64) -> MemberDelivery {
+        MemberDelivery {
+            group: self.recipients.group,
+            instance: block.instance,
+            epoch: block.epoch,
+            sequence,
+            is_redelivery: false,
+        }
+    }
+
+    #[inline(never)]
+    fn assign_anew(&mut self, sequence: u64, confirmed: u64) -> Option<MemberDelivery> {
+        self.close_block(sequence);
+        if !self.receives(sequence) {
+            return None;
+        }
+        if let Some((delivery, _)) = self.open_block(sequence, confirmed) {
+            return Some(delivery);
+        }
         if sequence < self.floor || self.settled.contains(sequence) {
             return None;
         }
@@ -158,7 +222,66 @@ impl GroupFlow {
             return None;
         };
         self.turn.1 -= 1;
-        self.members[at].take_next(sequence, &mut self.uncertain)
+        let assignment = self.members[at].take_next(sequence, &mut self.uncertain);
+        assignment.map(|it| it.delivery(self.recipients.group, sequence))
+    }
+
+    /// Begins a block with a message, if the messages from it on are new to every member. Returns where
+    /// they go to, and the end of the block.
+    pub(super) fn open_block(
+        &mut self,
+        sequence: u64,
+        confirmed: u64,
+    ) -> Option<(MemberDelivery, u64)> {
+        if let Some(block) = &self.block
+            && sequence < block.end
+        {
+            return Some((self.block_delivery(block, sequence), block.end));
+        }
+        self.close_block(sequence);
+        let is_new = sequence >= self.floor && self.members.iter().all(|it| it.end <= sequence);
+        if !is_new || !self.receives(sequence) || self.is_recovering() {
+            return None;
+        }
+        let next = [&self.settled, &self.uncertain].map(|set| set.first_from(sequence));
+        let limit = next
+            .into_iter()
+            .flatten()
+            .chain(self.recipients.until)
+            .min();
+        if limit == Some(sequence) {
+            return None;
+        }
+        let member = self.next_live(sequence, confirmed)?;
+        let MemberRoute::Bound(epoch) = self.members[member].route else {
+            return None;
+        };
+        let end = sequence + u64::from(self.turn.1);
+        let block = OpenBlock {
+            start: sequence,
+            end: end.min(limit.unwrap_or(end)),
+            member,
+            instance: self.members[member].instance,
+            epoch,
+        };
+        self.block = Some(block);
+        Some((self.block_delivery(&block, sequence), block.end))
+    }
+
+    /// Assigns the messages of the block that have arrived. Everything below `arrived` has.
+    #[inline]
+    pub(super) fn close_block(&mut self, arrived: u64) {
+        let Some(block) = self.block.take() else {
+            return;
+        };
+        let sent = block.start..block.end.min(arrived);
+        self.turn.1 -= (sent.end - sent.start) as u32;
+        if let Some(member) = self.members.get_mut(block.member)
+            && !sent.is_empty()
+        {
+            member.end = sent.end;
+            member.assigned.insert(sent);
+        }
     }
 
     /// Whether live messages may be sent to a member. The answer to a request covers what arrives before it.
@@ -181,7 +304,8 @@ impl GroupFlow {
         let next = (at + 1..=at + len)
             .map(|it| it % len)
             .find(|&it| is_live(it))?;
-        self.turn = (next, BLOCK_LEN);
+        let block_len = if len == 1 { LONE_BLOCK_LEN } else { BLOCK_LEN };
+        self.turn = (next, block_len);
         Some(next)
     }
 
@@ -219,6 +343,8 @@ impl GroupFlow {
         if self.request.is_some() || self.is_recovering() {
             return None;
         }
+        // Messages that have arrived since belong to the request.
+        self.assign_waiting(confirmed);
         // What has not arrived will.
         let misses = |it: &&Member| {
             let has_arrived = it.missing.first().is_some_and(|first| first < arrived);
@@ -227,38 +353,50 @@ impl GroupFlow {
         let member = self.members.iter().find(misses)?;
         self.next_token += 1;
         let token = self.next_token;
-        let mut ranges = member.missing.clone();
-        ranges.remove(arrived..u64::MAX);
+        let mut rest = member.missing.clone();
+        rest.remove(arrived..u64::MAX);
+        let ranges = rest.take_ranges(RANGES_MAX);
         self.request = Some(PendingResend {
             token,
             member: member.instance,
-            from: arrived,
         });
         Some(ResendRequest {
             group: self.recipients.group,
             token,
             ranges,
-            from: arrived,
+            // Later ones follow all that it misses.
+            from: rest.is_empty().then_some(arrived),
+            bytes: member.room,
         })
     }
 
-    /// A message that was requested has arrived. Returns the member that it goes to.
-    pub(super) fn assign_resent(&mut self, token: u32, sequence: u64) -> Option<Assignment> {
+    /// A message that was requested has arrived. Returns where it goes to.
+    pub(super) fn assign_resent(&mut self, token: u32, sequence: u64) -> Option<MemberDelivery> {
         let request = self.request.as_ref().filter(|it| it.token == token)?;
-        let is_new = sequence >= request.from && self.unassigned.contains(sequence);
         let instance = request.member;
         let member = self.members.iter_mut().find(|it| it.instance == instance)?;
         let one = sequence..sequence + 1;
-        if is_new && sequence >= member.end {
-            self.unassigned.remove(one);
-            return member.take_next(sequence, &mut self.uncertain);
-        }
-        if member.missing.contains(sequence) {
+        let assignment = if member.missing.contains(sequence) {
             member.missing.remove(one);
+            member.assignment(sequence)
+        } else if self.unassigned.contains(sequence) && sequence >= member.end {
+            self.unassigned.remove(one);
+            member.take_next(sequence, &mut self.uncertain)
         } else {
-            return None;
-        }
-        member.assignment(sequence)
+            None
+        };
+        assignment.map(|it| it.delivery(self.recipients.group, sequence))
+    }
+
+    /// There was no room for messages that were to be sent to a member.
+    pub(super) fn refuse(&mut self, instance: InstanceId, messages: Range<u64>) {
+        let Some(member) = self.member(instance) else {
+            return;
+        };
+        let refused = member.assigned.within(messages);
+        member.missing.insert_all(&refused);
+        member.is_full = true;
+        self.request.take_if(|it| it.member == instance);
     }
 
     /// The answer to a request is complete.
@@ -266,8 +404,8 @@ impl GroupFlow {
         self.request.take_if(|it| it.token == token);
     }
 
-    /// An instance reports what it has processed. Returns what is settled because of that.
-    pub(super) fn settle(&mut self, processed: &SequenceSet) -> SequenceSet {
+    /// An instance reports what it has processed.
+    pub(super) fn settle(&mut self, processed: &SequenceSet) {
         let mut news = processed.clone();
         news.remove_below(self.floor);
         if let Some(until) = self.recipients.until {
@@ -275,7 +413,15 @@ impl GroupFlow {
         }
         news.remove_all(&self.settled);
         self.finish(&news);
-        news
+        self.news.insert_all(&news);
+    }
+
+    /// The source has removed everything below `base` from its log.
+    pub(super) fn raise_floor(&mut self, base: u64) {
+        let base = base.min(self.recipients.until.unwrap_or(base));
+        if base > self.floor {
+            self.finish(&SequenceSet::from(self.floor..base));
+        }
     }
 
     fn finish(&mut self, done: &SequenceSet) {
@@ -292,42 +438,43 @@ impl GroupFlow {
         self.settled.remove_below(self.floor);
     }
 
-    /// An instance reports under the epoch that it was bound with. Returns what is settled.
-    pub(super) fn bound(&mut self, instance: InstanceId, report: &ReceivingReport) -> SequenceSet {
-        let news = self.settle(&report.processed);
+    /// An instance reports.
+    pub(super) fn handle_report(&mut self, instance: InstanceId, report: &ReceivingReport) {
+        self.settle(&report.processed);
         let floor = self.floor;
         let Some(member) = self.member(instance) else {
-            return news;
+            return;
         };
-        if member.bound(report) {
+        member.handle_news(report);
+        if let Some(held) = member.handle_answer(report) {
             // What the group has needs no care.
             member.assigned.remove_below(floor);
             member.missing.remove_below(floor);
-            let (held, settled) = (report.held.clone(), self.settled.clone());
+            let settled = self.settled.clone();
             self.unassigned.remove_all(&held);
             self.uncertain.remove_all(&held);
             if let Some(member) = self.member(instance) {
                 member.settle(&settled);
             }
         }
-        news
     }
 
     /// The route to a member is lost, with everything on it.
-    pub(super) fn lose_route(&mut self, now: Instant, instance: InstanceId) {
+    pub(super) fn lose_route(&mut self, instance: InstanceId) -> Option<&mut Member> {
         self.request.take_if(|it| it.member == instance);
-        if let Some(member) = self.member(instance) {
-            member.lose_route(now);
-        }
+        self.member(instance)
     }
 
     /// A member has left, or is dead, or has lost its lease: then it may have received what is assigned to
-    /// it. Returns the messages that no other one receives.
-    pub(super) fn remove(&mut self, now: Instant, instance: InstanceId, is_orderly: bool) {
+    /// it. Returns it.
+    pub(super) fn remove(
+        &mut self,
+        now: Instant,
+        instance: InstanceId,
+        is_orderly: bool,
+    ) -> Option<Member> {
         self.request.take_if(|it| it.member == instance);
-        let Some(at) = self.members.iter().position(|it| it.instance == instance) else {
-            return;
-        };
+        let at = self.members.iter().position(|it| it.instance == instance)?;
         let member = self.members.remove(at);
         self.turn = (0, 0);
         if self.members.is_empty() {
@@ -335,7 +482,7 @@ impl GroupFlow {
         }
         if self.recipients.only.is_some() {
             // The caller ends the group, with everything that it has not received.
-            return;
+            return Some(member);
         }
         // It may have received what is assigned and not missing; before it has reported, anything that
         // an earlier entry zipper has forwarded.
@@ -359,49 +506,67 @@ impl GroupFlow {
                 .insert_all(&member.redelivered.common(&member.assigned));
         }
         self.unassigned.insert_all(&member.assigned);
+        Some(member)
     }
 
-    /// Messages that an instance which is gone may have received, if they go to no other one.
-    pub(super) fn abandon_uncertain(&mut self) -> SequenceSet {
+    /// Abandons messages that an instance which is gone may have received, if they go to no other one.
+    pub(super) fn abandon_uncertain(&mut self) {
         if self.redelivers || self.is_recovering() {
-            return SequenceSet::default();
+            return;
         }
         self.recipients.uncertain_below = 0;
         let lost = std::mem::take(&mut self.uncertain);
-        self.finish(&lost);
-        lost
+        self.abandon(lost, AbandonReason::InstanceLost);
     }
 
-    /// The group has ended: it receives none of the messages that have not arrived. Returns what it will
-    /// not receive.
-    pub(super) fn end(&mut self, arrived: u64) -> SequenceSet {
+    fn abandon(&mut self, messages: SequenceSet, reason: AbandonReason) {
+        if messages.is_empty() {
+            return;
+        }
+        self.finish(&messages);
+        let mut known = self.abandoned.iter_mut();
+        match known.find(|it| it.0 == reason) {
+            Some((_, known)) => known.insert_all(&messages),
+            None => self.abandoned.push((reason, messages)),
+        }
+    }
+
+    /// The group receives no further messages.
+    pub(super) fn close(&mut self, arrived: u64) {
         // An instance may have had later ones from an earlier entry zipper.
-        let done = self.settled.last().map_or(self.floor, |last| last + 1);
-        let until = arrived.max(done);
-        self.recipients.until = Some(until);
-        let lost = self.settled.missing_from(self.floor..until);
-        self.finish(&lost);
+        let end = arrived.max(self.sent_before).max(self.recipients.from);
+        let until = &mut self.recipients.until;
+        *until = until.or(Some(end));
+    }
+
+    /// The group has ended: it receives no further messages, and abandons those that it does not have.
+    pub(super) fn end(&mut self, arrived: u64, reason: AbandonReason) {
+        self.close(arrived);
+        let until = self.recipients.until.unwrap_or(arrived);
+        let lost = self.settled.missing_from(self.floor..until.max(self.floor));
+        self.abandon(lost, reason);
         self.members.clear();
         self.request = None;
-        lost
     }
+}
 
-    /// Members to which a newer floor must be sent, with their routes.
-    pub(super) fn floors(
-        &mut self,
-        floor: u64,
-        step: u64,
-    ) -> impl Iterator<Item = (InstanceId, RouteEpoch)> {
-        self.members.iter_mut().filter_map(move |it| {
-            let MemberRoute::Bound(epoch) = it.route else {
-                return None;
-            };
-            if floor.saturating_sub(it.floor_sent) < step {
-                return None;
-            }
-            it.floor_sent = floor;
-            Some((it.instance, epoch))
-        })
+/// A message on its way to an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Assignment {
+    instance: InstanceId,
+    epoch: RouteEpoch,
+    is_redelivery: bool,
+}
+
+impl Assignment {
+    const fn delivery(self, group: GroupId, sequence: u64) -> MemberDelivery {
+        MemberDelivery {
+            group,
+            instance: self.instance,
+            epoch: self.epoch,
+            sequence,
+            is_redelivery: self.is_redelivery,
+        }
     }
 }
 

@@ -1,7 +1,14 @@
 //! One instance of a group: the messages assigned to it, and the route to it.
 
-use selvedge_client::settlement::{InstanceId, ReceivingReport, RouteEpoch, SequenceSet};
+use std::time::Duration;
+
+use selvedge_client::settlement::{
+    InstanceId, ReceivingReport, ReportKind, RouteEpoch, SequenceSet,
+};
 use selvedge_hub::Instant;
+
+/// How many bytes a member may request at once.
+const REQUEST_MAX: u64 = 256 << 10;
 
 /// An instance of a group, as the entry zipper of a flow knows it.
 #[derive(Debug)]
@@ -10,6 +17,8 @@ pub(super) struct Member {
     /// The announcement that first named it: it may receive messages once the source has confirmed that.
     pub(super) announced_in: u64,
     pub(super) route: MemberRoute,
+    /// Since when it is not bound, or not listed. It has lost its lease a while later.
+    pub(super) silent_since: Instant,
     /// Messages that it has to process.
     pub(super) assigned: SequenceSet,
     /// Assigned messages that may not reach it on the present route.
@@ -20,19 +29,65 @@ pub(super) struct Member {
     pub(super) end: u64,
     /// The floor that was sent to it last.
     pub(super) floor_sent: u64,
+    /// How many bytes it may request at once.
+    pub(super) room: u64,
+    pub(super) lease: LeaseStamps,
+    /// A route that was bound before, and is of no use any more.
+    pub(super) unbind: Option<RouteEpoch>,
+    /// The parts of its answer to a bind so far.
+    pub(super) answer: Option<Box<PartialAnswer>>,
+    /// How often it was bound without success.
+    pub(super) failures: u8,
+    /// Whether the router knows a way to it.
+    pub(super) has_route: bool,
     /// Whether it is known from the source, and has not reported yet.
     pub(super) is_awaited: bool,
     /// Whether the router lists it. A source may name any instance: such a one is asked, and receives nothing.
     pub(super) is_listed: bool,
+    /// Whether the way to it has no room.
+    pub(super) is_full: bool,
+    /// Whether messages are assigned to it, and it has not reported since the last check.
+    pub(super) is_suspect: bool,
+}
+
+/// The stamps of an instance's reports, in microseconds of its clock; 0 if there is none.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct LeaseStamps {
+    /// The newest one.
+    pub(super) received: u64,
+    /// The newest one that was received before the present probe.
+    pub(super) probed: u64,
+    /// The newest one that the source has answered a later probe for.
+    pub(super) renewed: u64,
+    /// Whether that is to be sent.
+    pub(super) is_pending: bool,
+}
+
+impl LeaseStamps {
+    /// Whether the lease should be renewed.
+    pub(super) fn is_due(&self, lease: Duration) -> bool {
+        let age = self.received.saturating_sub(self.renewed);
+        age > 0 && (self.renewed == 0 || u128::from(age) >= (lease / 6).as_micros())
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct PartialAnswer {
+    processed: SequenceSet,
+    held: SequenceSet,
 }
 
 /// The route to an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MemberRoute {
-    /// There is none since that time.
-    Down { since: Instant },
-    /// The instance was asked to report under this epoch.
-    Binding(RouteEpoch),
+    /// There is none. If there is a way, it is bound at that time.
+    Down { retry_at: Option<Instant> },
+    /// The instance was asked to report under this epoch, or is to be asked.
+    Binding {
+        epoch: RouteEpoch,
+        is_sent: bool,
+        until: Instant,
+    },
     /// It has reported: messages may be sent.
     Bound(RouteEpoch),
 }
@@ -42,20 +97,29 @@ impl Member {
         Self {
             instance,
             announced_in,
-            route: MemberRoute::Down { since: now },
+            route: MemberRoute::Down { retry_at: None },
+            silent_since: now,
             assigned: SequenceSet::default(),
             missing: SequenceSet::default(),
             redelivered: SequenceSet::default(),
             end: 0,
             floor_sent: 0,
+            room: REQUEST_MAX,
+            lease: LeaseStamps::default(),
+            unbind: None,
+            answer: None,
+            failures: 0,
+            has_route: false,
             is_awaited: false,
             is_listed: true,
+            is_full: false,
+            is_suspect: false,
         }
     }
 
     /// Whether messages may be assigned to it.
     pub(super) fn is_eligible(&self, confirmed: u64) -> bool {
-        self.is_bound() && self.is_listed && self.announced_in <= confirmed
+        self.is_bound() && self.is_listed && !self.is_full && self.announced_in <= confirmed
     }
 
     pub(super) const fn is_bound(&self) -> bool {
@@ -67,26 +131,118 @@ impl Member {
         self.is_eligible(confirmed) && self.missing.is_empty()
     }
 
-    /// The route has ended: what is in flight is lost.
-    pub(super) fn lose_route(&mut self, now: Instant) {
-        if !matches!(self.route, MemberRoute::Down { .. }) {
-            self.route = MemberRoute::Down { since: now };
+    /// The epoch of its route, and whether the instance may know it.
+    const fn epoch(&self) -> Option<(RouteEpoch, bool)> {
+        match self.route {
+            MemberRoute::Down { .. } => None,
+            MemberRoute::Binding { epoch, is_sent, .. } => Some((epoch, is_sent)),
+            MemberRoute::Bound(epoch) => Some((epoch, true)),
         }
     }
 
-    /// It reports under the epoch that it was bound with. Returns whether that is so.
-    pub(super) fn bound(&mut self, report: &ReceivingReport) -> bool {
-        if self.route != MemberRoute::Binding(report.epoch) {
-            return false;
+    pub(super) fn has_epoch(&self, epoch: RouteEpoch) -> bool {
+        self.epoch().is_some_and(|it| it.0 == epoch)
+    }
+
+    /// The route has ended: what is in flight is lost. Returns the route that is to be unbound.
+    pub(super) fn lose_route(&mut self, now: Instant) -> Option<RouteEpoch> {
+        if self.is_bound() && self.is_listed {
+            self.silent_since = now;
         }
+        if let Some((epoch, true)) = self.epoch() {
+            self.unbind = Some(epoch);
+        }
+        self.route = MemberRoute::Down { retry_at: None };
+        self.answer = None;
+        self.is_full = false;
+        self.is_suspect = false;
+        self.room = REQUEST_MAX;
+        self.unbind
+    }
+
+    /// Binds it to another route. The time limit doubles with each failure.
+    pub(super) fn bind(&mut self, now: Instant, epoch: RouteEpoch, limit: Duration) {
+        self.lose_route(now);
+        self.route = MemberRoute::Binding {
+            epoch,
+            is_sent: false,
+            until: now + limit * (1 << self.failures.min(3)),
+        };
+        self.failures = self.failures.saturating_add(1);
+    }
+
+    /// The way to it has lost something: it is bound again, at once for the first time.
+    pub(super) fn retry_later(&mut self, now: Instant) {
+        self.lose_route(now);
+        let pause = match self.failures {
+            0 | 1 => Duration::ZERO,
+            failures => Duration::from_millis(10 << failures.min(8)),
+        };
+        self.failures = self.failures.saturating_add(1);
+        self.route = MemberRoute::Down {
+            retry_at: Some(now + pause),
+        };
+    }
+
+    /// The router knows a way to it, perhaps another one.
+    pub(super) fn has_new_way(&mut self) {
+        self.has_route = true;
+        self.failures = 0;
+    }
+
+    /// When the route needs care.
+    pub(super) fn route_timeout(&self) -> Option<Instant> {
+        match self.route {
+            MemberRoute::Down { retry_at } => retry_at.filter(|_| self.has_route),
+            MemberRoute::Binding { until, .. } => Some(until),
+            MemberRoute::Bound(_) => None,
+        }
+    }
+
+    /// Since when its lease counts down, if it does.
+    pub(super) fn lease_start(&self) -> Option<Instant> {
+        (!self.is_bound() || !self.is_listed).then_some(self.silent_since)
+    }
+
+    /// It has reported something new: what was in the way is over.
+    pub(super) fn handle_news(&mut self, report: &ReceivingReport) {
+        self.is_suspect = false;
+        if self.has_epoch(report.epoch) {
+            self.lease.received = self.lease.received.max(report.stamp);
+            if report.kind == ReportKind::News && !report.processed.is_empty() {
+                self.failures = 0;
+            }
+        }
+    }
+
+    /// It answers to a bind. Returns whether the answer is complete, and which messages it holds.
+    pub(super) fn handle_answer(&mut self, report: &ReceivingReport) -> Option<SequenceSet> {
+        let is_expected =
+            matches!(self.route, MemberRoute::Binding { epoch, .. } if epoch == report.epoch);
+        if !is_expected {
+            return None;
+        }
+        match report.kind {
+            ReportKind::News => return None,
+            ReportKind::Part => {
+                let answer = self.answer.get_or_insert_default();
+                answer.processed.insert_all(&report.processed);
+                answer.held.insert_all(&report.held);
+                return None;
+            }
+            ReportKind::Answer => {}
+        }
+        let mut answer = *self.answer.take().unwrap_or_default();
+        answer.processed.insert_all(&report.processed);
+        answer.held.insert_all(&report.held);
         self.route = MemberRoute::Bound(report.epoch);
         self.is_awaited = false;
         self.end = self.end.max(report.end);
-        self.assigned.insert_all(&report.held);
+        self.assigned.insert_all(&answer.held);
         self.missing = self.assigned.clone();
-        self.missing.remove_all(&report.held);
-        self.missing.remove_all(&report.processed);
-        true
+        self.missing.remove_all(&answer.held);
+        self.missing.remove_all(&answer.processed);
+        Some(answer.held)
     }
 
     /// These messages are settled.
@@ -94,5 +250,11 @@ impl Member {
         self.assigned.remove_all(settled);
         self.missing.remove_all(settled);
         self.redelivered.remove_all(settled);
+    }
+
+    /// There is room on the way to it.
+    pub(super) fn handle_room(&mut self, bytes: u64) {
+        self.is_full = false;
+        self.room = bytes.min(REQUEST_MAX);
     }
 }

@@ -16,5 +16,10 @@
 mod entry;
 mod group;
 mod member;
+mod offer;
+mod outputs;
+mod timers;
 
-pub use entry::{EntryFlow, EntryOutput, EntrySettings, GroupSpec, InvalidOffer};
+pub use entry::{EntryFlow, EntrySettings, GroupSpec};
+pub use offer::InvalidOffer;
+pub use outputs::{InstanceOutput, InstanceOutputKind, MemberDelivery, SourceOutput};

@@ -1,0 +1,241 @@
+//! What a flow requires of its zipper.
+
+use selvedge_client::settlement::{
+    AbandonReason, GroupId, InstanceId, RANGES_MAX, Recipients, ResendRequest, RouteEpoch,
+    SequenceSet,
+};
+
+use super::entry::EntryFlow;
+use super::group::GroupFlow;
+use super::member::{Member, MemberRoute};
+
+/// A floor is sent when it has risen by so many messages.
+pub(super) const FLOOR_STEP: u64 = 1024;
+
+/// A message that is to be sent to an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemberDelivery {
+    /// The group.
+    pub group: GroupId,
+    /// The instance.
+    pub instance: InstanceId,
+    /// The epoch of its route.
+    pub epoch: RouteEpoch,
+    /// The number of the message.
+    pub sequence: u64,
+    /// Whether another instance may have received it.
+    pub is_redelivery: bool,
+}
+
+/// What is to be sent to the source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceOutput {
+    /// The recipients have changed. The source confirms the version.
+    Announce(Recipients),
+    /// The recipient sets of messages below are fixed.
+    Routed(u64),
+    /// A group has messages.
+    Settled {
+        /// The group.
+        group: GroupId,
+        /// The messages, in at most [`RANGES_MAX`] ranges.
+        messages: SequenceSet,
+    },
+    /// A group does not receive messages.
+    Abandoned {
+        /// The group.
+        group: GroupId,
+        /// The messages, in at most [`RANGES_MAX`] ranges.
+        messages: SequenceSet,
+        /// Why.
+        reason: AbandonReason,
+    },
+    /// Messages are requested again.
+    Resend(ResendRequest),
+    /// The source answers with the number if the flow is still attached to this zipper.
+    Probe(u32),
+}
+
+/// What is to be sent to an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InstanceOutput {
+    /// The group.
+    pub group: GroupId,
+    /// The instance.
+    pub instance: InstanceId,
+    /// The epoch of the route that it belongs to.
+    pub epoch: RouteEpoch,
+    /// What it is.
+    pub kind: InstanceOutputKind,
+}
+
+/// What an [`InstanceOutput`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InstanceOutputKind {
+    /// Bind the instance to a new route: it answers with a report.
+    Bind,
+    /// The route is of no use any more.
+    Unbind,
+    /// Nothing below is sent again.
+    RaiseFloor(u64),
+    /// The source is alive: returns the stamp of a report, which extends the lease.
+    Renew(u64),
+}
+
+impl EntryFlow {
+    /// What is to be sent to the source next. To be called when it has room: what has changed several
+    /// times is one output. Once returned, an output must arrive, in order, as long as the source is
+    /// attached.
+    pub fn poll_source_output(&mut self) -> Option<SourceOutput> {
+        if self.is_changed {
+            return Some(self.announce());
+        }
+        if let Some(output) = self.poll_group() {
+            return Some(output);
+        }
+        if self.routed < self.arrived {
+            self.routed = self.arrived;
+            return Some(SourceOutput::Routed(self.routed));
+        }
+        self.poll_probe().map(SourceOutput::Probe)
+    }
+
+    fn announce(&mut self) -> SourceOutput {
+        self.is_changed = false;
+        self.announced += 1;
+        let groups = self.groups.iter().map(GroupFlow::announcement);
+        SourceOutput::Announce(Recipients {
+            version: self.announced,
+            groups: groups.collect(),
+        })
+    }
+
+    fn poll_group(&mut self) -> Option<SourceOutput> {
+        let mut is_any_over = false;
+        while let Some(group) = self.groups.get_mut(self.active_from) {
+            if group.is_active {
+                group.close_block(self.arrived);
+                if let Some(output) = group.poll_output(self.confirmed, self.arrived) {
+                    return Some(output);
+                }
+                group.is_active = false;
+                is_any_over |= group.is_over() && group.recipients.until <= Some(self.arrived);
+            }
+            self.active_from += 1;
+        }
+        if is_any_over {
+            self.remove_groups();
+        }
+        None
+    }
+
+    /// Removes groups that need no further care.
+    fn remove_groups(&mut self) {
+        let ended = &mut self.ended;
+        self.groups.retain(|group| {
+            // Until then, another group of that name must not begin earlier.
+            let has_arrived = group.recipients.until <= Some(self.arrived);
+            let is_over = !group.is_active && group.is_over() && has_arrived;
+            if is_over {
+                let members = group.members.iter();
+                let epochs = members.filter_map(|it| Some((it.instance, it.sent_epoch()?)));
+                let number = group.recipients.group;
+                ended.extend(epochs.map(|(instance, epoch)| (number, instance, epoch)));
+            }
+            !is_over
+        });
+        self.active_from = self.groups.len();
+        self.instances_from = 0;
+    }
+
+    /// What is to be sent to an instance next. If there is no room on the way to it, a `RaiseFloor` and a
+    /// `Renew` may be discarded; for a `Bind`, call [`handle_loss`](Self::handle_loss).
+    pub fn poll_instance_output(&mut self) -> Option<InstanceOutput> {
+        if let Some((group, instance, epoch)) = self.ended.pop() {
+            return Some(InstanceOutput {
+                group,
+                instance,
+                epoch,
+                kind: InstanceOutputKind::Unbind,
+            });
+        }
+        while let Some(group) = self.groups.get_mut(self.instances_from) {
+            let number = group.recipients.group;
+            let mut members = group.members.iter_mut();
+            let found = members.find_map(|it| it.poll_output(number, self.base));
+            if found.is_some() {
+                return found;
+            }
+            self.instances_from += 1;
+        }
+        None
+    }
+}
+
+impl GroupFlow {
+    fn poll_output(&mut self, confirmed: u64, arrived: u64) -> Option<SourceOutput> {
+        let group = self.recipients.group;
+        for (reason, messages) in self.abandoned.iter_mut() {
+            let messages = messages.take_ranges(RANGES_MAX);
+            if !messages.is_empty() {
+                return Some(SourceOutput::Abandoned {
+                    group,
+                    messages,
+                    reason: *reason,
+                });
+            }
+        }
+        self.abandoned = Vec::new();
+        let messages = self.news.take_ranges(RANGES_MAX);
+        if !messages.is_empty() {
+            return Some(SourceOutput::Settled { group, messages });
+        }
+        let request = self.request(confirmed, arrived);
+        request.map(SourceOutput::Resend)
+    }
+}
+
+impl Member {
+    /// The epoch that the instance may know.
+    fn sent_epoch(&self) -> Option<RouteEpoch> {
+        match self.route {
+            MemberRoute::Bound(epoch) => Some(epoch),
+            MemberRoute::Binding {
+                epoch,
+                is_sent: true,
+                ..
+            } => Some(epoch),
+            _ => self.unbind,
+        }
+    }
+
+    fn poll_output(&mut self, group: GroupId, floor: u64) -> Option<InstanceOutput> {
+        let (epoch, kind) = self.poll_kind(floor)?;
+        Some(InstanceOutput {
+            group,
+            instance: self.instance,
+            epoch,
+            kind,
+        })
+    }
+
+    fn poll_kind(&mut self, floor: u64) -> Option<(RouteEpoch, InstanceOutputKind)> {
+        if let Some(epoch) = self.unbind.take() {
+            return Some((epoch, InstanceOutputKind::Unbind));
+        }
+        match &mut self.route {
+            MemberRoute::Binding { epoch, is_sent, .. } if !*is_sent => {
+                *is_sent = true;
+                Some((*epoch, InstanceOutputKind::Bind))
+            }
+            MemberRoute::Bound(epoch) if std::mem::take(&mut self.lease.is_pending) => {
+                Some((*epoch, InstanceOutputKind::Renew(self.lease.renewed)))
+            }
+            MemberRoute::Bound(epoch) if floor.saturating_sub(self.floor_sent) >= FLOOR_STEP => {
+                self.floor_sent = floor;
+                Some((*epoch, InstanceOutputKind::RaiseFloor(floor)))
+            }
+            _ => None,
+        }
+    }
+}

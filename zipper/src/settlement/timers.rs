@@ -1,0 +1,180 @@
+//! What happens in a flow as time passes: leases end, binds are repeated, empty groups are given up.
+
+use selvedge_client::settlement::{AbandonReason, GroupId, InstanceId, RouteEpoch};
+use selvedge_hub::Instant;
+
+use super::entry::EntryFlow;
+use super::member::Member;
+
+/// The question whether the source is still attached to this zipper.
+#[derive(Debug, Default)]
+pub(super) struct SourceProbe {
+    number: u32,
+    /// Whether the source has not answered yet.
+    is_sent: bool,
+    /// Whether a lease should be renewed.
+    pub(super) is_wanted: bool,
+}
+
+/// What a member requires when a time limit is reached.
+enum Due {
+    Expire(InstanceId),
+    Bind(InstanceId),
+}
+
+impl EntryFlow {
+    /// The next time limit. To be asked for once a second or more often.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let await_max = self.settings.await_max;
+        let groups = self.groups.iter().filter(|it| !it.is_over());
+        let empty = groups.filter_map(|it| it.empty_since.map(|since| since + await_max));
+        let members = self.groups.iter().flat_map(|it| {
+            let has_block = it.has_block();
+            it.members.iter().map(move |member| (member, has_block))
+        });
+        let limits = members.filter_map(|(it, has_block)| {
+            let lease = it.lease_start().map(|since| since + self.settings.lease);
+            let waits = it.is_bound() && (has_block || !it.assigned.is_empty());
+            let check = waits.then_some(self.check_at);
+            [lease, it.route_timeout(), check]
+                .into_iter()
+                .flatten()
+                .min()
+        });
+        empty.chain(limits).min()
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.close_blocks();
+        if now >= self.check_at {
+            self.check_at = now + self.settings.silence_max;
+            self.check_silence(now);
+        }
+        for at in 0..self.groups.len() {
+            let members = self.groups[at].members.iter();
+            let due: Vec<_> = members.filter_map(|it| self.due(it, now)).collect();
+            for what in due {
+                match what {
+                    Due::Expire(instance) => self.expire(now, at, instance),
+                    Due::Bind(instance) => self.bind(now, at, instance),
+                }
+            }
+            let group = &mut self.groups[at];
+            let since = group.empty_since.filter(|_| !group.is_over());
+            if since.is_some_and(|since| now >= since + self.settings.await_max) {
+                group.end(self.arrived, AbandonReason::NoSubscriber);
+                group.empty_since = None;
+                self.is_changed = true;
+                self.proceed(at);
+            }
+        }
+    }
+
+    fn due(&self, member: &Member, now: Instant) -> Option<Due> {
+        let lease = self.settings.lease;
+        if member
+            .lease_start()
+            .is_some_and(|since| now >= since + lease)
+        {
+            return Some(Due::Expire(member.instance));
+        }
+        let is_due = member.route_timeout().is_some_and(|at| now >= at);
+        is_due.then_some(Due::Bind(member.instance))
+    }
+
+    /// A member with messages that reports nothing may have lost what was sent to it: it is bound again.
+    fn check_silence(&mut self, now: Instant) {
+        for at in 0..self.groups.len() {
+            let mut silent = Vec::new();
+            for member in &mut self.groups[at].members {
+                let waits = member.is_bound() && !member.assigned.is_empty();
+                if waits && member.is_suspect {
+                    silent.push(member.instance);
+                }
+                member.is_suspect = waits;
+            }
+            for instance in silent {
+                self.bind(now, at, instance);
+            }
+        }
+    }
+
+    /// A member has lost its lease.
+    fn expire(&mut self, now: Instant, at: usize, instance: InstanceId) {
+        let group = &self.groups[at];
+        let (name, only) = (group.recipients.name.clone(), group.recipients.only);
+        let (redelivers, is_open) = (group.redelivers, group.recipients.until.is_none());
+        let Some(member) = self.remove_member(now, at, instance, false) else {
+            return;
+        };
+        if !member.is_listed || !is_open {
+            return;
+        }
+        if member.has_route && only.is_none() {
+            self.add_member(now, at, instance);
+            self.bind(now, at, instance);
+            return;
+        }
+        self.absent.push(AbsentMember {
+            name,
+            only,
+            redelivers,
+            instance,
+        });
+    }
+
+    /// What is to be sent to the source to learn whether it is alive.
+    pub(super) fn poll_probe(&mut self) -> Option<u32> {
+        if !self.probe.is_wanted || self.probe.is_sent {
+            return None;
+        }
+        self.probe = SourceProbe {
+            number: self.probe.number.wrapping_add(1),
+            is_sent: true,
+            is_wanted: false,
+        };
+        for member in self.groups.iter_mut().flat_map(|it| &mut it.members) {
+            member.lease.probed = member.lease.received;
+        }
+        Some(self.probe.number)
+    }
+
+    /// The source has answered a [`Probe`](super::SourceOutput::Probe) on the present attachment.
+    pub fn handle_alive(&mut self, number: u32) {
+        if !self.probe.is_sent || self.probe.number != number {
+            return;
+        }
+        self.probe.is_sent = false;
+        let lease = self.settings.lease;
+        for member in self.groups.iter_mut().flat_map(|it| &mut it.members) {
+            let stamps = &mut member.lease;
+            if member.is_listed && stamps.probed > stamps.renewed {
+                stamps.renewed = stamps.probed;
+                stamps.is_pending = true;
+            }
+            self.probe.is_wanted |= member.is_listed && stamps.is_due(lease);
+        }
+        self.instances_from = 0;
+    }
+}
+
+/// An instance that is listed, has lost its lease, and cannot be reached.
+#[derive(Debug)]
+pub(super) struct AbsentMember {
+    pub(super) name: String,
+    pub(super) only: Option<InstanceId>,
+    pub(super) redelivers: bool,
+    pub(super) instance: InstanceId,
+}
+
+impl AbsentMember {
+    /// Whether it belongs to a group.
+    pub(super) fn is_in(&self, name: &str, only: Option<InstanceId>) -> bool {
+        self.name == name && self.only == only
+    }
+}
+
+/// A route that an instance may know, and that is of no use any more.
+pub(super) type EndedRoute = (GroupId, InstanceId, RouteEpoch);

@@ -6,10 +6,10 @@ use super::messages::{
     AbandonedRange, Announcement, FlowId, FlowOpening, FlowProgress, InstanceNotice, ReportMessage,
     ResendMessage, RouteBinding, RouteLossReason, SettlementLevel, SettlementMessage,
 };
-use super::{FLOW_GROUPS_MAX, GROUP_MEMBERS_MAX, RANGES_MAX};
+use super::{FLOW_GROUPS_MAX, GROUP_MEMBERS_MAX, SET_RANGES_MAX};
 use crate::settlement::{
-    AbandonReason, FlowOffer, GroupId, GroupOffer, InstanceId, RecipientGroup, RouteEpoch,
-    SequenceSet,
+    AbandonReason, FlowOffer, GroupId, GroupOffer, InstanceId, ReceivingReport, RecipientGroup,
+    ReportKind, ResendRequest, RouteEpoch, SequenceSet,
 };
 use crate::tag::Tag;
 use crate::wire::{
@@ -27,10 +27,12 @@ pub(super) fn put(message: &SettlementMessage, out: &mut Vec<u8>) -> Put {
             label,
             group,
             token,
+            base,
         } => {
             begin(0x23, *label, out);
             out.put_u32(group.0);
             out.put_u32(*token);
+            out.put_u64(*base);
             Ok(())
         }
         SettlementMessage::Confirm {
@@ -84,6 +86,7 @@ pub(super) fn get(b: &mut Bytes) -> Get<SettlementMessage> {
             label: get_u32(b)?,
             group: get_group_id(b)?,
             token: get_u32(b)?,
+            base: get_u64(b)?,
         },
         0x24 => SettlementMessage::Confirm {
             label: get_u32(b)?,
@@ -288,21 +291,26 @@ fn get_progress(b: &mut Bytes) -> Get<FlowProgress> {
 
 fn put_resend(it: &ResendMessage, out: &mut Vec<u8>) -> Put {
     begin(0x2a, it.label, out);
+    let request = &it.request;
     out.put_u32(it.attachment);
-    out.put_u32(it.group.0);
-    out.put_u32(it.token);
-    out.put_u64(it.from);
-    put_set(&it.ranges, out)
+    out.put_u32(request.group.0);
+    out.put_u32(request.token);
+    put_optional(request.from, out);
+    out.put_u64(request.bytes);
+    put_set(&request.ranges, out)
 }
 
 fn get_resend(b: &mut Bytes) -> Get<ResendMessage> {
     Ok(ResendMessage {
         label: get_u32(b)?,
         attachment: get_u32(b)?,
-        group: get_group_id(b)?,
-        token: get_u32(b)?,
-        from: get_u64(b)?,
-        ranges: get_set(b)?,
+        request: ResendRequest {
+            group: get_group_id(b)?,
+            token: get_u32(b)?,
+            from: get_optional(b)?,
+            bytes: get_u64(b)?,
+            ranges: get_set(b)?,
+        },
     })
 }
 
@@ -313,6 +321,7 @@ fn put_binding(it: &RouteBinding, out: &mut Vec<u8>) -> Put {
     out.put_u64(it.flow.process);
     out.put_u32(it.flow.tag.0);
     put_option(it.flow.target.as_deref(), out)?;
+    out.put_u32(it.group.0);
     out.put_u8(it.level as u8);
     out.put_u64(it.instance.0);
     out.put_slice(&it.home);
@@ -331,6 +340,7 @@ fn get_binding(b: &mut Bytes) -> Get<RouteBinding> {
             tag: Tag(get_u32(b)?),
             target: get_option(b)?,
         },
+        group: get_group_id(b)?,
         level: get_level(b)?,
         instance: InstanceId(get_u64(b)?),
         home: get_node(b)?,
@@ -339,35 +349,41 @@ fn get_binding(b: &mut Bytes) -> Get<RouteBinding> {
     })
 }
 
-const IS_ANSWER: u8 = 1;
-const IS_LEAVING: u8 = 1 << 1;
-
 fn put_report(it: &ReportMessage, out: &mut Vec<u8>) -> Put {
     begin(0x38, it.label, out);
-    let has = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
-    out.put_u8(has(it.is_answer, IS_ANSWER) | has(it.is_leaving, IS_LEAVING));
-    put_epoch(it.epoch, out);
-    out.put_u64(it.stamp);
-    out.put_u64(it.end);
-    put_set(&it.processed, out)?;
-    put_set(&it.held, out)
+    let report = &it.report;
+    out.put_u8(match report.kind {
+        ReportKind::News => 0,
+        ReportKind::Part => 1,
+        ReportKind::Answer => 2,
+    });
+    out.put_u8(u8::from(it.is_leaving));
+    put_epoch(report.epoch, out);
+    out.put_u64(report.stamp);
+    out.put_u64(report.end);
+    put_set(&report.processed, out)?;
+    put_set(&report.held, out)
 }
 
 fn get_report(b: &mut Bytes) -> Get<ReportMessage> {
     let label = get_u32(b)?;
-    let flags = get_u8(b)?;
-    if flags & !(IS_ANSWER | IS_LEAVING) != 0 {
-        return Err(WireError::Unknown(flags));
-    }
+    let kind = match get_u8(b)? {
+        0 => ReportKind::News,
+        1 => ReportKind::Part,
+        2 => ReportKind::Answer,
+        other => return Err(WireError::Unknown(other)),
+    };
     Ok(ReportMessage {
         label,
-        is_answer: flags & IS_ANSWER != 0,
-        is_leaving: flags & IS_LEAVING != 0,
-        epoch: get_epoch(b)?,
-        stamp: get_u64(b)?,
-        end: get_u64(b)?,
-        processed: get_set(b)?,
-        held: get_set(b)?,
+        is_leaving: get_bool(b)?,
+        report: ReceivingReport {
+            kind,
+            epoch: get_epoch(b)?,
+            stamp: get_u64(b)?,
+            end: get_u64(b)?,
+            processed: get_set(b)?,
+            held: get_set(b)?,
+        },
     })
 }
 
@@ -421,7 +437,7 @@ fn get_optional(b: &mut Bytes) -> Get<Option<u64>> {
 }
 
 fn put_set(set: &SequenceSet, out: &mut Vec<u8>) -> Put {
-    put_len(set.ranges().count(), RANGES_MAX, out)?;
+    put_len(set.ranges().count(), SET_RANGES_MAX, out)?;
     for range in set.ranges() {
         out.put_u64(range.start);
         out.put_u64(range.end - range.start);
@@ -433,7 +449,7 @@ fn put_set(set: &SequenceSet, out: &mut Vec<u8>) -> Put {
 fn get_set(b: &mut Bytes) -> Get<SequenceSet> {
     let mut set = SequenceSet::default();
     let mut end = None;
-    let ranges = get_list(b, RANGES_MAX, |b| {
+    let ranges = get_list(b, SET_RANGES_MAX, |b| {
         let (start, len) = (get_u64(b)?, get_u64(b)?);
         let is_ascending = end.is_none_or(|end| start > end);
         let range_end = start.checked_add(len).filter(|_| len > 0 && is_ascending);

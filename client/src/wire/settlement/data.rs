@@ -158,6 +158,13 @@ impl RoutedMessage {
         }
     }
 
+    /// Whether a trace precedes the payload of a message with a label, see [`label_of`](Self::label_of).
+    #[inline]
+    #[must_use]
+    pub fn has_trace_in(bytes: &[u8]) -> bool {
+        bytes.get(1).is_some_and(|flags| flags & HAS_TRACE != 0)
+    }
+
     /// The first bytes of a message under another label; the bytes from the sixth on follow them.
     ///
     /// `bytes` are those of a message with a label, see [`label_of`](Self::label_of).

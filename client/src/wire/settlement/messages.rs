@@ -1,7 +1,8 @@
 //! The messages of settlement as values.
 
 use crate::settlement::{
-    AbandonReason, FlowOffer, GroupId, InstanceId, RecipientGroup, RouteEpoch, SequenceSet,
+    AbandonReason, FlowOffer, GroupId, InstanceId, ReceivingReport, RecipientGroup, ResendRequest,
+    RouteEpoch, SequenceSet,
 };
 use crate::tag::Tag;
 use crate::wire::NodeKey;
@@ -93,14 +94,8 @@ pub struct ResendMessage {
     pub label: u32,
     /// The attachment that it belongs to.
     pub attachment: u32,
-    /// For this group.
-    pub group: GroupId,
-    /// Identifies the request.
-    pub token: u32,
-    /// Every message from this one on, up to those that have been sent.
-    pub from: u64,
-    /// Further messages.
-    pub ranges: SequenceSet,
+    /// The request.
+    pub request: ResendRequest,
 }
 
 /// A route to an instance begins.
@@ -112,6 +107,8 @@ pub struct RouteBinding {
     pub epoch: RouteEpoch,
     /// The flow.
     pub flow: FlowId,
+    /// The group of the flow that the instance belongs to.
+    pub group: GroupId,
     /// When messages count as settled.
     pub level: SettlementLevel,
     /// The instance.
@@ -129,20 +126,10 @@ pub struct RouteBinding {
 pub struct ReportMessage {
     /// The route that it takes back.
     pub label: u32,
-    /// Whether it is the answer to the bind, and complete.
-    pub is_answer: bool,
     /// Whether the instance leaves in order and processes nothing more.
     pub is_leaving: bool,
-    /// The epoch of the route.
-    pub epoch: RouteEpoch,
-    /// The time of the instance, in milliseconds, for the renewal of its lease.
-    pub stamp: u64,
-    /// Behind the highest message that was ever accepted.
-    pub end: u64,
-    /// Messages that it has processed.
-    pub processed: SequenceSet,
-    /// Messages that it will process.
-    pub held: SequenceSet,
+    /// What it reports.
+    pub report: ReceivingReport,
 }
 
 /// Why a route has ended.
@@ -181,6 +168,8 @@ pub enum SettlementMessage {
         group: GroupId,
         /// The request.
         token: u32,
+        /// The first message in the log of the source.
+        base: u64,
     },
     /// The source has noted an announcement.
     Confirm {

@@ -11,7 +11,7 @@
 //! FlowOpen     20 | label 4B | process 8B | tag 4B | target? | level 1B | offer
 //! Message      21 | flags 1B | label 4B | sequence 1 to 8B | [trace] | payload ...
 //! Resent       22 | flags 1B | label 4B | sequence 1 to 8B | group 4B | token 4B | [trace] | payload ...
-//! ResendEnd    23 | label 4B | group 4B | token 4B
+//! ResendEnd    23 | label 4B | group 4B | token 4B | base 8B
 //! lane CONTROL, from the source to its zipper
 //! Confirm      24 | label 4B | attachment 4B | version 8B
 //! Base         25 | label 4B | base 8B
@@ -21,15 +21,16 @@
 //! Announce     28 | label 4B | attachment 4B | version 8B | n 2B | n × group
 //! Progress     29 | label 4B | attachment 4B | routed 8B | n 2B | n × (group 4B, set)
 //!                 | n 2B | n × (group 4B, reason 1B, set)
-//! Resend       2A | label 4B | attachment 4B | group 4B | token 4B | from 8B | set
+//! Resend       2A | label 4B | attachment 4B | group 4B | token 4B | from: 8B? | bytes 8B | set
 //! Probe        2B | label 4B | attachment 4B | probe 4B
 //! lane CONTROL, towards the instance
-//! Bind         30 | label 4B | epoch 8B | flow | level 1B | instance 8B | home 32B | name | hops left 1B
+//! Bind         30 | label 4B | epoch 8B | flow | group 4B | level 1B | instance 8B | home 32B | name
+//!                 | hops left 1B
 //! Unbind       31 | label 4B
 //! RaiseFloor   32 | label 4B | floor 8B
 //! Renew        33 | label 4B | stamp 8B
 //! lane CONTROL, from the instance
-//! Report       38 | label 4B | flags 1B | epoch 8B | stamp 8B | end 8B | processed: set | held: set
+//! Report       38 | label 4B | kind 1B | leaving 1B | epoch 8B | stamp 8B | end 8B | processed: set | held: set
 //! RouteLost    39 | label 4B | reason 1B
 //! Instance     3A | process 8B | redelivers 1B
 //!
@@ -46,6 +47,7 @@ mod messages;
 use bytes::Bytes;
 
 use super::WireError;
+use crate::settlement::{OFFER_RANGES_MAX, RANGES_MAX};
 
 pub use data::{ResentHeader, RoutedHeader, RoutedMessage, append_trace_step, put_trace};
 pub use messages::{
@@ -56,9 +58,12 @@ pub use messages::{
 /// The feature bit of settlement.
 pub const FEATURE_SETTLEMENT: u64 = 1 << 6;
 
-/// The largest number of ranges in an encoded set: 64 KiB. The answer to a bind is complete; other reports
-/// are parts, of which each is within this limit.
-pub const RANGES_MAX: usize = 4096;
+/// The largest number of ranges in an encoded set.
+pub const SET_RANGES_MAX: usize = if RANGES_MAX > OFFER_RANGES_MAX {
+    RANGES_MAX
+} else {
+    OFFER_RANGES_MAX
+};
 
 /// The largest number of groups of a flow.
 pub const FLOW_GROUPS_MAX: usize = 1024;

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::settlement::{
-    AbandonReason, FlowOffer, GroupId, GroupOffer, InstanceId, RecipientGroup, RouteEpoch,
-    SequenceSet,
+    AbandonReason, FlowOffer, GroupId, GroupOffer, InstanceId, ReceivingReport, RecipientGroup,
+    ReportKind, ResendRequest, RouteEpoch, SequenceSet,
 };
 use crate::tag::Tag;
 
@@ -57,6 +57,7 @@ fn of_the_source() -> Vec<SettlementMessage> {
             label,
             group: GroupId(1),
             token: 9,
+            base: 4,
         },
         SettlementMessage::Confirm {
             label,
@@ -96,10 +97,13 @@ fn for_the_source() -> Vec<SettlementMessage> {
         SettlementMessage::Resend(ResendMessage {
             label,
             attachment,
-            group: GroupId(1),
-            token: 5,
-            from: 200,
-            ranges: set(),
+            request: ResendRequest {
+                group: GroupId(1),
+                token: 5,
+                from: Some(200),
+                bytes: 4096,
+                ranges: set(),
+            },
         }),
         SettlementMessage::Probe {
             label,
@@ -125,6 +129,7 @@ fn of_routes() -> Vec<SettlementMessage> {
                 tag: Tag(0x10),
                 target: None,
             },
+            group: GroupId(1),
             level: SettlementLevel::Received,
             instance: InstanceId(6),
             home: [4; 32],
@@ -136,13 +141,15 @@ fn of_routes() -> Vec<SettlementMessage> {
         SettlementMessage::Renew { label, stamp: 10 },
         SettlementMessage::Report(ReportMessage {
             label,
-            is_answer: true,
             is_leaving: false,
-            epoch,
-            stamp: 11,
-            end: 12,
-            processed: set(),
-            held: SequenceSet::default(),
+            report: ReceivingReport {
+                epoch,
+                kind: ReportKind::Answer,
+                stamp: 11,
+                end: 12,
+                processed: set(),
+                held: SequenceSet::default(),
+            },
         }),
         SettlementMessage::RouteLost {
             label,
@@ -173,16 +180,19 @@ fn each_message_has_one_encoding_and_no_shorter_or_longer_one_is_accepted() {
 
 #[test]
 fn a_set_with_too_many_ranges_is_not_encoded() {
-    let many = (0..=RANGES_MAX as u64).map(|at| 2 * at..2 * at + 1);
+    let many = (0..=SET_RANGES_MAX as u64).map(|at| 2 * at..2 * at + 1);
     let message = SettlementMessage::Resend(ResendMessage {
         label: 1,
         attachment: 1,
-        group: GroupId(1),
-        token: 1,
-        from: 1,
-        ranges: many.collect(),
+        request: ResendRequest {
+            group: GroupId(1),
+            token: 1,
+            from: None,
+            bytes: 1,
+            ranges: many.collect(),
+        },
     });
-    let (len, max) = (RANGES_MAX + 1, RANGES_MAX);
+    let (len, max) = (SET_RANGES_MAX + 1, SET_RANGES_MAX);
     assert_eq!(message.encode(), Err(WireError::TooLong { len, max }));
 }
 
@@ -190,7 +200,7 @@ fn a_set_with_too_many_ranges_is_not_encoded() {
 fn ranges_that_are_empty_or_touch_or_overflow_are_refused() {
     let encoded = |ranges: &[(u64, u64)]| {
         let mut bytes = vec![0x2a];
-        bytes.extend_from_slice(&[0; 24]);
+        bytes.extend_from_slice(&[0; 25]);
         bytes.extend_from_slice(&(ranges.len() as u16).to_be_bytes());
         for (start, len) in ranges {
             bytes.extend_from_slice(&start.to_be_bytes());

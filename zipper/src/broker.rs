@@ -9,6 +9,7 @@ mod access;
 mod admin;
 mod batch;
 mod connection;
+mod flows;
 mod liveness;
 mod peers;
 mod plans;
@@ -21,7 +22,7 @@ mod unmatched_tags;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ use selvedge_hub::{Clock, Endpoint, Instant, LogThrottle, PeerNetwork, RecentSet
 
 use crate::broker::access::AdmittedClient;
 use crate::broker::connection::Connection;
+use crate::broker::flows::PeerRoutes;
 use crate::broker::liveness::Liveness;
 use crate::broker::plans::{Plans, ResolvedHop, ResolvedPlan};
 use crate::broker::quotas::{QuotaExceeded, TagQuotas};
@@ -100,6 +102,11 @@ pub(crate) struct Broker {
     /// Endpoints with messages for which there was no room. They are resumed when a change concerns them,
     /// since the new recipients may have room.
     waiting: Mutex<WaitingEndpoints>,
+    /// The endpoints of sources with flows. They are resumed when a change concerns their flows, and at
+    /// each tick.
+    watching: Mutex<WaitingEndpoints>,
+    /// The next label of a route.
+    next_label: AtomicU32,
     /// Whether forwarding has stopped.
     is_aborted: AtomicBool,
     /// The program that reads the configuration again, if it can.
@@ -155,6 +162,8 @@ struct ConnectedPeer {
     is_table_full: bool,
     /// The permissions of a client, once it has been admitted.
     client: Option<AdmittedClient>,
+    /// The routes on which this zipper sends to the peer.
+    routes: Arc<PeerRoutes>,
 }
 
 impl ConnectedPeer {
@@ -193,6 +202,8 @@ impl Broker {
             versions: ShardVersions::default(),
             next_connection: AtomicU64::new(0),
             waiting: Mutex::default(),
+            watching: Mutex::default(),
+            next_label: AtomicU32::new(0),
             is_aborted: AtomicBool::new(false),
             reloads: OnceLock::new(),
             liveness,
@@ -204,6 +215,7 @@ impl Broker {
     /// Makes the inbox of a new endpoint.
     pub(crate) fn open_connection(self: &Arc<Self>, endpoint: &Endpoint) -> Connection {
         let id = self.next_connection.fetch_add(1, Ordering::Relaxed);
+        let routes = Arc::new(PeerRoutes::default());
         let known = ConnectedPeer {
             connection: id,
             endpoint: endpoint.clone(),
@@ -216,6 +228,7 @@ impl Broker {
             unsent: None,
             is_table_full: false,
             client: None,
+            routes: Arc::clone(&routes),
         };
         let node = *endpoint.peer().as_bytes();
         let source = self.change(|state| {
@@ -234,7 +247,7 @@ impl Broker {
             source.filter(|_| !self.settings.mesh.contains(&node))
         });
         self.settle(Occasion::Change);
-        Connection::new(Arc::clone(self), endpoint.clone(), id, source)
+        Connection::new(Arc::clone(self), endpoint.clone(), id, source, routes)
     }
 
     /// A random generator with a seed of its own.
@@ -359,6 +372,7 @@ impl Broker {
         self.versions.increase(&concerned);
         self.version.fetch_add(1, Ordering::Release);
         lock(&self.waiting).resume(&concerned);
+        lock(&self.watching).resume(&concerned);
     }
 
     /// Resumes an endpoint as soon as a change concerns its messages. `version` was read before their
@@ -534,12 +548,14 @@ fn resolve(known: &BTreeMap<NodeKey, ConnectedPeer>, next_hop: NextHop) -> Optio
     let ConnectedPeer {
         connection,
         endpoint,
+        routes,
         ..
     } = known.get(&node)?;
     Some(ResolvedHop {
         node,
         connection: *connection,
         endpoint: endpoint.clone(),
+        routes: Arc::clone(routes),
         is_local,
     })
 }

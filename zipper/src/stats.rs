@@ -50,6 +50,8 @@ counters! {
     forbidden_tags,
     /// Not messages, but requests of operators without the permission.
     forbidden_requests,
+    /// Not lost: dropped on a route that had ended, or for want of room. Its source sends it again.
+    discarded,
     /// Lost: accepted for a peer that ended before it acknowledged them, or not yet forwarded when this
     /// zipper ended.
     undelivered,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use selvedge_client::lanes::CONTROL;
 use selvedge_client::tag::Tag;
+use selvedge_client::wire::settlement::InstanceNotice;
 use selvedge_client::wire::{Handshake, NodeKey, Rejection, WireMessage};
 
 use super::{Broker, BrokerState, ConnectedPeer, remote};
@@ -134,6 +135,18 @@ impl Broker {
         state.changed_peers.insert_node(&node);
         self.publish(&mut state);
         Ok(granted)
+    }
+
+    /// An admitted function has introduced its process: messages may be routed to it.
+    pub(super) fn set_instance(&self, node: NodeKey, notice: InstanceNotice) {
+        {
+            let mut state = self.lock();
+            let client = state.known.get_mut(&node).and_then(|it| it.client.as_mut());
+            if let Some(function) = client.and_then(|it| it.wanted.as_mut()) {
+                function.instance = Some(notice);
+            }
+        }
+        self.add_function(node);
     }
 
     /// Routes to an admitted function, as far as it may observe now.

@@ -22,11 +22,13 @@ use crate::broker::plans::{ResolvedHop, ResolvedPlan};
 use crate::broker::shards::ShardSet;
 use crate::permissions::Access;
 use crate::router::{FlowKey, NextHop};
+use crate::settlement::InvalidOffer;
 use crate::stats::add;
 use selvedge_client::lanes::{DATA, HOPS_MAX};
 use selvedge_client::tag::Tag;
 use selvedge_client::wire::{
     self, Data, MessageHeader, NodeKey, Origin, PlainMessage, TRACE_MAX, WireError, WireMessage,
+    settlement,
 };
 
 /// A batch ends with the message that reaches one of these limits, so that the lock of a recipient is
@@ -47,6 +49,12 @@ pub(super) enum BatchError {
     NotData,
     #[error("the tag is reserved for the system")]
     Reserved,
+    #[error("the source has too many flows")]
+    TooManyFlows,
+    #[error("a message of a flow is not the next one")]
+    OutOfOrder,
+    #[error(transparent)]
+    Flow(#[from] InvalidOffer),
     #[error(transparent)]
     Wire(#[from] WireError),
 }
@@ -116,7 +124,9 @@ impl RoutingBatch {
         self.concerns = ShardSet::default();
         let (mut bytes, mut gathered) = (0, Ok(()));
         while self.messages < MESSAGES_MAX && bytes < BYTES_MAX {
-            let Some(message) = incoming.get(DATA, self.messages) else {
+            let message = incoming.get(DATA, self.messages);
+            // Messages of flows and routes are not part of batches.
+            let Some(message) = message.filter(|it| !settlement::is_settlement(&it.payload)) else {
                 break;
             };
             gathered = if is_relayed {

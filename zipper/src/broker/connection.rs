@@ -1,6 +1,7 @@
 //! One connection of a zipper: admits the peer, and forwards what the peer sends.
 
 mod permissions;
+mod settlement;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -14,7 +15,8 @@ use selvedge_hub::{Endpoint, Event, Inbox, Incoming, Instant, LaneId, Message, P
 
 use crate::broker::Broker;
 use crate::broker::access::Granted;
-use crate::broker::batch::RoutingBatch;
+use crate::broker::batch::{BatchError, RoutingBatch};
+use crate::broker::flows::{EntryFlows, PeerRoutes, RelayTable};
 use crate::broker::shards::ShardSet;
 use crate::router::Presence;
 use crate::stats::add;
@@ -71,6 +73,13 @@ pub(crate) struct Connection {
     outgoing: VecDeque<(LaneId, Bytes)>,
     /// The first unread messages, on their way to their recipients.
     batch: RoutingBatch,
+    /// The flows of a client, and the routes of a neighbour through this zipper.
+    flows: EntryFlows,
+    relays: RelayTable,
+    /// The routes on which this zipper sends to the peer.
+    routes: Arc<PeerRoutes>,
+    /// The version of the routes at which this connection began to watch for a newer one, for its flows.
+    watches_since: Option<(u64, ShardSet)>,
     /// The number of unread data messages. Their sender has an acknowledgement for them.
     unread: usize,
     /// The version of the plans at which this connection began to wait for a newer one, and what it waits
@@ -94,6 +103,7 @@ impl Inbox for Connection {
         if polled.is_pending() {
             self.wait_for_change(version);
         }
+        self.watch_flows(version);
         self.unread = incoming.len(DATA);
         if self.broker.is_aborted() {
             self.batch.clear();
@@ -126,6 +136,7 @@ impl Inbox for Connection {
                     tracing::info!(%peer, remote, name, %reason, "connection closed");
                 }
                 self.count_undelivered(&undelivered);
+                self.end_settlement();
                 // Messages that the peer sent before are still forwarded.
                 self.broker.remove(self.node, self.id);
             }
@@ -139,20 +150,23 @@ impl Drop for Connection {
         if self.waits_since.is_some() {
             self.broker.stop_waiting(self.id);
         }
+        self.end_settlement();
         self.count_unread();
     }
 }
 
 impl Connection {
-    pub(crate) fn new(
+    pub(super) fn new(
         broker: Arc<Broker>,
         endpoint: Endpoint,
         id: u64,
         source: Option<Sender<Infallible>>,
+        routes: Arc<PeerRoutes>,
     ) -> Self {
         let node = *endpoint.peer().as_bytes();
         let waker = Waker::from(Arc::new(ResumeWaker(endpoint.clone())));
         let batch = RoutingBatch::new(Arc::clone(&broker), node);
+        let flows = EntryFlows::new(node, endpoint.clone());
         Self {
             broker,
             endpoint,
@@ -170,6 +184,10 @@ impl Connection {
             is_closed: false,
             outgoing: VecDeque::new(),
             batch,
+            flows,
+            relays: RelayTable::default(),
+            routes,
+            watches_since: None,
             unread: 0,
             waits_since: None,
             waker,
@@ -207,6 +225,7 @@ impl Connection {
         self.is_leaving = false;
         // Answers to the former process.
         self.outgoing.clear();
+        self.end_settlement();
         self.broker
             .set_role(self.node, None, &self.name, Negotiated::WITHOUT_NEGOTIATION);
         self.broker.forget_function(&self.node);
@@ -251,9 +270,11 @@ impl Connection {
                 self.on_control(message.payload);
             }
         }
+        self.proceed_flows();
         // Data waits until the peer has been admitted. Data behind a rejection is dropped.
         while self.role.is_some() || self.is_closed {
             if self.batch.is_done() {
+                self.forward_settled(incoming);
                 let is_client = !self.is_closed && self.role != Some(Role::Zipper);
                 let cx = Context::from_waker(&self.waker);
                 if is_client && self.batch.deliver_fast(&cx, incoming).is_pending() {
@@ -338,6 +359,9 @@ impl Connection {
     }
 
     fn on_control(&mut self, payload: Bytes) {
+        if wire::settlement::is_settlement(&payload) {
+            return self.on_settlement(&payload);
+        }
         let (peer, remote, name) = (self.endpoint.peer(), &self.remote, &self.name);
         match WireMessage::decode(payload) {
             Ok(WireMessage::VersionOffer(offer)) => self.offer = Some(offer),
@@ -443,6 +467,10 @@ impl Connection {
         self.features = protocol.features;
         // Control messages of clients stay within the admission buffer: the longest handshake fits.
         self.endpoint.admit(DATA);
+        if self.has_settlement() {
+            // Its own reports, and confirmations for its flows.
+            self.endpoint.admit(CONTROL);
+        }
         self.acknowledge(protocol);
         if !granted.forbidden_tags.is_empty() {
             let count = granted.forbidden_tags.len();
@@ -459,7 +487,13 @@ impl Connection {
         }
         match role {
             Role::Source => {}
+            // It introduces its process before messages are routed to it.
+            Role::StreamFunction if self.has_settlement() => {}
             Role::StreamFunction => self.broker.add_function(node),
+            Role::Zipper if self.has_settlement() => {
+                self.broker
+                    .reroute(|router| router.add_settling_neighbour(node));
+            }
             Role::Zipper => self.broker.reroute(|router| router.add_neighbour(node)),
         }
     }
@@ -535,8 +569,12 @@ impl Connection {
 
     /// Gathers the first unread messages. Returns whether there are any.
     fn begin_batch(&mut self, incoming: &mut Incoming<'_>) -> bool {
-        if incoming.peek(DATA).is_none() {
+        let Some(first) = incoming.peek(DATA) else {
             return false;
+        };
+        if wire::settlement::is_settlement(&first.payload) && !self.is_closed {
+            // What flows and routes did not take.
+            self.reject(Rejection::Malformed, &BatchError::NotData.to_string());
         }
         if self.is_closed {
             add(&self.broker.counters.malformed, 1);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use selvedge_hub::Endpoint;
 
+use crate::broker::flows::PeerRoutes;
 use crate::router::{NextHop, Plan};
 use selvedge_client::tag::Tag;
 use selvedge_client::wire::NodeKey;
@@ -19,6 +20,8 @@ pub(super) struct ResolvedHop {
     /// The id of its connection: another endpoint of the same node has another id.
     pub(super) connection: u64,
     pub(super) endpoint: Endpoint,
+    /// The routes on which this zipper sends to the peer.
+    pub(super) routes: Arc<PeerRoutes>,
     /// Whether the peer is a function of this zipper, not a neighbour.
     pub(super) is_local: bool,
 }

@@ -98,6 +98,11 @@ impl WaitingEndpoints {
         self.0.remove(&connection);
     }
 
+    /// Resumes all endpoints, which stay.
+    pub(super) fn resume_all(&self) {
+        self.0.values().for_each(|(endpoint, _)| endpoint.resume());
+    }
+
     /// Removes and resumes the endpoints that a change concerns.
     pub(super) fn resume(&mut self, concerned: &ShardSet) {
         self.0.retain(|_, (endpoint, concerns)| {

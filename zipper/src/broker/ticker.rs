@@ -5,7 +5,7 @@ use std::sync::Arc;
 use selvedge_hub::{Actor, Instant, Next};
 
 use crate::broker::settling::Occasion;
-use crate::broker::{AWAY_MAX, Broker, BrokerState, INTRODUCTION_TIMEOUT, TICK, remote};
+use crate::broker::{AWAY_MAX, Broker, BrokerState, INTRODUCTION_TIMEOUT, TICK, lock, remote};
 use crate::router::Presence;
 
 impl Broker {
@@ -50,6 +50,7 @@ impl Broker {
         drop(state);
         // Also to neighbours whose send buffer had no room for the last part.
         self.settle(Occasion::Tick);
+        lock(&self.watching).resume_all();
         self.liveness.note_check(now);
     }
 }

@@ -245,6 +245,7 @@ fn log_end(stats: &ZipperStats, is_delivered: bool) {
         malformed = stats.malformed,
         forbidden = stats.forbidden,
         undelivered = stats.undelivered,
+        discarded = stats.discarded,
         "the zipper ended"
     );
 }

@@ -118,6 +118,12 @@ impl Exposition {
             ],
         )?;
         to.counter(
+            "selvedge_zipper_discarded_messages_total",
+            "Messages of flows that the source sends again, by reason",
+            "error_type",
+            &[("no_route", stats.discarded)],
+        )?;
+        to.counter(
             "selvedge_zipper_permission_violations_total",
             "Messages, observed tags and requests that were refused for want of a permission",
             "permission",

@@ -422,6 +422,18 @@ impl EntryFlow {
         true
     }
 
+    /// The number of the next live message.
+    #[must_use]
+    pub const fn expected(&self) -> u64 {
+        self.arrived
+    }
+
+    /// Whether any group receives the messages that arrive now.
+    #[must_use]
+    pub fn is_observed(&self) -> bool {
+        self.groups.iter().any(|it| it.receives(self.arrived))
+    }
+
     /// A fast path for a burst of live messages: calls `deliver` for each instance that the next messages
     /// go to, with the first of them, and returns how many of them go to these instances, at most `max`. The
     /// caller sends some of them, and calls [`advance`](Self::advance). 0 if messages must be passed to

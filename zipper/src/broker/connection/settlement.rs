@@ -1,0 +1,118 @@
+//! The messages of settlement on a connection.
+
+use std::task::Context;
+
+use bytes::Bytes;
+use selvedge_client::wire::settlement::{FEATURE_SETTLEMENT, SettlementMessage};
+use selvedge_client::wire::{Rejection, Role};
+use selvedge_hub::Incoming;
+
+use super::Connection;
+
+impl Connection {
+    /// Whether the peer and this zipper settle.
+    pub(super) const fn has_settlement(&self) -> bool {
+        self.features & FEATURE_SETTLEMENT != 0
+    }
+
+    /// Handles a message of settlement on the lane CONTROL.
+    pub(super) fn on_settlement(&mut self, payload: &Bytes) {
+        let message = match SettlementMessage::decode(payload.clone()) {
+            Ok(message) => message,
+            Err(error) => return self.reject(Rejection::Malformed, &error.to_string()),
+        };
+        let Some(role) = self.role.filter(|_| self.has_settlement()) else {
+            // It was sent to the former process of this zipper, or the peer breaks the protocol: then it is
+            // never admitted.
+            let peer = self.endpoint.peer();
+            return tracing::debug!(%peer, "ignored a message of settlement before the introduction");
+        };
+        let now = self.broker.settings.clock.now();
+        let is_allowed = match (role, message) {
+            (Role::Zipper, SettlementMessage::Bind(binding)) => {
+                self.relays.bind(&self.broker, &self.endpoint, binding);
+                true
+            }
+            (Role::Zipper, SettlementMessage::Unbind { label }) => {
+                self.relays.unbind(label);
+                true
+            }
+            (
+                Role::Zipper,
+                SettlementMessage::RaiseFloor { label, .. }
+                | SettlementMessage::Renew { label, .. },
+            ) => {
+                self.relays.pass_on(label, payload);
+                true
+            }
+            (Role::StreamFunction, SettlementMessage::Instance(notice)) => {
+                self.broker.set_instance(self.node, notice);
+                true
+            }
+            (
+                Role::Zipper | Role::StreamFunction,
+                message @ (SettlementMessage::Report(_) | SettlementMessage::RouteLost { .. }),
+            ) => {
+                self.broker.handle_answer(&self.routes, message, payload);
+                true
+            }
+            (Role::Zipper, _) => false,
+            (_, message) => self.flows.handle_control(&self.broker, now, &message),
+        };
+        if !is_allowed {
+            let why = "this message of settlement is not allowed for this role";
+            self.reject(Rejection::Malformed, why);
+        }
+    }
+
+    /// Lets time pass for the flows of the peer.
+    pub(super) fn proceed_flows(&mut self) {
+        if !self.flows.is_empty() {
+            let cx = Context::from_waker(&self.waker);
+            let now = self.broker.settings.clock.now();
+            self.flows.proceed(&self.broker, now, &cx);
+        }
+    }
+
+    /// Forwards the first unread messages, as far as they belong to flows or routes.
+    pub(super) fn forward_settled(&mut self, incoming: &mut Incoming<'_>) {
+        if !self.has_settlement() || self.is_closed {
+            return;
+        }
+        if self.role == Some(Role::Zipper) {
+            return self.relays.forward(&self.broker, &self.endpoint, incoming);
+        }
+        let cx = Context::from_waker(&self.waker);
+        let now = self.broker.settings.clock.now();
+        let forwarded = self.flows.forward(&self.broker, now, &cx, incoming);
+        if let Err(error) = forwarded {
+            self.reject(Rejection::Malformed, &error.to_string());
+        }
+    }
+
+    /// Has the worker call the connection again when a change concerns its flows, and at each tick.
+    pub(super) fn watch_flows(&mut self, version: u64) {
+        if self.flows.is_empty() {
+            if self.watches_since.take().is_some() {
+                self.broker.stop_watching(self.id);
+            }
+            return;
+        }
+        let concerns = self.flows.concerns();
+        if self.watches_since != Some((version, concerns)) {
+            self.watches_since = Some((version, concerns));
+            self.broker
+                .resume_flows(version, self.id, &self.endpoint, concerns);
+        }
+    }
+
+    /// The peer has restarted, or the connection has ended: what it knew of flows and routes is lost.
+    pub(super) fn end_settlement(&mut self) {
+        self.flows.clear();
+        self.relays.clear();
+        self.routes.end(&self.broker);
+        if self.watches_since.take().is_some() {
+            self.broker.stop_watching(self.id);
+        }
+    }
+}

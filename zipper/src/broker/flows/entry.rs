@@ -1,0 +1,198 @@
+//! The flows of one source, at its zipper.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Context;
+use std::time::Duration;
+
+use selvedge_client::lanes::DATA;
+use selvedge_client::wire::settlement::{RoutedMessage, SettlementMessage};
+use selvedge_client::wire::{NodeKey, settlement};
+use selvedge_hub::{Endpoint, Incoming, Instant};
+
+use super::flow::SharedFlow;
+use crate::broker::shards::ShardSet;
+use crate::broker::{Broker, batch::BatchError};
+use crate::stats::add;
+
+/// The largest number of flows of one source.
+const FLOWS_MAX: usize = 4096;
+
+/// How often the timeouts of flows are checked. A zipper resumes connections with flows once a second.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The flows that a source has opened, by its labels. Owned by its connection.
+#[derive(Debug)]
+pub(in crate::broker) struct EntryFlows {
+    source: NodeKey,
+    endpoint: Endpoint,
+    flows: HashMap<u32, Arc<SharedFlow>>,
+    /// The tags of the flows, and of some that are closed.
+    concerns: ShardSet,
+    /// Whether a flow has something for the source that had no room.
+    wants_turn: Arc<AtomicBool>,
+    /// When the timeouts of the flows are checked.
+    next_check: Option<Instant>,
+    /// The version of the routes at the last look.
+    version: u64,
+    /// Whether something waits for room: the connection is called again then.
+    is_blocked: bool,
+}
+
+impl EntryFlows {
+    pub(in crate::broker) fn new(source: NodeKey, endpoint: Endpoint) -> Self {
+        Self {
+            source,
+            endpoint,
+            flows: HashMap::new(),
+            concerns: ShardSet::default(),
+            wants_turn: Arc::default(),
+            next_check: None,
+            version: 0,
+            is_blocked: false,
+        }
+    }
+
+    pub(in crate::broker) fn is_empty(&self) -> bool {
+        self.flows.is_empty()
+    }
+
+    /// The tags of the flows, and maybe others.
+    pub(in crate::broker) const fn concerns(&self) -> ShardSet {
+        self.concerns
+    }
+
+    /// To be called before messages are forwarded: routes may have changed, time may have passed, and
+    /// there may be room.
+    pub(in crate::broker) fn proceed(&mut self, broker: &Broker, now: Instant, cx: &Context<'_>) {
+        let version = broker.version();
+        let is_changed = std::mem::replace(&mut self.version, version) != version;
+        let is_due = self.next_check.is_none_or(|at| now >= at);
+        let has_output = self.wants_turn.swap(false, Ordering::AcqRel);
+        if !(is_changed || is_due || has_output || self.is_blocked) {
+            return;
+        }
+        if is_due {
+            self.next_check = Some(now + CHECK_INTERVAL);
+        }
+        let was_blocked = std::mem::take(&mut self.is_blocked);
+        for flow in self.flows.values() {
+            if is_changed {
+                flow.refresh(broker, now);
+            }
+            self.is_blocked |= flow.proceed(broker, now, cx, was_blocked).is_pending();
+        }
+    }
+
+    /// Handles the first unread messages, as far as they belong to flows.
+    pub(in crate::broker) fn forward(
+        &mut self,
+        broker: &Broker,
+        now: Instant,
+        cx: &Context<'_>,
+        incoming: &mut Incoming<'_>,
+    ) -> Result<(), BatchError> {
+        loop {
+            let mut first = None;
+            incoming.take_bytes_while(DATA, |bytes| {
+                first = settlement::is_settlement(bytes).then(|| RoutedMessage::read(bytes));
+                false
+            });
+            let Some(first) = first else { return Ok(()) };
+            let Some(message) = first else {
+                self.handle_data_control(broker, now, incoming)?;
+                continue;
+            };
+            let Some(flow) = self.flows.get(&message.label) else {
+                // It was sent to the former process of this zipper, or its flow was closed.
+                incoming.drop_first(DATA, 1);
+                add(&broker.counters.received, 1);
+                add(&broker.counters.discarded, 1);
+                continue;
+            };
+            let polled = flow.forward(broker, now, cx, message, incoming)?;
+            self.is_blocked |= polled.is_pending();
+        }
+    }
+
+    /// Handles the first message, which has no payload.
+    fn handle_data_control(
+        &mut self,
+        broker: &Broker,
+        now: Instant,
+        incoming: &mut Incoming<'_>,
+    ) -> Result<(), BatchError> {
+        let Some(message) = incoming.take(DATA) else {
+            return Ok(());
+        };
+        match SettlementMessage::decode(message.payload)? {
+            SettlementMessage::FlowOpen(opening) => {
+                if opening.tag.is_reserved() {
+                    return Err(BatchError::Reserved);
+                }
+                let label = opening.label;
+                if self.flows.len() >= FLOWS_MAX && !self.flows.contains_key(&label) {
+                    return Err(BatchError::TooManyFlows);
+                }
+                if let Some(former) = self.flows.remove(&label) {
+                    former.close();
+                }
+                let source = (self.source, self.endpoint.clone());
+                self.concerns.insert_tag(opening.tag);
+                let flow = SharedFlow::open(broker, now, source, &self.wants_turn, opening)?;
+                self.flows.insert(label, flow);
+                Ok(())
+            }
+            SettlementMessage::ResendEnd {
+                label,
+                group,
+                token,
+                base,
+            } => {
+                if let Some(flow) = self.flows.get(&label) {
+                    flow.handle_resend_end(group, token, base);
+                }
+                Ok(())
+            }
+            _ => Err(BatchError::NotData),
+        }
+    }
+
+    /// Handles a message of the lane CONTROL. Returns false if a source may not send it.
+    pub(in crate::broker) fn handle_control(
+        &mut self,
+        broker: &Broker,
+        now: Instant,
+        message: &SettlementMessage,
+    ) -> bool {
+        let label = match *message {
+            SettlementMessage::Confirm { label, .. }
+            | SettlementMessage::Base { label, .. }
+            | SettlementMessage::Alive { label, .. } => label,
+            SettlementMessage::FlowClose { label } => {
+                if let Some(flow) = self.flows.remove(&label) {
+                    flow.close();
+                }
+                return true;
+            }
+            _ => return false,
+        };
+        if let Some(flow) = self.flows.get(&label) {
+            flow.handle_control(broker, now, message);
+        }
+        true
+    }
+
+    /// Ends all flows: the source has restarted, or its connection has ended.
+    pub(in crate::broker) fn clear(&mut self) {
+        self.flows.drain().for_each(|(_, flow)| flow.close());
+        self.concerns = ShardSet::default();
+    }
+}
+
+impl Drop for EntryFlows {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}

@@ -1,0 +1,93 @@
+//! Copies of messages of a flow for functions that do not settle, such as those of an older version.
+//!
+//! They are sent once, as plain data, and never hold the source back: what has no room is lost, and counted.
+
+use std::collections::BTreeMap;
+
+use selvedge_client::lanes::{DATA, HOPS_MAX};
+use selvedge_client::wire::settlement::RoutedMessage;
+use selvedge_client::wire::{MessageHeader, Origin, Recipient};
+use selvedge_hub::Incoming;
+
+use super::flow::{FlowState, SharedFlow};
+use crate::broker::Broker;
+use crate::broker::plans::{ResolvedHop, ResolvedPlan};
+use crate::stats::add;
+
+impl SharedFlow {
+    /// Sends copies of the first message.
+    pub(super) fn send_unsettled(
+        &self,
+        broker: &Broker,
+        state: &FlowState,
+        message: &RoutedMessage,
+        incoming: &Incoming<'_>,
+    ) {
+        let Some(resolved) = &state.unsettled else {
+            return;
+        };
+        let Some(bytes) = incoming.peek(DATA).map(|it| it.payload.clone()) else {
+            return;
+        };
+        let Ok((trace, payload)) = message.split_body(bytes) else {
+            return;
+        };
+        let header = MessageHeader {
+            tag: self.id.tag,
+            origin: Origin {
+                source: self.id.source,
+                sequence: message.sequence,
+            },
+            hops_left: HOPS_MAX,
+            target: self.id.target.as_deref(),
+            recipients: &[],
+            trace: trace.as_deref(),
+        };
+        for (to, recipients) in self.select(broker, resolved) {
+            let header = MessageHeader {
+                recipients: &recipients,
+                ..header
+            };
+            send(broker, to, header, &payload);
+        }
+    }
+
+    /// The peers that receive a copy, neighbours with the functions that it is for.
+    fn select<'a>(
+        &self,
+        broker: &Broker,
+        resolved: &'a ResolvedPlan,
+    ) -> Vec<(&'a ResolvedHop, Vec<Recipient>)> {
+        let mut random = broker.fork_random();
+        let mut hops: BTreeMap<usize, Vec<Recipient>> = BTreeMap::new();
+        for selected in resolved.plan.select(&self.id.source, &mut random) {
+            hops.entry(selected.next_hop).or_default().push(Recipient {
+                name: selected.name.to_owned(),
+                home: selected.node,
+            });
+        }
+        let resolve = |(at, recipients): (usize, Vec<Recipient>)| {
+            let to = resolved.recipients[at].as_ref()?;
+            let recipients = match to.is_local {
+                true => Vec::new(),
+                false => recipients,
+            };
+            Some((to, recipients))
+        };
+        hops.into_iter().filter_map(resolve).collect()
+    }
+}
+
+fn send(broker: &Broker, to: &ResolvedHop, header: MessageHeader<'_>, payload: &[u8]) {
+    let mut bytes = Vec::new();
+    let mut sending = to.endpoint.sending();
+    let is_sent = header.encode(&mut bytes).is_ok()
+        && sending.try_send_parts(DATA, &[&bytes, payload]).is_ok();
+    let counters = &broker.counters;
+    let counter = match (is_sent, to.is_local) {
+        (false, _) => &counters.unreachable,
+        (true, true) => &counters.delivered,
+        (true, false) => &counters.forwarded,
+    };
+    add(counter, 1);
+}

@@ -1,21 +1,22 @@
 //! Sets of sequence numbers, kept as ranges. Pure.
 
-use std::collections::VecDeque;
 use std::ops::Range;
+
+use smallvec::SmallVec;
 
 /// A set of sequence numbers as sorted ranges, of which no two touch.
 ///
-/// Most sets consist of one range that grows at its end, which costs a comparison. Everything else is
-/// a binary search and a shift of the ranges behind the change.
+/// Most sets consist of one range that grows at its end, which costs a comparison and no memory beside
+/// the set. Everything else is a binary search and a shift of the ranges behind the change.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SequenceSet(VecDeque<Range<u64>>);
+pub struct SequenceSet(SmallVec<[Range<u64>; 1]>);
 
 impl SequenceSet {
     /// Whether a number is in the set.
     #[inline]
     #[must_use]
     pub fn contains(&self, sequence: u64) -> bool {
-        match self.0.back() {
+        match self.0.last() {
             None => false,
             Some(last) if sequence >= last.start => sequence < last.end,
             Some(_) => {
@@ -28,7 +29,7 @@ impl SequenceSet {
     /// Adds a range. An empty one changes nothing.
     #[inline]
     pub fn insert(&mut self, range: Range<u64>) {
-        match self.0.back_mut() {
+        match self.0.last_mut() {
             Some(last) if last.end == range.start && !range.is_empty() => last.end = range.end,
             _ => self.insert_anywhere(range),
         }
@@ -69,16 +70,25 @@ impl SequenceSet {
                 self.0.insert(from, rest);
             }
         }
+        self.release();
     }
 
     /// Removes every number below `end`.
     pub fn remove_below(&mut self, end: u64) {
-        while let Some(first) = self.0.front_mut() {
-            if first.end > end {
-                first.start = first.start.max(end);
-                return;
-            }
-            self.0.pop_front();
+        let at = self.0.partition_point(|range| range.end <= end);
+        if at > 0 {
+            self.0.drain(..at);
+            self.release();
+        }
+        if let Some(first) = self.0.first_mut() {
+            first.start = first.start.max(end);
+        }
+    }
+
+    /// An empty set needs no memory.
+    fn release(&mut self) {
+        if self.0.is_empty() {
+            self.0 = SmallVec::new();
         }
     }
 
@@ -89,6 +99,9 @@ impl SequenceSet {
 
     /// Removes every number of another set.
     pub fn remove_all(&mut self, other: &Self) {
+        if self.is_empty() {
+            return;
+        }
         other.ranges().for_each(|range| self.remove(range));
     }
 
@@ -129,7 +142,7 @@ impl SequenceSet {
     /// The smallest number.
     #[must_use]
     pub fn first(&self) -> Option<u64> {
-        self.0.front().map(|range| range.start)
+        self.0.first().map(|range| range.start)
     }
 
     /// The smallest number from `start` on.
@@ -142,7 +155,7 @@ impl SequenceSet {
     /// The largest number.
     #[must_use]
     pub fn last(&self) -> Option<u64> {
-        self.0.back().map(|range| range.end - 1)
+        self.0.last().map(|range| range.end - 1)
     }
 
     /// The ranges in ascending order.

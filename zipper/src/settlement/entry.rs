@@ -2,47 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::time::Duration;
 
 use selvedge_client::settlement::{
-    AbandonReason, FlowOffer, GroupId, InstanceId, LEASE, RANGES_MAX, ReceivingReport,
-    RecipientGroup, RouteEpoch, SequenceSet,
+    AbandonReason, FlowOffer, GroupId, InstanceId, RANGES_MAX, ReceivingReport, RouteEpoch,
+    SequenceSet,
 };
 use selvedge_hub::Instant;
 
-use super::group::GroupFlow;
+use super::group::{GroupFlow, GroupIdentity};
 use super::member::Member;
 use super::offer::{InvalidOffer, is_valid};
 use super::outputs::{FLOOR_STEP, MemberDelivery};
-use super::timers::{AbsentMember, EndedRoute, SourceProbe};
-
-/// The time limits of a flow.
-#[derive(Debug, Clone, Copy)]
-pub struct EntrySettings {
-    /// How long an instance without a route keeps its messages. The same in every process of a fabric.
-    pub lease: Duration,
-    /// How long messages wait for the first instance of a group. The window of the source limits how many
-    /// wait.
-    pub await_max: Duration,
-    /// How long an instance may take to answer a bind before it is bound again.
-    pub bind_max: Duration,
-    /// How long an instance with messages may report nothing before it is bound again: once or twice this
-    /// time.
-    pub silence_max: Duration,
-}
-
-impl Default for EntrySettings {
-    /// A lease of 30 s; 10 s for a group without instances; 2 s for the answer to a bind; 5 s without a
-    /// report.
-    fn default() -> Self {
-        Self {
-            lease: LEASE,
-            await_max: Duration::from_secs(10),
-            bind_max: Duration::from_secs(2),
-            silence_max: Duration::from_secs(5),
-        }
-    }
-}
+use super::settings::{EntrySettings, PackedSettings};
+use super::timers::{Leftover, SourceProbe};
 
 /// A group that observes a flow, as the router knows it.
 #[derive(Debug, Clone)]
@@ -68,7 +40,7 @@ type GroupKey<'a> = (&'a str, Option<InstanceId>);
 /// backwards.
 #[derive(Debug)]
 pub struct EntryFlow {
-    pub(super) settings: EntrySettings,
+    pub(super) settings: PackedSettings,
     attachment: u32,
     /// How many routes were bound.
     routes: u32,
@@ -78,14 +50,13 @@ pub struct EntryFlow {
     pub(super) arrived: u64,
     /// What was sent as routed.
     pub(super) routed: u64,
-    /// The first message in the log of the source, and the one that instances were informed of.
+    /// The first message in the log of the source.
     pub(super) base: u64,
-    base_sent: u64,
     pub(super) groups: Vec<GroupFlow>,
     next_group: u32,
     /// The version of the last announcement, and the last one that the source has confirmed.
-    pub(super) announced: u64,
-    pub(super) confirmed: u64,
+    pub(super) announced: u32,
+    pub(super) confirmed: u32,
     /// Whether the recipients have changed since the last announcement.
     pub(super) is_changed: bool,
     /// No group before has something for the source, or for an instance.
@@ -94,8 +65,7 @@ pub struct EntryFlow {
     pub(super) probe: SourceProbe,
     /// When silent members are looked for next.
     pub(super) check_at: Instant,
-    pub(super) absent: Vec<AbsentMember>,
-    pub(super) ended: Vec<EndedRoute>,
+    pub(super) leftover: Option<Box<Leftover>>,
 }
 
 impl EntryFlow {
@@ -121,14 +91,13 @@ impl EntryFlow {
         groups.sort_by_key(|it| it.recipients.group);
         let groups = groups.into_iter();
         Ok(Self {
-            settings,
+            settings: PackedSettings::new(settings),
             attachment,
             routes: 0,
             sent_before: sent_max,
             arrived: live_from,
             routed: live_from,
             base: 0,
-            base_sent: 0,
             groups: groups
                 .map(|group| GroupFlow::recover(now, group, live_from, sent_max))
                 .collect(),
@@ -140,8 +109,7 @@ impl EntryFlow {
             instances_from: 0,
             probe: SourceProbe::default(),
             check_at: now + settings.silence_max,
-            absent: Vec::new(),
-            ended: Vec::new(),
+            leftover: None,
         })
     }
 
@@ -172,14 +140,16 @@ impl EntryFlow {
             members.extend(&spec.members);
             names.entry(&spec.name).or_default().extend(&spec.members);
         }
-        self.absent.retain(|it| {
-            let members = listed.get(&(it.name.as_str(), it.only));
-            members.is_some_and(|members| members.contains(&it.instance))
-        });
+        if let Some(leftover) = &mut self.leftover {
+            leftover.absent.retain(|it| {
+                let members = listed.get(&(it.name.as_str(), it.only));
+                members.is_some_and(|members| members.contains(&it.instance))
+            });
+        }
         for group in &mut self.groups {
             let name = group.recipients.name.clone();
-            let members = listed.get(&(name.as_str(), group.recipients.only));
-            let of_name = names.get(name.as_str());
+            let members = listed.get(&(&*name, group.recipients.only));
+            let of_name = names.get(&*name);
             if group.recipients.until.is_none() && members.is_none() && of_name.is_some() {
                 self.is_changed = true;
                 group.close(self.arrived);
@@ -209,7 +179,7 @@ impl EntryFlow {
             .collect();
         for (spec, place) in specs.iter().zip(places) {
             let is_absent = |instance: InstanceId| {
-                let mut absent = self.absent.iter();
+                let mut absent = self.leftover.iter().flat_map(|it| &it.absent);
                 absent.any(|it| it.instance == instance && it.is_in(&spec.name, spec.only))
             };
             let present = spec.members.iter().filter(|&&it| !is_absent(it));
@@ -231,14 +201,13 @@ impl EntryFlow {
     fn add_group(&mut self, now: Instant, name: String, only: Option<InstanceId>) -> usize {
         let earlier = self.groups.iter().filter(|it| it.precedes(&name, only));
         let behind = earlier.filter_map(|it| it.recipients.until).max();
-        let recipients = RecipientGroup {
+        let recipients = GroupIdentity {
             group: GroupId(self.next_group),
-            name,
+            name: name.into_boxed_str(),
             only,
             // An earlier group may have had messages from an earlier entry zipper that have not arrived.
             from: self.arrived.max(behind.unwrap_or(0)),
             until: None,
-            members: Vec::new(),
             uncertain_below: 0,
         };
         self.next_group += 1;
@@ -253,7 +222,7 @@ impl EntryFlow {
         let has_route = members.any(|it| it.instance == instance && it.has_route);
         self.is_changed = true;
         let group = &mut self.groups[at];
-        group.empty_since = None;
+        group.empty_since = Instant::FAR_FUTURE;
         group.members.reserve_exact(1);
         let member = Member::new(now, instance, self.announced + 1);
         group.members.push(member);
@@ -265,7 +234,11 @@ impl EntryFlow {
     /// The source has confirmed an announcement.
     pub fn handle_confirmed(&mut self, version: u64) {
         self.close_blocks();
-        self.confirmed = self.confirmed.max(version.min(self.announced));
+        self.confirmed = self.confirmed.max(
+            u32::try_from(version)
+                .unwrap_or(u32::MAX)
+                .min(self.announced),
+        );
         for at in 0..self.groups.len() {
             self.proceed(at);
         }
@@ -274,8 +247,12 @@ impl EntryFlow {
     /// There is a way to an instance, or another one than before. What was in flight is lost.
     pub fn handle_route(&mut self, now: Instant, instance: InstanceId) {
         self.close_blocks();
-        let absent = self.absent.extract_if(.., |it| it.instance == instance);
-        for absent in absent.collect::<Vec<_>>() {
+        let mut absent = Vec::new();
+        if let Some(leftover) = &mut self.leftover {
+            let concerned = leftover.absent.extract_if(.., |it| it.instance == instance);
+            absent.extend(concerned);
+        }
+        for absent in absent {
             let mut groups = self.groups.iter();
             let known = groups.position(|it| {
                 it.recipients.until.is_none()
@@ -304,7 +281,7 @@ impl EntryFlow {
             route: self.routes,
         };
         if let Some(member) = self.groups[at].lose_route(instance) {
-            member.bind(now, epoch, self.settings.bind_max);
+            member.bind(now, epoch, self.settings.get().bind_max);
         }
         self.instances_from = 0;
         self.proceed(at);
@@ -360,7 +337,9 @@ impl EntryFlow {
 
     fn remove_instance(&mut self, now: Instant, instance: InstanceId, is_orderly: bool) {
         self.close_blocks();
-        self.absent.retain(|it| it.instance != instance);
+        if let Some(leftover) = &mut self.leftover {
+            leftover.absent.retain(|it| it.instance != instance);
+        }
         for at in 0..self.groups.len() {
             self.remove_member(now, at, instance, is_orderly);
         }
@@ -377,8 +356,10 @@ impl EntryFlow {
         let mut member = group.remove(now, instance, is_orderly)?;
         self.is_changed = true;
         if let Some(epoch) = member.lose_route(now) {
-            self.ended.push((group.recipients.group, instance, epoch));
+            let number = group.recipients.group;
+            self.leftover().ended.push((number, instance, epoch));
         }
+        let group = &mut self.groups[at];
         if group.recipients.only.is_some() {
             group.end(self.arrived, AbandonReason::InstanceLost);
         }
@@ -393,13 +374,16 @@ impl EntryFlow {
             return;
         }
         self.close_blocks();
+        let is_step = base / FLOOR_STEP > self.base / FLOOR_STEP;
         self.base = base;
         for group in &mut self.groups {
             group.raise_floor(base);
         }
-        if base - self.base_sent >= FLOOR_STEP {
-            self.base_sent = base;
+        if is_step {
             self.instances_from = 0;
+            for member in self.groups.iter_mut().flat_map(|it| &mut it.members) {
+                member.is_floor_due = true;
+            }
         }
     }
 
@@ -534,10 +518,14 @@ impl EntryFlow {
             return;
         }
         group.handle_report(instance, report);
-        let lease = self.settings.lease;
+        let lease = self.settings.get().lease;
         let is_due = |it: &mut Member| it.is_listed && it.lease.is_due(lease);
         self.probe.is_wanted |= group.member(instance).is_some_and(is_due);
         self.proceed(at);
+    }
+
+    pub(super) fn leftover(&mut self) -> &mut Leftover {
+        self.leftover.get_or_insert_default()
     }
 
     fn find(&self, group: GroupId) -> Option<usize> {

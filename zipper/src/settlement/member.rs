@@ -7,15 +7,17 @@ use selvedge_client::settlement::{
 };
 use selvedge_hub::Instant;
 
+use super::rare::RareSet;
+
 /// How many bytes a member may request at once.
-const REQUEST_MAX: u64 = 256 << 10;
+const REQUEST_MAX: u32 = 256 << 10;
 
 /// An instance of a group, as the entry zipper of a flow knows it.
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) instance: InstanceId,
     /// The announcement that first named it: it may receive messages once the source has confirmed that.
-    pub(super) announced_in: u64,
+    pub(super) announced_in: u32,
     pub(super) route: MemberRoute,
     /// Since when it is not bound, or not listed. It has lost its lease a while later.
     pub(super) silent_since: Instant,
@@ -24,13 +26,11 @@ pub(super) struct Member {
     /// Assigned messages that may not reach it on the present route.
     pub(super) missing: SequenceSet,
     /// Assigned messages that another instance may have received.
-    pub(super) redelivered: SequenceSet,
+    pub(super) redelivered: RareSet,
     /// Behind the highest message that it may have received.
     pub(super) end: u64,
-    /// The floor that was sent to it last.
-    pub(super) floor_sent: u64,
     /// How many bytes it may request at once.
-    pub(super) room: u64,
+    pub(super) room: u32,
     pub(super) lease: LeaseStamps,
     /// A route that was bound before, and is of no use any more.
     pub(super) unbind: Option<RouteEpoch>,
@@ -44,6 +44,10 @@ pub(super) struct Member {
     pub(super) is_awaited: bool,
     /// Whether the router lists it. A source may name any instance: such a one is asked, and receives nothing.
     pub(super) is_listed: bool,
+    /// Whether a stamp is to be returned to it.
+    pub(super) is_renewed: bool,
+    /// Whether a floor is to be sent to it.
+    pub(super) is_floor_due: bool,
     /// Whether the way to it has no room.
     pub(super) is_full: bool,
     /// Whether messages are assigned to it, and it has not reported since the last check.
@@ -59,8 +63,6 @@ pub(super) struct LeaseStamps {
     pub(super) probed: u64,
     /// The newest one that the source has answered a later probe for.
     pub(super) renewed: u64,
-    /// Whether that is to be sent.
-    pub(super) is_pending: bool,
 }
 
 impl LeaseStamps {
@@ -93,7 +95,7 @@ pub(super) enum MemberRoute {
 }
 
 impl Member {
-    pub(super) fn new(now: Instant, instance: InstanceId, announced_in: u64) -> Self {
+    pub(super) fn new(now: Instant, instance: InstanceId, announced_in: u32) -> Self {
         Self {
             instance,
             announced_in,
@@ -101,9 +103,8 @@ impl Member {
             silent_since: now,
             assigned: SequenceSet::default(),
             missing: SequenceSet::default(),
-            redelivered: SequenceSet::default(),
+            redelivered: RareSet::default(),
             end: 0,
-            floor_sent: 0,
             room: REQUEST_MAX,
             lease: LeaseStamps::default(),
             unbind: None,
@@ -112,13 +113,15 @@ impl Member {
             has_route: false,
             is_awaited: false,
             is_listed: true,
+            is_renewed: false,
+            is_floor_due: false,
             is_full: false,
             is_suspect: false,
         }
     }
 
     /// Whether messages may be assigned to it.
-    pub(super) fn is_eligible(&self, confirmed: u64) -> bool {
+    pub(super) fn is_eligible(&self, confirmed: u32) -> bool {
         self.is_bound() && self.is_listed && !self.is_full && self.announced_in <= confirmed
     }
 
@@ -127,7 +130,7 @@ impl Member {
     }
 
     /// Whether live messages may be sent to it.
-    pub(super) fn is_live(&self, confirmed: u64) -> bool {
+    pub(super) fn is_live(&self, confirmed: u32) -> bool {
         self.is_eligible(confirmed) && self.missing.is_empty()
     }
 
@@ -155,6 +158,7 @@ impl Member {
         self.route = MemberRoute::Down { retry_at: None };
         self.answer = None;
         self.is_full = false;
+        self.is_renewed = false;
         self.is_suspect = false;
         self.room = REQUEST_MAX;
         self.unbind
@@ -255,6 +259,6 @@ impl Member {
     /// There is room on the way to it.
     pub(super) fn handle_room(&mut self, bytes: u64) {
         self.is_full = false;
-        self.room = bytes.min(REQUEST_MAX);
+        self.room = u32::try_from(bytes).unwrap_or(REQUEST_MAX).min(REQUEST_MAX);
     }
 }

@@ -18,8 +18,26 @@ mod group;
 mod member;
 mod offer;
 mod outputs;
+mod rare;
+mod settings;
 mod timers;
 
-pub use entry::{EntryFlow, EntrySettings, GroupSpec};
+pub use entry::{EntryFlow, GroupSpec};
 pub use offer::InvalidOffer;
 pub use outputs::{InstanceOutput, InstanceOutputKind, MemberDelivery, SourceOutput};
+pub use settings::EntrySettings;
+
+#[cfg(test)]
+mod tests {
+    use super::entry::EntryFlow;
+    use super::group::GroupFlow;
+    use super::member::Member;
+
+    /// Sets of one range and empty vectors have no memory of their own.
+    #[test]
+    fn a_flow_with_one_group_of_one_member_needs_600_bytes() {
+        let bytes = size_of::<EntryFlow>() + size_of::<GroupFlow>() + size_of::<Member>();
+        // And the name of the group.
+        assert!(bytes <= 590, "{bytes}");
+    }
+}

@@ -105,7 +105,7 @@ impl EntryFlow {
         self.announced += 1;
         let groups = self.groups.iter().map(GroupFlow::announcement);
         SourceOutput::Announce(Recipients {
-            version: self.announced,
+            version: u64::from(self.announced),
             groups: groups.collect(),
         })
     }
@@ -131,7 +131,7 @@ impl EntryFlow {
 
     /// Removes groups that need no further care.
     fn remove_groups(&mut self) {
-        let ended = &mut self.ended;
+        let mut ended = Vec::new();
         self.groups.retain(|group| {
             // Until then, another group of that name must not begin earlier.
             let has_arrived = group.recipients.until <= Some(self.arrived);
@@ -146,12 +146,16 @@ impl EntryFlow {
         });
         self.active_from = self.groups.len();
         self.instances_from = 0;
+        if !ended.is_empty() {
+            self.leftover().ended.append(&mut ended);
+        }
     }
 
     /// What is to be sent to an instance next. If there is no room on the way to it, a `RaiseFloor` and a
     /// `Renew` may be discarded; for a `Bind`, call [`handle_loss`](Self::handle_loss).
     pub fn poll_instance_output(&mut self) -> Option<InstanceOutput> {
-        if let Some((group, instance, epoch)) = self.ended.pop() {
+        let ended = self.leftover.as_mut().and_then(|it| it.ended.pop());
+        if let Some((group, instance, epoch)) = ended {
             return Some(InstanceOutput {
                 group,
                 instance,
@@ -173,9 +177,10 @@ impl EntryFlow {
 }
 
 impl GroupFlow {
-    fn poll_output(&mut self, confirmed: u64, arrived: u64) -> Option<SourceOutput> {
+    fn poll_output(&mut self, confirmed: u32, arrived: u64) -> Option<SourceOutput> {
         let group = self.recipients.group;
-        for (reason, messages) in self.abandoned.iter_mut() {
+        let abandoned = self.abandoned.iter_mut().flat_map(|news| &mut news.0);
+        for (reason, messages) in abandoned {
             let messages = messages.take_ranges(RANGES_MAX);
             if !messages.is_empty() {
                 return Some(SourceOutput::Abandoned {
@@ -185,7 +190,7 @@ impl GroupFlow {
                 });
             }
         }
-        self.abandoned = Vec::new();
+        self.abandoned = None;
         let messages = self.news.take_ranges(RANGES_MAX);
         if !messages.is_empty() {
             return Some(SourceOutput::Settled { group, messages });
@@ -228,11 +233,10 @@ impl Member {
                 *is_sent = true;
                 Some((*epoch, InstanceOutputKind::Bind))
             }
-            MemberRoute::Bound(epoch) if std::mem::take(&mut self.lease.is_pending) => {
+            MemberRoute::Bound(epoch) if std::mem::take(&mut self.is_renewed) => {
                 Some((*epoch, InstanceOutputKind::Renew(self.lease.renewed)))
             }
-            MemberRoute::Bound(epoch) if floor.saturating_sub(self.floor_sent) >= FLOOR_STEP => {
-                self.floor_sent = floor;
+            MemberRoute::Bound(epoch) if std::mem::take(&mut self.is_floor_due) => {
                 Some((*epoch, InstanceOutputKind::RaiseFloor(floor)))
             }
             _ => None,

@@ -26,15 +26,17 @@ impl EntryFlow {
     /// The next time limit. To be asked for once a second or more often.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let await_max = self.settings.await_max;
-        let groups = self.groups.iter().filter(|it| !it.is_over());
-        let empty = groups.filter_map(|it| it.empty_since.map(|since| since + await_max));
+        let await_max = self.settings.get().await_max;
+        let groups = self.groups.iter().filter(|it| it.is_awaiting());
+        let empty = groups.map(|it| it.empty_since + await_max);
         let members = self.groups.iter().flat_map(|it| {
             let has_block = it.has_block();
             it.members.iter().map(move |member| (member, has_block))
         });
         let limits = members.filter_map(|(it, has_block)| {
-            let lease = it.lease_start().map(|since| since + self.settings.lease);
+            let lease = it
+                .lease_start()
+                .map(|since| since + self.settings.get().lease);
             let waits = it.is_bound() && (has_block || !it.assigned.is_empty());
             let check = waits.then_some(self.check_at);
             [lease, it.route_timeout(), check]
@@ -49,7 +51,7 @@ impl EntryFlow {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.close_blocks();
         if now >= self.check_at {
-            self.check_at = now + self.settings.silence_max;
+            self.check_at = now + self.settings.get().silence_max;
             self.check_silence(now);
         }
         for at in 0..self.groups.len() {
@@ -62,10 +64,10 @@ impl EntryFlow {
                 }
             }
             let group = &mut self.groups[at];
-            let since = group.empty_since.filter(|_| !group.is_over());
-            if since.is_some_and(|since| now >= since + self.settings.await_max) {
+            let limit = group.empty_since + self.settings.get().await_max;
+            if group.is_awaiting() && now >= limit {
                 group.end(self.arrived, AbandonReason::NoSubscriber);
-                group.empty_since = None;
+                group.empty_since = Instant::FAR_FUTURE;
                 self.is_changed = true;
                 self.proceed(at);
             }
@@ -73,7 +75,7 @@ impl EntryFlow {
     }
 
     fn due(&self, member: &Member, now: Instant) -> Option<Due> {
-        let lease = self.settings.lease;
+        let lease = self.settings.get().lease;
         if member
             .lease_start()
             .is_some_and(|since| now >= since + lease)
@@ -117,8 +119,8 @@ impl EntryFlow {
             self.bind(now, at, instance);
             return;
         }
-        self.absent.push(AbsentMember {
-            name,
+        self.leftover().absent.push(AbsentMember {
+            name: name.into_string(),
             only,
             redelivers,
             instance,
@@ -147,12 +149,12 @@ impl EntryFlow {
             return;
         }
         self.probe.is_sent = false;
-        let lease = self.settings.lease;
+        let lease = self.settings.get().lease;
         for member in self.groups.iter_mut().flat_map(|it| &mut it.members) {
             let stamps = &mut member.lease;
             if member.is_listed && stamps.probed > stamps.renewed {
                 stamps.renewed = stamps.probed;
-                stamps.is_pending = true;
+                member.is_renewed = true;
             }
             self.probe.is_wanted |= member.is_listed && stamps.is_due(lease);
         }
@@ -174,6 +176,13 @@ impl AbsentMember {
     pub(super) fn is_in(&self, name: &str, only: Option<InstanceId>) -> bool {
         self.name == name && self.only == only
     }
+}
+
+/// What few flows have.
+#[derive(Debug, Default)]
+pub(super) struct Leftover {
+    pub(super) absent: Vec<AbsentMember>,
+    pub(super) ended: Vec<EndedRoute>,
 }
 
 /// A route that an instance may know, and that is of no use any more.

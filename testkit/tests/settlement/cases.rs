@@ -5,10 +5,10 @@ use selvedge_hub::Instant;
 use selvedge_zipper::settlement::*;
 use std::time::Duration;
 
-fn t(s: u64) -> Instant {
+pub(crate) fn t(s: u64) -> Instant {
     Instant::from_origin(Duration::from_secs(s))
 }
-fn offer(
+pub(crate) fn offer(
     live_from: u64,
     sent_max: u64,
     members: &[u64],
@@ -36,7 +36,7 @@ fn offer(
         }],
     }
 }
-fn spec(redelivers: bool, members: &[u64]) -> GroupSpec {
+pub(crate) fn spec(redelivers: bool, members: &[u64]) -> GroupSpec {
     GroupSpec {
         name: "g".into(),
         only: None,
@@ -44,13 +44,13 @@ fn spec(redelivers: bool, members: &[u64]) -> GroupSpec {
         members: members.iter().map(|&i| InstanceId(i)).collect(),
     }
 }
-fn drain(flow: &mut EntryFlow) -> Vec<SourceOutput> {
+pub(crate) fn drain(flow: &mut EntryFlow) -> Vec<SourceOutput> {
     std::iter::from_fn(|| flow.poll_source_output()).collect()
 }
-fn instance_outputs(flow: &mut EntryFlow) -> Vec<InstanceOutput> {
+pub(crate) fn instance_outputs(flow: &mut EntryFlow) -> Vec<InstanceOutput> {
     std::iter::from_fn(|| flow.poll_instance_output()).collect()
 }
-fn fresh() -> FlowOffer {
+pub(crate) fn fresh() -> FlowOffer {
     FlowOffer {
         attachment: 1,
         live_from: 0,
@@ -60,13 +60,13 @@ fn fresh() -> FlowOffer {
     }
 }
 /// The epoch that an instance is to be bound with.
-fn epoch(flow: &mut EntryFlow, i: u64) -> RouteEpoch {
+pub(crate) fn epoch(flow: &mut EntryFlow, i: u64) -> RouteEpoch {
     let outputs = instance_outputs(flow);
     let is_bind =
         |it: &&InstanceOutput| it.instance == InstanceId(i) && it.kind == InstanceOutputKind::Bind;
     outputs.iter().rfind(is_bind).expect("it is bound").epoch
 }
-fn report(epoch: RouteEpoch, processed: SequenceSet) -> ReceivingReport {
+pub(crate) fn report(epoch: RouteEpoch, processed: SequenceSet) -> ReceivingReport {
     ReceivingReport {
         epoch,
         kind: ReportKind::News,
@@ -76,7 +76,13 @@ fn report(epoch: RouteEpoch, processed: SequenceSet) -> ReceivingReport {
         stamp: 1,
     }
 }
-fn answer(flow: &mut EntryFlow, i: u64, processed: SequenceSet, held: SequenceSet, end: u64) {
+pub(crate) fn answer(
+    flow: &mut EntryFlow,
+    i: u64,
+    processed: SequenceSet,
+    held: SequenceSet,
+    end: u64,
+) {
     let report = ReceivingReport {
         kind: ReportKind::Answer,
         held,
@@ -85,18 +91,24 @@ fn answer(flow: &mut EntryFlow, i: u64, processed: SequenceSet, held: SequenceSe
     };
     flow.handle_report(GroupId(0), InstanceId(i), &report);
 }
-fn bind(flow: &mut EntryFlow, i: u64, processed: SequenceSet, held: SequenceSet, end: u64) {
+pub(crate) fn bind(
+    flow: &mut EntryFlow,
+    i: u64,
+    processed: SequenceSet,
+    held: SequenceSet,
+    end: u64,
+) {
     flow.handle_route(t(1), InstanceId(i));
     answer(flow, i, processed, held, end);
 }
-fn live(flow: &mut EntryFlow, sequence: u64) -> Vec<(u64, u64, bool)> {
+pub(crate) fn live(flow: &mut EntryFlow, sequence: u64) -> Vec<(u64, u64, bool)> {
     let mut deliveries = Vec::new();
     assert!(flow.handle_live(sequence, |it| deliveries.push(it)));
     let sent = deliveries.iter();
     sent.map(|it| (it.instance.0, it.sequence, it.is_redelivery))
         .collect()
 }
-fn resent(
+pub(crate) fn resent(
     flow: &mut EntryFlow,
     request: &ResendRequest,
     sequence: u64,
@@ -104,20 +116,20 @@ fn resent(
     let delivery = flow.handle_resent(request.group, request.token, sequence);
     delivery.map(|it| (it.instance.0, it.sequence, it.is_redelivery))
 }
-fn entry(offer: FlowOffer) -> EntryFlow {
+pub(crate) fn entry(offer: FlowOffer) -> EntryFlow {
     EntryFlow::new(t(1), EntrySettings::default(), offer).expect("a valid offer")
 }
-fn confirm(flow: &mut EntryFlow) {
+pub(crate) fn confirm(flow: &mut EntryFlow) {
     drain(flow);
     flow.handle_confirmed(u64::MAX)
 }
-fn resend(out: &[SourceOutput]) -> Option<ResendRequest> {
+pub(crate) fn resend(out: &[SourceOutput]) -> Option<ResendRequest> {
     out.iter().rev().find_map(|o| match o {
         SourceOutput::Resend(r) => Some(r.clone()),
         _ => None,
     })
 }
-fn none() -> SequenceSet {
+pub(crate) fn none() -> SequenceSet {
     SequenceSet::default()
 }
 
@@ -235,7 +247,7 @@ fn messages_that_were_never_sent_to_a_dead_instance_are_not_abandoned() {
     );
 }
 
-fn source(n: usize) -> SourceFlow {
+pub(crate) fn source(n: usize) -> SourceFlow {
     let mut s = SourceFlow::new(FlowLimits {
         log_max: 100 << 20,
         window: 100 << 20,

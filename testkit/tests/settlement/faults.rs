@@ -22,7 +22,7 @@ impl World {
     /// A fault.
     pub(crate) fn befall(&mut self) {
         let entry = self.rng.usize(..ENTRIES);
-        match self.rng.u32(..14) {
+        match self.rng.u32(..16) {
             0 => self.crash_entry(entry),
             1 => {
                 // The entry zipper that it leaves may not know.
@@ -42,6 +42,12 @@ impl World {
             9 => self.leave(),
             10 => self.lose_in_route(),
             11 => self.change_policy(),
+            12 => self.strand(entry),
+            13 => {
+                let time = Duration::from_secs(self.rng.u64(1..40));
+                self.note(format!("the way to entry {entry} is stalled for {time:?}"));
+                self.stalled_until[entry] = self.now + time;
+            }
             _ => {
                 self.is_stalled = !self.is_stalled;
                 self.note(format!(
@@ -67,6 +73,32 @@ impl World {
             flow.handle_loss(self.now, group, id, epoch);
             self.drain(entry);
         }
+    }
+
+    /// The source moves away from an instance that has messages: the next entry zipper does not reach it, and
+    /// the former one does.
+    fn strand(&mut self, next: usize) {
+        let index = self.rng.usize(..self.processes.len().max(1));
+        if index >= self.processes.len() || self.attached == Some(next) {
+            return;
+        }
+        let time = Duration::from_secs(self.rng.u64(1..60));
+        let process = &mut self.processes[index];
+        process.busy_until = self.now + time;
+        let (id, is_reached) = (process.id, process.reached_by[next]);
+        process.reached_by[next] = false;
+        self.note(format!(
+            "{id:?} is busy for {time:?}, and out of reach of entry {next}"
+        ));
+        if is_reached && let Some(flow) = &mut self.entries[next] {
+            flow.handle_route_lost(self.now, id);
+            self.drain(next);
+        }
+        for _ in 0..self.rng.u32(..200) {
+            self.write();
+            self.step();
+        }
+        self.attach(next);
     }
 
     /// The instances of a group receive every message each, or share them.
@@ -200,10 +232,14 @@ impl World {
     pub(crate) fn heal(&mut self) {
         self.note("all faults are over");
         self.is_stalled = false;
+        self.stalled_until = [self.now; ENTRIES];
         self.room = usize::MAX;
         self.ghosts.clear();
         if self.attached.is_none() {
             self.attach(0);
+        }
+        for process in &mut self.processes {
+            process.busy_until = self.now;
         }
         for index in 0..self.processes.len() {
             for at in 0..ENTRIES {

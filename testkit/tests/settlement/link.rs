@@ -76,6 +76,9 @@ impl World {
             (Some(at), 1..) => at,
             _ => self.rng.usize(..self.to_entry.len()),
         };
+        if self.now < self.stalled_until[at] {
+            return;
+        }
         for _ in 0..self.rng.u32(..30) {
             let Some((attachment, message)) = self.to_entry[at].pop_front() else {
                 break;

@@ -134,10 +134,11 @@ impl World {
             return;
         };
         let now = self.now;
-        let is_busy = self.rng.bool();
+        let mut is_busy = self.rng.bool();
         let Some(process) = self.processes.iter_mut().find(|it| it.id == id) else {
             return;
         };
+        is_busy |= process.busy_until > now;
         let lease = self.settings.lease;
         let receiving = process.flows.entry(group).or_insert_with(|| Receiving {
             flow: ReceivingFlow::new(lease),
@@ -206,7 +207,7 @@ impl World {
     fn work_once(&mut self, id: InstanceId, group: GroupId) -> bool {
         let is_slow = self.rng.u8(..4) == 0;
         let mut processes = self.processes.iter_mut();
-        let process = processes.find(|it| it.id == id);
+        let process = processes.find(|it| it.id == id && it.busy_until <= self.now);
         let Some(receiving) = process.and_then(|it| it.flows.get_mut(&group)) else {
             return false;
         };

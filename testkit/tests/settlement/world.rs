@@ -20,6 +20,8 @@ pub(crate) struct Process {
     pub(crate) group: usize,
     pub(crate) flows: BTreeMap<GroupId, Receiving>,
     pub(crate) since: Instant,
+    /// Until when its handler is busy.
+    pub(crate) busy_until: Instant,
     /// The entry zippers that have a route to it.
     pub(crate) reached_by: [bool; ENTRIES],
 }
@@ -43,6 +45,8 @@ pub(crate) struct World {
     pub(crate) attached: Option<usize>,
     /// What entry zippers send to the source is under way for long.
     pub(crate) is_stalled: bool,
+    /// Until when what the source sends to an entry zipper is under way.
+    pub(crate) stalled_until: [Instant; ENTRIES],
     /// What is in flight between source and entry zippers, each with the number of the attachment.
     pub(crate) to_entry: [VecDeque<(u32, ToEntry)>; ENTRIES],
     pub(crate) to_source: [VecDeque<(u32, SourceOutput)>; ENTRIES],
@@ -89,6 +93,7 @@ impl World {
             base_sent: 0,
             attached: None,
             is_stalled: false,
+            stalled_until: [now; ENTRIES],
             to_entry: [const { VecDeque::new() }; ENTRIES],
             to_source: [const { VecDeque::new() }; ENTRIES],
             entries: [const { None }; ENTRIES],
@@ -136,7 +141,7 @@ impl World {
         self.check();
     }
 
-    fn write(&mut self) {
+    pub(crate) fn write(&mut self) {
         if self.source.push(&[0; 10], 0).is_ok() {
             self.written += 1;
         }
@@ -218,7 +223,7 @@ impl World {
     }
 
     /// Something happens, or time passes.
-    fn step(&mut self) {
+    pub(crate) fn step(&mut self) {
         match self.rng.u32(..10) {
             0 | 1 => self.pump_source(),
             2 | 3 => self.pump_entry(),
@@ -258,6 +263,7 @@ impl World {
             group,
             flows: BTreeMap::new(),
             since: self.now,
+            busy_until: self.now,
             reached_by,
         });
         for (at, is_reached) in reached_by.into_iter().enumerate() {

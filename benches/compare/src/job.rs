@@ -50,6 +50,12 @@ impl Job {
         self.order.addresses.first().map_or("", String::as_str)
     }
 
+    /// The address that was reported last: of the far end of a chain of routers, where its sinks connect. Without
+    /// a chain it is that of [`address`](Self::address).
+    pub(crate) fn far_address(&self) -> &str {
+        self.order.addresses.last().map_or("", String::as_str)
+    }
+
     /// Reports to the runner that this process is ready, and its address.
     pub(crate) fn ready(&self, address: &str) {
         print_line(&format!("ready {address}"));

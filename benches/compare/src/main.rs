@@ -10,6 +10,7 @@ mod meter;
 #[cfg(feature = "peers")]
 mod nats_async;
 mod nats_lean;
+mod nats_server;
 mod ours;
 mod plot;
 mod process;
@@ -63,8 +64,8 @@ enum Command {
 
 #[derive(Args)]
 struct Settings {
-    /// Only rows that begin with this: "rtt", "bulk 65536", "messages", "hop 64", "hop-rtt", "fan-out",
-    /// "rtt 64 hog". May be given several times.
+    /// Only rows that begin with this: "rtt", "bulk 65536", "messages", "hop 64", "hop-rtt", "two-hops",
+    /// "fan-out", "rtt 64 hog". May be given several times.
     #[arg(long)]
     rows: Vec<String>,
     /// The number of rounds.

@@ -1,7 +1,7 @@
 //! NATS through a minimal client, to measure its server.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
@@ -12,6 +12,12 @@ use crate::raw::WRITE_LEN;
 pub(crate) const QUESTION: &str = "question";
 const ANSWER: &str = "answer";
 pub(crate) const ACK: &str = "ack";
+
+/// The payload that answers a probe, which is an empty question. Acknowledgements are empty.
+pub(crate) const PROBED: &[u8] = b"probed";
+
+/// How often a question is probed until it is answered.
+pub(crate) const PROBE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The messages in flight to each subscriber: the server disconnects slow ones. Over all of them together
 /// the limit is 16 MiB and 50,000 messages (benches/README.md, "Reference measurements").
@@ -40,8 +46,8 @@ fn or_exit<T>(result: io::Result<T>) -> T {
 }
 
 impl Lean {
-    fn connect(job: &Job, poll: &Poll, token: Token) -> Self {
-        let at = job.address().parse().expect("an address");
+    fn connect(at: &str, poll: &Poll, token: Token) -> Self {
+        let at = at.parse().expect("an address");
         let mut stream = TcpStream::connect(at).expect("the server runs");
         stream.set_nodelay(true).expect("a socket of TCP");
         let both = Interest::READABLE | Interest::WRITABLE;
@@ -181,7 +187,7 @@ fn drive(poll: &mut Poll, mut turn: impl FnMut(usize)) -> ! {
 /// One connection with one subscription.
 fn alone(job: &Job, subject: &str) -> (Poll, Lean) {
     let mut poll = Poll::new().expect("a poll");
-    let mut lean = Lean::connect(job, &poll, Token(0));
+    let mut lean = Lean::connect(job.address(), &poll, Token(0));
     lean.subscribe(subject);
     settle(&mut poll, std::iter::once(&mut lean));
     (poll, lean)
@@ -232,7 +238,8 @@ pub(crate) fn count(job: &Job, subscribers: u64) {
     let step = window(job.size(), subscribers) / 4;
     let mut poll = Poll::new().expect("a poll");
     let mut all: Vec<_> = (0..subscribers)
-        .map(|number| (Lean::connect(job, &poll, Token(number as usize)), 0_u64))
+        .map(|number| Lean::connect(job.far_address(), &poll, Token(number as usize)))
+        .map(|lean| (lean, 0_u64))
         .collect();
     for (lean, _) in &mut all {
         lean.subscribe(QUESTION);
@@ -242,12 +249,19 @@ pub(crate) fn count(job: &Job, subscribers: u64) {
     drive(&mut poll, |number| {
         let (lean, taken) = &mut all[number];
         while lean.fill() {
-            let (before, mut bytes) = (*taken, 0);
+            let (before, mut bytes, mut probes) = (*taken, 0, 0);
             lean.parse(|payload| {
+                if payload.is_empty() {
+                    probes += 1;
+                    return;
+                }
                 *taken += 1;
                 bytes += payload.len();
             });
             job.meter.add(*taken - before, bytes);
+            for _ in 0..probes {
+                lean.publish(ACK, PROBED);
+            }
             for _ in before / step..*taken / step {
                 lean.publish(ACK, b"");
             }
@@ -257,17 +271,37 @@ pub(crate) fn count(job: &Job, subscribers: u64) {
     })
 }
 
+/// Waits until a subscriber has answered: subscriptions take a moment from one server to another, and messages
+/// published before they arrive would be missing from the acknowledgements.
+fn probe(poll: &mut Poll, lean: &mut Lean) {
+    let mut events = Events::with_capacity(256);
+    let mut is_answered = false;
+    while !is_answered {
+        lean.publish(QUESTION, b"");
+        lean.flush();
+        match poll.poll(&mut events, Some(PROBE_INTERVAL)) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            other => or_exit(other),
+        }
+        while lean.fill() {
+            lean.parse(|_| is_answered = true);
+        }
+    }
+}
+
 /// Publishes as fast as the subscribers receive.
 pub(crate) fn flood(job: &Job, subscribers: u64) {
     let window = window(job.size(), subscribers);
     let (mut poll, mut lean) = alone(job, ACK);
+    probe(&mut poll, &mut lean);
     let payload = job.payload();
     job.ready("");
     let (mut sent, mut taken) = (0, 0);
+    let acknowledged = |ack: &[u8]| if ack.is_empty() { window / 4 } else { 0 };
     let mut turn = |_| {
         while lean.flush() {
             while lean.fill() {
-                lean.parse(|_| taken += window / 4);
+                lean.parse(|ack| taken += acknowledged(ack));
             }
             while lean.output.len() < WRITE_LEN && sent * subscribers < taken + window * subscribers
             {
@@ -279,7 +313,7 @@ pub(crate) fn flood(job: &Job, subscribers: u64) {
             }
         }
         while lean.fill() {
-            lean.parse(|_| taken += window / 4);
+            lean.parse(|ack| taken += acknowledged(ack));
         }
     };
     // There will be no event: the socket has been writable all the time.

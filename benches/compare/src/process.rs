@@ -1,12 +1,10 @@
 //! The runner's handle of a process.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
-use crate::job::free_address;
 use crate::machine::cpu_of;
 use crate::meter::Mark;
 
@@ -86,22 +84,12 @@ impl Process {
         }
     }
 
-    /// Starts the NATS server and waits until it is ready. Returns the process and its address.
-    pub(crate) fn start_nats(number: usize, server: &Path) -> Result<(Self, String), Broken> {
-        let at = free_address();
-        let (_, port) = at.rsplit_once(':').unwrap_or_default();
-        // It does not watch its input, and must not outlive this process.
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL"]).arg(server);
-        command.args(["--addr", "127.0.0.1", "--port", port]);
-        let process = Self::start_reading_errors(command, number)?;
+    /// Starts a NATS server and waits until it is ready.
+    pub(crate) fn start_nats(number: usize, mut server: Command) -> Result<Self, Broken> {
+        server.stdout(Stdio::null()).stderr(Stdio::piped());
+        let process = Self::start(server, number)?;
         while !process.line()?.contains(NATS_READY) {}
-        Ok((process, at))
-    }
-
-    fn start_reading_errors(mut command: Command, number: usize) -> Result<Self, Broken> {
-        command.stdout(Stdio::null()).stderr(Stdio::piped());
-        Self::start(command, number)
+        Ok(process)
     }
 
     fn line(&self) -> Result<String, Broken> {

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use Part::{NatsServer, Own};
+use Part::{Nats, Own};
 
 use crate::job::Job;
+use crate::nats_server::NatsRole;
+use crate::nats_server::NatsRole::{Alone, Hub, Leaf};
 use crate::ours::{self, Link};
 use crate::raw::SPIN;
 use crate::zipper::{self, Wait};
@@ -16,8 +18,8 @@ use crate::{nats_lean, quic, raw};
 #[derive(Clone, Copy)]
 pub(crate) enum Part {
     Own(fn(&'static Job)),
-    /// The NATS server.
-    NatsServer,
+    /// A NATS server.
+    Nats(NatsRole),
 }
 
 /// One program of a group.
@@ -108,6 +110,13 @@ pub(crate) const GROUPS: &[Group] = &[
         unit: Unit::RoundTrip,
         sizes: &[64],
         programs: HOP_ROUND_TRIP,
+    },
+    Group {
+        name: "two-hops",
+        title: "messages through two zippers, routers or servers",
+        unit: Unit::Message,
+        sizes: &[64, 1 << 10, 8 << 10],
+        programs: TWO_HOPS,
     },
     Group {
         name: "fan-out",
@@ -268,7 +277,7 @@ const HOP: &[Program] = &[
     program(
         "nats, async-nats",
         &[
-            NatsServer,
+            Nats(Alone),
             Own(|job| nats_async::count(job, 1)),
             Own(|job| nats_async::flood(job, 1)),
         ],
@@ -276,7 +285,7 @@ const HOP: &[Program] = &[
     program(
         "nats, lean client",
         &[
-            NatsServer,
+            Nats(Alone),
             Own(|job| nats_lean::count(job, 1)),
             Own(|job| nats_lean::flood(job, 1)),
         ],
@@ -312,11 +321,11 @@ const HOP_ROUND_TRIP: &[Program] = &[
     #[cfg(feature = "peers")]
     program(
         "nats, async-nats",
-        &[NatsServer, Own(nats_async::echo), Own(nats_async::ask)],
+        &[Nats(Alone), Own(nats_async::echo), Own(nats_async::ask)],
     ),
     program(
         "nats, lean client",
-        &[NatsServer, Own(nats_lean::echo), Own(nats_lean::ask)],
+        &[Nats(Alone), Own(nats_lean::echo), Own(nats_lean::ask)],
     ),
     program(
         "ours tcp+plain",
@@ -344,12 +353,62 @@ const HOP_ROUND_TRIP: &[Program] = &[
     ),
 ];
 
+const TWO_HOPS: &[Program] = &[
+    #[cfg(feature = "peers")]
+    program(
+        "zenoh routers",
+        &[
+            Own(|job| zenoh_peer::route(job, "tcp")),
+            Own(|job| zenoh_peer::route(job, "tcp")),
+            Own(zenoh_peer::count_routed),
+            Own(|job| zenoh_peer::flood(job, "client")),
+        ],
+    ),
+    #[cfg(feature = "peers")]
+    program(
+        "nats, async-nats",
+        &[
+            Nats(Hub),
+            Nats(Leaf),
+            Own(|job| nats_async::count(job, 1)),
+            Own(|job| nats_async::flood(job, 1)),
+        ],
+    ),
+    program(
+        "nats, lean client",
+        &[
+            Nats(Hub),
+            Nats(Leaf),
+            Own(|job| nats_lean::count(job, 1)),
+            Own(|job| nats_lean::flood(job, 1)),
+        ],
+    ),
+    program(
+        "ours tcp+plain",
+        &[
+            Own(|job| zipper::route_chained(job, "tcp+plain", Wait::Default)),
+            Own(|job| zipper::route_chained(job, "tcp+plain", Wait::Default)),
+            Own(zipper::count),
+            Own(zipper::flood),
+        ],
+    ),
+    program(
+        "ours quic",
+        &[
+            Own(|job| zipper::route_chained(job, "quic", Wait::Default)),
+            Own(|job| zipper::route_chained(job, "quic", Wait::Default)),
+            Own(zipper::count),
+            Own(zipper::flood),
+        ],
+    ),
+];
+
 const FAN_OUT: &[Program] = &[
     #[cfg(feature = "peers")]
     program(
         "nats, async-nats",
         &[
-            NatsServer,
+            Nats(Alone),
             Own(|job| nats_async::count(job, SUBSCRIBERS as u64)),
             Own(|job| nats_async::flood(job, SUBSCRIBERS as u64)),
         ],
@@ -357,7 +416,7 @@ const FAN_OUT: &[Program] = &[
     program(
         "nats, lean client",
         &[
-            NatsServer,
+            Nats(Alone),
             Own(|job| nats_lean::count(job, SUBSCRIBERS as u64)),
             Own(|job| nats_lean::flood(job, SUBSCRIBERS as u64)),
         ],

@@ -11,7 +11,7 @@ pub(crate) const FOREIGN_CORES_MAX: f64 = 0.15;
 pub(crate) const KEPT_MIN: usize = 3;
 
 /// The medians of one program in one bout.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Summary {
     pub(crate) runs: usize,
     /// The number of quiet runs.
@@ -22,6 +22,8 @@ pub(crate) struct Summary {
     pub(crate) p99_us: Option<f64>,
     /// Per unit of the group: nanoseconds per message or round trip, or seconds per gigabyte.
     pub(crate) cpu: f64,
+    /// The same of each process; empty for results that do not have it.
+    pub(crate) cpu_of_parts: Vec<f64>,
     pub(crate) cores: f64,
     pub(crate) packets_lost: f64,
     pub(crate) send_errors: f64,
@@ -71,10 +73,11 @@ impl Results {
         let of = |pick: &dyn Fn(&Record) -> Option<f64>| {
             median(counted.iter().filter_map(|record| pick(record)).collect())
         };
-        let cpu = |it: &Record| match group.unit {
-            Unit::RoundTrip | Unit::Message => it.cpu_seconds * 1e9 / it.messages as f64,
-            Unit::Gigabyte => it.cpu_seconds * 1e9 / it.bytes as f64,
+        let cpu = |it: &Record, seconds: f64| match group.unit {
+            Unit::RoundTrip | Unit::Message => seconds * 1e9 / it.messages as f64,
+            Unit::Gigabyte => seconds * 1e9 / it.bytes as f64,
         };
+        let of_part = |part: usize| of(&|it| Some(cpu(it, *it.cpu_seconds_of_parts.get(part)?)));
         Some(Summary {
             runs: all.len(),
             quiet: quiet.len(),
@@ -82,7 +85,8 @@ impl Results {
             bytes_per_second: of(&|it| Some(it.bytes as f64 / it.seconds))?,
             p50_us: of(&|it| it.p50_us),
             p99_us: of(&|it| it.p99_us),
-            cpu: of(&|it| Some(cpu(it)))?,
+            cpu: of(&|it| Some(cpu(it, it.cpu_seconds)))?,
+            cpu_of_parts: (0..).map_while(of_part).collect(),
             cores: of(&|it| Some(it.cpu_seconds / it.seconds))?,
             packets_lost: of(&|it| Some(it.packets_lost as f64))?,
             send_errors: of(&|it| Some(it.send_errors as f64))?,
@@ -95,10 +99,16 @@ impl Results {
         let group = Group::find(row.group)?;
         let bout = (group, row.size, row.has_hog);
         let (ours, peer) = (self.summary(bout, row.ours)?, self.summary(bout, row.peer)?);
-        let values = (
-            ours.value(row.of, group.unit)?,
-            peer.value(row.of, group.unit)?,
-        );
+        let values = match row.parts {
+            Some(parts) => (
+                *ours.cpu_of_parts.get(parts.0)?,
+                *peer.cpu_of_parts.get(parts.1)?,
+            ),
+            None => (
+                ours.value(row.of, group.unit)?,
+                peer.value(row.of, group.unit)?,
+            ),
+        };
         Some(Compared {
             row,
             unit: group.unit,
@@ -183,6 +193,7 @@ mod tests {
             messages,
             bytes: 64 * messages,
             cpu_seconds: 1.0,
+            cpu_seconds_of_parts: Vec::new(),
             p50_us: None,
             p99_us: None,
             packets_lost: 0,
@@ -200,7 +211,29 @@ mod tests {
             let is_built = cfg!(feature = "peers")
                 || !row.peer.contains("zenoh") && !row.peer.contains("async");
             assert_eq!(group.program(row.peer).is_some(), is_built, "{}", row.peer);
+            let parts = |program: &str| group.program(program).unwrap().parts.len();
+            let are_parts = |(ours, peer)| {
+                ours < parts(row.ours) && peer < parts(row.peer) && row.of == Of::Cpu
+            };
+            assert!(row.parts.is_none_or(are_parts), "{}", row.work);
         }
+    }
+
+    #[test]
+    fn processes_of_one_program_are_compared_by_their_own_times() {
+        let of_relay = |it: &&Row| it.parts == Some((1, 0)) && it.size == 64;
+        let row = ROWS.iter().find(of_relay).unwrap();
+        let mut record = record(row.ours, 1000, 0.0);
+        record.group = row.group.to_owned();
+        let older = serde_json::to_value(&record).map(|mut it| {
+            it.as_object_mut().unwrap().remove("cpu_seconds_of_parts");
+            it
+        });
+        let older: Record = serde_json::from_value(older.unwrap()).unwrap();
+        assert!(Results(vec![older.clone()]).compare(row).is_none());
+        record.cpu_seconds_of_parts = vec![0.2, 0.3, 0.5];
+        let compared = Results(vec![older, record]).compare(row).unwrap();
+        assert_eq!((compared.ours, compared.peer), (3e5, 2e5));
     }
 
     #[test]

@@ -114,6 +114,6 @@ fn can_run(stage: &Stage, program: &Program) -> bool {
     let is_nats = program
         .parts
         .iter()
-        .any(|part| matches!(part, Part::NatsServer));
+        .any(|part| matches!(part, Part::Nats(_)));
     !is_nats || stage.nats_server.is_some()
 }

@@ -24,6 +24,8 @@ pub(crate) struct Row {
     pub(crate) ours: &'static str,
     pub(crate) peer: &'static str,
     pub(crate) of: Of,
+    /// Which process of ours is compared with which of the peer's, for CPU time only; `None` for all of them.
+    pub(crate) parts: Option<(usize, usize)>,
     /// The required ratio of ours to the peer's; `None` if it is only reported.
     pub(crate) must: Option<f64>,
     /// The desired ratio.
@@ -35,6 +37,15 @@ pub(crate) struct Row {
 impl Row {
     const fn of(self, of: Of) -> Self {
         Self { of, ..self }
+    }
+
+    /// Compares the CPU time of one process of ours with that of one of the peer's.
+    const fn cpu_of_parts(self, ours: usize, peer: usize) -> Self {
+        Self {
+            of: Of::Cpu,
+            parts: Some((ours, peer)),
+            ..self
+        }
     }
 
     const fn hog(self) -> Self {
@@ -82,6 +93,7 @@ const fn row(
         ours,
         peer,
         of,
+        parts: None,
         must: None,
         stretch: None,
         is_plotted: false,
@@ -104,6 +116,14 @@ const fn hop(size: usize) -> (&'static str, usize, Of) {
     ("hop", size, Of::Rate)
 }
 
+const fn two_hops(size: usize) -> (&'static str, usize, Of) {
+    ("two-hops", size, Of::Rate)
+}
+
+/// The zippers of two hops, by their processes.
+const ENTRY: usize = 0;
+const RELAY: usize = 1;
+
 const PLAIN_INBOX: &str = "ours tcp+plain, inbox";
 const PLAIN_THREADS: &str = "ours tcp+plain, threads";
 const PLAIN_SPIN: &str = "ours tcp+plain, spin";
@@ -122,6 +142,7 @@ const QUINN_OUTSIDE: &str = "quinn, outside";
 const ZENOH: &str = "zenoh tcp";
 const ZENOH_QUIC: &str = "zenoh quic";
 const ROUTER: &str = "zenoh router";
+const ROUTERS: &str = "zenoh routers";
 const NATS: &str = "nats, async-nats";
 const LEAN: &str = "nats, lean client";
 
@@ -239,6 +260,44 @@ pub(crate) const ROWS: &[Row] = &[
         .plot(),
     row("round trip, one hop", HOP_RTT, PLAIN, LEAN),
     row("round trip, one hop", HOP_RTT, PLAIN, ROUTER),
+    row("two hops 64 B", two_hops(64), PLAIN, ROUTERS)
+        .must(3.0)
+        .plot(),
+    row("two hops 64 B", two_hops(64), PLAIN, LEAN)
+        .must(1.5)
+        .plot(),
+    row("two hops 1 KiB", two_hops(KIB), PLAIN, ROUTERS)
+        .must(2.0)
+        .plot(),
+    row("two hops 8 KiB", two_hops(8 * KIB), PLAIN, ROUTERS)
+        .must(2.0)
+        .plot(),
+    row("two hops 1 KiB", two_hops(KIB), PLAIN, LEAN),
+    row("two hops 8 KiB", two_hops(8 * KIB), PLAIN, LEAN),
+    row(
+        "two hops 64 B, CPU, relay / entry",
+        two_hops(64),
+        PLAIN,
+        PLAIN,
+    )
+    .cpu_of_parts(RELAY, ENTRY)
+    .must(1.1),
+    row(
+        "two hops 1 KiB, CPU, relay / entry",
+        two_hops(KIB),
+        PLAIN,
+        PLAIN,
+    )
+    .cpu_of_parts(RELAY, ENTRY)
+    .must(1.1),
+    row(
+        "two hops 8 KiB, CPU, relay / entry",
+        two_hops(8 * KIB),
+        PLAIN,
+        PLAIN,
+    )
+    .cpu_of_parts(RELAY, ENTRY)
+    .must(1.1),
     row("fan-out 1 to 64, 1 KiB", FAN_OUT, PLAIN, LEAN)
         .goals(1.5, 3.0)
         .plot(),

@@ -39,6 +39,9 @@ pub(crate) struct Record {
     pub(crate) bytes: u64,
     /// User and system time of all processes, in seconds.
     pub(crate) cpu_seconds: f64,
+    /// The same of each process, in the order of the program's parts; older results do not have it.
+    #[serde(default)]
+    pub(crate) cpu_seconds_of_parts: Vec<f64>,
     pub(crate) p50_us: Option<f64>,
     pub(crate) p99_us: Option<f64>,
     pub(crate) packets_lost: u64,
@@ -58,7 +61,7 @@ impl Running {
     fn start(stage: &Stage, group: &Group, size: usize, program: &Program) -> Result<Self, Broken> {
         let (mut running, mut addresses) = (Self::none(), Vec::new());
         for (number, part) in program.parts.iter().enumerate() {
-            let (process, address) = match (part, &stage.nats_server) {
+            let process = match (part, &stage.nats_server) {
                 (Part::Own(_), _) => {
                     running.ours.push(number);
                     let options = [
@@ -71,16 +74,21 @@ impl Running {
                     let options = options.map(|(name, value)| [name.to_owned(), value]);
                     let options = options.into_iter().flatten().chain(addresses.clone());
                     let part = std::iter::once("part".to_owned());
-                    Process::start_own(number, part.chain(options).collect())?
+                    let order = part.chain(options).collect();
+                    let (process, address) = Process::start_own(number, order)?;
+                    addresses.extend(address);
+                    process
                 }
-                (Part::NatsServer, Some(server)) => {
-                    let (process, at) = Process::start_nats(number, server)?;
-                    (process, Some(at))
+                (Part::Nats(role), Some(server)) => {
+                    let made = role.command(server, &stage.folder, &addresses);
+                    let what = server.display().to_string();
+                    let (command, own) = made.map_err(|error| Broken::Start { what, error })?;
+                    addresses.extend(own);
+                    Process::start_nats(number, command)?
                 }
-                (Part::NatsServer, None) => return Err(Broken::Silent { number }),
+                (Part::Nats(_), None) => return Err(Broken::Silent { number }),
             };
             running.processes.push(process);
-            addresses.extend(address);
         }
         Ok(running)
     }
@@ -97,8 +105,9 @@ impl Running {
         ours.map(|&number| self.processes[number].mark()).collect()
     }
 
-    fn cpu(&self) -> Result<Duration, Broken> {
-        self.processes.iter().map(Process::cpu).sum()
+    /// The CPU time of each process.
+    fn cpu(&self) -> Result<Vec<Duration>, Broken> {
+        self.processes.iter().map(Process::cpu).collect()
     }
 }
 
@@ -121,7 +130,9 @@ pub(crate) fn run(
     let before = running.marks()?;
     let (others, began, cpu) = (cpu_of_others(&own), Instant::now(), running.cpu()?);
     sleep(stage.length);
-    let (cpu, took) = (running.cpu()? - cpu, began.elapsed().as_secs_f64());
+    let (cpu_after, took) = (running.cpu()?, began.elapsed().as_secs_f64());
+    let cpu = cpu_after.iter().zip(&cpu);
+    let cpu: Vec<Duration> = cpu.map(|(after, before)| *after - *before).collect();
     let others = cpu_of_others(&own).saturating_sub(others);
     let after = running.marks()?;
     // One process counts; the same or another one reports losses and times.
@@ -147,7 +158,8 @@ pub(crate) fn run(
         seconds: (last.at - first.at).as_secs_f64(),
         messages: last.messages - first.messages,
         bytes: last.bytes - first.bytes,
-        cpu_seconds: cpu.as_secs_f64(),
+        cpu_seconds: cpu.iter().sum::<Duration>().as_secs_f64(),
+        cpu_seconds_of_parts: cpu.iter().map(Duration::as_secs_f64).collect(),
         p50_us: last.p50.map(micros),
         p99_us: last.p99.map(micros),
         packets_lost: losses(|mark| mark.losses.packets_lost),

@@ -16,8 +16,16 @@ const ANSWER: &str = "compare/answer";
 
 /// How a session finds the others.
 enum Meet {
-    Listen { mode: &'static str, at: String },
-    Connect { mode: &'static str, at: String },
+    Listen {
+        mode: &'static str,
+        at: String,
+        /// Those that it connects to as well.
+        to: Vec<String>,
+    },
+    Connect {
+        mode: &'static str,
+        at: String,
+    },
 }
 
 fn open(job: &Job, meet: &Meet) -> Session {
@@ -31,9 +39,10 @@ fn open(job: &Job, meet: &Meet) -> Session {
     set("scouting/gossip/enabled", "false");
     set("transport/link/tls/root_ca_certificate", &shown);
     match meet {
-        Meet::Listen { mode, at } => {
+        Meet::Listen { mode, at, to } => {
             set("mode", &format!("{mode:?}"));
             set("listen/endpoints", &format!("[{at:?}]"));
+            set("connect/endpoints", &format!("{to:?}"));
             set("transport/link/tls/listen_certificate", &shown);
             let key = format!("{:?}", certificate::key(folder));
             set("transport/link/tls/listen_private_key", &key);
@@ -52,13 +61,14 @@ fn listen(job: &Job, mode: &'static str, scheme: &str) -> (Session, String) {
     let meet = Meet::Listen {
         mode,
         at: at.clone(),
+        to: job.order.addresses.clone(),
     };
     (open(job, &meet), at)
 }
 
 /// With a router, both ends are its clients.
-fn connect(job: &Job, mode: &'static str) -> Session {
-    let at = job.address().to_owned();
+fn connect(job: &Job, mode: &'static str, at: &str) -> Session {
+    let at = at.to_owned();
     open(job, &Meet::Connect { mode, at })
 }
 
@@ -77,7 +87,7 @@ fn forever() -> ! {
     }
 }
 
-/// The router.
+/// A router, connected to those that started before.
 pub(crate) fn route(job: &Job, scheme: &str) {
     let (_session, at) = listen(job, "router", scheme);
     job.ready(&at);
@@ -105,7 +115,7 @@ pub(crate) fn echo(job: &Job, scheme: &str) {
 
 /// The same as a client of a router.
 pub(crate) fn echo_routed(job: &Job) {
-    let session = connect(job, "client");
+    let session = connect(job, "client", job.address());
     answer(&session);
     job.ready("");
     forever()
@@ -113,7 +123,7 @@ pub(crate) fn echo_routed(job: &Job) {
 
 /// Sends requests, one at a time.
 pub(crate) fn ask(job: &Job, mode: &'static str) {
-    let session = connect(job, mode);
+    let session = connect(job, mode, job.address());
     let subscriber = session.declare_subscriber(ANSWER).wait().expect("a key");
     let publisher = publisher(&session, QUESTION, true);
     let payload = ZBytes::from(job.payload());
@@ -155,9 +165,9 @@ pub(crate) fn count(job: &Job, scheme: &str) {
     forever()
 }
 
-/// The same as a client of a router.
+/// The same as a client of the last router.
 pub(crate) fn count_routed(job: &Job) {
-    let session = connect(job, "client");
+    let session = connect(job, "client", job.far_address());
     subscribe(job, &session);
     job.ready("");
     forever()
@@ -165,7 +175,7 @@ pub(crate) fn count_routed(job: &Job) {
 
 /// Publishes as fast as congestion control allows.
 pub(crate) fn flood(job: &Job, mode: &'static str) {
-    let session = connect(job, mode);
+    let session = connect(job, mode, job.address());
     let publisher = publisher(&session, QUESTION, false);
     let payload = ZBytes::from(job.payload());
     job.ready("");

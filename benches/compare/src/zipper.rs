@@ -1,4 +1,4 @@
-//! Selvedge through one zipper: sources and functions are clients with default settings.
+//! Selvedge through one or two zippers: sources and functions are clients with default settings.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use bytes::Bytes;
 use selvedge_client::tag::Tag;
 use selvedge_client::{Client, ClientOptions};
 use selvedge_driver::{Driver, DriverConfig, Identity};
-use selvedge_zipper::zipper::{self, Zipper};
+use selvedge_zipper::zipper::{Neighbour, Zipper, ZipperOptions};
 
 use crate::job::Job;
 
@@ -39,10 +39,34 @@ impl Wait {
 /// The zipper.
 pub(crate) fn route(job: &Job, scheme: &str, wait: Wait) {
     let identity = Identity::generate().expect("randomness");
-    let mut options = zipper::ZipperOptions::new("compare", identity);
+    serve(job, zipper_options(identity, scheme, wait))
+}
+
+/// One of the two zippers of a chain, which are the first processes of a program. The second dials the first; each
+/// knows the key of the other, which follows from the number of its process.
+pub(crate) fn route_chained(job: &Job, scheme: &str, wait: Wait) {
+    let identity = |part: usize| Identity::from_seed(&[part as u8; 32]).expect("32 bytes");
+    let (own, other) = (job.order.part, 1 - job.order.part);
+    let mut options = zipper_options(identity(own), scheme, wait);
+    let addresses = job.order.addresses.iter();
+    options.mesh = vec![Neighbour {
+        node: identity(other).node_id(),
+        addresses: addresses
+            .map(|at| at.parse().expect("the zipper reported it"))
+            .collect(),
+    }];
+    serve(job, options)
+}
+
+fn zipper_options(identity: Identity, scheme: &str, wait: Wait) -> ZipperOptions {
+    let mut options = ZipperOptions::new("compare", identity);
     options.spin = wait.spin(options.spin);
     let at = format!("{scheme}://127.0.0.1:0");
     options.listen = vec![at.parse().expect("an address")];
+    options
+}
+
+fn serve(job: &Job, options: ZipperOptions) -> ! {
     let zipper = Zipper::start(options).expect("a port and threads");
     job.ready(&zipper.addresses()[0].to_string());
     loop {
@@ -50,11 +74,12 @@ pub(crate) fn route(job: &Job, scheme: &str, wait: Wait) {
     }
 }
 
+/// Sources connect to the first zipper, functions to the last one.
 fn options(job: &Job, name: &str, observed: Option<Tag>) -> ClientOptions {
-    let zippers = vec![job.address().parse().expect("the zipper reported it")];
+    let zippers = |at: &str| vec![at.parse().expect("the zipper reported it")];
     match observed {
-        Some(tag) => ClientOptions::function(name, vec![tag], zippers),
-        None => ClientOptions::source(name, zippers),
+        Some(tag) => ClientOptions::function(name, vec![tag], zippers(job.far_address())),
+        None => ClientOptions::source(name, zippers(job.address())),
     }
 }
 

@@ -82,7 +82,7 @@ impl World {
         if index >= self.processes.len() || self.attached == Some(next) {
             return;
         }
-        let time = Duration::from_secs(self.rng.u64(1..60));
+        let time = Duration::from_secs(self.rng.u64(20..60));
         let process = &mut self.processes[index];
         process.busy_until = self.now + time;
         let (id, is_reached) = (process.id, process.reached_by[next]);
@@ -99,6 +99,15 @@ impl World {
             self.step();
         }
         self.attach(next);
+        // Long enough for the lease to end.
+        let end = self.now + time;
+        while self.now < end {
+            if self.rng.u8(..4) == 0 {
+                self.write();
+            }
+            self.step();
+            self.pass(Duration::from_millis(50));
+        }
     }
 
     /// The instances of a group receive every message each, or share them.

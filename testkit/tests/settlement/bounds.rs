@@ -184,15 +184,25 @@ fn an_instance_that_left_unnoticed_is_awaited_for_a_lease_at_most() {
 
 #[test]
 fn an_expired_instance_is_a_member_again_when_there_is_a_way_to_it() {
-    let mut flow = bound(&[1]);
-    flow.handle_route_lost(t(2), InstanceId(1));
-    flow.handle_timeout(t(2) + LEASE);
-    flow.set_groups(t(33), &[spec(true, &[1])]);
-    assert_eq!(instance_outputs(&mut flow).len(), 1, "the former route");
-    flow.handle_route(t(40), InstanceId(1));
-    confirm(&mut flow);
-    answer(&mut flow, 1, none(), none(), 0);
-    assert_eq!(live(&mut flow, 0), [(1, 0, false)]);
+    for is_listed_again in [false, true] {
+        let mut flow = bound(&[1]);
+        flow.handle_route_lost(t(2), InstanceId(1));
+        flow.handle_timeout(t(2) + LEASE);
+        if is_listed_again {
+            flow.set_groups(t(33), &[spec(true, &[1])]);
+        }
+        let outputs = drain(&mut flow);
+        let is_empty = |it: &SourceOutput| match it {
+            SourceOutput::Announce(recipients) => recipients.groups[0].members.is_empty(),
+            _ => false,
+        };
+        assert!(outputs.iter().any(is_empty), "{outputs:?}");
+        assert_eq!(instance_outputs(&mut flow).len(), 1, "the former route");
+        flow.handle_route(t(40), InstanceId(1));
+        confirm(&mut flow);
+        answer(&mut flow, 1, none(), none(), 0);
+        assert_eq!(live(&mut flow, 0), [(1, 0, false)]);
+    }
 }
 
 #[test]

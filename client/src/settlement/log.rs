@@ -144,6 +144,16 @@ impl MessageLog {
         }
     }
 
+    /// The length of the payload at a position.
+    #[inline]
+    pub(super) fn payload_len(&self, at: usize) -> Option<usize> {
+        let entry = self.entries.get(at)?;
+        match entry.len {
+            u32::MAX => self.payload(entry).map(|it| it.len()),
+            len => Some(len as usize),
+        }
+    }
+
     /// The message at a position, with its flags.
     #[inline]
     pub(super) fn get(&self, at: usize) -> Option<(LoggedPayload<'_>, u8)> {

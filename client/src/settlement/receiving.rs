@@ -265,6 +265,19 @@ impl ReceivingFlow {
         }
     }
 
+    /// Whether no message waits for its handler, or is being processed.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.held.is_empty() && self.begun.is_empty()
+    }
+
+    /// Whether the source has removed every message that was accepted from its log, so that none can be
+    /// repeated if the flow is forgotten.
+    #[must_use]
+    pub fn is_forgettable(&self) -> bool {
+        self.is_idle() && self.floor >= self.end
+    }
+
     /// The next report to send, if there is one: a part of the answer to a bind, or news.
     pub fn poll_report(&mut self, now: Instant) -> Option<ReceivingReport> {
         let has_route = self.is_open || self.answer_from.is_some();

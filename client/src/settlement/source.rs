@@ -234,6 +234,12 @@ impl SourceFlow {
         self.base
     }
 
+    /// Bytes in the log: each message counts its payload and 64 more.
+    #[must_use]
+    pub const fn log_bytes(&self) -> u64 {
+        self.log.bytes()
+    }
+
     /// Whether every message is settled, abandoned or without recipients.
     #[must_use]
     pub fn is_done(&self) -> bool {
@@ -394,6 +400,42 @@ impl SourceFlow {
             is_begun: false,
         });
         Ok(())
+    }
+
+    /// The length of the payload that [`poll_message`](Self::poll_message) would return, if there is a
+    /// message to be sent; 0 for the end of an answer.
+    #[inline]
+    pub fn next_len(&mut self) -> Option<usize> {
+        let base = self.base;
+        if let Some(resending) = self.resends.front_mut() {
+            // What is settled meanwhile needs no answer.
+            resending.rest.remove_below(base);
+            let at = resending.rest.first().map(|it| (it - base) as usize);
+            return Some(at.and_then(|at| self.log.payload_len(at)).unwrap_or(0));
+        }
+        let len = self.log.payload_len((self.sent - base) as usize)?;
+        let has_window =
+            self.sent_bytes == 0 || self.sent_bytes + cost_of(len) <= self.limits.window;
+        (self.is_open && has_window).then_some(len)
+    }
+
+    /// Empties the log, because no zipper will settle its messages. Calls `unsent` with the number, the
+    /// flags and the payload of each message that was never sent. Returns how many others there were, which
+    /// may or may not have been processed.
+    pub fn give_up(&mut self, mut unsent: impl FnMut(u64, u8, LoggedPayload<'_>)) -> u64 {
+        let (base, next) = (self.base, self.next());
+        let sent = self.sent_max.max(base);
+        for sequence in sent..next {
+            if let Some((payload, flags)) = self.log.get((sequence - base) as usize) {
+                unsent(sequence, flags, payload);
+            }
+        }
+        self.log.remove_first((next - base) as usize);
+        (self.base, self.routed, self.sent_max) = (next, next, next);
+        (self.sent, self.sent_bytes, self.is_open) = (next, 0, false);
+        self.resends.clear();
+        self.advance();
+        sent - base
     }
 
     /// The next message for the entry zipper, if its payload has at most `room` bytes. What was requested

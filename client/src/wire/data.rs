@@ -197,6 +197,14 @@ impl PlainMessage {
         })
     }
 
+    /// The key of the source of a message that was read by [`read_sourced`](Self::read_sourced) from `bytes`.
+    #[must_use]
+    pub fn source_in(&self, bytes: &[u8]) -> [u8; 32] {
+        let before = bytes.get(..self.payload_at);
+        let source = before.and_then(<[u8]>::last_chunk);
+        source.copied().unwrap_or(NO_SOURCE)
+    }
+
     /// Reads the mandatory fields, if only allowed flags are set.
     #[inline(always)]
     fn read_with(bytes: &[u8], allowed: u8) -> Option<Self> {

@@ -1,17 +1,21 @@
 //! A client: a source or a function that is connected to a zipper.
 
 mod admin;
+mod closing;
 mod connect;
 mod connector;
 mod error;
 mod failover;
+mod flows;
 mod hub_slot;
 mod introduction;
 mod keeper;
 mod options;
 mod outgoing;
+mod reading;
 mod received;
 mod search;
+mod settling;
 mod shared;
 
 use std::cell::LazyCell;
@@ -23,8 +27,12 @@ use bytes::Bytes;
 use selvedge_hub::{Clock, Endpoint, Instant, MailboxSender, NodeId, SendError};
 
 use crate::client::connector::ClientCommand;
+use crate::client::flows::{FlowWrite, RoutedDelivery};
 use crate::client::hub_slot::HubSlot;
-use crate::client::shared::{ClientShared, NextInbound, STOPPED};
+use crate::client::reading::NextInbound;
+use crate::client::received::DecodedMessage;
+use crate::client::settling::{SettledWrite, WriteWait};
+use crate::client::shared::ClientShared;
 use crate::lanes::{DATA, HOPS_MAX};
 use crate::tag::Tag;
 use crate::wire::{
@@ -34,6 +42,7 @@ use crate::wire::{
 pub use admin::{AdminClient, AdminError};
 pub use connect::{ConnectError, Connecting, addresses};
 pub use error::{ReadError, WriteError};
+pub use flows::{AcknowledgeMode, FlowSummary, InstanceLossPolicy, OutcomeSummary};
 pub use options::ClientOptions;
 pub use outgoing::OutgoingBatch;
 pub use received::ReceivedMessage;
@@ -155,9 +164,14 @@ impl Client {
     /// # Errors
     /// [`WriteError`], never [`WriteError::Full`].
     pub fn write(&self, tag: Tag, payload: impl AsRef<[u8]>) -> Result<(), WriteError> {
-        self.check_len(payload.as_ref())?;
-        let header = ShortHeader::plain(check(tag)?, HOPS_MAX, self.next_sequence());
-        self.send(&[header.bytes(), payload.as_ref()])
+        let payload = payload.as_ref();
+        self.check_len(payload)?;
+        let tag = check(tag)?;
+        if self.write_settled(tag, payload, WriteWait::Forever)? == SettledWrite::Accepted {
+            return Ok(());
+        }
+        let header = ShortHeader::plain(tag, HOPS_MAX, self.next_sequence());
+        self.send(&[header.bytes(), payload])
     }
 
     /// Writes a message like [`write`](Self::write). With a target, only functions with that target
@@ -173,6 +187,12 @@ impl Client {
         payload: impl AsRef<[u8]>,
     ) -> Result<(), WriteError> {
         self.check_len(payload.as_ref())?;
+        if self.shared.is_settled() {
+            let mut batch = OutgoingBatch::default();
+            let (target, trace) = (target.as_deref(), trace.as_deref());
+            self.append(&mut batch, tag, target, trace, payload.as_ref())?;
+            return self.write_batch(&mut batch);
+        }
         let mut header = Vec::new();
         self.encode_header(tag, target.as_deref(), trace.as_deref(), &mut header)?;
         self.send(&[&header, payload.as_ref()])
@@ -183,9 +203,14 @@ impl Client {
     /// # Errors
     /// [`WriteError`]; [`WriteError::Full`] if there is no room.
     pub fn try_write(&self, tag: Tag, payload: impl AsRef<[u8]>) -> Result<(), WriteError> {
-        self.check_len(payload.as_ref())?;
-        let header = ShortHeader::plain(check(tag)?, HOPS_MAX, self.next_sequence());
-        let parts = &[header.bytes(), payload.as_ref()];
+        let payload = payload.as_ref();
+        self.check_len(payload)?;
+        let tag = check(tag)?;
+        if self.write_settled(tag, payload, WriteWait::Never)? == SettledWrite::Accepted {
+            return Ok(());
+        }
+        let header = ShortHeader::plain(tag, HOPS_MAX, self.next_sequence());
+        let parts = &[header.bytes(), payload];
         let Some((_, endpoint)) = self.shared.try_send(parts) else {
             return Ok(());
         };
@@ -196,6 +221,26 @@ impl Client {
             Err(SendError::Full(_) | SendError::Closed(_)) => Err(WriteError::Full),
             Err(error) => Err(refused(error)),
         }
+    }
+
+    /// Writes a message to the log of its flow, if messages are to be settled.
+    #[inline]
+    fn write_settled(
+        &self,
+        tag: Tag,
+        body: &[u8],
+        wait: WriteWait,
+    ) -> Result<SettledWrite, WriteError> {
+        if !self.shared.is_settled() {
+            return Ok(SettledWrite::Plain);
+        }
+        let message = FlowWrite {
+            tag,
+            target: None,
+            has_trace: false,
+            body,
+        };
+        self.shared.write_settled(message, wait)
     }
 
     fn encode_header(
@@ -263,6 +308,11 @@ impl Client {
     /// # Errors
     /// [`WriteError`] for the message that is the first of the batch then.
     pub fn write_batch(&self, batch: &mut OutgoingBatch) -> Result<(), WriteError> {
+        if self.shared.is_settled()
+            && self.shared.write_settled_batch(batch)? == SettledWrite::Accepted
+        {
+            return Ok(());
+        }
         while let Some(blocked) = self.shared.try_send_all(batch) {
             if let Some(first) = batch.first()
                 && self.send_when_free(blocked, &[first])?
@@ -296,6 +346,7 @@ impl Client {
     /// [`ReadError::Closed`].
     pub fn read(&self) -> Result<Data, ReadError> {
         self.read_until(|| Wait::Forever, Err)
+            .map(|read| self.decoded(read))
     }
 
     /// Reads the next message. Blocks for at most `timeout`.
@@ -309,7 +360,7 @@ impl Client {
                 .checked_add(timeout)
                 .map_or(Wait::Forever, Wait::Until)
         };
-        self.read_until(wait, Err)
+        self.read_until(wait, Err).map(|read| self.decoded(read))
     }
 
     /// Reads the next message like [`read`](Self::read), without decoding more than necessary.
@@ -334,11 +385,31 @@ impl Client {
     /// [`ReadError::TimedOut`] if there is none, [`ReadError::Closed`].
     pub fn try_read(&self) -> Result<Data, ReadError> {
         self.read_until(|| Wait::Never, Err)
+            .map(|read| self.decoded(read))
+    }
+
+    /// The message as [`Data`], which cannot be acknowledged later.
+    fn decoded(&self, read: DecodedMessage) -> Data {
+        let (data, handle) = read.into_data();
+        if let (Some(inbound), Some(handle)) = (self.shared.inbound(), handle) {
+            inbound.acknowledge(handle);
+        }
+        data
+    }
+
+    /// Reports that a message was processed. It is to be called with each message that
+    /// [`receive`](Self::receive) returns if the client was started with
+    /// [`AcknowledgeMode::ByCall`]; otherwise, and for messages that need none, it does nothing. Never
+    /// blocks.
+    pub fn acknowledge(&self, message: &ReceivedMessage) {
+        if let (Some(inbound), Some(handle)) = (self.shared.inbound(), message.handle()) {
+            inbound.acknowledge(handle);
+        }
     }
 
     /// Reads the next message. `wait` is evaluated once and only if the caller has to wait: reading the
     /// clock costs as much as reading a message. `read` returns the bytes that have to be decoded.
-    fn read_until<T: From<Data>>(
+    fn read_until<T: From<Data> + From<RoutedDelivery>>(
         &self,
         wait: impl FnOnce() -> Wait,
         read: impl Fn(Bytes) -> Result<T, Bytes>,
@@ -350,6 +421,7 @@ impl Client {
         loop {
             match self.shared.try_read() {
                 NextInbound::Early(data) => return Ok((*data).into()),
+                NextInbound::Routed(routed) => return routed.map(T::from).map_err(malformed),
                 NextInbound::Message(message) => match read(message.payload) {
                     Ok(message) => return Ok(message),
                     Err(bytes) if wire::is_data(&bytes) => {
@@ -392,60 +464,6 @@ impl Client {
     #[must_use]
     pub fn sessions_lost(&self) -> u64 {
         self.shared.sessions_lost()
-    }
-
-    /// Requests the end of data from the zipper. Reading ends behind the last message that the zipper has
-    /// sent; writing remains possible, so that a function can answer and then [`close`](Self::close). If
-    /// the zipper is not connected, the client is [stopped](Self::stop) instead. Of several readers, one
-    /// receives the end. Never blocks.
-    pub fn finish(&self) {
-        self.shared.note_stopped();
-        if !self.shared.send_goaway() {
-            self.stop();
-        }
-    }
-
-    /// Blocks until the zipper has acknowledged every written message or it is
-    /// [`uncertain`](Self::uncertain), at most for `timeout`. Returns whether that is so.
-    #[must_use]
-    pub fn flush(&self, timeout: Duration) -> bool {
-        self.shared.flush(timeout)
-    }
-
-    /// Ends reading and writing: blocked and later calls fail. Never blocks; unsent messages are delivered
-    /// in the background.
-    pub fn stop(&self) {
-        self.shared.note_stopped();
-        // The hub first: it would create a successor of the endpoint that ends.
-        self.hub.get().wind_down();
-        self.shared.stop(STOPPED);
-    }
-
-    /// Whether this side has called [`stop`](Self::stop), [`finish`](Self::finish) or
-    /// [`close`](Self::close).
-    #[must_use]
-    pub fn is_stopped(&self) -> bool {
-        self.shared.is_stopped()
-    }
-
-    /// Closes the client in order. Blocks until written messages are delivered to the zipper, at most for
-    /// `timeout`. Returns whether every message was; the others are [`uncertain`](Self::uncertain).
-    #[must_use]
-    pub fn close(&self, timeout: Duration) -> bool {
-        self.stop();
-        let closed = self.hub.get().close(timeout);
-        self.shared.note_end();
-        closed && self.uncertain() == 0
-    }
-
-    /// Closes the client in order without blocking: returns the result of [`close`](Self::close) once it is
-    /// known, and is to be called again until then.
-    #[must_use]
-    pub fn try_close(&self) -> Option<bool> {
-        self.stop();
-        let closed = self.hub.get().closed()?;
-        self.shared.note_end();
-        Some(closed && self.uncertain() == 0)
     }
 
     /// A step of a trace with the current time, for [`write_with`](Self::write_with).
@@ -494,12 +512,5 @@ fn check(tag: Tag) -> Result<Tag, WriteError> {
     match tag.is_reserved() {
         true => Err(WriteError::Reserved(tag)),
         false => Ok(tag),
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        self.stop();
-        self.mail.send(ClientCommand::Stop);
     }
 }

@@ -26,7 +26,7 @@ pub const PAYLOAD_MAX: usize = (64 << 20) - HEADER_ROOM_MAX;
 
 /// How long an endpoint that closes waits for the peer. Callers of a close pass limits of their own, so
 /// a slow reader does not lose messages.
-const LINGER: Duration = Duration::from_secs(60);
+pub(crate) const LINGER: Duration = Duration::from_secs(60);
 
 /// The longest message with its header, for payloads of at most `payload_max` bytes.
 #[must_use]

@@ -53,8 +53,10 @@ pub mod tag;
 pub mod wire;
 
 pub use client::{
-    AdminClient, AdminError, Client, ClientOptions, ConnectError, Connecting, OutgoingBatch,
-    ReadError, ReceivedMessage, WriteError, addresses,
+    AcknowledgeMode, AdminClient, AdminError, Client, ClientOptions, ConnectError, Connecting,
+    FlowSummary, InstanceLossPolicy, OutcomeSummary, OutgoingBatch, ReadError, ReceivedMessage,
+    WriteError, addresses,
 };
 pub use tag::{Tag, TagError};
+pub use wire::settlement::SettlementLevel;
 pub use wire::{Data, Negotiated, Policy, Role};

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use selvedge_hub::Instant;
 
 use crate::client::Client;
-use crate::client::shared::{ClientClosed, NextInbound};
+use crate::client::reading::NextInbound;
+use crate::client::shared::ClientClosed;
 use crate::lanes::CONTROL;
 use crate::wire::{
     AdminQuery, AdminReply, AdminRequest, AdminRow, FEATURE_ADMIN, WireError, WireMessage,
@@ -126,7 +127,7 @@ impl AdminClient {
         let Client { shared, clock, .. } = &self.client;
         loop {
             match shared.try_read() {
-                NextInbound::Early(_) => {}
+                NextInbound::Early(_) | NextInbound::Routed(_) => {}
                 NextInbound::Message(message) => match WireMessage::decode(message.payload)? {
                     WireMessage::AdminReply(reply) => return Ok(reply),
                     WireMessage::Data(_) => {}

@@ -105,10 +105,11 @@ impl Connecting {
         let deadline = driver.now().checked_add(options.timeout);
         let messages = IntroductionMessages::new(&options)?;
         let random = fastrand::Rng::with_seed(driver.random_u64()?);
+        let process = (driver.random_u64()?, driver.clock().clone());
         let (sender, result) = bounded(1);
         let hosting = Arc::clone(&driver);
         let hosted = hosting.spawn_actor("zipper-client", |mail| {
-            let introducer = Introducer::new(mail, options, identity, messages);
+            let introducer = Introducer::new(mail, options, identity, messages, process);
             Connector::new(driver, introducer, deadline, random, sender)
         })?;
         Ok(Self {

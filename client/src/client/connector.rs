@@ -11,7 +11,6 @@ use crate::client::hub_slot::HubSlot;
 use crate::client::introduction::{ClientIntroduction, HubNumber, Introducer, NotAdmitted};
 use crate::client::keeper::Keeper;
 use crate::client::search::{Search, SearchFailure};
-use crate::client::shared::ClientShared;
 use crate::client::{Client, ConnectError};
 
 /// How long a zipper may take to admit the client. Another zipper, or another attempt, may be faster.
@@ -24,8 +23,11 @@ pub(super) enum ClientCommand {
     Dialed(usize, Result<NodeId, DialError>),
     /// An event of the hub with that number.
     Hub(HubNumber, HubEvent),
-    /// Messages may have arrived from the zipper.
+    /// Messages may have arrived from the zipper, the send buffer may have room, or something is to be
+    /// reported.
     Readable,
+    /// The client ends once its messages are settled.
+    EndSettled,
     Stop,
 }
 
@@ -217,8 +219,7 @@ impl Connector {
                 let driver = Arc::downgrade(&introducing.driver);
                 let slot = Arc::new(HubSlot::new(Arc::clone(&introduced.hub)));
                 let number = introduced.number;
-                let shared = ClientShared::new(introduced, self.introducer.messages());
-                let shared = Arc::new(shared);
+                let shared = self.introducer.share(introduced);
                 let mail = self.introducer.mail.clone();
                 let options = &self.introducer.options;
                 let (role, payload_max) = (options.role, options.message_max);

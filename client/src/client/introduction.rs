@@ -8,16 +8,21 @@ use std::task::{Context, Poll, Wake, Waker, ready};
 
 use bytes::Bytes;
 use selvedge_hub::{
-    CloseReason, Dialers, Driver, Endpoint, Hub, HubEvent, Identity, MailboxSender, SessionConfig,
-    dialers,
+    Clock, CloseReason, Dialers, Driver, Endpoint, Hub, HubEvent, Identity, MailboxSender,
+    SessionConfig, dialers,
 };
 
 use crate::client::connector::ClientCommand;
+use crate::client::flows::{ControlHandler, Inbound, Outbound};
 use crate::client::search::Found;
+use crate::client::settling::SettledWrites;
+use crate::client::shared::ClientShared;
 use crate::client::{ClientOptions, ConnectError};
 use crate::lanes::{CONTROL, session_config};
+use crate::settlement::InstanceId;
 use crate::wire::{
-    Data, Handshake, Negotiated, Rejection, VersionError, VersionOffer, WireError, WireMessage,
+    Data, Handshake, Negotiated, Rejection, Role, VersionError, VersionOffer, WireError,
+    WireMessage,
 };
 
 /// The messages with which a client introduces itself, to be sent in this order.
@@ -34,6 +39,9 @@ pub(super) struct Introducer {
     pub(super) options: ClientOptions,
     identity: Identity,
     messages: IntroductionMessages,
+    /// Identifies the process of the client, as a source and as an instance of a function.
+    process: u64,
+    control: Arc<ControlHandler>,
     next: HubNumber,
 }
 
@@ -43,14 +51,38 @@ impl Introducer {
         options: ClientOptions,
         identity: Identity,
         messages: IntroductionMessages,
+        (process, clock): (u64, Clock),
     ) -> Self {
+        let inbound = (options.role == Role::StreamFunction).then(|| {
+            Arc::new(Inbound::new(
+                InstanceId(process),
+                options.acknowledge,
+                options.on_instance_loss,
+                clock,
+                waker(&mail),
+            ))
+        });
         Self {
             mail,
             options,
             identity,
             messages,
+            process,
+            control: ControlHandler::new(inbound),
             next: 0,
         }
+    }
+
+    /// The state of a client that a zipper has admitted for the first time.
+    pub(super) fn share(&self, introduced: Introduced) -> Arc<ClientShared> {
+        let settled = self.options.level.map(|level| {
+            let outbound = Outbound::new(level, self.options.flow_limits, self.process);
+            Box::new(SettledWrites::new(outbound, self.waker()))
+        });
+        let (messages, inbound) = (self.messages.clone(), self.control.inbound());
+        let shared = Arc::new(ClientShared::new(introduced, messages, settled, inbound));
+        self.control.set_client(&shared);
+        shared
     }
 
     /// The dialers of the client for a search.
@@ -59,13 +91,9 @@ impl Introducer {
         own.chain(dialers(&self.identity).iter()).cloned().collect()
     }
 
-    pub(super) fn messages(&self) -> IntroductionMessages {
-        self.messages.clone()
-    }
-
     /// A waker of the actor, for polls of endpoints.
     pub(super) fn waker(&self) -> Waker {
-        Waker::from(Arc::new(WakeActor(self.mail.clone())))
+        waker(&self.mail)
     }
 
     /// Makes a hub whose only peer is the zipper, and sends the introduction.
@@ -83,6 +111,10 @@ impl Introducer {
             .session(session_config(send_buffer, self.options.message_max))
             .dial_first(found.node, found.address)
             .on_event(move |event| mail.send(ClientCommand::Hub(number, event)));
+        if self.options.level.is_some() || self.control.inbound().is_some() {
+            let control = Arc::clone(&self.control);
+            builder = builder.lane_filter(move |endpoint| control.filter(endpoint));
+        }
         if self.options.node.is_none() {
             builder = builder.report_other_nodes();
         }
@@ -264,6 +296,11 @@ fn closed_early(reason: &CloseReason) -> NotAdmitted {
         error: ConnectError::Unreachable(reason.to_string()),
         retry_helps: !is_final,
     }
+}
+
+/// A waker of the actor with that mailbox.
+fn waker(mail: &MailboxSender<ClientCommand>) -> Waker {
+    Waker::from(Arc::new(WakeActor(mail.clone())))
 }
 
 /// Wakes the actor of a client when messages may have arrived.

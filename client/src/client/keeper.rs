@@ -13,7 +13,9 @@ use crate::client::failover::Failover;
 use crate::client::hub_slot::HubSlot;
 use crate::client::introduction::{ClientIntroduction, HubNumber, Introduced, Introducer};
 use crate::client::search::Found;
+use crate::client::settling::CloseProgress;
 use crate::client::shared::{ClientShared, STOPPED};
+use crate::lanes::LINGER;
 use crate::wire::{Role, WireMessage};
 
 /// Handles the events of the hub of a client.
@@ -33,6 +35,10 @@ pub(super) struct Keeper {
     entering: Option<(Introduced, Vec<HubEvent>)>,
     /// Whether the connection in use has been logged.
     is_logged: bool,
+    /// Until when the client waits for settlement before it ends.
+    settling_until: Option<Instant>,
+    /// When the flows that the client receives have something to do.
+    inbound_timeout: Option<Instant>,
 }
 
 impl Keeper {
@@ -53,6 +59,8 @@ impl Keeper {
             introducing: None,
             entering: None,
             is_logged: false,
+            settling_until: None,
+            inbound_timeout: None,
         }
     }
 
@@ -62,6 +70,9 @@ impl Keeper {
         command: Option<ClientCommand>,
         introducer: &mut Introducer,
     ) {
+        if matches!(command, Some(ClientCommand::EndSettled)) {
+            self.settling_until.get_or_insert(now + LINGER);
+        }
         if let Some(ClientCommand::Hub(number, event)) = command {
             if number == self.number {
                 self.handle(now, event);
@@ -81,15 +92,47 @@ impl Keeper {
         self.read_control(&mut cx);
         self.await_introduction(now, &mut cx);
         self.follow_candidate(now, introducer, &mut cx);
+        self.shared.pump_flows();
+        self.inbound_timeout = self.shared.inbound().and_then(|inbound| inbound.step(now));
+        self.end_settled(now);
     }
 
     /// When to call [`step`](Self::step) again at the latest.
     pub(super) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
-        match &self.introducing {
+        let connection = match &self.introducing {
             Some((_, until)) => Some(*until),
             None if self.entering.is_some() => None,
             None => self.failover.poll_timeout(now),
+        };
+        let timeouts = [connection, self.inbound_timeout, self.settling_until];
+        timeouts.into_iter().flatten().min()
+    }
+
+    /// Ends a client that is closing, once its messages are settled or the time is up.
+    fn end_settled(&mut self, now: Instant) {
+        let is_over = |until| now >= until || !self.shared.is_settling();
+        if self
+            .settling_until
+            .take_if(|until| is_over(*until))
+            .is_some()
+        {
+            // The hub first: it would create a successor of the endpoint that ends.
+            if let Some(slot) = self.hub.upgrade() {
+                slot.get().wind_down();
+            }
+            self.shared.stop(STOPPED);
         }
+    }
+
+    /// A session has ended after the client was stopped. Returns whether another one is needed, because
+    /// messages wait for their settlement.
+    fn continues_stopped(&mut self, now: Instant) -> bool {
+        match self.shared.begin_close() {
+            CloseProgress::Settled => return false,
+            CloseProgress::Begun => self.settling_until = Some(now + LINGER),
+            CloseProgress::Settling => {}
+        }
+        true
     }
 
     /// Ends the client after its last handle has been dropped.
@@ -133,11 +176,12 @@ impl Keeper {
                     "the zipper has lost the session of this client: it has restarted, or it gave this \
                      client up after 30 s without a connection; messages that waited there are lost"
                 );
-                if shared.is_stopped() {
+                shared.disconnect_flows();
+                if shared.is_stopped() && !self.continues_stopped(now) {
                     // The new process does not answer the goaway to the old one.
-                    shared.stop(STOPPED);
+                    self.shared.stop(STOPPED);
                 } else {
-                    shared.introduce();
+                    self.shared.introduce();
                 }
             }
             HubEvent::Left {
@@ -166,21 +210,20 @@ impl Keeper {
 
     /// An endpoint has ended: that of the zipper that is left, or one that the zipper has closed.
     fn left(&mut self, now: Instant, endpoint: &Endpoint, reason: &str) {
-        let shared = &self.shared;
-        if shared.is_stopped() {
-            return shared.stop(STOPPED);
+        if self.shared.is_stopped() && !self.continues_stopped(now) {
+            return self.shared.stop(STOPPED);
         }
         if let Some((introduced, events)) = self.entering.take() {
             self.enter(endpoint, introduced);
             return events.into_iter().for_each(|event| self.handle(now, event));
         }
-        let (peer, remote) = (endpoint.peer(), shared.remote());
+        let (peer, remote) = (endpoint.peer(), self.shared.remote());
         tracing::warn!(%peer, remote, reason, "the zipper has closed the connection");
         self.failover.left(now);
         self.is_logged = false;
         let hub = self.hub.upgrade().map(|slot| slot.get());
         if let Some(new) = hub.and_then(|hub| hub.endpoint(peer)) {
-            shared.replace(endpoint, new);
+            self.shared.replace(endpoint, new);
         }
     }
 
@@ -206,7 +249,8 @@ impl Keeper {
         introducer: &mut Introducer,
         cx: &mut Context<'_>,
     ) {
-        if self.introducing.is_some() || self.entering.is_some() || self.shared.is_stopped() {
+        let is_busy = self.introducing.is_some() || self.entering.is_some();
+        if is_busy || self.shared.is_stopped() && !self.shared.is_settling() {
             return;
         }
         let (Some(found), Some(driver)) = (self.failover.candidate(now), self.driver.upgrade())

@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use selvedge_hub::{Address, Dialer, Driver, DriverConfig, Identity, NodeId};
 
+use crate::client::flows::{AcknowledgeMode, InstanceLossPolicy};
 use crate::lanes::PAYLOAD_MAX;
+use crate::settlement::FlowLimits;
 use crate::tag::Tag;
+use crate::wire::settlement::SettlementLevel;
 use crate::wire::{Policy, Role};
 
 /// What a client is, and where its zippers are.
@@ -49,6 +52,19 @@ pub struct ClientOptions {
     /// How long the worker of an own driver may poll before it sleeps, as long as polling pays; at most
     /// 50 us. See [`DriverConfig::spin`].
     pub spin: Duration,
+    /// When a message that the client writes counts as settled; until then the client retains it, and sends
+    /// it again if a zipper may have lost it. Without a level, messages that a zipper may have lost are
+    /// counted as [`uncertain`](crate::Client::uncertain), as are those that are written while the zipper
+    /// in use is of a version that does not settle messages. Default: none.
+    pub level: Option<SettlementLevel>,
+    /// How much the client retains for each tag and target. All flows together retain up to 64 MiB, where
+    /// each message counts its payload and 64 bytes. A flow without room blocks its writers only.
+    pub flow_limits: FlowLimits,
+    /// When a message that a function receives counts as processed. Default: when it is read.
+    pub acknowledge: AcknowledgeMode,
+    /// What becomes of messages that this function may have processed when it is lost. Default: another
+    /// instance receives them.
+    pub on_instance_loss: InstanceLossPolicy,
 }
 
 impl ClientOptions {
@@ -70,6 +86,10 @@ impl ClientOptions {
             driver: None,
             dialers: Vec::new(),
             spin: DriverConfig::default().spin,
+            level: None,
+            flow_limits: FlowLimits::default(),
+            acknowledge: AcknowledgeMode::default(),
+            on_instance_loss: InstanceLossPolicy::default(),
         }
     }
 

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 
+use crate::client::flows::{DeliveryHandle, RoutedDelivery};
 use crate::tag::Tag;
-use crate::wire::{Data, PlainMessage};
+use crate::wire::{Data, NodeKey, PlainMessage};
 
 /// A message whose header is decoded only as far as necessary.
 ///
@@ -18,11 +19,20 @@ enum ReceivedContent {
     Plain(PlainMessage, Bytes),
     /// A message whose header has optional parts.
     Decoded(Data),
+    /// A message that is to be settled.
+    Routed(RoutedDelivery),
 }
 
 impl From<Data> for ReceivedMessage {
     fn from(data: Data) -> Self {
         Self(ReceivedContent::Decoded(data))
+    }
+}
+
+impl From<RoutedDelivery> for ReceivedMessage {
+    #[inline]
+    fn from(routed: RoutedDelivery) -> Self {
+        Self(ReceivedContent::Routed(routed))
     }
 }
 
@@ -41,6 +51,47 @@ impl ReceivedMessage {
         match &self.0 {
             ReceivedContent::Plain(plain, _) => plain.tag,
             ReceivedContent::Decoded(data) => data.tag,
+            ReceivedContent::Routed(routed) => routed.tag,
+        }
+    }
+
+    /// The target, if the message has one.
+    #[must_use]
+    pub fn target(&self) -> Option<&str> {
+        match &self.0 {
+            ReceivedContent::Plain(..) => None,
+            ReceivedContent::Decoded(data) => data.target.as_deref(),
+            ReceivedContent::Routed(routed) => routed.target.as_deref(),
+        }
+    }
+
+    /// The key of the source.
+    #[must_use]
+    pub fn source(&self) -> NodeKey {
+        match &self.0 {
+            ReceivedContent::Plain(plain, bytes) => plain.source_in(bytes),
+            ReceivedContent::Decoded(data) => data.origin.source,
+            ReceivedContent::Routed(routed) => routed.source,
+        }
+    }
+
+    /// The number of the message: among those of its source, or if it is settled, among those of its source
+    /// with the same tag and target.
+    #[must_use]
+    pub const fn sequence(&self) -> u64 {
+        match &self.0 {
+            ReceivedContent::Plain(plain, _) => plain.sequence,
+            ReceivedContent::Decoded(data) => data.origin.sequence,
+            ReceivedContent::Routed(routed) => routed.sequence,
+        }
+    }
+
+    /// Whether another instance of the function may have processed the message before.
+    #[must_use]
+    pub const fn is_redelivery(&self) -> bool {
+        match &self.0 {
+            ReceivedContent::Plain(..) | ReceivedContent::Decoded(_) => false,
+            ReceivedContent::Routed(routed) => routed.is_redelivery,
         }
     }
 
@@ -50,6 +101,7 @@ impl ReceivedMessage {
         match &self.0 {
             ReceivedContent::Plain(plain, bytes) => &bytes[plain.payload_at..],
             ReceivedContent::Decoded(data) => &data.payload,
+            ReceivedContent::Routed(routed) => &routed.payload,
         }
     }
 
@@ -59,6 +111,37 @@ impl ReceivedMessage {
         match &self.0 {
             ReceivedContent::Plain(..) => None,
             ReceivedContent::Decoded(data) => data.trace.as_deref(),
+            ReceivedContent::Routed(routed) => routed.trace.as_deref(),
         }
+    }
+
+    pub(super) const fn handle(&self) -> Option<DeliveryHandle> {
+        match &self.0 {
+            ReceivedContent::Plain(..) | ReceivedContent::Decoded(_) => None,
+            ReceivedContent::Routed(routed) => routed.handle,
+        }
+    }
+}
+
+/// A decoded message, which may have to be acknowledged.
+#[derive(Debug)]
+pub(super) struct DecodedMessage(Data, Option<DeliveryHandle>);
+
+impl DecodedMessage {
+    pub(super) fn into_data(self) -> (Data, Option<DeliveryHandle>) {
+        (self.0, self.1)
+    }
+}
+
+impl From<Data> for DecodedMessage {
+    fn from(data: Data) -> Self {
+        Self(data, None)
+    }
+}
+
+impl From<RoutedDelivery> for DecodedMessage {
+    fn from(routed: RoutedDelivery) -> Self {
+        let handle = routed.handle;
+        Self(routed.into(), handle)
     }
 }

@@ -3,15 +3,18 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use selvedge_hub::{Endpoint, Event, FlushError, Instant, Message, NodeId, Reader, TryRecvError};
+use selvedge_hub::{Endpoint, Event, FlushError, Instant, Message, NodeId};
 
+use crate::client::flows::{Inbound, settles};
 use crate::client::introduction::{Introduced, IntroductionMessages};
+use crate::client::reading::ReadState;
+use crate::client::settling::SettledWrites;
 use crate::client::{OutgoingBatch, ReadError, WriteError};
 use crate::lanes::{CONTROL, DATA};
-use crate::wire::{Data, Denial, Negotiated, Rejection, VersionOffer, WireMessage};
+use crate::wire::{self, Data, Denial, Negotiated, Rejection, VersionOffer, WireMessage};
 
 /// How long a worker may take to report undelivered messages of an aborted endpoint.
 const GIVE_UP_MAX: Duration = Duration::from_secs(5);
@@ -22,61 +25,47 @@ pub(super) const STOPPED: &str = "closed by this side";
 /// The state that readers, writers and the keeper of a client share.
 #[derive(Debug)]
 pub(super) struct ClientShared {
-    introduction: IntroductionMessages,
+    pub(super) introduction: IntroductionMessages,
     /// The version and features that the zipper has selected last.
-    protocol: Mutex<Negotiated>,
+    pub(super) protocol: Mutex<Negotiated>,
     /// The last known address of the zipper, for logs.
-    remote: Mutex<String>,
-    uncertain: AtomicU64,
+    pub(super) remote: Mutex<String>,
+    pub(super) uncertain: AtomicU64,
     /// How often a zipper has lost the session of this client.
-    sessions_lost: AtomicU64,
+    pub(super) sessions_lost: AtomicU64,
     /// Held while uncertain messages are counted.
-    counting: Mutex<()>,
-    current: Mutex<CurrentEndpoint>,
-    changed: Condvar,
-    reading: Mutex<ReadState>,
+    pub(super) counting: Mutex<()>,
+    pub(super) current: Mutex<CurrentEndpoint>,
+    pub(super) changed: Condvar,
+    /// With `current`: messages have left a log, or the connection has changed.
+    pub(super) settled: Condvar,
+    /// Whether the messages that are written are to be settled.
+    pub(super) is_settled: bool,
+    /// What the process receives with settlement, if it is a function.
+    pub(super) inbound: Option<Arc<Inbound>>,
+    pub(super) reading: Mutex<ReadState>,
     /// Whether the user reads, and so handles control messages.
-    is_read: AtomicBool,
-    is_stopped: AtomicBool,
+    pub(super) is_read: AtomicBool,
+    pub(super) is_stopped: AtomicBool,
 }
 
 #[derive(Debug)]
-struct CurrentEndpoint {
-    endpoint: Endpoint,
+pub(super) struct CurrentEndpoint {
+    pub(super) endpoint: Endpoint,
     /// Counts the endpoints of the client.
-    number: u64,
+    pub(super) number: u64,
     /// The name of the zipper.
-    zipper: String,
+    pub(super) zipper: String,
+    /// Whether the zipper had admitted the client when the endpoint came into use.
+    pub(super) is_admitted: bool,
     /// Data that arrived before the zipper acknowledged the introduction, to be read first.
-    early: VecDeque<Data>,
+    pub(super) early: VecDeque<Data>,
     /// Whether data was written to it.
-    has_data: bool,
+    pub(super) has_data: bool,
     /// Why no other endpoint will follow.
-    ended: Option<String>,
-}
-
-/// The endpoint that messages are read from.
-#[derive(Debug)]
-struct ReadState {
-    /// Data that arrived before the acknowledgement of the introduction.
-    early: VecDeque<Data>,
-    /// Reads `endpoint` until everything that it has received is consumed; then its successor is read.
-    reader: Reader,
-    endpoint: Endpoint,
-    number: u64,
-}
-
-/// The next message, or why there is none.
-#[derive(Debug)]
-pub(super) enum NextInbound {
-    /// Data from before the acknowledgement. Boxed, since it is rare and four times as large as the
-    /// others.
-    Early(Box<Data>),
-    Message(Message),
-    /// No message yet; the caller may wait on this endpoint.
-    Nothing(Endpoint),
-    /// The endpoint with this number has ended, and all of its messages are consumed.
-    Ended(u64),
+    pub(super) ended: Option<String>,
+    /// Of a client whose messages are to be settled.
+    pub(super) settled: Option<Box<SettledWrites>>,
 }
 
 /// The client is closed, with the reason.
@@ -95,12 +84,17 @@ impl From<ClientClosed> for WriteError {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl ClientShared {
-    pub(super) fn new(introduced: Introduced, introduction: IntroductionMessages) -> Self {
+    pub(super) fn new(
+        introduced: Introduced,
+        introduction: IntroductionMessages,
+        mut settled: Option<Box<SettledWrites>>,
+        inbound: Option<Arc<Inbound>>,
+    ) -> Self {
         let Introduced {
             endpoint,
             name,
@@ -108,12 +102,12 @@ impl ClientShared {
             early,
             ..
         } = introduced;
-        let reading = ReadState {
-            early,
-            reader: endpoint.reader(),
-            endpoint: endpoint.clone(),
-            number: 0,
-        };
+        let reading = ReadState::new(&endpoint, early, inbound.as_deref());
+        if let Some(settled) = &mut settled {
+            let uncertain = settled.connect(&endpoint, settles(protocol));
+            debug_assert_eq!(uncertain, 0, "nothing was written yet");
+        }
+        let is_settled = settled.is_some();
         Self {
             introduction,
             protocol: Mutex::new(protocol),
@@ -125,11 +119,16 @@ impl ClientShared {
                 endpoint,
                 number: 0,
                 zipper: name,
+                is_admitted: true,
                 early: VecDeque::new(),
                 has_data: false,
                 ended: None,
+                settled,
             }),
             changed: Condvar::new(),
+            settled: Condvar::new(),
+            is_settled,
+            inbound,
             reading: Mutex::new(reading),
             is_read: AtomicBool::new(false),
             is_stopped: AtomicBool::new(false),
@@ -164,50 +163,13 @@ impl ClientShared {
         self.is_read.load(Ordering::Relaxed)
     }
 
-    pub(super) fn try_read(&self) -> NextInbound {
-        let mut reading = lock(&self.reading);
-        if let Some(data) = reading.early.pop_front() {
-            return NextInbound::Early(Box::new(data));
-        }
-        match reading.reader.try_recv() {
-            Ok(message) => NextInbound::Message(message),
-            Err(TryRecvError::Empty) => NextInbound::Nothing(reading.endpoint.clone()),
-            Err(TryRecvError::Closed(_)) => NextInbound::Ended(reading.number),
-        }
-    }
-
     /// Fails if no other endpoint will follow.
     pub(super) fn check_stopped(&self) -> Result<(), ClientClosed> {
         let current = lock(&self.current);
-        let ended = current.ended.as_ref();
-        ended.map_or(Ok(()), |why| Err(ClientClosed(why.clone())))
-    }
-
-    /// Waits for the successor of the endpoint with that number, and reads from the successor.
-    pub(super) fn read_from_another(&self, than: u64) -> Result<(), ClientClosed> {
-        self.wait_for_another(than)?;
-        self.switch_reading(than);
-        Ok(())
-    }
-
-    /// Reads from the successor of the endpoint with that number, if there is one.
-    pub(super) fn try_read_from_another(&self, than: u64) -> Result<bool, ClientClosed> {
-        self.check_stopped()?;
-        let is_there = lock(&self.current).number != than;
-        if is_there {
-            self.switch_reading(than);
-        }
-        Ok(is_there)
-    }
-
-    fn switch_reading(&self, than: u64) {
-        let mut reading = lock(&self.reading);
-        if reading.number == than {
-            let mut current = lock(&self.current);
-            reading.early = std::mem::take(&mut current.early);
-            reading.reader = current.endpoint.reader();
-            reading.endpoint = current.endpoint.clone();
-            reading.number = current.number;
+        match &current.ended {
+            Some(why) => Err(ClientClosed(why.clone())),
+            None if current.is_closing() => Err(ClientClosed(STOPPED.into())),
+            None => Ok(()),
         }
     }
 
@@ -338,6 +300,7 @@ impl ClientShared {
     /// Ends the endpoint in use in order; no other follows.
     pub(super) fn stop(&self, why: &str) {
         let mut current = lock(&self.current);
+        current.close_flows();
         current.ended.get_or_insert_with(|| why.to_owned());
         if current.has_data || current.endpoint.transport().is_some() {
             current.endpoint.close();
@@ -346,6 +309,7 @@ impl ClientShared {
             current.endpoint.abort();
         }
         self.changed.notify_all();
+        self.settled.notify_all();
     }
 
     /// Records that this side has closed the client.
@@ -370,11 +334,15 @@ impl ClientShared {
     }
 
     fn note_uncertain(&self, peer: NodeId, undelivered: &[Message], why: &str) {
-        let count = undelivered.iter().filter(|it| it.lane == DATA).count();
+        let count = undelivered.iter().filter(|it| is_plain(it)).count() as u64;
+        self.count_uncertain(peer, count, why);
+    }
+
+    pub(super) fn count_uncertain(&self, peer: NodeId, count: u64, why: &str) {
         if count > 0 {
             let remote = self.remote();
             tracing::warn!(%peer, remote, count, why, "messages may be lost; they are not sent again");
-            self.uncertain.fetch_add(count as u64, Ordering::Relaxed);
+            self.uncertain.fetch_add(count, Ordering::Relaxed);
         }
     }
 
@@ -395,7 +363,7 @@ impl ClientShared {
         while let Some(event) = endpoint.try_event() {
             match event {
                 Event::Closed { undelivered, .. } if endpoint.stats().attachments == 0 => {
-                    unsent.extend(undelivered.into_iter().filter(|it| it.lane == DATA));
+                    unsent.extend(undelivered.into_iter().filter(is_plain));
                 }
                 Event::Closed { undelivered, .. } => {
                     self.note_uncertain(peer, &undelivered, "the connection was closed");
@@ -428,6 +396,8 @@ impl ClientShared {
             self.introduction.send(&new);
             current.endpoint = new;
             current.zipper = zipper;
+            current.is_admitted = false;
+            None
         });
     }
 
@@ -437,11 +407,19 @@ impl ClientShared {
         self.succeed(old, |current| {
             current.endpoint = introduced.endpoint;
             current.zipper = introduced.name;
+            current.is_admitted = true;
             current.early = introduced.early;
+            Some(introduced.protocol)
         });
     }
 
-    fn succeed(&self, old: &Endpoint, install: impl FnOnce(&mut CurrentEndpoint)) {
+    /// Replaces an endpoint that has ended. `install` returns the protocol of a zipper that has admitted the
+    /// client already.
+    fn succeed(
+        &self,
+        old: &Endpoint,
+        install: impl FnOnce(&mut CurrentEndpoint) -> Option<Negotiated>,
+    ) {
         // The end is reported before the undelivered messages are available.
         let _ended = old.wait_closed(GIVE_UP_MAX);
         let _counting = lock(&self.counting);
@@ -452,7 +430,7 @@ impl ClientShared {
             drop(current);
             return self.note_uncertain(old.peer(), &unsent, "the client was closed");
         }
-        install(&mut current);
+        let protocol = install(&mut current);
         current.number += 1;
         current.has_data = !unsent.is_empty();
         // Before any writer sees the endpoint, so the order is kept; it has the room of the old one.
@@ -467,7 +445,10 @@ impl ClientShared {
             }
         }
         let peer = current.endpoint.peer();
+        let uncertain = current.resume_flows(protocol);
+        self.notify_settled(&current);
         drop(current);
+        self.count_uncertain(peer, uncertain, "the zipper does not settle messages");
         self.note_uncertain(peer, &refused, "the next connection has no room for them");
         self.changed.notify_all();
     }
@@ -477,6 +458,9 @@ impl ClientShared {
     pub(super) fn flush(&self, timeout: Duration) -> bool {
         let began = Instant::now();
         let left = || timeout.saturating_sub(began.elapsed());
+        if !self.flush_settled(timeout) {
+            return false;
+        }
         loop {
             let (number, endpoint) = self.current();
             let flushed = endpoint.flush(left());
@@ -502,4 +486,9 @@ impl ClientShared {
             }
         }
     }
+}
+
+/// Whether a message is data that is not sent again. Messages of flows are.
+fn is_plain(message: &Message) -> bool {
+    message.lane == DATA && wire::is_data(&message.payload)
 }

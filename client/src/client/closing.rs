@@ -1,0 +1,106 @@
+//! The end of a client: in order, in the background, or by being dropped.
+
+use std::time::Duration;
+
+use selvedge_hub::Instant;
+
+use crate::client::Client;
+use crate::client::connector::ClientCommand;
+use crate::client::flows::OutcomeSummary;
+use crate::client::settling::CloseProgress;
+use crate::client::shared::STOPPED;
+
+impl Client {
+    /// Requests the end of data from the zipper. Reading ends behind the last message that the zipper has
+    /// sent; writing remains possible, so that a function can answer and then [`close`](Self::close). If
+    /// the zipper is not connected, the client is [stopped](Self::stop) instead. Of several readers, one
+    /// receives the end. Never blocks.
+    pub fn finish(&self) {
+        self.shared.note_stopped();
+        if !self.shared.send_goaway() {
+            self.stop();
+        }
+    }
+
+    /// What has become of the messages that are to be settled, by tag and target. Empty without a
+    /// [level](ClientOptions::level).
+    #[must_use]
+    pub fn outcomes(&self) -> OutcomeSummary {
+        self.shared.outcomes()
+    }
+
+    /// Blocks until every message that was accepted so far has an [outcome](Self::outcomes); without
+    /// settlement, until the zipper has acknowledged it or it is [`uncertain`](Self::uncertain). Blocks at
+    /// most for `timeout`. Returns whether that is so.
+    #[must_use]
+    pub fn flush(&self, timeout: Duration) -> bool {
+        self.shared.flush(timeout)
+    }
+
+    /// Ends reading and writing: blocked and later calls fail. Never blocks; unsent messages are delivered
+    /// in the background.
+    pub fn stop(&self) {
+        self.shared.note_stopped();
+        self.shared.leave();
+        match self.shared.begin_close() {
+            CloseProgress::Settled => self.end(),
+            CloseProgress::Begun => self.mail.send(ClientCommand::EndSettled),
+            CloseProgress::Settling => {}
+        }
+    }
+
+    fn end(&self) {
+        // The hub first: it would create a successor of the endpoint that ends.
+        self.hub.get().wind_down();
+        self.shared.stop(STOPPED);
+    }
+
+    /// Whether this side has called [`stop`](Self::stop), [`finish`](Self::finish) or
+    /// [`close`](Self::close).
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.shared.is_stopped()
+    }
+
+    /// Closes the client in order. Blocks until written messages are delivered to the zipper, at most for
+    /// `timeout`. Returns whether every message was; the others are [`uncertain`](Self::uncertain).
+    #[must_use]
+    pub fn close(&self, timeout: Duration) -> bool {
+        let began = Instant::now();
+        self.shared.note_stopped();
+        self.shared.leave();
+        if self.shared.begin_close() != CloseProgress::Settled {
+            self.shared.await_settled(timeout);
+        }
+        self.end();
+        let closed = self
+            .hub
+            .get()
+            .close(timeout.saturating_sub(began.elapsed()));
+        self.shared.note_end();
+        closed && self.is_delivered()
+    }
+
+    fn is_delivered(&self) -> bool {
+        self.uncertain() == 0 && self.outcomes().is_settled()
+    }
+
+    /// Closes the client in order without blocking: returns the result of [`close`](Self::close) once it is
+    /// known, and is to be called again until then.
+    #[must_use]
+    pub fn try_close(&self) -> Option<bool> {
+        self.stop();
+        let closed = self.hub.get().closed()?;
+        self.shared.note_end();
+        Some(closed && self.is_delivered())
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.shared.note_stopped();
+        self.shared.leave();
+        self.end();
+        self.mail.send(ClientCommand::Stop);
+    }
+}

@@ -1,0 +1,387 @@
+//! The receiving side: what the process has of each flow, and when that is reported.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Duration;
+
+use bytes::Bytes;
+use selvedge_hub::{Clock, Endpoint, Instant};
+
+use super::delivery::{DeliveryHandle, RoutedDelivery, split};
+use super::inbound_flow::{InboundFlow, RouteBack};
+use super::inbound_state::InboundState;
+use super::sessions::SessionKey;
+use crate::lanes::CONTROL;
+use crate::settlement::{InstanceId, Receipt};
+use crate::wire::WireError;
+use crate::wire::settlement::{
+    InstanceNotice, RouteBinding, RoutedMessage, SettlementLevel, SettlementMessage,
+};
+
+/// A report leaves after so many messages.
+const REPORT_MESSAGES: u32 = 256;
+
+/// And so long after the first of them.
+const REPORT_DELAY: Duration = Duration::from_millis(5);
+
+/// When a message counts as processed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AcknowledgeMode {
+    /// When it is read.
+    #[default]
+    OnRead,
+    /// When [`Client::acknowledge`](crate::Client::acknowledge) is called with it. Every message has to be
+    /// acknowledged: its source retains it until then. [`Client::read`](crate::Client::read) acknowledges
+    /// what it returns.
+    ByCall,
+}
+
+/// What becomes of messages that an instance of a function may have processed when it is lost: it crashed,
+/// or was disconnected for longer than its lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum InstanceLossPolicy {
+    /// Another instance receives them, flagged as redeliveries: at least once.
+    #[default]
+    Redeliver,
+    /// They are reported to their source as abandoned: at most once.
+    Report,
+}
+
+/// The flows that this process receives. Any thread may call any method; none blocks.
+#[derive(Debug)]
+pub(in crate::client) struct Inbound {
+    state: Mutex<InboundState>,
+    /// Whether messages that have waited for a lease may be read.
+    has_ready: AtomicBool,
+    /// Whether messages were processed that are not reported.
+    has_news: AtomicBool,
+    /// Whether the next message needs the present time.
+    is_clock_due: AtomicBool,
+    clock: Clock,
+    wake_actor: Waker,
+}
+
+impl Inbound {
+    pub(in crate::client) fn new(
+        instance: InstanceId,
+        acknowledge: AcknowledgeMode,
+        on_loss: InstanceLossPolicy,
+        clock: Clock,
+        wake_actor: Waker,
+    ) -> Self {
+        let state = InboundState::new(instance, acknowledge, on_loss, clock.now());
+        Self {
+            state: Mutex::new(state),
+            has_ready: AtomicBool::new(false),
+            has_news: AtomicBool::new(false),
+            is_clock_due: AtomicBool::new(true),
+            clock,
+            wake_actor,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, InboundState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A zipper has admitted the client, on the worker. If it settles messages, the process introduces
+    /// itself.
+    pub(in crate::client) fn begin_session(
+        &self,
+        endpoint: &Endpoint,
+        settles: bool,
+    ) -> SessionKey {
+        let mut state = self.lock();
+        let notice = SettlementMessage::Instance(InstanceNotice {
+            instance: state.instance,
+            redelivers: state.on_loss == InstanceLossPolicy::Redeliver,
+        });
+        if settles
+            && let Ok(bytes) = notice.encode()
+            && let Err(error) = endpoint.try_send(CONTROL, bytes)
+        {
+            let peer = endpoint.peer();
+            tracing::debug!(%peer, %error, "the connection ended before the introduction");
+        }
+        for (_, flow) in &mut state.flows {
+            // The process that knew the route is gone.
+            flow.route.take_if(|route| route.endpoint == *endpoint);
+        }
+        state.sessions.begin(endpoint)
+    }
+
+    /// A reader has read the beginning of a session. Routes of former ones end.
+    pub(in crate::client) fn read_session(&self, endpoint: &Endpoint) -> SessionKey {
+        let mut state = self.lock();
+        let key = state.sessions.read(endpoint);
+        state.routes.retain(|(session, _), _| *session >= key);
+        state.recent = None;
+        key
+    }
+
+    /// A route begins. The answer is sent at once.
+    pub(in crate::client) fn bind(
+        &self,
+        endpoint: &Endpoint,
+        session: SessionKey,
+        binding: &RouteBinding,
+    ) {
+        let mut state = self.lock();
+        let (label, epoch) = (binding.label, binding.epoch);
+        let reason = match state.flow_to_bind(binding) {
+            Ok(at) => {
+                let back = RouteBack {
+                    endpoint: endpoint.clone(),
+                    session,
+                    label,
+                };
+                return state.bind(at, epoch, back, self.clock.now());
+            }
+            Err(reason) => reason,
+        };
+        let lost = SettlementMessage::RouteLost { label, reason };
+        if let Ok(bytes) = lost.encode() {
+            // Without room the entry zipper waits for the answer until its own limit.
+            let _is_sent = endpoint.try_send(CONTROL, bytes);
+        }
+    }
+
+    /// The sender does not use a route any more.
+    pub(in crate::client) fn unbind(&self, session: SessionKey, label: u32) {
+        let mut state = self.lock();
+        state.recent = None;
+        let Some(route) = state.routes.remove(&(session, label)) else {
+            return;
+        };
+        if let Some(flow) = state.flow(route.at, route.number) {
+            let is_same = |back: &mut RouteBack| (back.session, back.label) == (session, label);
+            flow.route.take_if(is_same);
+        }
+    }
+
+    /// The source of a flow has removed messages from its log.
+    pub(in crate::client) fn raise_floor(&self, session: SessionKey, label: u32, floor: u64) {
+        let mut state = self.lock();
+        if let Some(route) = state.routes.get(&(session, label)).copied()
+            && let Some(flow) = state.flow(route.at, route.number)
+        {
+            flow.receiving.raise_floor(floor);
+        }
+    }
+
+    /// The lease of a flow is renewed. Returns whether messages may be read that have waited for it.
+    pub(in crate::client) fn renew(&self, session: SessionKey, label: u32, stamp: u64) -> bool {
+        let mut state = self.lock();
+        let Some(route) = state.routes.get(&(session, label)).copied() else {
+            return false;
+        };
+        let Some(flow) = state.flow(route.at, route.number) else {
+            return false;
+        };
+        flow.receiving.handle_renew(route.epoch, stamp);
+        if flow.parked.is_empty() || !flow.receiving.may_process(self.clock.now()) {
+            return false;
+        }
+        let mut parked = std::mem::take(&mut flow.parked);
+        state.ready.append(&mut parked);
+        self.has_ready.store(true, Ordering::Release);
+        true
+    }
+
+    /// A message has arrived. Returns it if the user is to process it now.
+    #[inline]
+    pub(in crate::client) fn receive(
+        &self,
+        session: SessionKey,
+        header: RoutedMessage,
+        bytes: Bytes,
+    ) -> Option<Result<RoutedDelivery, WireError>> {
+        let mut state = self.lock();
+        let route = state.route(session, header.label)?;
+        let now = state.present(&self.clock, &self.is_clock_due);
+        let is_by_call = state.acknowledge == AcknowledgeMode::ByCall;
+        let flow = state.flow(route.at, route.number)?;
+        if !flow.parked.is_empty() || !flow.receiving.may_process(now) {
+            state.park(route, header, bytes, self.clock.now());
+            return None;
+        }
+        let is_by_call = is_by_call && flow.level == SettlementLevel::Processed;
+        let (epoch, sequence) = (route.epoch, header.sequence);
+        let receipt = match is_by_call {
+            true => flow.receiving.receive(epoch, sequence),
+            false => flow.receiving.receive_and_process(epoch, sequence),
+        };
+        if receipt != Receipt::New {
+            return None;
+        }
+        let handle = is_by_call.then_some(DeliveryHandle {
+            at: route.at,
+            number: route.number,
+            sequence,
+        });
+        if is_by_call {
+            flow.receiving.begin(sequence);
+            self.hold(&mut state, route.at);
+        } else {
+            self.note_news(&mut state, route.at);
+        }
+        Some(deliver(&state.flows[route.at], header, bytes, handle))
+    }
+
+    /// Whether [`take_ready`](Self::take_ready) may have a message.
+    #[inline]
+    pub(in crate::client) fn has_ready(&self) -> bool {
+        self.has_ready.load(Ordering::Acquire)
+    }
+
+    /// The next message whose lease has come.
+    pub(in crate::client) fn take_ready(&self) -> Option<Result<RoutedDelivery, WireError>> {
+        let mut state = self.lock();
+        let now = self.clock.now();
+        let is_by_call = state.acknowledge == AcknowledgeMode::ByCall;
+        while let Some(parked) = state.ready.pop_front() {
+            let (at, number, sequence) = (parked.at, parked.number, parked.header.sequence);
+            state.parked_bytes -= parked.bytes.len();
+            let Some(flow) = state.flow(at, number) else {
+                continue;
+            };
+            if !flow.receiving.may_process(now) {
+                // The messages of the flow that are ready go back behind it, in order.
+                let len = parked.bytes.len();
+                flow.parked.push_back(parked);
+                state.parked_bytes += len;
+                state.put_back(at);
+                state.report_flow(at, now);
+                continue;
+            }
+            // Unless it was dropped meanwhile.
+            if !flow.receiving.begin(sequence) {
+                continue;
+            }
+            let is_by_call = is_by_call && flow.level == SettlementLevel::Processed;
+            let handle = is_by_call.then_some(DeliveryHandle {
+                at,
+                number,
+                sequence,
+            });
+            if !is_by_call {
+                flow.receiving.process(sequence);
+                self.note_news(&mut state, at);
+            }
+            let flow = &state.flows[at];
+            return Some(deliver(flow, parked.header, parked.bytes, handle));
+        }
+        self.has_ready.store(false, Ordering::Release);
+        None
+    }
+
+    /// The user has processed a message.
+    pub(in crate::client) fn acknowledge(&self, handle: DeliveryHandle) {
+        let mut state = self.lock();
+        if let Some(flow) = state.flow(handle.at, handle.number) {
+            flow.receiving.process(handle.sequence);
+            self.note_news(&mut state, handle.at);
+        }
+    }
+
+    /// A reader has found no message.
+    #[inline]
+    pub(in crate::client) fn note_idle(&self) {
+        self.is_clock_due.store(true, Ordering::Relaxed);
+        if self.has_news.load(Ordering::Relaxed) {
+            let mut state = self.lock();
+            self.report(&mut state);
+        }
+    }
+
+    /// The time has come to `now`, or the actor was woken. Returns when to call again.
+    pub(in crate::client) fn step(&self, now: Instant) -> Option<Instant> {
+        let mut state = self.lock();
+        if state.is_armed && state.report_at.is_none() {
+            state.report_at = Some(now + REPORT_DELAY);
+        }
+        if state.report_at.is_some_and(|at| at <= now) {
+            (state.report_at, state.is_armed) = (None, false);
+            // A reader that is slow does not read the clock often enough by itself.
+            self.is_clock_due.store(true, Ordering::Relaxed);
+            self.report(&mut state);
+        }
+        state.handle_limits(now);
+        let timeouts = [state.report_at, state.limits_at];
+        timeouts.into_iter().flatten().min()
+    }
+
+    /// Reports everything that was processed, and that the process leaves. Nothing is received any more.
+    pub(in crate::client) fn leave(&self) {
+        let mut state = self.lock();
+        let now = self.clock.now();
+        if !std::mem::replace(&mut state.is_leaving, true) {
+            state.flows.iter_mut().for_each(|(_, flow)| flow.leave(now));
+            state.ready.clear();
+            state.holding.clear();
+            state.dirty.clear();
+            (state.parked_bytes, state.unreported) = (0, 0);
+        }
+    }
+
+    fn note_news(&self, state: &mut InboundState, at: usize) {
+        state.mark_dirty(at);
+        state.unreported += 1;
+        if state.unreported >= REPORT_MESSAGES {
+            return self.report(state);
+        }
+        if state.unreported == 1 {
+            self.has_news.store(true, Ordering::Relaxed);
+        }
+        self.arm(state);
+    }
+
+    /// The flow holds messages, so its time limits count.
+    fn hold(&self, state: &mut InboundState, at: usize) {
+        if state.hold(at) {
+            self.wake_actor.wake_by_ref();
+        }
+    }
+
+    fn arm(&self, state: &mut InboundState) {
+        if !state.is_armed {
+            state.is_armed = true;
+            self.wake_actor.wake_by_ref();
+        }
+    }
+
+    /// Sends the reports of all flows that have news.
+    fn report(&self, state: &mut InboundState) {
+        let now = self.clock.now();
+        state.now = now;
+        state.unreported = 0;
+        self.has_news.store(false, Ordering::Relaxed);
+        for at in std::mem::take(&mut state.dirty) {
+            state.report_flow(at, now);
+        }
+        if !state.dirty.is_empty() {
+            // There was no room: again after the delay.
+            self.arm(state);
+        }
+    }
+}
+
+fn deliver(
+    flow: &InboundFlow,
+    header: RoutedMessage,
+    bytes: Bytes,
+    handle: Option<DeliveryHandle>,
+) -> Result<RoutedDelivery, WireError> {
+    let (trace, payload) = split(&header, bytes)?;
+    Ok(RoutedDelivery {
+        tag: flow.id.tag,
+        target: flow.target.clone(),
+        source: flow.id.source,
+        sequence: header.sequence,
+        is_redelivery: header.is_redelivery,
+        trace,
+        payload,
+        handle,
+    })
+}

@@ -1,0 +1,275 @@
+//! The flows and routes of the receiving side, behind one lock.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use selvedge_hub::{Clock, Instant};
+use slab::Slab;
+
+use super::delivery::ParkedMessage;
+use super::inbound::{AcknowledgeMode, InstanceLossPolicy};
+use super::inbound_flow::{InboundFlow, RouteBack};
+use super::sessions::{SessionKey, Sessions};
+use crate::settlement::{GroupId, InstanceId, Receipt, RouteEpoch};
+use crate::wire::settlement::{FlowId, RouteBinding, RouteLossReason, RoutedMessage};
+
+/// The largest number of flows. Beyond it, flows without a route are forgotten: first those of which the
+/// source retains nothing, then the others that hold no message, of which a message may be repeated.
+const FLOWS_MAX: usize = 65_536;
+
+/// How often the time limits of flows with held messages are looked at.
+const LIMITS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Bytes of messages that wait for a lease. A flow that needs more is fenced: its messages come again.
+const PARKED_MAX: usize = 16 << 20;
+
+/// After so many messages the clock is read again, unless it has to be read earlier. A process that was
+/// suspended gives its handler as many without noticing.
+const CLOCK_MESSAGES: u32 = 8;
+
+/// What an [`Inbound`](super::Inbound) knows.
+#[derive(Debug)]
+pub(super) struct InboundState {
+    pub(super) instance: InstanceId,
+    pub(super) acknowledge: AcknowledgeMode,
+    pub(super) on_loss: InstanceLossPolicy,
+    pub(super) sessions: Sessions,
+    pub(super) flows: Slab<InboundFlow>,
+    pub(super) ids: HashMap<(FlowId, GroupId), usize>,
+    pub(super) routes: HashMap<(SessionKey, u32), InboundRoute>,
+    /// The route of the last message.
+    pub(super) recent: Option<((SessionKey, u32), InboundRoute)>,
+    /// Distinguishes flows that have the same place in turn.
+    pub(super) next_number: u64,
+    /// Flows with something to report.
+    pub(super) dirty: Vec<usize>,
+    pub(super) unreported: u32,
+    /// When the actor reports.
+    pub(super) report_at: Option<Instant>,
+    /// Whether the actor is to be woken for the report.
+    pub(super) is_armed: bool,
+    /// Flows with held messages.
+    pub(super) holding: Vec<usize>,
+    pub(super) limits_at: Option<Instant>,
+    /// Messages whose lease has come.
+    pub(super) ready: VecDeque<ParkedMessage>,
+    pub(super) parked_bytes: usize,
+    /// The time, as of the last messages.
+    pub(super) now: Instant,
+    pub(super) unclocked: u32,
+    pub(super) is_leaving: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct InboundRoute {
+    pub(super) at: usize,
+    pub(super) number: u64,
+    pub(super) epoch: RouteEpoch,
+}
+
+impl InboundState {
+    pub(super) fn new(
+        instance: InstanceId,
+        acknowledge: AcknowledgeMode,
+        on_loss: InstanceLossPolicy,
+        now: Instant,
+    ) -> Self {
+        Self {
+            instance,
+            acknowledge,
+            on_loss,
+            sessions: Sessions::default(),
+            flows: Slab::new(),
+            ids: HashMap::new(),
+            routes: HashMap::new(),
+            recent: None,
+            next_number: 0,
+            dirty: Vec::new(),
+            unreported: 0,
+            report_at: None,
+            is_armed: false,
+            holding: Vec::new(),
+            limits_at: None,
+            ready: VecDeque::new(),
+            parked_bytes: 0,
+            now,
+            unclocked: 0,
+            is_leaving: false,
+        }
+    }
+
+    /// The flow at a place, unless another one has taken it.
+    #[inline]
+    pub(super) fn flow(&mut self, at: usize, number: u64) -> Option<&mut InboundFlow> {
+        self.flows.get_mut(at).filter(|flow| flow.number == number)
+    }
+
+    #[inline]
+    pub(super) fn route(&mut self, session: SessionKey, label: u32) -> Option<InboundRoute> {
+        let key = (session, label);
+        if let Some((recent, route)) = &self.recent
+            && *recent == key
+        {
+            return Some(*route);
+        }
+        let route = *self.routes.get(&key)?;
+        self.recent = Some((key, route));
+        Some(route)
+    }
+
+    /// The time, which is read every few messages only.
+    #[inline]
+    pub(super) fn present(&mut self, clock: &Clock, is_due: &AtomicBool) -> Instant {
+        self.unclocked += 1;
+        if self.unclocked >= CLOCK_MESSAGES || is_due.load(Ordering::Relaxed) {
+            is_due.store(false, Ordering::Relaxed);
+            (self.now, self.unclocked) = (clock.now(), 0);
+        }
+        self.now
+    }
+
+    /// The flow of a binding, which is made if it is new.
+    pub(super) fn flow_to_bind(
+        &mut self,
+        binding: &RouteBinding,
+    ) -> Result<usize, RouteLossReason> {
+        if self.is_leaving || binding.instance != self.instance {
+            return Err(RouteLossReason::NoInstance);
+        }
+        let id = (binding.flow.clone(), binding.group);
+        if let Some(&at) = self.ids.get(&id) {
+            self.flows[at].level = binding.level;
+            return Ok(at);
+        }
+        if self.flows.len() >= FLOWS_MAX {
+            self.forget_flows();
+        }
+        if self.flows.len() >= FLOWS_MAX {
+            return Err(RouteLossReason::Refused);
+        }
+        self.next_number += 1;
+        let flow = InboundFlow::new(self.next_number, binding);
+        let at = self.flows.insert(flow);
+        self.ids.insert(id, at);
+        Ok(at)
+    }
+
+    /// Forgets flows without a route: if possible only those of which the source retains nothing.
+    fn forget_flows(&mut self) {
+        let unbound = |flow: &InboundFlow| flow.route.is_none() && flow.receiving.is_idle();
+        let flows = self.flows.iter().filter(|(_, flow)| unbound(flow));
+        let (done, others): (Vec<_>, Vec<_>) =
+            flows.partition(|(_, flow)| flow.receiving.is_forgettable());
+        let forgotten = if done.is_empty() { others } else { done };
+        let forgotten: Vec<usize> = forgotten.into_iter().map(|(at, _)| at).collect();
+        for at in forgotten {
+            let flow = self.flows.remove(at);
+            self.ids.remove(&(flow.id, flow.group));
+            self.dirty.retain(|dirty| *dirty != at);
+            self.holding.retain(|holding| *holding != at);
+        }
+        self.recent = None;
+    }
+
+    pub(super) fn bind(&mut self, at: usize, epoch: RouteEpoch, back: RouteBack, now: Instant) {
+        let flow = &mut self.flows[at];
+        let Some(dropped) = flow.receiving.bind(now, epoch) else {
+            // A later attachment of the source has bound the flow already.
+            return;
+        };
+        let route = InboundRoute {
+            at,
+            number: flow.number,
+            epoch,
+        };
+        self.parked_bytes -= flow.drop_parked(&dropped);
+        self.recent = None;
+        self.routes.insert((back.session, back.label), route);
+        flow.route = Some(back);
+        self.report_flow(at, now);
+    }
+
+    pub(super) fn park(
+        &mut self,
+        route: InboundRoute,
+        header: RoutedMessage,
+        bytes: Bytes,
+        now: Instant,
+    ) {
+        let flow = &mut self.flows[route.at];
+        let is_full = self.parked_bytes + bytes.len() > PARKED_MAX;
+        if is_full {
+            let dropped = flow.receiving.fence();
+            self.parked_bytes -= flow.drop_parked(&dropped);
+        } else if flow.receiving.receive(route.epoch, header.sequence) == Receipt::New {
+            self.parked_bytes += bytes.len();
+            flow.parked.push_back(ParkedMessage {
+                at: route.at,
+                number: route.number,
+                header,
+                bytes,
+            });
+            self.hold(route.at);
+        }
+        // It asks for the lease.
+        self.report_flow(route.at, now);
+    }
+
+    /// Messages of a flow that were ready wait for the lease again.
+    pub(super) fn put_back(&mut self, at: usize) {
+        let ready = std::mem::take(&mut self.ready);
+        for parked in ready {
+            match parked.at == at {
+                true => self.flows[at].parked.push_back(parked),
+                false => self.ready.push_back(parked),
+            }
+        }
+    }
+
+    pub(super) fn mark_dirty(&mut self, at: usize) {
+        if !std::mem::replace(&mut self.flows[at].is_dirty, true) {
+            self.dirty.push(at);
+        }
+    }
+
+    pub(super) fn report_flow(&mut self, at: usize, now: Instant) {
+        let flow = &mut self.flows[at];
+        flow.is_dirty = false;
+        if !flow.report(now) {
+            self.mark_dirty(at);
+        }
+    }
+
+    /// The flow holds messages. Returns whether none did before.
+    pub(super) fn hold(&mut self, at: usize) -> bool {
+        let is_first = self.holding.is_empty();
+        if !std::mem::replace(&mut self.flows[at].is_holding, true) {
+            self.holding.push(at);
+        }
+        is_first
+    }
+
+    /// Looks at the time limits of flows that hold messages.
+    pub(super) fn handle_limits(&mut self, now: Instant) {
+        if self.holding.is_empty() {
+            self.limits_at = None;
+            return;
+        }
+        if self.limits_at.is_some_and(|at| now < at) {
+            return;
+        }
+        self.limits_at = Some(now + LIMITS_INTERVAL);
+        for at in std::mem::take(&mut self.holding) {
+            let flow = &mut self.flows[at];
+            let dropped = flow.receiving.handle_timeout(now);
+            flow.is_holding = flow.receiving.poll_timeout().is_some();
+            if flow.is_holding {
+                self.holding.push(at);
+            }
+            self.parked_bytes -= flow.drop_parked(&dropped);
+            self.report_flow(at, now);
+        }
+    }
+}

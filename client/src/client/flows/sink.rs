@@ -1,0 +1,43 @@
+//! Where flows send: the send buffer of the endpoint in use.
+
+use std::task::{Context, Waker};
+
+use selvedge_hub::{LaneId, Sending};
+
+/// Takes the messages of flows.
+pub(in crate::client) trait FlowSink {
+    /// Whether there is room for a message of that length. If not, the client's actor is woken when there
+    /// may be.
+    fn has_room(&mut self, lane: LaneId, len: usize) -> bool;
+
+    /// Sends a message, for which there is room. Returns false if the connection has ended.
+    fn send(&mut self, lane: LaneId, parts: &[&[u8]]) -> bool;
+}
+
+/// The locked send buffer of an endpoint.
+#[derive(Debug)]
+pub(in crate::client) struct EndpointSink<'a> {
+    sending: Sending<'a>,
+    /// Wakes the client's actor.
+    waker: &'a Waker,
+}
+
+impl<'a> EndpointSink<'a> {
+    #[inline]
+    pub(in crate::client) const fn new(sending: Sending<'a>, waker: &'a Waker) -> Self {
+        Self { sending, waker }
+    }
+}
+
+impl FlowSink for EndpointSink<'_> {
+    #[inline]
+    fn has_room(&mut self, lane: LaneId, len: usize) -> bool {
+        let cx = Context::from_waker(self.waker);
+        self.sending.poll_room(&cx, lane, len).is_ready()
+    }
+
+    #[inline]
+    fn send(&mut self, lane: LaneId, parts: &[&[u8]]) -> bool {
+        self.sending.try_send_parts(lane, parts).is_ok()
+    }
+}

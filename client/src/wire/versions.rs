@@ -4,6 +4,7 @@ use std::fmt;
 
 use bytes::{BufMut, Bytes};
 
+use super::settlement::FEATURE_SETTLEMENT;
 use super::{FEATURE_ADMIN, FEATURE_DENIALS, Rejection, WireError, get_u8, get_u64};
 
 /// The lowest version that this build speaks.
@@ -17,7 +18,7 @@ pub const VERSION: u8 = 3;
 pub const INTEREST_DELTAS: u64 = 1 << 0;
 
 /// The features that this build implements.
-pub const FEATURES: u64 = INTEREST_DELTAS | FEATURE_ADMIN | FEATURE_DENIALS;
+pub const FEATURES: u64 = INTEREST_DELTAS | FEATURE_ADMIN | FEATURE_DENIALS | FEATURE_SETTLEMENT;
 
 /// The last version without negotiation.
 const VERSION_UNNEGOTIATED: u8 = 2;

@@ -1,0 +1,218 @@
+//! Messages that are settled, with real zippers, sources and functions.
+
+#[allow(dead_code, reason = "a part of it is used")]
+mod support;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use selvedge_client::{
+    AcknowledgeMode, Client, ClientOptions, InstanceLossPolicy, ReadError, SettlementLevel,
+};
+use selvedge_hub::{Address, NodeId};
+use selvedge_zipper::zipper::{Neighbour, Zipper, ZipperOptions};
+use support::{IN, PATIENCE, options, start, until_known};
+
+/// A zipper with functions, and so many others that are connected to it.
+fn mesh(others: usize) -> (Zipper, Vec<Zipper>) {
+    let mut home = options("home");
+    let node = home.identity.node_id();
+    let others: Vec<_> = (0..others)
+        .map(|at| options(&format!("edge{at}")))
+        .collect();
+    home.mesh = others
+        .iter()
+        .map(|it| neighbour(it.identity.node_id(), Vec::new()))
+        .collect();
+    let home = start(home);
+    let start_other = |mut options: ZipperOptions| {
+        options.mesh = vec![neighbour(node, home.addresses().to_vec())];
+        start(options)
+    };
+    let others = others.into_iter().map(start_other).collect();
+    (home, others)
+}
+
+fn neighbour(node: NodeId, addresses: Vec<Address>) -> Neighbour {
+    Neighbour { node, addresses }
+}
+
+/// A source whose messages are settled when they are processed.
+fn source(zippers: &[&Zipper]) -> Client {
+    let addresses = zippers.iter().flat_map(|it| it.addresses().to_vec());
+    let connected = Client::connect(ClientOptions {
+        level: Some(SettlementLevel::Processed),
+        ..ClientOptions::source("source", addresses.collect())
+    });
+    connected.expect("the zipper lets it in")
+}
+
+fn function(zippers: &[&Zipper], change: impl FnOnce(&mut ClientOptions)) -> Client {
+    let addresses = zippers.iter().flat_map(|it| it.addresses().to_vec());
+    let mut options = ClientOptions::function("f", vec![IN], addresses.collect());
+    change(&mut options);
+    Client::connect(options).expect("the zipper lets it in")
+}
+
+/// Writes so many numbers.
+fn write(source: &Client, numbers: std::ops::Range<u64>) {
+    for number in numbers {
+        let payload = number.to_be_bytes();
+        source.write(IN, payload).expect("it is open");
+    }
+}
+
+fn number(payload: &[u8]) -> u64 {
+    u64::from_be_bytes(payload.try_into().expect("a number"))
+}
+
+/// Reads the next number.
+fn read(function: &Client) -> u64 {
+    let data = function.read_timeout(PATIENCE).expect("a message");
+    number(&data.payload)
+}
+
+#[test]
+fn every_message_is_settled_once_the_function_has_read_it() {
+    let zipper = start(options("z"));
+    let function = function(&[&zipper], |_| {});
+    let source = source(&[&zipper]);
+    let reading = std::thread::spawn(move || {
+        for expected in 0..10_000 {
+            assert_eq!(read(&function), expected);
+        }
+        function
+    });
+    write(&source, 0..10_000);
+    assert!(source.flush(PATIENCE));
+    let total = source.outcomes().total();
+    assert_eq!((total.settled, total.abandoned()), (10_000, 0));
+    assert!(source.close(PATIENCE));
+    let function = reading.join().expect("all have arrived");
+    assert!(matches!(function.try_read(), Err(ReadError::TimedOut)));
+    assert!(function.close(PATIENCE));
+}
+
+#[test]
+fn messages_are_settled_across_zippers() {
+    let (home, edges) = mesh(1);
+    let function = function(&[&home], |_| {});
+    let source = source(&[&edges[0]]);
+    until_known(&edges[0], IN);
+    let reading = std::thread::spawn(move || {
+        for expected in 0..10_000 {
+            assert_eq!(read(&function), expected);
+        }
+        function
+    });
+    write(&source, 0..10_000);
+    assert!(source.close(PATIENCE));
+    assert_eq!(source.outcomes().total().settled, 10_000);
+    reading.join().expect("all have arrived");
+}
+
+#[test]
+fn a_trace_and_a_target_reach_the_function() {
+    let zipper = start(options("z"));
+    let function = function(&[&zipper], |options| options.target = Some("t".into()));
+    let source = source(&[&zipper]);
+    let trace = Some(vec![source.step("source")]);
+    let written = source.write_with(IN, Some("t".into()), trace, "hello");
+    written.expect("it is open");
+    let data = function.read_timeout(PATIENCE).expect("a message");
+    assert_eq!(
+        (data.target.as_deref(), &data.payload[..]),
+        (Some("t"), &b"hello"[..])
+    );
+    let steps: Vec<_> = data.trace.expect("it is traced");
+    let names: Vec<_> = steps.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["source", "z"]);
+    assert!(source.flush(PATIENCE));
+}
+
+#[test]
+fn instances_that_come_and_go_process_each_message_once() {
+    let zipper = start(options("z"));
+    let source = source(&[&zipper]);
+    let read_some = |function: Client, count: usize| {
+        std::thread::spawn(move || {
+            let mut numbers = Vec::new();
+            while numbers.len() < count {
+                match function.read_timeout(Duration::from_millis(500)) {
+                    Ok(data) => numbers.push(number(&data.payload)),
+                    Err(_) => break,
+                }
+            }
+            assert!(function.close(PATIENCE));
+            numbers
+        })
+    };
+    let leaving = read_some(function(&[&zipper], |_| {}), 1000);
+    let staying = read_some(function(&[&zipper], |_| {}), usize::MAX);
+    until_known(&zipper, IN);
+    write(&source, 0..20_000);
+    assert!(source.flush(PATIENCE));
+    assert_eq!(source.outcomes().total().settled, 20_000);
+    let (first, second) = (
+        leaving.join().expect("it reads"),
+        staying.join().expect("it reads"),
+    );
+    let all: BTreeSet<u64> = first.iter().chain(&second).copied().collect();
+    assert_eq!(first.len() + second.len(), 20_000, "none is repeated");
+    assert_eq!(all.len(), 20_000, "none is lost");
+}
+
+#[test]
+fn a_message_that_nobody_observes_has_an_outcome() {
+    let zipper = start(options("z"));
+    let source = source(&[&zipper]);
+    write(&source, 0..10);
+    assert!(source.flush(PATIENCE));
+    let total = source.outcomes().total();
+    assert_eq!((total.unobserved, total.settled), (10, 0));
+}
+
+#[test]
+fn an_acknowledged_message_is_settled_and_others_wait() {
+    let zipper = start(options("z"));
+    let function = function(&[&zipper], |options| {
+        options.acknowledge = AcknowledgeMode::ByCall;
+        options.on_instance_loss = InstanceLossPolicy::Report;
+    });
+    let source = source(&[&zipper]);
+    until_known(&zipper, IN);
+    write(&source, 0..2);
+    let first = function.receive().expect("a message");
+    let second = function.receive().expect("a message");
+    function.acknowledge(&second);
+    let deadline = Instant::now() + PATIENCE;
+    assert!(!source.flush(Duration::from_millis(100)));
+    function.acknowledge(&first);
+    assert!(source.flush(deadline.saturating_duration_since(Instant::now())));
+}
+
+#[test]
+fn a_source_that_loses_its_zipper_moves_with_its_messages() {
+    let (home, mut edges) = mesh(2);
+    let function = function(&[&home], |_| {});
+    edges.iter().for_each(|edge| until_known(edge, IN));
+    let source = source(&[&edges[0], &edges[1]]);
+    let is_entry = |edge: &Zipper| edge.node_id() == source.zipper_node();
+    let entry = edges.iter().position(is_entry).expect("it is one of them");
+    let reading = std::thread::spawn(move || {
+        for expected in 0..30_000 {
+            assert_eq!(read(&function), expected);
+        }
+        function
+    });
+    write(&source, 0..10_000);
+    let lost = edges.remove(entry);
+    lost.watch().abort();
+    drop(lost);
+    write(&source, 10_000..30_000);
+    assert!(source.flush(PATIENCE));
+    assert_eq!(source.outcomes().total().settled, 30_000);
+    assert_eq!(source.uncertain(), 0);
+    assert_eq!(source.zipper_node(), edges[0].node_id());
+    reading.join().expect("each has arrived once, in order");
+}

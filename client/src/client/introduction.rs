@@ -36,6 +36,8 @@ pub(super) type HubNumber = u64;
 /// Connects to zippers, and introduces the client to each.
 pub(super) struct Introducer {
     pub(super) mail: MailboxSender<ClientCommand>,
+    /// One for all polls: an endpoint would register each other one, too, and wake the actor for each.
+    waker: Waker,
     pub(super) options: ClientOptions,
     identity: Identity,
     messages: IntroductionMessages,
@@ -53,17 +55,19 @@ impl Introducer {
         messages: IntroductionMessages,
         (process, clock): (u64, Clock),
     ) -> Self {
+        let waker = Waker::from(Arc::new(WakeActor(mail.clone())));
         let inbound = (options.role == Role::StreamFunction).then(|| {
             Arc::new(Inbound::new(
                 InstanceId(process),
                 options.acknowledge,
                 options.on_instance_loss,
                 clock,
-                waker(&mail),
+                waker.clone(),
             ))
         });
         Self {
             mail,
+            waker,
             options,
             identity,
             messages,
@@ -93,7 +97,7 @@ impl Introducer {
 
     /// A waker of the actor, for polls of endpoints.
     pub(super) fn waker(&self) -> Waker {
-        waker(&self.mail)
+        self.waker.clone()
     }
 
     /// Makes a hub whose only peer is the zipper, and sends the introduction.
@@ -296,11 +300,6 @@ fn closed_early(reason: &CloseReason) -> NotAdmitted {
         error: ConnectError::Unreachable(reason.to_string()),
         retry_helps: !is_final,
     }
-}
-
-/// A waker of the actor with that mailbox.
-fn waker(mail: &MailboxSender<ClientCommand>) -> Waker {
-    Waker::from(Arc::new(WakeActor(mail.clone())))
 }
 
 /// Wakes the actor of a client when messages may have arrived.

@@ -188,14 +188,19 @@ impl ClientShared {
         current
     }
 
+    /// Wakes threads that wait.
+    fn notify_waiters(&self, current: &CurrentEndpoint) {
+        if current.settled.as_ref().is_some_and(|it| it.waiting > 0) {
+            self.settled.notify_all();
+        }
+    }
+
     /// Wakes threads that wait, and the actor of a client that is closing.
     pub(super) fn notify_settled(&self, current: &CurrentEndpoint) {
         let Some(settled) = &current.settled else {
             return;
         };
-        if settled.waiting > 0 {
-            self.settled.notify_all();
-        }
+        self.notify_waiters(current);
         if settled.is_closing && !current.is_settling() {
             settled.waker.wake_by_ref();
         }
@@ -258,8 +263,8 @@ impl ClientShared {
         let endpoint = current.endpoint.clone();
         if let Some(settled) = &mut current.settled {
             settled.with(&endpoint, |outbound, sink| outbound.pump(sink));
-            // A backlog of plain messages blocks writers.
-            self.notify_settled(&current);
+            // A backlog of plain messages blocks writers. The actor, which calls this, is awake.
+            self.notify_waiters(&current);
         }
     }
 

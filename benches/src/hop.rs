@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use selvedge_client::tag::Tag;
-use selvedge_client::{Client, ClientOptions};
+use selvedge_client::{Client, ClientOptions, SettlementLevel};
 use selvedge_driver::{Address, Driver, DriverConfig, Identity};
 use selvedge_zipper::zipper::{self, Zipper};
 
@@ -26,7 +26,17 @@ pub fn start_zipper(scheme: &str) -> Zipper {
 /// A source connected to the zipper at one of these addresses.
 #[must_use]
 pub fn source(at: Vec<Address>) -> Client {
-    Client::connect(ClientOptions::source("source", at)).expect("the zipper has no token")
+    source_with(at, None)
+}
+
+/// The same, whose messages are settled at a level.
+#[must_use]
+pub fn source_with(at: Vec<Address>, level: Option<SettlementLevel>) -> Client {
+    let options = ClientOptions {
+        level,
+        ..ClientOptions::source("source", at)
+    };
+    Client::connect(options).expect("the zipper has no token")
 }
 
 /// `count` functions with distinct names, each of which receives a copy of each message. They share a

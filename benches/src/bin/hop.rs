@@ -1,7 +1,7 @@
 //! One zipper in three processes: a source, a zipper, and one process with all functions.
 //!
-//! `hop <scheme> <length> <functions> <seconds>` prints one line: copies read per second, and the CPU time
-//! of all three processes per copy.
+//! `hop <scheme> <length> <functions> <seconds> [settled]` prints one line: copies read per second, and the CPU
+//! time of all three processes per copy. With `settled`, messages are settled when they are processed.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "printing is what this program does")]
 
@@ -12,8 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use selvedge_benches::hop::{TAG, sinks, source, start_zipper};
-use selvedge_client::Client;
+use selvedge_benches::hop::{TAG, sinks, source_with, start_zipper};
+use selvedge_client::{Client, SettlementLevel};
 
 /// Until windows and chunks have reached their final size.
 const WARM_UP: Duration = Duration::from_millis(400);
@@ -65,8 +65,8 @@ fn run_zipper(scheme: &str) {
     wait_for_end_of_input();
 }
 
-fn run_source(address: &str, len: usize) {
-    let source = source(vec![address.parse().expect("an address")]);
+fn run_source(address: &str, len: usize, level: Option<SettlementLevel>) {
+    let source = source_with(vec![address.parse().expect("an address")], level);
     let payload = Bytes::from(vec![7; len]);
     thread::spawn(|| {
         wait_for_end_of_input();
@@ -89,7 +89,7 @@ fn read_all(sink: &Client, count: &AtomicU64) {
     }
 }
 
-fn measure(scheme: &str, len: &str, functions: usize, seconds: f64) {
+fn measure(scheme: &str, len: &str, functions: usize, seconds: f64, level: &[&str]) {
     let mut zipper = RoleProcess::start("zipper", &[scheme]);
     let address = zipper.line();
     let sinks = sinks(functions, &[address.parse().expect("an address")]);
@@ -98,7 +98,7 @@ fn measure(scheme: &str, len: &str, functions: usize, seconds: f64) {
         for sink in &sinks {
             scope.spawn(|| read_all(sink, &count));
         }
-        let writer = RoleProcess::start("source", &[&address, len]);
+        let writer = RoleProcess::start("source", &[&[&address, len], level].concat());
         let processes = [std::process::id(), zipper.0.id(), writer.0.id()];
         let used = || processes.map(cpu);
         thread::sleep(WARM_UP);
@@ -108,7 +108,8 @@ fn measure(scheme: &str, len: &str, functions: usize, seconds: f64) {
         let copies = (to - from) as f64;
         let per = |at: usize| (after[at] - before[at]).as_nanos() as f64 / copies;
         println!(
-            "{scheme} {len} B to {functions}: {:.3} M/s, CPU {:.0} ns (functions {:.0}, zipper {:.0}, source {:.0})",
+            "{scheme} {len} B to {functions} {}: {:.3} M/s, CPU {:.0} ns (functions {:.0}, zipper {:.0}, source {:.0})",
+            level.first().unwrap_or(&"plain"),
             copies / took.as_secs_f64() / 1e6,
             per(0) + per(1) + per(2),
             per(0),
@@ -124,13 +125,17 @@ fn main() {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         ["zipper", scheme] => run_zipper(scheme),
-        ["source", address, len] => run_source(address, len.parse().expect("a length")),
-        [scheme, len, functions, seconds] => measure(
+        ["source", address, len, ref level @ ..] => {
+            let level = level.first().map(|_| SettlementLevel::Processed);
+            run_source(address, len.parse().expect("a length"), level);
+        }
+        [scheme, len, functions, seconds, ref level @ ..] => measure(
             scheme,
             len,
             functions.parse().expect("how many functions"),
             seconds.parse().expect("how many seconds"),
+            level,
         ),
-        _ => println!("usage: hop <scheme> <length> <functions> <seconds>"),
+        _ => println!("usage: hop <scheme> <length> <functions> <seconds> [settled]"),
     }
 }

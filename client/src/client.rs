@@ -35,6 +35,7 @@ use crate::client::settling::{SettledWrite, WriteWait};
 use crate::client::shared::ClientShared;
 use crate::lanes::{DATA, HOPS_MAX};
 use crate::tag::Tag;
+use crate::wire::settlement::put_trace;
 use crate::wire::{
     self, Data, MessageHeader, NO_SOURCE, Negotiated, Origin, ShortHeader, WireError, WireMessage,
 };
@@ -76,14 +77,29 @@ const CLOSE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// as [`uncertain`](Self::uncertain), except for those written after it closed the connection, which are
 /// sent to the new one.
 ///
+/// # Settlement
+///
+/// With a [level](ClientOptions::level), each message that a write accepts is retained until it is settled,
+/// and is sent again if zippers may have lost it: after a restart of the zipper, and after a move to another
+/// one, nothing of it is uncertain. [`outcomes`](Self::outcomes) has what became of the messages, and
+/// [`flush`](Self::flush) waits for that. Messages with one tag and target are a flow and stay in order. A
+/// flow retains up to [`ClientOptions::flow_limits`] (16 MiB), all flows 64 MiB; a write for which there is
+/// no room blocks. At most 4,096 flows have unsettled messages at a time; beyond 1,024 flows, those without
+/// any are forgotten, except for the sum of their outcomes.
+///
+/// A function discards what it has received before. It reports what it has processed after 256 messages,
+/// when it finds no further one, and after 5 ms. It keeps state for up to 65,536 flows; beyond that, flows
+/// that no zipper routes to it are forgotten. After 27 s without contact to the source of a flow, it keeps
+/// messages of that flow back: another instance may receive them.
+///
 /// # Closing
 ///
-/// | method | unsent messages | reading |
+/// | method | unsent and unsettled messages | reading |
 /// |---|---|---|
 /// | [`finish`](Self::finish) | writing remains possible | ends behind the last message from the zipper |
-/// | [`close`](Self::close) | are delivered within a timeout | ends |
-/// | [`stop`](Self::stop) | are delivered in the background while the client exists | ends |
-/// | drop | as `stop`, within a second if the client has a driver of its own | |
+/// | [`close`](Self::close) | are delivered and settled within a timeout | ends |
+/// | [`stop`](Self::stop) | are delivered in the background while the client exists, and settled within 60 s | ends |
+/// | drop | are delivered, within a second if the client has a driver of its own; unsettled ones may be lost | |
 #[derive(Debug)]
 pub struct Client {
     shared: Arc<ClientShared>,
@@ -167,7 +183,7 @@ impl Client {
         let payload = payload.as_ref();
         self.check_len(payload)?;
         let tag = check(tag)?;
-        if self.write_settled(tag, payload, WriteWait::Forever)? == SettledWrite::Accepted {
+        if self.write_settled(tag, None, None, payload)? == SettledWrite::Accepted {
             return Ok(());
         }
         let header = ShortHeader::plain(tag, HOPS_MAX, self.next_sequence());
@@ -186,16 +202,15 @@ impl Client {
         trace: Option<Vec<(String, u64)>>,
         payload: impl AsRef<[u8]>,
     ) -> Result<(), WriteError> {
-        self.check_len(payload.as_ref())?;
-        if self.shared.is_settled() {
-            let mut batch = OutgoingBatch::default();
-            let (target, trace) = (target.as_deref(), trace.as_deref());
-            self.append(&mut batch, tag, target, trace, payload.as_ref())?;
-            return self.write_batch(&mut batch);
-        }
+        let (payload, target, trace) = (payload.as_ref(), target.as_deref(), trace.as_deref());
+        self.check_len(payload)?;
+        // Checks the target and the trace, too.
         let mut header = Vec::new();
-        self.encode_header(tag, target.as_deref(), trace.as_deref(), &mut header)?;
-        self.send(&[&header, payload.as_ref()])
+        self.encode_header(tag, target, trace, &mut header)?;
+        if self.write_settled(tag, target, trace, payload)? == SettledWrite::Accepted {
+            return Ok(());
+        }
+        self.send(&[&header, payload])
     }
 
     /// Writes a message like [`write`](Self::write) if the send buffer has room; never blocks.
@@ -206,8 +221,12 @@ impl Client {
         let payload = payload.as_ref();
         self.check_len(payload)?;
         let tag = check(tag)?;
-        if self.write_settled(tag, payload, WriteWait::Never)? == SettledWrite::Accepted {
-            return Ok(());
+        if self.shared.is_settled() {
+            let message = FlowWrite::plain(tag, payload);
+            let written = self.shared.write_settled(message, WriteWait::Never)?;
+            if written == SettledWrite::Accepted {
+                return Ok(());
+            }
         }
         let header = ShortHeader::plain(tag, HOPS_MAX, self.next_sequence());
         let parts = &[header.bytes(), payload];
@@ -228,19 +247,29 @@ impl Client {
     fn write_settled(
         &self,
         tag: Tag,
-        body: &[u8],
-        wait: WriteWait,
+        target: Option<&str>,
+        trace: Option<&[(String, u64)]>,
+        payload: &[u8],
     ) -> Result<SettledWrite, WriteError> {
         if !self.shared.is_settled() {
             return Ok(SettledWrite::Plain);
         }
         let message = FlowWrite {
-            tag,
-            target: None,
-            has_trace: false,
-            body,
+            target,
+            ..FlowWrite::plain(tag, payload)
         };
-        self.shared.write_settled(message, wait)
+        let Some(trace) = trace else {
+            return self.shared.write_settled(message, WriteWait::Forever);
+        };
+        let mut body = Vec::new();
+        put_trace(trace, &mut body)?;
+        body.extend_from_slice(payload);
+        let message = FlowWrite {
+            has_trace: true,
+            body: &body,
+            ..message
+        };
+        self.shared.write_settled(message, WriteWait::Forever)
     }
 
     fn encode_header(

@@ -401,12 +401,7 @@ fn push_encoded(
     sink: &mut EndpointSink<'_>,
 ) -> Result<Result<(), FlowRefusal>, WriteError> {
     if let Some(plain) = PlainMessage::read(encoded) {
-        let message = FlowWrite {
-            tag: plain.tag,
-            target: None,
-            has_trace: false,
-            body: &encoded[plain.payload_at..],
-        };
+        let message = FlowWrite::plain(plain.tag, &encoded[plain.payload_at..]);
         return Ok(outbound.push(message, sink));
     }
     let data = Data::decode(bytes::Bytes::copy_from_slice(encoded))?;

@@ -10,16 +10,13 @@ use super::plain::{LoggedMessage, PlainBacklog};
 use super::sink::FlowSink;
 use crate::settlement::{FlowLimits, FlowOutcome, SettlementError, SourceFlow};
 use crate::tag::Tag;
-use crate::wire::settlement::{SettlementLevel, SettlementMessage};
+use crate::wire::settlement::{OPEN_FLOWS_MAX, SettlementLevel, SettlementMessage};
 
 /// Bytes of unsettled messages in all logs together, each message with its payload and 64 more.
 const LOGS_MAX: u64 = 64 << 20;
 
 /// Idle flows are forgotten once there are more flows: the log of each may keep 64 KiB.
 const FLOWS_KEPT: usize = 1024;
-
-/// The largest number of flows with unsettled messages.
-const FLOWS_MAX: usize = 65_536;
 
 /// The flows of a source, by tag and target.
 #[derive(Debug)]
@@ -74,6 +71,19 @@ pub(in crate::client) struct FlowWrite<'a> {
     /// Whether the body begins with a trace.
     pub(in crate::client) has_trace: bool,
     pub(in crate::client) body: &'a [u8],
+}
+
+impl<'a> FlowWrite<'a> {
+    /// A message without a target and a trace.
+    #[inline]
+    pub(in crate::client) const fn plain(tag: Tag, body: &'a [u8]) -> Self {
+        Self {
+            tag,
+            target: None,
+            has_trace: false,
+            body,
+        }
+    }
 }
 
 /// Why a message was not accepted now.
@@ -179,7 +189,7 @@ impl Outbound {
         if self.flows.len() >= self.sweep_at {
             self.forget_idle(sink);
         }
-        if self.flows.len() >= FLOWS_MAX {
+        if self.flows.len() >= OPEN_FLOWS_MAX {
             return Err(FlowRefusal::Full);
         }
         let source = match self.level {

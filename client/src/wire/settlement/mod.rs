@@ -65,6 +65,9 @@ pub const SET_RANGES_MAX: usize = if RANGES_MAX > OFFER_RANGES_MAX {
     OFFER_RANGES_MAX
 };
 
+/// The largest number of flows that are open on a connection. A zipper ends one with more.
+pub const OPEN_FLOWS_MAX: usize = 4096;
+
 /// The largest number of groups of a flow.
 pub const FLOW_GROUPS_MAX: usize = 1024;
 

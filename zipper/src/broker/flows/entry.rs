@@ -7,7 +7,7 @@ use std::task::Context;
 use std::time::Duration;
 
 use selvedge_client::lanes::DATA;
-use selvedge_client::wire::settlement::{RoutedMessage, SettlementMessage};
+use selvedge_client::wire::settlement::{OPEN_FLOWS_MAX, RoutedMessage, SettlementMessage};
 use selvedge_client::wire::{NodeKey, settlement};
 use selvedge_hub::{Endpoint, Incoming, Instant};
 
@@ -15,9 +15,6 @@ use super::flow::SharedFlow;
 use crate::broker::shards::ShardSet;
 use crate::broker::{Broker, batch::BatchError};
 use crate::stats::add;
-
-/// The largest number of flows of one source.
-const FLOWS_MAX: usize = 4096;
 
 /// How often the timeouts of flows are checked. A zipper resumes connections with flows once a second.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
@@ -132,7 +129,7 @@ impl EntryFlows {
                     return Err(BatchError::Reserved);
                 }
                 let label = opening.label;
-                if self.flows.len() >= FLOWS_MAX && !self.flows.contains_key(&label) {
+                if self.flows.len() >= OPEN_FLOWS_MAX && !self.flows.contains_key(&label) {
                     return Err(BatchError::TooManyFlows);
                 }
                 if let Some(former) = self.flows.remove(&label) {

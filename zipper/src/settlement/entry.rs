@@ -436,7 +436,7 @@ impl EntryFlow {
             }
         }
         for group in &mut self.groups {
-            if let Some((delivery, _)) = group.open_block(next, confirmed) {
+            if let Some((Some(delivery), _)) = group.open_block(next, confirmed) {
                 deliver(delivery);
             }
         }

@@ -15,17 +15,21 @@ const BLOCK_LEN: u32 = 256;
 /// The same if there is no other.
 const LONE_BLOCK_LEN: u32 = 1 << 20;
 
-/// Live messages that one member receives without further checks. They are assigned when the block is
-/// closed, which is before anything else happens to the group.
+/// Live messages that one member receives, or that wait for one, without further checks. They are assigned
+/// when the block is closed, which is before anything else happens to the group.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct OpenBlock {
     start: u64,
     /// 0 if no block is open.
     pub(super) end: u64,
+    /// `WAITING` if no member can receive them now.
     member: u32,
     epoch: RouteEpoch,
     instance: InstanceId,
 }
+
+/// The index of no member.
+const WAITING: u32 = u32::MAX;
 
 pub(super) const NO_BLOCK: OpenBlock = OpenBlock {
     start: 0,
@@ -47,20 +51,20 @@ impl GroupFlow {
         confirmed: u32,
     ) -> Option<MemberDelivery> {
         match sequence < self.block.end {
-            true => Some(self.block_delivery(sequence)),
+            true => self.block_delivery(sequence),
             false => self.assign_anew(sequence, confirmed),
         }
     }
 
     #[inline]
-    fn block_delivery(&self, sequence: u64) -> MemberDelivery {
-        MemberDelivery {
+    fn block_delivery(&self, sequence: u64) -> Option<MemberDelivery> {
+        (self.block.member != WAITING).then_some(MemberDelivery {
             group: self.recipients.group,
             instance: self.block.instance,
             epoch: self.block.epoch,
             sequence,
             is_redelivery: false,
-        }
+        })
     }
 
     #[inline(never)]
@@ -70,7 +74,7 @@ impl GroupFlow {
             return None;
         }
         if let Some((delivery, _)) = self.open_block(sequence, confirmed) {
-            return Some(delivery);
+            return delivery;
         }
         if sequence < self.floor || self.settled.contains(sequence) {
             return None;
@@ -93,18 +97,18 @@ impl GroupFlow {
     }
 
     /// Begins a block with a message, if the messages from it on are new to every member. Returns where
-    /// they go to, and the end of the block.
+    /// they go to, if a member can receive them now, and the end of the block.
     pub(in crate::settlement) fn open_block(
         &mut self,
         sequence: u64,
         confirmed: u32,
-    ) -> Option<(MemberDelivery, u64)> {
+    ) -> Option<(Option<MemberDelivery>, u64)> {
         if sequence < self.block.end {
             return Some((self.block_delivery(sequence), self.block.end));
         }
         self.close_block(sequence);
         let is_new = sequence >= self.floor && self.members.iter().all(|it| it.end <= sequence);
-        if !is_new || !self.receives(sequence) || self.is_recovering() {
+        if !is_new || !self.receives(sequence) {
             return None;
         }
         let next = [&self.settled, &*self.uncertain].map(|set| set.first_from(sequence));
@@ -116,20 +120,34 @@ impl GroupFlow {
         if limit == Some(sequence) {
             return None;
         }
-        let member = self.next_live(sequence, confirmed)?;
-        let MemberRoute::Bound(epoch) = self.members[member].route else {
-            return None;
+        let member = match self.is_recovering() {
+            true => None,
+            false => self.next_live(sequence, confirmed),
         };
-        let end = sequence + u64::from(self.turn.1);
-        let block = OpenBlock {
-            start: sequence,
-            end: end.min(limit.unwrap_or(end)),
-            member: member as u32,
-            epoch,
-            instance: self.members[member].instance,
+        let block = match member.map(|at| (at as u32, &self.members[at])) {
+            // One group without a member must not make the others slower.
+            None => OpenBlock {
+                start: sequence,
+                end: sequence + u64::from(LONE_BLOCK_LEN),
+                member: WAITING,
+                ..NO_BLOCK
+            },
+            Some((at, member)) => {
+                let MemberRoute::Bound(epoch) = member.route else {
+                    return None;
+                };
+                OpenBlock {
+                    start: sequence,
+                    end: sequence + u64::from(self.turn.1),
+                    member: at,
+                    epoch,
+                    instance: member.instance,
+                }
+            }
         };
-        self.block = block;
-        Some((self.block_delivery(sequence), block.end))
+        let end = block.end.min(limit.unwrap_or(block.end));
+        self.block = OpenBlock { end, ..block };
+        Some((self.block_delivery(sequence), end))
     }
 
     /// Assigns the messages of the block that have arrived. Everything below `arrived` has.
@@ -140,6 +158,9 @@ impl GroupFlow {
             return;
         }
         let sent = block.start..block.end.min(arrived);
+        if block.member == WAITING {
+            return self.unassigned.insert(sent);
+        }
         self.turn.1 -= (sent.end - sent.start) as u32;
         if let Some(member) = self.members.get_mut(block.member as usize)
             && !sent.is_empty()

@@ -17,7 +17,7 @@
 //! InterestDelta 07 | number 8B | n 2B | n × entry | n 2B | n × (name, target?, home 32B)
 //! (of instances) 08 | number 8B | n 2B | n × (entry, instances?) | n 2B | n × (name, target?, home 32B)
 //! entry            name | n 2B | n × tag 4B | target? | policy 1B | n 2B | n × node 32B
-//! instances        redelivers 1B | n 2B | n × instance 8B
+//! instances        redelivers 1B | n 2B | n × instance 8B | n 2B | n × disconnected instance 8B
 //! AdminRequest  10 | id 4B | query 1B | position: n 2B, n bytes
 //! AdminReply    11 | id 4B | 00 | n 2B | n × (n 1B, n × (name, kind 1B, value)) | position?
 //!               11 | id 4B | 01 | code 2B | text

@@ -53,6 +53,7 @@ fn listing_delta(entry: InterestEntry) -> WireMessage {
         settled: Some(ListedInstances {
             redelivers: true,
             instances: vec![InstanceId(6), InstanceId(7)],
+            away: vec![InstanceId(5)],
         }),
         ..entry.clone()
     };

@@ -13,7 +13,7 @@ use crate::tag::Tag;
 /// The largest number of entries in one interest table.
 pub const INTEREST_MAX: usize = 16 * 1024;
 
-/// The longest encoded [`InterestDelta`], in bytes. The longest entry has 6,666 bytes, and 14,862 if it lists
+/// The longest encoded [`InterestDelta`], in bytes. The longest entry has 6,666 bytes, and 14,864 if it lists
 /// instances. A receiver applies a delta under a lock, and one of this length has at most 4,096 tags or
 /// 2,048 instances.
 pub const INTEREST_DELTA_LEN_MAX: usize = 16 * 1024;
@@ -48,6 +48,8 @@ pub struct ListedInstances {
     pub redelivers: bool,
     /// Those that are connected to the home, sorted: at most [`GROUP_MEMBERS_MAX`], the smallest ones.
     pub instances: Vec<InstanceId>,
+    /// Those that are disconnected and may return, or are connected elsewhere by now; likewise.
+    pub away: Vec<InstanceId>,
 }
 
 /// A function that the sender does not reach any more, or not by a path for the receiver.
@@ -119,22 +121,26 @@ impl InterestEntry {
 
 impl ListedInstances {
     /// The number of bytes in a delta without any instance.
-    pub const EMPTY_LEN: usize = 1 + 2;
+    pub const EMPTY_LEN: usize = 1 + 2 + 2;
 
     /// The number of bytes of an instance.
     pub const INSTANCE_LEN: usize = size_of::<InstanceId>();
 
     fn put(&self, out: &mut Vec<u8>) -> Result<(), WireError> {
         out.put_u8(u8::from(self.redelivers));
-        put_len(self.instances.len(), GROUP_MEMBERS_MAX, out)?;
-        self.instances.iter().for_each(|it| out.put_u64(it.0));
+        for list in [&self.instances, &self.away] {
+            put_len(list.len(), GROUP_MEMBERS_MAX, out)?;
+            list.iter().for_each(|it| out.put_u64(it.0));
+        }
         Ok(())
     }
 
     fn get(b: &mut Bytes) -> Result<Self, WireError> {
+        let get = |b: &mut Bytes| get_list(b, GROUP_MEMBERS_MAX, |b| get_u64(b).map(InstanceId));
         Ok(Self {
             redelivers: get_bool(b)?,
-            instances: get_list(b, GROUP_MEMBERS_MAX, |b| get_u64(b).map(InstanceId))?,
+            instances: get(b)?,
+            away: get(b)?,
         })
     }
 }
@@ -247,6 +253,7 @@ mod tests {
         ListedInstances {
             redelivers: true,
             instances: vec![InstanceId(9); GROUP_MEMBERS_MAX],
+            away: Vec::new(),
         }
     }
 
@@ -313,7 +320,7 @@ mod tests {
         };
         let list_len =
             ListedInstances::EMPTY_LEN + GROUP_MEMBERS_MAX * ListedInstances::INSTANCE_LEN;
-        assert_eq!(entry.plain_len() + 1 + list_len, 14_862);
+        assert_eq!(entry.plain_len() + 1 + list_len, 14_864);
         let delta = InterestDelta {
             number: 1,
             lists_instances: true,
@@ -322,7 +329,7 @@ mod tests {
         };
         let message = WireMessage::InterestDelta(delta);
         let bytes = message.encode().unwrap();
-        assert_eq!(bytes.len(), InterestDelta::EMPTY_LEN + 14_862);
+        assert_eq!(bytes.len(), InterestDelta::EMPTY_LEN + 14_864);
         assert_eq!(WireMessage::decode(bytes), Ok(message));
         let mut list = longest_list();
         list.instances.push(InstanceId(10));

@@ -231,7 +231,7 @@ impl AdvertisedTable {
         let listed = entry.settled.as_ref().filter(|_| self.lists_instances);
         let fitting = listed.and_then(|listed| {
             let left = left.checked_sub(ListedInstances::EMPTY_LEN)?;
-            let all = listed.instances.len();
+            let all = listed.instances.len() + listed.away.len();
             let count = all.min(left / ListedInstances::INSTANCE_LEN);
             (count > 0 || all == 0).then_some(count)
         });

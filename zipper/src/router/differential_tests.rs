@@ -122,6 +122,9 @@ impl Changes {
             entry.settled = Some(ListedInstances {
                 redelivers: self.random.bool(),
                 instances: (0..count).map(|_| self.instance()).collect(),
+                away: (0..self.random.usize(..3))
+                    .map(|_| self.instance())
+                    .collect(),
             });
         }
         entry

@@ -257,6 +257,12 @@ impl GroupInstance {
         self.via.map_or(NextHop::Local(self.node), NextHop::Via)
     }
 
+    /// Whether it is as good as the best one.
+    pub(super) fn is_as_good(&self, policy: Policy, first: &Self) -> bool {
+        self.presence == first.presence
+            && (policy != Policy::Nearest || self.distance == first.distance)
+    }
+
     /// Connected instances precede disconnected ones, then near ones precede far ones.
     fn order(&self) -> (Presence, usize, &NodeKey, Option<&str>) {
         let target = self.target.as_deref();
@@ -278,11 +284,7 @@ pub(super) fn equally_good<'a>(
 ) -> impl Iterator<Item = &'a GroupInstance> {
     let first = instances.clone().next();
     instances.filter(move |instance| {
-        policy == Policy::All
-            || first.is_some_and(|first| {
-                instance.presence == first.presence
-                    && (policy != Policy::Nearest || instance.distance == first.distance)
-            })
+        policy == Policy::All || first.is_some_and(|first| instance.is_as_good(policy, first))
     })
 }
 

@@ -130,8 +130,10 @@ impl Router {
         entry.tags.sort_unstable();
         entry.tags.dedup();
         if let Some(listed) = &mut entry.settled {
-            listed.instances.sort_unstable();
-            listed.instances.dedup();
+            for list in [&mut listed.instances, &mut listed.away] {
+                list.sort_unstable();
+                list.dedup();
+            }
         }
         Some((RouteKey::of_entry(&entry)?, entry))
     }

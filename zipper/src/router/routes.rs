@@ -78,6 +78,7 @@ impl LocalFunction {
                 let listed = ListedInstances {
                     redelivers: notice.redelivers,
                     instances: vec![notice.instance],
+                    away: Vec::new(),
                 };
                 listed.into()
             }),
@@ -131,8 +132,8 @@ pub(super) struct LocalGroup {
     tags: BTreeMap<Tag, usize>,
     /// The functions with instances, connected or not, and whether they redeliver.
     redelivering: BTreeMap<NodeKey, bool>,
-    /// How many connected functions each instance is.
-    instances: BTreeMap<InstanceId, usize>,
+    /// How many functions each instance is: connected ones, and disconnected ones.
+    instances: [BTreeMap<InstanceId, usize>; 2],
 }
 
 impl LocalGroup {
@@ -158,36 +159,32 @@ impl LocalGroup {
     /// Lists the process of a function.
     pub(super) fn list(&mut self, client: NodeKey, notice: InstanceNotice, presence: Presence) {
         self.redelivering.insert(client, notice.redelivers);
-        if presence == Presence::Up {
-            *self.instances.entry(notice.instance).or_default() += 1;
-        }
+        let list = &mut self.instances[usize::from(presence > Presence::Up)];
+        *list.entry(notice.instance).or_default() += 1;
     }
 
     /// Reverts [`list`](Self::list).
     pub(super) fn delist(&mut self, client: NodeKey, notice: InstanceNotice, presence: Presence) {
         self.redelivering.remove(&client);
-        if presence == Presence::Up
-            && let Some(count) = self.instances.get_mut(&notice.instance)
-        {
+        let list = &mut self.instances[usize::from(presence > Presence::Up)];
+        if let Some(count) = list.get_mut(&notice.instance) {
             *count -= 1;
             if *count == 0 {
-                self.instances.remove(&notice.instance);
+                list.remove(&notice.instance);
             }
         }
     }
 
-    /// The instances to advertise. A group whose instances are disconnected remains settled: sources wait
-    /// for them, or for those of the group that are connected elsewhere.
+    /// The instances to advertise. Those that are disconnected are listed apart: messages wait for them
+    /// unless there are others, or they are connected to another zipper by then.
     fn listed(&self) -> Option<ListedInstances> {
         let redelivers = *self.redelivering.values().next()?;
+        let [instances, away] = &self.instances;
+        let room = GROUP_MEMBERS_MAX.saturating_sub(instances.len());
         Some(ListedInstances {
             redelivers,
-            instances: self
-                .instances
-                .keys()
-                .copied()
-                .take(GROUP_MEMBERS_MAX)
-                .collect(),
+            instances: instances.keys().copied().take(GROUP_MEMBERS_MAX).collect(),
+            away: away.keys().copied().take(room).collect(),
         })
     }
 
@@ -298,10 +295,12 @@ impl BestRoute {
             policy: *policy,
             path: Vec::with_capacity(path.len() + 1),
             settled: settled.as_ref().zip(instances).map(|(listed, count)| {
-                let instances = listed.instances.iter().copied().take(count);
+                let connected: Vec<_> = listed.instances.iter().copied().take(count).collect();
+                let room = count - connected.len();
                 ListedInstances {
                     redelivers: listed.redelivers,
-                    instances: instances.collect(),
+                    instances: connected,
+                    away: listed.away.iter().copied().take(room).collect(),
                 }
             }),
         };

@@ -10,7 +10,7 @@ use selvedge_client::tag::Tag;
 use selvedge_client::wire::settlement::{GROUP_MEMBERS_MAX, InstanceNotice};
 use selvedge_client::wire::{ListedInstances, NodeKey, Policy};
 
-use super::groups::{FunctionGroup, GroupInstance, equally_good};
+use super::groups::{FunctionGroup, GroupInstance};
 use super::routes::RouteKey;
 use super::{NextHop, Plan, Presence, Router};
 
@@ -24,8 +24,8 @@ pub struct SettledGroup {
     /// Whether messages that an instance may have processed when it is lost go to another one. A function
     /// of this zipper decides, if there is any.
     pub redelivers: bool,
-    /// The instances among which messages are distributed: connected ones if there are any. None if all
-    /// are disconnected from other zippers.
+    /// The instances among which messages are distributed: disconnected ones only if there are no others, or
+    /// if each instance receives each message. Empty if a message of a neighbour had no room for them.
     pub members: Vec<SettledMember>,
     /// Instances that receive no new messages at present, but may have earlier ones.
     pub others: Vec<SettledMember>,
@@ -36,7 +36,7 @@ pub struct SettledGroup {
 pub struct SettledMember {
     /// The instance.
     pub instance: InstanceId,
-    /// The zipper to which it is connected.
+    /// The zipper to which it is connected, or was connected last.
     pub home: NodeKey,
     /// The next hop on the path to it.
     pub next_hop: NextHop,
@@ -71,12 +71,30 @@ impl Router {
         let settled = group.settled(target);
         let first = settled.clone().min_by_key(|(it, _)| it.precedence());
         let (_, ListedInstances { redelivers, .. }) = first?;
-        let with_instances = settled.filter(|(_, listed)| !listed.instances.is_empty());
-        let best = equally_good(group.policy, with_instances.clone().map(|(it, _)| it));
-        let best = best.filter_map(|it| Some((it, it.settled.as_deref()?)));
+        let (mut connected, mut away) = (Vec::new(), Vec::new());
+        for (it, listed) in settled {
+            let is_away = it.via.is_none() && it.presence > Presence::Up;
+            let choice = if is_away { &mut away } else { &mut connected };
+            choice.push((it, &*listed.instances));
+            away.push((it, &*listed.away));
+        }
+        let is_any = |(_, instances): &(&GroupInstance, &[InstanceId])| !instances.is_empty();
+        connected.retain(is_any);
+        away.retain(is_any);
+        let best = match connected.is_empty() {
+            true => &away,
+            false => &connected,
+        };
+        let best = best
+            .iter()
+            .filter(|(it, _)| it.is_as_good(group.policy, best[0].0));
         let mut known = BTreeSet::new();
-        let mut members = self.new_members(best, &mut known);
-        let mut others = self.new_members(with_instances, &mut known);
+        let mut take = |(it, instances): &(&_, &_)| self.new_members(it, instances, &mut known);
+        let mut members: Vec<SettledMember> = best.flat_map(&mut take).collect();
+        let mut others: Vec<_> = connected.iter().chain(&away).flat_map(take).collect();
+        if group.policy == Policy::All {
+            members.append(&mut others);
+        }
         if group.policy == Policy::Hash {
             let selected = members
                 .iter()
@@ -96,22 +114,21 @@ impl Router {
     }
 
     /// The instances that are not known yet, as far as there is room.
-    fn new_members<'a>(
+    fn new_members(
         &self,
-        listed: impl Iterator<Item = (&'a GroupInstance, &'a ListedInstances)>,
+        functions: &GroupInstance,
+        instances: &[InstanceId],
         known: &mut BTreeSet<InstanceId>,
     ) -> Vec<SettledMember> {
-        let members = listed.flat_map(|(it, listed)| {
-            let home = it.via.map_or(self.own, |_| it.node);
-            listed.instances.iter().map(move |&instance| SettledMember {
-                instance,
-                home,
-                next_hop: it.next_hop(),
-            })
-        });
-        let is_new =
-            |it: &SettledMember| known.len() < GROUP_MEMBERS_MAX && known.insert(it.instance);
-        members.filter(is_new).collect()
+        let home = functions.via.map_or(self.own, |_| functions.node);
+        let instances = instances.iter().copied();
+        let new = instances.filter(|it| known.len() < GROUP_MEMBERS_MAX && known.insert(*it));
+        let member = |instance| SettledMember {
+            instance,
+            home,
+            next_hop: functions.next_hop(),
+        };
+        new.map(member).collect()
     }
 
     /// The plan for the messages of settled flows to functions that do not take part in settlement: as

@@ -30,6 +30,7 @@ fn entry(name: &str, policy: Policy, path: &[u8], instances: Option<&[u64]>) -> 
         settled: instances.map(|list| ListedInstances {
             redelivers: false,
             instances: list.iter().copied().map(InstanceId).collect(),
+            away: Vec::new(),
         }),
     }
 }
@@ -129,7 +130,7 @@ fn functions_without_an_instance_have_a_plan_of_their_own() {
 }
 
 #[test]
-fn a_group_remains_settled_until_its_last_instance_is_gone() {
+fn an_instance_is_listed_as_disconnected_until_it_is_gone() {
     let mut router = Router::new([0; 32], 7);
     router.add_settling_neighbour([1; 32]);
     router.add_function([8; 32], function("f", Policy::Nearest, Some(9)));
@@ -137,25 +138,43 @@ fn a_group_remains_settled_until_its_last_instance_is_gone() {
         let delta = router.next_delta([1; 32], INTEREST_DELTA_LEN_MAX)?;
         assert!(delta.lists_instances);
         let settled = delta.updated.into_iter().next()?.settled;
-        Some(settled.map(|it| it.instances))
+        Some(settled.map(|it| (it.instances, it.away)))
     };
-    assert_eq!(sent(&mut router), Some(Some(vec![InstanceId(9)])));
+    let listed = (vec![InstanceId(9)], Vec::new());
+    assert_eq!(sent(&mut router), Some(Some(listed)));
     router.set_presence([8; 32], Presence::Away);
-    assert_eq!(
-        sent(&mut router),
-        Some(Some(Vec::new())),
-        "it may be elsewhere"
-    );
+    let listed = (Vec::new(), vec![InstanceId(9)]);
+    assert_eq!(sent(&mut router), Some(Some(listed)));
     assert_eq!(router.local_instance(InstanceId(9)), Some([8; 32]));
     assert_eq!(groups(&router), only("f", &[9], &[]), "its messages wait");
     router.set_presence([8; 32], Presence::Gone);
     assert_eq!(sent(&mut router), Some(None));
     assert_eq!(router.local_instance(InstanceId(9)), None);
     assert_eq!(groups(&router), []);
+}
 
-    router.learn([2; 32], vec![entry("f", Policy::Nearest, &[2], Some(&[]))]);
-    assert_eq!(groups(&router), only("f", &[], &[]), "awaited");
-    assert!(names(&router.unsettled_plan(T, None)).is_empty());
+#[test]
+fn messages_wait_for_disconnected_instances_if_there_are_no_others() {
+    let mut router = Router::new([0; 32], 7);
+    let mut one = entry("f", Policy::RoundRobin, &[1], Some(&[4]));
+    let mut two = entry("f", Policy::RoundRobin, &[2, 1], Some(&[]));
+    two.settled.as_mut().unwrap().away = vec![InstanceId(4), InstanceId(5)];
+    router.learn([1; 32], vec![one.clone(), two.clone()]);
+    assert_eq!(groups(&router), only("f", &[4], &[5]));
+    let home = |router: &Router| router.settled_groups(T, None, &SOURCE)[0].members[0].home;
+    assert_eq!(home(&router), [1; 32], "it has moved");
+    one.settled = Some(ListedInstances::default());
+    router.learn([1; 32], vec![one.clone(), two.clone()]);
+    assert_eq!(groups(&router), only("f", &[4, 5], &[]));
+    assert_eq!(home(&router), [2; 32]);
+    (one.policy, two.policy) = (Policy::All, Policy::All);
+    one.settled.as_mut().unwrap().instances = vec![InstanceId(6)];
+    router.learn([1; 32], vec![one, two]);
+    assert_eq!(
+        groups(&router),
+        only("f", &[6, 4, 5], &[]),
+        "each gets each message"
+    );
 }
 
 #[test]

@@ -114,6 +114,7 @@ impl ModelRouter {
                     let listed = ListedInstances {
                         redelivers,
                         instances,
+                        away: Vec::new(),
                     };
                     listed.into()
                 }),
@@ -159,12 +160,15 @@ impl ModelRouter {
             if let Some(notice) = function.instance
                 && *presence < Presence::Gone
             {
-                let listed = entry.settled.get_or_insert(ListedInstances {
+                let listed = entry.settled.get_or_insert_with(|| ListedInstances {
                     redelivers: notice.redelivers,
-                    instances: Vec::new(),
+                    ..ListedInstances::default()
                 });
-                let connected = (*presence == Presence::Up).then_some(notice.instance);
-                listed.instances.extend(connected);
+                let list = match *presence {
+                    Presence::Up => &mut listed.instances,
+                    _ => &mut listed.away,
+                };
+                list.push(notice.instance);
             }
         }
         for (key, (_, via, entry)) in self.best_routes() {
@@ -228,24 +232,27 @@ pub(super) fn settled_groups(
         let Some(first) = matching.iter().min_by_key(|it| it.precedence()) else {
             continue;
         };
-        let listed = |it: &GroupInstance| it.settled.as_ref().unwrap().instances.clone();
-        let rank = |it: &GroupInstance| match group.policy {
-            Policy::All => (Presence::Up, 0),
-            Policy::Nearest => (it.presence, it.distance),
-            _ => (it.presence, 0),
-        };
-        let mut homes = BTreeMap::new();
-        let usable = matching.iter().filter(|it| !listed(it).is_empty());
-        let best = usable.clone().map(|it| rank(it)).min();
+        // Each instance with its rank: connected, presence of the path, distance.
+        let (mut all, mut homes) = (Vec::new(), BTreeMap::new());
+        for it in &matching {
+            let listed = it.settled.as_ref().unwrap();
+            let is_away = it.via.is_none() && it.presence > Presence::Up;
+            let rank = |is_away| match group.policy {
+                Policy::Nearest => (is_away, it.presence, it.distance),
+                _ => (is_away, it.presence, 0),
+            };
+            let home = it.via.map_or(OWN, |_| it.node);
+            let connected = listed.instances.iter().map(|id| (rank(is_away), *id, home));
+            let away = listed.away.iter().map(|id| (rank(true), *id, home));
+            all.extend(connected.chain(away));
+        }
+        all.sort_by_key(|((is_away, ..), ..)| *is_away);
+        let best = all.iter().map(|(rank, ..)| *rank).min();
         let mut members = BTreeSet::new();
-        for it in usable {
-            for instance in listed(it) {
-                homes
-                    .entry(instance)
-                    .or_insert_with(|| it.via.map_or(OWN, |_| it.node));
-                if Some(rank(it)) == best {
-                    members.insert(instance);
-                }
+        for (rank, instance, home) in all {
+            homes.entry(instance).or_insert(home);
+            if Some(rank) == best || group.policy == Policy::All {
+                members.insert(instance);
             }
         }
         let redelivers = first.settled.as_ref().unwrap().redelivers;
@@ -256,8 +263,10 @@ pub(super) fn settled_groups(
 
 pub(super) fn sort_instances(entry: &mut InterestEntry) {
     if let Some(listed) = &mut entry.settled {
-        listed.instances.sort_unstable();
-        listed.instances.dedup();
+        for list in [&mut listed.instances, &mut listed.away] {
+            list.sort_unstable();
+            list.dedup();
+        }
     }
 }
 

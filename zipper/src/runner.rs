@@ -65,6 +65,9 @@ pub struct Runner<'a> {
     guest: RunnerGuest,
     writer: Writer<'a>,
     counts: RunnerCounts,
+    /// Handled messages with outputs in the batch of the writer. They count as processed once these are
+    /// passed to the client.
+    unacknowledged: Vec<ReceivedMessage>,
 }
 
 impl<'a> Runner<'a> {
@@ -76,6 +79,7 @@ impl<'a> Runner<'a> {
             guest,
             writer: Writer::new(client, name.into()),
             counts: RunnerCounts::default(),
+            unacknowledged: Vec::new(),
         }
     }
 
@@ -98,23 +102,50 @@ impl<'a> Runner<'a> {
     /// stopped, unsent outputs are counted as [unsent](RunnerCounts::unsent), and unread messages remain
     /// in the client.
     ///
+    /// With [`AcknowledgeMode::ByCall`](selvedge_client::AcknowledgeMode::ByCall), a message is acknowledged
+    /// when its outputs were passed to the client, or the guest has failed on it.
+    ///
     /// # Errors
     /// Always: the reason of the end.
     pub fn run(&mut self) -> RunError {
         loop {
-            let handled = self.next().and_then(|message| self.handle(&message));
+            let handled = self.next().and_then(|message| self.process(message));
             if let Err(error) = handled {
                 // Reading has ended; writing may still be possible.
-                return self.writer.send().map_or_else(RunError::from, |()| error);
+                return self.send().map_or_else(RunError::from, |()| error);
             }
         }
+    }
+
+    fn process(&mut self, message: ReceivedMessage) -> Result<(), RunError> {
+        self.handle(&message)?;
+        if message.awaits_acknowledgement() {
+            self.unacknowledged.push(message);
+        }
+        self.acknowledge();
+        Ok(())
+    }
+
+    /// Acknowledges what was handled, unless outputs wait in the batch.
+    fn acknowledge(&mut self) {
+        if self.writer.unsent() == 0 {
+            for message in self.unacknowledged.drain(..) {
+                self.client.acknowledge(&message);
+            }
+        }
+    }
+
+    fn send(&mut self) -> Result<(), WriteError> {
+        self.writer.send()?;
+        self.acknowledge();
+        Ok(())
     }
 
     /// The next message. Outputs are sent before the thread waits.
     fn next(&mut self) -> Result<ReceivedMessage, RunError> {
         match self.client.try_receive() {
             Err(ReadError::TimedOut) => {
-                self.writer.send()?;
+                self.send()?;
                 Ok(self.client.receive()?)
             }
             taken => Ok(taken?),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use selvedge_client::tag::Tag;
-use selvedge_client::{Client, ClientOptions};
+use selvedge_client::{AcknowledgeMode, Client, ClientOptions, SettlementLevel};
 use selvedge_hub::Identity;
 use selvedge_wasm_host::{FunctionConfig, Host, HostConfig};
 use selvedge_zipper::runner::{Runner, RunnerCounts, RunnerGuest};
@@ -141,4 +141,45 @@ fn a_message_that_the_guest_fails_on_takes_no_other_with_it() {
         .collect();
     assert_eq!(answers, expected);
     assert_eq!((counts.handled, counts.failed), (2000, 1000));
+}
+
+#[test]
+fn messages_are_settled_once_their_answers_are_written_or_the_guest_has_failed_on_them() {
+    let zipper = zipper();
+    let at = || zipper.addresses().to_vec();
+    let sink = connect(ClientOptions::function("sink", vec![OUT], at()));
+    let function = connect(ClientOptions {
+        acknowledge: AcknowledgeMode::ByCall,
+        level: Some(SettlementLevel::Processed),
+        ..ClientOptions::function("triple", vec![IN], at())
+    });
+    let source = connect(ClientOptions {
+        level: Some(SettlementLevel::Processed),
+        ..ClientOptions::source("source", at())
+    });
+    thread::scope(|scope| {
+        let working = scope.spawn(|| {
+            let mut runner = Runner::new(&function, triple(), "triple");
+            let _stopped = runner.run();
+            runner.counts()
+        });
+        for number in 0..1000 {
+            let message = match number % 10 {
+                0 => "no number".to_owned(),
+                _ => number.to_string(),
+            };
+            source.write(IN, message).expect("it is open");
+        }
+        let is_settled = source.flush(PATIENCE);
+        let answers: Vec<_> = (0..900).map(|_| sink.read_timeout(PATIENCE)).collect();
+        let are_answers_settled = function.flush(PATIENCE);
+        // Before anything is looked at: the thread would wait for ever.
+        function.stop();
+        let counts = working.join().expect("it does not panic");
+        assert!(is_settled && are_answers_settled);
+        assert!(answers.iter().all(Result::is_ok));
+        assert_eq!((counts.handled, counts.failed), (900, 100));
+    });
+    assert_eq!(source.outcomes().total().settled, 1000);
+    assert_eq!(function.outcomes().total().settled, 900);
 }

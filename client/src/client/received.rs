@@ -115,6 +115,12 @@ impl ReceivedMessage {
         }
     }
 
+    /// Whether [`Client::acknowledge`](crate::Client::acknowledge) is to be called with the message.
+    #[must_use]
+    pub const fn awaits_acknowledgement(&self) -> bool {
+        self.handle().is_some()
+    }
+
     pub(super) const fn handle(&self) -> Option<DeliveryHandle> {
         match &self.0 {
             ReceivedContent::Plain(..) | ReceivedContent::Decoded(_) => None,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use selvedge_client::tag::Tag;
 use selvedge_client::wire;
-use selvedge_client::{Client, ClientOptions};
+use selvedge_client::{AcknowledgeMode, Client, ClientOptions};
 use selvedge_wasm_host::{FunctionConfig, GuestLimits, Host, HostConfig};
 use selvedge_zipper::runner::{Runner, RunnerCounts, RunnerGuest};
 use serde_json::json;
@@ -119,6 +119,7 @@ pub(crate) fn run(args: RunArgs, output: OutputFormat) -> Result<(), CommandErro
         .connect_until(&shutdown, |zippers| ClientOptions {
             target,
             policy,
+            acknowledge: AcknowledgeMode::ByCall,
             ..ClientOptions::function(name.clone(), tags.clone(), zippers)
         })?;
     let Some(client) = client else { return Ok(()) };

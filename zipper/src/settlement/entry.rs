@@ -128,8 +128,8 @@ impl EntryFlow {
     /// The groups that observe the flow have changed, or the flow is new. Every group is listed. For each new
     /// instance, [`handle_route`](Self::handle_route) follows if there is a way to it.
     ///
-    /// A group whose name is listed with other instances of its own, or none, ends: its members receive
-    /// what they have been assigned.
+    /// A group whose name is listed with another policy ends: its members receive what they have been
+    /// assigned. An instance that is a group of its own and is not listed may return within its lease.
     pub fn set_groups(&mut self, now: Instant, specs: &[GroupSpec]) {
         self.close_blocks();
         self.is_changed |= self.announced == 0;
@@ -150,7 +150,11 @@ impl EntryFlow {
             let name = group.recipients.name.clone();
             let members = listed.get(&(&*name, group.recipients.only));
             let of_name = names.get(&*name);
-            if group.recipients.until.is_none() && members.is_none() && of_name.is_some() {
+            let is_replaced = match group.recipients.only {
+                None => of_name.is_some() && members.is_none(),
+                Some(_) => listed.contains_key(&(&*name, None)),
+            };
+            if group.recipients.until.is_none() && is_replaced {
                 self.is_changed = true;
                 group.close(self.arrived);
             }

@@ -274,7 +274,9 @@ impl Connection {
         // Data waits until the peer has been admitted. Data behind a rejection is dropped.
         while self.role.is_some() || self.is_closed {
             if self.batch.is_done() {
-                self.forward_settled(incoming);
+                if self.forward_settled(incoming).is_pending() {
+                    return Poll::Pending;
+                }
                 let is_client = !self.is_closed && self.role != Some(Role::Zipper);
                 let cx = Context::from_waker(&self.waker);
                 if is_client && self.batch.deliver_fast(&cx, incoming).is_pending() {
@@ -490,11 +492,7 @@ impl Connection {
             // It introduces its process before messages are routed to it.
             Role::StreamFunction if self.has_settlement() => {}
             Role::StreamFunction => self.broker.add_function(node),
-            Role::Zipper if self.has_settlement() => {
-                self.broker
-                    .reroute(|router| router.add_settling_neighbour(node));
-            }
-            Role::Zipper => self.broker.reroute(|router| router.add_neighbour(node)),
+            Role::Zipper => self.add_neighbour(),
         }
     }
 

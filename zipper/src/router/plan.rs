@@ -86,6 +86,11 @@ impl Plan {
         &self.next_hops
     }
 
+    /// The names of the functions that receive the messages.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> + Clone {
+        self.groups.iter().map(|group| &*group.name)
+    }
+
     /// The largest number of copies of one message.
     #[must_use]
     pub fn copies_max(&self) -> usize {

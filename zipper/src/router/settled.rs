@@ -150,7 +150,8 @@ impl Router {
         (*found == instance).then_some(*client)
     }
 
-    /// The next hop on the best path to another zipper that is the home of functions with that name.
+    /// The next hop on the best path to another zipper that is the home of functions with that name, some of
+    /// which take part in settlement.
     #[must_use]
     pub fn next_hop_towards(&self, name: &str, home: NodeKey) -> Option<NextHop> {
         let mut best = None;
@@ -158,6 +159,8 @@ impl Router {
         // One step for each target of the name.
         loop {
             let route = self.routes.get(&key).and_then(|it| it.remote.as_ref());
+            // A neighbour that lists no instances does not know labels.
+            let route = route.filter(|(_, it)| it.settled.is_some());
             let offer = route.map(|(via, it)| (it.presence, it.distance, *via));
             best = best.into_iter().chain(offer).min();
             key.home = [u8::MAX; 32];

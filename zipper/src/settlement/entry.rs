@@ -277,6 +277,19 @@ impl EntryFlow {
         }
     }
 
+    /// The way to an instance is the one that was reported before. The instance may have become a member of a
+    /// group since.
+    pub fn keep_route(&mut self, now: Instant, instance: InstanceId) {
+        for at in 0..self.groups.len() {
+            let mut member = self.groups[at].member(instance);
+            if let Some(member) = member.take_if(|it| !it.has_route) {
+                member.has_new_way();
+                self.close_blocks();
+                self.bind(now, at, instance);
+            }
+        }
+    }
+
     /// Binds a member to another route. What was in flight is lost.
     pub(super) fn bind(&mut self, now: Instant, at: usize, instance: InstanceId) {
         self.routes += 1;

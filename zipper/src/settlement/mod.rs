@@ -13,6 +13,7 @@
 //! What is assigned and did not get through on the present route is `missing`, and is requested from the
 //! source. As long as a member misses anything, it receives no live messages.
 
+mod closing;
 mod entry;
 mod group;
 mod member;

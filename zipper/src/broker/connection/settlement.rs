@@ -1,6 +1,6 @@
 //! The messages of settlement on a connection.
 
-use std::task::Context;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use selvedge_client::wire::settlement::{FEATURE_SETTLEMENT, SettlementMessage};
@@ -65,6 +65,15 @@ impl Connection {
         }
     }
 
+    /// The peer is a zipper that has introduced itself.
+    pub(super) fn add_neighbour(&self) {
+        let (node, settles) = (self.node, self.has_settlement());
+        self.broker.reroute(|router| match settles {
+            true => router.add_settling_neighbour(node),
+            false => router.add_neighbour(node),
+        });
+    }
+
     /// Lets time pass for the flows of the peer.
     pub(super) fn proceed_flows(&mut self) {
         if !self.flows.is_empty() {
@@ -74,19 +83,24 @@ impl Connection {
         }
     }
 
-    /// Forwards the first unread messages, as far as they belong to flows or routes.
-    pub(super) fn forward_settled(&mut self, incoming: &mut Incoming<'_>) {
+    /// Forwards the first unread messages, as far as they belong to flows or routes. Pending if one of them
+    /// waits for room.
+    pub(super) fn forward_settled(&mut self, incoming: &mut Incoming<'_>) -> Poll<()> {
         if !self.has_settlement() || self.is_closed {
-            return;
+            return Poll::Ready(());
         }
         if self.role == Some(Role::Zipper) {
-            return self.relays.forward(&self.broker, &self.endpoint, incoming);
+            self.relays.forward(&self.broker, &self.endpoint, incoming);
+            return Poll::Ready(());
         }
         let cx = Context::from_waker(&self.waker);
         let now = self.broker.settings.clock.now();
-        let forwarded = self.flows.forward(&self.broker, now, &cx, incoming);
-        if let Err(error) = forwarded {
-            self.reject(Rejection::Malformed, &error.to_string());
+        match self.flows.forward(&self.broker, now, &cx, incoming) {
+            Ok(polled) => polled,
+            Err(error) => {
+                self.reject(Rejection::Malformed, &error.to_string());
+                Poll::Ready(())
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 //! The messages of a burst that go to the same instances are sent under one lock of each send buffer. What
 //! finds no room is dropped, and requested again later: a full recipient costs others nothing.
 
-use std::task::{Context, Poll};
+use std::task::Context;
 
 use bytes::Bytes;
 use selvedge_client::lanes::DATA;
@@ -24,9 +24,20 @@ const BURST_BYTES_MAX: usize = 256 * 1024;
 /// From so many bytes on, recipients share one encoding of several messages.
 const SHARED_LEN_MIN: usize = 4096;
 
+/// What has become of the first messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Forwarding {
+    /// They were sent.
+    Done,
+    /// Some were dropped for want of room, and are requested again.
+    Dropped,
+    /// They wait for room at a function that does not settle, and stay unread.
+    Waiting,
+}
+
 impl SharedFlow {
-    /// Forwards the first message, and those behind it that belong to the flow, too. Pending if a recipient
-    /// has no room.
+    /// Forwards the first message, and those behind it that belong to the flow, too. When there may be room
+    /// for what was dropped or waits, `cx` is woken.
     pub(super) fn forward(
         &self,
         broker: &Broker,
@@ -34,7 +45,7 @@ impl SharedFlow {
         cx: &Context<'_>,
         first: RoutedMessage,
         incoming: &mut Incoming<'_>,
-    ) -> Result<Poll<()>, BatchError> {
+    ) -> Result<Forwarding, BatchError> {
         let mut state = self.lock();
         let state = &mut *state;
         let mut burst = FlowBurst {
@@ -42,17 +53,20 @@ impl SharedFlow {
             now,
             cx,
             label: self.label,
-            polled: Poll::Ready(()),
+            forwarding: Forwarding::Done,
         };
         if let Some((group, token)) = first.resent {
             state.deliveries.clear();
             let delivery = state.machine.handle_resent(group, token, first.sequence);
             state.deliveries.extend(delivery);
             burst.send_one(state, first, incoming);
-            return Ok(burst.polled);
+            return Ok(burst.forwarding);
         }
         if first.sequence != state.machine.expected() {
             return Err(BatchError::OutOfOrder);
+        }
+        if self.awaits_room(state, first.sequence, cx, incoming) {
+            return Ok(Forwarding::Waiting);
         }
         state.deliveries.clear();
         let deliveries = &mut state.deliveries;
@@ -72,7 +86,7 @@ impl SharedFlow {
         } else {
             burst.send_to_one(state, first.sequence, len as usize, incoming);
         }
-        Ok(burst.polled)
+        Ok(burst.forwarding)
     }
 }
 
@@ -82,8 +96,7 @@ struct FlowBurst<'a, 'b> {
     now: Instant,
     cx: &'a Context<'b>,
     label: u32,
-    /// Pending if a recipient has no room.
-    polled: Poll<()>,
+    forwarding: Forwarding,
 }
 
 impl FlowBurst<'_, '_> {
@@ -286,7 +299,7 @@ impl FlowBurst<'_, '_> {
             ..
         } = *delivery;
         if is_full {
-            self.polled = Poll::Pending;
+            self.forwarding = Forwarding::Dropped;
             state.routes[at].is_full = true;
             let messages = sequence..sequence + count;
             state.machine.handle_refused(group, instance, messages);

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Context;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use selvedge_client::lanes::DATA;
@@ -11,6 +11,7 @@ use selvedge_client::wire::settlement::{OPEN_FLOWS_MAX, RoutedMessage, Settlemen
 use selvedge_client::wire::{NodeKey, settlement};
 use selvedge_hub::{Endpoint, Incoming, Instant};
 
+use super::delivery::Forwarding;
 use super::flow::SharedFlow;
 use crate::broker::shards::ShardSet;
 use crate::broker::{Broker, batch::BatchError};
@@ -82,21 +83,24 @@ impl EntryFlows {
         }
     }
 
-    /// Handles the first unread messages, as far as they belong to flows.
+    /// Handles the first unread messages, as far as they belong to flows. Pending if one of them waits for room
+    /// at a function that does not settle.
     pub(in crate::broker) fn forward(
         &mut self,
         broker: &Broker,
         now: Instant,
         cx: &Context<'_>,
         incoming: &mut Incoming<'_>,
-    ) -> Result<(), BatchError> {
+    ) -> Result<Poll<()>, BatchError> {
         loop {
             let mut first = None;
             incoming.take_bytes_while(DATA, |bytes| {
                 first = settlement::is_settlement(bytes).then(|| RoutedMessage::read(bytes));
                 false
             });
-            let Some(first) = first else { return Ok(()) };
+            let Some(first) = first else {
+                return Ok(Poll::Ready(()));
+            };
             let Some(message) = first else {
                 self.handle_data_control(broker, now, incoming)?;
                 continue;
@@ -108,8 +112,11 @@ impl EntryFlows {
                 add(&broker.counters.discarded, 1);
                 continue;
             };
-            let polled = flow.forward(broker, now, cx, message, incoming)?;
-            self.is_blocked |= polled.is_pending();
+            match flow.forward(broker, now, cx, message, incoming)? {
+                Forwarding::Done => {}
+                Forwarding::Dropped => self.is_blocked = true,
+                Forwarding::Waiting => return Ok(Poll::Pending),
+            }
         }
     }
 

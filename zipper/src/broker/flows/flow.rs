@@ -39,6 +39,8 @@ pub(in crate::broker) struct SharedFlow {
     pub(super) id: FlowId,
     level: SettlementLevel,
     pub(super) attachment: u32,
+    /// A former zipper of the source may have forwarded the messages below.
+    pub(super) sent_before: u64,
     own: Weak<Self>,
     state: Mutex<FlowState>,
 }
@@ -97,7 +99,7 @@ impl SharedFlow {
             level,
             offer,
         } = opening;
-        let attachment = offer.attachment;
+        let (attachment, sent_before) = (offer.attachment, offer.sent_max);
         let machine = EntryFlow::new(now, EntrySettings::default(), offer)?;
         let id = FlowId {
             source,
@@ -112,6 +114,7 @@ impl SharedFlow {
             id,
             level,
             attachment,
+            sent_before,
             own: Weak::clone(own),
             state: Mutex::new(FlowState {
                 machine,
@@ -145,8 +148,15 @@ impl SharedFlow {
         }
         state.version = Some(version);
         let found = broker.flow_recipients(&self.id);
-        state.unsettled = found.unsettled;
         state.machine.set_groups(now, &found.groups);
+        if let Some(unsettled) = &found.unsettled {
+            let listed: BTreeSet<_> = found.groups.iter().flat_map(|it| &it.members).collect();
+            let names = unsettled.plan.names();
+            state
+                .machine
+                .close_groups(names, |instance| listed.contains(&instance));
+        }
+        state.unsettled = found.unsettled;
         state.update_instances(now, found.instances);
         self.drain(&mut state, broker, now);
     }
@@ -359,7 +369,9 @@ impl FlowState {
             let known = at.map(|at| former.swap_remove(at));
             let is_same = known.is_some_and(|it| it.to.connection == found.to.connection);
             self.instances.push(found);
-            if !is_same {
+            if is_same {
+                self.machine.keep_route(now, instance);
+            } else {
                 self.machine.handle_route(now, instance);
             }
         }

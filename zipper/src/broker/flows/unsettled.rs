@@ -1,8 +1,10 @@
 //! Copies of messages of a flow for functions that do not settle, such as those of an older version.
 //!
-//! They are sent once, as plain data, and never hold the source back: what has no room is lost, and counted.
+//! They are sent at most once, as plain data, and hold the source back while they have no room, as plain data
+//! of a source does. Messages that a former zipper of the source may have sent are not sent again.
 
 use std::collections::BTreeMap;
+use std::task::Context;
 
 use selvedge_client::lanes::{DATA, HOPS_MAX};
 use selvedge_client::wire::settlement::RoutedMessage;
@@ -14,7 +16,38 @@ use crate::broker::Broker;
 use crate::broker::plans::{ResolvedHop, ResolvedPlan};
 use crate::stats::add;
 
+/// Room for the header of a copy: names and homes of functions.
+const HEADER_ROOM: usize = 4096;
+
 impl SharedFlow {
+    /// Whether the first message waits for room at one of these functions, or the neighbours towards them, or
+    /// for the source to confirm its recipients.
+    pub(super) fn awaits_room(
+        &self,
+        state: &FlowState,
+        sequence: u64,
+        cx: &Context<'_>,
+        incoming: &Incoming<'_>,
+    ) -> bool {
+        let Some(resolved) = state
+            .unsettled
+            .as_ref()
+            .filter(|_| sequence >= self.sent_before)
+        else {
+            return false;
+        };
+        if !state.machine.is_confirmed() {
+            // Otherwise another zipper of the source might take the message for one of a group that is closed.
+            return true;
+        }
+        let len = incoming.peek(DATA).map_or(0, |it| it.payload.len());
+        let mut hops = resolved.recipients.iter().flatten();
+        hops.any(|hop| {
+            let sending = hop.endpoint.sending();
+            sending.poll_room(cx, DATA, len + HEADER_ROOM).is_pending()
+        })
+    }
+
     /// Sends copies of the first message.
     pub(super) fn send_unsettled(
         &self,
@@ -26,6 +59,10 @@ impl SharedFlow {
         let Some(resolved) = &state.unsettled else {
             return;
         };
+        if message.sequence < self.sent_before {
+            // Whether they have it is not known.
+            return add(&broker.counters.unreachable, 1);
+        }
         let Some(bytes) = incoming.peek(DATA).map(|it| it.payload.clone()) else {
             return;
         };
@@ -43,7 +80,7 @@ impl SharedFlow {
             recipients: &[],
             trace: trace.as_deref(),
         };
-        for (to, recipients) in self.select(broker, resolved) {
+        for (to, recipients) in self.select(broker, state, resolved) {
             let header = MessageHeader {
                 recipients: &recipients,
                 ..header
@@ -56,11 +93,16 @@ impl SharedFlow {
     fn select<'a>(
         &self,
         broker: &Broker,
+        state: &FlowState,
         resolved: &'a ResolvedPlan,
     ) -> Vec<(&'a ResolvedHop, Vec<Recipient>)> {
         let mut random = broker.fork_random();
         let mut hops: BTreeMap<usize, Vec<Recipient>> = BTreeMap::new();
         for selected in resolved.plan.select(&self.id.source, &mut random) {
+            // Of messages that its instances may have had, which settle.
+            if state.machine.has_group(selected.name) {
+                continue;
+            }
             hops.entry(selected.next_hop).or_default().push(Recipient {
                 name: selected.name.to_owned(),
                 home: selected.node,

@@ -208,17 +208,20 @@ fn instances_for_which_a_message_has_no_room_are_left_out() {
 }
 
 #[test]
-fn a_route_to_a_home_is_found_for_any_target() {
+fn a_route_to_a_home_is_found_for_any_target_where_instances_are_listed() {
     let mut router = Router::new([0; 32], 7);
     let mut targeted = entry("f", Policy::Nearest, &[3, 2], Some(&[1]));
     targeted.target = Some("t".into());
     let untargeted = entry("f", Policy::Nearest, &[4, 2], Some(&[2]));
     router.learn([2; 32], vec![targeted, untargeted]);
-    router.learn([1; 32], vec![entry("g", Policy::Nearest, &[3, 1], None)]);
+    let unlisted = entry("g", Policy::Nearest, &[3, 1], None);
+    let listed = entry("g", Policy::Nearest, &[5, 1], Some(&[3]));
+    router.learn([1; 32], vec![unlisted, listed]);
     let towards = |name, home| router.next_hop_towards(name, [home; 32]);
     assert_eq!(towards("f", 3), Some(NextHop::Via([2; 32])));
     assert_eq!(towards("f", 4), Some(NextHop::Via([2; 32])));
-    assert_eq!(towards("g", 3), Some(NextHop::Via([1; 32])));
+    assert_eq!(towards("g", 5), Some(NextHop::Via([1; 32])));
+    assert_eq!(towards("g", 3), None, "its zipper does not know labels");
     assert_eq!(towards("g", 4), None);
     assert_eq!(towards("e", 3), None);
 }

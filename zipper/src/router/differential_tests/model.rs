@@ -209,6 +209,7 @@ impl ModelRouter {
     pub(super) fn next_hop_towards(&self, name: &str, home: NodeKey) -> Option<NextHop> {
         let best = self.best_routes().into_iter();
         let towards = best.filter(|((of, _, to), _)| of == name && *to == home);
+        let towards = towards.filter(|(_, (_, _, entry))| entry.settled.is_some());
         let offers = towards.map(|(_, (presence, via, entry))| (presence, entry.path.len(), via));
         offers.min().map(|(_, _, via)| NextHop::Via(via))
     }

@@ -42,6 +42,7 @@ pub(crate) fn spec(redelivers: bool, members: &[u64]) -> GroupSpec {
         only: None,
         redelivers,
         members: members.iter().map(|&i| InstanceId(i)).collect(),
+        others: Vec::new(),
     }
 }
 pub(crate) fn drain(flow: &mut EntryFlow) -> Vec<SourceOutput> {

@@ -22,7 +22,7 @@ impl World {
     /// A fault.
     pub(crate) fn befall(&mut self) {
         let entry = self.rng.usize(..ENTRIES);
-        match self.rng.u32(..16) {
+        match self.rng.u32(..17) {
             0 => self.crash_entry(entry),
             1 => {
                 // The entry zipper that it leaves may not know.
@@ -43,6 +43,7 @@ impl World {
             10 => self.lose_in_route(),
             11 => self.change_policy(),
             12 => self.strand(entry),
+            16 => self.change_preferred(),
             13 => {
                 let time = Duration::from_secs(self.rng.u64(1..40));
                 self.note(format!("the way to entry {entry} is stalled for {time:?}"));
@@ -122,6 +123,22 @@ impl World {
         self.note(note);
         for entry in 0..ENTRIES {
             self.set_groups(entry);
+        }
+    }
+
+    /// One of the instances of a group receives all new messages, or none is preferred any more.
+    fn change_preferred(&mut self) {
+        let at = self.rng.usize(..self.groups.len());
+        let instances = self.processes.iter().filter(|it| it.group == at);
+        let instances: Vec<_> = instances.map(|it| it.id).collect();
+        let preferred = self.rng.choice(&instances).copied();
+        self.groups[at].preferred = preferred.filter(|_| self.rng.u8(..4) > 0);
+        let group = &self.groups[at];
+        let note = format!("{} prefers {:?}", group.name, group.preferred);
+        self.note(note);
+        for entry in 0..ENTRIES {
+            self.set_groups(entry);
+            self.keep_routes(entry);
         }
     }
 
@@ -249,6 +266,11 @@ impl World {
         }
         for process in &mut self.processes {
             process.busy_until = self.now;
+        }
+        // Routers do not list what has left.
+        for entry in 0..ENTRIES {
+            self.set_groups(entry);
+            self.keep_routes(entry);
         }
         for index in 0..self.processes.len() {
             for at in 0..ENTRIES {

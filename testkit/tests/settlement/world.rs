@@ -32,6 +32,8 @@ pub(crate) struct ObservingGroup {
     pub(crate) is_each: bool,
     pub(crate) redelivers: bool,
     pub(crate) is_always_there: bool,
+    /// The only instance that receives new messages, as long as it is there.
+    pub(crate) preferred: Option<InstanceId>,
 }
 
 #[derive(Debug)]
@@ -80,6 +82,7 @@ impl World {
             is_each: rng.u8(..4) == 0,
             redelivers: rng.bool(),
             is_always_there: number == 0,
+            preferred: None,
         });
         let groups = groups.collect();
         let rng_room = rng.usize(2..200);
@@ -279,20 +282,28 @@ impl World {
         for (number, group) in self.groups.iter().enumerate() {
             let members = self.processes.iter().filter(|it| it.group == number);
             let mut members: Vec<_> = members.map(|it| it.id).collect();
+            let mut others = Vec::new();
+            if let Some(preferred) = group.preferred.filter(|it| members.contains(it)) {
+                others.extend(members.extract_if(.., |it| *it != preferred));
+            }
             if !group.is_each {
                 let ghosts = self.ghosts.iter().filter(|it| it.0 == number);
                 members.extend(ghosts.map(|it| it.1));
             }
-            let spec = |only, members| GroupSpec {
+            let spec = |only, members, others| GroupSpec {
                 name: group.name.clone(),
                 only,
                 redelivers: group.redelivers || group.is_always_there,
                 members,
+                others,
             };
             match group.is_each {
-                true => specs.extend(members.iter().map(|&id| spec(Some(id), vec![id]))),
+                true => {
+                    let all = members.iter().chain(&others);
+                    specs.extend(all.map(|&id| spec(Some(id), vec![id], Vec::new())));
+                }
                 false if members.is_empty() && number == 1 => {}
-                false => specs.push(spec(None, members)),
+                false => specs.push(spec(None, members, others)),
             }
         }
         specs
@@ -302,6 +313,15 @@ impl World {
         let specs = self.specs();
         if let Some(flow) = &mut self.entries[at] {
             flow.set_groups(self.now, &specs);
+            self.drain(at);
+        }
+    }
+
+    /// Instances that were no members before may have become members.
+    pub(crate) fn keep_routes(&mut self, at: usize) {
+        let reached = self.processes.iter().filter(|it| it.reached_by[at]);
+        if let Some(flow) = &mut self.entries[at] {
+            reached.for_each(|it| flow.keep_route(self.now, it.id));
             self.drain(at);
         }
     }

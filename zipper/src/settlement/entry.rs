@@ -27,6 +27,9 @@ pub struct GroupSpec {
     pub redelivers: bool,
     /// The instances that messages are to go to. None if the group is awaited.
     pub members: Vec<InstanceId>,
+    /// Instances that receive no new messages at present. Those that have been members still receive what
+    /// they were assigned.
+    pub others: Vec<InstanceId>,
 }
 
 type GroupKey<'a> = (&'a str, Option<InstanceId>);
@@ -133,16 +136,19 @@ impl EntryFlow {
     pub fn set_groups(&mut self, now: Instant, specs: &[GroupSpec]) {
         self.close_blocks();
         self.is_changed |= self.announced == 0;
+        let mut selected: BTreeMap<GroupKey<'_>, BTreeSet<InstanceId>> = BTreeMap::new();
         let mut listed: BTreeMap<GroupKey<'_>, BTreeSet<InstanceId>> = BTreeMap::new();
         let mut names: BTreeMap<&str, BTreeSet<InstanceId>> = BTreeMap::new();
         for spec in specs {
-            let members = listed.entry((&spec.name, spec.only)).or_default();
-            members.extend(&spec.members);
-            names.entry(&spec.name).or_default().extend(&spec.members);
+            let key = (&*spec.name, spec.only);
+            selected.entry(key).or_default().extend(&spec.members);
+            let all = || spec.members.iter().chain(&spec.others);
+            listed.entry(key).or_default().extend(all());
+            names.entry(&spec.name).or_default().extend(all());
         }
         if let Some(leftover) = &mut self.leftover {
             leftover.absent.retain(|it| {
-                let members = listed.get(&(it.name.as_str(), it.only));
+                let members = selected.get(&(it.name.as_str(), it.only));
                 members.is_some_and(|members| members.contains(&it.instance))
             });
         }
@@ -158,13 +164,19 @@ impl EntryFlow {
                 self.is_changed = true;
                 group.close(self.arrived);
             }
-            let members = match group.recipients.until {
-                None => members,
-                Some(_) => of_name,
+            let selected = selected.get(&(&*name, group.recipients.only));
+            let (members, selected) = match group.recipients.until {
+                None => (members, selected),
+                Some(_) => (of_name, of_name),
             };
-            group.list(now, |instance| {
-                members.is_some_and(|members| members.contains(&instance))
-            });
+            let is_in = |set: Option<&BTreeSet<_>>, instance| {
+                set.is_some_and(|set: &BTreeSet<InstanceId>| set.contains(&instance))
+            };
+            group.list(
+                now,
+                |instance| is_in(members, instance),
+                |instance| is_in(selected, instance),
+            );
         }
         self.add_listed(now, specs);
         for at in 0..self.groups.len() {

@@ -104,6 +104,7 @@ impl GroupFlow {
             .map(|instance| Member {
                 is_awaited: true,
                 is_listed: false,
+                is_selected: false,
                 ..Member::new(now, instance, 0)
             })
             .collect();
@@ -131,9 +132,15 @@ impl GroupFlow {
         (&self.recipients.name, self.recipients.only)
     }
 
-    /// Only these members may receive messages. Others lose their lease.
-    pub(super) fn list(&mut self, now: Instant, is_listed: impl Fn(InstanceId) -> bool) {
+    /// Only these members may receive messages, and only selected ones new messages. Others lose their lease.
+    pub(super) fn list(
+        &mut self,
+        now: Instant,
+        is_listed: impl Fn(InstanceId) -> bool,
+        is_selected: impl Fn(InstanceId) -> bool,
+    ) {
         for member in &mut self.members {
+            member.is_selected = is_selected(member.instance);
             let was_listed = std::mem::replace(&mut member.is_listed, is_listed(member.instance));
             if was_listed && !member.is_listed && member.is_bound() {
                 member.silent_since = now;

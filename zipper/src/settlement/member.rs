@@ -44,6 +44,8 @@ pub(super) struct Member {
     pub(super) is_awaited: bool,
     /// Whether the router lists it. A source may name any instance: such a one is asked, and receives nothing.
     pub(super) is_listed: bool,
+    /// Whether new messages may be assigned to it.
+    pub(super) is_selected: bool,
     /// Whether a stamp is to be returned to it.
     pub(super) is_renewed: bool,
     /// Whether a floor is to be sent to it.
@@ -113,6 +115,7 @@ impl Member {
             has_route: false,
             is_awaited: false,
             is_listed: true,
+            is_selected: true,
             is_renewed: false,
             is_floor_due: false,
             is_full: false,
@@ -120,7 +123,7 @@ impl Member {
         }
     }
 
-    /// Whether messages may be assigned to it.
+    /// Whether messages may be sent to it.
     pub(super) fn is_eligible(&self, confirmed: u32) -> bool {
         self.is_bound() && self.is_listed && !self.is_full && self.announced_in <= confirmed
     }
@@ -131,7 +134,7 @@ impl Member {
 
     /// Whether live messages may be sent to it.
     pub(super) fn is_live(&self, confirmed: u32) -> bool {
-        self.is_eligible(confirmed) && self.missing.is_empty()
+        self.is_eligible(confirmed) && self.is_selected && self.missing.is_empty()
     }
 
     /// The epoch of its route, and whether the instance may know it.

@@ -111,7 +111,7 @@ impl EntryFlow {
         let Some(member) = self.remove_member(now, at, instance, false) else {
             return;
         };
-        if !member.is_listed || !is_open {
+        if !member.is_selected || !is_open {
             return;
         }
         if member.has_route && only.is_none() {

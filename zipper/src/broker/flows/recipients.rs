@@ -82,6 +82,7 @@ fn add_specs(group: SettledGroup, specs: &mut Vec<GroupSpec>) {
         only,
         redelivers: group.redelivers,
         members,
+        others: group.others.iter().map(|it| it.instance).collect(),
     };
     let members = group.members.iter().map(|it| it.instance);
     if group.policy == Policy::All {

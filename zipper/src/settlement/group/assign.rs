@@ -205,12 +205,24 @@ impl GroupFlow {
         // What one of the others can take in order later waits for it.
         let others = self.members.iter().filter(|it| !is_able(it));
         let waits_from = others.map(|it| it.end).min().unwrap_or(u64::MAX);
-        let able = self.members.iter_mut().filter(|it| is_able(it));
+        let first = self.unassigned.first().unwrap_or(0);
+        let new_from = self.members.iter().filter(|it| it.is_selected);
+        let new_from = new_from.map(|it| it.end).min().unwrap_or(u64::MAX);
+        // One that is not selected takes what no selected one can take in order.
+        let may_take = |it: &Member| it.is_selected || it.end <= first && first < new_from;
+        let able = self
+            .members
+            .iter_mut()
+            .filter(|it| is_able(it) && may_take(it));
         // The one that may take most of them in order.
-        let Some(member) = able.min_by_key(|it| it.end) else {
+        let by_order = |it: &&mut Member| (it.end > first, !it.is_selected, it.end);
+        let Some(member) = able.min_by_key(by_order) else {
             return;
         };
         let mut taken = self.unassigned.clone();
+        if !member.is_selected {
+            taken.remove(new_from..u64::MAX);
+        }
         taken.remove(waits_from..member.end);
         // Messages that are not delivered in order to anyone anyway wait for nobody.
         let mut flagged = self.unassigned.common(&self.uncertain);

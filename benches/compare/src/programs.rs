@@ -299,6 +299,14 @@ const HOP: &[Program] = &[
         ],
     ),
     program(
+        "ours tcp+plain, settled",
+        &[
+            Own(|job| zipper::route(job, "tcp+plain", Wait::Default)),
+            Own(zipper::count),
+            Own(zipper::flood_settled),
+        ],
+    ),
+    program(
         "ours quic",
         &[
             Own(|job| zipper::route(job, "quic", Wait::Default)),
@@ -351,6 +359,14 @@ const HOP_ROUND_TRIP: &[Program] = &[
             Own(|job| zipper::ask(job, Wait::Default)),
         ],
     ),
+    program(
+        "ours tcp+plain, spin, settled",
+        &[
+            Own(|job| zipper::route(job, "tcp+plain", Wait::Default)),
+            Own(zipper::echo_settled),
+            Own(zipper::ask_settled),
+        ],
+    ),
 ];
 
 const TWO_HOPS: &[Program] = &[
@@ -393,6 +409,15 @@ const TWO_HOPS: &[Program] = &[
         ],
     ),
     program(
+        "ours tcp+plain, settled",
+        &[
+            Own(|job| zipper::route_chained(job, "tcp+plain", Wait::Default)),
+            Own(|job| zipper::route_chained(job, "tcp+plain", Wait::Default)),
+            Own(zipper::count),
+            Own(zipper::flood_settled),
+        ],
+    ),
+    program(
         "ours quic",
         &[
             Own(|job| zipper::route_chained(job, "quic", Wait::Default)),
@@ -427,6 +452,14 @@ const FAN_OUT: &[Program] = &[
             Own(|job| zipper::route(job, "tcp+plain", Wait::Default)),
             Own(|job| zipper::count_each(job, SUBSCRIBERS)),
             Own(zipper::flood),
+        ],
+    ),
+    program(
+        "ours tcp+plain, settled",
+        &[
+            Own(|job| zipper::route(job, "tcp+plain", Wait::Default)),
+            Own(|job| zipper::count_each(job, SUBSCRIBERS)),
+            Own(zipper::flood_settled),
         ],
     ),
 ];

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use selvedge_client::tag::Tag;
-use selvedge_client::{Client, ClientOptions};
+use selvedge_client::{Client, ClientOptions, SettlementLevel};
 use selvedge_driver::{Driver, DriverConfig, Identity};
 use selvedge_zipper::zipper::{Neighbour, Zipper, ZipperOptions};
 
@@ -131,7 +131,17 @@ pub(crate) fn count_each(job: &Job, subscribers: usize) {
 
 /// A source.
 pub(crate) fn flood(job: &Job) {
-    let client = connect(job, "source", None, Wait::Default);
+    flood_with(job, connect(job, "source", None, Wait::Default));
+}
+
+/// A source whose messages are settled.
+pub(crate) fn flood_settled(job: &Job) {
+    let mut options = options(job, "source", None);
+    options.level = Some(SettlementLevel::Processed);
+    flood_with(job, Client::connect(options).expect("it lets everybody in"));
+}
+
+fn flood_with(job: &Job, client: Client) {
     let payload = Bytes::from(job.payload());
     job.ready("");
     while client.write(QUESTION, &payload).is_ok() {}
@@ -139,7 +149,15 @@ pub(crate) fn flood(job: &Job) {
 
 /// A function that responds on another tag.
 pub(crate) fn echo(job: &Job, wait: Wait) {
-    let client = connect(job, "answerer", Some(QUESTION), wait);
+    echo_with(job, connect(job, "answerer", Some(QUESTION), wait));
+}
+
+/// The same with answers that are settled.
+pub(crate) fn echo_settled(job: &Job) {
+    echo_with(job, connect_settled(job, "answerer", QUESTION));
+}
+
+fn echo_with(job: &Job, client: Client) {
     job.ready("");
     while let Ok(data) = client.read() {
         client.write(ANSWER, data.payload).expect("it is open");
@@ -148,7 +166,21 @@ pub(crate) fn echo(job: &Job, wait: Wait) {
 
 /// Sends requests, one at a time.
 pub(crate) fn ask(job: &Job, wait: Wait) {
-    let client = connect(job, "asker", Some(ANSWER), wait);
+    ask_with(job, connect(job, "asker", Some(ANSWER), wait));
+}
+
+/// The same with messages that are settled, in both directions.
+pub(crate) fn ask_settled(job: &Job) {
+    ask_with(job, connect_settled(job, "asker", ANSWER));
+}
+
+fn connect_settled(job: &Job, name: &str, observed: Tag) -> Client {
+    let mut options = options(job, name, Some(observed));
+    options.level = Some(SettlementLevel::Processed);
+    Client::connect(options).expect("it lets everybody in")
+}
+
+fn ask_with(job: &Job, client: Client) {
     let payload = Bytes::from(job.payload());
     job.ready("");
     loop {

@@ -1,6 +1,7 @@
 //! Framing of messages in a byte stream: one message per line, or a length before each message.
 
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -71,6 +72,29 @@ impl<R: BufRead> RecordReader<R> {
         }
     }
 
+    /// Passes the next message to `take`, without an allocation if it is buffered. Returns `None` at the end of
+    /// the input.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub fn read_with<T>(
+        &mut self,
+        take: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, RecordError> {
+        let buffer = self.input.fill_buf()?;
+        let Some(record) = self.framing.first(buffer) else {
+            return Ok(self.read()?.map(|record| take(&record)));
+        };
+        let (len, max) = (record.len(), self.len_max);
+        if len > max {
+            return Err(RecordError::TooLong { len, max });
+        }
+        let taken = take(&buffer[record.clone()]);
+        let end = record.end + usize::from(self.framing == Framing::Lines);
+        self.input.consume(end);
+        Ok(Some(taken))
+    }
+
     fn read_line(&mut self) -> Result<Option<Bytes>, RecordError> {
         let (mut line, max) = (Vec::new(), self.len_max);
         // The limit includes the terminator, and bounds the memory for a line without one.
@@ -128,6 +152,28 @@ impl<R: BufRead> RecordReader<R> {
     }
 }
 
+impl<T: Read> RecordReader<BufReader<T>> {
+    /// Whether the next message can be read without waiting for the input.
+    #[must_use]
+    pub fn has_next(&self) -> bool {
+        self.framing.first(self.input.buffer()).is_some()
+    }
+}
+
+impl Framing {
+    /// Where the first message is, if all of it is there.
+    fn first(self, bytes: &[u8]) -> Option<Range<usize>> {
+        match self {
+            Self::Lines => memchr::memchr(b'\n', bytes).map(|end| 0..end),
+            Self::LengthPrefixed => {
+                let len = u32::from_be_bytes(*bytes.first_chunk()?) as usize;
+                let end = len.checked_add(4)?;
+                (end <= bytes.len()).then_some(4..end)
+            }
+        }
+    }
+}
+
 /// Writes a framed message.
 ///
 /// # Errors
@@ -152,7 +198,27 @@ mod tests {
 
     fn all(input: &[u8], framing: Framing) -> Result<Vec<Bytes>, RecordError> {
         let mut reader = RecordReader::new(input, framing, 8);
-        std::iter::from_fn(|| reader.read().transpose()).collect()
+        let whole: Result<Vec<Bytes>, _> =
+            std::iter::from_fn(|| reader.read().transpose()).collect();
+        for capacity in 1..20 {
+            let input = BufReader::with_capacity(capacity, input);
+            let mut reader = RecordReader::new(input, framing, 8);
+            let mut read = || reader.read_with(Bytes::copy_from_slice).transpose();
+            let buffered: Result<Vec<Bytes>, _> = std::iter::from_fn(&mut read).collect();
+            assert_eq!(buffered.as_ref().ok(), whole.as_ref().ok(), "{capacity}");
+        }
+        whole
+    }
+
+    #[test]
+    fn a_message_can_be_read_without_waiting_if_all_of_it_is_buffered() {
+        let mut reader = RecordReader::new(BufReader::new(&b"a\nb\nc"[..]), Framing::Lines, 8);
+        assert!(!reader.has_next());
+        assert_eq!(reader.read().unwrap(), Some("a".into()));
+        assert!(reader.has_next());
+        assert_eq!(reader.read().unwrap(), Some("b".into()));
+        assert!(!reader.has_next());
+        assert_eq!(reader.read().unwrap(), Some("c".into()));
     }
 
     #[test]

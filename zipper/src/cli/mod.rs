@@ -13,6 +13,7 @@ mod serve;
 pub(crate) mod shutdown;
 mod sink;
 mod source;
+mod source_outcome;
 mod suspension;
 mod version;
 

@@ -3,19 +3,19 @@
 use std::fs::File;
 use std::io::{self, BufReader, IsTerminal, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use bytes::Bytes;
 use clap::ValueEnum;
 use crossbeam_channel::{Receiver, bounded, select};
 use selvedge_client::tag::Tag;
-use selvedge_client::{Client, ClientOptions, WriteError};
-use selvedge_zipper::records::{Framing, RecordError, RecordReader};
-use serde_json::json;
+use selvedge_client::{Client, ClientOptions, OutgoingBatch, WriteError};
+use selvedge_zipper::records::{Framing, RecordReader};
 
 use crate::cli::connection::{ConnectionArgs, tag};
 use crate::cli::drain;
 use crate::cli::error::CommandError;
 use crate::cli::shutdown::Shutdown;
+use crate::cli::source_outcome::{LevelArg, SourceOutcome};
 use crate::cli::{OutputFormat, print_line};
 
 #[derive(Debug, clap::Args)]
@@ -42,6 +42,13 @@ pub(crate) struct SourceArgs {
     /// `zipper sink` shows them on stderr, and in each line of `--output json`.
     #[arg(long)]
     trace: bool,
+    /// When a message counts as settled. Until then this process keeps it, and sends it again if a
+    /// zipper may have lost it.
+    #[arg(long, value_enum, default_value_t)]
+    level: LevelArg,
+    /// Exits with 0 although no function observed some messages.
+    #[arg(long)]
+    allow_unobserved: bool,
     /// Name of this source.
     #[arg(short, long, default_value = "source")]
     name: String,
@@ -73,36 +80,44 @@ pub(crate) fn source(args: SourceArgs, output: OutputFormat) -> Result<(), Comma
     let shutdown = Shutdown::listen(args.connection.shutdown)?;
     let client = args
         .connection
-        .connect_until(&shutdown, |zippers| ClientOptions::source(name, zippers))?;
+        .connect_until(&shutdown, |zippers| ClientOptions {
+            level: args.level.into(),
+            ..ClientOptions::source(name, zippers)
+        })?;
     let Some(client) = client else {
         let message = "no message was sent: the shutdown was requested before a zipper answered";
         return Err(CommandError::lost(false, message));
     };
     shutdown.stop(&client)?;
-    let records = read(input, args.format.into(), args.connection.payload_max())?;
+    let batches = read(RecordInput {
+        reader: RecordReader::new(
+            BufReader::with_capacity(RECORDS_BYTES_MAX, input),
+            args.format.into(),
+            args.connection.payload_max(),
+        ),
+        client: Arc::clone(&client),
+        tag: args.tag,
+        target: args.target.clone(),
+        trace: args.trace.then(|| args.name.clone()),
+        skips_empty: args.end_mark,
+    })?;
     let mut totals = SentTotals::default();
-    let sent_all = send_all(&client, &args, &records, &shutdown, &mut totals);
-    let delivered = drain::close(&client, &shutdown);
-    // Read after the close, which adds what it leaves unacknowledged.
-    let (zipper, uncertain) = (client.zipper(), client.uncertain());
-    let SentTotals { sent, bytes } = totals;
-    match output {
-        OutputFormat::Text => print_line(format_args!(
-            "sent {sent} messages, {bytes} bytes, to zipper {zipper}"
-        ))?,
-        OutputFormat::Json => print_line(json!({
-            "sent": sent, "bytes": bytes, "zipper": zipper,
-            "delivered": delivered, "uncertain": uncertain,
-        }))?,
-    }
+    let sent_all = send_all(&client, &batches, &shutdown, &mut totals);
+    let closed = drain::close(&client, &shutdown);
+    // Read after the close, which adds what it leaves unsettled.
+    let outcome = SourceOutcome::new(&client, args.level, args.allow_unobserved).sent(
+        totals.sent,
+        totals.bytes,
+        closed,
+    );
+    print_line(match output {
+        OutputFormat::Text => outcome.to_string(),
+        OutputFormat::Json => outcome.to_json().to_string(),
+    })?;
     sent_all?;
-    if delivered {
-        Ok(())
-    } else {
-        let message = format_args!(
-            "the zipper did not acknowledge everything: {uncertain} of {sent} messages may be lost"
-        );
-        Err(CommandError::lost(shutdown.is_forced(), message))
+    match outcome.failure() {
+        None => Ok(()),
+        Some(message) => Err(CommandError::lost(shutdown.is_forced(), message)),
     }
 }
 
@@ -130,65 +145,139 @@ fn open(file: Option<&Path>) -> Result<Box<dyn Read + Send>, CommandError> {
     Ok(Box::new(file))
 }
 
-type InputRecord = Result<Bytes, RecordError>;
+/// Records are passed on together, up to these limits, as long as the input has more without waiting.
+const RECORDS_MAX: usize = 1024;
+const RECORDS_BYTES_MAX: usize = 256 << 10;
+
+/// The records that the input has brought, as messages.
+#[derive(Default)]
+struct InputBatch {
+    messages: OutgoingBatch,
+    /// Bytes of the records.
+    bytes: usize,
+    /// Whether it is the end mark, which does not count.
+    is_mark: bool,
+}
+
+/// Reads records, and makes messages of them.
+struct RecordInput {
+    reader: RecordReader<BufReader<Box<dyn Read + Send>>>,
+    client: Arc<Client>,
+    tag: Tag,
+    target: Option<String>,
+    /// The name of the first step of traces, if there are any.
+    trace: Option<String>,
+    skips_empty: bool,
+}
+
+impl RecordInput {
+    /// The next records, at least one unless the input has ended, and whether it has.
+    fn read(&mut self) -> (InputBatch, Result<bool, CommandError>) {
+        let mut batch = InputBatch::default();
+        loop {
+            match self.read_one(&mut batch) {
+                Ok(true) => {}
+                ended => return (batch, ended),
+            }
+            let is_full = batch.messages.len() >= RECORDS_MAX || batch.bytes >= RECORDS_BYTES_MAX;
+            if is_full || !self.reader.has_next() {
+                return (batch, Ok(true));
+            }
+        }
+    }
+
+    fn read_one(&mut self, batch: &mut InputBatch) -> Result<bool, CommandError> {
+        let (client, target) = (&self.client, self.target.as_deref());
+        let trace = self.trace.clone().map(|name| vec![client.step(name)]);
+        let read = self.reader.read_with(|payload| {
+            if payload.is_empty() && self.skips_empty {
+                return Ok(());
+            }
+            batch.bytes += payload.len();
+            client.append(
+                &mut batch.messages,
+                self.tag,
+                target,
+                trace.as_deref(),
+                payload,
+            )
+        });
+        match read.map_err(CommandError::input)? {
+            Some(appended) => appended.map(|()| true).map_err(CommandError::disconnected),
+            None => Ok(false),
+        }
+    }
+
+    fn end_mark(&self) -> Result<InputBatch, CommandError> {
+        let mut batch = InputBatch {
+            is_mark: true,
+            ..InputBatch::default()
+        };
+        let trace = self.trace.clone().map(|name| vec![self.client.step(name)]);
+        let (target, trace) = (self.target.as_deref(), trace.as_deref());
+        let messages = &mut batch.messages;
+        let appended = self.client.append(messages, self.tag, target, trace, &[]);
+        appended.map_err(CommandError::disconnected)?;
+        Ok(batch)
+    }
+}
 
 /// Reads on a separate thread, because a read of a terminal or pipe cannot be interrupted.
 fn read(
-    input: Box<dyn Read + Send>,
-    framing: Framing,
-    len_max: usize,
-) -> Result<Receiver<InputRecord>, CommandError> {
-    let (sender, records) = bounded(64);
+    mut input: RecordInput,
+) -> Result<Receiver<Result<InputBatch, CommandError>>, CommandError> {
+    let (sender, batches) = bounded(16);
     let run = move || {
-        let mut reader = RecordReader::new(BufReader::new(input), framing, len_max);
-        while let Some(record) = reader.read().transpose() {
-            let is_last = record.is_err();
-            if sender.send(record).is_err() || is_last {
+        loop {
+            let (batch, ended) = input.read();
+            if sender.send(Ok(batch)).is_err() {
                 return;
             }
+            match ended {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => return drop(sender.send(Err(error))),
+            }
+        }
+        if input.skips_empty {
+            drop(sender.send(input.end_mark()));
         }
     };
     std::thread::Builder::new()
         .name("zipper-input".into())
         .spawn(run)
         .map_err(CommandError::thread)?;
-    Ok(records)
+    Ok(batches)
 }
 
 /// Sends until the input ends or a shutdown is requested.
 fn send_all(
     client: &Client,
-    args: &SourceArgs,
-    records: &Receiver<InputRecord>,
+    batches: &Receiver<Result<InputBatch, CommandError>>,
     shutdown: &Shutdown,
     totals: &mut SentTotals,
 ) -> Result<(), CommandError> {
     loop {
-        let record = select! {
-            recv(records) -> record => record,
+        let batch = select! {
+            recv(batches) -> batch => batch,
             recv(shutdown.requested) -> _disconnected => return Ok(()),
         };
-        let Ok(record) = record else { break };
-        let payload = record.map_err(CommandError::input)?;
-        if payload.is_empty() && args.end_mark {
-            continue;
+        let Ok(batch) = batch else { return Ok(()) };
+        let InputBatch {
+            mut messages,
+            bytes,
+            is_mark,
+        } = batch?;
+        let len = messages.len();
+        let sent = client.write_batch(&mut messages);
+        if !is_mark {
+            totals.sent += (len - messages.len()) as u64;
+            totals.bytes += if messages.is_empty() { bytes } else { 0 };
         }
-        let len = payload.len();
-        match write(client, args, payload) {
-            Ok(()) => (),
-            Err(_) if client.is_stopped() => return Ok(()),
+        match sent {
+            Ok(()) => {}
+            Err(WriteError::Closed(_)) if client.is_stopped() => return Ok(()),
             Err(error) => return Err(CommandError::disconnected(error)),
         }
-        totals.sent += 1;
-        totals.bytes += len;
     }
-    if args.end_mark {
-        write(client, args, Bytes::new()).map_err(CommandError::disconnected)?;
-    }
-    Ok(())
-}
-
-fn write(client: &Client, args: &SourceArgs, payload: Bytes) -> Result<(), WriteError> {
-    let trace = args.trace.then(|| vec![client.step(args.name.clone())]);
-    client.write_with(args.tag, args.target.clone(), trace, payload)
 }

@@ -27,7 +27,7 @@ use bytes::Bytes;
 use selvedge_hub::{Clock, Endpoint, Instant, MailboxSender, NodeId, SendError};
 
 use crate::client::connector::ClientCommand;
-use crate::client::flows::{FlowWrite, RoutedDelivery};
+use crate::client::flows::{DeliveryHandle, FlowWrite, RoutedDelivery};
 use crate::client::hub_slot::HubSlot;
 use crate::client::reading::NextInbound;
 use crate::client::received::DecodedMessage;
@@ -420,9 +420,7 @@ impl Client {
     /// The message as [`Data`], which cannot be acknowledged later.
     fn decoded(&self, read: DecodedMessage) -> Data {
         let (data, handle) = read.into_data();
-        if let (Some(inbound), Some(handle)) = (self.shared.inbound(), handle) {
-            inbound.acknowledge(handle);
-        }
+        self.acknowledge_handle(handle);
         data
     }
 
@@ -431,8 +429,14 @@ impl Client {
     /// [`AcknowledgeMode::ByCall`]; otherwise, and for messages that need none, it does nothing. Never
     /// blocks.
     pub fn acknowledge(&self, message: &ReceivedMessage) {
-        if let (Some(inbound), Some(handle)) = (self.shared.inbound(), message.handle()) {
-            inbound.acknowledge(handle);
+        self.acknowledge_handle(message.handle());
+    }
+
+    fn acknowledge_handle(&self, handle: Option<DeliveryHandle>) {
+        if let (Some(inbound), Some(handle)) = (self.shared.inbound(), handle)
+            && inbound.acknowledge(handle)
+        {
+            self.request_end();
         }
     }
 

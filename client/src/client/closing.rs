@@ -12,11 +12,21 @@ use crate::client::shared::STOPPED;
 
 impl Client {
     /// Requests the end of data from the zipper. Reading ends behind the last message that the zipper has
-    /// sent; writing remains possible, so that a function can answer and then [`close`](Self::close). If
-    /// the zipper is not connected, the client is [stopped](Self::stop) instead. Of several readers, one
+    /// sent; writing remains possible, so that a function can answer and then [`close`](Self::close). Messages
+    /// that are settled and were not read go to another instance; with
+    /// [`AcknowledgeMode::ByCall`](crate::AcknowledgeMode), reading ends once those that were read are acknowledged.
+    /// If the zipper is not connected, the client is [stopped](Self::stop) instead. Of several readers, one
     /// receives the end. Never blocks.
     pub fn finish(&self) {
         self.shared.note_stopped();
+        // The zipper ends the routes when it receives the request, so the process leaves before.
+        if self.shared.inbound().is_none_or(|it| it.finish()) {
+            self.request_end();
+        }
+    }
+
+    /// Requests the end of data, behind the last report.
+    pub(super) fn request_end(&self) {
         if !self.shared.send_goaway() {
             self.stop();
         }

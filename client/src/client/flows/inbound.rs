@@ -276,13 +276,26 @@ impl Inbound {
         None
     }
 
-    /// The user has processed a message.
-    pub(in crate::client) fn acknowledge(&self, handle: DeliveryHandle) {
+    /// The user has processed a message. Returns whether it was the last one of a client that
+    /// [finishes](Self::finish).
+    pub(in crate::client) fn acknowledge(&self, handle: DeliveryHandle) -> bool {
         let mut state = self.lock();
         if let Some(flow) = state.flow(handle.at, handle.number) {
             flow.receiving.process(handle.sequence);
             self.note_news(&mut state, handle.at);
         }
+        state.is_finishing && state.is_idle() && state.leave(self.clock.now())
+    }
+
+    /// Nothing is received any more. Once the user has processed what it has read, the process
+    /// [leaves](Self::leave). Returns whether it has.
+    pub(in crate::client) fn finish(&self) -> bool {
+        let mut state = self.lock();
+        if std::mem::replace(&mut state.is_finishing, true) {
+            return false;
+        }
+        state.fence();
+        state.is_idle() && state.leave(self.clock.now())
     }
 
     /// A reader has found no message.
@@ -314,15 +327,7 @@ impl Inbound {
 
     /// Reports everything that was processed, and that the process leaves. Nothing is received any more.
     pub(in crate::client) fn leave(&self) {
-        let mut state = self.lock();
-        let now = self.clock.now();
-        if !std::mem::replace(&mut state.is_leaving, true) {
-            state.flows.iter_mut().for_each(|(_, flow)| flow.leave(now));
-            state.ready.clear();
-            state.holding.clear();
-            state.dirty.clear();
-            (state.parked_bytes, state.unreported) = (0, 0);
-        }
+        self.lock().leave(self.clock.now());
     }
 
     fn note_news(&self, state: &mut InboundState, at: usize) {

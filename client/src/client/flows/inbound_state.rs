@@ -59,6 +59,8 @@ pub(super) struct InboundState {
     /// The time, as of the last messages.
     pub(super) now: Instant,
     pub(super) unclocked: u32,
+    /// Whether the process leaves once the user has processed what it has read.
+    pub(super) is_finishing: bool,
     pub(super) is_leaving: bool,
 }
 
@@ -96,8 +98,37 @@ impl InboundState {
             parked_bytes: 0,
             now,
             unclocked: 0,
+            is_finishing: false,
             is_leaving: false,
         }
+    }
+
+    /// Whether the user has processed everything that it has read, and nothing waits.
+    pub(super) fn is_idle(&self) -> bool {
+        self.flows.iter().all(|(_, flow)| flow.receiving.is_idle())
+    }
+
+    /// Drops what was not read, and receives nothing more.
+    pub(super) fn fence(&mut self) {
+        for (_, flow) in &mut self.flows {
+            flow.receiving.fence();
+            flow.parked.clear();
+        }
+        self.ready.clear();
+        self.parked_bytes = 0;
+    }
+
+    /// Reports everything that was processed, and that the process leaves. Returns false if it has left before.
+    pub(super) fn leave(&mut self, now: Instant) -> bool {
+        if std::mem::replace(&mut self.is_leaving, true) {
+            return false;
+        }
+        self.flows.iter_mut().for_each(|(_, flow)| flow.leave(now));
+        self.ready.clear();
+        self.holding.clear();
+        self.dirty.clear();
+        (self.parked_bytes, self.unreported) = (0, 0);
+        true
     }
 
     /// The flow at a place, unless another one has taken it.
@@ -135,7 +166,7 @@ impl InboundState {
         &mut self,
         binding: &RouteBinding,
     ) -> Result<usize, RouteLossReason> {
-        if self.is_leaving || binding.instance != self.instance {
+        if self.is_finishing || self.is_leaving || binding.instance != self.instance {
             return Err(RouteLossReason::NoInstance);
         }
         let id = (binding.flow.clone(), binding.group);

@@ -25,6 +25,10 @@ pub enum RunnerGuest {
 /// The counters of a runner, in messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RunnerCounts {
+    /// Received from the zipper.
+    pub received: u64,
+    /// Of the received ones, those that another instance of the function may have processed before.
+    pub redelivered: u64,
     /// Handled by the guest.
     pub handled: u64,
     /// Failed in the guest. They are dropped together with the outputs of the guest for them.
@@ -143,13 +147,17 @@ impl<'a> Runner<'a> {
 
     /// The next message. Outputs are sent before the thread waits.
     fn next(&mut self) -> Result<ReceivedMessage, RunError> {
-        match self.client.try_receive() {
+        let taken = match self.client.try_receive() {
             Err(ReadError::TimedOut) => {
                 self.send()?;
-                Ok(self.client.receive()?)
+                self.client.receive()
             }
-            taken => Ok(taken?),
-        }
+            taken => taken,
+        };
+        let message = taken?;
+        self.counts.received += 1;
+        self.counts.redelivered += u64::from(message.is_redelivery());
+        Ok(message)
     }
 
     fn handle(&mut self, message: &ReceivedMessage) -> Result<(), RunError> {

@@ -286,7 +286,9 @@ impl Sink {
     }
 
     /// Everything that it has printed, once it has ended.
-    fn end(self) -> (&'static str, Vec<(usize, u64)>) {
+    fn end(mut self) -> (&'static str, Vec<(usize, u64)>) {
+        let status = self.process.wait(Instant::now() + PATIENCE);
+        assert!(status.is_some_and(|it| it.success()), "{status:?}");
         self.reader.join().expect("it does not panic");
         let lines = std::mem::take(&mut *self.lines.lock().expect("no panic holds it"));
         (self.group, lines)

@@ -182,7 +182,7 @@ fn a_closed_stderr_is_no_failure() {
     let zipper = ZipperProcess::start(&[]);
     let mut source = zipper_command()
         .args(["source", "-z", &zipper.address, "--tag", "0x10"])
-        .args(["--log", "trace"])
+        .args(["--allow-unobserved", "--log", "trace"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -196,6 +196,34 @@ fn a_closed_stderr_is_no_failure() {
     assert!(output.status.success(), "{output:?}");
     let stdout = String::from_utf8_lossy(&output.stdout);
     assert!(stdout.starts_with("sent 1 messages, 5 bytes"), "{stdout}");
+}
+
+#[test]
+fn a_source_that_no_function_observes_fails_unless_that_is_allowed() {
+    let zipper = ZipperProcess::start(&[]);
+    let source = ["source", "-z", &zipper.address, "--tag", "0x10"];
+    let json = ["--output", "json"];
+    let refused = run_with(&[&source[..], &json].concat(), b"a\nb\n");
+    assert_eq!(json_error(&refused)["kind"], "undelivered");
+    let expected = "2 of 2 messages were observed by no function";
+    assert_fails(&refused, 1, expected);
+    for (args, is_delivered) in [
+        (&[][..], false),
+        (&["--allow-unobserved"], true),
+        // Without settlement the zipper only acknowledges that it has the messages.
+        (&["--level", "none"], true),
+    ] {
+        let output = run_with(&[&source[..], &json, args].concat(), b"a\nb\n");
+        assert_eq!(output.status.success(), is_delivered, "{output:?}");
+        let outcome: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(outcome["delivered"], is_delivered, "{outcome}");
+        let unobserved = if args.contains(&"none") { 0 } else { 2 };
+        assert_eq!(outcome["unobserved"], unobserved, "{outcome}");
+        assert_eq!(
+            (&outcome["settled"], &outcome["unsettled"]),
+            (&0.into(), &0.into())
+        );
+    }
 }
 
 #[test]
@@ -259,6 +287,7 @@ fn a_refused_client_reports_the_reason() {
     let source = |token: &[&str]| {
         let args = [
             &["source", "-z", &zipper.address, "--tag", "0x10"][..],
+            &["--allow-unobserved"],
             token,
         ]
         .concat();

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use logged::Process;
+use rustix::process::{Pid, Signal, kill_process};
 use selvedge_client::wire::Rejection;
 use selvedge_client::{Client, ClientOptions, ConnectError, addresses};
 use selvedge_hub::{Driver, DriverConfig};
@@ -55,14 +56,25 @@ fn case_19_a_client_waits_for_a_zipper_that_is_not_up_yet() {
         (&["--timeout", "60"], "no zipper answers yet; dialing again"),
     ] {
         let at = free_address();
-        let source = ["source", "-z", &at, "--tag", "0x10", "--log", "info"];
-        let mut source = Process::start(&[&source[..], limit].concat());
-        source.wait_for_log(logged);
+        let start = |args: &[&str]| {
+            let at = ["-z", &at, "--log", "info"];
+            let mut client = Process::start(&[args, &at, limit].concat());
+            client.wait_for_log(logged);
+            client
+        };
+        let mut source = start(&["source", "--tag", "0x10"]);
+        let mut sink = start(&["sink", "--observe", "0x10", "--count", "1"]);
         let (_zipper, _) = Process::serve(&at, &[]);
+        sink.wait_for_log("reading");
         source.write("late\n");
         let (code, output, logged) = source.end();
         assert_eq!(code, Some(0), "{logged}");
-        assert!(output.starts_with("sent 1 messages, 4 bytes"), "{output}");
+        assert_eq!(
+            output,
+            "sent 1 messages, 4 bytes, to zipper zipper: 1 settled\n"
+        );
+        let (code, output, logged) = sink.end();
+        assert_eq!((code, &*output), (Some(0), "late\n"), "{logged}");
     }
 }
 
@@ -70,15 +82,24 @@ fn case_19_a_client_waits_for_a_zipper_that_is_not_up_yet() {
 fn case_20_a_client_follows_a_zipper_that_returns_with_another_key() {
     let (mut zipper, at) = Process::serve("tcp://127.0.0.1:0", &[]);
     zipper.wait_for_log("without `identity` the zipper has a new key at each start");
-    let mut source = Process::start(&["source", "-z", &at, "--tag", "0x10", "--log", "info"]);
+    let start = |args: &[&str]| Process::start(&[args, &["-z", &at, "--log", "info"]].concat());
+    let mut source = start(&["source", "--tag", "0x10"]);
+    let mut sink = start(&["sink", "--observe", "0x10", "--count", "1"]);
     source.wait_for_log("connected");
+    sink.wait_for_log("reading");
     drop(zipper);
     source.wait_for_log("connection lost");
     let (_zipper, _) = Process::serve(&at, &[]);
-    source.wait_for_log("moved to a zipper with another key");
+    for client in [&mut sink, &mut source] {
+        client.wait_for_log("moved to a zipper with another key");
+    }
     source.write("to the new one\n");
-    let (code, _, logged) = source.end();
+    let (code, output, logged) = source.end();
     assert_eq!(code, Some(0), "{logged}");
+    assert!(output.ends_with(": 1 settled\n"), "{output}");
+    // Nothing was lost, although its first zipper is gone.
+    let (code, output, logged) = sink.end();
+    assert_eq!((code, &*output), (Some(0), "to the new one\n"), "{logged}");
 }
 
 #[test]
@@ -92,17 +113,25 @@ fn case_18_a_source_moves_to_another_zipper_when_its_own_is_gone() {
     source.wait_for_log("connected");
     // Either may have answered first.
     let is_at_first = source.logged.contains(first.trim_start_matches("tcp://"));
-    let (gone, kept) = match is_at_first {
-        true => (one, other),
-        false => (other, one),
+    let (gone, kept, at, name) = match is_at_first {
+        true => (one, other, &second, "second"),
+        false => (other, one, &first, "first"),
     };
+    let sink = ["sink", "-z", at, "--observe", "0x10", "--count", "2"];
+    let mut sink = Process::start(&[&sink[..], &["--log", "info"]].concat());
+    sink.wait_for_log("reading");
+    // What a frozen zipper has not settled moves with the source.
+    kill_process(Pid::from_child(&gone.child), Signal::STOP).expect("it runs");
+    source.write("before\n");
     drop(gone);
     source.wait_for_log("moved to a zipper with another key");
-    source.write("to the other\n");
+    source.write("after\n");
     let (code, output, logged) = source.end();
     assert_eq!(code, Some(0), "{logged}");
-    let name = if is_at_first { "second" } else { "first" };
-    assert!(output.ends_with(&format!("to zipper {name}\n")), "{output}");
+    let expected = format!("sent 2 messages, 11 bytes, to zipper {name}: 2 settled\n");
+    assert_eq!(output, expected);
+    let (code, output, logged) = sink.end();
+    assert_eq!((code, &*output), (Some(0), "before\nafter\n"), "{logged}");
     drop(kept);
 }
 

@@ -1,5 +1,7 @@
 //! A guest in a runner: what it answers arrives in order and once.
 
+use std::collections::BTreeSet;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -182,4 +184,67 @@ fn messages_are_settled_once_their_answers_are_written_or_the_guest_has_failed_o
     });
     assert_eq!(source.outcomes().total().settled, 1000);
     assert_eq!(function.outcomes().total().settled, 900);
+}
+
+/// A source and a function whose messages are settled.
+fn settled(options: ClientOptions) -> Client {
+    connect(ClientOptions {
+        level: Some(SettlementLevel::Processed),
+        acknowledge: AcknowledgeMode::ByCall,
+        ..options
+    })
+}
+
+#[test]
+fn what_a_function_has_not_answered_before_it_ends_another_instance_answers() {
+    let zipper = zipper();
+    let at = || zipper.addresses().to_vec();
+    let sink = connect(ClientOptions::function("sink", vec![OUT], at()));
+    let first = settled(ClientOptions::function("triple", vec![IN], at()));
+    let source = settled(ClientOptions::source("source", at()));
+    let count = 20_000_u32;
+    let run = |function: &Client| {
+        let mut runner = Runner::new(function, triple(), "triple");
+        let _ended = runner.run();
+        let is_settled = function.close(PATIENCE);
+        (runner.counts(), is_settled)
+    };
+    let (mut answers, first_counts) = thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0..count {
+                source.write(IN, number.to_string()).expect("it is open");
+            }
+        });
+        // The function ends after 1000 answers; those that it has written then wait for the sink.
+        let (note, noted) = mpsc::channel();
+        let sink = &sink;
+        let reading = scope.spawn(move || {
+            let read = |number| {
+                if number == 1000 {
+                    note.send(()).expect("it is awaited");
+                }
+                sink.read_timeout(PATIENCE).map(|data| data.payload)
+            };
+            (0..count).map(read).collect::<Result<Vec<_>, _>>()
+        });
+        let running = scope.spawn(|| run(&first));
+        noted.recv_timeout(PATIENCE).expect("answers");
+        first.finish();
+        let (first_counts, is_settled) = running.join().expect("it does not panic");
+        let second = Arc::new(settled(ClientOptions::function("triple", vec![IN], at())));
+        let ended = Arc::clone(&second);
+        let running = scope.spawn(move || run(&second));
+        let answers = reading.join().expect("it does not panic");
+        let is_all = source.flush(PATIENCE);
+        // Before anything is looked at: the thread would wait for ever.
+        ended.stop();
+        let (second_counts, _) = running.join().expect("it does not panic");
+        assert!(is_settled && is_all, "{is_settled} {is_all}");
+        assert_eq!(second_counts.redelivered, 0);
+        (answers.expect("all answers"), first_counts)
+    });
+    assert!(first_counts.handled < u64::from(count), "{first_counts:?}");
+    let expected: BTreeSet<String> = (0..count).map(|it| (3 * it).to_string()).collect();
+    answers.sort_unstable();
+    assert!(answers.iter().eq(expected.iter().map(String::as_bytes)));
 }

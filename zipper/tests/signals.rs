@@ -39,7 +39,17 @@ impl Process {
     }
 
     fn source(at: &str) -> Self {
-        Self::start(&["source", "-z", at, "--tag", "0x10", "--log", "info"])
+        Self::source_with(at, &[])
+    }
+
+    /// A source whose messages are not settled: they wait in the zipper.
+    fn plain_source(at: &str) -> Self {
+        Self::source_with(at, &["--level", "none"])
+    }
+
+    fn source_with(at: &str, args: &[&str]) -> Self {
+        let source = ["source", "-z", at, "--tag", "0x10", "--log", "info"];
+        Self::start(&[&source, args].concat())
     }
 
     fn write(&mut self, count: usize) {
@@ -82,7 +92,7 @@ const COUNT: usize = 300;
 fn a_second_signal_ends_a_zipper_that_names_its_waiting_connections_and_counts_losses() {
     let (mut zipper, at) = Process::serve();
     Process::killed_sink(&at);
-    let mut source = Process::source(&at);
+    let mut source = Process::plain_source(&at);
     source.write(COUNT);
     // The zipper has accepted everything; most of it exceeds the send buffer of the sink.
     let (code, logged) = source.end();
@@ -102,28 +112,41 @@ fn a_second_signal_ends_a_zipper_that_names_its_waiting_connections_and_counts_l
 
 #[test]
 fn a_second_signal_ends_a_source_that_counts_what_was_not_acknowledged() {
-    let (zipper, at) = Process::serve();
-    let mut source = Process::source(&at);
-    source.wait_for_log("connected");
-    drop(zipper);
-    source.wait_for_log("connection lost");
-    source.write(COUNT);
-    let warning = source.wait_for_log("waiting until the zipper acknowledges");
-    assert!(warning.contains("cannot be reached"), "{warning}");
-    source.terminate();
-    source.wait_for_log("a second signal ends this");
-    source.terminate();
-    let (code, logged) = source.end();
-    assert_eq!(code, Some(130), "{logged}");
-    let uncertain = number_before(&logged, &format!(" of {COUNT} messages"));
-    assert_eq!(uncertain, COUNT as u64, "{logged}");
+    for (level, waiting, lost) in [
+        (
+            "processed",
+            "waiting until every message is settled",
+            " were not settled",
+        ),
+        (
+            "none",
+            "waiting until the zipper acknowledges",
+            " may be lost",
+        ),
+    ] {
+        let (zipper, at) = Process::serve();
+        let mut source = Process::source_with(&at, &["--level", level]);
+        source.wait_for_log("connected");
+        drop(zipper);
+        source.wait_for_log("connection lost");
+        source.write(COUNT);
+        let warning = source.wait_for_log(waiting);
+        assert!(warning.contains("cannot be reached"), "{warning}");
+        source.terminate();
+        source.wait_for_log("a second signal ends this");
+        source.terminate();
+        let (code, logged) = source.end();
+        assert_eq!(code, Some(130), "{logged}");
+        let uncertain = number_before(&logged, &format!(" of {COUNT} messages{lost}"));
+        assert_eq!(uncertain, COUNT as u64, "{logged}");
+    }
 }
 
 #[test]
 fn a_source_waits_under_backpressure_until_everything_is_acknowledged() {
     let (_zipper, at) = Process::serve();
     Process::killed_sink(&at);
-    let mut source = Process::source(&at);
+    let mut source = Process::plain_source(&at);
     // More than the buffers of the zipper and the connection windows hold.
     source.write(20_000);
     let warning = source.wait_for_log("waiting until the zipper acknowledges");
@@ -136,6 +159,37 @@ fn a_source_waits_under_backpressure_until_everything_is_acknowledged() {
         .expect("it starts");
     assert_eq!(sink.stdout.len(), 19_000 * 1000);
     let (code, logged) = source.end();
+    assert_eq!(code, Some(0), "{logged}");
+}
+
+#[test]
+fn a_source_waits_for_a_function_that_is_suspended_and_loses_nothing() {
+    let (mut zipper, at) = Process::serve();
+    let sink = ["sink", "-z", &at, "--observe", "0x10", "--log", "info"];
+    let count = COUNT.to_string();
+    let mut sink = Process::start(&[&sink[..], &["--count", &count]].concat());
+    sink.wait_for_log("reading");
+    sink.signal(Signal::STOP);
+    let mut source = Process::source(&at);
+    source.write(COUNT);
+    let warning = source.wait_for_log("waiting until every message is settled");
+    assert!(
+        warning.contains("functions are slow or away") && warning.contains("unsettled=300"),
+        "{warning}"
+    );
+    sink.signal(Signal::CONT);
+    let mut printed = Vec::new();
+    let stdout = sink.child.stdout.as_mut().expect("it is piped");
+    stdout.read_to_end(&mut printed).expect("bytes");
+    assert_eq!(printed.len(), COUNT * 1000);
+    let (code, logged) = source.end();
+    assert_eq!(code, Some(0), "{logged}");
+    let (code, logged) = sink.end();
+    assert_eq!(code, Some(0), "{logged}");
+    assert!(logged.contains("received=300 redelivered=0"), "{logged}");
+    zipper.terminate();
+    zipper.wait_for_log("shutdown requested");
+    let (code, logged) = zipper.end();
     assert_eq!(code, Some(0), "{logged}");
 }
 
@@ -205,7 +259,7 @@ fn a_shutdown_ends_by_itself_while_the_zipper_is_down() {
     drop(zipper);
     source.wait_for_log("connection lost");
     source.write(COUNT);
-    source.wait_for_log("waiting until the zipper acknowledges");
+    source.wait_for_log("waiting until every message is settled");
     source.terminate();
     source.wait_for_log("the graceful shutdown is ended after 1 s");
     let (code, logged) = source.end();
@@ -228,7 +282,7 @@ fn a_zipper_with_messages_for_an_absent_client_ends_by_itself() {
     let mut zipper = Process::start(&[&serve[..], &LIMIT].concat());
     let at = zipper.wait_for_start();
     Process::killed_sink(&at);
-    let mut source = Process::source(&at);
+    let mut source = Process::plain_source(&at);
     source.write(COUNT);
     let (code, logged) = source.end();
     assert_eq!(code, Some(0), "{logged}");

@@ -174,7 +174,8 @@ impl Keeper {
                 tracing::warn!(
                     %peer, remote,
                     "the zipper has lost the session of this client: it has restarted, or it gave this \
-                     client up after 30 s without a connection; messages that waited there are lost"
+                     client up after 30 s without a connection; messages that waited there are lost, \
+                     unless they are settled: their sources send those again"
                 );
                 shared.disconnect_flows();
                 if shared.is_stopped() && !self.continues_stopped(now) {

@@ -95,6 +95,12 @@ impl ReceivedMessage {
         }
     }
 
+    /// Whether the message is settled: its source retains it, and sends it again if a zipper loses it.
+    #[must_use]
+    pub const fn is_settled(&self) -> bool {
+        matches!(&self.0, ReceivedContent::Routed(_))
+    }
+
     /// The payload.
     #[must_use]
     pub fn payload(&self) -> &[u8] {

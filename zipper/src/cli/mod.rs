@@ -77,6 +77,8 @@ enum CliCommand {
     /// Sends messages from stdin or a file.
     Source(source::SourceArgs),
     /// Prints the messages of some tags.
+    ///
+    /// A message that is settled counts as processed when it is read.
     Sink(sink::SinkArgs),
     /// Prints the state of a zipper. Needs the permission `admin`.
     Status(inspect::StatusArgs),

@@ -7,7 +7,9 @@ use std::time::Duration;
 use clap::ValueEnum;
 use selvedge_client::tag::Tag;
 use selvedge_client::wire;
-use selvedge_client::{AcknowledgeMode, Client, ClientOptions};
+use selvedge_client::{
+    AcknowledgeMode, Client, ClientOptions, InstanceLossPolicy, SettlementLevel,
+};
 use selvedge_wasm_host::{FunctionConfig, GuestLimits, Host, HostConfig};
 use selvedge_zipper::runner::{Runner, RunnerCounts, RunnerGuest};
 use serde_json::json;
@@ -17,6 +19,7 @@ use crate::cli::drain;
 use crate::cli::error::CommandError;
 use crate::cli::number::number;
 use crate::cli::shutdown::Shutdown;
+use crate::cli::source_outcome::lost_messages;
 use crate::cli::{OutputFormat, print_line};
 
 #[derive(Debug, clap::Args)]
@@ -39,6 +42,10 @@ pub(crate) struct RunArgs {
     /// How messages are distributed among functions with the same name.
     #[arg(long, value_enum, default_value_t)]
     policy: PolicyArg,
+    /// What becomes of settled messages that this function may have processed when it crashes, or cannot
+    /// be reached for 30 s. Its own outputs are settled when they are processed.
+    #[arg(long, value_enum, default_value_t)]
+    on_loss: LossArg,
     /// Setting that the function can read.
     #[arg(long = "config", value_name = "KEY=VALUE", value_parser = setting)]
     settings: Vec<(String, String)>,
@@ -88,6 +95,25 @@ impl From<PolicyArg> for wire::Policy {
     }
 }
 
+/// What becomes of messages that a lost function may have processed.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum LossArg {
+    /// Another instance receives them: at least once.
+    #[default]
+    Redeliver,
+    /// They are reported to their source as abandoned: at most once.
+    Report,
+}
+
+impl From<LossArg> for InstanceLossPolicy {
+    fn from(on_loss: LossArg) -> Self {
+        match on_loss {
+            LossArg::Redeliver => Self::Redeliver,
+            LossArg::Report => Self::Report,
+        }
+    }
+}
+
 fn setting(text: &str) -> Result<(String, String), String> {
     let (key, value) = text
         .split_once('=')
@@ -119,7 +145,9 @@ pub(crate) fn run(args: RunArgs, output: OutputFormat) -> Result<(), CommandErro
         .connect_until(&shutdown, |zippers| ClientOptions {
             target,
             policy,
+            level: Some(SettlementLevel::Processed),
             acknowledge: AcknowledgeMode::ByCall,
+            on_instance_loss: args.on_loss.into(),
             ..ClientOptions::function(name.clone(), tags.clone(), zippers)
         })?;
     let Some(client) = client else { return Ok(()) };
@@ -135,25 +163,48 @@ pub(crate) fn run(args: RunArgs, output: OutputFormat) -> Result<(), CommandErro
     let mut runner = Runner::new(&client, guest, name.clone());
     let error = runner.run();
     drop(running);
-    let RunnerCounts {
-        handled,
-        failed,
-        written,
-        unsent,
-    } = runner.counts();
-    tracing::info!(name, handled, failed, written, unsent, "the function ended");
-    if failed > 0 {
+    let counts = runner.counts();
+    if counts.failed > 0 {
         tracing::warn!(
             name,
-            failed,
-            handled,
+            failed = counts.failed,
+            handled = counts.handled,
             "the function failed on messages, which were dropped"
         );
     }
     if !client.is_stopped() {
+        report(&client, &name, counts);
         return Err(CommandError::disconnected(error));
     }
-    close(&client, &shutdown, unsent)
+    close(&client, &shutdown, &name, counts)
+}
+
+/// Logs the counters of a function that has ended.
+fn report(client: &Client, name: &str, counts: RunnerCounts) {
+    let RunnerCounts {
+        received,
+        redelivered,
+        handled,
+        failed,
+        written,
+        unsent,
+    } = counts;
+    let outputs = client.outcomes();
+    let (total, unsettled) = (outputs.total(), outputs.unsettled());
+    let (unobserved, abandoned) = (total.unobserved, total.abandoned());
+    tracing::info!(
+        name,
+        received,
+        redelivered,
+        handled,
+        failed,
+        written,
+        unsent,
+        unobserved,
+        abandoned,
+        unsettled,
+        "the function ended"
+    );
 }
 
 /// Prints what runs, and where.
@@ -181,20 +232,42 @@ fn print_start(
 }
 
 /// Closes the client gracefully, and reports lost messages.
-fn close(client: &Client, shutdown: &Shutdown, unsent: u64) -> Result<(), CommandError> {
+fn close(
+    client: &Client,
+    shutdown: &Shutdown,
+    name: &str,
+    counts: RunnerCounts,
+) -> Result<(), CommandError> {
     // The result is not used: without a zipper a close cannot succeed, and if nothing is
     // outstanding it need not.
     let _is_closed = drain::close(client, shutdown);
-    let read = || client.read_timeout(Duration::ZERO).ok();
-    let unhandled = std::iter::from_fn(read).count();
-    let uncertain = client.uncertain();
-    if uncertain == 0 && unsent == 0 && unhandled == 0 {
+    report(client, name, counts);
+    // Those that are settled go to another instance.
+    let unhandled = std::iter::from_fn(|| client.try_receive().ok());
+    let unhandled = unhandled.filter(|it| !it.is_settled()).count() as u64;
+    let mut losses = vec![
+        (unhandled, "received messages", "were not handled"),
+        (counts.unsent, "results", "were not sent"),
+        (
+            client.uncertain(),
+            "results",
+            "were sent and not acknowledged",
+        ),
+    ];
+    let lost = lost_messages(&client.outcomes());
+    losses.extend(
+        lost.into_iter()
+            .map(|(count, reason)| (count, "results", reason)),
+    );
+    let reasons: Vec<_> = losses
+        .into_iter()
+        .filter(|&(count, ..)| count > 0)
+        .map(|(count, what, reason)| format!("{count} {what} {reason}"))
+        .collect();
+    if reasons.is_empty() {
         return Ok(());
     }
-    let message = format_args!(
-        "messages may be lost: {unhandled} were received and not handled, {unsent} results were \
-         not sent, {uncertain} results were sent and not acknowledged"
-    );
+    let message = format!("messages may be lost: {}", reasons.join("; "));
     Err(CommandError::lost(shutdown.is_forced(), message))
 }
 

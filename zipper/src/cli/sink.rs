@@ -1,15 +1,14 @@
 //! `zipper sink`: prints the messages of some tags.
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Stdout, Write};
 
 use clap::ValueEnum;
 use data_encoding::BASE64;
 use selvedge_client::tag::Tag;
-use selvedge_client::wire::Data;
-use selvedge_client::{Client, ClientOptions, ReadError};
+use selvedge_client::{Client, ClientOptions, ReadError, ReceivedMessage};
 use selvedge_hub::NodeId;
 use selvedge_zipper::records::{self, Framing};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::OutputFormat;
 use crate::cli::connection::{ConnectionArgs, tag};
@@ -17,6 +16,9 @@ use crate::cli::error::CommandError;
 use crate::cli::number::number;
 use crate::cli::shutdown::Shutdown;
 use crate::cli::suspension::SuspensionWatch;
+
+/// Output is buffered up to this size.
+const OUTPUT_BYTES: usize = 64 << 10;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct SinkArgs {
@@ -29,7 +31,8 @@ pub(crate) struct SinkArgs {
     #[arg(long)]
     target: Option<String>,
     /// Framing of messages on stdout. With `--output json` each message is one line with tag, source,
-    /// sequence, target, trace, and `payload`, or `payload_base64` if the payload is not UTF-8.
+    /// sequence, target, trace, and `payload`, or `payload_base64` if the payload is not UTF-8; and
+    /// `"redelivery": true` if another sink of this name may have received the message before.
     #[arg(long, value_enum, default_value_t)]
     format: SinkFormat,
     /// Ends after this number of messages.
@@ -56,6 +59,16 @@ enum SinkFormat {
     Raw,
 }
 
+/// Messages that were received.
+#[derive(Debug, Default)]
+struct SinkCounts {
+    received: u64,
+    /// Those that another sink of the same name may have received before.
+    redelivered: u64,
+    /// Those that their sources do not settle.
+    plain: u64,
+}
+
 pub(crate) fn sink(args: SinkArgs, output: OutputFormat) -> Result<(), CommandError> {
     let name = args.name.clone();
     let name = name.unwrap_or_else(|| format!("sink-{:08x}", fastrand::u32(..)));
@@ -71,10 +84,23 @@ pub(crate) fn sink(args: SinkArgs, output: OutputFormat) -> Result<(), CommandEr
     shutdown.stop(&client)?;
     let suspension = SuspensionWatch::start()?;
     tracing::info!(zipper = client.zipper(), "reading");
-    read(&client, &args, output)?;
+    let mut counts = SinkCounts::default();
+    let mut out = BufWriter::with_capacity(OUTPUT_BYTES, io::stdout());
+    let read = read(&client, &args, output, &mut out, &mut counts);
+    let flushed = out.flush().map_err(CommandError::output);
+    let SinkCounts {
+        received,
+        redelivered,
+        plain,
+    } = counts;
+    tracing::info!(received, redelivered, "the sink ended");
+    read.and(flushed)?;
+    let suspended = suspension.longest();
+    let is_all_settled = received > 0 && plain == 0 && suspended.is_none();
     match client.sessions_lost() {
         0 => Ok(()),
-        _ => Err(missed(suspension.longest())),
+        _ if is_all_settled => Ok(()),
+        _ => Err(missed(suspended)),
     }
 }
 
@@ -88,65 +114,88 @@ fn missed(suspended: Option<u64>) -> CommandError {
     };
     CommandError::disconnected(format!(
         "messages for this sink may be lost, in an unknown number, because the zipper has lost its \
-         session: {reason}"
+         session: {reason}. Messages that are settled are not lost: their sources send them again, or \
+         report them (`zipper source --level`)"
     ))
 }
 
-fn read(client: &Client, args: &SinkArgs, output: OutputFormat) -> Result<(), CommandError> {
-    let mut remaining = args.count.unwrap_or(u64::MAX);
-    while remaining > 0 {
-        let data = match client.read() {
-            Ok(data) => data,
+/// Reads messages until the end, and prints them. Output is buffered only while further messages are there.
+fn read(
+    client: &Client,
+    args: &SinkArgs,
+    output: OutputFormat,
+    out: &mut BufWriter<Stdout>,
+    counts: &mut SinkCounts,
+) -> Result<(), CommandError> {
+    let remaining = args.count.unwrap_or(u64::MAX);
+    while counts.received < remaining {
+        let message = match client.try_receive() {
+            Err(ReadError::TimedOut) => {
+                out.flush().map_err(CommandError::output)?;
+                client.receive()
+            }
+            taken => taken,
+        };
+        let message = match message {
+            Ok(message) => message,
             Err(ReadError::Closed(reason)) if client.is_stopped() => {
                 tracing::debug!(reason, "stopped");
                 break;
             }
             Err(error) => return Err(CommandError::disconnected(error)),
         };
-        if args.until_mark && data.payload.is_empty() {
+        if args.until_mark && message.payload().is_empty() {
             break;
         }
-        remaining -= 1;
-        print(&data, args.format, output).map_err(CommandError::output)?;
+        counts.received += 1;
+        counts.redelivered += u64::from(message.is_redelivery());
+        counts.plain += u64::from(!message.is_settled());
+        print(&message, args.format, output, out).map_err(CommandError::output)?;
     }
     Ok(())
 }
 
-fn print(data: &Data, format: SinkFormat, output: OutputFormat) -> io::Result<()> {
-    if let (OutputFormat::Text, Some(trace)) = (output, &data.trace) {
+fn print(
+    message: &ReceivedMessage,
+    format: SinkFormat,
+    output: OutputFormat,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    if let (OutputFormat::Text, Some(trace)) = (output, message.trace()) {
         // Not on stdout, which has the messages only. A closed stderr is no failure.
-        let _unread = writeln!(io::stderr(), "{}", route(data.tag, trace));
+        let _unread = writeln!(io::stderr(), "{}", route(message.tag(), trace));
     }
-    let mut out = io::stdout().lock();
+    let payload = message.payload();
     match (output, format) {
-        (OutputFormat::Text, SinkFormat::Lines) => {
-            records::write(&mut out, Framing::Lines, &data.payload)?;
-        }
+        (OutputFormat::Text, SinkFormat::Lines) => records::write(out, Framing::Lines, payload),
         (OutputFormat::Text, SinkFormat::LengthPrefixed) => {
-            records::write(&mut out, Framing::LengthPrefixed, &data.payload)?;
+            records::write(out, Framing::LengthPrefixed, payload)
         }
-        (OutputFormat::Text, SinkFormat::Raw) => out.write_all(&data.payload)?,
-        (OutputFormat::Json, _) => {
-            let trace = data.trace.as_ref().map(|trace| {
-                let step =
-                    |(name, micros): &(String, u64)| json!({"name": name, "time_us": micros});
-                trace.iter().map(step).collect::<Vec<_>>()
-            });
-            let mut line = json!({
-                "tag": data.tag.to_string(),
-                "source": NodeId::new(data.origin.source).to_string(),
-                "sequence": data.origin.sequence,
-                "target": data.target,
-                "trace": trace,
-            });
-            match std::str::from_utf8(&data.payload) {
-                Ok(text) => line["payload"] = text.into(),
-                Err(_) => line["payload_base64"] = BASE64.encode(&data.payload).into(),
-            }
-            writeln!(out, "{line}")?;
-        }
+        (OutputFormat::Text, SinkFormat::Raw) => out.write_all(payload),
+        (OutputFormat::Json, _) => writeln!(out, "{}", to_json(message)),
     }
-    out.flush()
+}
+
+fn to_json(message: &ReceivedMessage) -> Value {
+    let trace = message.trace().map(|trace| {
+        let step = |(name, micros): &(String, u64)| json!({"name": name, "time_us": micros});
+        trace.iter().map(step).collect::<Vec<_>>()
+    });
+    let mut line = json!({
+        "tag": message.tag().to_string(),
+        "source": NodeId::new(message.source()).to_string(),
+        "sequence": message.sequence(),
+        "target": message.target(),
+        "trace": trace,
+    });
+    if message.is_redelivery() {
+        line["redelivery"] = true.into();
+    }
+    match std::str::from_utf8(message.payload()) {
+        Ok(text) => line["payload"] = text.into(),
+        Err(_) => line["payload_base64"] = BASE64.encode(message.payload()).into(),
+    }
+    line
 }
 
 /// The steps of a trace in one line, with the time since the first one.

@@ -31,6 +31,25 @@ impl From<LevelArg> for Option<SettlementLevel> {
     }
 }
 
+/// The numbers of messages that no function may have processed, with the reasons.
+pub(crate) fn lost_messages(summary: &OutcomeSummary) -> [(u64, &'static str); 3] {
+    let total = summary.total();
+    [
+        (
+            summary.unsettled(),
+            "were not settled in time: functions may have processed them or not",
+        ),
+        (
+            total.no_subscriber,
+            "were abandoned: a function that is to receive them did not connect in time",
+        ),
+        (
+            total.instance_lost,
+            "were abandoned: a function that may have processed them was lost",
+        ),
+    ]
+}
+
 /// What a source reports at its end.
 pub(crate) struct SourceOutcome {
     pub(crate) sent: u64,
@@ -71,45 +90,36 @@ impl SourceOutcome {
         }
     }
 
+    /// Settled messages. The end mark does not count.
+    fn settled(&self) -> u64 {
+        self.summary.total().settled.min(self.sent)
+    }
+
     /// Why the source fails, if it does.
     pub(crate) fn failure(&self) -> Option<String> {
-        let total = self.summary.total();
-        let (unsettled, uncertain) = (self.summary.unsettled(), self.uncertain);
-        let unobserved = match self.allows_unobserved {
-            true => 0,
-            false => total.unobserved,
-        };
-        let mut reasons = Vec::new();
-        for (count, reason) in [
-            (
-                unsettled,
-                "not settled in time: whether they were processed is not known",
-            ),
-            (
-                total.no_subscriber,
-                "abandoned: no function of a name connected in time",
-            ),
-            (
-                total.instance_lost,
-                "abandoned: a function that may have processed them was lost",
-            ),
-            (
+        let mut reasons = lost_messages(&self.summary).to_vec();
+        let unobserved = self.summary.total().unobserved;
+        if !self.allows_unobserved {
+            reasons.push((
                 unobserved,
-                "not observed by any function (--allow-unobserved permits that)",
-            ),
-            (uncertain, "not acknowledged: they may be lost"),
-        ] {
-            if count > 0 {
-                reasons.push(format!("{count} {reason}"));
-            }
+                "were observed by no function (--allow-unobserved permits that)",
+            ));
         }
-        if reasons.is_empty() && self.is_closed {
-            return None;
+        reasons.push((
+            self.uncertain,
+            "may be lost: the zipper has not acknowledged them",
+        ));
+        let sent = self.sent;
+        let reasons: Vec<_> = reasons
+            .into_iter()
+            .filter(|&(count, _)| count > 0)
+            .map(|(count, reason)| format!("{count} of {sent} messages {reason}"))
+            .collect();
+        match (reasons.is_empty(), self.is_closed) {
+            (false, _) => Some(reasons.join("; ")),
+            (true, true) => None,
+            (true, false) => Some("the zipper did not acknowledge the end in time".to_owned()),
         }
-        if reasons.is_empty() {
-            reasons.push("the zipper did not acknowledge the end in time".to_owned());
-        }
-        Some(format!("of {} messages, {}", self.sent, reasons.join("; ")))
     }
 
     pub(crate) fn to_json(&self) -> Value {
@@ -117,7 +127,7 @@ impl SourceOutcome {
         json!({
             "sent": self.sent, "bytes": self.bytes, "zipper": self.zipper,
             "delivered": self.failure().is_none(), "uncertain": self.uncertain,
-            "settled": total.settled, "unobserved": total.unobserved,
+            "settled": self.settled(), "unobserved": total.unobserved,
             "abandoned": {"no_subscriber": total.no_subscriber, "instance_lost": total.instance_lost},
             "unsettled": self.summary.unsettled(),
         })
@@ -137,7 +147,7 @@ impl fmt::Display for SourceOutcome {
             return Ok(());
         }
         let total = self.summary.total();
-        write!(f, ": {} settled", total.settled)?;
+        write!(f, ": {} settled", self.settled())?;
         for (count, what) in [
             (total.unobserved, "unobserved"),
             (total.abandoned(), "abandoned"),

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use selvedge_client::{Client, ClientOptions, Tag};
+use selvedge_client::settlement::FlowLimits;
+use selvedge_client::wire::settlement::SettlementLevel;
+use selvedge_client::{Client, ClientOptions, InstanceLossPolicy, Tag};
 use selvedge_driver::Simulation;
 use selvedge_hub::{Address, Driver, Identity, Instant};
 use selvedge_testkit::{MemLink, MemNet};
@@ -48,6 +50,14 @@ impl Topology {
     pub(crate) const fn is_tree(self, count: usize) -> bool {
         matches!(self, Self::Chain | Self::Star) || count < 3
     }
+}
+
+/// How a client ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MemberEnd {
+    Leave,
+    Killed,
+    Unplugged,
 }
 
 /// What the processes of a fabric run on.
@@ -133,6 +143,10 @@ pub(crate) struct Fabric {
     is_verbose: bool,
     /// Bytes that a zipper buffers for each peer.
     pub(crate) send_buffer: u64,
+    /// When the messages that clients write are settled; not at all if `None`.
+    pub(crate) level: Option<SettlementLevel>,
+    /// How much clients retain for each flow.
+    pub(crate) flow_limits: FlowLimits,
 }
 
 fn key(group: u8, number: usize) -> Identity {
@@ -183,6 +197,18 @@ impl Fabric {
             story: vec![format!("{topology:?} of {count}")],
             is_verbose: std::env::var_os("FABRIC_STORY").is_some(),
             send_buffer: 16 << 20,
+            level: None,
+            flow_limits: FlowLimits::default(),
+        }
+    }
+
+    /// Has clients settle what they write. Otherwise, and if not all zippers are upgraded, some of them are
+    /// of a version without features, and the fabric gives the guarantees of plain messages.
+    pub(crate) fn settle_messages(&mut self, level: SettlementLevel, are_all_upgraded: bool) {
+        self.note(format!("{level:?}, all upgraded: {are_all_upgraded}"));
+        self.level = Some(level);
+        if are_all_upgraded {
+            self.ledger.expect_settlement();
         }
     }
 
@@ -217,7 +243,7 @@ impl Fabric {
         options.listeners.push(Arc::new(listen));
         options.driver = Some(driver);
         options.send_buffer = self.send_buffer;
-        if (self.seed + at as u64).is_multiple_of(3) {
+        if !self.ledger.is_settling() && (self.seed + at as u64).is_multiple_of(3) {
             // As a zipper that has not been upgraded yet.
             options.features = 0;
         }
@@ -290,16 +316,25 @@ impl Fabric {
     pub(crate) fn join(&mut self, config: MemberConfig) -> usize {
         let number = self.members.len();
         self.note(format!("c{number} joins: {config:?}"));
-        let (_, driver) = self.processes.start();
+        let (process, driver) = self.processes.start();
         let (name, key) = (format!("c{number}"), key(2, number));
         let home = &self.zippers[config.home];
+        let zippers = [config.home]
+            .into_iter()
+            .chain(config.others.iter().copied());
         let mut options = ClientOptions {
             policy: config.policy,
             ..ClientOptions::function(
                 config.name.clone(),
                 config.observes.clone(),
-                vec![address(&home.name)],
+                zippers.map(|at| address(&self.zippers[at].name)).collect(),
             )
+        };
+        options.level = self.level;
+        options.flow_limits = self.flow_limits;
+        options.on_instance_loss = match config.redelivers {
+            true => InstanceLossPolicy::Redeliver,
+            false => InstanceLossPolicy::Report,
         };
         if config.observes.is_empty() {
             options.role = selvedge_client::Role::Source;
@@ -312,8 +347,24 @@ impl Fabric {
         let connecting = Client::start(options).expect("it begins");
         let connection = Connection::Connecting(connecting);
         self.ledger.join(number, &config);
-        self.members.push(Member::new(number, config, connection));
+        let member = Member::new(number, process, config, connection);
+        self.members.push(member);
         number
+    }
+
+    /// A client leaves in order, or dies: its host loses its power, or only the process is killed.
+    pub(crate) fn end_member(&mut self, number: usize, how: MemberEnd) {
+        self.note(format!("c{number} ends: {how:?}"));
+        let member = &mut self.members[number];
+        self.ledger
+            .leave(number, &member.config, how == MemberEnd::Leave);
+        match how {
+            MemberEnd::Leave => return member.leave(),
+            MemberEnd::Killed => {}
+            MemberEnd::Unplugged => self.processes.net.unplug(&format!("c{number}")),
+        }
+        self.processes.kill(member.process);
+        member.die();
     }
 
     pub(crate) fn member(&mut self, number: usize) -> &mut Member {
@@ -368,12 +419,27 @@ impl Fabric {
         true
     }
 
+    /// Whether a client is connected, or gone. A client may not have noticed that its zipper has crashed.
+    fn is_attached(&self, number: usize) -> bool {
+        let (member, node) = (&self.members[number], key(2, number).node_id());
+        let mut zippers = self.zippers.iter();
+        !member.is_present()
+            || member.is_connected()
+                && zippers.any(|it| match &it.life {
+                    Life::Up(_, zipper) => {
+                        let endpoint = zipper.neighbour(node);
+                        endpoint.is_some_and(|it| it.transport().is_some())
+                    }
+                    _ => false,
+                })
+    }
+
     /// Whether each zipper knows every group, and each client is connected.
     pub(crate) fn is_whole(&self) -> bool {
         let groups = self.ledger.groups();
         // One that has not been started yet is not missed.
         let mut begun = self.zippers.iter().filter(|it| !it.watches.is_empty());
-        self.members.iter().all(Member::is_connected)
+        (0..self.members.len()).all(|number| self.is_attached(number))
             && begun.all(|own| match &own.life {
                 Life::Up(_, zipper) => {
                     let mesh = own.neighbours.iter().all(|&peer| {
@@ -403,7 +469,8 @@ impl Fabric {
         let zippers = (0..self.zippers.len()).flat_map(|at| self.stats(at));
         let lost = |it: ZipperStats| it.unobserved + it.unreachable + it.undelivered + it.hop_limit;
         let uncertain = self.members.iter().map(Member::uncertain);
-        zippers.map(lost).chain(uncertain).sum()
+        let plain: u64 = zippers.map(lost).chain(uncertain).sum();
+        plain + self.not_settled() * self.ledger.groups().len() as u64
     }
 
     /// Cuts a link, or mends it.

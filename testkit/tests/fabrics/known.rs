@@ -1,8 +1,9 @@
-//! Known defects of today's zippers, each reproduced: the assertion of a defect is to be turned around when
-//! it is fixed.
+//! Defects of earlier zippers, each with its number in the list of known defects: with settlement they do not
+//! occur.
 
 use std::time::Duration;
 
+use selvedge_client::wire::settlement::SettlementLevel;
 use selvedge_client::{Policy, Tag};
 
 use crate::fabric::{Fabric, Topology, ms};
@@ -16,10 +17,12 @@ fn client(name: &str, home: usize, observes: &[Tag], emits: Option<Tag>) -> Memb
     MemberConfig {
         name: name.into(),
         home,
+        others: Vec::new(),
         knows_key: true,
         observes: observes.to_vec(),
         policy: Policy::Nearest,
         emits,
+        redelivers: true,
     }
 }
 
@@ -33,13 +36,15 @@ fn fabric(
 ) -> Fabric {
     let mut fabric = Fabric::new(seed, topology, count);
     fabric.send_buffer = send_buffer;
+    fabric.settle_messages(SettlementLevel::Received, true);
     (0..count).for_each(|at| fabric.start_zipper(at));
     for config in clients {
         fabric.join(config.clone());
     }
     assert!(fabric.run_until(Duration::from_secs(30), Fabric::is_whole));
     fabric.run(ms(1000));
-    fabric.ledger.settle();
+    let now = fabric.processes.now();
+    fabric.ledger.settle(now);
     fabric
 }
 
@@ -88,15 +93,15 @@ fn restart(seed: u64) -> (u64, bool) {
 }
 
 #[test]
-fn case_1_an_orderly_restart_loses_what_its_source_had_buffered() {
+fn case_1_an_orderly_restart_loses_nothing() {
     let outcomes: Vec<_> = (0..10).map(|seed| (seed, restart(seed))).collect();
     println!("case 1: (seed, (lost, reported as delivered)): {outcomes:?}");
-    let is_known = |(_, (lost, is_delivered)): &(u64, (u64, bool))| *lost > 0 && *is_delivered;
-    assert!(outcomes.iter().any(is_known), "{outcomes:?}");
+    let is_right = |(_, outcome): &(u64, (u64, bool))| *outcome == (0, true);
+    assert!(outcomes.iter().all(is_right), "{outcomes:?}");
 }
 
 #[test]
-fn case_2_a_crashed_relay_loses_what_was_on_its_way_although_another_route_exists() {
+fn case_2_what_was_on_its_way_through_a_crashed_relay_takes_another_route() {
     let clients = [
         client("sink", 2, &[IN], None),
         client("source", 0, &[], None),
@@ -104,7 +109,6 @@ fn case_2_a_crashed_relay_loses_what_was_on_its_way_although_another_route_exist
     let mut outcomes = Vec::new();
     for relay in [1, 3] {
         let mut fabric = fabric(2, Topology::Ring, 4, 16 << 20, &clients);
-        fabric.ledger.allow_reordering();
         write(&mut fabric, 1, IN, ms(20), 100, 300);
         fabric.run(ms(2000));
         fabric.crash_zipper(relay, true);
@@ -114,8 +118,9 @@ fn case_2_a_crashed_relay_loses_what_was_on_its_way_although_another_route_exist
         outcomes.push((relay, written - read, close_source(&mut fabric, 1)));
     }
     println!("case 2: seed 2: (relay, lost, reported as delivered): {outcomes:?}");
-    let is_known = |(_, lost, is_delivered): &(usize, u64, bool)| *lost > 100 && *is_delivered;
-    assert!(outcomes.iter().any(is_known), "{outcomes:?}");
+    let is_right =
+        |(_, lost, is_delivered): &(usize, u64, bool)| (*lost, *is_delivered) == (0, true);
+    assert!(outcomes.iter().all(is_right), "{outcomes:?}");
 }
 
 /// A flood for a sink that does not read, and 50 messages of `len` bytes a second for another sink. Returns
@@ -135,7 +140,7 @@ fn stall(mut fabric: Fabric, flooded: Tag, other: Tag, len: usize) -> u64 {
 }
 
 #[test]
-fn case_7_a_sink_that_does_not_read_stalls_a_whole_mesh_link() {
+fn case_7_a_sink_that_does_not_read_does_not_stall_other_tags_of_a_mesh_link() {
     let clients = [
         client("stalled", 1, &[IN], None),
         client("other", 1, &[OTHER], None),
@@ -145,11 +150,11 @@ fn case_7_a_sink_that_does_not_read_stalls_a_whole_mesh_link() {
     let fabric = fabric(7, Topology::Chain, 2, 256 << 10, &clients);
     let read = stall(fabric, IN, OTHER, 100);
     println!("case 7: seed 7: {read} of 500 messages of another tag have passed the link");
-    assert!(read < 50, "{read}");
+    assert!(read > 490, "{read}");
 }
 
 #[test]
-fn case_8_a_sink_that_does_not_read_stalls_others_of_its_tag_on_one_zipper() {
+fn case_8_a_sink_that_does_not_read_does_not_stall_others_of_its_tag_on_one_zipper() {
     let clients = [
         client("stalled", 0, &[IN], None),
         client("other", 0, &[IN], None),
@@ -159,7 +164,8 @@ fn case_8_a_sink_that_does_not_read_stalls_others_of_its_tag_on_one_zipper() {
     let fabric = fabric(8, Topology::Chain, 1, 256 << 10, &clients);
     let read = stall(fabric, IN, IN, 10_000);
     println!("case 8: seed 8: {read} of 500 messages have reached the sink that reads");
-    assert!(read < 50, "{read}");
+    // The source sends 4 MiB beyond what a group has settled, and retains the rest.
+    assert!(read > 400, "{read}");
 }
 
 /// The hub made an endpoint to the neighbour that had left, which the zipper aborted, and so on without end.

@@ -5,21 +5,45 @@
 //!
 //! - **Nothing invented**: a number is read only after it was written.
 //! - **At most once**: no number is read twice by a group, whatever happens.
-//! - **Order**: at each instance the numbers of a flow rise. Checked unless a message may have taken
-//!   another path than the one before it ([`Ledger::allow_reordering`]): where a fabric has several paths
-//!   between two zippers and links fail, today's zippers switch paths without waiting.
+//! - **Order**: at each instance the numbers of a flow rise. With plain sources checked unless a message may
+//!   have taken another path than the one before it ([`Ledger::allow_reordering`]): where a fabric has several
+//!   paths between two zippers and links fail, plain messages switch paths without waiting.
 //! - **Exactly once or reported**: at the end every number was read, but for those that the zippers and
 //!   clients have counted (`unobserved`, `unreachable`, `undelivered`, `uncertain`) and those that a crash
 //!   excuses. A crash excuses what was written and not read when the zipper died, and what is written
 //!   until the fabric is whole again ([`Ledger::excuse`]): `GUARANTEES.md` states that what a dead process had
-//!   accepted dies with it. An orderly restart excuses the same, which is a known defect: `known`. Without crashes, orderly restarts, or failed links with several paths,
-//!   nothing may be missing at all.
+//!   accepted dies with it. An orderly restart excuses the same. Without crashes, orderly restarts, or failed
+//!   links with several paths, nothing may be missing at all.
+//!
+//! A source that settles may reach functions that do not, in a fabric that is being upgraded. If a zipper
+//! fails there, its successor does not know what such functions have read, and they may read it again once it
+//! is settled ([`Ledger::allow_repetition`]).
+//!
+//! Of settled sources ([`Ledger::expect_settlement`]) more is expected, whatever befalls zippers and links:
+//!
+//! - **Once**: a message is read again only with the flag of a redelivery, and only if the instance that has
+//!   read it before is gone or may have lost its lease. If that is true of no instance of the group, none is
+//!   flagged.
+//! - **Order**: at each instance the numbers of a flow rise, except for flagged messages.
+//! - **Delivered or reported**: no more messages are missing in any group than the source reports as
+//!   abandoned or unobserved. Crashes excuse nothing but recipient sets that are fixed without a group: a
+//!   zipper does not wait for a group that neither it nor the source knows, nor longer than 10 s for one of
+//!   which no instance is connected. So messages are excused while the fabric is disturbed, if the group has
+//!   read none of the flow yet, or after 9 s.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use selvedge_client::{Policy, Tag};
+use selvedge_hub::Instant;
 
 use crate::member::MemberConfig;
+
+/// A group may be left out of recipient sets after so long without an instance.
+const AWAITED: Duration = Duration::from_secs(9);
+
+/// Instances may lose their leases after so long.
+const LEASE: Duration = Duration::from_secs(25);
 
 /// What identifies a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,15 +79,17 @@ impl Stamp {
 }
 
 /// A writer and a tag.
-type Flow = (usize, Tag);
+pub(crate) type Flow = (usize, Tag);
 
 /// A name, and the instance if each is to get everything.
-type Group = (String, Option<usize>);
+pub(crate) type Group = (String, Option<usize>);
 
 #[derive(Debug)]
 struct Subscription {
     group: Group,
     tags: Vec<Tag>,
+    /// The instances that are not gone.
+    instances: BTreeSet<usize>,
     /// Whether every zipper knows of it: till then messages need not reach it.
     is_settled: bool,
 }
@@ -78,9 +104,32 @@ impl Subscription {
 struct Readings {
     /// How many numbers of the flow came before the group was there.
     since: usize,
-    read: Vec<bool>,
+    /// The instance that has read each number last.
+    readers: Vec<Option<usize>>,
     /// Those that need not be read.
     excused: Vec<bool>,
+    is_any_read: bool,
+}
+
+/// A copy that was read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ReadCopy {
+    pub(crate) reader: usize,
+    pub(crate) stamp: Stamp,
+    /// Whether another instance may have read it before.
+    pub(crate) is_redelivery: bool,
+}
+
+/// How much was read, and how often messages were not simply delivered.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct LedgerCounts {
+    pub(crate) copies: u64,
+    /// Copies that were flagged.
+    pub(crate) redeliveries: u64,
+    /// Copies that need not be read.
+    pub(crate) excused: u64,
+    /// Copies that were read again without a flag, where that is allowed.
+    pub(crate) repeated: u64,
 }
 
 /// See the module.
@@ -94,8 +143,19 @@ pub(crate) struct Ledger {
     is_unordered: bool,
     /// Whether what is written now need not be read.
     is_excusing: bool,
-    /// How many copies were read.
-    pub(crate) copies: u64,
+    is_settling: bool,
+    may_repeat: bool,
+    /// Since when zippers have been failing.
+    disturbed_since: Option<Instant>,
+    /// Whether any instance may have lost its lease.
+    has_lost_leases: bool,
+    /// Whether a group may have had no instance for too long.
+    has_lost_groups: bool,
+    /// Instances that have died or left, with the names of their groups.
+    gone: BTreeMap<usize, String>,
+    /// Writers of which not everything need be read any more.
+    dead: BTreeSet<usize>,
+    pub(crate) counts: LedgerCounts,
     /// What happened, for comparing runs.
     pub(crate) digest: u64,
 }
@@ -106,20 +166,55 @@ fn group(number: usize, config: &MemberConfig) -> Group {
 }
 
 impl Ledger {
+    /// Sources are settled from here on.
+    pub(crate) const fn expect_settlement(&mut self) {
+        self.is_settling = true;
+    }
+
+    pub(crate) const fn allow_repetition(&mut self) {
+        self.may_repeat = true;
+    }
+
+    pub(crate) const fn is_settling(&self) -> bool {
+        self.is_settling
+    }
+
     pub(crate) fn join(&mut self, number: usize, config: &MemberConfig) {
+        if config.observes.is_empty() {
+            return;
+        }
         let group = group(number, config);
-        if config.observes.is_empty() || self.groups.iter().any(|it| it.group == group) {
+        if let Some(known) = self.groups.iter_mut().find(|it| it.group == group) {
+            known.instances.insert(number);
             return;
         }
         for (&flow, &count) in &self.written {
             let readings = self.readings.entry((group.clone(), flow)).or_default();
             readings.since = count as usize;
+            readings.is_any_read = false;
         }
         self.groups.push(Subscription {
             group,
             tags: config.observes.clone(),
+            instances: BTreeSet::from([number]),
             is_settled: false,
         });
+    }
+
+    /// An instance has left in order, or has died. A group without instances is expected to read nothing.
+    pub(crate) fn leave(&mut self, number: usize, config: &MemberConfig, is_orderly: bool) {
+        let group = group(number, config);
+        self.gone.insert(number, config.name.clone());
+        if !is_orderly {
+            self.dead.insert(number);
+        }
+        if let Some(at) = self.groups.iter().position(|it| it.group == group) {
+            self.groups[at].instances.remove(&number);
+            if self.groups[at].instances.is_empty() {
+                self.groups.remove(at);
+                self.has_lost_groups = true;
+            }
+        }
     }
 
     /// All groups by the tags that they observe.
@@ -130,7 +225,11 @@ impl Ledger {
     }
 
     /// The fabric is whole with the groups that have joined: from here on they are to get everything.
-    pub(crate) fn settle(&mut self) {
+    pub(crate) fn settle(&mut self, now: Instant) {
+        if let Some(begin) = self.disturbed_since.take() {
+            self.has_lost_groups |= now >= begin + AWAITED;
+            self.has_lost_leases |= now >= begin + LEASE;
+        }
         self.is_excusing = false;
         self.groups.iter_mut().for_each(|it| it.is_settled = true);
     }
@@ -139,20 +238,38 @@ impl Ledger {
         self.is_unordered = true;
     }
 
-    /// What is not read yet, and what is written until [`settle`](Self::settle), need not be read.
-    pub(crate) fn excuse(&mut self) {
-        self.is_excusing = true;
+    /// A zipper or link fails, until [`settle`](Self::settle).
+    pub(crate) fn disturb(&mut self, now: Instant) {
+        self.disturbed_since.get_or_insert(now);
+        if self.is_settling {
+            self.excuse_unread(|readings| !readings.is_any_read);
+        }
+    }
+
+    /// A zipper fails. Of plain sources, what is not read yet, and what is written until
+    /// [`settle`](Self::settle), need not be read.
+    pub(crate) fn excuse(&mut self, now: Instant) {
+        self.disturb(now);
+        if !self.is_settling {
+            self.is_excusing = true;
+            self.excuse_unread(|_| true);
+        }
+    }
+
+    /// What is not read yet by some of the groups need not be read.
+    fn excuse_unread(&mut self, is_excused: impl Fn(&Readings) -> bool) {
+        let excused_count = &mut self.counts.excused;
         for known in &self.groups {
-            for (&flow, &count) in self
-                .written
-                .iter()
-                .filter(|((_, tag), _)| known.observes(*tag))
-            {
+            let flows = self.written.iter();
+            for (&flow, &count) in flows.filter(|((_, tag), _)| known.observes(*tag)) {
                 let key = (known.group.clone(), flow);
                 let readings = self.readings.entry(key).or_default();
                 readings.cover(count as usize);
-                for (excused, read) in readings.excused.iter_mut().zip(&readings.read) {
-                    *excused |= !read;
+                if is_excused(readings) {
+                    let numbers = readings.excused.iter_mut().zip(&readings.readers);
+                    for (excused, _) in numbers.filter(|(_, reader)| reader.is_none()) {
+                        *excused_count += u64::from(!std::mem::replace(excused, true));
+                    }
                 }
             }
         }
@@ -168,27 +285,27 @@ impl Ledger {
         }
     }
 
-    pub(crate) fn written(&mut self, stamp: &Stamp) {
+    pub(crate) fn written(&mut self, now: Instant, stamp: &Stamp) {
         let flow = (stamp.writer, stamp.tag);
         *self.written.entry(flow).or_default() += 1;
         self.mix(stamp, usize::MAX);
+        let disturbed_for = self.disturbed_since.map(|begin| now - begin);
         for known in self.groups.iter().filter(|it| it.observes(stamp.tag)) {
-            if self.is_excusing || !known.is_settled {
-                let key = (known.group.clone(), flow);
-                let readings = self.readings.entry(key).or_default();
+            let key = (known.group.clone(), flow);
+            let readings = self.readings.entry(key).or_default();
+            let is_left_out = self.is_settling
+                && disturbed_for.is_some_and(|it| it >= AWAITED || !readings.is_any_read);
+            if self.is_excusing || !known.is_settled || is_left_out {
                 let count = stamp.number as usize + 1;
                 readings.cover(count);
                 readings.excused[count - 1] = true;
+                self.counts.excused += 1;
             }
         }
     }
 
-    pub(crate) fn read(
-        &mut self,
-        reader: usize,
-        config: &MemberConfig,
-        stamp: &Stamp,
-    ) -> Result<(), String> {
+    pub(crate) fn read(&mut self, config: &MemberConfig, copy: &ReadCopy) -> Result<(), String> {
+        let (reader, stamp) = (copy.reader, &copy.stamp);
         let flow = (stamp.writer, stamp.tag);
         if !config.observes.contains(&stamp.tag) {
             return Err(format!("c{reader} does not observe {stamp:?}"));
@@ -196,22 +313,36 @@ impl Ledger {
         if stamp.number >= self.written.get(&flow).copied().unwrap_or(0) {
             return Err(format!("c{reader} reads {stamp:?}, which was not written"));
         }
-        let readings = self
-            .readings
-            .entry((group(reader, config), flow))
-            .or_default();
-        readings.cover(stamp.number as usize + 1);
-        if std::mem::replace(&mut readings.read[stamp.number as usize], true) {
+        let may_flag = self.has_lost_leases || self.gone.values().any(|name| *name == config.name);
+        if copy.is_redelivery && (!may_flag || config.policy == Policy::All) {
             return Err(format!(
-                "{} reads {stamp:?} twice, now as c{reader}",
-                config.name
+                "{stamp:?} is flagged at c{reader}, and no instance is gone"
             ));
         }
-        let last = self.last.insert((reader, flow), stamp.number);
-        if !self.is_unordered && last.is_some_and(|last| last > stamp.number) {
-            return Err(format!("c{reader} reads {stamp:?} after {last:?}"));
+        let group = group(reader, config);
+        let readings = self.readings.entry((group, flow)).or_default();
+        readings.cover(stamp.number as usize + 1);
+        readings.is_any_read = true;
+        let before = readings.readers[stamp.number as usize].replace(reader);
+        if before.is_some() && self.may_repeat && !copy.is_redelivery {
+            self.counts.repeated += 1;
+        } else if let Some(before) = before {
+            let is_gone = self.has_lost_leases || self.gone.contains_key(&before);
+            if !copy.is_redelivery || !is_gone || !config.redelivers {
+                return Err(format!(
+                    "{} reads {stamp:?} twice, at c{before} and c{reader}, flagged: {}",
+                    config.name, copy.is_redelivery
+                ));
+            }
         }
-        self.copies += 1;
+        if !copy.is_redelivery {
+            let last = self.last.insert((reader, flow), stamp.number);
+            if !self.is_unordered && last.is_some_and(|last| last > stamp.number) {
+                return Err(format!("c{reader} reads {stamp:?} after {last:?}"));
+            }
+        }
+        self.counts.redeliveries += u64::from(copy.is_redelivery);
+        self.counts.copies += u64::from(before.is_none());
         self.mix(stamp, reader);
         Ok(())
     }
@@ -227,35 +358,62 @@ impl Ledger {
     }
 
     /// The copies that are missing and not excused.
-    pub(crate) fn missing(&self) -> Vec<(String, Stamp)> {
+    pub(crate) fn missing(&self) -> Vec<(Group, Stamp)> {
         let mut missing = Vec::new();
         for known in &self.groups {
-            let flows = self
-                .written
-                .iter()
-                .filter(|((_, tag), _)| known.observes(*tag));
+            let flows = self.written.iter();
+            let flows = flows
+                .filter(|((writer, tag), _)| known.observes(*tag) && !self.dead.contains(writer));
             for (&(writer, tag), &count) in flows {
                 let readings = self.readings.get(&(known.group.clone(), (writer, tag)));
-                let is_there = |number: usize| {
-                    readings.is_some_and(|it| {
-                        let is_read = it.read.get(number).copied().unwrap_or(false);
-                        is_read
-                            || it.excused.get(number).copied().unwrap_or(false)
-                            || number < it.since
-                    })
-                };
-                let numbers = (0..count).filter(|number| !is_there(*number as usize));
-                missing.extend(numbers.map(|number| {
+                let is_there = |number| readings.is_some_and(|it| it.is_there(number as usize));
+                missing.extend((0..count).filter(|it| !is_there(*it)).map(|number| {
                     let stamp = Stamp {
                         writer,
                         tag,
                         number,
                     };
-                    (known.group.0.clone(), stamp)
+                    (known.group.clone(), stamp)
                 }));
             }
         }
         missing
+    }
+
+    /// How many messages a writer has written.
+    pub(crate) fn written_by(&self, writer: usize) -> u64 {
+        let flows = self.written.iter().filter(|((it, _), _)| *it == writer);
+        flows.map(|(_, count)| u64::from(*count)).sum()
+    }
+
+    /// How many messages of a writer are not missing in any group.
+    pub(crate) fn complete(&self, writer: usize) -> u64 {
+        let incomplete = self.missing().into_iter();
+        let incomplete = incomplete.filter(|(_, stamp)| stamp.writer == writer);
+        let incomplete: BTreeSet<Stamp> = incomplete.map(|(_, stamp)| stamp).collect();
+        self.written_by(writer) - incomplete.len() as u64
+    }
+
+    /// How many messages of a writer have to be in the recipient set of at least one group.
+    pub(crate) fn required(&self, writer: usize) -> u64 {
+        let flows = self.written.iter().filter(|((it, _), _)| *it == writer);
+        let required = flows.map(|(&flow, &count)| {
+            let groups = self.groups.iter().filter(|it| it.observes(flow.1));
+            let readings = groups.map(|it| self.readings.get(&(it.group.clone(), flow)));
+            let readings: Vec<_> = readings.collect();
+            let is_required = |number: &u32| {
+                let mut readings = readings.iter();
+                readings.any(|it| it.is_none_or(|it| it.is_required(*number as usize)))
+            };
+            (0..count).filter(is_required).count() as u64
+        });
+        required.sum()
+    }
+
+    /// Whether messages may be reported as abandoned, because a group had no instance for too long, or
+    /// because one may have read them that is gone.
+    pub(crate) fn may_abandon(&self) -> bool {
+        self.has_lost_groups || self.has_lost_leases || !self.gone.is_empty()
     }
 
     /// How many messages were written with a tag, and how many copies of them a group has read.
@@ -264,19 +422,29 @@ impl Ledger {
         let written = flows.map(|(_, count)| u64::from(*count)).sum();
         let readings = self.readings.iter();
         let of_group = readings.filter(|(((group, _), (_, of)), _)| group == name && *of == tag);
-        let read = of_group.flat_map(|(_, it)| &it.read).filter(|it| **it);
+        let read = of_group.flat_map(|(_, it)| it.readers.iter().flatten());
         (written, read.count() as u64)
     }
 }
 
 impl Readings {
     fn cover(&mut self, count: usize) {
-        if self.read.len() < count {
-            self.read.resize(count, false);
+        if self.readers.len() < count {
+            self.readers.resize(count, None);
         }
-        let count = self.read.len();
+        let count = self.readers.len();
         if self.excused.len() < count {
             self.excused.resize(count, false);
         }
+    }
+
+    /// Whether a number has to be read.
+    fn is_required(&self, number: usize) -> bool {
+        number >= self.since && !self.excused.get(number).copied().unwrap_or(false)
+    }
+
+    /// Whether a number was read or need not be read.
+    fn is_there(&self, number: usize) -> bool {
+        !self.is_required(number) || self.readers.get(number).is_some_and(Option::is_some)
     }
 }

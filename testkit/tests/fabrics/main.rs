@@ -5,6 +5,7 @@ mod fabric;
 mod known;
 mod ledger;
 mod member;
+mod outcomes;
 mod story;
 
 use std::collections::BTreeSet;
@@ -28,7 +29,7 @@ fn seeds() -> Range<u64> {
 #[test]
 fn m4_fabrics_deliver_exactly_once_or_report_whatever_befalls_them() {
     let (begin, seeds) = (Instant::now(), seeds());
-    let (next, copies) = (AtomicU64::new(seeds.start), AtomicU64::new(0));
+    let (next, total) = (AtomicU64::new(seeds.start), Mutex::new([0; 4]));
     let failed = Mutex::new(Vec::new());
     let threads = std::thread::available_parallelism().map_or(2, |it| it.get().min(8));
     let run = || {
@@ -39,7 +40,23 @@ fn m4_fabrics_deliver_exactly_once_or_report_whatever_befalls_them() {
             }
             // The panic has printed the story.
             match catch_unwind(|| story::run(seed)) {
-                Ok(outcome) => _ = copies.fetch_add(outcome.copies, Ordering::Relaxed),
+                Ok(outcome) => {
+                    let story::Outcome {
+                        copies,
+                        redeliveries,
+                        repeated,
+                        abandoned,
+                        ..
+                    } = outcome;
+                    let mut total = total.lock().expect("no panic holds it");
+                    for (sum, more) in
+                        total
+                            .iter_mut()
+                            .zip([copies, redeliveries, repeated, abandoned])
+                    {
+                        *sum += more;
+                    }
+                }
                 Err(_) => {
                     eprintln!("seed {seed} has failed");
                     failed.lock().expect("no panic holds it").push(seed);
@@ -48,13 +65,18 @@ fn m4_fabrics_deliver_exactly_once_or_report_whatever_befalls_them() {
         }
     };
     std::thread::scope(|scope| (0..threads).for_each(|_| _ = scope.spawn(run)));
-    let (copies, mut failed) = (copies.into_inner(), failed.into_inner().expect("as above"));
+    let [copies, redeliveries, repeated, abandoned] = total.into_inner().expect("as above");
+    let mut failed = failed.into_inner().expect("as above");
     failed.sort_unstable();
     println!(
-        "fabrics: seeds {seeds:?}, {copies} copies in {:?}",
+        "fabrics: seeds {seeds:?}, {copies} copies, {redeliveries} redeliveries, {repeated} repeated, {abandoned} messages \
+         abandoned, in {:?}",
         begin.elapsed()
     );
     assert!(failed.is_empty(), "failed seeds: {failed:?}");
+    // Outcomes that are allowed, and have to be rare.
+    assert!(copies > 20 * (redeliveries + abandoned) || seeds.end - seeds.start < 100);
+    assert!(copies > 1000 * repeated || seeds.end - seeds.start < 100);
     assert!(copies > 0);
 }
 

@@ -7,7 +7,7 @@ use selvedge_client::{Client, Connecting, Policy, ReadError, Tag, WriteError};
 use selvedge_hub::Instant;
 
 use crate::fabric::ms;
-use crate::ledger::{Ledger, Stamp};
+use crate::ledger::{Ledger, ReadCopy, Stamp};
 
 /// How long a client that found no room waits before it tries again.
 const RETRY: Duration = ms(5);
@@ -19,12 +19,16 @@ pub(crate) struct MemberConfig {
     pub(crate) name: String,
     /// The zipper that it connects to.
     pub(crate) home: usize,
+    /// Others that it may connect to instead.
+    pub(crate) others: Vec<usize>,
     /// Whether it knows the key of the zipper, or takes the one that answers.
     pub(crate) knows_key: bool,
     pub(crate) observes: Vec<Tag>,
     pub(crate) policy: Policy,
     /// The tag of what a function writes for each message that it reads.
     pub(crate) emits: Option<Tag>,
+    /// Whether messages that an instance of it may have read when it was lost go to another one.
+    pub(crate) redelivers: bool,
 }
 
 /// What a source still writes.
@@ -40,10 +44,15 @@ pub(crate) struct Writing {
 pub(crate) enum Connection {
     Connecting(Connecting),
     Connected(Client),
+    /// It ends in order.
+    Leaving(Client),
+    Gone,
 }
 
 pub(crate) struct Member {
     number: usize,
+    /// What it runs on.
+    pub(crate) process: u64,
     pub(crate) config: MemberConfig,
     connection: Connection,
     writing: Option<Writing>,
@@ -58,9 +67,15 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    pub(crate) const fn new(number: usize, config: MemberConfig, connection: Connection) -> Self {
+    pub(crate) const fn new(
+        number: usize,
+        process: u64,
+        config: MemberConfig,
+        connection: Connection,
+    ) -> Self {
         Self {
             number,
+            process,
             config,
             connection,
             writing: None,
@@ -88,15 +103,48 @@ impl Member {
         self.writing.is_some() || self.output.is_some()
     }
 
+    /// Whether it takes part: it neither leaves nor is gone.
+    pub(crate) const fn is_present(&self) -> bool {
+        matches!(
+            self.connection,
+            Connection::Connecting(_) | Connection::Connected(_)
+        )
+    }
+
+    /// It reads and writes nothing more. Returns its client, if it has one.
+    fn end(&mut self) -> Option<Client> {
+        self.writing = None;
+        self.output = None;
+        self.next_write = None;
+        self.next_read = None;
+        match std::mem::replace(&mut self.connection, Connection::Gone) {
+            Connection::Connected(client) | Connection::Leaving(client) => Some(client),
+            Connection::Connecting(_) | Connection::Gone => None,
+        }
+    }
+
+    /// Ends it in order.
+    pub(crate) fn leave(&mut self) {
+        if let Some(client) = self.end() {
+            client.stop();
+            self.connection = Connection::Leaving(client);
+        }
+    }
+
+    /// Its process has died.
+    pub(crate) fn die(&mut self) {
+        drop(self.end());
+    }
+
     pub(crate) fn client(&self) -> Option<&Client> {
         match &self.connection {
-            Connection::Connecting(_) => None,
-            Connection::Connected(client) => Some(client),
+            Connection::Connecting(_) | Connection::Gone => None,
+            Connection::Connected(client) | Connection::Leaving(client) => Some(client),
         }
     }
 
     pub(crate) fn is_connected(&self) -> bool {
-        self.client().is_some_and(|it| it.scheme().is_some())
+        !self.is_present() || self.client().is_some_and(|it| it.scheme().is_some())
     }
 
     pub(crate) fn uncertain(&self) -> u64 {
@@ -121,6 +169,13 @@ impl Member {
             let client = result.map_err(|error| format!("c{number} does not connect: {error}"))?;
             self.connection = Connection::Connected(client);
         }
+        if let Connection::Leaving(client) = &self.connection {
+            let is_done = client.try_close().is_some();
+            if is_done {
+                drop(self.end());
+            }
+            return Ok(is_done);
+        }
         let mut has_acted = self.write_due(now, ledger)?;
         while self.read_one(now, ledger)? {
             has_acted = true;
@@ -142,7 +197,7 @@ impl Member {
                 break;
             };
             let len = writing.map_or(0, |it| it.len);
-            if !self.try_write(tag, len, ledger)? {
+            if !self.try_write(now, tag, len, ledger)? {
                 self.next_write = Some(now + RETRY);
                 break;
             }
@@ -159,14 +214,20 @@ impl Member {
         Ok(has_acted)
     }
 
-    fn try_write(&self, tag: Tag, len: usize, ledger: &mut Ledger) -> Result<bool, String> {
+    fn try_write(
+        &self,
+        now: Instant,
+        tag: Tag,
+        len: usize,
+        ledger: &mut Ledger,
+    ) -> Result<bool, String> {
         let Some(client) = self.client() else {
             return Ok(false);
         };
         let stamp = ledger.next(self.number, tag);
         match client.try_write(tag, stamp.to_payload(len)) {
             Ok(()) => {
-                ledger.written(&stamp);
+                ledger.written(now, &stamp);
                 Ok(true)
             }
             Err(WriteError::Full) => Ok(false),
@@ -185,16 +246,20 @@ impl Member {
         if self.config.observes.is_empty() {
             return Ok(false);
         }
-        let data = match client.try_read() {
-            Ok(data) => data,
+        let message = match client.try_receive() {
+            Ok(message) => message,
             Err(ReadError::TimedOut) => {
                 self.next_read = None;
                 return Ok(false);
             }
             Err(error) => return Err(format!("c{} cannot read: {error}", self.number)),
         };
-        let stamp = Stamp::parse(data.tag, &data.payload)?;
-        ledger.read(self.number, &self.config, &stamp)?;
+        let copy = ReadCopy {
+            reader: self.number,
+            stamp: Stamp::parse(message.tag(), message.payload())?,
+            is_redelivery: message.is_redelivery(),
+        };
+        ledger.read(&self.config, &copy)?;
         self.next_read = (!self.read_pause.is_zero()).then(|| now + self.read_pause);
         if let Some(tag) = self.config.emits {
             self.output = Some(tag);

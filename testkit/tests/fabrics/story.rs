@@ -3,18 +3,24 @@
 use std::time::Duration;
 
 use fastrand::Rng;
+use selvedge_client::settlement::FlowLimits;
+use selvedge_client::wire::settlement::SettlementLevel;
 use selvedge_client::{Policy, Tag};
 use selvedge_testkit::MemLink;
 
-use crate::fabric::{Fabric, Topology, ms};
+use crate::fabric::{Fabric, MemberEnd, Topology, ms};
 use crate::member::{MemberConfig, Writing};
 
 /// How long a fabric may take to be whole: the longest pause between two dials is 10 s, and a dial that was
 /// lost takes 5 s.
 const WHOLE_MAX: Duration = Duration::from_secs(60);
 
-/// How long everything may take to arrive once all faults are over and all read.
-const DRAIN_MAX: Duration = Duration::from_secs(60);
+/// How long everything may take to arrive once all faults are over and all read. What an instance that has
+/// died may have received waits for the end of its lease, of 30 s.
+const DRAIN_MAX: Duration = Duration::from_secs(120);
+
+/// How long an instance that has died may keep its lease, of 30 s.
+const LEASE_MAX: Duration = Duration::from_secs(40);
 
 /// What befalls a fabric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,15 +35,25 @@ enum Weather {
     Restarts,
     /// A zipper and clients join.
     Joins,
+    /// Instances come, leave in order, and die. For settled sources only.
+    Instances,
 }
 
 impl Weather {
-    const ALL: [Self; 5] = [
+    const PLAIN: [Self; 5] = [
         Self::Calm,
         Self::Links,
         Self::Crashes,
         Self::Restarts,
         Self::Joins,
+    ];
+    const SETTLED: [Self; 6] = [
+        Self::Calm,
+        Self::Links,
+        Self::Crashes,
+        Self::Restarts,
+        Self::Joins,
+        Self::Instances,
     ];
 }
 
@@ -56,6 +72,12 @@ const OUTPUTS: [Tag; 2] = [Tag(0x20), Tag(0x21)];
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Outcome {
     pub(crate) copies: u64,
+    /// Copies that were flagged as redeliveries.
+    pub(crate) redeliveries: u64,
+    /// Copies that were read again without a flag, in fabrics that are being upgraded.
+    pub(crate) repeated: u64,
+    /// Messages that were reported as abandoned.
+    pub(crate) abandoned: u64,
     pub(crate) digest: u64,
     pub(crate) story: Vec<String>,
 }
@@ -65,7 +87,7 @@ struct Story {
     weather: Weather,
     /// Started in the course of the story.
     late: Option<usize>,
-    /// Whether nothing may be missing, whatever is reported.
+    /// Whether no plain message may be missing, whatever is reported.
     is_strict: bool,
     cuts: Vec<[usize; 2]>,
 }
@@ -77,9 +99,14 @@ pub(crate) fn run(seed: u64) -> Outcome {
     story.unfold();
     story.mend();
     story.probe();
+    let reported = story.fabric.check_outcomes();
+    story.fabric.close_sources();
     let Fabric { ledger, story, .. } = story.fabric;
     Outcome {
-        copies: ledger.copies,
+        copies: ledger.counts.copies,
+        redeliveries: ledger.counts.redeliveries,
+        repeated: ledger.counts.repeated,
+        abandoned: reported.abandoned,
         digest: ledger.digest,
         story,
     }
@@ -93,7 +120,17 @@ impl Story {
     fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let topology = pick(&mut rng, &Topology::ALL);
-        let weather = pick(&mut rng, &Weather::ALL);
+        // Sources without settlement remain possible, as do zippers that are to be upgraded.
+        let (is_settling, level) = match rng.u8(..8) {
+            0 => (false, None),
+            1 => (false, Some(SettlementLevel::Received)),
+            2..5 => (true, Some(SettlementLevel::Received)),
+            _ => (true, Some(SettlementLevel::Processed)),
+        };
+        let weather = match is_settling {
+            true => pick(&mut rng, &Weather::SETTLED),
+            false => pick(&mut rng, &Weather::PLAIN),
+        };
         // Most are small: a full mesh of eight costs ten times as much as one of three.
         let count = match rng.u8(..10) {
             0..6 => rng.usize(2..=4),
@@ -108,9 +145,23 @@ impl Story {
             // seed 153).
             fabric.send_buffer = 1 << 20;
         }
+        if let Some(level) = level {
+            fabric.settle_messages(level, is_settling);
+            if rng.u8(..4) == 0 {
+                fabric.flow_limits = FlowLimits {
+                    log_max: 256 << 10,
+                    window: 64 << 10,
+                };
+            }
+        }
+        let has_failing_zippers = matches!(weather, Weather::Crashes | Weather::Restarts);
+        if has_failing_zippers && !is_settling && level.is_some() {
+            fabric.ledger.allow_repetition();
+        }
         let is_tree = topology.is_tree(count);
         let has_one_path = is_tree || weather == Weather::Calm;
-        if matches!(weather, Weather::Crashes | Weather::Restarts) || !has_one_path {
+        let may_reorder = has_failing_zippers || !has_one_path;
+        if may_reorder && !is_settling {
             fabric.ledger.allow_reordering();
         }
         Self {
@@ -121,7 +172,7 @@ impl Story {
             is_strict: match weather {
                 Weather::Calm => true,
                 Weather::Links | Weather::Joins => is_tree,
-                Weather::Crashes | Weather::Restarts => false,
+                Weather::Crashes | Weather::Restarts | Weather::Instances => false,
             },
             cuts: Vec::new(),
         }
@@ -162,10 +213,12 @@ impl Story {
             self.join_one(MemberConfig {
                 name: "source".into(),
                 home: 0,
+                others: Vec::new(),
                 knows_key: false,
                 observes: Vec::new(),
                 policy: Policy::Nearest,
                 emits: None,
+                redelivers: true,
             });
         }
         self.settle();
@@ -182,30 +235,42 @@ impl Story {
 
     fn join_group(&mut self, name: String, observes: &[Tag], emits: Option<Tag>) {
         let policy = pick(&mut self.fabric.rng, &POLICIES);
+        let redelivers = self.fabric.rng.u8(..4) > 0;
         for _ in 0..self.fabric.rng.usize(1..=2) {
             self.join_one(MemberConfig {
                 name: name.clone(),
                 home: 0,
+                others: Vec::new(),
                 knows_key: false,
                 observes: observes.to_vec(),
                 policy,
                 emits,
+                redelivers,
             });
         }
     }
 
-    /// Joins at any zipper that is up.
+    /// Joins at any zipper that is up; some move to others.
     fn join_one(&mut self, config: MemberConfig) {
         let up: Vec<_> = (0..self.fabric.count())
             .filter(|at| self.fabric.is_up(*at))
             .collect();
         let home = pick(&mut self.fabric.rng, &up);
-        let (number, link) = (self.fabric.members().len(), self.link());
-        self.fabric
-            .set_link(&format!("c{number}"), &format!("z{home}"), link);
         let knows_key = self.fabric.rng.bool();
+        let mut others = Vec::new();
+        if self.fabric.ledger.is_settling() && !knows_key {
+            let count = self.fabric.rng.usize(..=2);
+            others.extend(up.into_iter().filter(|at| *at != home).take(count));
+        }
+        let number = self.fabric.members().len();
+        for zipper in [home].iter().chain(&others) {
+            let link = self.link();
+            self.fabric
+                .set_link(&format!("c{number}"), &format!("z{zipper}"), link);
+        }
         self.fabric.join(MemberConfig {
             home,
+            others,
             knows_key,
             ..config
         });
@@ -217,18 +282,14 @@ impl Story {
             self.fabric.fail("the fabric does not become whole");
         }
         self.fabric.run(ms(2000));
-        self.fabric.ledger.settle();
+        let now = self.fabric.processes.now();
+        self.fabric.ledger.settle(now);
         self.fabric.note("whole");
     }
 
-    fn sources(&self) -> Vec<usize> {
-        let all = self.fabric.members().iter().enumerate();
-        let sources = all.filter(|(_, it)| it.config.observes.is_empty());
-        sources.map(|(number, _)| number).collect()
-    }
-
     fn write(&mut self, count: u32) {
-        for number in self.sources() {
+        let sources: Vec<usize> = self.fabric.sources().collect();
+        for number in sources {
             let rng = &mut self.fabric.rng;
             let mut tags = INPUTS.to_vec();
             rng.shuffle(&mut tags);
@@ -252,6 +313,7 @@ impl Story {
         for _ in 0..self.fabric.rng.usize(4..12) {
             let time = ms(self.fabric.rng.u64(..500));
             self.fabric.run(time);
+            self.fabric.check_early_outcomes();
             if self.fabric.rng.u8(..3) == 0 {
                 self.change_reader();
                 continue;
@@ -262,6 +324,7 @@ impl Story {
                 Weather::Crashes => self.crash(),
                 Weather::Restarts => self.restart(),
                 Weather::Joins => self.join(),
+                Weather::Instances => self.change_instances(),
             }
         }
     }
@@ -298,6 +361,8 @@ impl Story {
             }
             2 | 3 => {
                 self.fabric.note(format!("z{one}-z{other} is cut"));
+                let now = self.fabric.processes.now();
+                self.fabric.ledger.disturb(now);
                 self.fabric.cut([one, other], true);
                 self.cuts.push([one, other]);
             }
@@ -319,7 +384,8 @@ impl Story {
         if self.fabric.is_up(at) {
             let is_silent = self.fabric.rng.bool();
             self.fabric.crash_zipper(at, is_silent);
-            self.fabric.ledger.excuse();
+            let now = self.fabric.processes.now();
+            self.fabric.ledger.excuse(now);
         } else {
             self.fabric.start_zipper(at);
         }
@@ -329,8 +395,9 @@ impl Story {
         let count = self.fabric.count();
         let at = self.fabric.rng.usize(..count);
         if self.fabric.is_up(at) {
-            // Known: what sources and neighbours hold for it may be lost, counted or not.
-            self.fabric.ledger.excuse();
+            // Of plain sources, what they and neighbours hold for it may be lost, counted or not.
+            let now = self.fabric.processes.now();
+            self.fabric.ledger.excuse(now);
             let _is_delivered = self.fabric.close_zipper(at, ms(4000));
         } else {
             self.fabric.start_zipper(at);
@@ -342,6 +409,25 @@ impl Story {
             self.fabric.start_zipper(late);
         } else {
             self.join_sinks(10 + self.fabric.members().len());
+        }
+    }
+
+    /// An instance of a function or sink leaves or dies, or one joins.
+    fn change_instances(&mut self) {
+        let members = self.fabric.members().iter().enumerate();
+        let present = members.filter(|(_, it)| !it.config.observes.is_empty() && it.is_present());
+        let present: Vec<usize> = present.map(|(number, _)| number).collect();
+        let Some(number) = self.fabric.rng.choice(present) else {
+            return;
+        };
+        match self.fabric.rng.u8(..4) {
+            0 => self.fabric.end_member(number, MemberEnd::Leave),
+            1 => self.fabric.end_member(number, MemberEnd::Killed),
+            2 => self.fabric.end_member(number, MemberEnd::Unplugged),
+            _ => {
+                let config = self.fabric.members()[number].config.clone();
+                self.join_one(config);
+            }
         }
     }
 
@@ -367,6 +453,7 @@ impl Story {
     fn probe(&mut self) {
         self.drain();
         let before = self.fabric.ledger.missing().len();
+        self.fabric.check_early_outcomes();
         // Messages may circulate while tables change, until the hop limit drops them; not afterwards.
         let looped = self.looped();
         if looped > 0 && self.weather == Weather::Calm {
@@ -382,8 +469,10 @@ impl Story {
         };
         if !self.fabric.run_until(DRAIN_MAX, is_there) {
             let missing = self.fabric.ledger.missing();
-            self.fabric
-                .fail(format!("after all faults some are missing: {missing:?}"));
+            self.fabric.fail(format!(
+                "after all faults some are missing: {missing:?}, {:?}",
+                self.fabric.outcomes_of_missing()
+            ));
         }
         if self.looped() > looped {
             self.fabric.fail("messages circulate after all faults");
@@ -410,16 +499,25 @@ impl Story {
         let is_strict = self.is_strict;
         let is_settled = move |fabric: &Fabric| {
             let missing = fabric.ledger.missing().len() as u64;
-            missing == 0 || (!is_strict && missing <= fabric.reported())
+            let is_reported = match fabric.ledger.is_settling() {
+                true => fabric.is_accounted(),
+                false => !is_strict && missing <= fabric.reported(),
+            };
+            missing == 0 || is_reported
         };
         if !self.fabric.run_until(DRAIN_MAX, is_settled) {
             let (missing, reported) = (self.fabric.ledger.missing(), self.fabric.reported());
             self.fabric.fail(format!(
-                "{} missing, {reported} reported: {missing:?}",
-                missing.len()
+                "{} missing, {reported} reported: {missing:?}, {:?}",
+                missing.len(),
+                self.fabric.outcomes_of_missing()
             ));
         }
         // What is on its way still arrives, or is a duplicate.
         self.fabric.run(ms(1000));
+        if self.weather == Weather::Instances {
+            // Instances that have died lose their leases: otherwise messages are given to them.
+            self.fabric.run(LEASE_MAX);
+        }
     }
 }

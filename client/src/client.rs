@@ -30,7 +30,6 @@ use crate::client::connector::ClientCommand;
 use crate::client::flows::{DeliveryHandle, FlowWrite, RoutedDelivery};
 use crate::client::hub_slot::HubSlot;
 use crate::client::reading::NextInbound;
-use crate::client::received::DecodedMessage;
 use crate::client::settling::{SettledWrite, WriteWait};
 use crate::client::shared::ClientShared;
 use crate::lanes::{DATA, HOPS_MAX};
@@ -374,8 +373,7 @@ impl Client {
     /// # Errors
     /// [`ReadError::Closed`].
     pub fn read(&self) -> Result<Data, ReadError> {
-        self.read_until(|| Wait::Forever, Err)
-            .map(|read| self.decoded(read))
+        self.read_until(|| Wait::Forever, Err, |routed| self.decoded(routed))
     }
 
     /// Reads the next message. Blocks for at most `timeout`.
@@ -389,7 +387,7 @@ impl Client {
                 .checked_add(timeout)
                 .map_or(Wait::Forever, Wait::Until)
         };
-        self.read_until(wait, Err).map(|read| self.decoded(read))
+        self.read_until(wait, Err, |routed| self.decoded(routed))
     }
 
     /// Reads the next message like [`read`](Self::read), without decoding more than necessary.
@@ -397,7 +395,11 @@ impl Client {
     /// # Errors
     /// [`ReadError::Closed`].
     pub fn receive(&self) -> Result<ReceivedMessage, ReadError> {
-        self.read_until(|| Wait::Forever, ReceivedMessage::read)
+        self.read_until(
+            || Wait::Forever,
+            ReceivedMessage::read,
+            ReceivedMessage::from,
+        )
     }
 
     /// Reads the next message like [`receive`](Self::receive) if there is one; never blocks.
@@ -405,7 +407,7 @@ impl Client {
     /// # Errors
     /// [`ReadError::TimedOut`] if there is none, [`ReadError::Closed`].
     pub fn try_receive(&self) -> Result<ReceivedMessage, ReadError> {
-        self.read_until(|| Wait::Never, ReceivedMessage::read)
+        self.read_until(|| Wait::Never, ReceivedMessage::read, ReceivedMessage::from)
     }
 
     /// Reads the next message if there is one; never blocks.
@@ -413,15 +415,14 @@ impl Client {
     /// # Errors
     /// [`ReadError::TimedOut`] if there is none, [`ReadError::Closed`].
     pub fn try_read(&self) -> Result<Data, ReadError> {
-        self.read_until(|| Wait::Never, Err)
-            .map(|read| self.decoded(read))
+        self.read_until(|| Wait::Never, Err, |routed| self.decoded(routed))
     }
 
     /// The message as [`Data`], which cannot be acknowledged later.
-    fn decoded(&self, read: DecodedMessage) -> Data {
-        let (data, handle) = read.into_data();
-        self.acknowledge_handle(handle);
-        data
+    #[inline]
+    fn decoded(&self, routed: RoutedDelivery) -> Data {
+        self.acknowledge_handle(routed.handle());
+        routed.into()
     }
 
     /// Reports that a message was processed. It is to be called with each message that
@@ -442,10 +443,11 @@ impl Client {
 
     /// Reads the next message. `wait` is evaluated once and only if the caller has to wait: reading the
     /// clock costs as much as reading a message. `read` returns the bytes that have to be decoded.
-    fn read_until<T: From<Data> + From<RoutedDelivery>>(
+    fn read_until<T: From<Data>>(
         &self,
         wait: impl FnOnce() -> Wait,
         read: impl Fn(Bytes) -> Result<T, Bytes>,
+        of_route: impl Fn(RoutedDelivery) -> T,
     ) -> Result<T, ReadError> {
         let wait = LazyCell::new(wait);
         if !self.shared.is_read() {
@@ -454,7 +456,7 @@ impl Client {
         loop {
             match self.shared.try_read() {
                 NextInbound::Early(data) => return Ok((*data).into()),
-                NextInbound::Routed(routed) => return routed.map(T::from).map_err(malformed),
+                NextInbound::Routed(routed) => return routed.map(of_route).map_err(malformed),
                 NextInbound::Message(message) => match read(message.payload) {
                     Ok(message) => return Ok(message),
                     Err(bytes) if wire::is_data(&bytes) => {

@@ -47,11 +47,11 @@ impl ReceivedMessage {
 
     /// The tag of the message.
     #[must_use]
-    pub const fn tag(&self) -> Tag {
+    pub fn tag(&self) -> Tag {
         match &self.0 {
             ReceivedContent::Plain(plain, _) => plain.tag,
             ReceivedContent::Decoded(data) => data.tag,
-            ReceivedContent::Routed(routed) => routed.tag,
+            ReceivedContent::Routed(routed) => routed.flow.tag,
         }
     }
 
@@ -61,7 +61,7 @@ impl ReceivedMessage {
         match &self.0 {
             ReceivedContent::Plain(..) => None,
             ReceivedContent::Decoded(data) => data.target.as_deref(),
-            ReceivedContent::Routed(routed) => routed.target.as_deref(),
+            ReceivedContent::Routed(routed) => routed.flow.target.as_deref(),
         }
     }
 
@@ -71,7 +71,7 @@ impl ReceivedMessage {
         match &self.0 {
             ReceivedContent::Plain(plain, bytes) => plain.source_in(bytes),
             ReceivedContent::Decoded(data) => data.origin.source,
-            ReceivedContent::Routed(routed) => routed.source,
+            ReceivedContent::Routed(routed) => routed.flow.source,
         }
     }
 
@@ -117,7 +117,7 @@ impl ReceivedMessage {
         match &self.0 {
             ReceivedContent::Plain(..) => None,
             ReceivedContent::Decoded(data) => data.trace.as_deref(),
-            ReceivedContent::Routed(routed) => routed.trace.as_deref(),
+            ReceivedContent::Routed(routed) => routed.trace.as_deref().map(Vec::as_slice),
         }
     }
 
@@ -130,30 +130,7 @@ impl ReceivedMessage {
     pub(super) const fn handle(&self) -> Option<DeliveryHandle> {
         match &self.0 {
             ReceivedContent::Plain(..) | ReceivedContent::Decoded(_) => None,
-            ReceivedContent::Routed(routed) => routed.handle,
+            ReceivedContent::Routed(routed) => routed.handle(),
         }
-    }
-}
-
-/// A decoded message, which may have to be acknowledged.
-#[derive(Debug)]
-pub(super) struct DecodedMessage(Data, Option<DeliveryHandle>);
-
-impl DecodedMessage {
-    pub(super) fn into_data(self) -> (Data, Option<DeliveryHandle>) {
-        (self.0, self.1)
-    }
-}
-
-impl From<Data> for DecodedMessage {
-    fn from(data: Data) -> Self {
-        Self(data, None)
-    }
-}
-
-impl From<RoutedDelivery> for DecodedMessage {
-    fn from(routed: RoutedDelivery) -> Self {
-        let handle = routed.handle;
-        Self(routed.into(), handle)
     }
 }

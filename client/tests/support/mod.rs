@@ -263,12 +263,17 @@ impl ClientLink {
     /// Binds the function to a route of a flow. Returns the answer.
     pub(crate) fn bind(&mut self, label: u32, route: u32) -> ReportMessage {
         self.send_bind(label, route);
-        let answer = self.receive_report();
-        assert_eq!(
-            (answer.label, answer.report.kind),
-            (label, ReportKind::Answer)
-        );
-        answer
+        loop {
+            let report = self.receive_report();
+            // News of an earlier route may be under way.
+            if report.report.kind != ReportKind::News {
+                assert_eq!(
+                    (report.label, report.report.kind),
+                    (label, ReportKind::Answer)
+                );
+                return report;
+            }
+        }
     }
 
     /// Binds the function to a route, and renews its lease.

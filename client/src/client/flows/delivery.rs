@@ -4,25 +4,70 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 
-use crate::tag::Tag;
-use crate::wire::settlement::RoutedMessage;
-use crate::wire::{Data, NodeKey, Origin, WireError};
+use super::inbound_flow::InboundFlow;
+use crate::wire::settlement::{FlowId, RoutedMessage};
+use crate::wire::{Data, Origin, WireError};
 
 /// The names and times of the nodes that a message has passed.
 type MessageTrace = Vec<(String, u64)>;
 
-/// A message of a route, for the user.
+/// A message of a route, for the user. Small, since it is moved several times on its way.
 #[derive(Debug)]
 pub(in crate::client) struct RoutedDelivery {
-    pub(in crate::client) tag: Tag,
-    pub(in crate::client) target: Option<Arc<str>>,
-    pub(in crate::client) source: NodeKey,
+    pub(in crate::client) flow: Arc<FlowId>,
+    pub(in crate::client) payload: Bytes,
+    pub(in crate::client) trace: Option<Box<MessageTrace>>,
     pub(in crate::client) sequence: u64,
     pub(in crate::client) is_redelivery: bool,
-    pub(in crate::client) trace: Option<MessageTrace>,
-    pub(in crate::client) payload: Bytes,
-    /// If the message counts as processed once the user acknowledges it.
-    pub(in crate::client) handle: Option<DeliveryHandle>,
+    /// Whether the message counts as processed only once the user acknowledges it.
+    awaits_acknowledgement: bool,
+    at: u32,
+    number: u64,
+}
+
+impl RoutedDelivery {
+    #[inline]
+    pub(super) fn new(
+        flow: &InboundFlow,
+        at: usize,
+        (header, mut bytes): (RoutedMessage, Bytes),
+        awaits_acknowledgement: bool,
+    ) -> Result<Self, WireError> {
+        let trace = match header.has_trace {
+            false => {
+                bytes.advance(header.body_at);
+                None
+            }
+            true => {
+                let (trace, payload) = header.split_body(bytes)?;
+                bytes = payload;
+                trace.map(Box::new)
+            }
+        };
+        Ok(Self {
+            flow: Arc::clone(&flow.id),
+            payload: bytes,
+            trace,
+            sequence: header.sequence,
+            is_redelivery: header.is_redelivery,
+            awaits_acknowledgement,
+            at: at as u32,
+            number: flow.number,
+        })
+    }
+
+    /// Identifies the message, if the user has to acknowledge it.
+    #[inline]
+    pub(in crate::client) const fn handle(&self) -> Option<DeliveryHandle> {
+        if !self.awaits_acknowledgement {
+            return None;
+        }
+        Some(DeliveryHandle {
+            at: self.at as usize,
+            number: self.number,
+            sequence: self.sequence,
+        })
+    }
 }
 
 /// Identifies a message that the user has to acknowledge.
@@ -42,31 +87,19 @@ pub(super) struct ParkedMessage {
     pub(super) bytes: Bytes,
 }
 
-/// Splits the trace, if there is one, from the payload.
-#[inline]
-pub(super) fn split(
-    header: &RoutedMessage,
-    mut bytes: Bytes,
-) -> Result<(Option<MessageTrace>, Bytes), WireError> {
-    if header.has_trace {
-        return header.split_body(bytes);
-    }
-    bytes.advance(header.body_at);
-    Ok((None, bytes))
-}
-
 impl From<RoutedDelivery> for Data {
+    #[inline]
     fn from(routed: RoutedDelivery) -> Self {
         Self {
-            tag: routed.tag,
+            tag: routed.flow.tag,
             origin: Origin {
-                source: routed.source,
+                source: routed.flow.source,
                 sequence: routed.sequence,
             },
             hops_left: 0,
-            target: routed.target.as_deref().map(str::to_owned),
+            target: routed.flow.target.clone(),
             recipients: Vec::new(),
-            trace: routed.trace,
+            trace: routed.trace.map(|trace| *trace),
             payload: routed.payload,
         }
     }

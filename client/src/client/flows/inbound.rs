@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use selvedge_hub::{Clock, Endpoint, Instant};
 
-use super::delivery::{DeliveryHandle, RoutedDelivery, split};
-use super::inbound_flow::{InboundFlow, RouteBack};
+use super::delivery::{DeliveryHandle, RoutedDelivery};
+use super::inbound_flow::RouteBack;
 use super::inbound_state::InboundState;
 use super::sessions::SessionKey;
 use crate::lanes::CONTROL;
@@ -81,6 +81,7 @@ impl Inbound {
         }
     }
 
+    #[inline]
     fn lock(&self) -> MutexGuard<'_, InboundState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -215,18 +216,19 @@ impl Inbound {
         if receipt != Receipt::New {
             return None;
         }
-        let handle = is_by_call.then_some(DeliveryHandle {
-            at: route.at,
-            number: route.number,
-            sequence,
-        });
         if is_by_call {
             flow.receiving.begin(sequence);
             self.hold(&mut state, route.at);
         } else {
             self.note_news(&mut state, route.at);
         }
-        Some(deliver(&state.flows[route.at], header, bytes, handle))
+        let flow = &state.flows[route.at];
+        Some(RoutedDelivery::new(
+            flow,
+            route.at,
+            (header, bytes),
+            is_by_call,
+        ))
     }
 
     /// Whether [`take_ready`](Self::take_ready) may have a message.
@@ -260,17 +262,13 @@ impl Inbound {
                 continue;
             }
             let is_by_call = is_by_call && flow.level == SettlementLevel::Processed;
-            let handle = is_by_call.then_some(DeliveryHandle {
-                at,
-                number,
-                sequence,
-            });
             if !is_by_call {
                 flow.receiving.process(sequence);
                 self.note_news(&mut state, at);
             }
             let flow = &state.flows[at];
-            return Some(deliver(flow, parked.header, parked.bytes, handle));
+            let message = (parked.header, parked.bytes);
+            return Some(RoutedDelivery::new(flow, at, message, is_by_call));
         }
         self.has_ready.store(false, Ordering::Release);
         None
@@ -330,6 +328,7 @@ impl Inbound {
         self.lock().leave(self.clock.now());
     }
 
+    #[inline]
     fn note_news(&self, state: &mut InboundState, at: usize) {
         state.mark_dirty(at);
         state.unreported += 1;
@@ -349,6 +348,7 @@ impl Inbound {
         }
     }
 
+    #[inline]
     fn arm(&self, state: &mut InboundState) {
         if !state.is_armed {
             state.is_armed = true;
@@ -370,23 +370,4 @@ impl Inbound {
             self.arm(state);
         }
     }
-}
-
-fn deliver(
-    flow: &InboundFlow,
-    header: RoutedMessage,
-    bytes: Bytes,
-    handle: Option<DeliveryHandle>,
-) -> Result<RoutedDelivery, WireError> {
-    let (trace, payload) = split(&header, bytes)?;
-    Ok(RoutedDelivery {
-        tag: flow.id.tag,
-        target: flow.target.clone(),
-        source: flow.id.source,
-        sequence: header.sequence,
-        is_redelivery: header.is_redelivery,
-        trace,
-        payload,
-        handle,
-    })
 }

@@ -23,11 +23,10 @@ const REPORT_LEN_MAX: usize = 2 * 16 * RANGES_MAX + 64;
 /// One flow of this process.
 #[derive(Debug)]
 pub(super) struct InboundFlow {
-    pub(super) id: FlowId,
+    /// Shared by its messages.
+    pub(super) id: Arc<FlowId>,
     /// The group of the flow that this process belongs to.
     pub(super) group: GroupId,
-    /// The target, shared by the messages.
-    pub(super) target: Option<Arc<str>>,
     /// Distinguishes it from others that had its place.
     pub(super) number: u64,
     pub(super) level: SettlementLevel,
@@ -52,8 +51,7 @@ pub(super) struct RouteBack {
 impl InboundFlow {
     pub(super) fn new(number: u64, binding: &RouteBinding) -> Self {
         Self {
-            target: binding.flow.target.as_deref().map(Arc::from),
-            id: binding.flow.clone(),
+            id: Arc::new(binding.flow.clone()),
             group: binding.group,
             number,
             level: binding.level,

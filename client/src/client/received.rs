@@ -51,7 +51,7 @@ impl ReceivedMessage {
         match &self.0 {
             ReceivedContent::Plain(plain, _) => plain.tag,
             ReceivedContent::Decoded(data) => data.tag,
-            ReceivedContent::Routed(routed) => routed.flow.tag,
+            ReceivedContent::Routed(routed) => routed.tag,
         }
     }
 
@@ -61,7 +61,7 @@ impl ReceivedMessage {
         match &self.0 {
             ReceivedContent::Plain(..) => None,
             ReceivedContent::Decoded(data) => data.target.as_deref(),
-            ReceivedContent::Routed(routed) => routed.flow.target.as_deref(),
+            ReceivedContent::Routed(routed) => routed.target.as_deref(),
         }
     }
 
@@ -71,7 +71,7 @@ impl ReceivedMessage {
         match &self.0 {
             ReceivedContent::Plain(plain, bytes) => plain.source_in(bytes),
             ReceivedContent::Decoded(data) => data.origin.source,
-            ReceivedContent::Routed(routed) => routed.flow.source,
+            ReceivedContent::Routed(routed) => routed.source,
         }
     }
 

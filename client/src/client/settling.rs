@@ -65,12 +65,13 @@ impl SettledWrites {
     }
 
     /// Calls `run` with the flows and the send buffer of an endpoint.
+    #[inline]
     fn with<T>(
         &mut self,
         endpoint: &Endpoint,
         run: impl FnOnce(&mut Outbound, &mut EndpointSink<'_>) -> T,
     ) -> T {
-        let mut sink = EndpointSink::new(endpoint.sending(), &self.waker);
+        let mut sink = EndpointSink::new(endpoint, &self.waker);
         run(&mut self.outbound, &mut sink)
     }
 

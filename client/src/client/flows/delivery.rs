@@ -5,8 +5,9 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 
 use super::inbound_flow::InboundFlow;
-use crate::wire::settlement::{FlowId, RoutedMessage};
-use crate::wire::{Data, Origin, WireError};
+use crate::tag::Tag;
+use crate::wire::settlement::RoutedMessage;
+use crate::wire::{Data, NodeKey, Origin, WireError};
 
 /// The names and times of the nodes that a message has passed.
 type MessageTrace = Vec<(String, u64)>;
@@ -14,7 +15,9 @@ type MessageTrace = Vec<(String, u64)>;
 /// A message of a route, for the user. Small, since it is moved several times on its way.
 #[derive(Debug)]
 pub(in crate::client) struct RoutedDelivery {
-    pub(in crate::client) flow: Arc<FlowId>,
+    pub(in crate::client) tag: Tag,
+    pub(in crate::client) source: NodeKey,
+    pub(in crate::client) target: Option<Arc<str>>,
     pub(in crate::client) payload: Bytes,
     pub(in crate::client) trace: Option<Box<MessageTrace>>,
     pub(in crate::client) sequence: u64,
@@ -45,7 +48,10 @@ impl RoutedDelivery {
             }
         };
         Ok(Self {
-            flow: Arc::clone(&flow.id),
+            // A reference to all three would be counted: two atomic operations cost more than the copy.
+            tag: flow.id.tag,
+            source: flow.id.source,
+            target: flow.target.clone(),
             payload: bytes,
             trace,
             sequence: header.sequence,
@@ -91,13 +97,13 @@ impl From<RoutedDelivery> for Data {
     #[inline]
     fn from(routed: RoutedDelivery) -> Self {
         Self {
-            tag: routed.flow.tag,
+            tag: routed.tag,
             origin: Origin {
-                source: routed.flow.source,
+                source: routed.source,
                 sequence: routed.sequence,
             },
             hops_left: 0,
-            target: routed.flow.target.clone(),
+            target: routed.target.as_deref().map(str::to_owned),
             recipients: Vec::new(),
             trace: routed.trace.map(|trace| *trace),
             payload: routed.payload,

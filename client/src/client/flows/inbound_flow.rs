@@ -23,8 +23,9 @@ const REPORT_LEN_MAX: usize = 2 * 16 * RANGES_MAX + 64;
 /// One flow of this process.
 #[derive(Debug)]
 pub(super) struct InboundFlow {
-    /// Shared by its messages.
-    pub(super) id: Arc<FlowId>,
+    pub(super) id: FlowId,
+    /// The target, shared by the messages.
+    pub(super) target: Option<Arc<str>>,
     /// The group of the flow that this process belongs to.
     pub(super) group: GroupId,
     /// Distinguishes it from others that had its place.
@@ -51,7 +52,8 @@ pub(super) struct RouteBack {
 impl InboundFlow {
     pub(super) fn new(number: u64, binding: &RouteBinding) -> Self {
         Self {
-            id: Arc::new(binding.flow.clone()),
+            target: binding.flow.target.as_deref().map(Arc::from),
+            id: binding.flow.clone(),
             group: binding.group,
             number,
             level: binding.level,

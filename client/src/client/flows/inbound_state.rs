@@ -197,7 +197,7 @@ impl InboundState {
         let forgotten: Vec<usize> = forgotten.into_iter().map(|(at, _)| at).collect();
         for at in forgotten {
             let flow = self.flows.remove(at);
-            self.ids.remove(&(FlowId::clone(&flow.id), flow.group));
+            self.ids.remove(&(flow.id, flow.group));
             self.dirty.retain(|dirty| *dirty != at);
             self.holding.retain(|holding| *holding != at);
         }

@@ -2,7 +2,7 @@
 
 use std::task::{Context, Waker};
 
-use selvedge_hub::{LaneId, Sending};
+use selvedge_hub::{Endpoint, LaneId, Sending};
 
 /// Takes the messages of flows.
 pub(in crate::client) trait FlowSink {
@@ -14,18 +14,29 @@ pub(in crate::client) trait FlowSink {
     fn send(&mut self, lane: LaneId, parts: &[&[u8]]) -> bool;
 }
 
-/// The locked send buffer of an endpoint.
+/// The send buffer of an endpoint. It is locked once something is to be sent: a message whose flow has no window
+/// goes to the log only.
 #[derive(Debug)]
 pub(in crate::client) struct EndpointSink<'a> {
-    sending: Sending<'a>,
+    endpoint: &'a Endpoint,
+    sending: Option<Sending<'a>>,
     /// Wakes the client's actor.
     waker: &'a Waker,
 }
 
 impl<'a> EndpointSink<'a> {
     #[inline]
-    pub(in crate::client) const fn new(sending: Sending<'a>, waker: &'a Waker) -> Self {
-        Self { sending, waker }
+    pub(in crate::client) const fn new(endpoint: &'a Endpoint, waker: &'a Waker) -> Self {
+        Self {
+            endpoint,
+            sending: None,
+            waker,
+        }
+    }
+
+    #[inline]
+    fn sending(&mut self) -> &mut Sending<'a> {
+        self.sending.get_or_insert_with(|| self.endpoint.sending())
     }
 }
 
@@ -33,11 +44,11 @@ impl FlowSink for EndpointSink<'_> {
     #[inline]
     fn has_room(&mut self, lane: LaneId, len: usize) -> bool {
         let cx = Context::from_waker(self.waker);
-        self.sending.poll_room(&cx, lane, len).is_ready()
+        self.sending().poll_room(&cx, lane, len).is_ready()
     }
 
     #[inline]
     fn send(&mut self, lane: LaneId, parts: &[&[u8]]) -> bool {
-        self.sending.try_send_parts(lane, parts).is_ok()
+        self.sending().try_send_parts(lane, parts).is_ok()
     }
 }

@@ -34,7 +34,7 @@ use crate::client::settling::{SettledWrite, WriteWait};
 use crate::client::shared::ClientShared;
 use crate::lanes::{DATA, HOPS_MAX};
 use crate::tag::Tag;
-use crate::wire::settlement::put_trace;
+use crate::wire::settlement::{is_settlement, put_trace};
 use crate::wire::{
     self, Data, MessageHeader, NO_SOURCE, Negotiated, Origin, ShortHeader, WireError, WireMessage,
 };
@@ -182,8 +182,12 @@ impl Client {
         let payload = payload.as_ref();
         self.check_len(payload)?;
         let tag = check(tag)?;
-        if self.write_settled(tag, None, None, payload)? == SettledWrite::Accepted {
-            return Ok(());
+        if self.shared.is_settled() {
+            let message = FlowWrite::plain(tag, payload);
+            let written = self.shared.write_settled(message, WriteWait::Forever)?;
+            if written == SettledWrite::Accepted {
+                return Ok(());
+            }
         }
         let header = ShortHeader::plain(tag, HOPS_MAX, self.next_sequence());
         self.send(&[header.bytes(), payload])
@@ -242,7 +246,6 @@ impl Client {
     }
 
     /// Writes a message to the log of its flow, if messages are to be settled.
-    #[inline]
     fn write_settled(
         &self,
         tag: Tag,
@@ -462,6 +465,8 @@ impl Client {
                     Err(bytes) if wire::is_data(&bytes) => {
                         return Data::decode(bytes).map(T::from).map_err(malformed);
                     }
+                    // Messages are ready that have waited for a lease.
+                    Err(bytes) if is_settlement(&bytes) => {}
                     Err(bytes) => {
                         let control = WireMessage::decode(bytes).map_err(malformed)?;
                         self.shared.control(control)?;

@@ -8,7 +8,7 @@ use selvedge_hub::{Endpoint, Message, Reader, TryRecvError};
 use crate::client::flows::{Inbound, RoutedDelivery, SessionKey};
 use crate::client::shared::{ClientClosed, ClientShared, lock};
 use crate::lanes::CONTROL;
-use crate::wire::settlement::{RoutedMessage, is_settlement};
+use crate::wire::settlement::RoutedMessage;
 use crate::wire::{Data, WireError, WireMessage};
 
 /// The endpoint that messages are read from.
@@ -70,10 +70,25 @@ impl ClientShared {
                 return NextInbound::Routed(routed);
             }
             match reading.reader.try_recv() {
-                Ok(message) => match self.receive(&mut reading, message) {
-                    Some(next) => return next,
-                    None => continue,
-                },
+                Ok(message) => {
+                    let Some(inbound) = &self.inbound else {
+                        return NextInbound::Message(message);
+                    };
+                    if message.lane == CONTROL {
+                        note_control(inbound, &mut reading, &message);
+                        return NextInbound::Message(message);
+                    }
+                    // Two steps: most messages are plain data, and are not moved any further.
+                    if RoutedMessage::label_of(&message.payload).is_none() {
+                        return NextInbound::Message(message);
+                    }
+                    if let Some(header) = RoutedMessage::read(&message.payload)
+                        && let Some(routed) =
+                            inbound.receive(reading.session, header, message.payload)
+                    {
+                        return NextInbound::Routed(routed);
+                    }
+                }
                 Err(TryRecvError::Empty) => {
                     if let Some(inbound) = &self.inbound {
                         inbound.note_idle();
@@ -82,31 +97,6 @@ impl ClientShared {
                 }
                 Err(TryRecvError::Closed(_)) => return NextInbound::Ended(reading.number),
             }
-        }
-    }
-
-    /// What becomes of a message that was read. `None` if it is not for the user.
-    #[inline]
-    fn receive(&self, reading: &mut ReadState, message: Message) -> Option<NextInbound> {
-        let Some(inbound) = &self.inbound else {
-            return Some(NextInbound::Message(message));
-        };
-        if message.lane == CONTROL {
-            if is_settlement(&message.payload) {
-                // Messages are ready that have waited for a lease.
-                return None;
-            }
-            let decoded = WireMessage::decode(message.payload.clone());
-            if matches!(decoded, Ok(WireMessage::HandshakeAck { .. })) {
-                reading.session = inbound.read_session(&reading.endpoint);
-            }
-            return Some(NextInbound::Message(message));
-        }
-        match RoutedMessage::read(&message.payload) {
-            Some(header) => inbound
-                .receive(reading.session, header, message.payload)
-                .map(NextInbound::Routed),
-            None => Some(NextInbound::Message(message)),
         }
     }
 
@@ -153,6 +143,15 @@ impl ClientShared {
                 false => SessionKey::NONE,
             };
         }
+    }
+}
+
+/// A control message was read: another session may begin.
+#[cold]
+fn note_control(inbound: &Inbound, reading: &mut ReadState, message: &Message) {
+    let decoded = WireMessage::decode(message.payload.clone());
+    if matches!(decoded, Ok(WireMessage::HandshakeAck { .. })) {
+        reading.session = inbound.read_session(&reading.endpoint);
     }
 }
 

@@ -131,7 +131,8 @@ impl ClientShared {
         self.is_settled
     }
 
-    /// Writes a message that is to be settled.
+    /// Writes a message that is to be settled. Not inlined: it must cost plain messages nothing.
+    #[inline(never)]
     pub(super) fn write_settled(
         &self,
         message: FlowWrite<'_>,

@@ -190,8 +190,9 @@ impl Inbound {
         true
     }
 
-    /// A message has arrived. Returns it if the user is to process it now.
-    #[inline]
+    /// A message has arrived. Returns it if the user is to process it now. Not inlined: it must cost plain
+    /// messages nothing.
+    #[inline(never)]
     pub(in crate::client) fn receive(
         &self,
         session: SessionKey,

@@ -136,11 +136,17 @@ impl EntryFlows {
                     return Err(BatchError::Reserved);
                 }
                 let label = opening.label;
-                if self.flows.len() >= OPEN_FLOWS_MAX && !self.flows.contains_key(&label) {
-                    return Err(BatchError::TooManyFlows);
-                }
-                if let Some(former) = self.flows.remove(&label) {
+                // The same flow may have been opened under another label: for the former process of this
+                // zipper, whose unsent messages came to this one.
+                let mut known = self.flows.iter();
+                let former = known.find(|(known, flow)| **known == label || flow.is_of(&opening));
+                if let Some((&former, _)) = former
+                    && let Some(former) = self.flows.remove(&former)
+                {
                     former.close();
+                }
+                if self.flows.len() >= OPEN_FLOWS_MAX {
+                    return Err(BatchError::TooManyFlows);
                 }
                 let source = (self.source, self.endpoint.clone());
                 self.concerns.insert_tag(opening.tag);

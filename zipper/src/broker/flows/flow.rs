@@ -134,6 +134,17 @@ impl SharedFlow {
         Ok(flow)
     }
 
+    /// Whether it is the flow that a source opens.
+    pub(super) fn is_of(&self, opening: &FlowOpening) -> bool {
+        let FlowId {
+            process,
+            tag,
+            target,
+            ..
+        } = &self.id;
+        *process == opening.process && *tag == opening.tag && *target == opening.target
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, FlowState> {
         lock(&self.state)
     }

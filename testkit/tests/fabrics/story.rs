@@ -101,6 +101,8 @@ pub(crate) fn run(seed: u64) -> Outcome {
     story.probe();
     let reported = story.fabric.check_outcomes();
     story.fabric.close_sources();
+    let counts = story.fabric.ledger.counts;
+    story.fabric.note(format!("{counts:?}, {reported:?}"));
     let Fabric { ledger, story, .. } = story.fabric;
     Outcome {
         copies: ledger.counts.copies,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use selvedge_client::settlement::FlowLimits;
 use selvedge_client::wire::settlement::SettlementLevel;
-use selvedge_client::{Client, ClientOptions, InstanceLossPolicy, Tag};
+use selvedge_client::{AcknowledgeMode, Client, ClientOptions, InstanceLossPolicy, Tag};
 use selvedge_driver::Simulation;
 use selvedge_hub::{Address, Driver, Identity, Instant};
 use selvedge_testkit::{MemLink, MemNet};
@@ -332,6 +332,10 @@ impl Fabric {
         };
         options.level = self.level;
         options.flow_limits = self.flow_limits;
+        options.acknowledge = match config.acknowledges {
+            true => AcknowledgeMode::ByCall,
+            false => AcknowledgeMode::OnRead,
+        };
         options.on_instance_loss = match config.redelivers {
             true => InstanceLossPolicy::Redeliver,
             false => InstanceLossPolicy::Report,

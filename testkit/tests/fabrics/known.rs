@@ -22,6 +22,7 @@ fn client(name: &str, home: usize, observes: &[Tag], emits: Option<Tag>) -> Memb
         observes: observes.to_vec(),
         policy: Policy::Nearest,
         emits,
+        acknowledges: false,
         redelivers: true,
     }
 }

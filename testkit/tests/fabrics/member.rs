@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use selvedge_client::{Client, Connecting, Policy, ReadError, Tag, WriteError};
+use selvedge_client::{Client, Connecting, Policy, ReadError, ReceivedMessage, Tag, WriteError};
 
 use selvedge_hub::Instant;
 
@@ -27,6 +27,8 @@ pub(crate) struct MemberConfig {
     pub(crate) policy: Policy,
     /// The tag of what a function writes for each message that it reads.
     pub(crate) emits: Option<Tag>,
+    /// Whether it acknowledges messages: a function once it has written its output.
+    pub(crate) acknowledges: bool,
     /// Whether messages that an instance of it may have read when it was lost go to another one.
     pub(crate) redelivers: bool,
 }
@@ -59,6 +61,8 @@ pub(crate) struct Member {
     next_write: Option<Instant>,
     /// Written when there is room: the output of a function for what it has read.
     output: Option<Tag>,
+    /// Acknowledged when the output is written.
+    unacknowledged: Option<ReceivedMessage>,
     /// How long it rests after each message that it reads.
     read_pause: Duration,
     /// Whether it reads at all.
@@ -81,6 +85,7 @@ impl Member {
             writing: None,
             next_write: None,
             output: None,
+            unacknowledged: None,
             read_pause: Duration::ZERO,
             reads: true,
             next_read: None,
@@ -115,12 +120,18 @@ impl Member {
     fn end(&mut self) -> Option<Client> {
         self.writing = None;
         self.output = None;
+        self.unacknowledged = None;
         self.next_write = None;
         self.next_read = None;
         match std::mem::replace(&mut self.connection, Connection::Gone) {
             Connection::Connected(client) | Connection::Leaving(client) => Some(client),
             Connection::Connecting(_) | Connection::Gone => None,
         }
+    }
+
+    /// Whether it has read a message and not written its output yet.
+    pub(crate) const fn has_begun(&self) -> bool {
+        self.output.is_some()
     }
 
     /// Ends it in order.
@@ -203,6 +214,10 @@ impl Member {
             }
             has_acted = true;
             if self.output.take().is_some() {
+                let (message, client) = (self.unacknowledged.take(), self.client());
+                if let (Some(message), Some(client)) = (message, client) {
+                    client.acknowledge(&message);
+                }
                 self.next_write = self.writing.as_ref().map(|_| now);
                 continue;
             }
@@ -260,6 +275,11 @@ impl Member {
             is_redelivery: message.is_redelivery(),
         };
         ledger.read(&self.config, &copy)?;
+        match (self.config.acknowledges, self.config.emits) {
+            (false, _) => {}
+            (true, None) => client.acknowledge(&message),
+            (true, Some(_)) => self.unacknowledged = Some(message),
+        }
         self.next_read = (!self.read_pause.is_zero()).then(|| now + self.read_pause);
         if let Some(tag) = self.config.emits {
             self.output = Some(tag);

@@ -220,6 +220,7 @@ impl Story {
                 observes: Vec::new(),
                 policy: Policy::Nearest,
                 emits: None,
+                acknowledges: false,
                 redelivers: true,
             });
         }
@@ -238,6 +239,7 @@ impl Story {
     fn join_group(&mut self, name: String, observes: &[Tag], emits: Option<Tag>) {
         let policy = pick(&mut self.fabric.rng, &POLICIES);
         let redelivers = self.fabric.rng.u8(..4) > 0;
+        let acknowledges = self.fabric.rng.bool();
         for _ in 0..self.fabric.rng.usize(1..=2) {
             self.join_one(MemberConfig {
                 name: name.clone(),
@@ -247,6 +249,7 @@ impl Story {
                 observes: observes.to_vec(),
                 policy,
                 emits,
+                acknowledges,
                 redelivers,
             });
         }
@@ -422,8 +425,11 @@ impl Story {
         let Some(number) = self.fabric.rng.choice(present) else {
             return;
         };
+        // A message without its output goes to another instance.
+        let has_begun = self.fabric.members()[number].has_begun();
         match self.fabric.rng.u8(..4) {
-            0 => self.fabric.end_member(number, MemberEnd::Leave),
+            0 if !has_begun => self.fabric.end_member(number, MemberEnd::Leave),
+            0 => self.fabric.end_member(number, MemberEnd::Killed),
             1 => self.fabric.end_member(number, MemberEnd::Killed),
             2 => self.fabric.end_member(number, MemberEnd::Unplugged),
             _ => {

@@ -33,7 +33,7 @@ impl Client {
     }
 
     /// What has become of the messages that are to be settled, by tag and target. Empty without a
-    /// [level](ClientOptions::level).
+    /// [level](crate::ClientOptions::level).
     #[must_use]
     pub fn outcomes(&self) -> OutcomeSummary {
         self.shared.outcomes()

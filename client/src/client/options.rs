@@ -86,7 +86,7 @@ impl ClientOptions {
             driver: None,
             dialers: Vec::new(),
             spin: DriverConfig::default().spin,
-            level: Some(SettlementLevel::Processed),
+            level: None,
             flow_limits: FlowLimits::default(),
             acknowledge: AcknowledgeMode::default(),
             on_instance_loss: InstanceLossPolicy::default(),

@@ -57,6 +57,8 @@ pub(super) struct FlowState {
     version: Option<u64>,
     /// The functions that do not settle.
     pub(super) unsettled: Option<Arc<ResolvedPlan>>,
+    /// Selects among them.
+    pub(super) random: fastrand::Rng,
     /// The label of the first route on each connection: equal headers are encoded once. And these
     /// connections.
     common_label: u32,
@@ -122,6 +124,7 @@ impl SharedFlow {
                 routes: Vec::new(),
                 version: None,
                 unsettled: None,
+                random: broker.fork_random(),
                 common_label: broker.next_label(),
                 labelled: BTreeSet::new(),
                 routed: 0,

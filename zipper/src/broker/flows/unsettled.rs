@@ -52,11 +52,11 @@ impl SharedFlow {
     pub(super) fn send_unsettled(
         &self,
         broker: &Broker,
-        state: &FlowState,
+        state: &mut FlowState,
         message: &RoutedMessage,
         incoming: &Incoming<'_>,
     ) {
-        let Some(resolved) = &state.unsettled else {
+        let Some(resolved) = state.unsettled.clone() else {
             return;
         };
         if message.sequence < self.sent_before {
@@ -80,7 +80,7 @@ impl SharedFlow {
             recipients: &[],
             trace: trace.as_deref(),
         };
-        for (to, recipients) in self.select(broker, state, resolved) {
+        for (to, recipients) in self.select(state, &resolved) {
             let header = MessageHeader {
                 recipients: &recipients,
                 ..header
@@ -92,15 +92,16 @@ impl SharedFlow {
     /// The peers that receive a copy, neighbours with the functions that it is for.
     fn select<'a>(
         &self,
-        broker: &Broker,
-        state: &FlowState,
+        state: &mut FlowState,
         resolved: &'a ResolvedPlan,
     ) -> Vec<(&'a ResolvedHop, Vec<Recipient>)> {
-        let mut random = broker.fork_random();
+        let FlowState {
+            machine, random, ..
+        } = state;
         let mut hops: BTreeMap<usize, Vec<Recipient>> = BTreeMap::new();
-        for selected in resolved.plan.select(&self.id.source, &mut random) {
+        for selected in resolved.plan.select(&self.id.source, random) {
             // Of messages that its instances may have had, which settle.
-            if state.machine.has_group(selected.name) {
+            if machine.has_group(selected.name) {
                 continue;
             }
             hops.entry(selected.next_hop).or_default().push(Recipient {

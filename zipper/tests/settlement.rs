@@ -6,10 +6,18 @@ mod support;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use selvedge_client::lanes::{CONTROL, DATA, PAYLOAD_MAX, session_config};
+use selvedge_client::settlement::{
+    FlowOffer, GroupId, GroupOffer, InstanceId, RecipientGroup, SequenceSet,
+};
+use selvedge_client::tag::Tag;
+use selvedge_client::wire::settlement::{FlowOpening, SettlementMessage};
+use selvedge_client::wire::{Handshake, Policy, Role, VersionOffer, WireMessage};
 use selvedge_client::{
     AcknowledgeMode, Client, ClientOptions, InstanceLossPolicy, ReadError, SettlementLevel,
 };
-use selvedge_hub::{Address, NodeId};
+use selvedge_hub::{Address, Endpoint, Hub, NodeId};
 use selvedge_zipper::zipper::{Neighbour, Zipper, ZipperOptions};
 use support::{IN, PATIENCE, options, start, until_known};
 
@@ -215,4 +223,108 @@ fn a_source_that_loses_its_zipper_moves_with_its_messages() {
     assert_eq!(source.uncertain(), 0);
     assert_eq!(source.zipper_node(), edges[0].node_id());
     reading.join().expect("each has arrived once, in order");
+}
+
+/// A source that speaks the protocol by hand, once it is admitted.
+fn admitted_by_hand(zipper: &Zipper) -> (Hub, Endpoint) {
+    let hub = Hub::builder(support::identity())
+        .session(session_config(64 << 20, PAYLOAD_MAX))
+        .peer_at(zipper.node_id(), zipper.addresses().to_vec())
+        .and_then(|builder| builder.start())
+        .expect("a hub");
+    let endpoint = hub.endpoint(zipper.node_id()).expect("it is a peer");
+    let handshake = WireMessage::Handshake(Handshake {
+        version: VersionOffer::OWN.min,
+        role: Role::Source,
+        name: "hostile".into(),
+        token: None,
+        tags: Vec::new(),
+        target: None,
+        policy: Policy::Nearest,
+    });
+    for message in [WireMessage::VersionOffer(VersionOffer::OWN), handshake] {
+        let bytes = message.encode().expect("it is short");
+        endpoint.send(CONTROL, bytes).expect("it is open");
+    }
+    let admitted = endpoint.recv_timeout(PATIENCE).expect("an answer");
+    let admitted = WireMessage::decode(admitted.payload).expect("it is well-formed");
+    assert!(matches!(admitted, WireMessage::HandshakeAck { .. }));
+    (hub, endpoint)
+}
+
+/// Until the zipper refuses the source: the reason.
+fn refusal(endpoint: &Endpoint) -> String {
+    loop {
+        let message = endpoint.recv_timeout(PATIENCE).expect("a refusal");
+        if let Ok(WireMessage::Rejected { message, .. }) = WireMessage::decode(message.payload) {
+            return message;
+        }
+    }
+}
+
+/// An opening of 1 MiB: groups with many messages of which each second one is settled.
+fn long_opening(label: u32) -> Bytes {
+    let settled: SequenceSet = (0..4096).map(|at| 2 * at..2 * at + 1).collect();
+    let groups = (0..16).map(|number| GroupOffer {
+        recipients: RecipientGroup {
+            group: GroupId(number),
+            name: format!("g{number}"),
+            only: None,
+            from: 0,
+            until: None,
+            members: vec![InstanceId(u64::from(number))],
+            uncertain_below: 0,
+        },
+        floor: 0,
+        settled: settled.clone(),
+    });
+    let opening = SettlementMessage::FlowOpen(FlowOpening {
+        label,
+        process: 1,
+        tag: Tag(0x100 + label),
+        target: None,
+        level: SettlementLevel::Processed,
+        offer: FlowOffer {
+            attachment: 1,
+            live_from: 0,
+            sent_max: 10_000,
+            groups_end: 16,
+            groups: groups.collect(),
+        },
+    });
+    opening.encode().expect("it is within its limits")
+}
+
+#[test]
+fn a_source_that_opens_flows_with_long_histories_is_refused_at_a_limit() {
+    let zipper = start(options("z"));
+    let (_hub, endpoint) = admitted_by_hand(&zipper);
+    let mut lens = Vec::new();
+    for label in 0..20 {
+        let opening = long_opening(label);
+        lens.push(opening.len());
+        endpoint.send(DATA, opening).expect("there is room");
+    }
+    assert!(lens.iter().sum::<usize>() > 16 << 20, "{lens:?}");
+    assert_eq!(refusal(&endpoint), "the source has too many flows");
+}
+
+#[test]
+fn rubbish_on_the_data_lane_of_a_source_is_refused_with_a_reason() {
+    let zipper = start(options("z"));
+    for rubbish in [
+        &[0x20, 1, 2, 3][..],
+        &[0x22, 0xff, 0, 0, 0, 1, 7],
+        &[0x3f],
+        &[0x30, 0, 0, 0, 1],
+        &[0x23],
+    ] {
+        let (_hub, endpoint) = admitted_by_hand(&zipper);
+        let sent = endpoint.send(DATA, Bytes::copy_from_slice(rubbish));
+        sent.expect("there is room");
+        assert!(!refusal(&endpoint).is_empty(), "{rubbish:?}");
+    }
+    // The zipper serves others.
+    let client = source(&[&zipper]);
+    assert!(client.close(PATIENCE));
 }

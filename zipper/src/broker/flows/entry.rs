@@ -17,6 +17,10 @@ use crate::broker::shards::ShardSet;
 use crate::broker::{Broker, batch::BatchError};
 use crate::stats::add;
 
+/// The largest length of the encoded openings of all flows of one source, in bytes: what it presents stays in
+/// memory, and one opening may be as long as a message. Usual ones have some hundred bytes.
+const OPENINGS_LEN_MAX: usize = 16 << 20;
+
 /// How often the timeouts of flows are checked. A zipper resumes connections with flows once a second.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -130,6 +134,10 @@ impl EntryFlows {
         let Some(message) = incoming.take(DATA) else {
             return Ok(());
         };
+        let len = message.payload.len();
+        if len > OPENINGS_LEN_MAX {
+            return Err(BatchError::TooManyFlows);
+        }
         match SettlementMessage::decode(message.payload)? {
             SettlementMessage::FlowOpen(opening) => {
                 if opening.tag.is_reserved() {
@@ -145,12 +153,15 @@ impl EntryFlows {
                 {
                     former.close();
                 }
-                if self.flows.len() >= OPEN_FLOWS_MAX {
+                let lens = self.flows.values().map(|flow| flow.opening_len);
+                if self.flows.len() >= OPEN_FLOWS_MAX
+                    || len + lens.sum::<usize>() > OPENINGS_LEN_MAX
+                {
                     return Err(BatchError::TooManyFlows);
                 }
                 let source = (self.source, self.endpoint.clone());
                 self.concerns.insert_tag(opening.tag);
-                let flow = SharedFlow::open(broker, now, source, &self.wants_turn, opening)?;
+                let flow = SharedFlow::open(broker, now, source, &self.wants_turn, (opening, len))?;
                 self.flows.insert(label, flow);
                 Ok(())
             }

@@ -39,6 +39,8 @@ pub(in crate::broker) struct SharedFlow {
     pub(super) id: FlowId,
     level: SettlementLevel,
     pub(super) attachment: u32,
+    /// The length of its encoded opening.
+    pub(super) opening_len: usize,
     /// A former zipper of the source may have forwarded the messages below.
     pub(super) sent_before: u64,
     own: Weak<Self>,
@@ -91,7 +93,7 @@ impl SharedFlow {
         now: Instant,
         (source, endpoint): (NodeKey, Endpoint),
         wants_turn: &Arc<AtomicBool>,
-        opening: FlowOpening,
+        (opening, opening_len): (FlowOpening, usize),
     ) -> Result<Arc<Self>, BatchError> {
         let FlowOpening {
             label,
@@ -116,6 +118,7 @@ impl SharedFlow {
             id,
             level,
             attachment,
+            opening_len,
             sent_before,
             own: Weak::clone(own),
             state: Mutex::new(FlowState {

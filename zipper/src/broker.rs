@@ -45,7 +45,9 @@ use crate::reload::ReloadRequest;
 use crate::router::{NextHop, Presence, Router};
 use crate::stats::ZipperCounters;
 use selvedge_client::tag::Tag;
-use selvedge_client::wire::{Handshake, INTEREST_DELTAS, Negotiated, NodeKey, Role, VersionOffer};
+use selvedge_client::wire::{
+    Handshake, INTEREST_DELTAS, Negotiated, NodeKey, Role, TRACE_MAX, VersionOffer,
+};
 
 pub(crate) use ticker::{BrokerTicker, StopTicker};
 
@@ -518,6 +520,14 @@ impl Broker {
         let state = self.lock();
         let other = state.router.failover_for(full.node)?;
         resolve(&state.known, NextHop::Local(other))
+    }
+
+    /// Adds this zipper to the trace of a message, unless that has its largest length.
+    fn append_trace_step(&self, trace: &mut Option<Vec<(String, u64)>>) {
+        if let Some(trace) = trace.as_mut().filter(|it| it.len() < TRACE_MAX) {
+            let micros = self.settings.clock.unix_micros();
+            trace.push((self.settings.name.clone(), micros));
+        }
     }
 
     fn is_gone(&self, node: &NodeKey) -> bool {

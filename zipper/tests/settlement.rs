@@ -139,6 +139,29 @@ fn a_trace_and_a_target_reach_the_function() {
 }
 
 #[test]
+fn a_function_behind_a_zipper_of_the_former_version_gets_one_copy_with_its_whole_trace() {
+    let (mut former, mut entry) = (options("former"), options("entry"));
+    former.features = 0;
+    former.mesh = vec![neighbour(entry.identity.node_id(), Vec::new())];
+    let node = former.identity.node_id();
+    let former = start(former);
+    entry.mesh = vec![neighbour(node, former.addresses().to_vec())];
+    let entry = start(entry);
+    let function = function(&[&former], |_| {});
+    let source = source(&[&entry]);
+    until_known(&entry, IN);
+    let trace = Some(vec![source.step("source")]);
+    let written = source.write_with(IN, None, trace, "hello");
+    written.expect("it is open");
+    let data = function.read_timeout(PATIENCE).expect("a message");
+    let steps: Vec<_> = data.trace.expect("it is traced");
+    let names: Vec<_> = steps.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["source", "entry", "former"]);
+    assert!(source.flush(PATIENCE));
+    assert!(matches!(function.try_read(), Err(ReadError::TimedOut)));
+}
+
+#[test]
 fn instances_that_come_and_go_process_each_message_once() {
     let zipper = start(options("z"));
     let source = source(&[&zipper]);

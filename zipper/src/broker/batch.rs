@@ -27,8 +27,7 @@ use crate::stats::add;
 use selvedge_client::lanes::{DATA, HOPS_MAX};
 use selvedge_client::tag::Tag;
 use selvedge_client::wire::{
-    self, Data, MessageHeader, NodeKey, Origin, PlainMessage, TRACE_MAX, WireError, WireMessage,
-    settlement,
+    self, Data, MessageHeader, NodeKey, Origin, PlainMessage, WireError, WireMessage, settlement,
 };
 
 /// A batch ends with the message that reaches one of these limits, so that the lock of a recipient is
@@ -197,7 +196,7 @@ impl RoutingBatch {
         data.origin = self.origin(data.origin.sequence);
         data.hops_left = HOPS_MAX;
         data.recipients.clear();
-        self.append_trace_step(&mut data);
+        self.broker.append_trace_step(&mut data.trace);
         self.fan_out(data.header(), bytes, bytes.len() - data.payload.len())
     }
 
@@ -206,17 +205,6 @@ impl RoutingBatch {
         Origin {
             source: self.from,
             sequence,
-        }
-    }
-
-    fn append_trace_step(&self, data: &mut Data) {
-        if let Some(trace) = &mut data.trace
-            && trace.len() < TRACE_MAX
-        {
-            trace.push((
-                self.broker.settings.name.clone(),
-                self.broker.settings.clock.unix_micros(),
-            ));
         }
     }
 
@@ -356,7 +344,7 @@ impl RoutingBatch {
         if routes.is_empty() && routes.unreachable.is_empty() {
             add(&counters.unobserved, 1);
         }
-        self.append_trace_step(&mut data);
+        self.broker.append_trace_step(&mut data.trace);
         let message = QueuedMessage {
             message: self.messages,
             bytes,

@@ -66,9 +66,10 @@ impl SharedFlow {
         let Some(bytes) = incoming.peek(DATA).map(|it| it.payload.clone()) else {
             return;
         };
-        let Ok((trace, payload)) = message.split_body(bytes) else {
+        let Ok((mut trace, payload)) = message.split_body(bytes) else {
             return;
         };
+        broker.append_trace_step(&mut trace);
         let header = MessageHeader {
             tag: self.id.tag,
             origin: Origin {

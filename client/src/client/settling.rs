@@ -339,24 +339,8 @@ impl CurrentEndpoint {
         &mut self,
         message: FlowWrite<'_>,
     ) -> Result<Result<(), FlowRefusal>, ClientClosed> {
-        let Self {
-            endpoint,
-            settled,
-            ended,
-            has_data,
-            ..
-        } = self;
-        if let Some(why) = ended {
-            return Err(ClientClosed(why.clone()));
-        }
-        let Some(settled) = settled else {
-            return Ok(Err(FlowRefusal::Plain));
-        };
-        if settled.is_closing {
-            return Err(ClientClosed(STOPPED.into()));
-        }
-        *has_data = true;
-        Ok(settled.with(endpoint, |outbound, sink| outbound.write(message, sink)))
+        let written = self.write_flows(|outbound, sink| outbound.write(message, sink))?;
+        Ok(written.unwrap_or(Err(FlowRefusal::Plain)))
     }
 
     /// Writes messages of a batch until one finds no room.
@@ -364,24 +348,7 @@ impl CurrentEndpoint {
         &mut self,
         batch: &mut OutgoingBatch,
     ) -> Result<Result<(), FlowRefusal>, WriteError> {
-        let Self {
-            endpoint,
-            settled,
-            ended,
-            has_data,
-            ..
-        } = self;
-        if let Some(why) = ended {
-            return Err(WriteError::Closed(why.clone()));
-        }
-        let Some(settled) = settled else {
-            return Ok(Err(FlowRefusal::Plain));
-        };
-        if settled.is_closing {
-            return Err(WriteError::Closed(STOPPED.into()));
-        }
-        *has_data = true;
-        settled.with(endpoint, |outbound, sink| {
+        let written = self.write_flows(|outbound, sink| {
             let mut refused = Ok(());
             while let Some(first) = batch.first() {
                 refused = push_encoded(outbound, first, sink)?;
@@ -392,7 +359,27 @@ impl CurrentEndpoint {
             }
             outbound.pump(sink);
             Ok(refused)
-        })
+        })?;
+        written.unwrap_or(Ok(Err(FlowRefusal::Plain)))
+    }
+
+    /// Calls `write` with the flows, if there are any and the client is open.
+    #[inline]
+    fn write_flows<T>(
+        &mut self,
+        write: impl FnOnce(&mut Outbound, &mut EndpointSink<'_>) -> T,
+    ) -> Result<Option<T>, ClientClosed> {
+        if let Some(why) = &self.ended {
+            return Err(ClientClosed(why.clone()));
+        }
+        let Some(settled) = &mut self.settled else {
+            return Ok(None);
+        };
+        if settled.is_closing {
+            return Err(ClientClosed(STOPPED.into()));
+        }
+        self.has_data = true;
+        Ok(Some(settled.with(&self.endpoint, write)))
     }
 }
 

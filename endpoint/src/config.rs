@@ -18,7 +18,8 @@ pub struct SessionConfig {
     /// The longest message, in bytes. Default 64 MiB. The limit of the peer must not be lower.
     pub message_max: usize,
     /// Bytes accepted on one reliable lane and not yet acknowledged, above which its sends are refused
-    /// as full. Default 16 MiB. Each lane has its own limit: a blocked lane takes no room from others.
+    /// as full. Default 16 MiB. Each lane has its own limit: a blocked lane takes no room from others. A message
+    /// that is longer than that is accepted while at most half of it is used.
     pub send_buffer: u64,
     /// What happens above that limit while the peer cannot be reached. Default [`OfflinePolicy::Wait`].
     pub offline_policy: OfflinePolicy,

@@ -36,16 +36,50 @@ impl EncodedBatch {
             whole += Self::cost_of(len);
         }
         let mut bytes = Vec::with_capacity(whole);
-        for [head, rest] in messages {
-            varint::put((head.len() + rest.len()) as u64, &mut bytes);
-            bytes.extend_from_slice(head);
-            bytes.extend_from_slice(rest);
+        for message in messages {
+            Self::append(message, &mut bytes);
         }
         debug_assert_eq!(bytes.len(), whole, "the iterator repeats itself");
         Self {
             bytes: bytes.into(),
             longest,
         }
+    }
+
+    /// Appends a message in two parts to others, for [`from_encoded`](Self::from_encoded). Returns where its second
+    /// part begins.
+    #[inline]
+    pub fn append([head, rest]: [&[u8]; 2], encoded: &mut Vec<u8>) -> usize {
+        let (digits, digits_len) = varint::encoded((head.len() + rest.len()) as u64);
+        encoded.extend_from_slice(&digits[..digits_len]);
+        encoded.extend_from_slice(head);
+        encoded.extend_from_slice(rest);
+        encoded.len() - rest.len()
+    }
+
+    /// The messages that were [appended](Self::append), without a copy; `None` if this is something else.
+    #[must_use]
+    pub fn from_encoded(encoded: Vec<u8>) -> Option<Self> {
+        let (mut longest, mut rest) = (0, &encoded[..]);
+        while !rest.is_empty() {
+            let (len, digits) = varint::read(rest)?;
+            let len = usize::try_from(len).ok()?;
+            rest = rest.get(digits..)?.get(len..)?;
+            longest = longest.max(len);
+        }
+        Some(Self {
+            bytes: encoded.into(),
+            longest,
+        })
+    }
+
+    /// The memory of the messages, without them, if no send buffer shares it.
+    #[must_use]
+    pub fn into_memory(self) -> Option<Vec<u8>> {
+        let mut memory = self.bytes.try_into_mut().ok()?;
+        // Otherwise it would be moved to the front.
+        memory.clear();
+        Some(memory.into())
     }
 
     /// The bytes that the batch occupies in a lane and in a send buffer.
@@ -60,7 +94,9 @@ impl EncodedBatch {
         self.bytes.is_empty()
     }
 
-    pub(crate) const fn bytes(&self) -> &Bytes {
+    /// The messages as they appear in the stream of a lane, each behind its length.
+    #[must_use]
+    pub const fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
@@ -81,7 +117,7 @@ mod tests {
         let mut segments = Vec::new();
         buffer.drain(|_, segment| {
             assert!(
-                !segment.is_body,
+                !segment.is_message(),
                 "a segment of a batch begins with a length"
             );
             segments.push(segment.bytes);
@@ -126,6 +162,39 @@ mod tests {
         });
         assert_eq!(kept[0], "\x02ab\x03cde");
         assert!(kept.iter().all(|it| it.as_ptr() == batch.bytes.as_ptr()));
+    }
+
+    #[test]
+    fn appended_messages_are_a_batch_whose_memory_can_be_used_again_once_nothing_shares_it() {
+        let mut encoded = Vec::with_capacity(1000);
+        let memory = encoded.as_ptr();
+        assert_eq!(EncodedBatch::append([b"a", b"bc"], &mut encoded), 2);
+        assert_eq!(EncodedBatch::append([b"", b"d"], &mut encoded), 5);
+        let batch = EncodedBatch::from_encoded(encoded).unwrap();
+        assert_eq!(
+            (&batch.bytes()[..], batch.longest()),
+            (&b"\x03abc\x01d"[..], 3)
+        );
+        let shared = batch.clone();
+        assert_eq!(batch.into_memory(), None);
+        let again = shared.into_memory().unwrap();
+        assert_eq!(
+            (again.as_ptr(), again.len(), again.capacity()),
+            (memory, 0, 1000)
+        );
+    }
+
+    #[test]
+    fn what_is_not_a_sequence_of_whole_messages_is_no_batch() {
+        for encoded in [
+            &b"\x03ab"[..],
+            b"\x01a\x40",
+            b"\xff\xff\xff\xff\xff\xff\xff\xff",
+        ] {
+            assert!(EncodedBatch::from_encoded(encoded.to_vec()).is_none());
+        }
+        let empty = EncodedBatch::from_encoded(Vec::new());
+        assert!(empty.is_some_and(|it| it.is_empty()));
     }
 
     #[test]

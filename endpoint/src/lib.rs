@@ -38,6 +38,7 @@ mod segment;
 mod send_buffer;
 mod send_lane;
 mod session;
+mod spare_chunks;
 mod stats;
 
 pub use config::{OfflinePolicy, SessionConfig};

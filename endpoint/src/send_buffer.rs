@@ -13,7 +13,8 @@ use crate::config::{OfflinePolicy, SessionConfig};
 use crate::encoded_batch::EncodedBatch;
 use crate::error::SendError;
 use crate::lane::{BEST_EFFORT_LEN_MAX, Delivery, LaneId, cost};
-use crate::segment::Segment;
+use crate::segment::{HEAD_LEN_MAX, Segment};
+use crate::spare_chunks::SpareChunks;
 use crate::varint;
 
 /// Payloads up to this many bytes are copied into a chunk; longer ones are retained without a
@@ -68,6 +69,7 @@ struct LaneSendBuffer {
     /// The chunk into which small messages are copied.
     chunk: BytesMut,
     chunk_len: usize,
+    spare: SpareChunks,
     segments: Vec<Segment>,
     best_effort: VecDeque<Bytes>,
     best_effort_bytes: usize,
@@ -140,6 +142,30 @@ impl SendBuffer {
         Ok(())
     }
 
+    /// Accepts a message of a head and a body. A body of more than 4 KiB is not copied if the head has at most
+    /// 14 bytes. Otherwise like [`push`](Self::push).
+    ///
+    /// # Errors
+    /// [`SendError`]; each variant holds the body only.
+    #[inline]
+    pub fn push_message(
+        &mut self,
+        lane: LaneId,
+        head: &[u8],
+        body: &Bytes,
+    ) -> Result<(), SendError> {
+        let Self { lanes, limits, .. } = self;
+        let Some(buffer) = lanes.get_mut(lane.index()) else {
+            return Err(self.unknown_lane().with(body.clone()));
+        };
+        match buffer.admit(limits, head.len() + body.len()) {
+            Ok(Delivery::Reliable) if head.len() <= HEAD_LEN_MAX => buffer.push_message(head, body),
+            Ok(_) => return self.push_parts(lane, &[head, body]),
+            Err(refused) => return Err(refused.with(body.clone())),
+        }
+        Ok(())
+    }
+
     /// Accepts all messages of a batch without a copy, if the lane is reliable and there is room
     /// for all of them now. Returns whether it did. If not, none was accepted, and
     /// [`push`](Self::push) of each returns the reason.
@@ -165,6 +191,15 @@ impl SendBuffer {
         let buffer = self.lanes.get(lane.index());
         let admitted = buffer.map(|buffer| buffer.admit(&self.limits, len));
         matches!(admitted, Some(Err(SendRefusal::Full)))
+    }
+
+    /// The same for a lane that is to hold at most `limit` bytes, if its own limit is not lower. Any message
+    /// fits into an empty lane.
+    #[must_use]
+    pub fn is_full_within(&self, lane: LaneId, len: usize, limit: u64) -> bool {
+        let used = self.lanes.get(lane.index()).map_or(0, LaneSendBuffer::used);
+        let is_above = used > 0 && used + cost(len) > limit && !self.limits.closed;
+        is_above || self.is_full(lane, len)
     }
 
     const fn unknown_lane(&self) -> SendRefusal {
@@ -230,11 +265,12 @@ impl SendBuffer {
         self.limits.closed
     }
 
-    /// Frees unused memory of past traffic, up to 64 KiB per lane. The next burst begins with small
+    /// Frees unused memory of past traffic, up to 4 MiB per lane. The next burst begins with small
     /// chunks again, so call this after a period without traffic.
     pub fn shrink(&mut self) {
         for lane in self.lanes.iter_mut().filter(|lane| lane.chunk.is_empty()) {
             lane.chunk = BytesMut::new();
+            lane.spare.clear();
             lane.chunk_len = CHUNK_LEN_MIN;
             if lane.segments.is_empty() {
                 lane.segments.shrink_to_fit();
@@ -378,33 +414,59 @@ impl LaneSendBuffer {
         if len > message_max {
             return Err(SendRefusal::TooLarge { message_max });
         }
-        // A message may be larger than the whole buffer: it is accepted if the lane is empty.
         let needed = self.used() + cost(len);
-        if self.delivery == Delivery::Reliable
-            && needed > limits.send_buffer
-            && self.used() > 0
-            && let Some(refused) = limits.refuse(needed)
-        {
-            if self.used() < 2 * LONG_ACK_DELAY_LEN_MAX {
-                // A sender without room must not wait for a delayed acknowledgement.
-                limits.awaited.store(true, Ordering::Relaxed);
-            }
-            return Err(refused);
+        if needed > limits.send_buffer && self.delivery == Delivery::Reliable {
+            self.admit_beyond(limits, len, needed)?;
         }
         Ok(self.delivery)
     }
 
-    fn push(&mut self, payload: Bytes) {
-        let len = payload.len();
-        if len <= COPY_LEN_MAX {
-            return self.copy(len, &[&payload]);
+    /// Whether a message is accepted although the lane would use more than its limit.
+    #[cold]
+    fn admit_beyond(
+        &self,
+        limits: &SendLimits,
+        len: usize,
+        needed: u64,
+    ) -> Result<(), SendRefusal> {
+        // A message may be larger than the whole buffer: it is accepted while the buffer is at most half full. If
+        // it had to be empty, small messages of others would keep the large one out for ever.
+        let is_larger = cost(len) > limits.send_buffer;
+        if is_larger && self.used() <= limits.send_buffer / 2 {
+            return Ok(());
         }
-        self.accepted += cost(len);
+        let Some(refused) = limits.refuse(needed) else {
+            return Ok(());
+        };
+        if self.used() < 2 * LONG_ACK_DELAY_LEN_MAX {
+            // A sender without room must not wait for a delayed acknowledgement.
+            limits.awaited.store(true, Ordering::Relaxed);
+        }
+        Err(refused)
+    }
+
+    #[inline]
+    fn push(&mut self, payload: Bytes) {
+        match payload.len() {
+            len @ ..=COPY_LEN_MAX => self.copy(len, &[&payload]),
+            _ => self.push_large(&[], payload),
+        }
+    }
+
+    /// Appends a message that is not copied.
+    #[inline(never)]
+    fn push_large(&mut self, head: &[u8], body: Bytes) {
+        self.accepted += cost(head.len() + body.len());
         self.finish_chunk();
-        self.segments.push(Segment {
-            bytes: payload,
-            is_body: true,
-        });
+        self.segments.push(Segment::message(head, body));
+    }
+
+    /// Appends a message in two parts, of which the first one has at most [`HEAD_LEN_MAX`] bytes.
+    fn push_message(&mut self, head: &[u8], body: &Bytes) {
+        match head.len() + body.len() {
+            len @ ..=COPY_LEN_MAX => self.copy(len, &[head, body]),
+            _ => self.push_large(head, body.clone()),
+        }
     }
 
     fn push_batch(&mut self, batch: &EncodedBatch) {
@@ -413,10 +475,7 @@ impl LaneSendBuffer {
         }
         self.accepted += batch.len() as u64;
         self.finish_chunk();
-        self.segments.push(Segment {
-            bytes: batch.bytes().clone(),
-            is_body: false,
-        });
+        self.segments.push(Segment::encoded(batch.bytes().clone()));
     }
 
     /// Appends a message of `len` bytes in total to the chunk.
@@ -450,16 +509,17 @@ impl LaneSendBuffer {
             self.chunk_len = (self.chunk_len * 2).min(CHUNK_LEN_MAX);
         }
         self.finish_chunk();
-        self.chunk = BytesMut::with_capacity(self.chunk_len.max(needed));
+        let next = self.spare.take(self.chunk_len.max(needed));
+        let full = std::mem::replace(&mut self.chunk, next);
+        if self.chunk_len == CHUNK_LEN_MAX {
+            self.spare.keep(full);
+        }
     }
 
     fn finish_chunk(&mut self) {
         if !self.chunk.is_empty() {
             let bytes = self.chunk.split().freeze();
-            self.segments.push(Segment {
-                bytes,
-                is_body: false,
-            });
+            self.segments.push(Segment::encoded(bytes));
         }
     }
 
@@ -468,6 +528,9 @@ impl LaneSendBuffer {
     fn end_burst(&mut self) {
         if self.segments.is_empty() && self.chunk.len() < self.chunk_len / 8 {
             self.chunk_len = (self.chunk_len / 2).max(CHUNK_LEN_MIN);
+            if self.chunk_len == CHUNK_LEN_MIN {
+                self.spare.clear();
+            }
         }
         self.finish_chunk();
     }

@@ -48,6 +48,54 @@ fn parts_are_encoded_as_one_message() {
 }
 
 #[test]
+fn a_head_and_a_body_are_encoded_as_one_message_and_a_long_body_is_not_copied() {
+    for body_len in [0, 10, COPY_LEN_MAX - 1, COPY_LEN_MAX, 100_000] {
+        for head_len in [0, 1, HEAD_LEN_MAX, HEAD_LEN_MAX + 1] {
+            let [mut whole, mut parted] =
+                [(); 2].map(|()| SendBuffer::new(&SessionConfig::default()));
+            let (head, body) = (vec![1; head_len], Bytes::from(vec![2; body_len]));
+            let message = [&head, &body[..]].concat();
+            whole.push(LaneId::FIRST, message.clone().into()).unwrap();
+            parted.push_message(LaneId::FIRST, &head, &body).unwrap();
+            assert_eq!(whole.used(), parted.used());
+            let mut stream = Vec::new();
+            parted.drain(|_, segment| {
+                stream.extend(segment.stream());
+                if message.len() > COPY_LEN_MAX && head_len <= HEAD_LEN_MAX {
+                    assert_eq!(segment.bytes.as_ptr(), body.as_ptr());
+                    assert_eq!(segment.into_message(), message);
+                }
+            });
+            assert_eq!(stream_of(&mut whole, LaneId::FIRST), stream);
+        }
+    }
+}
+
+#[test]
+fn small_messages_do_not_keep_out_one_that_is_larger_than_the_buffer() {
+    let mut buffer = SendBuffer::new(&SessionConfig {
+        send_buffer: 100,
+        message_max: 1000,
+        ..SessionConfig::default()
+    });
+    let push = |buffer: &mut SendBuffer, len: usize| {
+        let pushed = buffer.push(LaneId::FIRST, vec![0; len].into());
+        pushed.map_err(|refused| assert_eq!(refused, SendError::Full(vec![0; len].into())))
+    };
+    push(&mut buffer, 48).unwrap();
+    push(&mut buffer, 1).unwrap();
+    assert_eq!(buffer.used(), 51);
+    // One that fits into the empty buffer has to wait for room, and the larger one for half of the buffer.
+    push(&mut buffer, 90).unwrap_err();
+    push(&mut buffer, 500).unwrap_err();
+    buffer.drain(|_, _| {});
+    buffer.release(0, 1);
+    push(&mut buffer, 90).unwrap_err();
+    push(&mut buffer, 500).unwrap();
+    push(&mut buffer, 1).unwrap_err();
+}
+
+#[test]
 fn parts_are_refused_as_one_message_and_returned_as_one() {
     let mut buffer = SendBuffer::new(&SessionConfig {
         send_buffer: 100,
@@ -116,6 +164,24 @@ fn shrinking_frees_the_memory_of_a_past_burst_but_no_unsent_message() {
     assert_eq!((held, lane.chunk_len), ((0, 0), CHUNK_LEN_MIN));
     burst(&mut buffer);
     assert_eq!(stream_of(&mut buffer, LaneId::FIRST).len(), 100 * 1002);
+}
+
+#[test]
+fn a_lane_that_sends_little_keeps_no_memory_of_a_past_burst() {
+    let mut buffer = SendBuffer::new(&SessionConfig::default());
+    for _ in 0..1000 {
+        let payload = Bytes::from_static(&[7; 1000]);
+        buffer.push(LaneId::FIRST, payload).expect("it has room");
+    }
+    buffer.drain(|_, _| {});
+    assert!(buffer.lanes[0].spare.len() > 10);
+    for _ in 0..10 {
+        buffer
+            .push(LaneId::FIRST, Bytes::from_static(b"x"))
+            .unwrap();
+        buffer.drain(|_, _| {});
+    }
+    assert_eq!(buffer.lanes[0].spare.len(), 0);
 }
 
 #[test]

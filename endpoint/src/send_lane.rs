@@ -14,7 +14,7 @@ use crate::varint;
 #[derive(Debug)]
 pub(crate) struct Piece {
     pub(crate) offset: u64,
-    /// The length of a large message, or a part of it, if the piece begins with it.
+    /// The length and the head of a large message, or a part of them, if the piece begins with it.
     pub(crate) prefix: Prefix,
     /// The bytes after the prefix.
     pub(crate) body: Bytes,
@@ -317,9 +317,9 @@ impl SegmentCursor {
     fn next_message(&mut self) -> Option<(Bytes, u64)> {
         let mut segment = self.segments.pop_front()?;
         let before = segment.len();
-        if segment.is_body {
+        if segment.is_message() {
             self.offset += before;
-            return Some((segment.bytes, self.offset));
+            return Some((segment.into_message(), self.offset));
         }
         let len = varint::get(&mut segment.bytes)?;
         let payload = segment.bytes.split_to(usize::try_from(len).ok()?);

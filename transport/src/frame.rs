@@ -29,8 +29,9 @@ pub struct FrameHeader {
 }
 
 impl FrameHeader {
-    /// The maximum length of a header, in bytes: a type, a lane and two 8-byte varints.
-    pub const CAPACITY: usize = 23;
+    /// The maximum length of a header, in bytes: a type, a lane, two 8-byte varints, and the length and the
+    /// first bytes of a message.
+    pub const CAPACITY: usize = 37;
 
     /// An empty header.
     pub const EMPTY: Self = Self {
@@ -62,7 +63,7 @@ impl FrameHeader {
     pub fn extend(&mut self, bytes: &[u8]) {
         let from = usize::from(self.len);
         self.bytes[from..from + bytes.len()].copy_from_slice(bytes);
-        self.len += u8::try_from(bytes.len()).expect("the copy above fitted into 23 bytes");
+        self.len += u8::try_from(bytes.len()).expect("the copy above fitted into 37 bytes");
     }
 
     /// Appends the first `len` of `bytes`. Unlike [`extend`](Self::extend) it stores all eight
@@ -196,7 +197,7 @@ mod tests {
     fn both_append_methods_fill_a_header_to_its_capacity() {
         let digits = [1, 2, 3, 4, 5, 6, 7, 8];
         let (mut header, mut expected) = (FrameHeader::EMPTY, Vec::new());
-        for len in [0, 8, 1, 4, 2, 7, 1] {
+        for len in [0, 8, 1, 8, 4, 8, 2, 5, 1] {
             header.extend_by(digits, len);
             expected.extend_from_slice(&digits[..len]);
             assert_eq!(header.as_slice(), expected);

@@ -75,6 +75,22 @@ impl<'a> Sending<'a> {
         self.send_buffer.push_parts(lane, parts)
     }
 
+    /// Sends a message of a head and a body, if there is room now. A body of more than 4 KiB is not copied if
+    /// the head has at most 14 bytes.
+    ///
+    /// # Errors
+    /// [`SendError`], with the body in it.
+    #[inline]
+    pub fn try_send_message(
+        &mut self,
+        lane: LaneId,
+        head: &[u8],
+        body: &Bytes,
+    ) -> Result<(), SendError> {
+        self.wake_up.is_due = true;
+        self.send_buffer.push_message(lane, head, body)
+    }
+
     /// Sends all messages of a batch without copying them, if there is room for all of them now and the
     /// lane is reliable. Returns whether it did; if not, none was sent.
     #[must_use]
@@ -89,6 +105,33 @@ impl<'a> Sending<'a> {
     #[inline]
     pub fn is_full(&self, lane: LaneId, len: usize) -> bool {
         self.send_buffer.is_full(lane, len)
+    }
+
+    /// The same for a lane that is to hold at most `limit` bytes, if its own limit is not lower. Any message
+    /// fits into an empty lane.
+    #[must_use]
+    pub fn is_full_within(&self, lane: LaneId, len: usize, limit: u64) -> bool {
+        self.send_buffer.is_full_within(lane, len, limit)
+    }
+
+    /// Ready unless [`is_full_within`](Self::is_full_within); otherwise the task is woken when that may have
+    /// changed, and the peer is requested to acknowledge what it has.
+    pub fn poll_room_within(
+        &self,
+        cx: &Context<'_>,
+        lane: LaneId,
+        len: usize,
+        limit: u64,
+    ) -> Poll<()> {
+        if !self.is_full_within(lane, len, limit) {
+            return Poll::Ready(());
+        }
+        self.wake_up.shared.send_waiters.register(cx.waker());
+        self.send_buffer.await_settled();
+        self.wake_up
+            .shared
+            .wake_worker_if_awaited(&self.send_buffer);
+        Poll::Pending
     }
 
     /// Ready unless a message of that length would be refused as [full](SendError::Full) now; otherwise

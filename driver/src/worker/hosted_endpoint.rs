@@ -383,8 +383,8 @@ impl HostedEndpoint {
         self.delivery.end_turn(&self.session, &self.shared);
     }
 
-    /// Frees memory that traffic has left, if nothing has moved between two expired timers: up to 64 KiB
-    /// for a sender, and 40 bytes for each message received at once.
+    /// Frees memory that traffic has left, if nothing has moved between two expired timers: up to 4 MiB
+    /// for each lane of a sender, and 40 bytes for each message received at once.
     pub(super) fn shrink_if_idle(&mut self) {
         let stats = self.session.stats();
         let moved = stats.bytes_sent + stats.bytes_received;

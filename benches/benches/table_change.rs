@@ -17,6 +17,7 @@ const CLIENT: NodeKey = [250; 32];
 fn function(name: &str, first: u32, tags: u32) -> FunctionSpec {
     FunctionSpec {
         instance: None,
+        drops: None,
         name: name.into(),
         tags: (first..first + tags).map(Tag).collect(),
         target: None,
@@ -29,6 +30,7 @@ fn knowing(functions: u32) -> Router {
     let mut router = Router::new([0; 32], 7);
     let entry = |number| InterestEntry {
         settled: None,
+        drops: None,
         name: format!("function-{number}"),
         tags: vec![Tag(number)],
         target: None,

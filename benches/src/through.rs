@@ -27,7 +27,8 @@ pub enum Work {
     Wasm,
 }
 
-/// Messages from a source through a zipper to a function, and its outputs through the zipper to a sink.
+/// Messages from a source through a zipper to a function, and its outputs through the zipper to a sink. They are
+/// not settled.
 #[derive(Debug)]
 pub struct Through {
     source: Client,
@@ -49,7 +50,13 @@ impl Through {
         options.listen = vec![address.expect("an address")];
         let zipper = Zipper::start(options).expect("a zipper");
         let at = || zipper.addresses().to_vec();
-        let connect = |options| Client::connect(options).expect("the zipper has no token");
+        let connect = |options| {
+            let options = ClientOptions {
+                level: None,
+                ..options
+            };
+            Client::connect(options).expect("the zipper has no token")
+        };
         let sink = connect(ClientOptions::function("sink", vec![OUT], at()));
         let function = Arc::new(connect(ClientOptions::function("copy", vec![IN], at())));
         let source = connect(ClientOptions::source("source", at()));

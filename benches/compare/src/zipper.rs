@@ -74,12 +74,17 @@ fn serve(job: &Job, options: ZipperOptions) -> ! {
     }
 }
 
-/// Sources connect to the first zipper, functions to the last one.
+/// Sources connect to the first zipper, functions to the last one. Messages are not settled, like those of the
+/// peers, unless a row is about that.
 fn options(job: &Job, name: &str, observed: Option<Tag>) -> ClientOptions {
     let zippers = |at: &str| vec![at.parse().expect("the zipper reported it")];
-    match observed {
+    let options = match observed {
         Some(tag) => ClientOptions::function(name, vec![tag], zippers(job.far_address())),
         None => ClientOptions::source(name, zippers(job.address())),
+    };
+    ClientOptions {
+        level: None,
+        ..options
     }
 }
 

@@ -34,6 +34,7 @@ fn with_functions(count: u8) -> Router {
     for number in 1..=count {
         let function = FunctionSpec {
             instance: None,
+            drops: None,
             name: format!("function-{number}"),
             tags: vec![TAG],
             target: None,
@@ -60,6 +61,7 @@ pub(crate) fn neighbour_1() {
     let mut router = router();
     let entry = InterestEntry {
         settled: None,
+        drops: None,
         name: "function".into(),
         tags: vec![TAG],
         target: None,
@@ -79,6 +81,7 @@ const CHANGES: usize = 10;
 fn observing(name: &str, first: u32, count: u32) -> FunctionSpec {
     FunctionSpec {
         instance: None,
+        drops: None,
         name: name.into(),
         tags: (first..first + count).map(Tag).collect(),
         target: None,
@@ -118,6 +121,7 @@ pub(crate) fn change_of_10000() {
     let (mut router, other) = (router(), [201; 32]);
     let entry = |number| InterestEntry {
         settled: None,
+        drops: None,
         name: format!("function-{number}"),
         tags: vec![Tag(number)],
         target: None,

@@ -39,6 +39,8 @@ fn client(mode: &RoundTripMode, name: &str, tag: Tag, at: &str) -> Client {
     let at: Address = at.parse().expect("an address");
     let mut options = ClientOptions::function(name, vec![tag], vec![at]);
     options.spin = ends::spin(mode);
+    // Plain data, as the other modes have it.
+    options.level = None;
     Client::connect(options).expect("the zipper has no token")
 }
 

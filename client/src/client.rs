@@ -4,6 +4,7 @@ mod admin;
 mod closing;
 mod connect;
 mod connector;
+mod depth;
 mod error;
 mod failover;
 mod flows;
@@ -34,7 +35,7 @@ use crate::client::settling::{SettledWrite, WriteWait};
 use crate::client::shared::ClientShared;
 use crate::lanes::{DATA, HOPS_MAX};
 use crate::tag::Tag;
-use crate::wire::settlement::{is_settlement, put_trace};
+use crate::wire::settlement::is_settlement;
 use crate::wire::{
     self, Data, MessageHeader, NO_SOURCE, Negotiated, Origin, ShortHeader, WireError, WireMessage,
 };
@@ -43,7 +44,7 @@ pub use admin::{AdminClient, AdminError};
 pub use connect::{ConnectError, Connecting, addresses};
 pub use error::{ReadError, WriteError};
 pub use flows::{AcknowledgeMode, FlowSummary, InstanceLossPolicy, OutcomeSummary};
-pub use options::ClientOptions;
+pub use options::{ClientOptions, SlowConsumerPolicy};
 pub use outgoing::OutgoingBatch;
 pub use received::ReceivedMessage;
 
@@ -64,22 +65,23 @@ const CLOSE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// not it has ever answered, and resolves names each time. A lost connection loses no message: the session
 /// resumes, and writes wait in the send buffer meanwhile (16 MiB; a longer backlog blocks the writer).
 /// After a restart of the zipper the client introduces itself again. Messages that were in flight to the
-/// old process may or may not have been processed; the client counts them as
-/// [`uncertain`](Self::uncertain) and does not send them again, since that could repeat them.
+/// old process are sent again as far as they are not settled; without a [level](ClientOptions::level) they
+/// may or may not have been processed: the client counts them as [`uncertain`](Self::uncertain) and does not
+/// send them again, since that could repeat them.
 ///
 /// # Moving to another zipper
 ///
 /// Without [`ClientOptions::node`] any zipper at the addresses is accepted. If the zipper in use closes the
 /// connection, or has not returned 2 s after the connection was lost, the client moves to another zipper
 /// that answers at one of the addresses: a neighbour, or the same one with a new key after a restart. The
-/// client stays there, and logs the move. Messages that the former zipper has not acknowledged are counted
-/// as [`uncertain`](Self::uncertain), except for those written after it closed the connection, which are
-/// sent to the new one.
+/// client stays there, and logs the move. Messages without a level that the former zipper has not
+/// acknowledged are counted as [`uncertain`](Self::uncertain), except for those written after it closed the
+/// connection, which are sent to the new one.
 ///
 /// # Settlement
 ///
-/// With a [level](ClientOptions::level), each message that a write accepts is retained until it is settled,
-/// and is sent again if zippers may have lost it: after a restart of the zipper, and after a move to another
+/// Unless its [level](ClientOptions::level) is none, each message that a write accepts is retained until it is
+/// settled, and is sent again if zippers may have lost it: after a restart of the zipper, and after a move to another
 /// one, nothing of it is uncertain. [`outcomes`](Self::outcomes) has what became of the messages, and
 /// [`flush`](Self::flush) waits for that. Messages with one tag and target are a flow and stay in order. A
 /// flow retains up to [`ClientOptions::flow_limits`] (16 MiB), all flows 64 MiB; a write for which there is
@@ -98,7 +100,7 @@ const CLOSE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// | [`finish`](Self::finish) | writing remains possible | ends behind the last message from the zipper |
 /// | [`close`](Self::close) | are delivered and settled within a timeout | ends |
 /// | [`stop`](Self::stop) | are delivered in the background while the client exists, and settled within 60 s | ends |
-/// | drop | are delivered, within a second if the client has a driver of its own; unsettled ones may be lost | |
+/// | drop | are delivered and settled within a second if the client has a driver of its own; others may be lost | |
 #[derive(Debug)]
 pub struct Client {
     shared: Arc<ClientShared>,
@@ -106,6 +108,8 @@ pub struct Client {
     sequence: AtomicU64,
     /// The longest payload, in bytes.
     payload_max: usize,
+    /// Whether nothing else runs on its driver.
+    has_own_driver: bool,
     /// The mailbox of the actor that keeps the client connected.
     mail: MailboxSender<ClientCommand>,
     /// The last field, since dropping it may drop the driver.
@@ -134,13 +138,14 @@ impl Client {
         shared: Arc<ClientShared>,
         hub: Arc<HubSlot>,
         mail: MailboxSender<ClientCommand>,
-        payload_max: usize,
+        options: &ClientOptions,
     ) -> Self {
         Self {
             shared,
             clock: hub.get().clock().clone(),
             sequence: AtomicU64::new(0),
-            payload_max,
+            payload_max: options.message_max,
+            has_own_driver: options.driver.is_none(),
             mail,
             hub,
         }
@@ -172,9 +177,9 @@ impl Client {
 
     /// Writes a message to all functions that observe the tag. The payload is copied.
     ///
-    /// Blocks while the send buffer is full: the zipper or a function behind it is slower than this
-    /// client, or the zipper is not connected. Success means that the message is in the send buffer; see
-    /// [`flush`](Self::flush).
+    /// Blocks while the log of the flow is full, or without a level the send buffer: the zipper or a function
+    /// behind it is slower than this client, or the zipper is not connected. Success means that this client
+    /// has the message; see [`flush`](Self::flush).
     ///
     /// # Errors
     /// [`WriteError`], never [`WriteError::Full`].
@@ -183,7 +188,7 @@ impl Client {
         self.check_len(payload)?;
         let tag = check(tag)?;
         if self.shared.is_settled() {
-            let message = FlowWrite::plain(tag, payload);
+            let message = self.output(tag, payload);
             let written = self.shared.write_settled(message, WriteWait::Forever)?;
             if written == SettledWrite::Accepted {
                 return Ok(());
@@ -206,14 +211,29 @@ impl Client {
         payload: impl AsRef<[u8]>,
     ) -> Result<(), WriteError> {
         let (payload, target, trace) = (payload.as_ref(), target.as_deref(), trace.as_deref());
-        self.check_len(payload)?;
-        // Checks the target and the trace, too.
-        let mut header = Vec::new();
-        self.encode_header(tag, target, trace, &mut header)?;
-        if self.write_settled(tag, target, trace, payload)? == SettledWrite::Accepted {
-            return Ok(());
+        self.write_at_depth(self.output_depth(tag), tag, target, trace, payload)
+    }
+
+    /// Writes a message like [`write_with`](Self::write_with) if there is room; never blocks.
+    ///
+    /// # Errors
+    /// [`WriteError`]; [`WriteError::Full`] if there is no room.
+    pub fn try_write_with(
+        &self,
+        tag: Tag,
+        target: Option<&str>,
+        trace: Option<&[(String, u64)]>,
+        payload: impl AsRef<[u8]>,
+    ) -> Result<(), WriteError> {
+        let payload = payload.as_ref();
+        let message = FlowWrite {
+            target,
+            ..self.output(tag, payload)
+        };
+        match self.settle_with(message, trace, WriteWait::Never)? {
+            None => Ok(()),
+            Some(header) => self.try_send(&[&header, payload]),
         }
-        self.send(&[&header, payload])
     }
 
     /// Writes a message like [`write`](Self::write) if the send buffer has room; never blocks.
@@ -225,14 +245,17 @@ impl Client {
         self.check_len(payload)?;
         let tag = check(tag)?;
         if self.shared.is_settled() {
-            let message = FlowWrite::plain(tag, payload);
+            let message = self.output(tag, payload);
             let written = self.shared.write_settled(message, WriteWait::Never)?;
             if written == SettledWrite::Accepted {
                 return Ok(());
             }
         }
         let header = ShortHeader::plain(tag, HOPS_MAX, self.next_sequence());
-        let parts = &[header.bytes(), payload];
+        self.try_send(&[header.bytes(), payload])
+    }
+
+    fn try_send(&self, parts: &[&[u8]]) -> Result<(), WriteError> {
         let Some((_, endpoint)) = self.shared.try_send(parts) else {
             return Ok(());
         };
@@ -243,35 +266,6 @@ impl Client {
             Err(SendError::Full(_) | SendError::Closed(_)) => Err(WriteError::Full),
             Err(error) => Err(refused(error)),
         }
-    }
-
-    /// Writes a message to the log of its flow, if messages are to be settled.
-    fn write_settled(
-        &self,
-        tag: Tag,
-        target: Option<&str>,
-        trace: Option<&[(String, u64)]>,
-        payload: &[u8],
-    ) -> Result<SettledWrite, WriteError> {
-        if !self.shared.is_settled() {
-            return Ok(SettledWrite::Plain);
-        }
-        let message = FlowWrite {
-            target,
-            ..FlowWrite::plain(tag, payload)
-        };
-        let Some(trace) = trace else {
-            return self.shared.write_settled(message, WriteWait::Forever);
-        };
-        let mut body = Vec::new();
-        put_trace(trace, &mut body)?;
-        body.extend_from_slice(payload);
-        let message = FlowWrite {
-            has_trace: true,
-            body: &body,
-            ..message
-        };
-        self.shared.write_settled(message, WriteWait::Forever)
     }
 
     fn encode_header(
@@ -330,7 +324,10 @@ impl Client {
         payload: &[u8],
     ) -> Result<(), WriteError> {
         self.check_len(payload)?;
-        batch.push(payload, |out| self.encode_header(tag, target, trace, out))
+        let depth = self.output_depth(tag);
+        batch.push(payload, depth, |out| {
+            self.encode_header(tag, target, trace, out)
+        })
     }
 
     /// Writes the messages of a batch under one lock per run that the send buffer has room for. Blocks
@@ -436,6 +433,17 @@ impl Client {
         self.acknowledge_handle(message.handle());
     }
 
+    /// Reports that every message was processed that this client has returned so far, to any thread. Costs less
+    /// than [`acknowledge`](Self::acknowledge) with each of them: a program that writes to a file calls it
+    /// when the file is flushed. Never blocks.
+    pub fn acknowledge_all(&self) {
+        if let Some(inbound) = self.shared.inbound()
+            && inbound.acknowledge_all()
+        {
+            self.request_end();
+        }
+    }
+
     fn acknowledge_handle(&self, handle: Option<DeliveryHandle>) {
         if let (Some(inbound), Some(handle)) = (self.shared.inbound(), handle)
             && inbound.acknowledge(handle)
@@ -458,11 +466,22 @@ impl Client {
         }
         loop {
             match self.shared.try_read() {
-                NextInbound::Early(data) => return Ok((*data).into()),
-                NextInbound::Routed(routed) => return routed.map(of_route).map_err(malformed),
+                NextInbound::Early(data) => {
+                    self.note_depth(0);
+                    return Ok((*data).into());
+                }
+                NextInbound::Routed(routed) => {
+                    let routed = routed.map_err(malformed)?;
+                    self.note_depth(routed.depth);
+                    return Ok(of_route(routed));
+                }
                 NextInbound::Message(message) => match read(message.payload) {
-                    Ok(message) => return Ok(message),
+                    Ok(message) => {
+                        self.note_depth(0);
+                        return Ok(message);
+                    }
                     Err(bytes) if wire::is_data(&bytes) => {
+                        self.note_depth(0);
                         return Data::decode(bytes).map(T::from).map_err(malformed);
                     }
                     // Messages are ready that have waited for a lease.
@@ -492,7 +511,8 @@ impl Client {
     }
 
     /// The number of messages that were written to a zipper which restarted, or closed the connection,
-    /// before it acknowledged them: they may or may not have been processed.
+    /// before it acknowledged them: they may or may not have been processed. Settled messages are not among
+    /// them; see [`outcomes`](Self::outcomes).
     #[must_use]
     pub fn uncertain(&self) -> u64 {
         self.shared.uncertain()

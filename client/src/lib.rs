@@ -17,8 +17,11 @@
 //!         // Blocks while the zipper or a function is slower than this source.
 //!         source.write(Tag(0x10), format!("{reading}"))?;
 //!     }
+//!     // Blocks until functions have processed all of them.
 //!     if !source.close(Duration::from_secs(10)) {
-//!         eprintln!("{} messages may be lost", source.uncertain());
+//!         let outcomes = source.outcomes();
+//!         let lost = outcomes.unsettled() + outcomes.total().abandoned();
+//!         eprintln!("{lost} messages were not processed");
 //!     }
 //!     Ok(())
 //! }
@@ -46,6 +49,14 @@
 //! ```
 #![forbid(unsafe_code)]
 
+// For helpers that the tests within and without this crate share.
+#[cfg(test)]
+extern crate self as selvedge_client;
+
+#[cfg(test)]
+#[path = "../tests/support/replies.rs"]
+mod replies;
+
 mod client;
 pub mod lanes;
 pub mod settlement;
@@ -55,7 +66,7 @@ pub mod wire;
 pub use client::{
     AcknowledgeMode, AdminClient, AdminError, Client, ClientOptions, ConnectError, Connecting,
     FlowSummary, InstanceLossPolicy, OutcomeSummary, OutgoingBatch, ReadError, ReceivedMessage,
-    WriteError, addresses,
+    SlowConsumerPolicy, WriteError, addresses,
 };
 pub use tag::{Tag, TagError};
 pub use wire::settlement::SettlementLevel;

@@ -15,8 +15,9 @@
 //!                  | [n 2B, n × (name, home 32B)] | [n 2B, n × (trace: name, micros 8B)] | payload ...
 //! Interest      06 | generation 8B | n 2B | n × entry
 //! InterestDelta 07 | number 8B | n 2B | n × entry | n 2B | n × (name, target?, home 32B)
-//! (of instances) 08 | number 8B | n 2B | n × (entry, instances?) | n 2B | n × (name, target?, home 32B)
+//! (of instances) 08 | number 8B | n 2B | n × (entry, custody) | n 2B | n × (name, target?, home 32B)
 //! entry            name | n 2B | n × tag 4B | target? | policy 1B | n 2B | n × node 32B
+//! custody          00, or 01 | instances, or 02 (drop the oldest), or 03 (drop the newest)
 //! instances        redelivers 1B | n 2B | n × instance 8B | n 2B | n × disconnected instance 8B
 //! AdminRequest  10 | id 4B | query 1B | position: n 2B, n bytes
 //! AdminReply    11 | id 4B | 00 | n 2B | n × (n 1B, n × (name, kind 1B, value)) | position?
@@ -145,7 +146,7 @@ macro_rules! byte_enum {
         pub enum $name { $($(#[$vdoc])* $variant = $value,)* }
 
         impl $name {
-            fn from_byte(byte: u8) -> Result<Self, WireError> {
+            pub(in crate::wire) fn from_byte(byte: u8) -> Result<Self, WireError> {
                 match byte {
                     $($value => Ok(Self::$variant),)*
                     _ => Err(WireError::Unknown(byte)),
@@ -154,6 +155,11 @@ macro_rules! byte_enum {
         }
     };
 }
+
+// Behind the macro, which it uses.
+mod policy;
+
+pub use policy::{DropPolicy, Policy};
 
 byte_enum! {
     /// The role of the connecting side.
@@ -167,40 +173,12 @@ byte_enum! {
     }
 }
 
-byte_enum! {
-    /// How messages are distributed among the instances of one name.
-    Policy {
-        /// To a local instance, else to one at the smallest distance; in turn among equals.
-        Nearest = 1,
-        /// To each instance in turn.
-        RoundRobin = 2,
-        /// To a random instance.
-        Random = 3,
-        /// To an instance that depends on the source only.
-        Hash = 4,
-        /// To every instance.
-        All = 5,
-    }
-}
-
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Source => "source",
             Self::StreamFunction => "function",
             Self::Zipper => "zipper",
-        })
-    }
-}
-
-impl fmt::Display for Policy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Nearest => "nearest",
-            Self::RoundRobin => "round-robin",
-            Self::Random => "random",
-            Self::Hash => "hash",
-            Self::All => "all",
         })
     }
 }
@@ -215,6 +193,8 @@ pub enum Rejection {
     Unauthorized = 401,
     /// The key is not trusted for the role, or token and key permit nothing of what the peer is for.
     Forbidden = 403,
+    /// The function has stalled, and has held a source back. A retry helps once it reads again.
+    Stalled = 408,
     /// The peers have no protocol version in common.
     Version = 426,
     /// A protocol feature that one side requires is missing on the other side.
@@ -224,6 +204,13 @@ pub enum Rejection {
     /// The zipper has its maximum of clients, or no room for another function of that name or for as many
     /// tags. A retry helps once others have left.
     Full = 503,
+}
+
+impl Rejection {
+    /// Whether the same peer may be admitted later.
+    pub(crate) const fn is_temporary(code: u16) -> bool {
+        code == Self::Full as u16 || code == Self::Throttled as u16
+    }
 }
 
 /// The introduction of the connecting side, which may follow a [`VersionOffer`].

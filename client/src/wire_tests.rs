@@ -75,6 +75,7 @@ fn samples() -> Vec<WireMessage> {
         policy,
         path: vec![[3; 32], [4; 32]],
         settled: None,
+        drops: None,
     };
 
     let role = Role::StreamFunction;

@@ -27,7 +27,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     let is_delivered = client.close(Duration::from_secs(10));
     is_delivered
         .then_some(())
-        .ok_or_else(|| "not all results were acknowledged".into())
+        .ok_or_else(|| "not all results were processed".into())
 }
 
 fn main() -> ExitCode {

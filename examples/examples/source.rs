@@ -18,12 +18,13 @@ fn run() -> Result<(), Box<dyn Error>> {
         client.write(CELSIUS, celsius.to_string())?;
     }
     client.write(CELSIUS, "")?;
-    // Blocks until the zipper has acknowledged every message.
+    // Blocks until functions have processed every message.
     if !client.close(Duration::from_secs(10)) {
-        let lost = client.uncertain();
-        return Err(format!("{lost} messages were not acknowledged").into());
+        let outcomes = client.outcomes();
+        let lost = outcomes.unsettled() + outcomes.total().abandoned();
+        return Err(format!("{lost} messages were not processed").into());
     }
-    println!("source: the zipper has acknowledged all messages");
+    println!("source: functions have processed all messages");
     Ok(())
 }
 

@@ -533,10 +533,10 @@ impl Transport for MemTransport {
         }
         let answer = connection.answer.filter(|_| is_dialing).map(|(at, _)| at);
         let frame = connection.under_way[from].front().map(|(at, _)| *at);
-        let passes = net.passes(connection, from);
+        // The rest is looked up only then: this is called for every connection at every step.
         let heard = frame
             .or(connection.closed[from])
-            .filter(|_| passes && !is_dialing);
+            .filter(|_| !is_dialing && net.passes(connection, from));
         let limit = self.limit.filter(|_| is_dialing);
         answer.into_iter().chain(heard).chain(limit).min()
     }

@@ -47,7 +47,14 @@ impl Side {
     pub fn send(&mut self, lane: u8, payload: impl Into<Bytes>) -> Result<(), SendError> {
         let payload = payload.into();
         match LaneId::new(lane) {
-            Some(lane) => self.outbox.push(lane, payload),
+            Some(lane) => {
+                // Long messages come with heads of every length.
+                let head_len = payload.len() % 31;
+                let (head, body) = (&payload[..head_len], payload.slice(head_len..));
+                let sent = self.outbox.push_message(lane, head, &body);
+                // The refusal with the whole payload.
+                sent.or_else(|_| self.outbox.push(lane, payload.clone()))
+            }
             None => Err(SendError::UnknownLane(payload)),
         }
     }

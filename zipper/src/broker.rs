@@ -1,21 +1,24 @@
 //! The state that the connections of a zipper share: the peers and the router.
 //!
 //! Each endpoint has a [`Connection`], which is called on the worker that reads it. A message is routed
-//! and forwarded in that call. If a recipient has no room, the message stays in the endpoint of its
-//! sender, the connection registers a waker, and flow control blocks the sender: a zipper queues no
-//! messages of its own.
+//! and forwarded in that call. If a recipient has no room, the message of a client stays in the endpoint of
+//! its sender, the connection registers a waker, and flow control blocks the sender; the copy of a
+//! neighbour's message is dropped. A zipper queues no messages of its own.
 
 mod access;
 mod admin;
 mod batch;
 mod connection;
+mod cycles;
 mod flows;
 mod liveness;
+mod outlet;
 mod peers;
 mod plans;
 mod quotas;
 mod settling;
 mod shards;
+mod slow;
 mod ticker;
 mod token_throttle;
 mod unmatched_tags;
@@ -32,17 +35,20 @@ use selvedge_hub::{Clock, Endpoint, Instant, LogThrottle, PeerNetwork, RecentSet
 
 use crate::broker::access::AdmittedClient;
 use crate::broker::connection::Connection;
+use crate::broker::cycles::ReportedCycles;
 use crate::broker::flows::PeerRoutes;
 use crate::broker::liveness::Liveness;
-use crate::broker::plans::{Plans, ResolvedHop, ResolvedPlan};
+use crate::broker::outlet::Outlet;
+use crate::broker::plans::{Plans, ResolvedPlan, resolve};
 use crate::broker::quotas::{QuotaExceeded, TagQuotas};
 use crate::broker::settling::Occasion;
 use crate::broker::shards::{ShardSet, ShardVersions, WaitingEndpoints};
+use crate::broker::slow::SlowConsumers;
 use crate::broker::token_throttle::TokenThrottle;
 use crate::broker::unmatched_tags::UnmatchedTags;
 use crate::permissions::AccessRules;
 use crate::reload::ReloadRequest;
-use crate::router::{NextHop, Presence, Router};
+use crate::router::{Presence, Router};
 use crate::stats::ZipperCounters;
 use selvedge_client::tag::Tag;
 use selvedge_client::wire::{
@@ -86,6 +92,10 @@ pub(crate) struct BrokerSettings {
     pub(crate) clock: Clock,
     /// The longest message, in bytes.
     pub(crate) message_max: usize,
+    /// How long a function may hold a source back without proceeding.
+    pub(crate) stalled_max: Duration,
+    /// How many functions a message may pass.
+    pub(crate) function_depth: u8,
     /// The seed of every random selection.
     pub(crate) seed: u64,
 }
@@ -114,6 +124,8 @@ pub(crate) struct Broker {
     /// The program that reads the configuration again, if it can.
     reloads: OnceLock<Sender<ReloadRequest>>,
     liveness: Liveness,
+    /// The consumers that hold sources back.
+    slow: Arc<SlowConsumers>,
     /// Disconnected when the connections of every source, and of every peer that may become one, are
     /// dropped.
     sources_gone: Receiver<Infallible>,
@@ -137,6 +149,8 @@ struct BrokerState {
     /// The current plans of all connections.
     plans: Plans,
     unmatched_tags: UnmatchedTags,
+    self_observers: ReportedCycles,
+    cut_cycles: ReportedCycles,
     /// Held by the connection of each source, and of each peer that has not introduced itself; `None`
     /// during the shutdown.
     source: Option<Sender<Infallible>>,
@@ -162,10 +176,16 @@ struct ConnectedPeer {
     unsent: Option<Bytes>,
     /// Whether the interest table of a neighbour has no room for some functions.
     is_table_full: bool,
+    /// Whether it is a function that is disconnected because it has stalled.
+    is_stalled: bool,
     /// The permissions of a client, once it has been admitted.
     client: Option<AdmittedClient>,
     /// The routes on which this zipper sends to the peer.
     routes: Arc<PeerRoutes>,
+    /// For a function with a drop policy.
+    outlet: Option<Arc<Outlet>>,
+    /// How many messages were dropped for want of room at the peer.
+    dropped: Arc<AtomicU64>,
 }
 
 impl ConnectedPeer {
@@ -197,6 +217,8 @@ impl Broker {
                 changed_peers: ShardSet::default(),
                 plans: Plans::default(),
                 unmatched_tags: UnmatchedTags::default(),
+                self_observers: ReportedCycles::default(),
+                cut_cycles: ReportedCycles::default(),
                 source: Some(source),
                 random,
             }),
@@ -209,6 +231,7 @@ impl Broker {
             is_aborted: AtomicBool::new(false),
             reloads: OnceLock::new(),
             liveness,
+            slow: Arc::default(),
             sources_gone,
             settings,
         })
@@ -229,8 +252,11 @@ impl Broker {
             has_deltas: false,
             unsent: None,
             is_table_full: false,
+            is_stalled: false,
             client: None,
             routes: Arc::clone(&routes),
+            outlet: None,
+            dropped: Arc::default(),
         };
         let node = *endpoint.peer().as_bytes();
         let source = self.change(|state| {
@@ -276,19 +302,6 @@ impl Broker {
     /// Whether every message of the closed sources has been forwarded. Blocks for at most `timeout`.
     pub(crate) fn sources_gone(&self, timeout: Duration) -> bool {
         self.sources_gone.recv_timeout(timeout) == Err(RecvTimeoutError::Disconnected)
-    }
-
-    /// The names and keys of the peers, disconnected ones first.
-    pub(crate) fn connections(&self) -> Vec<String> {
-        let state = self.lock();
-        let mut known: Vec<_> = state.known.values().collect();
-        known.sort_by_key(|it| it.away_since.is_none());
-        let shown = known.into_iter().map(|it| {
-            let (name, peer) = (&it.name, it.endpoint.peer());
-            let away = it.away_since.map_or("", |_| ", away");
-            format!("{name} ({peer:#}{away})")
-        });
-        shown.collect()
     }
 
     /// Aborts every connection. Unread messages are counted as undelivered and do not fail over.
@@ -349,6 +362,7 @@ impl Broker {
             name.clone_into(&mut known.name);
             known.has_deltas = protocol.has(INTEREST_DELTAS);
             known.unsent = None;
+            known.outlet = None;
             known.since = self.settings.clock.now();
         }
     }
@@ -409,6 +423,11 @@ impl Broker {
     /// The version of the plans for a tag, to be read before the plan is requested.
     fn tag_version(&self, tag: Tag) -> u64 {
         self.versions.of(tag)
+    }
+
+    /// The version of the permissions of a client, to be read before they are looked up.
+    fn node_version(&self, node: &NodeKey) -> u64 {
+        self.versions.of_node(node)
     }
 
     /// Changes the routes, and sends the changes of their interest tables to the neighbours.
@@ -489,37 +508,27 @@ impl Broker {
 
     /// The plan for messages of clients with that tag and target, valid until the version of the tag
     /// increases.
-    fn plan(&self, tag: Tag, target: Option<&str>) -> Arc<ResolvedPlan> {
+    fn plan(&self, from: NodeKey, tag: Tag, target: Option<&str>) -> Arc<ResolvedPlan> {
+        let mut state = self.lock();
         let BrokerState {
             router,
             known,
             plans,
             unmatched_tags,
             ..
-        } = &mut *self.lock();
+        } = &mut *state;
         let resolved = plans.find_or_make(tag, target, || {
             let plan = router.plan(tag, target);
             Arc::new(ResolvedPlan::new(plan, |next_hop| resolve(known, next_hop)))
         });
         unmatched_tags.note(tag, target, !resolved.plan.next_hops().is_empty());
+        state.note_writer(from, tag, resolved.plan.names());
         resolved
     }
 
     /// The names of the functions that observe a tag.
     pub(crate) fn observers(&self, tag: Tag) -> Vec<String> {
         self.lock().router.observers(tag)
-    }
-
-    fn resolve(&self, next_hop: NextHop) -> Option<ResolvedHop> {
-        resolve(&self.lock().known, next_hop)
-    }
-
-    /// The function that takes over from a full one that is disconnected: otherwise its senders would
-    /// block until it returns or is given up.
-    fn failover_for(&self, full: &ResolvedHop) -> Option<ResolvedHop> {
-        let state = self.lock();
-        let other = state.router.failover_for(full.node)?;
-        resolve(&state.known, NextHop::Local(other))
     }
 
     /// Adds this zipper to the trace of a message, unless that has its largest length.
@@ -550,31 +559,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn resolve(known: &BTreeMap<NodeKey, ConnectedPeer>, next_hop: NextHop) -> Option<ResolvedHop> {
-    let (node, is_local) = match next_hop {
-        NextHop::Local(node) => (node, true),
-        NextHop::Via(node) => (node, false),
-    };
-    let ConnectedPeer {
-        connection,
-        endpoint,
-        routes,
-        ..
-    } = known.get(&node)?;
-    Some(ResolvedHop {
-        node,
-        connection: *connection,
-        endpoint: endpoint.clone(),
-        routes: Arc::clone(routes),
-        is_local,
-    })
-}
-
 impl BrokerState {
     /// Removes the routes to a peer, and its tags.
     fn withdraw(&mut self, node: NodeKey) {
         self.router.begin_removal(node);
         self.quotas.remove(node);
+        self.self_observers.remove(node);
+        self.cut_cycles.remove(node);
     }
 }
 
@@ -589,6 +580,8 @@ impl Broker {
             mesh: BTreeSet::new(),
             offer: VersionOffer::OWN,
             clients_max: 1024,
+            stalled_max: Duration::from_secs(10),
+            function_depth: 8,
             clock: Clock::default(),
             message_max: 1 << 20,
             seed: 1,

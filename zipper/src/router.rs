@@ -24,7 +24,9 @@ use std::sync::Arc;
 use selvedge_client::settlement::InstanceId;
 use selvedge_client::tag::Tag;
 use selvedge_client::wire::settlement::InstanceNotice;
-use selvedge_client::wire::{InterestDelta, InterestEntry, NodeKey, Origin, Policy, Recipient};
+use selvedge_client::wire::{
+    DropPolicy, InterestDelta, InterestEntry, NodeKey, Origin, Policy, Recipient,
+};
 
 pub use learning::LearnError;
 pub use plan::{NextHop, Plan, Selection};
@@ -52,6 +54,9 @@ pub struct FunctionSpec {
     /// The process, if it takes part in settlement. The messages of settled flows go to it by routes of
     /// their own.
     pub instance: Option<InstanceNotice>,
+    /// Which messages are dropped while the function has no room. Without such a policy, and without a
+    /// process that settles, it holds its sources back.
+    pub drops: Option<DropPolicy>,
 }
 
 impl FunctionSpec {
@@ -63,9 +68,11 @@ impl FunctionSpec {
             tags,
             target,
             policy,
+            drops,
             instance: _,
         } = other;
-        (&self.name, &self.tags, &self.target, self.policy) == (name, tags, target, *policy)
+        (&self.name, &self.tags, &self.target) == (name, tags, target)
+            && (self.policy, self.drops) == (*policy, *drops)
     }
 }
 
@@ -282,7 +289,7 @@ impl Router {
         {
             group.remove_tags(&old.function);
             if new.as_ref().is_none_or(|new| new.key != old.key) {
-                group.members.remove(&client);
+                group.remove(&client);
             }
         }
         if let Some((key, listed)) = old.as_ref().and_then(LocalFunction::listed_by_key) {
@@ -334,11 +341,12 @@ impl Router {
         let old = self.routes.get(key);
         let is_advertised_anew = match (old, &new) {
             (Some(old), Some(new)) => {
-                let (via, new_via) = (old.via(), new.via());
-                if Arc::ptr_eq(&old.entry, &new.entry) && old.remote == new.remote {
+                // Entries of different neighbours are different pieces of memory.
+                let is_same_entry = Arc::ptr_eq(&old.entry, &new.entry);
+                if is_same_entry && old.remote == new.remote {
                     return;
                 }
-                via != new_via || !Arc::ptr_eq(&old.entry, &new.entry)
+                !is_same_entry
             }
             (None, None) => return,
             _ => true,
@@ -395,8 +403,11 @@ impl Router {
             let eligible = group.eligible(target);
             for instance in eligible.filter(|instance| is_candidate(group, instance)) {
                 let next_hop = plan.next_hop_index(instance, &mut neighbours);
-                let node = instance.node;
-                plan.candidates.push(CandidateRoute { node, next_hop });
+                plan.candidates.push(CandidateRoute {
+                    node: instance.node,
+                    next_hop,
+                    drops: instance.drops.is_some(),
+                });
             }
             if plan.candidates.len() > first {
                 plan.groups.push(GroupPlan {

@@ -1,21 +1,24 @@
 //! Routes on one zipper, and on random meshes of them.
 
 use super::*;
-use selvedge_client::wire::{INTEREST_DELTA_LEN_MAX, INTEREST_MAX, PATH_MAX, TAGS_MAX};
+use selvedge_client::wire::{
+    INTEREST_DELTA_LEN_MAX, INTEREST_MAX, PATH_MAX, TAGS_MAX, TEXT_LEN_MAX,
+};
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-const T: Tag = Tag(0x10);
+pub(super) const T: Tag = Tag(0x10);
 
-fn node(n: usize) -> NodeKey {
+pub(super) fn node(n: usize) -> NodeKey {
     let mut node = [0; 32];
     node[..8].copy_from_slice(&(n as u64).to_be_bytes());
     node
 }
 
-fn function(name: &str, policy: Policy) -> FunctionSpec {
+pub(super) fn function(name: &str, policy: Policy) -> FunctionSpec {
     FunctionSpec {
         instance: None,
+        drops: None,
         name: name.into(),
         tags: vec![T],
         target: None,
@@ -34,9 +37,10 @@ fn key(source: usize) -> FlowKey<'static> {
     }
 }
 
-fn entry(name: &str, path: &[usize]) -> InterestEntry {
+pub(super) fn entry(name: &str, path: &[usize]) -> InterestEntry {
     InterestEntry {
         settled: None,
+        drops: None,
         name: name.into(),
         tags: vec![T],
         target: None,
@@ -152,6 +156,80 @@ fn a_message_with_a_target_is_for_the_functions_with_that_target() {
 }
 
 #[test]
+fn functions_are_alike_if_only_their_processes_differ() {
+    let one = function("a", Policy::Nearest);
+    let changed = |change: fn(&mut FunctionSpec)| {
+        let mut other = one.clone();
+        change(&mut other);
+        one.is_like(&other)
+    };
+    assert!(changed(|it| it.instance = Some(InstanceNotice {
+        instance: InstanceId(1),
+        redelivers: true,
+    })));
+    assert!(!changed(|it| it.name.push('b')));
+    assert!(!changed(|it| it.tags.push(Tag(0x11))));
+    assert!(!changed(|it| it.target = Some("x".into())));
+    assert!(!changed(|it| it.policy = Policy::All));
+    assert!(!changed(|it| it.drops = Some(DropPolicy::Oldest)));
+}
+
+#[test]
+fn routes_are_empty_without_a_recipient_here_and_elsewhere() {
+    let mut router = router_with(&[]);
+    assert!(router.route(key(5)).is_empty());
+    router.add_function(node(1), function("here", Policy::Nearest));
+    assert!(!router.route(key(5)).is_empty());
+    router.remove(node(1));
+    assert!(router.route(key(5)).is_empty());
+    router.learn(node(2), vec![entry("there", &[2])]);
+    assert!(!router.route(key(5)).is_empty());
+}
+
+/// A message with a target is for the functions with exactly this target, byte for byte; one without is for all.
+#[test]
+fn m7_a_target_selects_the_functions_with_equal_targets() {
+    let long = "t".repeat(TEXT_LEN_MAX);
+    let almost = format!("{}u", &long[1..]);
+    let targets = [
+        None,
+        Some("x"),
+        Some("x"),
+        Some("X"),
+        Some(""),
+        Some(" x"),
+        Some(&*long),
+    ];
+    let functions: Vec<_> = targets
+        .iter()
+        .enumerate()
+        .map(|(at, target)| {
+            let mut function = function(&format!("f{at}"), Policy::Nearest);
+            function.target = target.map(str::to_owned);
+            (at + 1, function)
+        })
+        .collect();
+    let mut router = router_with(&functions);
+    let rules: [(Option<&str>, &[usize]); 9] = [
+        (None, &[1, 2, 3, 4, 5, 6, 7]),
+        (Some("x"), &[2, 3]),
+        (Some("X"), &[4]),
+        (Some(""), &[5]),
+        (Some(" x"), &[6]),
+        (Some("x "), &[]),
+        (Some("y"), &[]),
+        (Some(&long), &[7]),
+        (Some(&almost), &[]),
+    ];
+    for (target, expected) in rules {
+        let mut targeted = key(8);
+        targeted.target = target;
+        let expected: Vec<_> = expected.iter().map(|&at| node(at)).collect();
+        assert_eq!(router.route(targeted).local, expected, "{target:?}");
+    }
+}
+
+#[test]
 fn what_nobody_observes_goes_nowhere() {
     let mut router = router_with(&[(1, function("a", Policy::Nearest))]);
     let mut other = key(5);
@@ -175,6 +253,28 @@ fn ways_through_oneself_or_not_from_the_teller_are_ignored() {
 }
 
 #[test]
+fn neighbours_are_those_that_have_introduced_themselves_or_sent_a_table() {
+    let mut router = router_with(&[(3, function("here", Policy::Nearest))]);
+    router.add_neighbour(node(2));
+    router.learn(node(1), vec![entry("there", &[5, 1])]);
+    assert_eq!(router.neighbours().collect::<Vec<_>>(), [node(1), node(2)]);
+    router.remove(node(1));
+    assert_eq!(router.neighbours().collect::<Vec<_>>(), [node(2)]);
+}
+
+#[test]
+fn a_table_that_is_learned_again_outdates_no_route() {
+    let mut router = Router::new(node(0), 7);
+    let table = vec![entry("a", &[1]), entry("b", &[2, 1])];
+    router.learn(node(1), table.clone());
+    router.begin_learning(node(1), table);
+    assert!(!router.advance(1));
+    router.begin_learning(node(1), vec![entry("a", &[1]), entry("b", &[3, 1])]);
+    assert!(router.advance(2), "one is withdrawn, and one is new");
+    assert!(!router.advance(1));
+}
+
+#[test]
 fn interest_learned_from_a_neighbour_is_not_returned_to_it() {
     let mut router = router_with(&[(3, function("here", Policy::Nearest))]);
     router.learn(node(1), vec![entry("there", &[1])]);
@@ -184,64 +284,6 @@ fn interest_learned_from_a_neighbour_is_not_returned_to_it() {
     };
     assert_eq!(names(router.advertise(node(1))), ["here"]);
     assert_eq!(names(router.advertise(node(2))), ["here", "there"]);
-}
-
-#[test]
-fn a_neighbour_is_sent_as_many_entries_as_it_accepts_and_others_when_there_is_room() {
-    let mut router = Router::new(node(0), 7);
-    let named = |prefix: &str, via: usize| -> Vec<InterestEntry> {
-        let number = 0..INTEREST_MAX / 2 + 5;
-        number
-            .map(|n| entry(&format!("{prefix}{n}"), &[via]))
-            .collect()
-    };
-    router.learn(node(1), named("a", 1));
-    router.learn(node(2), named("b", 2));
-    router.add_neighbour(node(3));
-    let mut receiver = Router::new(node(3), 7);
-    let mut settle = |router: &mut Router| {
-        while let Some(delta) = router.next_delta(node(3), INTEREST_DELTA_LEN_MAX) {
-            receiver.learn_delta(node(0), delta).expect("in order");
-        }
-        receiver.advance(usize::MAX);
-        let known = receiver.observers(T).into_iter();
-        let (a, b): (Vec<_>, Vec<_>) = known.partition(|name| name.starts_with('a'));
-        (a.len(), b.len())
-    };
-    let half = INTEREST_MAX / 2;
-    assert_eq!(settle(&mut router), (half + 5, half - 5));
-    assert!(router.is_table_full(node(3)));
-    let mut fewer = named("a", 1);
-    fewer.truncate(half - 7);
-    router.learn(node(1), fewer);
-    assert_eq!(settle(&mut router), (half - 7, half + 5));
-    assert!(!router.is_table_full(node(3)));
-}
-
-#[test]
-fn an_entry_that_is_too_long_for_a_message_is_left_out_until_it_is_shorter() {
-    let (mut router, len_max) = (Router::new(node(0), 7), 1024);
-    router.add_neighbour(node(3));
-    let with_tags = |count: u32| FunctionSpec {
-        instance: None,
-        tags: (0..count).map(Tag).collect(),
-        ..function("a", Policy::Nearest)
-    };
-    router.add_function(node(1), with_tags(10));
-    router.add_function(node(2), function("b", Policy::Nearest));
-    let names = |delta: Option<InterestDelta>| -> (Vec<String>, usize) {
-        let delta = delta.expect("something has changed");
-        let names = delta.updated.into_iter().map(|entry| entry.name);
-        (names.collect(), delta.withdrawn.len())
-    };
-    let first = names(router.next_delta(node(3), len_max));
-    assert_eq!(first, (vec!["a".into(), "b".into()], 0));
-    router.add_function(node(1), with_tags(1000));
-    assert_eq!(names(router.next_delta(node(3), len_max)), (vec![], 1));
-    assert_eq!(router.next_delta(node(3), len_max), None);
-    router.add_function(node(1), with_tags(20));
-    let again = names(router.next_delta(node(3), len_max));
-    assert_eq!(again, (vec!["a".into()], 0));
 }
 
 #[test]
@@ -279,6 +321,7 @@ fn tags_beyond_the_limit_of_an_entry_are_not_advertised() {
         let tags = tags.collect();
         let wide = FunctionSpec {
             instance: None,
+            drops: None,
             tags,
             ..function("a", Policy::Nearest)
         };

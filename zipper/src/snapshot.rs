@@ -17,4 +17,6 @@ pub struct PeerSnapshot {
     pub is_connected: bool,
     /// What this zipper has accepted for the peer, and the peer has not acknowledged.
     pub backlog: SendBacklog,
+    /// How many messages this zipper has dropped since the peer connected, because it had no room for them.
+    pub dropped: u64,
 }

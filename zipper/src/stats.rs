@@ -40,16 +40,23 @@ counters! {
     unobserved,
     /// Dropped: the function has left while the message was in flight.
     unreachable,
+    /// Dropped: plain copies of messages of other zippers, for which the send buffer of the function or of the
+    /// next zipper had no room.
+    no_room,
     /// Dropped: forwarded too often.
     hop_limit,
     /// Dropped: malformed, or not allowed for the sender.
     malformed,
     /// Dropped: the sender has no permission to write the tag.
     forbidden,
+    /// Dropped: the message had passed as many functions as this zipper permits, since functions form a cycle.
+    too_deep,
     /// Not messages, but tags that functions wanted to observe without the permission.
     forbidden_tags,
     /// Not messages, but requests of operators without the permission.
     forbidden_requests,
+    /// Not messages, but functions that were disconnected because they had held a source back for too long.
+    stalled,
     /// Not lost: dropped on a route that had ended, or for want of room. Its source sends it again.
     discarded,
     /// Lost: accepted for a peer that ended before it acknowledged them, or not yet forwarded when this

@@ -17,6 +17,7 @@ use selvedge_client::lanes::{PAYLOAD_MAX, session_config};
 use crate::broker::{Broker, BrokerSettings, BrokerTicker, StopTicker};
 use crate::permissions::AccessRules;
 use crate::reload::ReloadRequest;
+use crate::settlement::EntrySettings;
 use crate::snapshot::PeerSnapshot;
 use crate::stats::ZipperStats;
 use selvedge_client::tag::Tag;
@@ -76,10 +77,19 @@ pub struct ZipperOptions {
     pub send_buffer: u64,
     /// The longest payload, in bytes; equal for all zippers and clients.
     pub message_max: usize,
+    /// How long a function may hold sources back: one that has processed nothing new for so long, while a source
+    /// waits for it as long, is disconnected.
+    pub stalled_max: Duration,
+    /// How many functions a message may pass, 1 to 127. What the last one writes is dropped and counted
+    /// (`ZipperStats::too_deep`), and its outcome is `too_deep`: it ends cycles of functions.
+    pub function_depth: u8,
     /// The features of the protocol that the zipper offers, as bits: all that this build implements, unless
     /// a test requires a zipper without some of them.
     pub features: u64,
 }
+
+/// How many functions a message may pass by default.
+pub const FUNCTION_DEPTH: u8 = 8;
 
 impl fmt::Debug for ZipperOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -113,6 +123,8 @@ impl ZipperOptions {
             spin: DriverConfig::default().spin,
             send_buffer: SessionConfig::default().send_buffer,
             message_max: PAYLOAD_MAX,
+            stalled_max: EntrySettings::default().stalled_max,
+            function_depth: FUNCTION_DEPTH,
             features: FEATURES,
         }
     }
@@ -202,6 +214,8 @@ impl Zipper {
             clients_max: options.clients_max,
             clock: driver.clock().clone(),
             message_max: options.message_max,
+            stalled_max: options.stalled_max,
+            function_depth: options.function_depth,
             seed: driver.random_u64()?,
         });
         if let Some(rules) = options.access {
@@ -359,6 +373,7 @@ impl Closing {
                 return None;
             }
             self.is_forwarded = Some(is_forwarded);
+            self.broker.flush_outlets();
             hub.wind_down();
         }
         let is_closed = match hub.closed() {
@@ -372,6 +387,7 @@ impl Closing {
         let Some(hub) = &self.hub else { return false };
         let left = |until: Instant| until.saturating_duration_since(hub.clock().now());
         self.is_forwarded = Some(self.broker.sources_gone(left(self.sources_until)));
+        self.broker.flush_outlets();
         let is_closed = hub.close(left(self.until));
         self.end(is_closed)
     }
@@ -420,6 +436,12 @@ impl ZipperWatch {
     #[must_use]
     pub fn peers(&self) -> Vec<PeerSnapshot> {
         self.0.peers()
+    }
+
+    /// The number of flows of sources that slow functions hold back.
+    #[must_use]
+    pub fn held_flows(&self) -> usize {
+        self.0.held_flows()
     }
 
     /// Whether the zipper makes progress: false if it has not checked its timeouts for 10 s, because it

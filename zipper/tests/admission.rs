@@ -122,6 +122,7 @@ fn a_token_or_open_access_does_not_make_a_zipper() {
             let stranger = Stranger::connect(&zipper);
             let entry = InterestEntry {
                 settled: None,
+                drops: None,
                 name: "f".into(),
                 tags: vec![IN],
                 target: None,

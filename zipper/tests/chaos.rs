@@ -1,5 +1,5 @@
 //! Five zippers, each on a host of its own, are killed, cut off and frozen under load: every line of every source
-//! reaches each group of functions once and in order.
+//! reaches each group of functions once and in order. The same holds while all of them are restarted in turn.
 //!
 //! Ignored by default, because it needs root (network namespaces) and a minute: `.ci/hosts` runs it in CI.
 //! `CHAOS_SECONDS` sets how long the faults last, and `CHAOS_SEED` repeats their sequence.
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -48,7 +48,9 @@ struct Hosts {
 
 impl Hosts {
     fn new() -> Self {
-        let tag = std::process::id() % 100_000;
+        static HOSTS: AtomicU32 = AtomicU32::new(0);
+        let number = HOSTS.fetch_add(1, Ordering::Relaxed);
+        let tag = std::process::id() % 10_000 * 10 + number;
         let folder = std::env::temp_dir().join(format!("zipper-chaos-{tag}"));
         std::fs::create_dir_all(&folder).expect("a folder");
         let key = |_| Identity::generate().expect("randomness");
@@ -328,6 +330,17 @@ impl Faults<'_> {
         self.kill();
     }
 
+    /// As an operator does: with SIGTERM, and the next one only once this one is back.
+    fn restart(&mut self, at: usize) {
+        let mut zipper = self.zippers[at].take().expect("it runs");
+        zipper.signal("-TERM");
+        let status = zipper.wait(Instant::now() + PATIENCE);
+        assert!(status.is_some(), "zipper {at} does not end");
+        self.kills += 1;
+        self.zippers[at] = Some(self.hosts.serve(at));
+        std::thread::park_timeout(KILL_INTERVAL);
+    }
+
     fn kill(&mut self) {
         let at = self.rng.usize(..ZIPPERS);
         // With SIGKILL.
@@ -352,6 +365,28 @@ fn every_line_arrives_once_whichever_zippers_are_killed_cut_off_or_frozen() {
     let seed = setting("CHAOS_SEED", fastrand::u64(..1_000_000));
     let time = Duration::from_secs(setting("CHAOS_SECONDS", 60));
     println!("CHAOS_SEED={seed} CHAOS_SECONDS={}", time.as_secs());
+    let summary = under_load(seed, |faults| {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            faults.befall();
+        }
+    });
+    println!("{summary}");
+}
+
+#[test]
+#[ignore = "it needs root and half a minute: .ci/hosts runs it"]
+fn every_line_arrives_once_while_all_zippers_are_restarted_in_turn() {
+    let summary = under_load(0, |faults| {
+        for at in 0..ZIPPERS {
+            faults.restart(at);
+        }
+    });
+    println!("{summary}");
+}
+
+/// Runs sources and sinks, and lets faults befall the zippers meanwhile. Returns what has happened.
+fn under_load(seed: u64, befall: impl FnOnce(&mut Faults<'_>)) -> String {
     let hosts = Hosts::new();
     let zippers = (0..ZIPPERS).map(|at| Some(hosts.serve(at))).collect();
     let is_over = Arc::new(AtomicBool::new(false));
@@ -380,10 +415,7 @@ fn every_line_arrives_once_whichever_zippers_are_killed_cut_off_or_frozen() {
         rng: fastrand::Rng::with_seed(seed),
         kills: 0,
     };
-    let end = Instant::now() + time;
-    while Instant::now() < end {
-        faults.befall();
-    }
+    befall(&mut faults);
     is_over.store(true, Ordering::Relaxed);
     let until = Instant::now() + PATIENCE;
     let mut written = Vec::new();
@@ -398,16 +430,18 @@ fn every_line_arrives_once_whichever_zippers_are_killed_cut_off_or_frozen() {
     for source in sources {
         written.push(source.writer.join().expect("it does not panic"));
     }
-    println!(
-        "{} kills, {written:?} lines, folder {}",
-        faults.kills,
-        hosts.folder.display()
-    );
+    let summary = format!("{} restarts, {written:?} lines", faults.kills);
     for sink in &sinks {
         sink.process.signal("-TERM");
     }
-    let ended = sinks.into_iter().map(Sink::end);
-    check(&ended.collect::<Vec<_>>(), &written);
+    let ended: Vec<_> = sinks.into_iter().map(Sink::end).collect();
+    for (at, (_, lines)) in ended.iter().enumerate() {
+        // Kept with the logs if the check fails.
+        let lines: String = lines.iter().map(|it| format!("{it:?}\n")).collect();
+        std::fs::write(hosts.folder.join(format!("sink-{at}.lines")), lines).expect("a file");
+    }
+    check(&ended, &written);
+    summary
 }
 
 /// Every line reached each group once, and each sink in order. A source ends when its lines are settled, that is,

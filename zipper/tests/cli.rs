@@ -227,6 +227,29 @@ fn a_source_that_no_function_observes_fails_unless_that_is_allowed() {
 }
 
 #[test]
+fn a_source_without_permission_for_its_tag_fails_with_that_reason() {
+    let anyone = "auth={type: permissions, anyone: {write: [0x11]}}";
+    let zipper = ZipperProcess::start(&[anyone]);
+    let source = ["source", "-z", &zipper.address, "--tag", "0x10"];
+    // That nothing is observed may be permitted; this may not.
+    let args = [&source[..], &["--allow-unobserved", "--output", "json"]].concat();
+    let output = run_with(&args, b"a\nb\n");
+    let expected = "2 of 2 messages were refused: this client has no permission to write their tag";
+    assert_fails(&output, 1, expected);
+    let outcome: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let expected = (&2.into(), &0.into(), &0.into());
+    let found = (
+        &outcome["abandoned"]["forbidden"],
+        &outcome["unobserved"],
+        &outcome["settled"],
+    );
+    assert_eq!((found, &outcome["delivered"]), (expected, &false.into()));
+    let output = run_with(&source, b"a\nb\n");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(stdout.ends_with(": 0 settled, 2 forbidden\n"), "{stdout}");
+}
+
+#[test]
 fn a_zipper_raises_its_descriptor_limit_to_the_hard_limit() {
     let serve = format!(
         "ulimit -S -n 64; exec {} serve",
@@ -320,12 +343,16 @@ fn a_client_needs_the_message_limit_of_its_zipper() {
     // The limit is that of the payload.
     let (longest, source) = (65536.to_string(), [&source[..], &limit].concat());
     let line = "x".repeat(65536);
+    let mut stdout = sink.0.stdout.take().expect("it is piped");
+    // The message is settled once it is printed, and it is longer than a pipe.
+    let reading = std::thread::spawn(move || {
+        let mut printed = String::new();
+        std::io::Read::read_to_string(&mut stdout, &mut printed).expect("text");
+        printed
+    });
     let sent = run_with(&source, line.as_bytes());
     assert!(sent.status.success(), "{sent:?}");
-    let mut printed = String::new();
-    let stdout = sink.0.stdout.as_mut().expect("it is piped");
-    std::io::Read::read_to_string(stdout, &mut printed).expect("text");
-    assert_eq!(printed, line.clone() + "\n");
+    assert_eq!(reading.join().expect("it reads"), line.clone() + "\n");
     let expected = format!("exceeds the maximum of {longest} bytes");
     assert_fails(&run_with(&source, (line + "xxx").as_bytes()), 1, &expected);
 }

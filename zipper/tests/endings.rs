@@ -5,11 +5,11 @@ mod support;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use selvedge_client::Client;
+use selvedge_client::{Client, ClientOptions, SlowConsumerPolicy};
 use selvedge_zipper::zipper::Zipper;
 
 use crate::support::{
-    IN, PATIENCE, function, options, read, source, start, text, until_known, write,
+    IN, PATIENCE, function, options, plain_source, read, source, start, text, until_known, write,
 };
 
 #[test]
@@ -31,7 +31,7 @@ fn another_takes_over_what_waits_although_its_source_has_left() {
     until_known(&zipper, IN);
     killed.kill().expect("it runs");
     killed.wait().expect("it ends");
-    let (source, count) = (source(&zipper), 300);
+    let (source, count) = (plain_source(&zipper), 300);
     for number in 0..count {
         write(&source, IN, &format!("{number:01000}"));
     }
@@ -60,7 +60,7 @@ fn another_takes_over(has_witness: bool) {
     let witness = has_witness.then(|| function(&zipper, "witness", IN));
     killed.kill().expect("it runs");
     killed.wait().expect("it ends");
-    let source = source(&zipper);
+    let source = plain_source(&zipper);
     let count = 1000;
     for number in 0..count {
         write(&source, IN, &format!("{number:01000}"));
@@ -102,22 +102,30 @@ fn sink_process(zipper: &Zipper, name: &str) -> Child {
 
 #[test]
 fn what_a_client_could_not_deliver_before_its_end_is_counted() {
-    let zipper = start(options("z"));
-    let source = source(&zipper);
-    drop(zipper);
-    until_gone(&source);
-    for text in ["waits", "waits too"] {
-        write(&source, IN, text);
+    for (connect, expected) in [
+        (plain_source as fn(&Zipper) -> Client, [2, 0]),
+        (source, [0, 2]),
+    ] {
+        let zipper = start(options("z"));
+        let source = connect(&zipper);
+        drop(zipper);
+        until_gone(&source);
+        for text in ["waits", "waits too"] {
+            write(&source, IN, text);
+        }
+        assert!(!source.close(Duration::from_millis(1)));
+        assert_eq!(
+            [source.uncertain(), source.outcomes().unsettled()],
+            expected
+        );
     }
-    assert!(!source.close(Duration::from_millis(1)));
-    assert_eq!(source.uncertain(), 2);
 }
 
 #[test]
 fn what_a_zipper_that_closes_has_not_delivered_its_source_counts() {
-    for _ in 0..2 {
+    for connect in [plain_source as fn(&Zipper) -> Client, source] {
         let zipper = start(options("z"));
-        let (sink, source) = (function(&zipper, "sink", IN), source(&zipper));
+        let (sink, source) = (function(&zipper, "sink", IN), connect(&zipper));
         let (sent, got) = std::thread::scope(|scope| {
             let writing = scope.spawn(|| {
                 let mut sent = 0_u32;
@@ -146,14 +154,16 @@ fn what_a_zipper_that_closes_has_not_delivered_its_source_counts() {
             got.iter().cloned().map(Vec::from).eq(expected),
             "they are not in order"
         );
-        let (sent, uncertain) = (u64::from(sent), source.uncertain());
+        let (sent, outcomes) = (u64::from(sent), source.outcomes());
+        let uncounted = source.uncertain() + outcomes.unsettled();
         let delivered = got.len() as u64;
         assert!(delivered > 0);
-        let all = delivered..=delivered + uncertain;
+        let all = delivered..=delivered + uncounted;
         assert!(
             all.contains(&sent),
-            "{sent} sent, {delivered} delivered, {uncertain} uncertain"
+            "{sent} sent, {delivered} delivered, {uncounted} uncertain or unsettled"
         );
+        assert!(outcomes.total().settled <= delivered, "{outcomes:?}");
     }
 }
 
@@ -179,8 +189,10 @@ fn a_function_whose_zipper_has_gone_reads_no_more_although_what_it_wrote_waits()
 fn ends_at_once(has_written: bool) {
     let zipper = start(options("z"));
     let sink = function(&zipper, "sink", IN);
-    write(&source(&zipper), IN, "the last");
+    let source = source(&zipper);
+    write(&source, IN, "the last");
     assert_eq!(text(&read(&sink)), "the last");
+    drop(source);
     drop(zipper);
     // It would introduce itself again.
     until_gone(&sink);
@@ -209,4 +221,37 @@ fn a_function_that_finishes_leaves_nothing_that_is_counted_as_lost() {
     let watch = zipper.watch();
     assert!(zipper.close(PATIENCE));
     assert_eq!(watch.stats().undelivered, 0);
+}
+
+#[test]
+fn a_function_that_drops_the_oldest_messages_finishes_with_the_last_one() {
+    let zipper = start(options("z"));
+    let slow = Client::connect(ClientOptions {
+        slow_consumer: SlowConsumerPolicy::DropOldest,
+        ..ClientOptions::function("slow", vec![IN], zipper.addresses().to_vec())
+    });
+    let slow = slow.expect("the zipper lets it in");
+    until_known(&zipper, IN);
+    let source = Client::connect(ClientOptions {
+        level: None,
+        ..ClientOptions::source("source", zipper.addresses().to_vec())
+    });
+    let (source, count) = (source.expect("the zipper lets it in"), 20_000);
+    for number in 0..count {
+        write(&source, IN, &format!("{number:01000}"));
+    }
+    assert!(source.close(PATIENCE), "it is not held back");
+    // Its zipper has up to 1 MiB that was not sent yet.
+    slow.finish();
+    let (mut received, mut last) = (0, None);
+    while let Ok(data) = slow.read_timeout(PATIENCE) {
+        let number = text(&data).parse::<u64>().expect("a number");
+        assert!(last < Some(number), "{number} behind {last:?}");
+        (received, last) = (received + 1, Some(number));
+    }
+    assert!(slow.close(PATIENCE));
+    assert_eq!(last, Some(count - 1));
+    let stats = zipper.stats();
+    assert!(stats.no_room > 0, "{stats:?}");
+    assert_eq!((received + stats.no_room, stats.undelivered), (count, 0));
 }

@@ -14,7 +14,9 @@ use selvedge_hub::{Driver, DriverConfig};
 use selvedge_zipper::zipper::{Neighbour, Zipper};
 use serde_json::{Value, json};
 
-use crate::support::{IN, PATIENCE, function, options, source, start, until_known, write};
+use crate::support::{
+    IN, PATIENCE, function, options, plain_source, source, start, until_known, write,
+};
 
 /// Two zippers, of which the second dials the first.
 fn pair() -> (Zipper, Zipper) {
@@ -61,7 +63,8 @@ fn the_lists_show_clients_functions_tags_routes_neighbours_and_the_backlog() {
     let there = function(&region, "there", IN);
     until_known(&edge, IN);
     let here = function(&edge, "here", IN);
-    let source = source(&edge);
+    // Messages that are settled wait at their source, and not here.
+    let source = plain_source(&edge);
     let named = |list: &str| {
         let rows = rows(&edge, list);
         let names = rows
@@ -77,7 +80,7 @@ fn the_lists_show_clients_functions_tags_routes_neighbours_and_the_backlog() {
     assert_eq!(functions.len(), 1);
     let expected = json!({
         "name": "here", "node": functions[0]["node"], "tags": ["0x0010"], "target": "",
-        "policy": "nearest", "connected": true,
+        "policy": "nearest", "when_slow": "hold", "connected": true, "dropped": 0,
     });
     assert_eq!(functions[0], expected);
     let tags = rows(&edge, "tags");
@@ -85,8 +88,8 @@ fn the_lists_show_clients_functions_tags_routes_neighbours_and_the_backlog() {
     assert_eq!(tags, [expected]);
     let node = region.node_id().to_string();
     let expected = json!({
-        "name": "there", "tags": ["0x0010"], "target": "", "policy": "nearest", "home": node,
-        "via": node, "hops": 1,
+        "name": "there", "tags": ["0x0010"], "target": "", "policy": "nearest",
+        "when_slow": "hold", "home": node, "via": node, "hops": 1,
     });
     assert_eq!(rows(&edge, "routes"), [expected]);
     let neighbours = rows(&edge, "neighbours");
@@ -96,6 +99,8 @@ fn the_lists_show_clients_functions_tags_routes_neighbours_and_the_backlog() {
         (&"region".into(), &1.into())
     );
     assert!(lines(&edge, &["ls"])[0].starts_with("name "));
+    let none = lines(&edge, &["ls", "--slow"]);
+    assert_eq!(none, ["no function holds a source back"]);
     // The function reads nothing: what exceeds its receive window waits here.
     while source.try_write(IN, [7; 60_000]).is_ok() {}
     let slow = rows(&edge, "backlog");

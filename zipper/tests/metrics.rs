@@ -70,6 +70,20 @@ impl MonitoredZipper {
         }
     }
 
+    /// Writes until messages wait here for the function `slow`, which does not read. Returns how many were
+    /// written.
+    fn fill(&self, source: &Client, tag: Tag) -> u64 {
+        let queued = "selvedge_zipper_peer_queued_bytes{role=\"function\",name=\"slow\"}";
+        let (deadline, mut written) = (Instant::now() + PATIENCE, 0);
+        while self.value(queued).is_none_or(|it| it < 32 << 10) {
+            for _ in 0..100 {
+                written += u64::from(source.try_write(tag, [7; 8000]).is_ok());
+            }
+            assert!(Instant::now() < deadline, "nothing is queued");
+        }
+        written
+    }
+
     fn client(&self, options: impl FnOnce(Vec<selvedge_hub::Address>) -> ClientOptions) -> Client {
         let address = self.address.parse().expect("an address");
         Client::connect(options(vec![address])).expect("it is admitted")
@@ -80,6 +94,14 @@ impl Drop for MonitoredZipper {
     fn drop(&mut self) {
         let _already_ended = self.child.kill();
         let _reaped = self.child.wait();
+    }
+}
+
+/// A source of plain data: zippers hold no messages that are settled.
+fn plain_source(zippers: Vec<selvedge_hub::Address>) -> ClientOptions {
+    ClientOptions {
+        level: None,
+        ..ClientOptions::source("sensor", zippers)
     }
 }
 
@@ -95,7 +117,7 @@ fn the_metrics_show_peers_messages_and_the_backlog_of_a_reader_that_is_away() {
     const TAG: Tag = Tag(0x10);
     let zipper = MonitoredZipper::start();
     let sink = zipper.client(|at| ClientOptions::function("slow", vec![TAG], at));
-    let source = zipper.client(|at| ClientOptions::source("sensor", at));
+    let source = zipper.client(plain_source);
     zipper.wait_until(
         "selvedge_zipper_peers{role=\"function\",state=\"connected\"}",
         |it| it == 1,
@@ -105,17 +127,9 @@ fn the_metrics_show_peers_messages_and_the_backlog_of_a_reader_that_is_away() {
         |it| it == 1,
     );
     // The sink reads nothing, so its window and the send buffer of the zipper fill up.
-    let mut written = 0;
     let unacknowledged =
         "selvedge_zipper_peer_unacknowledged_bytes{role=\"function\",name=\"slow\"}";
-    let queued = "selvedge_zipper_peer_queued_bytes{role=\"function\",name=\"slow\"}";
-    let deadline = Instant::now() + PATIENCE;
-    while zipper.value(queued).is_none_or(|it| it < 32 << 10) {
-        for _ in 0..100 {
-            written += u64::from(source.try_write(TAG, [7; 8000]).is_ok());
-        }
-        assert!(Instant::now() < deadline, "nothing is queued");
-    }
+    let written = zipper.fill(&source, TAG);
     let sent = "selvedge_zipper_sent_messages_total{peer_role=\"function\"}";
     zipper.wait_until(sent, |it| it > 0 && it <= written);
     assert!(zipper.value(unacknowledged).is_some());
@@ -130,10 +144,21 @@ fn a_zipper_is_ready_until_it_drains_and_healthy_all_the_time() {
     assert_eq!(zipper.page("/").0, 404);
     // What it holds for an absent sink delays its end.
     let sink = zipper.client(|at| ClientOptions::function("slow", vec![Tag(1)], at));
-    let source = zipper.client(|at| ClientOptions::source("sensor", at));
+    let source = zipper.client(plain_source);
     let queued = "selvedge_zipper_peer_connections{role=\"function\",name=\"slow\"}";
     zipper.wait_until(queued, |it| it == 1);
-    while source.try_write(Tag(1), [7; 8000]).is_ok() {}
+    // Until the source finds no room after several pages, either: then the window of the sink is full.
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        while source.try_write(Tag(1), [7; 8000]).is_ok() {}
+        zipper.fill(&source, Tag(1));
+        let is_full =
+            || zipper.page("/readyz").0 == 200 && source.try_write(Tag(1), [7; 8000]).is_err();
+        if (0..10).all(|_| is_full()) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the source is not held back");
+    }
     kill_process(Pid::from_child(&zipper.child), Signal::TERM).expect("it runs");
     let deadline = Instant::now() + PATIENCE;
     while zipper.page("/readyz").0 == 200 {

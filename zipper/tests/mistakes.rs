@@ -103,7 +103,7 @@ fn case_23_a_mistake_on_the_command_line_is_explained() {
         (
             &sink,
             &["--observe", "0x10", "--message-max", "1GB"],
-            "expected a whole number from 1024 to 1073741824",
+            "expected a whole number from 65536 to 1073741824",
         ),
         (
             &sink,
@@ -218,5 +218,74 @@ fn case_22_a_check_reports_what_serve_would_refuse() {
         for args in [&["serve", "-t", "-c"][..], &["serve", "-c"]] {
             assert_mistake(&[args, &[&config.path()]].concat(), 3, listen);
         }
+    }
+}
+
+#[test]
+fn s6_no_log_contains_a_secret_and_a_key_that_others_can_read_is_reported() {
+    use std::io::{BufRead, BufReader, Read};
+    use std::os::unix::fs::PermissionsExt;
+    const TOKEN: &str = "a-secret-that-nothing-may-print";
+    let folder = Config::new("# s6\n");
+    let key = folder.0.join("node.key").display().to_string();
+    let made = zipper(&["keygen", &key]);
+    assert!(made.status.success(), "{made:?}");
+    let pem = std::fs::read_to_string(&key).expect("a key");
+    let secret = pem.lines().nth(1).expect("the key itself").to_owned();
+    for mode in [0o600, 0o644] {
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(&key, permissions).expect("it is ours");
+        let mut serving = Command::new(env!("CARGO_BIN_EXE_zipper"))
+            .args([
+                "serve",
+                "--log",
+                "trace",
+                "--set",
+                "listen=['tcp://127.0.0.1:0']",
+            ])
+            .args(["--set", &format!("identity={key}")])
+            .args(["--set", &format!("auth={{type: token, token: {TOKEN}}}")])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let mut line = String::new();
+        let mut out = BufReader::new(serving.stdout.take().expect("it is piped"));
+        out.read_line(&mut line).expect("the address");
+        let at = line.trim().rsplit(' ').next().expect("an address");
+        let mut log = String::new();
+        for (token, code) in [(TOKEN, 0), ("another-secret-that-nothing-may-print", 4)] {
+            let args = [
+                "source",
+                "-z",
+                at,
+                "--tag",
+                "0x10",
+                "--token",
+                token,
+                "--log",
+                "trace",
+                "--allow-unobserved",
+                "--timeout",
+                "2",
+            ];
+            let source = zipper(&args);
+            log += &String::from_utf8_lossy(&source.stderr);
+            log += &String::from_utf8_lossy(&source.stdout);
+            assert_eq!(source.status.code(), Some(code), "{log}");
+        }
+        serving.kill().expect("it runs");
+        let mut serve_log = serving.stderr.take().expect("it is piped");
+        serve_log.read_to_string(&mut log).expect("text");
+        let _status = serving.wait();
+        assert!(log.contains(" TRACE ") || log.contains("TRACE"), "{log}");
+        for secret in [TOKEN, "another-secret", &secret] {
+            assert!(!log.contains(secret), "{secret} in\n{log}");
+        }
+        assert_eq!(
+            log.contains("other users can read the private key"),
+            mode == 0o644,
+            "{log}"
+        );
     }
 }

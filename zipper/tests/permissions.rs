@@ -3,17 +3,22 @@
 #[allow(dead_code, reason = "a part of it is used")]
 mod support;
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
+use selvedge_client::lanes::{CONTROL, DATA};
+use selvedge_client::settlement::FlowOutcome;
+use selvedge_client::wire::settlement::FEATURE_SETTLEMENT;
 use selvedge_client::wire::{
-    AdminQuery, Denial, Handshake, Permission, Policy, Role, VersionOffer, WireMessage,
+    AdminQuery, Data, Denial, Handshake, Origin, Permission, Policy, Recipient, Role, VersionOffer,
+    WireMessage,
 };
 use selvedge_client::{AdminClient, AdminError, Client, ClientOptions, ConnectError, Tag};
-use selvedge_hub::{Hub, Identity, LaneConfig, LaneId, NodeId, SessionConfig};
+use selvedge_hub::{Endpoint, Hub, Identity, LaneConfig, SessionConfig};
 use selvedge_zipper::permissions::{AccessRules, Grant, Permissions, TagRange, TokenGrant};
 use selvedge_zipper::zipper::Zipper;
 
-use crate::support::{IN, PATIENCE, identity, options, read, start, text, write};
+use crate::support::{IN, PATIENCE, identity, options, read, start, text, wait_until, write};
 
 const OTHER: Tag = Tag(0x20);
 
@@ -66,20 +71,20 @@ fn source(zipper: &Zipper, token: &str) -> Result<Client, ConnectError> {
     connect(zipper, token, ClientOptions::source("source", Vec::new()))
 }
 
+fn plain_source(zipper: &Zipper, token: &str) -> Result<Client, ConnectError> {
+    let options = ClientOptions {
+        level: None,
+        ..ClientOptions::source("source", Vec::new())
+    };
+    connect(zipper, token, options)
+}
+
 fn sink(zipper: &Zipper, token: &str, tags: Vec<Tag>) -> Result<Client, ConnectError> {
     connect(
         zipper,
         token,
         ClientOptions::function("sink", tags, Vec::new()),
     )
-}
-
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::yield_now();
-    }
 }
 
 #[test]
@@ -89,7 +94,7 @@ fn messages_of_other_tags_are_dropped_and_counted_and_the_connection_stays() {
         token("o", permissions(&[], &["all"], &[])),
     ]);
     let sink = sink(&zipper, "o", vec![IN, OTHER]).expect("it may observe");
-    let source = source(&zipper, "w").expect("it may write");
+    let source = plain_source(&zipper, "w").expect("it may write");
     for n in 0..300 {
         write(&source, OTHER, "no");
         write(&source, IN, &n.to_string());
@@ -108,11 +113,32 @@ fn messages_of_other_tags_are_dropped_and_counted_and_the_connection_stays() {
 }
 
 #[test]
+fn the_outcome_of_settled_messages_of_other_tags_is_forbidden() {
+    let zipper = zipper(vec![token("w", permissions(&["0x10-0x1f"], &[], &[]))]);
+    let source = source(&zipper, "w").expect("it may write");
+    for _ in 0..300 {
+        write(&source, OTHER, "no");
+    }
+    assert!(source.flush(PATIENCE));
+    let expected = FlowOutcome {
+        forbidden: 300,
+        ..FlowOutcome::default()
+    };
+    assert_eq!(source.outcomes().total(), expected);
+    assert!(!source.outcomes().is_settled());
+    let stats = zipper.stats();
+    assert_eq!(
+        (stats.received, stats.forbidden, stats.unobserved),
+        (300, 300, 0)
+    );
+}
+
+#[test]
 fn a_function_receives_the_tags_that_it_may_observe() {
     let zipper = zipper(vec![token("t", permissions(&["all"], &["0x10"], &[]))]);
     let sink = sink(&zipper, "t", vec![IN, OTHER]).expect("it may observe one of them");
     assert_eq!(zipper.observers(OTHER), [""; 0]);
-    let source = source(&zipper, "t").expect("it may write");
+    let source = plain_source(&zipper, "t").expect("it may write");
     write(&source, OTHER, "no");
     write(&source, IN, "yes");
     assert_eq!(text(&read(&sink)), "yes");
@@ -180,7 +206,7 @@ fn new_rules_apply_to_connected_clients() {
     let all = || permissions(&["all"], &["all"], &["all"]);
     let zipper = zipper(vec![token("a", all()), token("b", all())]);
     let sink = sink(&zipper, "a", vec![IN, OTHER]).expect("it may observe");
-    let source = source(&zipper, "a").expect("it may write");
+    let source = plain_source(&zipper, "a").expect("it may write");
     let other = self::source(&zipper, "b").expect("it may write");
     write(&source, OTHER, "1");
     assert_eq!(text(&read(&sink)), "1");
@@ -204,6 +230,39 @@ fn new_rules_apply_to_connected_clients() {
     assert_eq!(zipper.observers(OTHER), ["sink"]);
     write(&source, OTHER, "4");
     assert_eq!(text(&read(&sink)), "4");
+}
+
+/// What it has written before is settled, also what the function has not read yet.
+#[test]
+fn a_source_that_loses_its_permission_learns_what_was_processed_before() {
+    let all = || permissions(&["all"], &["all"], &["all"]);
+    let zipper = zipper(vec![token("a", all()), token("b", all())]);
+    let sink = sink(&zipper, "b", vec![IN]).expect("it may observe");
+    let source = source(&zipper, "a").expect("it may write");
+    for n in 0..10 {
+        write(&source, IN, &n.to_string());
+    }
+    assert_eq!(text(&read(&sink)), "0");
+    zipper.set_access(rules(vec![
+        token("a", permissions(&["0x30"], &[], &[])),
+        token("b", all()),
+    ]));
+    write(&source, IN, "no");
+    wait_until("the message is not counted", || {
+        zipper.stats().forbidden == 1
+    });
+    for n in 1..10 {
+        assert_eq!(text(&read(&sink)), n.to_string());
+    }
+    // The last message is settled when the next one is requested.
+    assert!(sink.try_read().is_err());
+    assert!(source.flush(PATIENCE));
+    let expected = FlowOutcome {
+        settled: 10,
+        forbidden: 1,
+        ..FlowOutcome::default()
+    };
+    assert_eq!(source.outcomes().total(), expected);
 }
 
 #[test]
@@ -245,9 +304,8 @@ fn an_operator_sees_what_its_permission_covers() {
     assert_eq!(zipper.stats().forbidden_requests, 2);
 }
 
-#[test]
-fn a_client_is_notified_of_what_it_may_not_do() {
-    let zipper = zipper(vec![token("t", permissions(&["0x10"], &["0x10"], &[]))]);
+/// A client that is admitted by hand, so that it can send what no client of this crate would.
+fn by_hand(zipper: &Zipper, token: &str, tags: Vec<Tag>) -> (Hub, Endpoint) {
     let hub = Hub::builder(identity())
         .session(SessionConfig {
             lanes: vec![LaneConfig::default(); 2],
@@ -256,27 +314,96 @@ fn a_client_is_notified_of_what_it_may_not_do() {
         .peer_at(zipper.node_id(), zipper.addresses().to_vec())
         .expect("another node");
     let hub = hub.start().expect("a hub");
-    let node: NodeId = zipper.node_id();
-    let endpoint = hub.endpoint(node).expect("a peer");
-    let lane = |number| LaneId::new(number).expect("a lane");
-    let send = |message: &WireMessage| {
+    let endpoint = hub.endpoint(zipper.node_id()).expect("a peer");
+    for message in [
+        // Without settlement: then it receives plain messages.
+        WireMessage::VersionOffer(VersionOffer {
+            features: VersionOffer::OWN.features & !FEATURE_SETTLEMENT,
+            ..VersionOffer::OWN
+        }),
+        WireMessage::Handshake(Handshake {
+            version: VersionOffer::OWN.min,
+            role: Role::StreamFunction,
+            name: "f".into(),
+            token: Some(token.into()),
+            tags,
+            target: None,
+            policy: Policy::Nearest,
+        }),
+    ] {
         let bytes = message.encode().expect("it is short");
-        endpoint.send(lane(0), bytes).expect("it is open");
+        endpoint.send(CONTROL, bytes).expect("it is open");
+    }
+    (hub, endpoint)
+}
+
+/// Each violation has no effect but to be counted and reported, and the connection stays.
+#[test]
+fn s5_a_client_writes_and_observes_what_it_may_and_in_no_other_name() {
+    let zipper = zipper(vec![
+        token("t", permissions(&["0x10"], &["0x10"], &[])),
+        token("all", permissions(&["all"], &["all"], &[])),
+    ]);
+    let sink = sink(&zipper, "all", vec![IN, OTHER]).expect("it may observe");
+    let (other, key) = (identity(), ClientOptions::source("source", Vec::new()));
+    let source = ClientOptions {
+        level: None,
+        identity: Some(other.clone()),
+        ..key
     };
-    send(&WireMessage::VersionOffer(VersionOffer::OWN));
-    send(&WireMessage::Handshake(Handshake {
-        version: VersionOffer::OWN.min,
-        role: Role::StreamFunction,
-        name: "f".into(),
-        token: Some("t".into()),
-        tags: vec![IN, OTHER],
-        target: None,
-        policy: Policy::Nearest,
-    }));
+    let source = connect(&zipper, "all", source).expect("it may write");
+    let (hub, endpoint) = by_hand(&zipper, "t", vec![IN, OTHER]);
+    let send = |tag, payload: &'static [u8]| {
+        let message = WireMessage::Data(Data {
+            tag,
+            // Those of another client, as if this one forwarded a message.
+            origin: Origin {
+                source: *other.node_id().as_bytes(),
+                sequence: 7,
+            },
+            hops_left: 3,
+            target: None,
+            recipients: vec![Recipient {
+                name: "f".into(),
+                home: *zipper.node_id().as_bytes(),
+            }],
+            trace: None,
+            payload: payload.into(),
+        });
+        let bytes = message.encode().expect("it is short");
+        endpoint.send(DATA, bytes).expect("it is open");
+    };
+    send(OTHER, b"outside");
+    send(IN, b"inside");
+    let data = read(&sink);
+    assert_eq!((data.tag, &data.payload[..]), (IN, &b"inside"[..]));
+    assert_eq!(data.origin.source, *hub.node_id().as_bytes());
+    assert_eq!(zipper.stats().forbidden, 1);
+    assert_eq!(zipper.observers(OTHER), ["sink"]);
+    // It observes what it may: its own message, and this one. The connection stays.
+    write(&source, OTHER, "not for it");
+    write(&source, IN, "for it");
+    let (mut read, mut denied) = (Vec::new(), Vec::new());
+    while read.last().is_none_or(|it: &Bytes| it != "for it") {
+        let message = endpoint.recv_timeout(PATIENCE).expect("a message").payload;
+        match WireMessage::decode(message) {
+            Ok(WireMessage::Data(data)) => read.push(data.payload),
+            Ok(WireMessage::Denial(denial)) => denied.push(denial.permission),
+            _ => {}
+        }
+    }
+    assert_eq!(read, [&b"inside"[..], b"for it"]);
+    assert_eq!(denied, [Permission::Observe, Permission::Write]);
+}
+
+#[test]
+fn a_client_is_notified_of_what_it_may_not_do() {
+    let zipper = zipper(vec![token("t", permissions(&["0x10"], &["0x10"], &[]))]);
+    let (_hub, endpoint) = by_hand(&zipper, "t", vec![IN, OTHER]);
     // A message with tag 0x20.
     let data = b"\x05\0\0\0\0\x20\x10\x01hi";
     endpoint
-        .send(lane(1), data.to_vec().into())
+        .send(DATA, data.to_vec().into())
         .expect("it is open");
     let mut denied = Vec::new();
     while denied.len() < 2 {

@@ -4,15 +4,19 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::io::Read;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use selvedge_client::lanes::{CONTROL, DATA, PAYLOAD_MAX, session_config};
+use selvedge_client::lanes::{BULK, BULK_LEN_MIN, CONTROL, DATA, PAYLOAD_MAX, session_config};
 use selvedge_client::settlement::{
     FlowOffer, GroupId, GroupOffer, InstanceId, RecipientGroup, SequenceSet,
 };
 use selvedge_client::tag::Tag;
-use selvedge_client::wire::settlement::{FlowOpening, SettlementMessage};
+use selvedge_client::wire::settlement::{
+    FlowOpening, MessageMarks, RoutedHeader, SettlementMessage,
+};
 use selvedge_client::wire::{Handshake, Policy, Role, VersionOffer, WireMessage};
 use selvedge_client::{
     AcknowledgeMode, Client, ClientOptions, InstanceLossPolicy, ReadError, SettlementLevel,
@@ -102,6 +106,52 @@ fn every_message_is_settled_once_the_function_has_read_it() {
 }
 
 #[test]
+fn what_a_source_reports_as_settled_was_printed_by_a_sink_that_is_killed() {
+    let zipper = start(options("z"));
+    let at = zipper.addresses()[1].to_string();
+    let mut sink = Command::new(env!("CARGO_BIN_EXE_zipper"))
+        .args(["sink", "-z", &at, "--observe", "0x10", "--name", "f"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut stdout = sink.stdout.take().expect("it is piped");
+    until_known(&zipper, IN);
+    let source = source(&[&zipper]);
+    let line = |number: u64| format!("{number:0999}");
+    let write = |numbers: std::ops::Range<u64>| {
+        numbers.for_each(|number| source.write(IN, line(number)).expect("it is open"));
+    };
+    write(0..10);
+    assert!(source.flush(PATIENCE));
+    // More than fits into the pipe, which is not read, and into the buffer of the sink.
+    write(10..300);
+    assert!(!source.flush(Duration::from_secs(1)));
+    sink.kill().expect("it runs");
+    sink.wait().expect("it ends");
+    let mut printed = String::new();
+    stdout.read_to_string(&mut printed).expect("text");
+    let whole = printed.rfind('\n').map_or(0, |end| end + 1);
+    let settled = source.outcomes().total().settled;
+    let printed: Vec<&str> = printed[..whole].lines().collect();
+    assert!((10..=printed.len() as u64).contains(&settled), "{settled}");
+    assert!(printed.iter().zip(0..).all(|(it, at)| **it == line(at)));
+}
+
+#[test]
+fn a_source_that_is_dropped_waits_a_moment_for_the_settlement_of_its_messages() {
+    let zipper = start(options("z"));
+    let function = function(&[&zipper], |_| {});
+    let reading = std::thread::spawn(move || {
+        for expected in 0..100 {
+            assert_eq!(read(&function), expected);
+        }
+    });
+    write(&source(&[&zipper]), 0..100);
+    reading.join().expect("all have arrived");
+}
+
+#[test]
 fn messages_are_settled_across_zippers() {
     let (home, edges) = mesh(1);
     let function = function(&[&home], |_| {});
@@ -117,6 +167,36 @@ fn messages_are_settled_across_zippers() {
     assert!(source.close(PATIENCE));
     assert_eq!(source.outcomes().total().settled, 10_000);
     reading.join().expect("all have arrived");
+}
+
+/// The first long message moves the flow to another lane, behind short ones that are on their way.
+#[test]
+fn long_and_short_messages_of_a_flow_arrive_in_order_across_zippers() {
+    const COUNT: u64 = 300;
+    let (home, edges) = mesh(2);
+    let function = function(&[&home, &edges[0]], |_| {});
+    let source = source(&[&edges[1]]);
+    until_known(&edges[1], IN);
+    let reading = std::thread::spawn(move || {
+        for expected in 0..COUNT {
+            let data = function.read_timeout(PATIENCE).expect("a message");
+            assert_eq!(number(&data.payload[..8]), expected);
+            let len = if expected % 50 == 49 { BULK_LEN_MIN } else { 8 };
+            assert_eq!(data.payload.len(), len);
+        }
+        function
+    });
+    for number in 0..COUNT {
+        let mut payload = number.to_be_bytes().to_vec();
+        if number % 50 == 49 {
+            payload.resize(BULK_LEN_MIN, 0);
+        }
+        source.write(IN, payload).expect("it is open");
+    }
+    assert!(source.flush(PATIENCE));
+    assert_eq!(source.outcomes().total().settled, COUNT);
+    let function = reading.join().expect("all have arrived");
+    assert!(matches!(function.try_read(), Err(ReadError::TimedOut)));
 }
 
 #[test]
@@ -287,8 +367,8 @@ fn refusal(endpoint: &Endpoint) -> String {
 
 /// An opening of 1 MiB: groups with many messages of which each second one is settled.
 fn long_opening(label: u32) -> Bytes {
-    let settled: SequenceSet = (0..4096).map(|at| 2 * at..2 * at + 1).collect();
-    let groups = (0..16).map(|number| GroupOffer {
+    let settled: SequenceSet = (0..1024).map(|at| 2 * at..2 * at + 1).collect();
+    let groups = (0..64).map(|number| GroupOffer {
         recipients: RecipientGroup {
             group: GroupId(number),
             name: format!("g{number}"),
@@ -311,7 +391,7 @@ fn long_opening(label: u32) -> Bytes {
             attachment: 1,
             live_from: 0,
             sent_max: 10_000,
-            groups_end: 16,
+            groups_end: 64,
             groups: groups.collect(),
         },
     });
@@ -332,6 +412,72 @@ fn a_source_that_opens_flows_with_long_histories_is_refused_at_a_limit() {
     assert_eq!(refusal(&endpoint), "the source has too many flows");
 }
 
+/// The opening of a flow without a history.
+fn opening(label: u32, attachment: u32) -> Bytes {
+    let opening = SettlementMessage::FlowOpen(FlowOpening {
+        label,
+        process: 1,
+        tag: IN,
+        target: None,
+        level: SettlementLevel::Processed,
+        offer: FlowOffer {
+            attachment,
+            live_from: 0,
+            sent_max: 0,
+            groups_end: 0,
+            groups: Vec::new(),
+        },
+    });
+    opening.encode().expect("it is within its limits")
+}
+
+/// Until the zipper has announced the recipients of a flow: its label.
+fn announced(endpoint: &Endpoint) -> u32 {
+    loop {
+        let message = endpoint.recv_timeout(PATIENCE).expect("an announcement");
+        if let Ok(SettlementMessage::Announce(it)) = SettlementMessage::decode(message.payload) {
+            return it.label;
+        }
+    }
+}
+
+/// Until the zipper has routed a message: under which label and attachment.
+fn routed(endpoint: &Endpoint) -> (u32, u32) {
+    loop {
+        let message = endpoint.recv_timeout(PATIENCE).expect("a progress");
+        if let Ok(SettlementMessage::Progress(it)) = SettlementMessage::decode(message.payload)
+            && it.routed == 1
+        {
+            return (it.label, it.attachment);
+        }
+    }
+}
+
+#[test]
+fn an_older_opening_that_arrives_on_the_other_lane_does_not_replace_a_flow() {
+    let zipper = start(options("z"));
+    let (_hub, endpoint) = admitted_by_hand(&zipper);
+    let send = |lane, bytes| endpoint.send(lane, bytes).expect("there is room");
+    let message = |label| {
+        let header = RoutedHeader::new(label, 0, MessageMarks::default());
+        Bytes::copy_from_slice(&[header.bytes(), b"payload"].concat())
+    };
+    send(BULK, opening(2, 2));
+    // The zipper has answered, so the next one is the later one there.
+    assert_eq!(announced(&endpoint), 2);
+    send(DATA, opening(1, 1));
+    send(DATA, message(1));
+    let close = SettlementMessage::FlowClose { label: 1 };
+    send(DATA, close.encode().expect("it is short"));
+    // A message on another lane than its opening belongs to no flow.
+    send(DATA, message(2));
+    send(DATA, opening(3, 3));
+    assert_eq!(announced(&endpoint), 3, "a newer one replaces it");
+    send(DATA, message(3));
+    assert_eq!(routed(&endpoint), (3, 3));
+    assert_eq!(zipper.stats().discarded, 2);
+}
+
 #[test]
 fn rubbish_on_the_data_lane_of_a_source_is_refused_with_a_reason() {
     let zipper = start(options("z"));
@@ -342,11 +488,18 @@ fn rubbish_on_the_data_lane_of_a_source_is_refused_with_a_reason() {
         &[0x30, 0, 0, 0, 1],
         &[0x23],
     ] {
-        let (_hub, endpoint) = admitted_by_hand(&zipper);
-        let sent = endpoint.send(DATA, Bytes::copy_from_slice(rubbish));
-        sent.expect("there is room");
-        assert!(!refusal(&endpoint).is_empty(), "{rubbish:?}");
+        for lane in [DATA, BULK] {
+            let (_hub, endpoint) = admitted_by_hand(&zipper);
+            let sent = endpoint.send(lane, Bytes::copy_from_slice(rubbish));
+            sent.expect("there is room");
+            assert!(!refusal(&endpoint).is_empty(), "{rubbish:?}");
+        }
     }
+    // Plain data is no message of a flow.
+    let (_hub, endpoint) = admitted_by_hand(&zipper);
+    let plain = Bytes::from_static(&[5, 0, 0, 0]);
+    endpoint.send(BULK, plain).expect("there is room");
+    assert!(!refusal(&endpoint).is_empty());
     // The zipper serves others.
     let client = source(&[&zipper]);
     assert!(client.close(PATIENCE));

@@ -300,7 +300,8 @@ fn a_sink_whose_output_is_not_read_ends_by_itself() {
     let sink = ["sink", "-z", &at, "--observe", "0x10", "--log", "info"];
     let mut sink = Process::start(&[&sink[..], &LIMIT].concat());
     sink.wait_for_log("reading");
-    let mut source = Process::source(&at);
+    // It counts as processed only once the sink has printed it.
+    let mut source = Process::source_with(&at, &["--level", "received"]);
     let mut stdin = source.child.stdin.take().expect("it is open");
     // Longer than a pipe holds.
     stdin.write_all(&[b'x'; 1 << 20]).expect("it reads");

@@ -285,6 +285,7 @@ fn a_neighbour_is_sent_deltas_if_it_implements_them_and_whole_tables_otherwise()
     until_known(&zipper, IN);
     let entry = |name: &str| InterestEntry {
         settled: None,
+        drops: None,
         name: name.into(),
         tags: vec![IN],
         target: None,
@@ -335,6 +336,7 @@ fn a_delta_that_does_not_follow_the_last_one_ends_the_connection() {
     let peer = neighbour(identity, &zipper, INTEREST_DELTAS);
     let there = InterestEntry {
         settled: None,
+        drops: None,
         name: "there".into(),
         tags: vec![IN],
         target: None,

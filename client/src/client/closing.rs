@@ -42,6 +42,9 @@ impl Client {
     /// Blocks until every message that was accepted so far has an [outcome](Self::outcomes); without
     /// settlement, until the zipper has acknowledged it or it is [`uncertain`](Self::uncertain). Blocks at
     /// most for `timeout`. Returns whether that is so.
+    ///
+    /// An instance reports what it has processed after 1,024 messages or 1 MiB, when it has no more, or after 5 ms. A caller
+    /// that writes one message and flushes, again and again, therefore waits 5 ms for all but the first.
     #[must_use]
     pub fn flush(&self, timeout: Duration) -> bool {
         self.shared.flush(timeout)
@@ -72,8 +75,10 @@ impl Client {
         self.shared.is_stopped()
     }
 
-    /// Closes the client in order. Blocks until written messages are delivered to the zipper, at most for
-    /// `timeout`. Returns whether every message was; the others are [`uncertain`](Self::uncertain).
+    /// Closes the client in order. Blocks until every written message has an [outcome](Self::outcomes), or
+    /// without settlement until it is delivered to the zipper, at most for `timeout`. Returns whether every
+    /// message is settled or was observed by no function. The others are unsettled or abandoned according to
+    /// the outcomes, and without settlement [`uncertain`](Self::uncertain).
     #[must_use]
     pub fn close(&self, timeout: Duration) -> bool {
         let began = Instant::now();
@@ -106,11 +111,25 @@ impl Client {
     }
 }
 
+/// How long dropping a client with a driver of its own waits for the settlement of its messages, and until its zipper
+/// has the last report.
+const DROP_LINGER: Duration = Duration::from_secs(1);
+
 impl Drop for Client {
     fn drop(&mut self) {
+        let began = Instant::now();
         self.shared.note_stopped();
         self.shared.leave();
+        if self.has_own_driver && self.shared.begin_close() != CloseProgress::Settled {
+            self.shared.await_settled(DROP_LINGER);
+        }
         self.end();
+        if self.has_own_driver {
+            // Not left to the drop of the driver: while the client moves to another zipper, its actor holds the hub, so
+            // a process that ends now would end before the last report has left.
+            let left = DROP_LINGER.saturating_sub(began.elapsed());
+            let _is_delivered = self.hub.get().close(left);
+        }
         self.mail.send(ClientCommand::Stop);
     }
 }

@@ -28,7 +28,8 @@ pub enum ConnectError {
     #[error("no zipper answers: {0}")]
     Unreachable(String),
     /// The zipper has refused the client. A retry helps only with other options, such as the token, except
-    /// if the zipper is [full](crate::wire::Rejection::Full): then it helps once other clients have left.
+    /// if the zipper is [full](crate::wire::Rejection::Full), or does not look at tokens for a while
+    /// ([`Throttled`](crate::wire::Rejection::Throttled)): then the client has tried again until its timeout.
     #[error("the zipper refuses this client: {message} (code {code})")]
     Rejected {
         /// The reason for programs: see [`Rejection`](crate::wire::Rejection).

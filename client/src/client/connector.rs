@@ -222,9 +222,8 @@ impl Connector {
                 let shared = self.introducer.share(introduced);
                 let mail = self.introducer.mail.clone();
                 let options = &self.introducer.options;
-                let (role, payload_max) = (options.role, options.message_max);
-                let client = Client::new(Arc::clone(&shared), Arc::clone(&slot), mail, payload_max);
-                let mut keeper = Keeper::new(shared, &slot, number, driver, role);
+                let client = Client::new(Arc::clone(&shared), Arc::clone(&slot), mail, options);
+                let mut keeper = Keeper::new(shared, &slot, number, driver, options.role);
                 self.finish(Ok(client));
                 keeper.step(now, None, &mut self.introducer);
                 return Ok(ConnectPhase::Connected(Box::new(keeper)));
@@ -237,8 +236,18 @@ impl Connector {
             Poll::Pending => return Ok(ConnectPhase::Introducing(introducing)),
         };
         let is_over = self.deadline.is_some_and(|deadline| now >= deadline);
-        if !not_admitted.retry_helps || is_over {
+        if !not_admitted.retry_helps {
             return Err(not_admitted.error);
+        }
+        if is_over {
+            // An attempt that the end of the time has cut off explains less than an earlier answer.
+            let is_answer = |error: &ConnectError| matches!(error, ConnectError::Rejected { .. });
+            let earlier = self.not_admitted.take().filter(is_answer);
+            let latest = not_admitted.error;
+            return Err(match earlier {
+                Some(earlier) if !is_answer(&latest) => earlier,
+                _ => latest,
+            });
         }
         let node = introduction.endpoint.peer();
         let reason = not_admitted.error.to_string();

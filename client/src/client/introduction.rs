@@ -13,6 +13,7 @@ use selvedge_hub::{
 };
 
 use crate::client::connector::ClientCommand;
+use crate::client::depth::OutputDepth;
 use crate::client::flows::{ControlHandler, Inbound, Outbound};
 use crate::client::search::Found;
 use crate::client::settling::SettledWrites;
@@ -61,6 +62,7 @@ impl Introducer {
                 InstanceId(process),
                 options.acknowledge,
                 options.on_instance_loss,
+                options.slow_consumer.drop_policy(),
                 clock,
                 waker.clone(),
             ))
@@ -84,7 +86,9 @@ impl Introducer {
             Box::new(SettledWrites::new(outbound, self.waker()))
         });
         let (messages, inbound) = (self.messages.clone(), self.control.inbound());
-        let shared = Arc::new(ClientShared::new(introduced, messages, settled, inbound));
+        let depth = OutputDepth::new(&self.options);
+        let shared = ClientShared::new(introduced, messages, settled, inbound, depth);
+        let shared = Arc::new(shared);
         self.control.set_client(&shared);
         shared
     }
@@ -245,7 +249,7 @@ impl ClientIntroduction {
                 }) => return Poll::Ready(self.introduced(name, negotiated)),
                 Ok(WireMessage::Rejected { code, message }) => {
                     return Poll::Ready(Err(NotAdmitted {
-                        retry_helps: code == Rejection::Full as u16,
+                        retry_helps: Rejection::is_temporary(code),
                         error: ConnectError::Rejected { code, message },
                     }));
                 }

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use selvedge_hub::{Driver, Endpoint, HubEvent, Instant};
 
@@ -17,6 +18,9 @@ use crate::client::settling::CloseProgress;
 use crate::client::shared::{ClientShared, STOPPED};
 use crate::lanes::LINGER;
 use crate::wire::{Role, WireMessage};
+
+/// How often the zipper is informed that recipients hold a flow back.
+const WAITING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Handles the events of the hub of a client.
 pub(super) struct Keeper {
@@ -39,6 +43,8 @@ pub(super) struct Keeper {
     settling_until: Option<Instant>,
     /// When the flows that the client receives have something to do.
     inbound_timeout: Option<Instant>,
+    /// When the zipper is informed next of flows that recipients hold back.
+    waiting_at: Option<Instant>,
 }
 
 impl Keeper {
@@ -61,6 +67,7 @@ impl Keeper {
             is_logged: false,
             settling_until: None,
             inbound_timeout: None,
+            waiting_at: None,
         }
     }
 
@@ -94,7 +101,15 @@ impl Keeper {
         self.follow_candidate(now, introducer, &mut cx);
         self.shared.pump_flows();
         self.inbound_timeout = self.shared.inbound().and_then(|inbound| inbound.step(now));
+        self.report_waiting(now);
         self.end_settled(now);
+    }
+
+    fn report_waiting(&mut self, now: Instant) {
+        if self.shared.is_settled() && self.waiting_at.is_none_or(|at| now >= at) {
+            self.waiting_at = Some(now + WAITING_INTERVAL);
+            self.shared.report_waiting();
+        }
     }
 
     /// When to call [`step`](Self::step) again at the latest.
@@ -104,7 +119,12 @@ impl Keeper {
             None if self.entering.is_some() => None,
             None => self.failover.poll_timeout(now),
         };
-        let timeouts = [connection, self.inbound_timeout, self.settling_until];
+        let timeouts = [
+            connection,
+            self.inbound_timeout,
+            self.settling_until,
+            self.waiting_at,
+        ];
         timeouts.into_iter().flatten().min()
     }
 

@@ -10,7 +10,7 @@ use crate::lanes::PAYLOAD_MAX;
 use crate::settlement::FlowLimits;
 use crate::tag::Tag;
 use crate::wire::settlement::SettlementLevel;
-use crate::wire::{Policy, Role};
+use crate::wire::{DropPolicy, Policy, Role};
 
 /// What a client is, and where its zippers are.
 ///
@@ -55,7 +55,8 @@ pub struct ClientOptions {
     /// When a message that the client writes counts as settled; until then the client retains it, and sends
     /// it again if a zipper may have lost it. Without a level, messages that a zipper may have lost are
     /// counted as [`uncertain`](crate::Client::uncertain), as are those that are written while the zipper
-    /// in use is of a version that does not settle messages. Default: none.
+    /// in use is of a version that does not settle messages. Default: when a function of each name has
+    /// processed it.
     pub level: Option<SettlementLevel>,
     /// How much the client retains for each tag and target. All flows together retain up to 64 MiB, where
     /// each message counts its payload and 64 bytes. A flow without room blocks its writers only.
@@ -65,6 +66,40 @@ pub struct ClientOptions {
     /// What becomes of messages that this function may have processed when it is lost. Default: another
     /// instance receives them.
     pub on_instance_loss: InstanceLossPolicy,
+    /// What becomes of messages for which this function has no room. Default: they wait.
+    pub slow_consumer: SlowConsumerPolicy,
+}
+
+/// What becomes of messages for which a function has no room, because it reads more slowly than they come.
+///
+/// With a policy other than [`Hold`](Self::Hold) a function never holds a source back, and does not settle:
+/// sources do not wait for it, and do not send again what it has lost. It learns what it has missed from the
+/// numbers of each source and tag ([`ReceivedMessage::sequence`](crate::ReceivedMessage::sequence)), which are
+/// consecutive if it receives everything; the zipper counts what it drops. What is delivered is in order. Functions of
+/// one name should have the same policy: those that drop messages receive nothing from sources that settle while
+/// others of their name settle. For zippers of an earlier version every function holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SlowConsumerPolicy {
+    /// They wait. Sources are held back, or retain what is not settled.
+    #[default]
+    Hold,
+    /// The oldest of those that wait are dropped. At the zipper up to 1 MiB is queued in the send buffer, behind
+    /// which the latest 4 MiB wait, where each message counts its length and 64 bytes; the receive window of a
+    /// client is 4 MiB. So a function that has not read for a while reads up to 5 MiB of older messages first.
+    DropOldest,
+    /// New ones are dropped while the send buffer of the zipper is full (16 MiB by default).
+    DropNewest,
+}
+
+impl SlowConsumerPolicy {
+    /// How the policy is sent, if it is not the default.
+    pub(super) const fn drop_policy(self) -> Option<DropPolicy> {
+        match self {
+            Self::Hold => None,
+            Self::DropOldest => Some(DropPolicy::Oldest),
+            Self::DropNewest => Some(DropPolicy::Newest),
+        }
+    }
 }
 
 impl ClientOptions {
@@ -86,10 +121,11 @@ impl ClientOptions {
             driver: None,
             dialers: Vec::new(),
             spin: DriverConfig::default().spin,
-            level: None,
+            level: Some(SettlementLevel::Processed),
             flow_limits: FlowLimits::default(),
             acknowledge: AcknowledgeMode::default(),
             on_instance_loss: InstanceLossPolicy::default(),
+            slow_consumer: SlowConsumerPolicy::default(),
         }
     }
 

@@ -11,8 +11,8 @@ const KEPT_CAPACITY: usize = 256 << 10;
 #[derive(Debug, Default)]
 pub struct OutgoingBatch {
     bytes: Vec<u8>,
-    /// The end offset of each message, including those that are written.
-    ends: Vec<usize>,
+    /// The end offset and the depth of each message, including those that are written.
+    ends: Vec<(usize, u8)>,
     /// The number of written messages, and their bytes.
     written: usize,
     written_bytes: usize,
@@ -23,6 +23,7 @@ impl OutgoingBatch {
     pub(crate) fn push<E>(
         &mut self,
         payload: &[u8],
+        depth: u8,
         encode_header: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
     ) -> Result<(), E> {
         let start = self.bytes.len();
@@ -32,19 +33,24 @@ impl OutgoingBatch {
             return encoded;
         }
         self.bytes.extend_from_slice(payload);
-        self.ends.push(self.bytes.len());
+        self.ends.push((self.bytes.len(), depth));
         Ok(())
     }
 
     /// The message to be written next, with its header.
     pub(crate) fn first(&self) -> Option<&[u8]> {
-        let end = *self.ends.get(self.written)?;
+        let (end, _) = *self.ends.get(self.written)?;
         Some(&self.bytes[self.written_bytes..end])
+    }
+
+    /// How many functions it has passed.
+    pub(crate) fn first_depth(&self) -> u8 {
+        self.ends.get(self.written).map_or(0, |it| it.1)
     }
 
     /// Removes the first message: after it has been written, or to skip it.
     pub fn pop(&mut self) {
-        if let Some(end) = self.ends.get(self.written) {
+        if let Some((end, _)) = self.ends.get(self.written) {
             (self.written, self.written_bytes) = (self.written + 1, *end);
         }
         if self.is_empty() {
@@ -87,7 +93,9 @@ mod tests {
             out.extend_from_slice(header);
             Ok::<(), ()>(())
         };
-        batch.push(payload, encode).expect("the header is encoded");
+        batch
+            .push(payload, 0, encode)
+            .expect("the header is encoded");
     }
 
     #[test]
@@ -111,7 +119,7 @@ mod tests {
     fn a_message_whose_header_cannot_be_encoded_is_not_added() {
         let mut batch = OutgoingBatch::default();
         push(&mut batch, b"a", b"1");
-        let refused = batch.push(b"2", |out| {
+        let refused = batch.push(b"2", 0, |out| {
             out.push(0);
             Err("too long")
         });

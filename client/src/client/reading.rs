@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use selvedge_hub::{Endpoint, Message, Reader, TryRecvError};
 
-use crate::client::flows::{Inbound, RoutedDelivery, SessionKey};
+use crate::client::flows::{Inbound, ReaderRun, RoutedDelivery, SessionKey};
 use crate::client::shared::{ClientClosed, ClientShared, lock};
 use crate::lanes::CONTROL;
 use crate::wire::settlement::RoutedMessage;
@@ -22,6 +22,8 @@ pub(super) struct ReadState {
     number: u64,
     /// The session of which data is read.
     session: SessionKey,
+    /// Messages that need no lock.
+    run: Option<ReaderRun>,
 }
 
 impl ReadState {
@@ -37,6 +39,7 @@ impl ReadState {
             endpoint: endpoint.clone(),
             number: 0,
             session: read_session(inbound, endpoint),
+            run: None,
         }
     }
 }
@@ -82,9 +85,10 @@ impl ClientShared {
                     if RoutedMessage::label_of(&message.payload).is_none() {
                         return NextInbound::Message(message);
                     }
+                    let ReadState { run, session, .. } = &mut *reading;
                     if let Some(header) = RoutedMessage::read(&message.payload)
                         && let Some(routed) =
-                            inbound.receive(reading.session, header, message.payload)
+                            inbound.receive(run, *session, (header, message.payload))
                     {
                         return NextInbound::Routed(routed);
                     }

@@ -95,6 +95,16 @@ impl ReceivedMessage {
         }
     }
 
+    /// How many functions the message has passed: 0 if a source has written it, or it is not settled. What a function
+    /// writes while it processes the message has one more.
+    #[must_use]
+    pub const fn depth(&self) -> u8 {
+        match &self.0 {
+            ReceivedContent::Plain(..) | ReceivedContent::Decoded(_) => 0,
+            ReceivedContent::Routed(routed) => routed.depth,
+        }
+    }
+
     /// Whether the message is settled: its source retains it, and sends it again if a zipper loses it.
     #[must_use]
     pub const fn is_settled(&self) -> bool {

@@ -4,14 +4,16 @@ use std::sync::{MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
+use bytes::Bytes;
 use selvedge_hub::{Endpoint, Instant};
 
 use crate::client::flows::{
     EndpointSink, FlowRefusal, FlowWrite, Outbound, OutcomeSummary, settles,
 };
 use crate::client::shared::{ClientClosed, ClientShared, CurrentEndpoint, STOPPED, lock};
-use crate::client::{OutgoingBatch, WriteError};
-use crate::settlement::SettlementError;
+use crate::client::{Client, OutgoingBatch, WriteError};
+use crate::lanes::BULK_LEN_MIN;
+use crate::settlement::{LoggedPayload, SettlementError};
 use crate::wire::settlement::{SettlementMessage, put_trace};
 use crate::wire::{Data, Negotiated, PlainMessage};
 
@@ -138,9 +140,48 @@ impl ClientShared {
         message: FlowWrite<'_>,
         wait: WriteWait,
     ) -> Result<SettledWrite, WriteError> {
+        if let LoggedPayload::Copied(body) = message.body
+            && body.len() >= BULK_LEN_MIN
+        {
+            return self.write_settled_long(message, body, wait);
+        }
+        self.until_accepted(wait, |current| {
+            current.write_flows(|outbound, sink| outbound.write(message, sink))
+        })
+    }
+
+    /// Writes a long message. It is copied without the lock, once there is room: a copy of 60 MiB takes 20 ms, and
+    /// other threads write meanwhile.
+    #[cold]
+    fn write_settled_long(
+        &self,
+        message: FlowWrite<'_>,
+        body: &[u8],
+        wait: WriteWait,
+    ) -> Result<SettledWrite, WriteError> {
+        let found = self.until_accepted(wait, |current| {
+            current.write_flows(|outbound, sink| outbound.look_for_room(&message, sink))
+        })?;
+        if found == SettledWrite::Plain {
+            return Ok(found);
+        }
+        let body = Bytes::copy_from_slice(body);
+        let body = LoggedPayload::Kept(&body);
+        self.write_settled(FlowWrite { body, ..message }, wait)
+    }
+
+    /// Repeats a write until it is not refused for want of room.
+    #[inline]
+    fn until_accepted(
+        &self,
+        wait: WriteWait,
+        mut write: impl FnMut(
+            &mut CurrentEndpoint,
+        ) -> Result<Option<Result<(), FlowRefusal>>, ClientClosed>,
+    ) -> Result<SettledWrite, WriteError> {
         let mut current = lock(&self.current);
         loop {
-            match current.write_settled(message)? {
+            match write(&mut current)?.unwrap_or(Err(FlowRefusal::Plain)) {
                 Ok(()) => return Ok(SettledWrite::Accepted),
                 Err(FlowRefusal::Plain) => return Ok(SettledWrite::Plain),
                 Err(FlowRefusal::Full) if wait == WriteWait::Never => return Err(WriteError::Full),
@@ -270,6 +311,15 @@ impl ClientShared {
         }
     }
 
+    /// Informs the zipper of the flows that recipients hold back. To be called once a second.
+    pub(super) fn report_waiting(&self) {
+        let mut current = lock(&self.current);
+        let endpoint = current.endpoint.clone();
+        if let Some(settled) = &mut current.settled {
+            settled.with(&endpoint, |outbound, sink| outbound.report_waiting(sink));
+        }
+    }
+
     /// What has become of the messages that were written.
     pub(super) fn outcomes(&self) -> OutcomeSummary {
         let current = lock(&self.current);
@@ -333,16 +383,6 @@ impl ClientShared {
 }
 
 impl CurrentEndpoint {
-    /// Writes a message that is to be settled, if there is room.
-    #[inline]
-    fn write_settled(
-        &mut self,
-        message: FlowWrite<'_>,
-    ) -> Result<Result<(), FlowRefusal>, ClientClosed> {
-        let written = self.write_flows(|outbound, sink| outbound.write(message, sink))?;
-        Ok(written.unwrap_or(Err(FlowRefusal::Plain)))
-    }
-
     /// Writes messages of a batch until one finds no room.
     fn write_settled_all(
         &mut self,
@@ -351,7 +391,7 @@ impl CurrentEndpoint {
         let written = self.write_flows(|outbound, sink| {
             let mut refused = Ok(());
             while let Some(first) = batch.first() {
-                refused = push_encoded(outbound, first, sink)?;
+                refused = push_encoded(outbound, first, batch.first_depth(), sink)?;
                 if refused.is_err() {
                     break;
                 }
@@ -383,17 +423,63 @@ impl CurrentEndpoint {
     }
 }
 
+impl Client {
+    /// Writes a message that is to be settled. Returns the header if the message is to be sent as plain data.
+    pub(super) fn settle_with(
+        &self,
+        message: FlowWrite<'_>,
+        trace: Option<&[(String, u64)]>,
+        wait: WriteWait,
+    ) -> Result<Option<Vec<u8>>, WriteError> {
+        self.check_len(&message.body)?;
+        // Checks the target and the trace, too.
+        let mut header = Vec::new();
+        self.encode_header(message.tag, message.target, trace, &mut header)?;
+        let written = self.write_settled(message, trace, wait)?;
+        Ok((written != SettledWrite::Accepted).then_some(header))
+    }
+
+    /// Writes a message to the log of its flow, if messages are to be settled.
+    fn write_settled(
+        &self,
+        message: FlowWrite<'_>,
+        trace: Option<&[(String, u64)]>,
+        wait: WriteWait,
+    ) -> Result<SettledWrite, WriteError> {
+        if !self.shared.is_settled() {
+            return Ok(SettledWrite::Plain);
+        }
+        let Some(trace) = trace else {
+            return self.shared.write_settled(message, wait);
+        };
+        let mut body = Vec::new();
+        put_trace(trace, &mut body)?;
+        body.extend_from_slice(&message.body);
+        let body = body.into();
+        let message = FlowWrite {
+            has_trace: true,
+            body: LoggedPayload::Kept(&body),
+            ..message
+        };
+        self.shared.write_settled(message, wait)
+    }
+}
+
 /// Accepts a message that is encoded as plain data.
 fn push_encoded(
     outbound: &mut Outbound,
     encoded: &[u8],
+    depth: u8,
     sink: &mut EndpointSink<'_>,
 ) -> Result<Result<(), FlowRefusal>, WriteError> {
     if let Some(plain) = PlainMessage::read(encoded) {
-        let message = FlowWrite::plain(plain.tag, &encoded[plain.payload_at..]);
+        let message = FlowWrite {
+            depth,
+            ..FlowWrite::plain(plain.tag, &encoded[plain.payload_at..])
+        };
         return Ok(outbound.push(message, sink));
     }
-    let data = Data::decode(bytes::Bytes::copy_from_slice(encoded))?;
+    let data = Data::decode(Bytes::copy_from_slice(encoded))?;
     let mut body = Vec::new();
     if let Some(trace) = &data.trace {
         put_trace(trace, &mut body)?;
@@ -403,7 +489,8 @@ fn push_encoded(
         tag: data.tag,
         target: data.target.as_deref(),
         has_trace: data.trace.is_some(),
-        body: &body,
+        depth,
+        body: LoggedPayload::Copied(&body),
     };
     Ok(outbound.push(message, sink))
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use selvedge_hub::{Endpoint, Event, FlushError, Instant, Message, NodeId};
 
+use crate::client::depth::OutputDepth;
 use crate::client::flows::{Inbound, settles};
 use crate::client::introduction::{Introduced, IntroductionMessages};
 use crate::client::reading::ReadState;
@@ -46,6 +47,7 @@ pub(super) struct ClientShared {
     pub(super) reading: Mutex<ReadState>,
     /// Whether the user reads, and so handles control messages.
     pub(super) is_read: AtomicBool,
+    pub(super) output_depth: OutputDepth,
     pub(super) is_stopped: AtomicBool,
 }
 
@@ -94,6 +96,7 @@ impl ClientShared {
         introduction: IntroductionMessages,
         mut settled: Option<Box<SettledWrites>>,
         inbound: Option<Arc<Inbound>>,
+        output_depth: OutputDepth,
     ) -> Self {
         let Introduced {
             endpoint,
@@ -131,6 +134,7 @@ impl ClientShared {
             inbound,
             reading: Mutex::new(reading),
             is_read: AtomicBool::new(false),
+            output_depth,
             is_stopped: AtomicBool::new(false),
         }
     }
@@ -243,10 +247,12 @@ impl ClientShared {
     pub(super) fn control(&self, message: WireMessage) -> Result<(), ClientClosed> {
         match message {
             // The zipper closes the connection, and the client dials again.
-            WireMessage::Rejected { code, message } if code == Rejection::Full as u16 => {
+            WireMessage::Rejected { code, message } if Rejection::is_temporary(code) => {
                 let (peer, remote) = (self.node(), self.remote());
-                tracing::warn!(%peer, remote, message, "the zipper is full; trying again");
+                tracing::warn!(%peer, remote, code, message, "the zipper does not admit this client now; trying again");
             }
+            // Logged by the worker, when the messages were dropped. The client dials again.
+            WireMessage::Rejected { code, .. } if code == Rejection::Stalled as u16 => {}
             WireMessage::Rejected { code, message } => {
                 let why = format!("the zipper refuses this client: {message} (code {code})");
                 self.stop(&why);

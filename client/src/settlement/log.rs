@@ -1,65 +1,56 @@
 //! The log of a source: unsettled messages.
+//!
+//! Messages leave the log wherever they are: one group that is slow retains what it lacks, and not what the
+//! others have meanwhile. Sequences are counted in segments:
+//!
+//! ```text
+//!  base                                                            next
+//!   │ segment │ released │ released │ segment │ ...       │ segment │
+//!    ▲ 64 messages: copied payloads are released in runs of up to 48 KiB, long ones alone
+//! ```
+//!
+//! While messages wait for the window, they are copied as they will be sent, with their heads. A whole run of them
+//! is then sent without a copy: reading it again, from memory that has left the caches, costs as much as writing it.
 
 use std::collections::VecDeque;
-use std::ops::Deref;
+use std::ops::Range;
 
-use bytes::Bytes;
+mod segment;
 
-/// Longer payloads are kept as they are, shorter ones are copied into chunks.
-const COPY_MAX: usize = 4 << 10;
-
-/// How long a chunk of copied payloads may become. A log that has been long keeps one when it is empty.
-const CHUNK_LEN: usize = 64 << 10;
+pub use segment::LoggedPayload;
+use segment::{COPY_MAX, LogSegment, SEGMENT_LEN, SpareMemory, bits};
+pub(super) use segment::{LoggedBatch, MessageHead};
 
 /// What a message costs in a log beside its payload, so that empty messages fill it, too.
 const MESSAGE_COST: u64 = 64;
 
-/// Messages in the order in which they were written.
+/// What a segment costs in a log once its messages are released.
+const RELEASED_COST: u64 = 8;
+
+/// How many segments are kept for further messages, and when the log is empty: 1 KiB each, without the payloads.
+const SPARE_MAX: usize = 1024;
+const SPARE_IDLE_MAX: usize = 16;
+
+/// Messages in the order in which they were written, without those that were released.
 #[derive(Debug, Default)]
 pub(super) struct MessageLog {
-    entries: VecDeque<LogEntry>,
-    chunks: VecDeque<Chunk>,
-    /// The number of the first chunk. Numbers wrap around.
-    first_chunk: u32,
-    /// A chunk that is not in use.
-    spare: Vec<u8>,
+    /// `None` if every message of a segment is released. The last one may have room for further messages.
+    segments: VecDeque<Option<Box<LogSegment>>>,
+    /// The first message of the first segment.
+    start: u64,
+    /// The first message of the log.
+    base: u64,
+    /// Behind the last message.
+    next: u64,
+    /// Segments that are not in use.
+    #[allow(
+        clippy::vec_box,
+        reason = "they come from `segments`, and return there"
+    )]
+    spare: Vec<Box<LogSegment>>,
+    memory: SpareMemory,
     /// What the messages cost, in bytes.
     bytes: u64,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct LogEntry {
-    chunk: u32,
-    start: u32,
-    len: u32,
-    flags: u8,
-}
-
-#[derive(Debug)]
-enum Chunk {
-    Copied(Vec<u8>),
-    Kept(Bytes),
-}
-
-/// The payload of a message in a log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LoggedPayload<'a> {
-    /// It shares memory with other messages: to be copied.
-    Copied(&'a [u8]),
-    /// It is longer than 4 KiB, and has memory of its own.
-    Kept(&'a Bytes),
-}
-
-impl Deref for LoggedPayload<'_> {
-    type Target = [u8];
-
-    #[inline]
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Copied(payload) => payload,
-            Self::Kept(payload) => payload,
-        }
-    }
 }
 
 /// What a payload costs in a log, in bytes.
@@ -69,173 +60,211 @@ pub(super) const fn cost_of(payload_len: usize) -> u64 {
 }
 
 impl MessageLog {
+    /// Adds a message, with the head that it is likely to be sent with, if it is not sent at once.
     #[inline]
-    pub(super) fn push(&mut self, payload: &[u8], flags: u8) {
-        if payload.len() > COPY_MAX {
-            return self.keep(Bytes::copy_from_slice(payload), flags);
+    pub(super) fn push(
+        &mut self,
+        payload: LoggedPayload<'_>,
+        flags: u8,
+        head: Option<MessageHead<'_>>,
+    ) {
+        if self.next == self.start + self.segments.len() as u64 * SEGMENT_LEN {
+            let segment = self.spare.pop().unwrap_or_else(LogSegment::boxed);
+            self.segments.push_back(Some(segment));
         }
-        let has_room = match self.chunks.back() {
-            Some(Chunk::Copied(data)) => data.len() + payload.len() <= CHUNK_LEN,
-            _ => false,
-        };
-        if !has_room {
-            let data = std::mem::take(&mut self.spare);
-            self.chunks.push_back(Chunk::Copied(data));
+        let last = self.segments.back_mut();
+        // The last segment is never released as long as it has room.
+        let segment = last.expect("a segment was added");
+        let segment = segment.get_or_insert_with(Box::default);
+        match payload.len() <= COPY_MAX {
+            true => segment.copy(&payload, flags, head, &mut self.memory),
+            false => segment.keep(payload, flags, &mut self.memory),
         }
-        let Some(Chunk::Copied(data)) = self.chunks.back_mut() else {
-            return;
-        };
-        let start = data.len() as u32;
-        data.extend_from_slice(payload);
-        self.push_entry(start, payload.len(), flags);
-    }
-
-    /// Adds a message without a copy if it is long.
-    pub(super) fn push_bytes(&mut self, payload: &Bytes, flags: u8) {
-        match payload.len() > COPY_MAX {
-            true => self.keep(payload.clone(), flags),
-            false => self.push(payload, flags),
-        }
-    }
-
-    fn keep(&mut self, payload: Bytes, flags: u8) {
-        let len = payload.len();
-        self.chunks.push_back(Chunk::Kept(payload));
-        self.push_entry(0, len, flags);
+        self.note_pushed(payload.len());
     }
 
     #[inline]
-    fn push_entry(&mut self, start: u32, len: usize, flags: u8) {
-        let last = self.chunks.len() as u32 - 1;
-        self.entries.push_back(LogEntry {
-            chunk: self.first_chunk.wrapping_add(last),
-            start,
-            // Longer ones are kept, and have a chunk of their own.
-            len: u32::try_from(len).unwrap_or(u32::MAX),
-            flags,
-        });
-        self.bytes += cost_of(len);
+    fn note_pushed(&mut self, payload_len: usize) {
+        self.next += 1;
+        self.bytes += cost_of(payload_len);
     }
 
     #[inline]
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
+    pub(super) const fn base(&self) -> u64 {
+        self.base
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+    /// The number of the next message.
+    #[inline]
+    pub(super) const fn next(&self) -> u64 {
+        self.next
     }
 
+    /// Whether no message is in front of the next one.
+    #[inline]
+    pub(super) const fn is_empty(&self) -> bool {
+        self.base == self.next
+    }
+
+    #[inline]
     pub(super) const fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// What the message at a position costs, in bytes.
+    /// The segment of a message, and its place there.
     #[inline]
-    pub(super) fn cost(&self, at: usize) -> Option<u64> {
-        self.entries.get(at).map(|entry| self.cost_of_entry(entry))
+    fn find(&self, sequence: u64) -> Option<(&LogSegment, usize)> {
+        let at = sequence.checked_sub(self.start)?;
+        let segment = self.segments.get((at / SEGMENT_LEN) as usize)?.as_deref()?;
+        Some((segment, (at % SEGMENT_LEN) as usize))
     }
 
+    /// The length of the payload of a message.
     #[inline]
-    fn cost_of_entry(&self, entry: &LogEntry) -> u64 {
-        match entry.len {
-            u32::MAX => cost_of(self.payload(entry).map_or(0, |it| it.len())),
-            len => cost_of(len as usize),
-        }
+    pub(super) fn payload_len(&self, sequence: u64) -> Option<usize> {
+        let (segment, at) = self.find(sequence)?;
+        segment.payload_len(at)
     }
 
-    /// The length of the payload at a position.
+    /// What a message costs, in bytes.
     #[inline]
-    pub(super) fn payload_len(&self, at: usize) -> Option<usize> {
-        let entry = self.entries.get(at)?;
-        match entry.len {
-            u32::MAX => self.payload(entry).map(|it| it.len()),
-            len => Some(len as usize),
-        }
+    pub(super) fn cost(&self, sequence: u64) -> Option<u64> {
+        self.payload_len(sequence).map(cost_of)
     }
 
-    /// The message at a position, with its flags.
+    /// A message, with its flags.
     #[inline]
-    pub(super) fn get(&self, at: usize) -> Option<(LoggedPayload<'_>, u8)> {
-        let entry = self.entries.get(at)?;
-        Some((self.payload(entry)?, entry.flags))
+    pub(super) fn get(&self, sequence: u64) -> Option<(LoggedPayload<'_>, u8)> {
+        let (segment, at) = self.find(sequence)?;
+        segment.get(at)
     }
 
+    /// The messages from `sequence` on that are one batch with heads for an attachment, unless they are to be sent one by
+    /// one.
     #[inline]
-    fn payload(&self, entry: &LogEntry) -> Option<LoggedPayload<'_>> {
-        let chunk = entry.chunk.wrapping_sub(self.first_chunk) as usize;
-        Some(match self.chunks.get(chunk)? {
-            Chunk::Copied(data) => {
-                let start = entry.start as usize;
-                LoggedPayload::Copied(&data[start..start + entry.len as usize])
+    pub(super) fn batch(&self, sequence: u64, attachment: u32) -> Option<LoggedBatch<'_>> {
+        let (segment, at) = self.find(sequence)?;
+        segment.batch(at, attachment)
+    }
+
+    /// The first message from `sequence` on that is not released, if there is one.
+    pub(super) fn first_held(&self, sequence: u64) -> Option<u64> {
+        let mut sequence = sequence.max(self.base);
+        while sequence < self.next {
+            let at = sequence - self.start;
+            let (index, from) = ((at / SEGMENT_LEN) as usize, at % SEGMENT_LEN);
+            let start = sequence - from;
+            let held = self.segments.get(index)?.as_ref().map_or(0, |it| it.live());
+            let held = held & bits(from, SEGMENT_LEN);
+            if held != 0 {
+                return Some(start + u64::from(held.trailing_zeros()));
             }
-            Chunk::Kept(payload) => LoggedPayload::Kept(payload),
-        })
+            sequence = start + SEGMENT_LEN;
+        }
+        None
     }
 
-    /// Removes the first messages. Returns what they cost, in bytes.
-    pub(super) fn remove_first(&mut self, count: usize) -> u64 {
-        let removed = self.entries.iter().take(count);
-        let bytes = removed.map(|entry| self.cost_of_entry(entry)).sum();
-        self.entries.drain(..count);
-        self.bytes -= bytes;
-        let unused = match self.entries.front() {
-            Some(entry) => entry.chunk.wrapping_sub(self.first_chunk) as usize,
-            None => self.chunks.len(),
-        };
-        for _ in 0..unused {
-            let chunk = self.chunks.pop_front();
-            self.first_chunk = self.first_chunk.wrapping_add(1);
-            if let Some(Chunk::Copied(mut data)) = chunk
-                && data.capacity() >= self.spare.capacity()
-            {
-                data.clear();
-                self.spare = data;
+    /// What the messages below `end` cost, in bytes, without the segments that are released.
+    pub(super) fn bytes_below(&self, end: u64) -> u64 {
+        let mut bytes = 0;
+        let mut start = self.start;
+        for segment in &self.segments {
+            if start >= end {
+                break;
             }
+            if let Some(segment) = segment {
+                let behind = end.min(self.next) - start;
+                // What lies behind is not released, since no recipient has had it.
+                bytes += segment.bytes() - segment.cost_from(behind as usize);
+            }
+            start += SEGMENT_LEN;
         }
         bytes
+    }
+
+    /// Releases messages below `next`, which need not follow the base. Returns by how much the cost of the
+    /// messages has decreased, in bytes.
+    pub(super) fn release(&mut self, messages: Range<u64>) -> u64 {
+        let mut freed = 0;
+        let mut from = messages.start.max(self.base);
+        let end = messages.end.min(self.next);
+        while from < end {
+            let at = from - self.start;
+            let (index, first) = ((at / SEGMENT_LEN) as usize, at % SEGMENT_LEN);
+            let start = from - first;
+            let to = (end - start).min(SEGMENT_LEN);
+            freed += self.release_in(index, bits(first, to));
+            from = start + to;
+        }
+        self.bytes -= freed;
+        freed
+    }
+
+    fn release_in(&mut self, index: usize, messages: u64) -> u64 {
+        let Some(place) = self.segments.get_mut(index) else {
+            return 0;
+        };
+        let Some(segment) = place else { return 0 };
+        let mut freed = segment.release(messages, &mut self.memory);
+        if segment.is_released() {
+            freed += segment.bytes();
+            self.bytes += RELEASED_COST;
+            let segment = place.take();
+            self.recycle(segment);
+        }
+        freed
+    }
+
+    /// Removes the messages below `end`. Returns by how much the cost of the messages has decreased, in bytes.
+    pub(super) fn remove_below(&mut self, end: u64) -> u64 {
+        let end = end.min(self.next);
+        let mut freed = 0;
+        while self.start + SEGMENT_LEN <= end
+            && let Some(segment) = self.segments.pop_front()
+        {
+            match &segment {
+                Some(segment) => freed += segment.bytes(),
+                None => self.bytes -= RELEASED_COST,
+            }
+            self.recycle(segment);
+            self.start += SEGMENT_LEN;
+        }
+        if end > self.base
+            && let Some(Some(segment)) = self.segments.front_mut()
+        {
+            let from = self.base.max(self.start) - self.start;
+            freed += segment.remove(from, end.max(self.start) - self.start);
+            // Perhaps the others are released.
+            freed += self.release_in(0, 0);
+        }
+        self.base = self.base.max(end);
+        self.bytes -= freed;
+        if self.is_empty() {
+            self.recycle_last();
+        }
+        freed
+    }
+
+    /// An idle flow keeps little memory.
+    fn recycle_last(&mut self) {
+        while let Some(segment) = self.segments.pop_front() {
+            self.recycle(segment);
+        }
+        self.start = self.next;
+        self.spare.truncate(SPARE_IDLE_MAX);
+        self.memory.shrink();
+    }
+
+    fn recycle(&mut self, segment: Option<Box<LogSegment>>) {
+        if let Some(mut segment) = segment {
+            segment.clear(&mut self.memory);
+            if self.spare.len() < SPARE_MAX {
+                self.spare.push(segment);
+            }
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn messages_of_every_length_keep_their_content_and_flags() {
-        let mut rng = fastrand::Rng::with_seed(1);
-        let (mut log, mut model) = (MessageLog::default(), VecDeque::new());
-        for number in 0..20_000_u32 {
-            let len = match rng.u8(..20) {
-                0 => rng.usize(COPY_MAX - 1..COPY_MAX + 3),
-                1 => 0,
-                _ => rng.usize(..200),
-            };
-            let payload = Bytes::from(vec![number as u8; len]);
-            match rng.bool() {
-                true => log.push(&payload, number as u8),
-                false => log.push_bytes(&payload, number as u8),
-            }
-            model.push_back((payload, number as u8));
-            if rng.u8(..50) == 0 {
-                let count = rng.usize(..=model.len());
-                let removed = model.drain(..count).map(|(it, _)| cost_of(it.len()));
-                let bytes: u64 = removed.sum();
-                assert_eq!(log.remove_first(count), bytes);
-            }
-            let at = rng.usize(..=model.len());
-            let found = log.get(at).map(|(it, flags)| (it.to_vec(), flags));
-            let expected = model.get(at).map(|(it, flags)| (it.to_vec(), *flags));
-            assert_eq!(found, expected);
-            let bytes: u64 = match number % 100 {
-                0 => model.iter().map(|(it, _)| cost_of(it.len())).sum(),
-                _ => log.bytes(),
-            };
-            assert_eq!(log.bytes(), bytes);
-        }
-        log.remove_first(log.len());
-        assert_eq!((log.bytes(), log.chunks.len()), (0, 0));
-        // A chunk grows by doubling.
-        assert!(log.spare.capacity() <= 2 * CHUNK_LEN);
-    }
-}
+#[path = "log_tests.rs"]
+mod tests;

@@ -26,8 +26,9 @@
 //! zipper that has lost a message of a route discards the rest of that route.
 //!
 //! A loss need not be noticed: a bind that is not answered is repeated, and an instance that has messages
-//! and reports nothing for some seconds is bound again. An instance that holds messages therefore
-//! reports every two seconds, with or without news.
+//! is asked for a report every five seconds (`Ask`), and is bound again if it does not answer. Since a route delivers
+//! nothing behind a loss, an answer proves that there was none before. So the messages that wait for a slow handler are
+//! not sent again.
 //!
 //! A [`ReceivingFlow`] belongs to a flow *and a group*: an instance may be in two groups of a flow.
 //!
@@ -60,17 +61,34 @@
 //! ```text
 //!  entry ──▶ Resend { group, token, ranges, from, bytes }
 //!  source ─▶ each message of `ranges`, then each from `from` up to what it has sent, at most `bytes`
-//!  source ─▶ ResendEnd { token, base }
+//!  source ─▶ ResendEnd { token, base, complete_below }
 //! ```
 //! What arrives for the group while the request is under way is dropped, and is part of the answer.
 //! Behind the end of the answer, messages are forwarded as they arrive: nothing is overtaken, and one round
-//! is enough unless the limits cut the answer. Then the next request follows.
+//! is enough unless the limits cut the answer. Then the next request follows. Messages that every group has had
+//! are not sent again: the end of an answer states up to where it is complete, so the group has what it lacks.
 //!
 //! # Recipients without room
 //!
 //! A zipper stores nothing, and waits for no recipient. What has no room on the way to an instance is
 //! *refused*: it is missing there, and is requested when there is room. Other instances and groups
-//! continue. What limits the source is its window of unsettled messages.
+//! continue. What limits the source is its window of unsettled messages. A message that every group has leaves
+//! the log and the window wherever it is, so what an instance retains is what it was assigned itself.
+//!
+//! # Recipients that stall
+//!
+//! ```text
+//!  source ──▶ Waiting     once a second, while its messages wait for settlement
+//!  entry  ──▶ Stalled     to the zipper of an instance that has reported nothing new for `stalled_max` (10 s)
+//! ```
+//! A recipient that processes nothing, and stays connected, would hold the source back for ever. The entry zipper
+//! removes it as if its lease had ended, but only while the source waits, and only an instance that reports: one that is
+//! silent is suspended or cut off, and has its lease to return. Each report contains how many messages the process has
+//! processed, of all flows: one that proceeds with others, behind which these wait, has not stalled. The zipper of the instance disconnects it, with the reason. The
+//! process drops what it has not begun, and returns as another instance, once its user reads again.
+//!
+//! Until the process learns of its end, it may still have a lease and go on with what it has. So such a message may
+//! be processed twice, at most once of these without the flag of a redelivery, in any order.
 //!
 //! # Outputs
 //!
@@ -82,24 +100,28 @@
 //!
 //! An instance receives the messages of a flow in ascending order. The exception is flagged as a
 //! *redelivery*: a message that was assigned to an instance that died or lost its lease, and that this
-//! instance may have received.
+//! instance may have received. What an instance holds when the source moves, and drops later, is flagged if
+//! another instance may have received it before.
 
 mod log;
+mod progress;
 mod protocol;
 mod receiving;
+mod resending;
 mod sequences;
 mod source;
 
 use std::time::Duration;
 
 pub use log::LoggedPayload;
+pub use progress::FlowOutcome;
 pub use protocol::{
-    AbandonReason, FlowOffer, GroupOffer, OFFER_RANGES_MAX, RANGES_MAX, ReceivingReport,
-    RecipientGroup, Recipients, ReportKind, ResendRequest,
+    AbandonReason, DeclinedRange, FlowOffer, GroupOffer, OFFER_RANGES_MAX, RANGES_MAX,
+    ReceivingReport, RecipientGroup, Recipients, ReportKind, ResendRequest,
 };
 pub use receiving::{Receipt, ReceivingFlow};
 pub use sequences::SequenceSet;
-pub use source::{FlowLimits, FlowOutcome, LogFull, SettlementError, SourceFlow, SourceMessage};
+pub use source::{FlowLimits, LogFull, SettlementError, SourceFlow, SourceMessage};
 
 /// How long an instance keeps its messages while it cannot be reached. The same in every process of a
 /// fabric.

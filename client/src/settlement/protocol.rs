@@ -6,7 +6,7 @@ use super::{GroupId, InstanceId, RouteEpoch, SequenceSet};
 pub const RANGES_MAX: usize = 256;
 
 /// How many ranges the set of a [`GroupOffer`] has at most.
-pub const OFFER_RANGES_MAX: usize = 4096;
+pub const OFFER_RANGES_MAX: usize = 1024;
 
 /// A group of recipients, as the entry zipper announces it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,13 +79,30 @@ pub struct ResendRequest {
     pub bytes: u64,
 }
 
-/// Why a message is not delivered to a group.
+/// Why a message is not delivered to a group, or to none. In ascending order: of the reasons of several groups,
+/// the source counts the last one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AbandonReason {
     /// No instance of the group has connected in time.
     NoSubscriber,
+    /// The last instance of the group was disconnected because it had stalled, and no other one has connected in
+    /// time; or it may have received the message, and its group does not want a redelivery.
+    InstanceStalled,
     /// An instance that may have received it died, and its group does not want a redelivery.
     InstanceLost,
+    /// The source may not write the tag.
+    Forbidden,
+    /// It has passed as many functions as the entry zipper permits.
+    TooDeep,
+}
+
+/// Messages that no group receives, although groups may observe their tag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeclinedRange {
+    /// Why.
+    pub reason: AbandonReason,
+    /// The messages, in at most [`RANGES_MAX`] ranges.
+    pub messages: SequenceSet,
 }
 
 /// The state of a flow at an instance, for the entry zipper.
@@ -104,6 +121,8 @@ pub struct ReceivingReport {
     /// When the report was sent, in microseconds of the instance's clock. The entry zipper returns it to
     /// extend the lease.
     pub stamp: u64,
+    /// How many messages the process has processed, of all flows: whether its handler proceeds.
+    pub progress: u64,
 }
 
 /// What the sets of a [`ReceivingReport`] contain. Each has at most [`RANGES_MAX`] ranges.

@@ -1,10 +1,14 @@
 //! The receiving end of a flow, in the process of an instance.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use selvedge_hub::Instant;
 
 use super::{LEASE, RANGES_MAX, ReceivingReport, ReportKind, RouteEpoch, SequenceSet};
+
+/// Above it, counting on would overflow.
+const SEQUENCE_MAX: u64 = 1 << 62;
 
 /// What the process of an instance knows of one group of a flow: which messages it has processed, and
 /// which it holds for its handler.
@@ -135,6 +139,27 @@ impl ReceivingFlow {
         Receipt::New
     }
 
+    /// Whether [`take`](Self::take) is allowed for messages from `first` on that arrive over a route, as long as
+    /// nothing else happens to the flow, and [`may_process`](Self::may_process) is.
+    #[must_use]
+    pub fn may_take(&self, epoch: RouteEpoch, first: u64) -> bool {
+        let is_bound = self.epoch == Some(epoch) && self.is_open;
+        is_bound && first >= self.end.max(self.floor) && first < SEQUENCE_MAX
+    }
+
+    /// Messages that [may be taken](Self::may_take) have arrived, and the handler has received them. It has
+    /// also processed them, or [will](Self::process).
+    pub fn take(&mut self, messages: Range<u64>, is_processed: bool) {
+        self.end = messages.end;
+        match is_processed {
+            true => {
+                self.processed.insert(messages.clone());
+                self.news.insert(messages);
+            }
+            false => self.begun.insert(messages),
+        }
+    }
+
     fn accept_late(&self, sequence: u64) -> Receipt {
         let is_known = sequence == u64::MAX
             || sequence < self.floor
@@ -189,6 +214,14 @@ impl ReceivingFlow {
         set.remove(one.clone());
         self.processed.insert(one.clone());
         self.news.insert(one);
+    }
+
+    /// The handler has processed everything that it has received. Returns how many messages that were.
+    pub fn process_begun(&mut self) -> u64 {
+        let begun = std::mem::take(&mut self.begun);
+        self.processed.insert_all(&begun);
+        self.news.insert_all(&begun);
+        begun.ranges().map(|it| it.end - it.start).sum()
     }
 
     /// The source has removed everything below `floor` from its log: forgets it.
@@ -278,8 +311,14 @@ impl ReceivingFlow {
         self.is_idle() && self.floor >= self.end
     }
 
-    /// The next report to send, if there is one: a part of the answer to a bind, or news.
-    pub fn poll_report(&mut self, now: Instant) -> Option<ReceivingReport> {
+    /// The entry zipper asks for a report, with or without news, on the present route.
+    pub fn handle_ask(&mut self, epoch: RouteEpoch) {
+        self.wants_report |= self.epoch == Some(epoch);
+    }
+
+    /// The next report to send, if there is one: a part of the answer to a bind, or news. `progress` is how many
+    /// messages the process has processed, of all flows.
+    pub fn poll_report(&mut self, now: Instant, progress: u64) -> Option<ReceivingReport> {
         let has_route = self.is_open || self.answer_from.is_some();
         let epoch = self.epoch.filter(|_| has_route)?;
         let (kind, processed, held) = match self.answer_from {
@@ -298,6 +337,7 @@ impl ReceivingFlow {
             held,
             end: self.end,
             stamp: now.since_origin().as_micros() as u64,
+            progress,
         })
     }
 
@@ -354,7 +394,7 @@ mod tests {
     fn bound() -> ReceivingFlow {
         let mut flow = ReceivingFlow::default();
         flow.bind(at(1), FIRST).expect("the first route");
-        let report = flow.poll_report(at(1)).expect("the answer");
+        let report = flow.poll_report(at(1), 0).expect("the answer");
         flow.handle_renew(FIRST, report.stamp);
         flow
     }
@@ -370,7 +410,7 @@ mod tests {
         assert_eq!(flow.receive(FIRST, 0), Receipt::Duplicate);
         assert_eq!(flow.receive(FIRST, 1), Receipt::New);
         assert_eq!(flow.bind(at(2), SECOND), Some(SequenceSet::default()));
-        let report = flow.poll_report(at(2)).expect("the answer");
+        let report = flow.poll_report(at(2), 0).expect("the answer");
         assert_eq!(report.kind, ReportKind::Answer);
         assert_eq!(report.processed, SequenceSet::from(0..1));
         assert_eq!(report.held, SequenceSet::from(1..2));
@@ -378,6 +418,36 @@ mod tests {
         assert_eq!(flow.receive(FIRST, 2), Receipt::Superseded);
         assert_eq!(flow.receive(SECOND, 1), Receipt::Duplicate);
         assert!(flow.bind(at(2), FIRST).is_none());
+    }
+
+    #[test]
+    fn messages_are_taken_in_order_from_the_bound_route_only() {
+        let mut flow = bound();
+        assert!(!flow.may_take(SECOND, 0));
+        assert!(flow.may_take(FIRST, SEQUENCE_MAX - 1) && !flow.may_take(FIRST, SEQUENCE_MAX));
+        assert!(flow.may_take(FIRST, 0));
+        flow.take(0..2, true);
+        flow.take(2..4, false);
+        assert!(flow.may_take(FIRST, 4) && !flow.may_take(FIRST, 3));
+        let report = flow.poll_report(at(1), 0).expect("two were processed");
+        assert_eq!(report.processed, SequenceSet::from(0..2));
+        assert_eq!(report.end, 4);
+        assert_eq!(flow.process_begun(), 2);
+        flow.raise_floor(6);
+        assert!(flow.may_take(FIRST, 6) && !flow.may_take(FIRST, 5));
+        flow.fence();
+        assert!(!flow.may_take(FIRST, 6));
+    }
+
+    #[test]
+    fn a_flow_that_is_asked_on_its_route_reports_without_news() {
+        let mut flow = bound();
+        flow.handle_ask(SECOND);
+        assert_eq!(flow.poll_report(at(1), 0), None);
+        flow.handle_ask(FIRST);
+        let report = flow.poll_report(at(1), 5).expect("it was asked");
+        assert_eq!((report.kind, report.progress), (ReportKind::News, 5));
+        assert_eq!(flow.poll_report(at(1), 5), None);
     }
 
     #[test]
@@ -390,11 +460,11 @@ mod tests {
         flow.process(1);
         flow.raise_floor(2);
         assert_eq!(flow.receive(FIRST, 1), Receipt::Duplicate);
-        assert_eq!(flow.poll_report(at(1)), None);
+        assert_eq!(flow.poll_report(at(1), 0), None);
         flow.process(2);
-        let report = flow.poll_report(at(1)).expect("one was processed");
+        let report = flow.poll_report(at(1), 0).expect("one was processed");
         assert_eq!(report.processed, SequenceSet::from(2..3));
-        assert_eq!(flow.poll_report(at(1)), None);
+        assert_eq!(flow.poll_report(at(1), 0), None);
     }
 
     #[test]
@@ -403,9 +473,9 @@ mod tests {
         for sequence in [0, 1, 5, 6] {
             flow.receive_and_process(FIRST, sequence);
         }
-        flow.poll_report(at(1)).expect("news");
+        flow.poll_report(at(1), 0).expect("news");
         flow.receive_and_process(FIRST, 7);
-        let report = flow.poll_report(at(1)).expect("news");
+        let report = flow.poll_report(at(1), 0).expect("news");
         assert_eq!(report.processed, SequenceSet::from(5..8));
     }
 
@@ -420,7 +490,7 @@ mod tests {
         flow.bind(at(2), SECOND).expect("a later route");
         let (mut processed, mut held) = (SequenceSet::default(), SequenceSet::default());
         loop {
-            let report = flow.poll_report(at(2)).expect("a part");
+            let report = flow.poll_report(at(2), 0).expect("a part");
             assert!(report.processed.ranges().len() <= RANGES_MAX);
             assert!(report.held.ranges().len() <= RANGES_MAX);
             processed.insert_all(&report.processed);
@@ -438,12 +508,12 @@ mod tests {
     fn nothing_is_processed_before_and_after_the_lease() {
         let mut flow = ReceivingFlow::default();
         flow.bind(at(1), FIRST).expect("the first route");
-        let report = flow.poll_report(at(1)).expect("the answer");
+        let report = flow.poll_report(at(1), 0).expect("the answer");
         assert!(!flow.may_process(at(2)));
         // It asks for the lease, once.
-        assert!(flow.poll_report(at(2)).is_some());
+        assert!(flow.poll_report(at(2), 0).is_some());
         assert!(!flow.may_process(at(2)));
-        assert_eq!(flow.poll_report(at(2)), None);
+        assert_eq!(flow.poll_report(at(2), 0), None);
         flow.handle_renew(FIRST, report.stamp);
         assert!(flow.may_process(at(27)));
         assert!(!flow.may_process(at(28)));
@@ -462,11 +532,11 @@ mod tests {
         let dropped = flow.bind(at(40), SECOND).expect("a later route");
         assert_eq!(dropped, SequenceSet::from(1..3));
         assert!(!flow.begin(1));
-        let report = flow.poll_report(at(40)).expect("the answer");
+        let report = flow.poll_report(at(40), 0).expect("the answer");
         assert_eq!(report.held, SequenceSet::from(0..1));
         assert_eq!(flow.receive(SECOND, 1), Receipt::New);
         flow.process(0);
-        let news = flow.poll_report(at(40)).expect("news");
+        let news = flow.poll_report(at(40), 0).expect("news");
         assert_eq!(news.processed, SequenceSet::from(0..1));
     }
 
@@ -479,7 +549,7 @@ mod tests {
         while let Some(timeout) = flow.poll_timeout() {
             now = timeout;
             let dropped = flow.handle_timeout(now);
-            reports += usize::from(flow.poll_report(now).is_some());
+            reports += usize::from(flow.poll_report(now, 0).is_some());
             assert!(dropped.is_empty() || dropped == SequenceSet::from(0..1));
             assert!(reports < 100, "it holds the message for ever");
         }

@@ -123,9 +123,9 @@ impl SequenceSet {
     /// The numbers of the set that are in `range`.
     #[must_use]
     pub fn within(&self, range: Range<u64>) -> Self {
-        let clipped = self
-            .ranges()
-            .map(|it| it.start.max(range.start)..it.end.min(range.end));
+        let from = self.0.partition_point(|it| it.end <= range.start);
+        let concerned = self.0[from..].iter().take_while(|it| it.start < range.end);
+        let clipped = concerned.map(|it| it.start.max(range.start)..it.end.min(range.end));
         clipped.collect()
     }
 

@@ -70,6 +70,8 @@ queries! {
     /// To read the configuration again. The rows are the settings that have changed, each with whether the
     /// new value is in use.
     Reload = 8, "reload";
+    /// The functions that hold sources back, those that do so for longest first.
+    Slow = 9, "slow";
 }
 
 /// A request of an operator, which the zipper answers with one [`AdminReply`]. A client sends the next

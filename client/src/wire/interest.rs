@@ -4,8 +4,8 @@ use bytes::{Buf, BufMut, Bytes};
 
 use super::settlement::GROUP_MEMBERS_MAX;
 use super::{
-    NodeKey, PATH_MAX, Policy, WireError, get_bool, get_list, get_node, get_option, get_tags,
-    get_text, get_u8, get_u64, put_interest, put_len, put_option, put_text,
+    DropPolicy, NodeKey, PATH_MAX, Policy, WireError, get_bool, get_list, get_node, get_option,
+    get_tags, get_text, get_u8, get_u64, put_interest, put_len, put_option, put_text,
 };
 use crate::settlement::InstanceId;
 use crate::tag::Tag;
@@ -21,6 +21,12 @@ pub const INTEREST_DELTA_LEN_MAX: usize = 16 * 1024;
 /// The kind bytes of deltas, without and with instances.
 pub(super) const DELTA_KIND: u8 = 7;
 pub(super) const LISTING_DELTA_KIND: u8 = 8;
+
+/// What follows an entry in a delta that lists instances: nothing, instances, or from this number on, a
+/// [`DropPolicy`].
+const HOLDS: u8 = 0;
+const SETTLES: u8 = 1;
+const DROPS: u8 = 1;
 
 /// One function in an interest table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +44,10 @@ pub struct InterestEntry {
     /// The instances, if any of the functions has introduced one. Only a delta that lists instances has
     /// this field.
     pub settled: Option<ListedInstances>,
+    /// Which messages are dropped for want of room, if each of the functions has such a policy. Without it, and
+    /// without instances, the functions hold their sources back. In the same deltas as the instances; an entry
+    /// has one of both at the most.
+    pub drops: Option<DropPolicy>,
 }
 
 /// The instances of functions with one name, target and home that take part in settlement.
@@ -101,19 +111,36 @@ impl InterestEntry {
             policy: Policy::from_byte(get_u8(b)?)?,
             path: get_list(b, PATH_MAX, get_node)?,
             settled: None,
+            drops: None,
         })
     }
 
     fn encode_listing(&self, out: &mut Vec<u8>) -> Result<(), WireError> {
+        debug_assert!(
+            self.settled.is_none() || self.drops.is_none(),
+            "settled messages are not dropped"
+        );
         self.encode_into(out)?;
-        out.put_u8(u8::from(self.settled.is_some()));
-        self.settled.as_ref().map_or(Ok(()), |it| it.put(out))
+        match (&self.settled, self.drops) {
+            (Some(listed), _) => {
+                out.put_u8(SETTLES);
+                listed.put(out)?;
+            }
+            (None, Some(policy)) => out.put_u8(DROPS + policy as u8),
+            (None, None) => out.put_u8(HOLDS),
+        }
+        Ok(())
     }
 
     fn decode_listing(b: &mut Bytes) -> Result<Self, WireError> {
         let mut entry = Self::decode(b)?;
-        if get_bool(b)? {
-            entry.settled = Some(ListedInstances::get(b)?);
+        match get_u8(b)? {
+            HOLDS => {}
+            SETTLES => entry.settled = Some(ListedInstances::get(b)?),
+            other => {
+                let policy = DropPolicy::from_byte(other - DROPS);
+                entry.drops = Some(policy.map_err(|_| WireError::Unknown(other))?);
+            }
         }
         Ok(entry)
     }
@@ -246,6 +273,7 @@ mod tests {
             policy: Policy::Hash,
             path: vec![[3; 32]; PATH_MAX],
             settled: None,
+            drops: None,
         }
     }
 
@@ -364,5 +392,40 @@ mod tests {
             panic!("it decodes");
         };
         assert_eq!(delta.updated, [short]);
+    }
+
+    #[test]
+    fn a_drop_policy_is_in_listing_deltas_only_and_unknown_ones_are_refused() {
+        let plain = InterestEntry {
+            name: "f".into(),
+            target: None,
+            tags: vec![Tag(1)],
+            path: vec![[2; 32]],
+            ..entry()
+        };
+        let delta = |drops, lists_instances| InterestDelta {
+            number: 3,
+            lists_instances,
+            updated: vec![InterestEntry {
+                drops,
+                ..plain.clone()
+            }],
+            withdrawn: Vec::new(),
+        };
+        let encode = |delta| WireMessage::InterestDelta(delta).encode().unwrap();
+        for drops in [None, Some(DropPolicy::Oldest), Some(DropPolicy::Newest)] {
+            let listing = delta(drops, true);
+            let decoded = WireMessage::decode(encode(listing.clone()));
+            assert_eq!(decoded, Ok(WireMessage::InterestDelta(listing)));
+            assert_eq!(encode(delta(drops, false)), encode(delta(None, false)));
+        }
+        let mut bytes = encode(delta(Some(DropPolicy::Newest), true)).to_vec();
+        let at = bytes.len() - 3;
+        assert_eq!(bytes[at], 3);
+        for unknown in [4, u8::MAX] {
+            bytes[at] = unknown;
+            let decoded = WireMessage::decode(bytes.clone().into());
+            assert_eq!(decoded, Err(WireError::Unknown(unknown)));
+        }
     }
 }

@@ -1,19 +1,20 @@
 //! A zipper that follows the script of a test, and clients of it.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+mod replies;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use replies::{GROUP, announcement, progress};
 use selvedge_client::lanes::{CONTROL, DATA, PAYLOAD_MAX, session_config};
-use selvedge_client::settlement::{
-    GroupId, InstanceId, RecipientGroup, ReportKind, RouteEpoch, SequenceSet,
-};
+use selvedge_client::settlement::{InstanceId, ReportKind, RouteEpoch, SequenceSet};
 use selvedge_client::wire::settlement::{
-    Announcement, FEATURE_SETTLEMENT, FlowId, FlowOpening, FlowProgress, ReportMessage,
-    RouteBinding, RoutedHeader, RoutedMessage, SettlementMessage, is_settlement,
+    FEATURE_SETTLEMENT, FlowId, FlowOpening, MessageMarks, ReportMessage, RouteBinding,
+    RoutedHeader, RoutedMessage, SettlementMessage, is_settlement,
 };
-use selvedge_client::wire::{Negotiated, WireMessage};
+use selvedge_client::wire::{Negotiated, Rejection, WireMessage};
 use selvedge_client::{Client, ClientOptions, SettlementLevel, Tag};
 use selvedge_hub::{Address, Endpoint, Hub, HubEvent, Identity, LaneId, NodeId};
 
@@ -21,7 +22,6 @@ use selvedge_hub::{Address, Endpoint, Hub, HubEvent, Identity, LaneId, NodeId};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) const TAG: Tag = Tag(0x10);
-pub(crate) const GROUP: GroupId = GroupId(1);
 pub(crate) const LEVEL: SettlementLevel = SettlementLevel::Processed;
 
 /// A zipper that a test drives.
@@ -71,13 +71,28 @@ impl ScriptedZipper {
 
     /// Admits the next client that introduces itself.
     pub(crate) fn admit(&self, features: u64) -> ClientLink {
+        let mut link = self.accept();
+        link.admit(self.node(), features);
+        link
+    }
+
+    /// Refuses the next client that introduces itself.
+    pub(crate) fn reject(&self, why: Rejection) {
+        let mut link = self.accept();
+        link.receive_handshake();
+        let rejected = WireMessage::Rejected {
+            code: why as u16,
+            message: "not now".into(),
+        };
+        link.send_bytes(CONTROL, rejected.encode().expect("it is short"));
+    }
+
+    /// The next client that connects.
+    pub(crate) fn accept(&self) -> ClientLink {
         loop {
             let event = self.hub.events().recv_timeout(PATIENCE);
             if let HubEvent::Up { peer } = event.expect("a client connects") {
-                let endpoint = self.hub.endpoint(peer).expect("it is connected");
-                let mut link = ClientLink::new(endpoint);
-                link.admit(self.node(), features);
-                return link;
+                return ClientLink::new(self.hub.endpoint(peer).expect("it is connected"));
             }
         }
     }
@@ -127,12 +142,14 @@ impl ClientLink {
         }
     }
 
+    fn receive_handshake(&mut self) {
+        let is_handshake =
+            |bytes| matches!(WireMessage::decode(bytes), Ok(WireMessage::Handshake(_)));
+        while !is_handshake(self.receive(CONTROL)) {}
+    }
+
     fn admit(&mut self, node: NodeId, features: u64) {
-        loop {
-            if let Ok(WireMessage::Handshake(_)) = WireMessage::decode(self.receive(CONTROL)) {
-                break;
-            }
-        }
+        self.receive_handshake();
         let ack = WireMessage::HandshakeAck {
             name: "zipper".into(),
             node: *node.as_bytes(),
@@ -198,20 +215,7 @@ impl ClientLink {
 
     /// Announces one group with one instance.
     pub(crate) fn announce(&mut self, opening: &FlowOpening) {
-        self.send(SettlementMessage::Announce(Announcement {
-            label: opening.label,
-            attachment: opening.offer.attachment,
-            version: 1,
-            groups: vec![RecipientGroup {
-                group: GROUP,
-                name: "f".into(),
-                only: None,
-                from: 0,
-                until: None,
-                members: vec![InstanceId(5)],
-                uncertain_below: 0,
-            }],
-        }));
+        self.send(announcement(opening));
         match self.receive_settlement(CONTROL) {
             SettlementMessage::Confirm { label, version, .. } => {
                 assert_eq!((label, version), (opening.label, 1));
@@ -222,13 +226,7 @@ impl ClientLink {
 
     /// All messages below a number are settled.
     pub(crate) fn settle(&self, opening: &FlowOpening, below: u64) {
-        self.send(SettlementMessage::Progress(FlowProgress {
-            label: opening.label,
-            attachment: opening.offer.attachment,
-            routed: below,
-            settled: vec![(GROUP, SequenceSet::from(0..below))],
-            abandoned: Vec::new(),
-        }));
+        self.send(progress(opening, below, below));
     }
 
     pub(crate) fn receive_instance(&mut self) {
@@ -306,7 +304,7 @@ impl ClientLink {
 
     /// Sends a message on a route, with its number as payload.
     pub(crate) fn route(&self, label: u32, sequence: u64) {
-        let header = RoutedHeader::new(label, sequence, false, false);
+        let header = RoutedHeader::new(label, sequence, MessageMarks::default());
         let bytes = [header.bytes(), &sequence.to_be_bytes()].concat();
         self.send_bytes(DATA, bytes.into());
     }

@@ -6,14 +6,16 @@ use std::time::Duration;
 use fastrand::Rng;
 use selvedge_client::settlement::FlowLimits;
 use selvedge_client::wire::settlement::SettlementLevel;
-use selvedge_client::{AcknowledgeMode, Client, ClientOptions, InstanceLossPolicy, Tag};
+use selvedge_client::{
+    AcknowledgeMode, Client, ClientOptions, InstanceLossPolicy, SlowConsumerPolicy, Tag,
+};
 use selvedge_driver::Simulation;
 use selvedge_hub::{Address, Driver, Identity, Instant};
 use selvedge_testkit::{MemLink, MemNet};
 use selvedge_zipper::ZipperStats;
 use selvedge_zipper::zipper::{Closing, Neighbour, Zipper, ZipperOptions, ZipperWatch};
 
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, target_name};
 use crate::member::{Connection, Member, MemberConfig};
 
 pub(crate) const fn ms(ms: u64) -> Duration {
@@ -27,6 +29,8 @@ pub(crate) enum Topology {
     Ring,
     Star,
     Mesh,
+    /// Two rings with one zipper in common.
+    DoubleRing,
 }
 
 impl Topology {
@@ -39,6 +43,9 @@ impl Topology {
             Self::Chain => chain.collect(),
             Self::Ring if count > 2 => chain.chain([[0, count - 1]]).collect(),
             Self::Ring => chain.collect(),
+            Self::DoubleRing => chain
+                .chain([[0, count / 2], [count / 2, count - 1]])
+                .collect(),
             Self::Star => (1..count).map(|at| [0, at]).collect(),
             Self::Mesh => (0..count)
                 .flat_map(|one| (one + 1..count).map(move |other| [one, other]))
@@ -143,10 +150,14 @@ pub(crate) struct Fabric {
     is_verbose: bool,
     /// Bytes that a zipper buffers for each peer.
     pub(crate) send_buffer: u64,
+    /// How long a function may hold a source back.
+    pub(crate) stalled_max: Duration,
     /// When the messages that clients write are settled; not at all if `None`.
     pub(crate) level: Option<SettlementLevel>,
     /// How much clients retain for each flow.
     pub(crate) flow_limits: FlowLimits,
+    /// What becomes of messages for functions that join and have no room.
+    pub(crate) slow_consumer: SlowConsumerPolicy,
 }
 
 fn key(group: u8, number: usize) -> Identity {
@@ -197,8 +208,10 @@ impl Fabric {
             story: vec![format!("{topology:?} of {count}")],
             is_verbose: std::env::var_os("FABRIC_STORY").is_some(),
             send_buffer: 16 << 20,
+            stalled_max: Duration::from_secs(10),
             level: None,
             flow_limits: FlowLimits::default(),
+            slow_consumer: SlowConsumerPolicy::Hold,
         }
     }
 
@@ -243,6 +256,7 @@ impl Fabric {
         options.listeners.push(Arc::new(listen));
         options.driver = Some(driver);
         options.send_buffer = self.send_buffer;
+        options.stalled_max = self.stalled_max;
         if !self.ledger.is_settling() && (self.seed + at as u64).is_multiple_of(3) {
             // As a zipper that has not been upgraded yet.
             options.features = 0;
@@ -331,7 +345,9 @@ impl Fabric {
             )
         };
         options.level = self.level;
+        options.target = config.target.map(target_name);
         options.flow_limits = self.flow_limits;
+        options.slow_consumer = self.slow_consumer;
         options.acknowledge = match config.acknowledges {
             true => AcknowledgeMode::ByCall,
             false => AcknowledgeMode::OnRead,
@@ -474,7 +490,15 @@ impl Fabric {
         let lost = |it: ZipperStats| it.unobserved + it.unreachable + it.undelivered + it.hop_limit;
         let uncertain = self.members.iter().map(Member::uncertain);
         let plain: u64 = zippers.map(lost).chain(uncertain).sum();
-        plain + self.not_settled() * self.ledger.groups().len() as u64
+        plain + self.without_room() + self.not_settled() * self.ledger.groups().len() as u64
+    }
+
+    /// How many messages may be missing since a recipient behind a link, or the link, had no room. A copy
+    /// between zippers may be for each group.
+    pub(crate) fn without_room(&self) -> u64 {
+        let zippers = (0..self.zippers.len()).flat_map(|at| self.stats(at));
+        let copies: u64 = zippers.map(|it| it.no_room).sum();
+        copies * self.ledger.groups().len() as u64
     }
 
     /// Cuts a link, or mends it.

@@ -13,13 +13,19 @@ const IN: Tag = Tag(0x10);
 const OUT: Tag = Tag(0x20);
 const OTHER: Tag = Tag(0x30);
 
-fn client(name: &str, home: usize, observes: &[Tag], emits: Option<Tag>) -> MemberConfig {
+pub(crate) fn client(
+    name: &str,
+    home: usize,
+    observes: &[Tag],
+    emits: Option<Tag>,
+) -> MemberConfig {
     MemberConfig {
         name: name.into(),
         home,
         others: Vec::new(),
         knows_key: true,
         observes: observes.to_vec(),
+        target: None,
         policy: Policy::Nearest,
         emits,
         acknowledges: false,
@@ -28,7 +34,7 @@ fn client(name: &str, home: usize, observes: &[Tag], emits: Option<Tag>) -> Memb
 }
 
 /// A whole fabric with these clients.
-fn fabric(
+pub(crate) fn fabric(
     seed: u64,
     topology: Topology,
     count: usize,
@@ -37,6 +43,8 @@ fn fabric(
 ) -> Fabric {
     let mut fabric = Fabric::new(seed, topology, count);
     fabric.send_buffer = send_buffer;
+    // A sink that does not read stays connected: what it costs others is the question here.
+    fabric.stalled_max = Duration::from_secs(3600);
     fabric.settle_messages(SettlementLevel::Received, true);
     (0..count).for_each(|at| fabric.start_zipper(at));
     for config in clients {
@@ -49,19 +57,28 @@ fn fabric(
     fabric
 }
 
-fn write(fabric: &mut Fabric, number: usize, tag: Tag, pause: Duration, len: usize, count: u32) {
+pub(crate) fn write(
+    fabric: &mut Fabric,
+    number: usize,
+    tag: Tag,
+    pause: Duration,
+    len: usize,
+    count: u32,
+) {
     let now = fabric.processes.now();
     let writing = Writing {
         tags: vec![tag],
+        targets: vec![None],
         pause,
         len,
+        long_each: None,
         left: count,
     };
     fabric.member(number).write(now, writing);
 }
 
 /// Ends a source in order. Returns whether it reports that everything was delivered.
-fn close_source(fabric: &mut Fabric, number: usize) -> bool {
+pub(crate) fn close_source(fabric: &mut Fabric, number: usize) -> bool {
     for _ in 0..3000 {
         let client = fabric.member(number).client().expect("it is connected");
         if let Some(is_delivered) = client.try_close() {
@@ -152,6 +169,60 @@ fn case_7_a_sink_that_does_not_read_does_not_stall_other_tags_of_a_mesh_link() {
     let read = stall(fabric, IN, OTHER, 100);
     println!("case 7: seed 7: {read} of 500 messages of another tag have passed the link");
     assert!(read > 490, "{read}");
+}
+
+/// Plain data has no custody: what finds no room behind a link is dropped there, and counted. It does not
+/// wait on the link, where everything else would wait behind it.
+#[test]
+fn case_7_plain_data_for_a_sink_that_does_not_read_stalls_no_mesh_link() {
+    for (len, count) in [(100_000, 500), (2_000, 5_000)] {
+        let clients = [
+            client("stalled", 2, &[IN], None),
+            client("other", 2, &[OTHER], None),
+            client("source", 0, &[], None),
+        ];
+        let mut fabric = fabric(17, Topology::Chain, 3, 256 << 10, &clients);
+        fabric.level = None;
+        let plain = fabric.join(client("plain", 0, &[], None));
+        assert!(fabric.run_until(Duration::from_secs(30), Fabric::is_whole));
+        fabric.member(0).set_reading(false, Duration::ZERO);
+        write(&mut fabric, plain, IN, ms(1), len, count);
+        let is_written = |fabric: &Fabric| !fabric.members()[plain].is_writing();
+        let limit = Duration::from_secs(60);
+        assert!(fabric.run_until(limit, is_written), "it is held back");
+        assert!(fabric.without_room() > 0, "the sink has room");
+        write(&mut fabric, 2, OTHER, ms(20), 100, 500);
+        fabric.run(Duration::from_secs(12));
+        let (written, read) = fabric.ledger.counts(OTHER, "other");
+        assert_eq!((written, read), (500, 500), "{len}");
+        // What has reached the sink, and what was dropped, is everything.
+        fabric.member(0).set_reading(true, Duration::ZERO);
+        fabric.run(Duration::from_secs(10));
+        let (written, read) = fabric.ledger.counts(IN, "stalled");
+        let dropped: u64 = (0..3)
+            .flat_map(|at| fabric.stats(at))
+            .map(|it| it.no_room)
+            .sum();
+        assert_eq!((written, read), (count.into(), written - dropped), "{len}");
+    }
+}
+
+/// On its own zipper, a full recipient holds its plain source back, which loses nothing.
+#[test]
+fn plain_data_waits_for_a_sink_of_the_same_zipper() {
+    let clients = [client("slow", 0, &[IN], None)];
+    let mut fabric = fabric(18, Topology::Chain, 2, 256 << 10, &clients);
+    fabric.level = None;
+    let plain = fabric.join(client("plain", 0, &[], None));
+    assert!(fabric.run_until(Duration::from_secs(30), Fabric::is_whole));
+    fabric.member(0).set_reading(false, Duration::ZERO);
+    write(&mut fabric, plain, IN, ms(1), 100_000, 1000);
+    fabric.run(Duration::from_secs(10));
+    assert!(fabric.member(plain).is_writing(), "it is not held back");
+    fabric.member(0).set_reading(true, Duration::ZERO);
+    fabric.run(Duration::from_secs(60));
+    assert_eq!(fabric.ledger.counts(IN, "slow"), (1000, 1000));
+    assert_eq!(fabric.without_room(), 0);
 }
 
 #[test]

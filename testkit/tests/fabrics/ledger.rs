@@ -9,11 +9,11 @@
 //!   have taken another path than the one before it ([`Ledger::allow_reordering`]): where a fabric has several
 //!   paths between two zippers and links fail, plain messages switch paths without waiting.
 //! - **Exactly once or reported**: at the end every number was read, but for those that the zippers and
-//!   clients have counted (`unobserved`, `unreachable`, `undelivered`, `uncertain`) and those that a crash
+//!   clients have counted (`unobserved`, `unreachable`, `no_room`, `undelivered`, `uncertain`) and those that a crash
 //!   excuses. A crash excuses what was written and not read when the zipper died, and what is written
 //!   until the fabric is whole again ([`Ledger::excuse`]): `GUARANTEES.md` states that what a dead process had
 //!   accepted dies with it. An orderly restart excuses the same. Without crashes, orderly restarts, or failed
-//!   links with several paths, nothing may be missing at all.
+//!   links with several paths, nothing may be missing but what found no room behind a link.
 //!
 //! A source that settles may reach functions that do not, in a fabric that is being upgraded. If a zipper
 //! fails there, its successor does not know what such functions have read, and they may read it again once it
@@ -50,12 +50,25 @@ const LEASE: Duration = Duration::from_secs(25);
 pub(crate) struct Stamp {
     pub(crate) writer: usize,
     pub(crate) tag: Tag,
+    pub(crate) target: Option<Target>,
     pub(crate) number: u32,
 }
 
 const STAMP_LEN: usize = 8;
 
+/// The number of a target.
+pub(crate) type Target = u8;
+
+/// Its name.
+pub(crate) fn target_name(target: Target) -> String {
+    format!("target-{target}")
+}
+
 impl Stamp {
+    const fn flow(&self) -> Flow {
+        (self.writer, self.tag, self.target)
+    }
+
     pub(crate) fn to_payload(self, len: usize) -> Vec<u8> {
         let mut payload = Vec::with_capacity(len.max(STAMP_LEN));
         payload.extend((self.writer as u32).to_be_bytes());
@@ -64,7 +77,12 @@ impl Stamp {
         payload
     }
 
-    pub(crate) fn parse(tag: Tag, payload: &[u8]) -> Result<Self, String> {
+    /// Whether the message was written with a trace.
+    pub(crate) const fn has_trace(self) -> bool {
+        self.number % 5 == 4
+    }
+
+    pub(crate) fn parse(tag: Tag, target: Option<Target>, payload: &[u8]) -> Result<Self, String> {
         let words = payload.first_chunk::<STAMP_LEN>();
         let words = words.ok_or("a payload is too short")?;
         let word = |at: usize| {
@@ -73,13 +91,14 @@ impl Stamp {
         Ok(Self {
             writer: word(0) as usize,
             tag,
+            target,
             number: word(4),
         })
     }
 }
 
-/// A writer and a tag.
-pub(crate) type Flow = (usize, Tag);
+/// A writer, a tag and a target.
+pub(crate) type Flow = (usize, Tag, Option<Target>);
 
 /// A name, and the instance if each is to get everything.
 pub(crate) type Group = (String, Option<usize>);
@@ -88,6 +107,7 @@ pub(crate) type Group = (String, Option<usize>);
 struct Subscription {
     group: Group,
     tags: Vec<Tag>,
+    target: Option<Target>,
     /// The instances that are not gone.
     instances: BTreeSet<usize>,
     /// Whether every zipper knows of it: till then messages need not reach it.
@@ -95,8 +115,8 @@ struct Subscription {
 }
 
 impl Subscription {
-    fn observes(&self, tag: Tag) -> bool {
-        self.tags.contains(&tag)
+    fn observes(&self, (_, tag, target): Flow) -> bool {
+        self.tags.contains(&tag) && (target.is_none() || target == self.target)
     }
 }
 
@@ -196,6 +216,7 @@ impl Ledger {
         self.groups.push(Subscription {
             group,
             tags: config.observes.clone(),
+            target: config.target,
             instances: BTreeSet::from([number]),
             is_settled: false,
         });
@@ -261,7 +282,7 @@ impl Ledger {
         let excused_count = &mut self.counts.excused;
         for known in &self.groups {
             let flows = self.written.iter();
-            for (&flow, &count) in flows.filter(|((_, tag), _)| known.observes(*tag)) {
+            for (&flow, &count) in flows.filter(|(flow, _)| known.observes(**flow)) {
                 let key = (known.group.clone(), flow);
                 let readings = self.readings.entry(key).or_default();
                 readings.cover(count as usize);
@@ -276,21 +297,23 @@ impl Ledger {
     }
 
     /// The next message of a flow; it counts once it is [`written`](Self::written).
-    pub(crate) fn next(&self, writer: usize, tag: Tag) -> Stamp {
-        let number = self.written.get(&(writer, tag)).copied().unwrap_or(0);
+    pub(crate) fn next(&self, writer: usize, tag: Tag, target: Option<Target>) -> Stamp {
+        let number = self.written.get(&(writer, tag, target)).copied();
+        let number = number.unwrap_or(0);
         Stamp {
             writer,
             tag,
+            target,
             number,
         }
     }
 
     pub(crate) fn written(&mut self, now: Instant, stamp: &Stamp) {
-        let flow = (stamp.writer, stamp.tag);
+        let flow = stamp.flow();
         *self.written.entry(flow).or_default() += 1;
         self.mix(stamp, usize::MAX);
         let disturbed_for = self.disturbed_since.map(|begin| now - begin);
-        for known in self.groups.iter().filter(|it| it.observes(stamp.tag)) {
+        for known in self.groups.iter().filter(|it| it.observes(flow)) {
             let key = (known.group.clone(), flow);
             let readings = self.readings.entry(key).or_default();
             let is_left_out = self.is_settling
@@ -306,8 +329,9 @@ impl Ledger {
 
     pub(crate) fn read(&mut self, config: &MemberConfig, copy: &ReadCopy) -> Result<(), String> {
         let (reader, stamp) = (copy.reader, &copy.stamp);
-        let flow = (stamp.writer, stamp.tag);
-        if !config.observes.contains(&stamp.tag) {
+        let flow = stamp.flow();
+        let is_targeted = stamp.target.is_none() || stamp.target == config.target;
+        if !config.observes.contains(&stamp.tag) || !is_targeted {
             return Err(format!("c{reader} does not observe {stamp:?}"));
         }
         if stamp.number >= self.written.get(&flow).copied().unwrap_or(0) {
@@ -362,15 +386,17 @@ impl Ledger {
         let mut missing = Vec::new();
         for known in &self.groups {
             let flows = self.written.iter();
-            let flows = flows
-                .filter(|((writer, tag), _)| known.observes(*tag) && !self.dead.contains(writer));
-            for (&(writer, tag), &count) in flows {
-                let readings = self.readings.get(&(known.group.clone(), (writer, tag)));
+            let flows =
+                flows.filter(|(flow, _)| known.observes(**flow) && !self.dead.contains(&flow.0));
+            for (&flow, &count) in flows {
+                let (writer, tag, target) = flow;
+                let readings = self.readings.get(&(known.group.clone(), flow));
                 let is_there = |number| readings.is_some_and(|it| it.is_there(number as usize));
                 missing.extend((0..count).filter(|it| !is_there(*it)).map(|number| {
                     let stamp = Stamp {
                         writer,
                         tag,
+                        target,
                         number,
                     };
                     (known.group.clone(), stamp)
@@ -382,7 +408,7 @@ impl Ledger {
 
     /// How many messages a writer has written.
     pub(crate) fn written_by(&self, writer: usize) -> u64 {
-        let flows = self.written.iter().filter(|((it, _), _)| *it == writer);
+        let flows = self.written.iter().filter(|((it, ..), _)| *it == writer);
         flows.map(|(_, count)| u64::from(*count)).sum()
     }
 
@@ -396,9 +422,9 @@ impl Ledger {
 
     /// How many messages of a writer have to be in the recipient set of at least one group.
     pub(crate) fn required(&self, writer: usize) -> u64 {
-        let flows = self.written.iter().filter(|((it, _), _)| *it == writer);
+        let flows = self.written.iter().filter(|((it, ..), _)| *it == writer);
         let required = flows.map(|(&flow, &count)| {
-            let groups = self.groups.iter().filter(|it| it.observes(flow.1));
+            let groups = self.groups.iter().filter(|it| it.observes(flow));
             let readings = groups.map(|it| self.readings.get(&(it.group.clone(), flow)));
             let readings: Vec<_> = readings.collect();
             let is_required = |number: &u32| {
@@ -418,10 +444,10 @@ impl Ledger {
 
     /// How many messages were written with a tag, and how many copies of them a group has read.
     pub(crate) fn counts(&self, tag: Tag, name: &str) -> (u64, u64) {
-        let flows = self.written.iter().filter(|((_, of), _)| *of == tag);
+        let flows = self.written.iter().filter(|((_, of, _), _)| *of == tag);
         let written = flows.map(|(_, count)| u64::from(*count)).sum();
         let readings = self.readings.iter();
-        let of_group = readings.filter(|(((group, _), (_, of)), _)| group == name && *of == tag);
+        let of_group = readings.filter(|(((group, _), (_, of, _)), _)| group == name && *of == tag);
         let read = of_group.flat_map(|(_, it)| it.readers.iter().flatten());
         (written, read.count() as u64)
     }

@@ -4,8 +4,11 @@
 mod fabric;
 mod known;
 mod ledger;
+mod long;
 mod member;
 mod outcomes;
+mod rows;
+mod slow;
 mod story;
 
 use std::collections::BTreeSet;
@@ -18,7 +21,7 @@ use std::time::Instant;
 /// The seeds to run: `FABRIC_SEEDS=FROM..TO`.
 fn seeds() -> Range<u64> {
     let Ok(text) = std::env::var("FABRIC_SEEDS") else {
-        return 0..1000;
+        return 0..2000;
     };
     let parsed = text
         .split_once("..")

@@ -7,10 +7,13 @@ use selvedge_client::{Client, Connecting, Policy, ReadError, ReceivedMessage, Ta
 use selvedge_hub::Instant;
 
 use crate::fabric::ms;
-use crate::ledger::{Ledger, ReadCopy, Stamp};
+use crate::ledger::{Ledger, ReadCopy, Stamp, Target, target_name};
 
 /// How long a client that found no room waits before it tries again.
 const RETRY: Duration = ms(5);
+
+/// The targets that sources and functions have.
+pub(crate) const TARGETS: [Target; 2] = [0, 1];
 
 /// What a client is.
 #[derive(Debug, Clone)]
@@ -24,6 +27,8 @@ pub(crate) struct MemberConfig {
     /// Whether it knows the key of the zipper, or takes the one that answers.
     pub(crate) knows_key: bool,
     pub(crate) observes: Vec<Tag>,
+    /// The target of its group.
+    pub(crate) target: Option<Target>,
     pub(crate) policy: Policy,
     /// The tag of what a function writes for each message that it reads.
     pub(crate) emits: Option<Tag>,
@@ -38,9 +43,37 @@ pub(crate) struct MemberConfig {
 pub(crate) struct Writing {
     /// The tags, in turn.
     pub(crate) tags: Vec<Tag>,
+    /// The targets, in turn.
+    pub(crate) targets: Vec<Option<Target>>,
     pub(crate) pause: Duration,
     pub(crate) len: usize,
+    /// Each so many messages, one is long.
+    pub(crate) long_each: Option<u32>,
     pub(crate) left: u32,
+}
+
+/// A long message moves its flow to another lane.
+const LONG: usize = selvedge_client::lanes::BULK_LEN_MIN;
+
+impl Writing {
+    fn next_len(&self) -> usize {
+        match self
+            .long_each
+            .is_some_and(|each| self.left.is_multiple_of(each))
+        {
+            true => LONG + self.len,
+            false => self.len,
+        }
+    }
+
+    fn next(&self) -> (Tag, Option<Target>) {
+        let left = self.left as usize;
+        let tag = self.tags[left % self.tags.len()];
+        (
+            tag,
+            self.targets[left / self.tags.len() % self.targets.len()],
+        )
+    }
 }
 
 pub(crate) enum Connection {
@@ -199,16 +232,14 @@ impl Member {
         let mut has_acted = false;
         while self.next_write.is_some_and(|at| at <= now) {
             let writing = self.writing.as_ref().filter(|it| it.left > 0);
-            let next = self
-                .output
-                .or_else(|| writing.map(|it| it.tags[it.left as usize % it.tags.len()]));
-            let Some(tag) = next else {
+            let output = self.output.map(|tag| (tag, None));
+            let Some(to) = output.or_else(|| writing.map(Writing::next)) else {
                 self.writing = None;
                 self.next_write = None;
                 break;
             };
-            let len = writing.map_or(0, |it| it.len);
-            if !self.try_write(now, tag, len, ledger)? {
+            let len = writing.map_or(0, Writing::next_len);
+            if !self.try_write(now, to, len, ledger)? {
                 self.next_write = Some(now + RETRY);
                 break;
             }
@@ -232,21 +263,64 @@ impl Member {
     fn try_write(
         &self,
         now: Instant,
-        tag: Tag,
+        (tag, target): (Tag, Option<Target>),
         len: usize,
         ledger: &mut Ledger,
     ) -> Result<bool, String> {
         let Some(client) = self.client() else {
             return Ok(false);
         };
-        let stamp = ledger.next(self.number, tag);
-        match client.try_write(tag, stamp.to_payload(len)) {
+        let stamp = ledger.next(self.number, tag, target);
+        let payload = stamp.to_payload(len);
+        let name = target.map(target_name);
+        let trace = stamp.has_trace().then(|| [client.step("writer")]);
+        let written = match (&name, &trace) {
+            (None, None) => client.try_write(tag, payload),
+            _ => {
+                let trace = trace.as_ref().map(|it| &it[..]);
+                client.try_write_with(tag, name.as_deref(), trace, payload)
+            }
+        };
+        match written {
             Ok(()) => {
                 ledger.written(now, &stamp);
                 Ok(true)
             }
             Err(WriteError::Full) => Ok(false),
             Err(error) => Err(format!("c{} cannot write: {error}", self.number)),
+        }
+    }
+
+    /// What a message is, whose target and trace are checked.
+    fn stamp(&self, message: &ReceivedMessage) -> Result<Stamp, String> {
+        let target = message.target().map(|name| {
+            let targets = TARGETS.into_iter();
+            let mut known = targets.filter(|it| target_name(*it) == name);
+            known
+                .next()
+                .ok_or_else(|| format!("an unknown target: {name}"))
+        });
+        let stamp = Stamp::parse(message.tag(), target.transpose()?, message.payload())?;
+        let trace = message.trace();
+        let names = trace.map(|it| it.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>());
+        let is_expected = match &names {
+            None => !stamp.has_trace(),
+            // The writer, and each zipper on the way.
+            Some(names) => {
+                let zippers = &names[1..];
+                let is_zipper = |it: &&str| it.starts_with('z');
+                stamp.has_trace()
+                    && names[0] == "writer"
+                    && !zippers.is_empty()
+                    && zippers.iter().all(is_zipper)
+            }
+        };
+        let number = self.number;
+        match is_expected {
+            true => Ok(stamp),
+            false => Err(format!(
+                "c{number} reads {stamp:?} with the trace {names:?}"
+            )),
         }
     }
 
@@ -271,7 +345,7 @@ impl Member {
         };
         let copy = ReadCopy {
             reader: self.number,
-            stamp: Stamp::parse(message.tag(), message.payload())?,
+            stamp: self.stamp(&message)?,
             is_redelivery: message.is_redelivery(),
         };
         ledger.read(&self.config, &copy)?;

@@ -9,7 +9,7 @@ use selvedge_client::{Policy, Tag};
 use selvedge_testkit::MemLink;
 
 use crate::fabric::{Fabric, MemberEnd, Topology, ms};
-use crate::member::{MemberConfig, Writing};
+use crate::member::{MemberConfig, TARGETS, Writing};
 
 /// How long a fabric may take to be whole: the longest pause between two dials is 10 s, and a dial that was
 /// lost takes 5 s.
@@ -87,7 +87,8 @@ struct Story {
     weather: Weather,
     /// Started in the course of the story.
     late: Option<usize>,
-    /// Whether no plain message may be missing, whatever is reported.
+    /// Whether no plain message may be missing but those that found no room behind a link, whatever else is
+    /// reported.
     is_strict: bool,
     cuts: Vec<[usize; 2]>,
 }
@@ -125,6 +126,8 @@ impl Story {
         // Sources without settlement remain possible, as do zippers that are to be upgraded.
         let (is_settling, level) = match rng.u8(..8) {
             0 => (false, None),
+            // Once accepted, a message has the guarantees of a plain one.
+            1 if seed.is_multiple_of(2) => (false, Some(SettlementLevel::Accepted)),
             1 => (false, Some(SettlementLevel::Received)),
             2..5 => (true, Some(SettlementLevel::Received)),
             _ => (true, Some(SettlementLevel::Processed)),
@@ -218,6 +221,7 @@ impl Story {
                 others: Vec::new(),
                 knows_key: false,
                 observes: Vec::new(),
+                target: None,
                 policy: Policy::Nearest,
                 emits: None,
                 acknowledges: false,
@@ -238,6 +242,10 @@ impl Story {
 
     fn join_group(&mut self, name: String, observes: &[Tag], emits: Option<Tag>) {
         let policy = pick(&mut self.fabric.rng, &POLICIES);
+        let target = match self.fabric.rng.u8(..3) {
+            0 => Some(pick(&mut self.fabric.rng, &TARGETS)),
+            _ => None,
+        };
         let redelivers = self.fabric.rng.u8(..4) > 0;
         let acknowledges = self.fabric.rng.bool();
         for _ in 0..self.fabric.rng.usize(1..=2) {
@@ -247,6 +255,7 @@ impl Story {
                 others: Vec::new(),
                 knows_key: false,
                 observes: observes.to_vec(),
+                target,
                 policy,
                 emits,
                 acknowledges,
@@ -299,13 +308,19 @@ impl Story {
             let mut tags = INPUTS.to_vec();
             rng.shuffle(&mut tags);
             tags.truncate(rng.usize(1..=2));
+            let targets = match rng.u8(..3) {
+                0 => vec![None, Some(pick(rng, &TARGETS))],
+                _ => vec![None],
+            };
             let writing = Writing {
                 tags,
+                targets,
                 pause: ms(rng.u64(5..100)),
                 len: match rng.u8(..10) {
                     0 => rng.usize(30_000..100_000),
                     _ => rng.usize(8..2000),
                 },
+                long_each: (rng.u8(..4) == 0).then(|| rng.u32(2..count)),
                 left: rng.u32(count / 2..count),
             };
             let now = self.fabric.processes.now();
@@ -460,7 +475,8 @@ impl Story {
     /// Writes some more, which must all arrive, and holds the ledger against the counters.
     fn probe(&mut self) {
         self.drain();
-        let before = self.fabric.ledger.missing().len();
+        let before = self.fabric.ledger.missing().len() as u64;
+        let without_room = self.fabric.without_room();
         self.fabric.check_early_outcomes();
         // Messages may circulate while tables change, until the hop limit drops them; not afterwards.
         let looped = self.looped();
@@ -473,7 +489,8 @@ impl Story {
         self.fabric.run(ms(2000));
         let is_there = move |fabric: &Fabric| {
             let is_written = !fabric.members().iter().any(|it| it.is_writing());
-            is_written && fabric.ledger.missing().len() <= before
+            let missing = fabric.ledger.missing().len() as u64;
+            is_written && missing <= before + fabric.without_room() - without_room
         };
         if !self.fabric.run_until(DRAIN_MAX, is_there) {
             let missing = self.fabric.ledger.missing();
@@ -509,7 +526,8 @@ impl Story {
             let missing = fabric.ledger.missing().len() as u64;
             let is_reported = match fabric.ledger.is_settling() {
                 true => fabric.is_accounted(),
-                false => !is_strict && missing <= fabric.reported(),
+                false if is_strict => missing <= fabric.without_room(),
+                false => missing <= fabric.reported(),
             };
             missing == 0 || is_reported
         };

@@ -44,7 +44,7 @@ fn many_reports_are_one_output_and_no_set_has_more_than_256_ranges() {
     let route = epoch(&mut flow, 1);
     for at in 0..600 {
         let one = 3 * at..3 * at + 1;
-        flow.handle_report(GroupId(0), InstanceId(1), &report(route, one.into()));
+        flow.handle_report(t(1), GroupId(0), InstanceId(1), &report(route, one.into()));
     }
     let outputs = drain(&mut flow);
     let settled = outputs.iter().filter_map(|it| match it {
@@ -69,7 +69,7 @@ fn a_full_instance_holds_up_neither_its_group_nor_another_one() {
             ..report(route, none())
         };
         for group in [0, 1] {
-            flow.handle_report(GroupId(group), InstanceId(member), &answer);
+            flow.handle_report(t(1), GroupId(group), InstanceId(member), &answer);
         }
     }
     let sent = live(&mut flow, 0);
@@ -83,11 +83,11 @@ fn a_full_instance_holds_up_neither_its_group_nor_another_one() {
         assert_eq!(members, [3 - full, 3], "message {sequence}");
     }
     assert_eq!(resend(&drain(&mut flow)), None);
-    flow.handle_room(GroupId(0), InstanceId(full), 5000);
+    flow.handle_room(GroupId(0), InstanceId(full), 6400);
     let request = resend(&drain(&mut flow)).expect("there is room");
     assert_eq!(
         (request.ranges.clone(), request.bytes),
-        ((0..1).into(), 5000)
+        ((0..1).into(), 6400)
     );
     assert_eq!(resent(&mut flow, &request, 0), Some((full, 0, false)));
 }
@@ -133,7 +133,7 @@ fn a_request_with_many_ranges_is_divided_and_keeps_the_order() {
             held: held.within(range),
             ..report(route, none())
         };
-        flow.handle_report(GroupId(0), InstanceId(1), &answer);
+        flow.handle_report(t(1), GroupId(0), InstanceId(1), &answer);
     }
     let mut last = None;
     for is_complete in [false, false, true] {
@@ -145,7 +145,7 @@ fn a_request_with_many_ranges_is_divided_and_keeps_the_order() {
             assert!(last < Some(sequence));
             last = Some(sequence);
         }
-        flow.handle_resend_end(request.group, request.token, 0);
+        flow.handle_resend_end(request.group, request.token, 0, 0);
     }
     assert_eq!(resend(&drain(&mut flow)), None);
 }
@@ -207,13 +207,13 @@ fn an_expired_instance_is_a_member_again_when_there_is_a_way_to_it() {
 
 #[test]
 fn a_lease_is_renewed_with_a_stamp_from_before_the_answered_probe() {
-    let mut flow = bound(&[1]);
+    let mut flow = bound(&[1, 2]);
     let outputs = |flow: &mut EntryFlow| -> Vec<_> {
         let outputs = instance_outputs(flow).into_iter();
         outputs.map(|it| it.kind).collect()
     };
     flow.handle_alive(1);
-    assert_eq!(outputs(&mut flow), [InstanceOutputKind::Renew(1)]);
+    assert_eq!(outputs(&mut flow), [InstanceOutputKind::Renew(1); 2]);
     flow.handle_alive(1);
     assert_eq!(outputs(&mut flow), []);
     let route = RouteEpoch {
@@ -225,16 +225,21 @@ fn a_lease_is_renewed_with_a_stamp_from_before_the_answered_probe() {
             stamp,
             ..report(route, none())
         };
-        flow.handle_report(GroupId(0), InstanceId(1), &report);
+        flow.handle_report(t(1), GroupId(0), InstanceId(1), &report);
     };
     // It is early.
     send(&mut flow, 2);
     assert_eq!(drain(&mut flow), []);
     send(&mut flow, 6_000_000);
     assert_eq!(drain(&mut flow), [SourceOutput::Probe(2)]);
-    send(&mut flow, 7_000_000);
+    send(&mut flow, 20_000_000);
+    flow.handle_alive(1);
+    assert_eq!(outputs(&mut flow), [], "it has answered the former probe");
     flow.handle_alive(2);
+    // The other one has sent no later stamp.
     assert_eq!(outputs(&mut flow), [InstanceOutputKind::Renew(6_000_000)]);
+    // The stamp that came during the probe needs another one.
+    assert_eq!(drain(&mut flow), [SourceOutput::Probe(3)]);
 }
 
 #[test]
@@ -250,28 +255,30 @@ fn a_source_settles_routed_messages_if_it_needs_no_more() {
     let message = s.poll_message(1).expect("it is open");
     assert!(matches!(message, SourceMessage::Live { flags: 7, .. }));
     assert!(!s.is_done());
-    s.handle_routed(1).expect("it was sent");
+    s.handle_routed(1, &[]).expect("it was sent");
     assert!(s.is_done());
     assert_eq!(s.outcome().settled, 1);
 }
 
 #[test]
 fn abandoned_messages_are_counted_by_reason() {
-    let mut s = source(4);
+    let mut s = source(7);
     for (messages, reason) in [
-        (0..2, AbandonReason::NoSubscriber),
-        (2..3, AbandonReason::InstanceLost),
+        (0..3, AbandonReason::NoSubscriber),
+        (3..5, AbandonReason::InstanceStalled),
+        (5..6, AbandonReason::InstanceLost),
     ] {
         s.handle_abandoned(GroupId(0), &messages.into(), reason)
             .expect("they were sent");
     }
-    s.handle_settled(GroupId(0), &(3..4).into())
+    s.handle_settled(GroupId(0), &(6..7).into())
         .expect("it was sent");
     let expected = FlowOutcome {
         settled: 1,
-        unobserved: 0,
         instance_lost: 1,
-        no_subscriber: 2,
+        instance_stalled: 2,
+        no_subscriber: 3,
+        ..FlowOutcome::default()
     };
     assert_eq!(s.outcome(), expected);
 }

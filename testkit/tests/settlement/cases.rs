@@ -75,6 +75,7 @@ pub(crate) fn report(epoch: RouteEpoch, processed: SequenceSet) -> ReceivingRepo
         held: none(),
         end: 0,
         stamp: 1,
+        progress: 0,
     }
 }
 pub(crate) fn answer(
@@ -90,7 +91,7 @@ pub(crate) fn answer(
         end,
         ..report(epoch(flow, i), processed)
     };
-    flow.handle_report(GroupId(0), InstanceId(i), &report);
+    flow.handle_report(t(10), GroupId(0), InstanceId(i), &report);
 }
 pub(crate) fn bind(
     flow: &mut EntryFlow,
@@ -170,6 +171,49 @@ fn what_an_earlier_entry_zipper_may_have_sent_is_flagged_in_an_answer() {
     assert!(sent.contains(&(1, 55, true)));
 }
 
+/// 1 is bound again, and has dropped what it held. Returns how 10 is sent to it.
+fn sent_after_a_drop(flow: &mut EntryFlow) -> Option<(u64, u64, bool)> {
+    bind(flow, 1, none(), none(), 0);
+    let r = resend(&drain(flow)).expect("a request");
+    resent(flow, &r, 10)
+}
+
+#[test]
+fn a_redelivery_stays_one_when_the_next_entry_zipper_sends_it_again() {
+    // An instance that is gone may have had what 1 holds, as the former entry zipper has announced.
+    let mut flow = entry(offer(20, 20, &[1], 10, none(), 20));
+    flow.set_groups(t(1), &[spec(true, &[1])]);
+    confirm(&mut flow);
+    bind(&mut flow, 1, none(), (10..20).into(), 20);
+    assert_eq!(sent_after_a_drop(&mut flow), Some((1, 10, true)));
+}
+
+#[test]
+fn a_redelivery_stays_one_if_the_source_did_not_learn_of_the_loss() {
+    // What 1 holds was sent to it after 2 had died.
+    let mut flow = entry(offer(20, 20, &[1, 2], 10, none(), 0));
+    flow.set_groups(t(1), &[spec(true, &[1])]);
+    confirm(&mut flow);
+    bind(&mut flow, 1, none(), (10..20).into(), 20);
+    flow.handle_death(t(1), InstanceId(2));
+    assert_eq!(announced(&mut flow)[0].uncertain_below, 20);
+    assert_eq!(sent_after_a_drop(&mut flow), Some((1, 10, true)));
+}
+
+#[test]
+fn what_two_instances_have_is_flagged_and_goes_to_no_third_one() {
+    let mut flow = entry(offer(20, 20, &[1, 2], 10, none(), 0));
+    flow.set_groups(t(1), &[spec(true, &[1, 2, 3])]);
+    confirm(&mut flow);
+    // 2 had begun with 10 when its lease ended, and 1 holds it since.
+    bind(&mut flow, 2, none(), (10..11).into(), 11);
+    bind(&mut flow, 1, none(), (10..20).into(), 20);
+    bind(&mut flow, 3, none(), none(), 0);
+    flow.handle_death(t(1), InstanceId(2));
+    assert_eq!(resend(&drain(&mut flow)), None, "1 has it");
+    assert_eq!(sent_after_a_drop(&mut flow), Some((1, 10, true)));
+}
+
 #[test]
 fn a_redelivery_stays_one_when_its_instance_leaves_in_order() {
     let mut flow = entry(fresh());
@@ -183,7 +227,7 @@ fn a_redelivery_stays_one_when_its_instance_leaves_in_order() {
     bind(&mut flow, 2, none(), none(), 0);
     let r = resend(&drain(&mut flow)).expect("a request");
     assert_eq!(resent(&mut flow, &r, 0), Some((2, 0, true)));
-    flow.handle_resend_end(r.group, r.token, 0);
+    flow.handle_resend_end(r.group, r.token, 0, 0);
     flow.handle_leave(t(1), InstanceId(2)); // has not processed it
     flow.set_groups(t(1), &[spec(true, &[3])]);
     confirm(&mut flow);
@@ -270,7 +314,7 @@ pub(crate) fn source(n: usize) -> SourceFlow {
         }],
     });
     while s.poll_message(usize::MAX).is_some() {}
-    s.handle_routed(n as u64).expect("it was sent");
+    s.handle_routed(n as u64, &[]).expect("it was sent");
     s
 }
 
@@ -408,4 +452,218 @@ fn an_instance_that_no_router_lists_receives_nothing() {
         0,
     );
     assert_eq!(live(&mut flow, 0), []);
+}
+
+#[test]
+fn a_block_of_live_messages_ends_before_those_that_the_group_has() {
+    // Another instance has processed 60..70 from a former entry zipper.
+    let mut flow = entry(offer(50, 100, &[1], 50, (60..70).into(), 0));
+    flow.set_groups(t(1), &[spec(true, &[1])]);
+    confirm(&mut flow);
+    bind(&mut flow, 1, none(), none(), 50);
+    let mut block = Vec::new();
+    assert_eq!(flow.live_block(100, |it| block.push(it.sequence)), 10);
+    assert_eq!(block, [50]);
+    let sent: Vec<_> = (50..100).flat_map(|s| live(&mut flow, s)).collect();
+    let expected = (50..60).chain(70..100).map(|s| (1, s, false));
+    assert_eq!(sent, expected.collect::<Vec<_>>());
+}
+
+/// The groups of a flow as the source was informed of them last.
+fn announced(flow: &mut EntryFlow) -> Vec<RecipientGroup> {
+    let outputs = drain(flow);
+    let announced = outputs.into_iter().rev().find_map(|it| match it {
+        SourceOutput::Announce(recipients) => Some(recipients.groups),
+        _ => None,
+    });
+    announced.expect("the groups have changed")
+}
+
+/// A group that an earlier entry zipper may have sent messages up to 100, and that ends when 50 has not arrived
+/// yet, because its instances receive every message each from then on.
+fn replaced_group() -> EntryFlow {
+    let mut flow = entry(offer(50, 100, &[1], 50, none(), 0));
+    let each = GroupSpec {
+        only: Some(InstanceId(1)),
+        ..spec(true, &[1])
+    };
+    flow.set_groups(t(1), &[each]);
+    flow
+}
+
+#[test]
+fn a_group_that_has_ended_includes_what_an_earlier_entry_zipper_may_have_sent_it() {
+    let mut flow = replaced_group();
+    let groups = announced(&mut flow);
+    assert_eq!((groups[0].from, groups[0].until), (0, Some(100)));
+    flow.handle_confirmed(u64::MAX);
+    for sequence in 50..100 {
+        live(&mut flow, sequence);
+    }
+    // The instance has processed some of them.
+    bind(&mut flow, 1, (50..80).into(), none(), 80);
+    let settled = drain(&mut flow).into_iter().find_map(|it| match it {
+        SourceOutput::Settled { group, messages } => Some((group, messages)),
+        _ => None,
+    });
+    assert_eq!(settled, Some((GroupId(0), (50..80).into())));
+}
+
+#[test]
+fn groups_of_one_name_do_not_overlap_after_one_has_ended() {
+    let mut flow = replaced_group();
+    let groups = announced(&mut flow);
+    assert_eq!(groups.len(), 2);
+    assert_eq!(groups[0].until, Some(groups[1].from));
+    flow.handle_confirmed(u64::MAX);
+    flow.handle_route(t(1), InstanceId(1));
+    let outputs = instance_outputs(&mut flow);
+    for bind in outputs
+        .iter()
+        .filter(|it| it.kind == InstanceOutputKind::Bind)
+    {
+        let answer = ReceivingReport {
+            kind: ReportKind::Answer,
+            end: if bind.group == GroupId(0) { 50 } else { 0 },
+            ..report(bind.epoch, none())
+        };
+        flow.handle_report(t(10), bind.group, InstanceId(1), &answer);
+    }
+    // The instance is in both groups, and receives each message as a member of one of them.
+    let sent: Vec<_> = (50..150).flat_map(|s| live(&mut flow, s)).collect();
+    let expected: Vec<_> = (50..150).map(|s| (1, s, false)).collect();
+    assert_eq!(sent, expected);
+}
+
+#[test]
+fn what_the_source_has_removed_from_its_log_is_not_requested_again() {
+    let mut flow = entry(fresh());
+    flow.set_groups(t(1), &[spec(true, &[1])]);
+    confirm(&mut flow);
+    bind(&mut flow, 1, none(), none(), 0);
+    for sequence in 0..10 {
+        live(&mut flow, sequence);
+    }
+    // The route is lost with the messages. Without a level of settlement for them, the log has none any more.
+    bind(&mut flow, 1, none(), none(), 0);
+    let request = resend(&drain(&mut flow)).expect("they are missing");
+    flow.handle_resend_end(request.group, request.token, 10, 0);
+    assert_eq!(resend(&drain(&mut flow)), None);
+    assert_eq!(live(&mut flow, 10), [(1, 10, false)]);
+}
+
+#[test]
+fn an_instance_that_is_not_listed_any_more_loses_its_messages_a_lease_later() {
+    let lease = EntrySettings::default().lease.as_secs();
+    let mut flow = entry(fresh());
+    flow.set_groups(t(1), &[spec(true, &[1])]);
+    confirm(&mut flow);
+    bind(&mut flow, 1, none(), none(), 0);
+    for sequence in 0..5 {
+        live(&mut flow, sequence);
+    }
+    // It stays connected.
+    flow.set_groups(t(5), &[spec(true, &[2])]);
+    confirm(&mut flow);
+    bind(&mut flow, 2, none(), none(), 0);
+    flow.handle_timeout(t(4 + lease));
+    assert_eq!(resend(&drain(&mut flow)), None);
+    assert_eq!(flow.poll_timeout(), Some(t(5 + lease)));
+    flow.handle_timeout(t(5 + lease));
+    let request = resend(&drain(&mut flow)).expect("another instance receives them");
+    let sent: Vec<_> = (0..5).map(|s| resent(&mut flow, &request, s)).collect();
+    let expected: Vec<_> = (0..5).map(|s| Some((2, s, true))).collect();
+    assert_eq!(sent, expected);
+}
+
+/// With the level `accepted` the source forgets a group before the entry zipper does.
+#[test]
+fn news_of_a_group_whose_messages_have_left_the_log_are_ignored() {
+    let limits = FlowLimits {
+        log_max: 10_000,
+        window: 10_000,
+    };
+    let mut source = SourceFlow::new(limits).settling_when_routed();
+    source.attach();
+    let announce = |source: &mut SourceFlow, version, until| {
+        let mut recipients = offer(0, 0, &[1], 0, none(), 0).groups.remove(0).recipients;
+        recipients.until = until;
+        source.handle_recipients(Recipients {
+            version,
+            groups: vec![recipients],
+        });
+    };
+    announce(&mut source, 1, None);
+    source.push(b"x", 0).expect("the log is empty");
+    assert!(source.poll_message(100).is_some());
+    announce(&mut source, 2, Some(1));
+    assert_eq!(source.handle_routed(1, &[]), Ok(()));
+    assert!(source.is_done());
+    let one = || SequenceSet::from(0..1);
+    let request = |group| ResendRequest {
+        group: GroupId(group),
+        token: 3,
+        ranges: one(),
+        from: Some(1),
+        bytes: 1000,
+    };
+    assert_eq!(source.handle_settled(GroupId(0), &one()), Ok(()));
+    assert_eq!(source.handle_resend(request(0)), Ok(()));
+    let answer = SourceMessage::ResendEnd {
+        group: GroupId(0),
+        token: 3,
+        base: 1,
+        complete_below: 0,
+    };
+    assert_eq!(source.poll_message(100), Some(answer));
+    // One that was never announced.
+    let unknown = Err(SettlementError::UnknownGroup);
+    assert_eq!(source.handle_settled(GroupId(1), &one()), unknown);
+    assert_eq!(source.handle_resend(request(1)), unknown);
+}
+
+/// It was reported when the instance was no member yet, so its lease has ended without a route.
+#[test]
+fn an_instance_that_has_lost_its_lease_is_a_member_again_when_its_way_is_still_there() {
+    let mut flow = entry(fresh());
+    flow.set_groups(t(1), &[spec(true, &[1])]);
+    confirm(&mut flow);
+    flow.handle_timeout(t(40));
+    drain(&mut flow);
+    flow.handle_confirmed(u64::MAX);
+    assert_eq!(live(&mut flow, 0), []);
+    flow.keep_route(t(41), InstanceId(1));
+    answer(&mut flow, 1, none(), none(), 0);
+    confirm(&mut flow);
+    let request = resend(&drain(&mut flow)).expect("the message waits for it");
+    assert_eq!(resent(&mut flow, &request, 0), Some((1, 0, false)));
+}
+
+#[test]
+fn what_settles_when_it_is_routed_is_routed_once_it_is_on_its_way() {
+    let routed = |flow: &mut EntryFlow| {
+        let last = drain(flow).into_iter().rev().find_map(|it| match it {
+            SourceOutput::Routed { routed, .. } => Some(routed),
+            _ => None,
+        });
+        last.unwrap_or(0)
+    };
+    let mut flow = entry(fresh()).settling_when_routed();
+    flow.set_groups(t(1), &[spec(true, &[1])]);
+    confirm(&mut flow);
+    assert_eq!(live(&mut flow, 0), []);
+    assert_eq!(routed(&mut flow), 0, "it waits for the instance");
+    bind(&mut flow, 1, none(), none(), 0);
+    let request = resend(&drain(&mut flow)).expect("a request");
+    assert_eq!(resent(&mut flow, &request, 0), Some((1, 0, false)));
+    flow.handle_resend_end(request.group, request.token, 0, 0);
+    assert_eq!(routed(&mut flow), 1);
+    assert_eq!(live(&mut flow, 1), [(1, 1, false)]);
+    flow.handle_refused(GroupId(0), InstanceId(1), 1..2);
+    assert_eq!(routed(&mut flow), 0, "it waits for room");
+    flow.handle_room(GroupId(0), InstanceId(1), 1000);
+    let request = resend(&drain(&mut flow)).expect("a request");
+    assert_eq!(resent(&mut flow, &request, 1), Some((1, 1, false)));
+    flow.handle_resend_end(request.group, request.token, 0, 1);
+    assert_eq!(routed(&mut flow), 2);
 }

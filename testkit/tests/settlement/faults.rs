@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use selvedge_client::settlement::InstanceId;
+use selvedge_hub::Instant;
+
 use crate::routes::Route;
 use crate::world::{ENTRIES, Process, World};
 
@@ -22,7 +25,7 @@ impl World {
     /// A fault.
     pub(crate) fn befall(&mut self) {
         let entry = self.rng.usize(..ENTRIES);
-        match self.rng.u32(..17) {
+        match self.rng.u32(..20) {
             0 => self.crash_entry(entry),
             1 => {
                 // The entry zipper that it leaves may not know.
@@ -43,7 +46,12 @@ impl World {
             10 => self.lose_in_route(),
             11 => self.change_policy(),
             12 => self.strand(entry),
+            14 => {
+                self.is_forbidden = !self.is_forbidden;
+                self.change_permission();
+            }
             16 => self.change_preferred(),
+            17 | 18 => self.block_any(),
             13 => {
                 let time = Duration::from_secs(self.rng.u64(1..40));
                 self.note(format!("the way to entry {entry} is stalled for {time:?}"));
@@ -69,9 +77,9 @@ impl World {
         let (entry, group, id, epoch) = (route.entry, route.group, route.instance, route.epoch);
         self.note(format!("the route {epoch:?} to {id:?} loses messages"));
         self.end_routes(|it| it.entry == entry && it.epoch == epoch);
-        let is_noticed = self.rng.bool();
+        let (is_noticed, lacks_room) = (self.rng.bool(), epoch.route.is_multiple_of(2));
         if let Some(flow) = self.entries[entry].as_mut().filter(|_| is_noticed) {
-            flow.handle_loss(self.now, group, id, epoch);
+            flow.handle_loss(self.now, (group, id), epoch, lacks_room);
             self.drain(entry);
         }
     }
@@ -126,6 +134,14 @@ impl World {
         }
     }
 
+    /// Zippers are informed whether the source may write the tag.
+    fn change_permission(&mut self) {
+        self.note(format!("the source is forbidden: {}", self.is_forbidden));
+        for entry in 0..ENTRIES {
+            self.set_groups(entry);
+        }
+    }
+
     /// One of the instances of a group receives all new messages, or none is preferred any more.
     fn change_preferred(&mut self) {
         let at = self.rng.usize(..self.groups.len());
@@ -138,7 +154,6 @@ impl World {
         self.note(note);
         for entry in 0..ENTRIES {
             self.set_groups(entry);
-            self.keep_routes(entry);
         }
     }
 
@@ -233,7 +248,7 @@ impl World {
                 receiving.flow.process(sequence);
             }
             receiving.flow.leave();
-            while let Some(report) = receiving.flow.poll_report(self.now) {
+            while let Some(report) = receiving.flow.poll_report(self.now, process.progress) {
                 reports.push((group, report));
             }
         }
@@ -246,7 +261,7 @@ impl World {
         for at in 0..ENTRIES {
             if let Some(flow) = &mut self.entries[at] {
                 for (group, report) in &reports {
-                    flow.handle_report(*group, id, report);
+                    flow.handle_report(self.now, *group, id, report);
                 }
                 flow.handle_leave(self.now, id);
                 self.drain(at);
@@ -254,13 +269,74 @@ impl World {
         }
     }
 
+    /// An instance stops reading for long, or for ever.
+    fn block_any(&mut self) {
+        let instances = self.processes.iter().map(|it| it.id);
+        let instances: Vec<_> = instances.collect();
+        if let Some(&id) = self.rng.choice(&instances) {
+            let until = match self.rng.u8(..4) {
+                0 => Instant::FAR_FUTURE,
+                _ => self.now + Duration::from_secs(self.rng.u64(5..120)),
+            };
+            self.block(id, until);
+        }
+    }
+
+    pub(crate) fn block(&mut self, id: InstanceId, until: Instant) {
+        self.note(format!("{id:?} is blocked until {until:?}"));
+        let process = self.processes.iter_mut().find(|it| it.id == id);
+        process.expect("it is there").busy_until = until;
+    }
+
+    /// An entry zipper has given up an instance that does not proceed.
+    pub(crate) fn note_stalled(&mut self, id: InstanceId) {
+        self.note(format!("{id:?} has stalled"));
+        self.judge.stalled(id, self.now);
+        if let Some(process) = self.processes.iter().find(|it| it.id == id) {
+            self.judge.lost(&self.groups[process.group].name);
+        }
+    }
+
+    /// The zipper of an instance disconnects it: it is another one when it proceeds.
+    pub(crate) fn end_stalled(&mut self, id: InstanceId) {
+        let Some(at) = self.processes.iter().position(|it| it.id == id) else {
+            return;
+        };
+        self.note(format!("{id:?} is disconnected"));
+        let Process {
+            group, busy_until, ..
+        } = self.processes.remove(at);
+        self.judge.died(id);
+        self.returning.push((busy_until, group));
+        self.end_routes(|it| it.instance == id);
+        for entry in 0..ENTRIES {
+            if let Some(flow) = &mut self.entries[entry] {
+                flow.handle_route_lost(self.now, id);
+                self.drain(entry);
+            }
+            self.set_groups(entry);
+        }
+    }
+
+    pub(crate) fn return_stalled(&mut self) {
+        let now = self.now;
+        let due = self.returning.extract_if(.., |it| now >= it.0);
+        for (_, group) in due.collect::<Vec<_>>() {
+            self.join(group);
+        }
+    }
+
     /// All faults are over, and every entry zipper reaches every instance.
     pub(crate) fn heal(&mut self) {
         self.note("all faults are over");
         self.is_stalled = false;
+        self.is_forbidden = false;
         self.stalled_until = [self.now; ENTRIES];
         self.room = usize::MAX;
         self.ghosts.clear();
+        for (_, group) in std::mem::take(&mut self.returning) {
+            self.join(group);
+        }
         if self.attached.is_none() {
             self.attach(0);
         }
@@ -270,7 +346,6 @@ impl World {
         // Routers do not list what has left.
         for entry in 0..ENTRIES {
             self.set_groups(entry);
-            self.keep_routes(entry);
         }
         for index in 0..self.processes.len() {
             for at in 0..ENTRIES {

@@ -1,6 +1,8 @@
 //! The connections between the source and its entry zippers.
 
-use selvedge_client::settlement::{FlowOffer, GroupId, SourceMessage};
+use std::time::Duration;
+
+use selvedge_client::settlement::{AbandonReason, FlowOffer, GroupId, SourceMessage};
 use selvedge_zipper::settlement::{EntryFlow, MemberDelivery, SourceOutput};
 
 use crate::world::World;
@@ -11,10 +13,11 @@ pub(crate) enum ToEntry {
     Offer(FlowOffer),
     Live(u64),
     Resent(GroupId, u32, u64),
-    ResendEnd(GroupId, u32, u64),
+    ResendEnd(GroupId, u32, u64, u64),
     Confirm(u64),
     Base(u64),
     Alive(u32),
+    Waiting,
 }
 
 impl ToEntry {
@@ -27,7 +30,12 @@ impl ToEntry {
                 sequence,
                 ..
             } => Self::Resent(group, token, sequence),
-            SourceMessage::ResendEnd { group, token, base } => Self::ResendEnd(group, token, base),
+            SourceMessage::ResendEnd {
+                group,
+                token,
+                base,
+                complete_below,
+            } => Self::ResendEnd(group, token, base, complete_below),
         }
     }
 }
@@ -53,6 +61,17 @@ impl World {
     fn send_to_entry(&mut self, message: ToEntry) {
         if let Some(at) = self.attached {
             self.to_entry[at].push_back((self.source.attachment(), message));
+        }
+    }
+
+    /// Once a second, the source reports that it waits.
+    pub(crate) fn report_waiting(&mut self) {
+        if self.now < self.waiting_at {
+            return;
+        }
+        self.waiting_at = self.now + Duration::from_secs(1);
+        if self.source.is_waiting() {
+            self.send_to_entry(ToEntry::Waiting);
         }
     }
 
@@ -100,7 +119,7 @@ impl World {
     fn handle_offer(&mut self, at: usize, offer: FlowOffer) {
         let flow = EntryFlow::new(self.now, self.settings, offer);
         let mut flow = flow.expect("a valid offer");
-        flow.set_groups(self.now, &self.specs());
+        self.update_groups(&mut flow);
         self.entries[at] = Some(flow);
         let reached = self.processes.iter().filter(|it| it.reached_by[at]);
         for id in reached.map(|it| it.id).collect::<Vec<_>>() {
@@ -110,11 +129,19 @@ impl World {
 
     fn handle_message(&mut self, at: usize, message: ToEntry) {
         let mut deliveries = Vec::new();
+        let is_declined = matches!(&message, ToEntry::Live(sequence) if self.is_forbidden || self.is_declined(*sequence));
         let Some(flow) = &mut self.entries[at] else {
             return;
         };
         let mut deliver = |delivery| deliveries.push(delivery);
         match message {
+            ToEntry::Live(_) if is_declined => {
+                let reason = match self.is_forbidden {
+                    true => AbandonReason::Forbidden,
+                    false => AbandonReason::TooDeep,
+                };
+                flow.decline(1, reason);
+            }
             ToEntry::Live(sequence) if self.rng.u8(..4) == 0 => {
                 self.handle_burst(at, sequence);
             }
@@ -124,10 +151,13 @@ impl World {
                     deliver(delivery);
                 }
             }
-            ToEntry::ResendEnd(group, token, base) => flow.handle_resend_end(group, token, base),
+            ToEntry::ResendEnd(group, token, base, complete_below) => {
+                flow.handle_resend_end(group, token, base, complete_below);
+            }
             ToEntry::Confirm(version) => flow.handle_confirmed(version),
             ToEntry::Base(base) => flow.handle_base(base),
             ToEntry::Alive(number) => flow.handle_alive(number),
+            ToEntry::Waiting => flow.handle_waiting(self.now),
             ToEntry::Offer(_) => unreachable!("handled by the caller"),
         }
         for delivery in deliveries {
@@ -135,10 +165,17 @@ impl World {
         }
     }
 
+    /// Whether every entry zipper declines a message.
+    fn is_declined(&self, sequence: u64) -> bool {
+        self.declines && sequence % 10 < 2
+    }
+
     /// The fast path: the live messages that have arrived, as far as they have the same recipients.
     fn handle_burst(&mut self, at: usize, sequence: u64) {
         let waiting = self.to_entry[at].iter();
-        let waiting = waiting.take_while(|(_, it)| matches!(it, ToEntry::Live(_)));
+        let is_next =
+            |it: &ToEntry| matches!(it, ToEntry::Live(sequence) if !self.is_declined(*sequence));
+        let waiting = waiting.take_while(|(_, it)| is_next(it));
         let len = 1 + waiting.count() as u64;
         let mut deliveries = Vec::new();
         let Some(flow) = &mut self.entries[at] else {
@@ -235,7 +272,11 @@ impl World {
                 let version = self.source.handle_recipients(recipients);
                 self.send_to_entry(ToEntry::Confirm(version));
             }
-            SourceOutput::Routed(routed) => self.source.handle_routed(routed).expect("routed"),
+            SourceOutput::Routed { routed, declined } => {
+                declined.iter().for_each(|it| self.judge.declined(it));
+                let result = self.source.handle_routed(routed, &declined);
+                result.expect("routed");
+            }
             SourceOutput::Settled { group, messages } => {
                 self.judge.settled(group, &messages);
                 let result = self.source.handle_settled(group, &messages);

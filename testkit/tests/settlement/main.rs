@@ -3,10 +3,14 @@
 
 mod bounds;
 mod cases;
+mod declining;
 mod faults;
+mod holding;
 mod judge;
 mod link;
+mod recipients;
 mod routes;
+mod stalling;
 mod world;
 
 use std::ops::Range;

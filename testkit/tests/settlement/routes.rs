@@ -14,8 +14,10 @@ use crate::world::World;
 pub(crate) enum ToInstance {
     Bind,
     Message { sequence: u64, is_redelivery: bool },
+    Ask,
     RaiseFloor(u64),
     Renew(u64),
+    Stalled,
 }
 
 /// A route from an entry zipper to an instance, with what is in flight. It may outlive its end: then it
@@ -80,8 +82,13 @@ impl World {
                     self.end_routes(|it| it.entry == at && it.epoch == epoch);
                     continue;
                 }
+                InstanceOutputKind::Ask => ToInstance::Ask,
                 InstanceOutputKind::RaiseFloor(floor) => ToInstance::RaiseFloor(floor),
                 InstanceOutputKind::Renew(stamp) => ToInstance::Renew(stamp),
+                InstanceOutputKind::Stalled(_) => {
+                    self.note_stalled(instance);
+                    ToInstance::Stalled
+                }
             };
             let mut routes = self.routes.iter_mut();
             let route = routes.find(|it| it.entry == at && it.epoch == epoch);
@@ -126,14 +133,17 @@ impl World {
         if let Some(report) = route.up.pop_front()
             && let Some(flow) = &mut self.entries[entry]
         {
-            flow.handle_report(group, id, &report);
+            flow.handle_report(self.now, group, id, &report);
             self.drain(entry);
             self.poll_entry(entry);
         }
-        let Some(message) = self.routes[at].down.pop_front() else {
+        let now = self.now;
+        let Some(message) = self.next_on_route(at) else {
             return;
         };
-        let now = self.now;
+        if matches!(message, ToInstance::Stalled) {
+            return self.end_stalled(id);
+        }
         let mut is_busy = self.rng.bool();
         let Some(process) = self.processes.iter_mut().find(|it| it.id == id) else {
             return;
@@ -160,6 +170,7 @@ impl World {
                 if is_idle && receiving.flow.may_process(now) {
                     let receipt = receiving.flow.receive_and_process(epoch, sequence);
                     if receipt == Receipt::New {
+                        process.progress += 1;
                         self.judge
                             .handled(group, id, sequence, is_redelivery, self.now);
                     }
@@ -167,19 +178,45 @@ impl World {
                     receiving.queue.push_back((sequence, is_redelivery));
                 }
             }
+            ToInstance::Ask => {
+                receiving.flow.handle_ask(epoch);
+                self.send_reports(id, group);
+            }
             ToInstance::RaiseFloor(floor) => receiving.flow.raise_floor(floor),
             ToInstance::Renew(stamp) => receiving.flow.handle_renew(epoch, stamp),
+            ToInstance::Stalled => unreachable!("handled before"),
         }
+    }
+
+    /// What a route brings next. An instance that is busy reads no messages beyond some. Control messages have a lane
+    /// of their own, so they may overtake messages.
+    fn next_on_route(&mut self, at: usize) -> Option<ToInstance> {
+        let (group, id) = (self.routes[at].group, self.routes[at].instance);
+        let process = self.processes.iter().find(|it| it.id == id);
+        let busy = process.filter(|it| it.busy_until > self.now);
+        let held = busy.and_then(|it| it.flows.get(&group));
+        let is_full = held.is_some_and(|it| it.queue.len() >= self.room);
+        let down = &mut self.routes[at].down;
+        let is_message = |it: &ToInstance| matches!(it, ToInstance::Message { .. });
+        let control = down.iter().position(|it| !is_message(it));
+        let next = match is_full {
+            true => control?,
+            false => control.filter(|_| self.rng.bool()).unwrap_or(0),
+        };
+        down.remove(next)
     }
 
     /// An instance sends what it has to report. Reports may be lost with their route.
     fn send_reports(&mut self, id: InstanceId, group: GroupId) {
         let mut processes = self.processes.iter_mut();
-        let process = processes.find(|it| it.id == id);
-        let Some(receiving) = process.and_then(|it| it.flows.get_mut(&group)) else {
+        let Some(process) = processes.find(|it| it.id == id) else {
             return;
         };
-        while let Some(report) = receiving.flow.poll_report(self.now) {
+        let progress = process.progress;
+        let Some(receiving) = process.flows.get_mut(&group) else {
+            return;
+        };
+        while let Some(report) = receiving.flow.poll_report(self.now, progress) {
             let mut routes = self.routes.iter_mut();
             let route = routes.find(|it| it.instance == id && it.epoch == report.epoch);
             if let Some(route) = route.filter(|it| !it.is_over) {
@@ -208,13 +245,15 @@ impl World {
         let is_slow = self.rng.u8(..4) == 0;
         let mut processes = self.processes.iter_mut();
         let process = processes.find(|it| it.id == id && it.busy_until <= self.now);
-        let Some(receiving) = process.and_then(|it| it.flows.get_mut(&group)) else {
+        let Some(process) = process else { return false };
+        let Some(receiving) = process.flows.get_mut(&group) else {
             return false;
         };
         if let Some(sequence) = receiving.begun {
             if !is_slow {
                 receiving.flow.process(sequence);
                 receiving.begun = None;
+                process.progress += 1;
             }
             return !is_slow;
         }

@@ -1,13 +1,15 @@
 //! The permissions of connected clients: admission, changed rules, and expiry.
 
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::Duration;
 
 use selvedge_client::lanes::CONTROL;
 use selvedge_client::tag::Tag;
 use selvedge_client::wire::settlement::InstanceNotice;
-use selvedge_client::wire::{Handshake, NodeKey, Rejection, WireMessage};
+use selvedge_client::wire::{DropPolicy, Handshake, NodeKey, Rejection, WireMessage};
 
+use super::outlet::Outlet;
 use super::{Broker, BrokerState, ConnectedPeer, remote};
 use crate::broker::settling::Occasion;
 use crate::permissions::{Access, AccessError, AccessRules, Credentials};
@@ -34,6 +36,7 @@ impl AdmittedClient {
     ) -> Result<Self, AccessError> {
         let wanted = (!handshake.tags.is_empty()).then(|| FunctionSpec {
             instance: None,
+            drops: None,
             name: handshake.name.clone(),
             tags: handshake.tags.clone(),
             target: handshake.target.clone(),
@@ -141,12 +144,42 @@ impl Broker {
     pub(super) fn set_instance(&self, node: NodeKey, notice: InstanceNotice) {
         {
             let mut state = self.lock();
-            let client = state.known.get_mut(&node).and_then(|it| it.client.as_mut());
+            let known = state.known.get_mut(&node);
+            let client = known.and_then(|it| {
+                it.outlet = None;
+                it.client.as_mut()
+            });
             if let Some(function) = client.and_then(|it| it.wanted.as_mut()) {
-                function.instance = Some(notice);
+                (function.instance, function.drops) = (Some(notice), None);
             }
         }
         self.add_function(node);
+    }
+
+    /// An admitted function has introduced itself as one that does not settle, and drops messages: they may
+    /// be routed to it. `waker` has its connection called. Returns its outlet.
+    pub(super) fn set_observer(
+        &self,
+        node: NodeKey,
+        policy: DropPolicy,
+        waker: Waker,
+    ) -> Option<Arc<Outlet>> {
+        let outlet = {
+            let mut state = self.lock();
+            let known = state.known.get_mut(&node)?;
+            let client = known.client.as_mut();
+            if let Some(function) = client.and_then(|it| it.wanted.as_mut()) {
+                (function.instance, function.drops) = (None, Some(policy));
+            }
+            let (endpoint, dropped) = (known.endpoint.clone(), Arc::clone(&known.dropped));
+            let outlet = Arc::new(Outlet::new(policy, endpoint, waker, dropped));
+            known.outlet = Some(Arc::clone(&outlet));
+            // What is cached of it has another outlet.
+            state.changed_peers.insert_node(&node);
+            outlet
+        };
+        self.add_function(node);
+        Some(outlet)
     }
 
     /// Routes to an admitted function, as far as it may observe now.

@@ -3,19 +3,21 @@
 //! A page takes a bounded time on the worker, whatever the zipper knows; a page may therefore be empty
 //! although others follow.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
 use crossbeam_channel::{Receiver, bounded, never};
 use selvedge_client::tag::Tag;
 use selvedge_client::wire::{
-    AdminQuery, AdminReply, AdminRequest, AdminRow, AdminValue, NodeKey, PAGE_ROWS_MAX, Role,
-    TEXTS_MAX, VERSION,
+    AdminQuery, AdminReply, AdminRequest, AdminRow, AdminValue, DropPolicy, NodeKey, PAGE_ROWS_MAX,
+    Role, TEXTS_MAX, VERSION,
 };
 use selvedge_hub::{Instant, SendBacklog};
 
 use super::Broker;
 use super::peers::KnownPeer;
+use super::slow::SlowSummary;
 use crate::permissions::TagSet;
 use crate::reload::ReloadRequest;
 use crate::router::{FunctionSpec, Presence, RoutePosition, RouteView};
@@ -108,8 +110,10 @@ impl Broker {
     /// A page of peers; none if the position is invalid.
     fn page_of_peers(&self, query: AdminQuery, after: &Bytes) -> Option<AdminPage> {
         let now = self.settings.clock.now();
-        if query == AdminQuery::Zipper {
-            return Some((vec![self.own_row(now)], None));
+        match query {
+            AdminQuery::Zipper => return Some((vec![self.own_row(now)], None)),
+            AdminQuery::Slow => return Some((self.slow_rows(now), None)),
+            _ => {}
         }
         let max = match query {
             AdminQuery::Backlog => SCANNED_MAX,
@@ -143,8 +147,13 @@ impl Broker {
                 let functions = router.functions_after(node_position(after)?, max);
                 let rows = functions.map(|(node, function, presence)| {
                     let tags = shown(&function.tags);
-                    let row =
-                        (!tags.is_empty()).then(|| function_row(node, function, tags, presence));
+                    let row = (!tags.is_empty()).then(|| {
+                        let known = state.known.get(&node);
+                        let dropped = known.map_or(0, |it| it.dropped.load(Ordering::Relaxed));
+                        let mut row = function_row(node, function, tags, presence);
+                        row.push("dropped", AdminValue::Number(dropped));
+                        row
+                    });
                     (node_bytes(&node), row)
                 });
                 paged(max, rows)
@@ -203,6 +212,20 @@ impl Broker {
         row.0
     }
 
+    /// The functions that hold sources back, as many as one page has room for.
+    fn slow_rows(&self, now: Instant) -> Vec<AdminRow> {
+        let (mut rows, mut len) = (Vec::new(), 0);
+        for slow in self.slow.by_consumer().into_iter().take(PAGE_ROWS_MAX) {
+            let row = slow_row(&slow, now);
+            len += row.encoded_len();
+            if len > PAGE_LEN {
+                break;
+            }
+            rows.push(row);
+        }
+        rows
+    }
+
     fn neighbour_row(&self, peer: &KnownPeer, now: Instant) -> AdminRow {
         let mut row = RowBuilder(peer_row(peer, now));
         let reached = self.lock().router.reached_by(&peer.node);
@@ -244,9 +267,30 @@ fn peer_row(peer: &KnownPeer, now: Instant) -> AdminRow {
             "since_ms",
             millis(now.saturating_duration_since(peer.since)),
         )
-        .backlog(peer.endpoint.send_backlog());
+        .backlog(peer.endpoint.send_backlog())
+        .number("dropped", peer.dropped);
     if let Some(since) = peer.away_since {
         row.number("away_ms", millis(now.saturating_duration_since(since)));
+    }
+    row.0
+}
+
+fn slow_row(slow: &SlowSummary, now: Instant) -> AdminRow {
+    let consumer = &slow.consumer;
+    let mut row = RowBuilder::default();
+    row.text("name", &consumer.name)
+        .tags("tag", vec![slow.tag])
+        .text("state", consumer.state.name())
+        .number(
+            "since_ms",
+            millis(now.saturating_duration_since(consumer.since)),
+        )
+        .number("messages", consumer.messages)
+        .number("sources", slow.sources)
+        .node("source", slow.source)
+        .node("home", consumer.home);
+    if let Some(client) = consumer.client {
+        row.node("client", client);
     }
     row.0
 }
@@ -281,6 +325,7 @@ fn function_row(
         .tags("tags", tags)
         .text("target", function.target.as_deref().unwrap_or_default())
         .text("policy", &function.policy.to_string())
+        .text("when_slow", &when_slow(function.drops))
         .flag("connected", presence == Presence::Up);
     row.0
 }
@@ -301,10 +346,15 @@ fn route_row(route: &RouteView<'_>, tags: Vec<Tag>) -> AdminRow {
         .tags("tags", tags)
         .text("target", target.unwrap_or_default())
         .text("policy", &route.entry.policy.to_string())
+        .text("when_slow", &when_slow(route.entry.drops))
         .node("home", home)
         .node("via", route.via)
         .number("hops", route.entry.path.len() as u64);
     row.0
+}
+
+fn when_slow(drops: Option<DropPolicy>) -> String {
+    drops.map_or_else(|| "hold".into(), |policy| policy.to_string())
 }
 
 const fn role(role: Option<Role>) -> &'static str {

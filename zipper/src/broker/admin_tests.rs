@@ -47,6 +47,7 @@ fn long_lists_are_complete_and_each_answer_is_within_the_limits() {
     for n in 0..200_usize {
         let function = FunctionSpec {
             instance: None,
+            drops: None,
             name: long(n),
             tags: (0..10).map(|tag| Tag((n % 3 * 5 + tag) as u32)).collect(),
             target: Some(long(n)),
@@ -58,6 +59,7 @@ fn long_lists_are_complete_and_each_answer_is_within_the_limits() {
     }
     let entries = (0..300_usize).map(|n| InterestEntry {
         settled: None,
+        drops: None,
         name: long(n / 2),
         tags: vec![Tag(100); 1000],
         target: n.is_multiple_of(2).then(|| long(n)),
@@ -128,6 +130,7 @@ fn requests_without_permission_of_unknown_kind_or_with_a_wrong_position_are_refu
         for (node, tags) in [(2, vec![Tag(5), Tag(6)]), (3, vec![Tag(7)])] {
             let function = FunctionSpec {
                 instance: None,
+                drops: None,
                 name: "f".into(),
                 tags,
                 target: None,

@@ -2,12 +2,15 @@
 //! lock of its send buffer.
 //!
 //! The messages stay in the queue of the endpoint that received them until every copy has found room;
-//! a batch holds indices and headers only. A full recipient blocks the next batch, so the other
-//! recipients are at most one batch ahead.
+//! a batch holds indices and headers only. A full recipient blocks the next batch of a client, so the other
+//! recipients are at most one batch ahead. It does not block a neighbour: copies of relayed messages that
+//! find no room are dropped, since all that other sources write for other recipients is behind them.
 
 mod fan_out;
 mod fast_path;
 mod shared_payload;
+
+pub(super) use fan_out::log_send_error;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +20,7 @@ use bytes::Bytes;
 use selvedge_hub::Incoming;
 
 use crate::broker::Broker;
-use crate::broker::batch::fan_out::{FanOut, QueuedMessage};
+use crate::broker::batch::fan_out::{FanOut, QueuedMessage, WhenFull};
 use crate::broker::plans::{ResolvedHop, ResolvedPlan};
 use crate::broker::shards::ShardSet;
 use crate::permissions::Access;
@@ -149,8 +152,8 @@ impl RoutingBatch {
         gathered
     }
 
-    /// Sends copies, and drops the messages once every copy has found room. Otherwise the task is woken
-    /// when there may be room.
+    /// Sends copies, and drops the messages once no copy waits for room. Otherwise the task is woken when
+    /// there may be room.
     pub(super) fn deliver(&mut self, cx: &Context<'_>, incoming: &mut Incoming<'_>) -> Poll<()> {
         if self
             .fan_out
@@ -230,8 +233,9 @@ impl RoutingBatch {
             bytes,
             payload_at,
             copies: plan.copies_max(),
+            when_full: WhenFull::Wait,
         };
-        let (mut local, mut forward) = (None, BTreeMap::<usize, Vec<wire::Recipient>>::new());
+        let (mut local, mut forward) = (None, BTreeMap::<_, (Vec<_>, WhenFull)>::new());
         let mut is_observed = false;
         for selected in plan.select(&self.from, &mut self.random) {
             is_observed = true;
@@ -242,11 +246,13 @@ impl RoutingBatch {
                 (NextHop::Via(_), _) => {
                     let name = selected.name.to_owned();
                     let home = selected.node;
-                    let recipient = wire::Recipient { name, home };
-                    forward
-                        .entry(selected.next_hop)
-                        .or_default()
-                        .push(recipient);
+                    let new = || (Vec::new(), WhenFull::Drop);
+                    let (recipients, when_full) =
+                        forward.entry(selected.next_hop).or_insert_with(new);
+                    recipients.push(wire::Recipient { name, home });
+                    if !selected.drops {
+                        *when_full = WhenFull::Wait;
+                    }
                 }
                 (NextHop::Local(_), None) => add(&counters.unreachable, 1),
                 (NextHop::Local(_), Some(to)) => {
@@ -262,7 +268,11 @@ impl RoutingBatch {
             return Ok(());
         }
         let resolved = Arc::clone(resolved);
-        for (next_hop, recipients) in forward {
+        for (next_hop, (recipients, when_full)) in forward {
+            let message = QueuedMessage {
+                when_full,
+                ..message
+            };
             let to = resolved.recipients[next_hop].as_ref();
             self.forward(to, &message, header, &recipients);
         }
@@ -301,7 +311,7 @@ impl RoutingBatch {
                 version: self.broker.tag_version(tag),
                 target: target.map(str::to_owned),
                 resolved: match is_permitted {
-                    true => self.broker.plan(tag, target),
+                    true => self.broker.plan(self.from, tag, target),
                     false => Arc::default(),
                 },
                 is_permitted,
@@ -314,6 +324,11 @@ impl RoutingBatch {
     /// Counts a message that the sender may not write.
     fn forbid(&mut self, tag: Tag) {
         add(&self.broker.counters.forbidden, 1);
+        self.note_forbidden(tag);
+    }
+
+    /// The sender is to be notified that it may not write a tag.
+    pub(super) fn note_forbidden(&mut self, tag: Tag) {
         if self.forbidden.len() < FORBIDDEN_MAX && !self.forbidden.contains(&tag) {
             self.forbidden.push(tag);
         }
@@ -350,6 +365,7 @@ impl RoutingBatch {
             bytes,
             payload_at: bytes.len() - data.payload.len(),
             copies: routes.local.len(),
+            when_full: WhenFull::Drop,
         };
         if !routes.local.is_empty() {
             let copy = self.fan_out.encode(&message, data.header());
@@ -416,6 +432,7 @@ mod tests {
     fn function(name: &str, target: Option<&str>) -> FunctionSpec {
         FunctionSpec {
             instance: None,
+            drops: None,
             name: name.into(),
             tags: vec![T],
             target: target.map(str::to_owned),

@@ -1,5 +1,6 @@
 //! One connection of a zipper: admits the peer, and forwards what the peer sends.
 
+mod ending;
 mod permissions;
 mod settlement;
 
@@ -17,10 +18,11 @@ use crate::broker::Broker;
 use crate::broker::access::Granted;
 use crate::broker::batch::{BatchError, RoutingBatch};
 use crate::broker::flows::{EntryFlows, PeerRoutes, RelayTable};
+use crate::broker::outlet::Outlet;
 use crate::broker::shards::ShardSet;
 use crate::router::Presence;
 use crate::stats::add;
-use selvedge_client::lanes::{CONTROL, DATA};
+use selvedge_client::lanes::{BULK, CONTROL, DATA};
 use selvedge_client::wire::{
     self, Handshake, Negotiated, NodeKey, Permission, Policy, Rejection, Role, VersionOffer,
     WireMessage,
@@ -78,6 +80,8 @@ pub(crate) struct Connection {
     relays: RelayTable,
     /// The routes on which this zipper sends to the peer.
     routes: Arc<PeerRoutes>,
+    /// For a function with a drop policy: what waits for room at it.
+    outlet: Option<Arc<Outlet>>,
     /// The version of the routes at which this connection began to watch for a newer one, for its flows.
     watches_since: Option<(u64, ShardSet)>,
     /// The number of unread data messages. Their sender has an acknowledgement for them.
@@ -104,10 +108,12 @@ impl Inbox for Connection {
             self.wait_for_change(version);
         }
         self.watch_flows(version);
-        self.unread = incoming.len(DATA);
+        let unread = [DATA, BULK].map(|lane| incoming.len(lane));
+        self.unread = unread.iter().sum();
         if self.broker.is_aborted() {
             self.batch.clear();
-            incoming.drop_first(DATA, self.unread);
+            incoming.drop_first(DATA, unread[0]);
+            incoming.drop_first(BULK, unread[1]);
             self.count_unread();
         }
     }
@@ -187,6 +193,7 @@ impl Connection {
             flows,
             relays: RelayTable::default(),
             routes,
+            outlet: None,
             watches_since: None,
             unread: 0,
             waits_since: None,
@@ -262,6 +269,7 @@ impl Connection {
     /// the connection again when there may be some.
     fn forward(&mut self, incoming: &mut Incoming<'_>) -> Poll<()> {
         self.flush();
+        self.send_backlog();
         while self.outgoing.is_empty()
             && let Some(message) = incoming.take(CONTROL)
         {
@@ -271,10 +279,24 @@ impl Connection {
             }
         }
         self.proceed_flows();
-        // Data waits until the peer has been admitted. Data behind a rejection is dropped.
-        while self.role.is_some() || self.is_closed {
+        // Data waits until the peer has been admitted.
+        if self.role.is_none() && !self.is_closed {
+            return Poll::Ready(());
+        }
+        // A lane that waits for room does not hold back the other one.
+        let data = self.forward_data(incoming);
+        match self.forward_bulk(incoming) {
+            Poll::Ready(()) => data,
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Forwards the messages of the lane DATA. Data behind a rejection is dropped. Pending if one of them waits for
+    /// room.
+    fn forward_data(&mut self, incoming: &mut Incoming<'_>) -> Poll<()> {
+        loop {
             if self.batch.is_done() {
-                if self.forward_settled(incoming).is_pending() {
+                if self.forward_settled(DATA, incoming).is_pending() {
                     return Poll::Pending;
                 }
                 let is_client = !self.is_closed && self.role != Some(Role::Zipper);
@@ -290,30 +312,6 @@ impl Connection {
             if self.batch.deliver(&cx, incoming).is_pending() {
                 return Poll::Pending;
             }
-        }
-        Poll::Ready(())
-    }
-
-    /// Counts unread messages as undelivered: nothing forwards them any more.
-    fn count_unread(&mut self) {
-        let (peer, remote, name) = (self.endpoint.peer(), &self.remote, &self.name);
-        let count = self.unread;
-        if count > 0 {
-            tracing::warn!(%peer, remote, name, count, "messages of this peer were not forwarded");
-            add(&self.broker.counters.undelivered, count);
-        }
-        self.unread = 0;
-    }
-
-    /// Counts data that the peer may not have received.
-    fn count_undelivered(&self, undelivered: &[Message]) {
-        // The goaway message that ends the data of a function is on the data lane, too.
-        let is_data = |it: &&Message| it.lane == DATA && wire::is_data(&it.payload);
-        let count = undelivered.iter().filter(is_data).count();
-        let (peer, remote, name) = (self.endpoint.peer(), &self.remote, &self.name);
-        if count > 0 {
-            tracing::warn!(%peer, remote, name, count, "messages to this peer may be lost");
-            add(&self.broker.counters.undelivered, count);
         }
     }
 
@@ -417,20 +415,6 @@ impl Connection {
         }
     }
 
-    /// A function wants no more data, and waits for the answer behind the last data. Only the first request
-    /// has an effect, and those of other peers have none.
-    fn on_goaway(&mut self, message: String) {
-        if self.role != Some(Role::StreamFunction) || std::mem::replace(&mut self.is_leaving, true)
-        {
-            return;
-        }
-        let (peer, remote, name) = (self.endpoint.peer(), &self.remote, &self.name);
-        tracing::info!(%peer, remote, name, message, "the peer wants no more data");
-        self.broker.forget_function(&self.node);
-        self.broker.withdraw(self.node);
-        self.send_on(DATA, &WireMessage::Goaway { message });
-    }
-
     /// Admits the peer if its handshake is acceptable, and registers it with the router.
     fn admit(&mut self, handshake: Handshake) {
         let protocol = match self.check(&handshake) {
@@ -472,6 +456,7 @@ impl Connection {
         if self.has_settlement() {
             // Its own reports, and confirmations for its flows.
             self.endpoint.admit(CONTROL);
+            self.endpoint.admit(BULK);
         }
         self.acknowledge(protocol);
         if !granted.forbidden_tags.is_empty() {

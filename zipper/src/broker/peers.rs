@@ -1,6 +1,7 @@
 //! What a broker reports about its peers.
 
 use std::ops::Bound;
+use std::sync::atomic::Ordering;
 
 use selvedge_client::wire::{NodeKey, Role};
 use selvedge_hub::{Endpoint, Instant};
@@ -17,6 +18,8 @@ pub(super) struct KnownPeer {
     /// When it connected, or introduced itself.
     pub(super) since: Instant,
     pub(super) away_since: Option<Instant>,
+    /// How many messages were dropped for want of room at the peer.
+    pub(super) dropped: u64,
 }
 
 impl Broker {
@@ -33,6 +36,7 @@ impl Broker {
             name: it.name.clone(),
             since: it.since,
             away_since: it.away_since,
+            dropped: it.dropped.load(Ordering::Relaxed),
         };
         known.map(view).collect()
     }
@@ -46,8 +50,22 @@ impl Broker {
             name: it.name,
             is_connected: it.away_since.is_none(),
             backlog: it.endpoint.send_backlog(),
+            dropped: it.dropped,
         });
         peers.collect()
+    }
+
+    /// The names and keys of the peers, disconnected ones first.
+    pub(crate) fn connections(&self) -> Vec<String> {
+        let state = self.lock();
+        let mut known: Vec<_> = state.known.values().collect();
+        known.sort_by_key(|it| it.away_since.is_none());
+        let shown = known.into_iter().map(|it| {
+            let (name, peer) = (&it.name, it.endpoint.peer());
+            let away = it.away_since.map_or("", |_| ", away");
+            format!("{name} ({peer:#}{away})")
+        });
+        shown.collect()
     }
 
     /// Whether the broker has checked its timeouts recently. Never blocks.

@@ -1,11 +1,14 @@
 //! Plans with the endpoints of their next hops, cached until the routes of their tag change.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use selvedge_hub::Endpoint;
 
 use crate::broker::flows::PeerRoutes;
+use crate::broker::outlet::Outlet;
+use crate::broker::{Broker, ConnectedPeer};
 use crate::router::{NextHop, Plan};
 use selvedge_client::tag::Tag;
 use selvedge_client::wire::NodeKey;
@@ -24,6 +27,10 @@ pub(super) struct ResolvedHop {
     pub(super) routes: Arc<PeerRoutes>,
     /// Whether the peer is a function of this zipper, not a neighbour.
     pub(super) is_local: bool,
+    /// For a function of this zipper with a drop policy.
+    pub(super) outlet: Option<Arc<Outlet>>,
+    /// How many messages were dropped for want of room at the peer.
+    pub(super) dropped: Arc<AtomicU64>,
 }
 
 /// A plan with the endpoints of its next hops.
@@ -32,21 +39,73 @@ pub(super) struct ResolvedPlan {
     pub(super) plan: Plan,
     /// For each next hop of the plan; `None` if the peer has left meanwhile.
     pub(super) recipients: Vec<Option<ResolvedHop>>,
+    /// For each next hop, whether all messages to it are for functions that drop messages.
+    pub(super) drops: Vec<bool>,
 }
 
 impl ResolvedPlan {
     pub(super) fn new(plan: Plan, recipient: impl Fn(NextHop) -> Option<ResolvedHop>) -> Self {
         let recipients = plan.next_hops().iter().copied().map(recipient).collect();
-        Self { plan, recipients }
+        let next_hops = 0..plan.next_hops().len();
+        Self {
+            drops: next_hops.map(|at| plan.drops_at(at)).collect(),
+            plan,
+            recipients,
+        }
     }
 
-    /// The function of this zipper that receives one copy of each message, if it is the only recipient.
+    /// The function of this zipper that receives one copy of each message, if it is the only recipient and
+    /// has no drop policy.
     pub(super) fn only_local_hop(&self) -> Option<&ResolvedHop> {
         match (self.plan.next_hops(), &self.recipients[..]) {
-            ([NextHop::Local(_)], [Some(to)]) if self.plan.copies_max() == 1 => Some(to),
+            ([NextHop::Local(_)], [Some(to)]) if self.plan.copies_max() == 1 => {
+                Some(to).filter(|to| to.outlet.is_none())
+            }
             _ => None,
         }
     }
+}
+
+impl Broker {
+    pub(super) fn resolve(&self, next_hop: NextHop) -> Option<ResolvedHop> {
+        resolve(&self.lock().known, next_hop)
+    }
+
+    /// The function that takes over from a full one that is disconnected: otherwise its senders would
+    /// block until it returns or is given up.
+    pub(super) fn failover_for(&self, full: &ResolvedHop) -> Option<ResolvedHop> {
+        let state = self.lock();
+        let other = state.router.failover_for(full.node)?;
+        resolve(&state.known, NextHop::Local(other))
+    }
+}
+
+/// The endpoint of a next hop; `None` if the peer has left.
+pub(super) fn resolve(
+    known: &BTreeMap<NodeKey, ConnectedPeer>,
+    next_hop: NextHop,
+) -> Option<ResolvedHop> {
+    let (node, is_local) = match next_hop {
+        NextHop::Local(node) => (node, true),
+        NextHop::Via(node) => (node, false),
+    };
+    let ConnectedPeer {
+        connection,
+        endpoint,
+        routes,
+        outlet,
+        dropped,
+        ..
+    } = known.get(&node)?;
+    Some(ResolvedHop {
+        node,
+        connection: *connection,
+        endpoint: endpoint.clone(),
+        routes: Arc::clone(routes),
+        is_local,
+        outlet: outlet.clone().filter(|_| is_local),
+        dropped: Arc::clone(dropped),
+    })
 }
 
 /// Cached plans by tag and target.

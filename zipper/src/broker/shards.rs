@@ -21,6 +21,10 @@ fn shard_of_tag(tag: Tag) -> usize {
     (tag.0.wrapping_mul(MULTIPLIER) >> (u32::BITS - SHARD_BITS)) as usize
 }
 
+fn shard_of_node(node: &NodeKey) -> usize {
+    usize::from(node[0]) % SHARDS
+}
+
 /// A set of tags and nodes; it may contain others, too.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct ShardSet([u64; SHARDS / 64]);
@@ -33,7 +37,7 @@ impl ShardSet {
 
     #[inline]
     pub(super) fn insert_node(&mut self, node: &NodeKey) {
-        self.insert(usize::from(node[0]) % SHARDS);
+        self.insert(shard_of_node(node));
     }
 
     #[inline]
@@ -74,6 +78,11 @@ impl ShardVersions {
     /// The version of the plans for a tag.
     pub(super) fn of(&self, tag: Tag) -> u64 {
         self.0[shard_of_tag(tag)].load(Ordering::Acquire)
+    }
+
+    /// The version of what is known of a node.
+    pub(super) fn of_node(&self, node: &NodeKey) -> u64 {
+        self.0[shard_of_node(node)].load(Ordering::Acquire)
     }
 
     pub(super) fn increase(&self, concerned: &ShardSet) {

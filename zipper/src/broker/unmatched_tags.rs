@@ -58,7 +58,7 @@ mod tests {
         let broker = Broker::for_tests();
         let tag = Tag(0x10);
         let take_unreported = |target| {
-            broker.plan(tag, target);
+            broker.plan([2; 32], tag, target);
             broker.lock().unmatched_tags.take_unreported()
         };
         assert_eq!(take_unreported(None), [tag.to_string()]);
@@ -66,6 +66,7 @@ mod tests {
         assert_eq!(take_unreported(None), [""; 0]);
         let function = FunctionSpec {
             instance: None,
+            drops: None,
             name: "f".into(),
             tags: vec![tag],
             target: None,

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use selvedge_client::lanes::PAYLOAD_MAX;
 use selvedge_client::tag::{Tag, TagError};
-use selvedge_client::{Client, ClientOptions, addresses};
+use selvedge_client::{Client, ClientOptions, SlowConsumerPolicy, addresses};
 use selvedge_hub::{Address, Identity, NodeId};
 use selvedge_zipper::config::check_scheme;
 
@@ -17,6 +18,28 @@ use crate::cli::shutdown::{Shutdown, ShutdownArgs};
 
 /// Interval at which a client that connects checks for signals.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What becomes of messages while a function is slower than they come.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+pub(crate) enum SlowArg {
+    /// They wait, and their sources with them.
+    #[default]
+    Hold,
+    /// The oldest of those that wait are dropped.
+    DropOldest,
+    /// Those that find no room are dropped.
+    DropNewest,
+}
+
+impl From<SlowArg> for SlowConsumerPolicy {
+    fn from(when_slow: SlowArg) -> Self {
+        match when_slow {
+            SlowArg::Hold => Self::Hold,
+            SlowArg::DropOldest => Self::DropOldest,
+            SlowArg::DropNewest => Self::DropNewest,
+        }
+    }
+}
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ConnectionArgs {
@@ -48,7 +71,7 @@ pub(crate) struct ConnectionArgs {
     #[arg(long, value_name = "FILE")]
     identity: Option<PathBuf>,
     /// Longest payload in bytes. Must equal `limits.message_max_bytes` of the zipper.
-    #[arg(long, value_name = "BYTES", default_value_t = PAYLOAD_MAX as u64, value_parser = number(1024..=1 << 30))]
+    #[arg(long, value_name = "BYTES", default_value_t = PAYLOAD_MAX as u64, value_parser = number(64 << 10..=1 << 30))]
     message_max: u64,
     /// Time limit for connecting, in seconds. Until then, addresses that refuse or do not answer are
     /// dialed again.
@@ -129,7 +152,21 @@ pub(crate) fn read_identity(path: &Path) -> Result<Identity, CommandError> {
             "{file}: {error}; `zipper keygen {file}` creates a key"
         ))
     })?;
+    warn_if_readable_by_others(path);
     Identity::from_pem(&pem).map_err(|error| CommandError::usage(format!("{file}: {error}")))
+}
+
+/// A private key that other users of the machine can read is none.
+fn warn_if_readable_by_others(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(path).map_or(0, |it| it.permissions().mode() & 0o777);
+    if mode & 0o077 != 0 {
+        let file = path.display();
+        tracing::warn!(
+            file = %file, mode = format_args!("{mode:04o}"),
+            "other users can read the private key; `chmod 600 {file}` prevents it"
+        );
+    }
 }
 
 /// Parses a tag of the command line.

@@ -33,6 +33,9 @@ pub(crate) struct LsArgs {
     /// What to list.
     #[arg(value_enum, default_value_t)]
     list: ListName,
+    /// List the functions that hold sources back, and the sources that wait.
+    #[arg(long, conflicts_with = "list")]
+    slow: bool,
     #[command(flatten)]
     connection: ConnectionArgs,
 }
@@ -90,12 +93,20 @@ pub(crate) fn status(args: &StatusArgs, output: OutputFormat) -> Result<(), Comm
 }
 
 pub(crate) fn ls(args: &LsArgs, output: OutputFormat) -> Result<(), CommandError> {
-    let mut rows = request(&args.connection, args.list.into())?;
-    if args.list == ListName::Backlog {
+    let query = match args.slow {
+        true => AdminQuery::Slow,
+        false => args.list.into(),
+    };
+    let mut rows = request(&args.connection, query)?;
+    if query == AdminQuery::Backlog {
         rows.sort_by_key(|row| std::cmp::Reverse(backlog(row)));
     }
     match output {
         OutputFormat::Json => rows.iter().try_for_each(|row| print_line(to_json(row))),
+        OutputFormat::Text if rows.is_empty() => print_line(match query {
+            AdminQuery::Slow => "no function holds a source back",
+            _ => "none",
+        }),
         OutputFormat::Text => table(&rows).iter().try_for_each(print_line),
     }
 }

@@ -78,7 +78,9 @@ enum CliCommand {
     Source(source::SourceArgs),
     /// Prints the messages of some tags.
     ///
-    /// A message that is settled counts as processed when it is read.
+    /// Of messages that are settled, those of the level `received` count as settled when they are read, and
+    /// those of the level `processed` when they are printed: if this process is killed, no line that its
+    /// source reports as settled is missing in the output. A shutdown prints what was received.
     Sink(sink::SinkArgs),
     /// Prints the state of a zipper. Needs the permission `admin`.
     Status(inspect::StatusArgs),

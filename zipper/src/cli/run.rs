@@ -14,7 +14,7 @@ use selvedge_wasm_host::{FunctionConfig, GuestLimits, Host, HostConfig};
 use selvedge_zipper::runner::{Runner, RunnerCounts, RunnerGuest};
 use serde_json::json;
 
-use crate::cli::connection::{ConnectionArgs, tag};
+use crate::cli::connection::{ConnectionArgs, SlowArg, tag};
 use crate::cli::drain;
 use crate::cli::error::CommandError;
 use crate::cli::number::number;
@@ -46,6 +46,10 @@ pub(crate) struct RunArgs {
     /// be reached for 30 s. Its own outputs are settled when they are processed.
     #[arg(long, value_enum, default_value_t)]
     on_loss: LossArg,
+    /// What becomes of messages while this function is slower than they come. A function that drops messages
+    /// holds no source back, and does not settle messages: sources do not wait for it.
+    #[arg(long, value_enum, default_value_t)]
+    when_slow: SlowArg,
     /// Setting that the function can read.
     #[arg(long = "config", value_name = "KEY=VALUE", value_parser = setting)]
     settings: Vec<(String, String)>,
@@ -148,6 +152,7 @@ pub(crate) fn run(args: RunArgs, output: OutputFormat) -> Result<(), CommandErro
             level: Some(SettlementLevel::Processed),
             acknowledge: AcknowledgeMode::ByCall,
             on_instance_loss: args.on_loss.into(),
+            slow_consumer: args.when_slow.into(),
             ..ClientOptions::function(name.clone(), tags.clone(), zippers)
         })?;
     let Some(client) = client else { return Ok(()) };
@@ -191,7 +196,8 @@ fn report(client: &Client, name: &str, counts: RunnerCounts) {
     } = counts;
     let outputs = client.outcomes();
     let (total, unsettled) = (outputs.total(), outputs.unsettled());
-    let (unobserved, abandoned) = (total.unobserved, total.abandoned());
+    let (unobserved, forbidden, too_deep) = (total.unobserved, total.forbidden, total.too_deep);
+    let abandoned = total.abandoned() - forbidden - too_deep;
     tracing::info!(
         name,
         received,
@@ -202,6 +208,8 @@ fn report(client: &Client, name: &str, counts: RunnerCounts) {
         unsent,
         unobserved,
         abandoned,
+        forbidden,
+        too_deep,
         unsettled,
         "the function ended"
     );

@@ -199,7 +199,8 @@ fn drain(zipper: Zipper, shutdown: &Shutdown) -> Result<(), CommandError> {
     let (watch, before) = (zipper.watch(), zipper.stats());
     let (result, closed) = bounded(1);
     let graceful_max = shutdown.graceful_max;
-    let close = move || result.send(zipper.close(graceful_max));
+    // `over` ends it, with a warning. A limit of its own at the same moment would end it without, now and then.
+    let close = move || result.send(zipper.close(graceful_max.saturating_mul(2)));
     std::thread::Builder::new()
         .name("zipper-drain".into())
         .spawn(close)
@@ -241,11 +242,14 @@ fn log_end(stats: &ZipperStats, is_delivered: bool) {
         forwarded = stats.forwarded,
         unobserved = stats.unobserved,
         unreachable = stats.unreachable,
+        no_room = stats.no_room,
         hop_limit = stats.hop_limit,
         malformed = stats.malformed,
         forbidden = stats.forbidden,
+        too_deep = stats.too_deep,
         undelivered = stats.undelivered,
         discarded = stats.discarded,
+        stalled = stats.stalled,
         "the zipper ended"
     );
 }
@@ -333,6 +337,8 @@ fn options(config: ZipperConfig, origin: &str) -> Result<ZipperOptions, CommandE
         spin: Duration::from_micros(config.limits.spin_us),
         send_buffer: config.limits.send_buffer_bytes,
         message_max: config.limits.message_max_bytes,
+        stalled_max: Duration::from_secs(config.limits.stalled_max),
+        function_depth: config.limits.function_depth,
         ..ZipperOptions::new(config.name, identity)
     })
 }

@@ -232,8 +232,8 @@ fn finish(
     };
     if !is_finished(WARN_AFTER) {
         tracing::warn!(
-            "waiting at most {} s until the guest has handled the messages that it has received; \
-             a second signal ends this",
+            "waiting at most {} s until the messages that were received are handled; a second signal \
+             ends this",
             graceful_max.as_secs()
         );
         is_finished(graceful_max.saturating_sub(WARN_AFTER));

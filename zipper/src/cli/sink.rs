@@ -1,24 +1,36 @@
 //! `zipper sink`: prints the messages of some tags.
+//!
+//! A message of the level `processed` is acknowledged once the output has left this process: many at a time, after
+//! the flush of what was printed. If the sink is killed, the others go to another sink of its name, or stay
+//! unsettled. One of the level `received` counts as settled when it is read.
 
 use std::io::{self, BufWriter, Stdout, Write};
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use data_encoding::BASE64;
 use selvedge_client::tag::Tag;
-use selvedge_client::{Client, ClientOptions, ReadError, ReceivedMessage};
+use selvedge_client::{AcknowledgeMode, Client, ClientOptions, ReadError, ReceivedMessage};
 use selvedge_hub::NodeId;
 use selvedge_zipper::records::{self, Framing};
 use serde_json::{Value, json};
 
 use crate::cli::OutputFormat;
-use crate::cli::connection::{ConnectionArgs, tag};
+use crate::cli::connection::{ConnectionArgs, SlowArg, tag};
 use crate::cli::error::CommandError;
 use crate::cli::number::number;
 use crate::cli::shutdown::Shutdown;
 use crate::cli::suspension::SuspensionWatch;
 
-/// Output is buffered up to this size.
+/// Output is flushed from this size on.
 const OUTPUT_BYTES: usize = 64 << 10;
+
+/// And after so many messages, if they are read quickly.
+const OUTPUT_MESSAGES: u32 = 8192;
+
+/// How long a flush should take at most. What is flushed together is acknowledged together: an instance that
+/// acknowledges nothing for `limits.stalled_max` is disconnected, so a slow reader must not be given a lot at once.
+const FLUSH_TIME: Duration = Duration::from_millis(100);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct SinkArgs {
@@ -41,6 +53,12 @@ pub(crate) struct SinkArgs {
     /// Ends at an empty message, which is not printed.
     #[arg(long)]
     until_mark: bool,
+    /// What becomes of messages while this sink is slower than they come. A sink that drops messages holds no
+    /// source back, and does not settle messages: sources do not wait for it. What the zipper drops is
+    /// counted there (`zipper ls functions`), and shows as gaps in `sequence` with `--output json`; the counts
+    /// that this sink logs at its end contain only what it has received.
+    #[arg(long, value_enum, default_value_t)]
+    when_slow: SlowArg,
     /// Name of this sink. Sinks with the same name share the messages. Default: a random name, so
     /// that each sink receives every message.
     #[arg(short, long)]
@@ -78,16 +96,20 @@ pub(crate) fn sink(args: SinkArgs, output: OutputFormat) -> Result<(), CommandEr
         .connection
         .connect_until(&shutdown, |zippers| ClientOptions {
             target,
+            slow_consumer: args.when_slow.into(),
+            acknowledge: AcknowledgeMode::ByCall,
             ..ClientOptions::function(name, tags, zippers)
         })?;
     let Some(client) = client else { return Ok(()) };
-    shutdown.stop(&client)?;
+    // What was printed is acknowledged before this sink leaves.
+    let running = shutdown.finish(&client)?;
     let suspension = SuspensionWatch::start()?;
     tracing::info!(zipper = client.zipper(), "reading");
     let mut counts = SinkCounts::default();
-    let mut out = BufWriter::with_capacity(OUTPUT_BYTES, io::stdout());
+    let mut out = SinkOutput::new(&client);
     let read = read(&client, &args, output, &mut out, &mut counts);
-    let flushed = out.flush().map_err(CommandError::output);
+    let flushed = out.flush();
+    drop(running);
     let SinkCounts {
         received,
         redelivered,
@@ -119,19 +141,63 @@ fn missed(suspended: Option<u64>) -> CommandError {
     ))
 }
 
+/// The output of a sink, and the messages in it that are to be acknowledged.
+struct SinkOutput<'a> {
+    client: &'a Client,
+    out: BufWriter<Stdout>,
+    /// The messages in `out`, and how many are flushed together.
+    messages: u32,
+    messages_max: u32,
+}
+
+impl<'a> SinkOutput<'a> {
+    fn new(client: &'a Client) -> Self {
+        // With room for the message that reaches the size at which the output is flushed.
+        let out = BufWriter::with_capacity(2 * OUTPUT_BYTES, io::stdout());
+        Self {
+            client,
+            out,
+            messages: 0,
+            messages_max: OUTPUT_MESSAGES,
+        }
+    }
+
+    /// A message was printed.
+    fn end_message(&mut self) -> Result<(), CommandError> {
+        self.messages += 1;
+        if self.messages >= self.messages_max || self.out.buffer().len() >= OUTPUT_BYTES {
+            let (begin, messages) = (Instant::now(), self.messages);
+            self.flush()?;
+            self.messages_max = match begin.elapsed() > FLUSH_TIME {
+                true => (messages / 2).max(1),
+                false => (self.messages_max * 2).min(OUTPUT_MESSAGES),
+            };
+        }
+        Ok(())
+    }
+
+    /// Flushes the output, and acknowledges what was printed.
+    fn flush(&mut self) -> Result<(), CommandError> {
+        self.out.flush().map_err(CommandError::output)?;
+        self.client.acknowledge_all();
+        self.messages = 0;
+        Ok(())
+    }
+}
+
 /// Reads messages until the end, and prints them. Output is buffered only while further messages are there.
 fn read(
     client: &Client,
     args: &SinkArgs,
     output: OutputFormat,
-    out: &mut BufWriter<Stdout>,
+    out: &mut SinkOutput<'_>,
     counts: &mut SinkCounts,
 ) -> Result<(), CommandError> {
     let remaining = args.count.unwrap_or(u64::MAX);
     while counts.received < remaining {
         let message = match client.try_receive() {
             Err(ReadError::TimedOut) => {
-                out.flush().map_err(CommandError::output)?;
+                out.flush()?;
                 client.receive()
             }
             taken => taken,
@@ -150,7 +216,8 @@ fn read(
         counts.received += 1;
         counts.redelivered += u64::from(message.is_redelivery());
         counts.plain += u64::from(!message.is_settled());
-        print(&message, args.format, output, out).map_err(CommandError::output)?;
+        print(&message, args.format, output, &mut out.out).map_err(CommandError::output)?;
+        out.end_message()?;
     }
     Ok(())
 }

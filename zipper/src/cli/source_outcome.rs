@@ -15,7 +15,7 @@ pub(crate) enum LevelArg {
     Accepted,
     /// When a function of each name has received it.
     Received,
-    /// When a function of each name has processed it; a sink, when it has received it.
+    /// When a function of each name has processed it; a sink, when it has printed it.
     #[default]
     Processed,
 }
@@ -32,7 +32,7 @@ impl From<LevelArg> for Option<SettlementLevel> {
 }
 
 /// The numbers of messages that no function may have processed, with the reasons.
-pub(crate) fn lost_messages(summary: &OutcomeSummary) -> [(u64, &'static str); 3] {
+pub(crate) fn lost_messages(summary: &OutcomeSummary) -> [(u64, &'static str); 6] {
     let total = summary.total();
     [
         (
@@ -44,8 +44,22 @@ pub(crate) fn lost_messages(summary: &OutcomeSummary) -> [(u64, &'static str); 3
             "were abandoned: a function that is to receive them did not connect in time",
         ),
         (
+            total.instance_stalled,
+            "were abandoned: a function that is to receive them was disconnected as stalled, and may have processed \
+             some of them",
+        ),
+        (
             total.instance_lost,
             "were abandoned: a function that may have processed them was lost",
+        ),
+        (
+            total.forbidden,
+            "were refused: this client has no permission to write their tag, and a retry does not help",
+        ),
+        (
+            total.too_deep,
+            "were refused: they had passed as many functions as the zipper permits (`limits.function_depth`), so \
+             functions form a cycle",
         ),
     ]
 }
@@ -128,7 +142,11 @@ impl SourceOutcome {
             "sent": self.sent, "bytes": self.bytes, "zipper": self.zipper,
             "delivered": self.failure().is_none(), "uncertain": self.uncertain,
             "settled": self.settled(), "unobserved": total.unobserved,
-            "abandoned": {"no_subscriber": total.no_subscriber, "instance_lost": total.instance_lost},
+            "abandoned": {
+                "no_subscriber": total.no_subscriber, "instance_stalled": total.instance_stalled,
+                "instance_lost": total.instance_lost, "forbidden": total.forbidden,
+                "too_deep": total.too_deep,
+            },
             "unsettled": self.summary.unsettled(),
         })
     }
@@ -150,7 +168,8 @@ impl fmt::Display for SourceOutcome {
         write!(f, ": {} settled", self.settled())?;
         for (count, what) in [
             (total.unobserved, "unobserved"),
-            (total.abandoned(), "abandoned"),
+            (total.abandoned() - total.forbidden, "abandoned"),
+            (total.forbidden, "forbidden"),
             (self.summary.unsettled(), "unsettled"),
         ] {
             if count > 0 {

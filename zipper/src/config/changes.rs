@@ -31,6 +31,16 @@ impl ZipperConfig {
                 old.message_max_bytes != new.message_max_bytes,
                 false,
             ),
+            (
+                "limits.stalled_max",
+                old.stalled_max != new.stalled_max,
+                false,
+            ),
+            (
+                "limits.function_depth",
+                old.function_depth != new.function_depth,
+                false,
+            ),
         ];
         let changed = settings
             .into_iter()
@@ -84,6 +94,14 @@ mod tests {
             (
                 "name: a\nlimits: {message_max_bytes: 65536}".into(),
                 ("limits.message_max_bytes", false),
+            ),
+            (
+                "name: a\nlimits: {stalled_max: 20}".into(),
+                ("limits.stalled_max", false),
+            ),
+            (
+                "name: a\nlimits: {function_depth: 20}".into(),
+                ("limits.function_depth", false),
             ),
         ] {
             let changes = old.changes(&parse(&text));

@@ -29,6 +29,7 @@ pub use reader::check_scheme;
 
 use crate::config::document::{ConfigSource, Node};
 use crate::config::reader::Problems;
+use crate::zipper::FUNCTION_DEPTH;
 
 /// Maximum size of a configuration, in bytes.
 pub const LEN_MAX: u64 = 1 << 20;
@@ -128,9 +129,15 @@ pub struct LimitsConfig {
     /// Send buffer of each client and zipper, in bytes, 64 KiB to 1 GiB: when it is full, senders
     /// are subject to backpressure. Default 16 MiB.
     pub send_buffer_bytes: u64,
-    /// Longest payload that a client may send, in bytes, 1 KiB to 1 GiB. Default 67043328: 64 MiB less
+    /// Longest payload that a client may send, in bytes, 64 KiB to 1 GiB. Default 67043328: 64 MiB less
     /// 64 KiB for the header.
     pub message_max_bytes: usize,
+    /// How long a function may hold a source back and process nothing new before it is disconnected, in
+    /// seconds, 1 to 3600. Default 10.
+    pub stalled_max: u64,
+    /// How many functions a message may pass, 1 to 127: what the last one writes is dropped. It ends cycles of
+    /// functions. Default 8.
+    pub function_depth: u8,
 }
 
 impl Default for LimitsConfig {
@@ -141,6 +148,8 @@ impl Default for LimitsConfig {
             spin_us: 50,
             send_buffer_bytes: 16 << 20,
             message_max_bytes: PAYLOAD_MAX,
+            stalled_max: 10,
+            function_depth: FUNCTION_DEPTH,
         }
     }
 }

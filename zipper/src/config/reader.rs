@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use selvedge_client::lanes::PAYLOAD_MAX;
 use selvedge_client::wire::TEXT_LEN_MAX;
+use selvedge_client::wire::settlement::MESSAGE_DEPTH_MAX;
 use selvedge_hub::Address;
 
 use crate::config::document::{MapEntry, Node, NodeValue, SourceSpan};
@@ -14,7 +15,7 @@ use crate::config::error::{ConfigProblem, shorten, suggest};
 use crate::config::{
     Auth, AuthToken, LimitsConfig, NeighbourConfig, ZipperConfig, metrics, permissions,
 };
-use crate::zipper::is_exposed;
+use crate::zipper::{FUNCTION_DEPTH, is_exposed};
 
 /// Protocols of this build.
 const SCHEMES: [&str; 5] = ["quic", "tcp", "tcp+plain", "udp", "udp+plain"];
@@ -289,12 +290,14 @@ fn mesh(node: &Node, problems: &mut Problems) -> BTreeMap<String, NeighbourConfi
 }
 
 fn limits(node: &Node, problems: &mut Problems) -> LimitsConfig {
-    const KEYS: [&str; 5] = [
+    const KEYS: [&str; 7] = [
         "clients",
         "workers",
         "spin_us",
         "send_buffer_bytes",
         "message_max_bytes",
+        "stalled_max",
+        "function_depth",
     ];
     let mut limits = LimitsConfig::default();
     let Some(section) = problems.section(node, "limits", &KEYS) else {
@@ -314,9 +317,18 @@ fn limits(node: &Node, problems: &mut Problems) -> LimitsConfig {
     if let Some(bytes) = section.number(problems, "send_buffer_bytes", range, 16 << 20) {
         limits.send_buffer_bytes = bytes;
     }
-    let range = 1 << 10..=1 << 30;
+    // The longest messages of settlement have to fit.
+    let range = 64 << 10..=1 << 30;
     if let Some(bytes) = section.number(problems, "message_max_bytes", range, PAYLOAD_MAX as u64) {
         limits.message_max_bytes = bytes as usize;
+    }
+    if let Some(seconds) = section.number(problems, "stalled_max", 1..=3600, 10) {
+        limits.stalled_max = seconds;
+    }
+    let range = 1..=u64::from(MESSAGE_DEPTH_MAX);
+    let depth = section.number(problems, "function_depth", range, u64::from(FUNCTION_DEPTH));
+    if let Some(depth) = depth.and_then(|it| it.try_into().ok()) {
+        limits.function_depth = depth;
     }
     limits
 }

@@ -32,7 +32,7 @@ fn every_key_is_read() {
         "name: edge\nidentity: edge.key\nlisten: [quic://0.0.0.0:9000, 'tcp://[::1]:9001']\n\
          auth:\n  type: token\n  token: secret\nmesh:\n  region:\n    node: {NODE}\n    \
          addresses:\n    - quic://region.example:9000\nlimits:\n  clients: 10\n  workers: 2\n  \
-         spin_us: 50\n  send_buffer_bytes: 1048576\n  message_max_bytes: 65536\n"
+         spin_us: 50\n  send_buffer_bytes: 1048576\n  message_max_bytes: 65536\n  stalled_max: 20\n  function_depth: 3\n"
     );
     let config = parse(&text).unwrap();
     assert_eq!(config.name, "edge");
@@ -46,6 +46,8 @@ fn every_key_is_read() {
     );
     assert_eq!(config.mesh["region"].addresses.len(), 1);
     assert_eq!((config.limits.clients, config.limits.spin_us), (10, 50));
+    let limits = (config.limits.stalled_max, config.limits.function_depth);
+    assert_eq!(limits, (20, 3));
     assert!(!format!("{config:?}").contains("secret"));
 }
 
@@ -87,6 +89,10 @@ fn an_error_of_a_value_names_the_place_the_key_and_what_was_expected() {
         (
             "limits:\n  spin_us: 51\n",
             "2:12: `limits.spin_us`: expected a number from 0 to 50, such as 50; found `51`",
+        ),
+        (
+            "limits:\n  function_depth: 128\n",
+            "2:19: `limits.function_depth`: expected a number from 1 to 127, such as 8; found `128`",
         ),
         (
             "limits: {clients: [3]}\n",

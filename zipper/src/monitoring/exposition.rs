@@ -33,6 +33,7 @@ pub(super) struct Exposition {
     pub(super) is_ready: bool,
     pub(super) stats: ZipperStats,
     pub(super) peers: Vec<PeerSnapshot>,
+    pub(super) held_flows: usize,
     pub(super) process: ProcessSample,
 }
 
@@ -41,13 +42,15 @@ pub(super) struct Exposition {
 struct NamedBacklog {
     connected: u64,
     backlog: SendBacklog,
+    dropped: u64,
 }
 
 impl NamedBacklog {
-    const fn add(&mut self, connected: u64, more: SendBacklog) {
-        self.connected += connected;
-        self.backlog.queued += more.queued;
-        self.backlog.in_flight += more.in_flight;
+    const fn add(&mut self, more: &Self) {
+        self.connected += more.connected;
+        self.backlog.queued += more.backlog.queued;
+        self.backlog.in_flight += more.backlog.in_flight;
+        self.dropped += more.dropped;
     }
 
     const fn rank(&self) -> (u64, u64) {
@@ -111,9 +114,11 @@ impl Exposition {
             &[
                 ("unobserved", stats.unobserved),
                 ("unreachable", stats.unreachable),
+                ("no_room", stats.no_room),
                 ("hop_limit", stats.hop_limit),
                 ("malformed", stats.malformed),
                 ("forbidden", stats.forbidden),
+                ("too_deep", stats.too_deep),
                 ("undelivered", stats.undelivered),
             ],
         )?;
@@ -132,6 +137,20 @@ impl Exposition {
                 ("observe", stats.forbidden_tags),
                 ("admin", stats.forbidden_requests),
             ],
+        )
+    }
+
+    fn encode_slow(&self, to: &mut Families<'_>) -> fmt::Result {
+        to.gauge(
+            "selvedge_zipper_held_back_flows",
+            "Flows of sources that wait for slow functions",
+            |mut family| family.put(&[], self.held_flows as u64),
+        )?;
+        to.counter(
+            "selvedge_zipper_disconnected_functions_total",
+            "Functions that were disconnected, by reason",
+            "error_type",
+            &[("stalled", self.stats.stalled)],
         )
     }
 
@@ -166,7 +185,11 @@ impl Exposition {
         let mut named = BTreeMap::<(&str, &str), NamedBacklog>::new();
         for peer in self.peers.iter().filter(|peer| peer.role.is_some()) {
             let entry = named.entry((role(peer), &peer.name)).or_default();
-            entry.add(u64::from(peer.is_connected), peer.backlog);
+            entry.add(&NamedBacklog {
+                connected: u64::from(peer.is_connected),
+                backlog: peer.backlog,
+                dropped: peer.dropped,
+            });
         }
         let mut named: Vec<_> = named.into_iter().collect();
         // Stable: equal ranks stay in the order of their names.
@@ -174,10 +197,10 @@ impl Exposition {
         let (shown, rest) = named.split_at(named.len().min(NAMES_MAX));
         let mut overflow = NamedBacklog::default();
         for (_, entry) in rest {
-            overflow.add(entry.connected, entry.backlog);
+            overflow.add(entry);
         }
         type Value = fn(&NamedBacklog) -> u64;
-        let families: [(&str, &str, Value); 3] = [
+        let families: [(&str, &str, Value); 4] = [
             (
                 "selvedge_zipper_peer_connections",
                 "Connected peers, by role and name",
@@ -192,6 +215,11 @@ impl Exposition {
                 "selvedge_zipper_peer_unacknowledged_bytes",
                 "Bytes sent to peers and not acknowledged, by role and name",
                 |it| it.backlog.in_flight,
+            ),
+            (
+                "selvedge_zipper_peer_dropped_messages",
+                "Messages dropped since the peers connected, because they had no room, by role and name",
+                |it| it.dropped,
             ),
         ];
         for (metric, help, value) in families {
@@ -243,6 +271,7 @@ impl Collector for Exposition {
         let to = &mut Families(encoder);
         self.encode_node(to)?;
         self.encode_messages(to)?;
+        self.encode_slow(to)?;
         self.encode_connections(to)?;
         self.encode_backlog(to)?;
         self.encode_process(to)
@@ -325,6 +354,7 @@ mod tests {
             name: name.into(),
             is_connected: true,
             backlog: SendBacklog { queued, in_flight },
+            dropped: 2,
         }
     }
 
@@ -336,6 +366,7 @@ mod tests {
             is_ready: true,
             stats: ZipperStats::default(),
             peers,
+            held_flows: 2,
             process: ProcessSample {
                 uptime: Duration::from_millis(1500),
                 began_at: Duration::from_secs(1_767_225_600),

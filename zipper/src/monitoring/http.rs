@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -52,6 +52,7 @@ impl Page {
             404 => "Not Found",
             405 => "Method Not Allowed",
             408 => "Request Timeout",
+            421 => "Misdirected Request",
             431 => "Request Header Fields Too Large",
             503 => "Service Unavailable",
             _ => "Internal Server Error",
@@ -190,6 +191,7 @@ fn read_request(
     stream: &TcpStream,
     until: Instant,
 ) -> io::Result<Option<Result<PageRequest, Page>>> {
+    let is_local = stream.local_addr()?.ip().to_canonical().is_loopback();
     let mut buffer = [0; REQUEST_LEN_MAX];
     let mut len = 0;
     while len < buffer.len() {
@@ -202,7 +204,7 @@ fn read_request(
             }
             Err(error) => return Err(error),
         }
-        if let Some(parsed) = parse(&buffer[..len]) {
+        if let Some(parsed) = parse(&buffer[..len], is_local) {
             return Ok(Some(parsed));
         }
     }
@@ -210,8 +212,21 @@ fn read_request(
     Ok(Some(Err(refusal)))
 }
 
-/// Parses a request, or returns the page that refuses it; `None` if it is incomplete.
-fn parse(bytes: &[u8]) -> Option<Result<PageRequest, Page>> {
+/// Whether `Host` has an IP address or `localhost`, each maybe with a port. A page of a browser reaches a server
+/// of this host under another name by changing the address of that name (DNS rebinding).
+fn is_local_name(host: &[u8]) -> bool {
+    let host = String::from_utf8_lossy(host);
+    let (name, _) = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|it| it.is_ascii_digit()) => (name, port),
+        _ => (&*host, ""),
+    };
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
+}
+
+/// Parses a request, or returns the page that refuses it; `None` if it is incomplete. A server that listens on
+/// a loopback address is `is_local`.
+fn parse(bytes: &[u8], is_local: bool) -> Option<Result<PageRequest, Page>> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(bytes) {
@@ -221,6 +236,16 @@ fn parse(bytes: &[u8]) -> Option<Result<PageRequest, Page>> {
             return Some(Err(Page::text(431, "more than 32 headers\n")));
         }
         Err(error) => return Some(Err(Page::text(400, format!("{error}\n")))),
+    }
+    if let Some(host) = request
+        .headers
+        .iter()
+        .find(|it| it.name.eq_ignore_ascii_case("host"))
+        && is_local
+        && !is_local_name(host.value)
+    {
+        let refusal = "these pages are at an address of this host only: use it, or localhost\n";
+        return Some(Err(Page::text(421, refusal)));
     }
     let is_head = match request.method {
         Some("GET") => false,
@@ -278,14 +303,16 @@ mod tests {
     use super::*;
 
     fn status(request: &[u8]) -> Option<u16> {
-        Some(parse(request)?.map_or_else(|page| page.status, |_| 200))
+        Some(parse(request, true)?.map_or_else(|page| page.status, |_| 200))
     }
 
     #[test]
     fn requests_are_parsed_or_refused() {
         let (get, head) = (b"GET /a?b=c HTTP/1.1\r\n\r\n", b"HEAD /a HTTP/1.0\r\n\r\n");
         for (bytes, is_head) in [(&get[..], false), (&head[..], true)] {
-            let request = parse(bytes).expect("it is complete").expect("it is valid");
+            let request = parse(bytes, true)
+                .expect("it is complete")
+                .expect("it is valid");
             let path = "/a".to_owned();
             assert_eq!(request, PageRequest { path, is_head });
         }
@@ -300,6 +327,31 @@ mod tests {
             (many.as_bytes(), 431),
         ] {
             assert_eq!(status(request), Some(expected));
+        }
+    }
+
+    #[test]
+    fn h4_a_server_of_this_host_answers_to_addresses_and_localhost_only() {
+        let request = |host: &str| format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        for host in [
+            "localhost",
+            "LOCALHOST:9001",
+            "127.0.0.1:9001",
+            "[::1]:80",
+            "[::1]",
+        ] {
+            assert_eq!(status(request(host).as_bytes()), Some(200), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "evil.example:9001",
+            "127.0.0.1.evil.example",
+            "",
+            "localhost.evil:1",
+        ] {
+            assert_eq!(status(request(host).as_bytes()), Some(421), "{host}");
+            let elsewhere = parse(request(host).as_bytes(), false).expect("it is complete");
+            assert!(elsewhere.is_ok(), "{host}");
         }
     }
 

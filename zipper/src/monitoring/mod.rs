@@ -99,6 +99,7 @@ impl Pages {
             is_ready: !is_draining && self.zipper.is_live(),
             stats: self.zipper.stats(),
             peers: self.zipper.peers(),
+            held_flows: self.zipper.held_flows(),
             process: self.process.sample(),
         };
         match exposition.encode() {

@@ -63,7 +63,7 @@ struct AdvertisedLen {
     instances: Option<usize>,
 }
 
-/// Whether entries differ in nothing but their instances.
+/// Whether entries differ in nothing but what only deltas with instances have.
 fn is_like(one: &InterestEntry, other: &InterestEntry) -> bool {
     let InterestEntry {
         name,
@@ -72,6 +72,7 @@ fn is_like(one: &InterestEntry, other: &InterestEntry) -> bool {
         policy,
         path,
         settled: _,
+        drops: _,
     } = other;
     (&one.name, &one.tags, &one.target) == (name, tags, target)
         && (&one.policy, &one.path) == (policy, path)
@@ -194,9 +195,9 @@ impl AdvertisedTable {
         if let Some((route, AdvertisedLen { len, instances })) = fitting {
             let is_added = room.take(len);
             if is_added {
-                delta
-                    .updated
-                    .push(route.advertised_by(routes.own, instances));
+                let mut entry = route.advertised_by(routes.own, instances);
+                entry.drops = entry.drops.filter(|_| self.lists_instances);
+                delta.updated.push(entry);
                 self.sent.insert(key.clone(), Arc::clone(&route.entry));
             }
             return is_added;
@@ -269,9 +270,14 @@ impl AdvertisedTable {
         self.is_full = self.sent.len() >= INTEREST_MAX;
         self.first_pass = FirstPass::Done;
         self.number += 1;
-        let table = routes
-            .table()
-            .map(|(_, route)| route.advertised_by(routes.own, None));
+        let table = routes.table().map(|(_, route)| InterestEntry {
+            drops: None,
+            ..route.advertised_by(routes.own, None)
+        });
         Some((self.number, table.collect()))
     }
 }
+
+#[cfg(test)]
+#[path = "advertised_tests.rs"]
+mod tests;

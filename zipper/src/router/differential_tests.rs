@@ -87,13 +87,23 @@ impl Changes {
             instance: self.instance(),
             redelivers: self.random.bool(),
         };
+        let (instance, drops) = match self.random.u8(..4) {
+            0 => (None, None),
+            1 => (None, self.drops()),
+            _ => (Some(notice), None),
+        };
         FunctionSpec {
-            instance: self.random.bool().then_some(notice),
+            instance,
+            drops,
             name: self.name(),
             tags: self.tags(),
             target: self.target(),
             policy: self.policy(),
         }
+    }
+
+    fn drops(&mut self) -> Option<DropPolicy> {
+        self.pick(&[None, Some(DropPolicy::Oldest), Some(DropPolicy::Newest)])
     }
 
     /// An entry of a neighbour's table, now and then one that is not usable.
@@ -116,6 +126,7 @@ impl Changes {
             policy: self.policy(),
             path,
             settled: None,
+            drops: None,
         };
         if self.random.bool() {
             let count = self.random.usize(..4);
@@ -126,6 +137,8 @@ impl Changes {
                     .map(|_| self.instance())
                     .collect(),
             });
+        } else {
+            entry.drops = self.drops();
         }
         entry
     }

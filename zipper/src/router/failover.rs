@@ -36,6 +36,7 @@ mod tests {
             target: None,
             policy,
             instance: None,
+            drops: None,
         };
         let mut targeted = of("a", Policy::Nearest);
         targeted.target = Some("t".into());

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use selvedge_client::tag::Tag;
-use selvedge_client::wire::{ListedInstances, NodeKey, Policy};
+use selvedge_client::wire::{DropPolicy, ListedInstances, NodeKey, Policy};
 
 use super::{NextHop, Presence};
 
@@ -28,6 +28,8 @@ pub(super) struct GroupInstance {
     pub(super) policy: Policy,
     /// The processes that take part in settlement.
     pub(super) settled: Option<Arc<ListedInstances>>,
+    /// Which messages are dropped while it has no room; otherwise they wait.
+    pub(super) drops: Option<DropPolicy>,
 }
 
 /// The functions of one name that observe a tag.
@@ -310,5 +312,54 @@ pub(super) fn pick(
         Policy::Nearest | Policy::RoundRobin | Policy::All => {
             rotation.fetch_add(1, Ordering::Relaxed).wrapping_add(1) % nodes.len()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn instance(number: u8) -> Arc<GroupInstance> {
+        let instance = GroupInstance {
+            node: [number; 32],
+            via: None,
+            presence: Presence::Up,
+            distance: 0,
+            target: None,
+            policy: Policy::Nearest,
+            settled: None,
+            drops: None,
+        };
+        instance.into()
+    }
+
+    #[test]
+    fn a_name_without_observers_is_forgotten() {
+        let (mut table, name) = (TagTable::default(), Arc::from("a"));
+        let (one, two) = (instance(1), instance(2));
+        let [one, two] = [&one, &two].map(|instance| Observer {
+            name: &name,
+            tags: &[Tag(5)],
+            instance,
+        });
+        table.replace(None, Some(one));
+        table.replace(None, Some(two));
+        table.replace(Some(one), None);
+        assert_eq!((table.names.len(), table.len()), (1, 1));
+        table.replace(Some(two), None);
+        assert_eq!((table.names.len(), table.len()), (0, 0));
+    }
+
+    #[test]
+    fn changed_tags_that_are_never_taken_are_listed_a_limited_number_of_times() {
+        let (mut table, tags) = (TagTable::default(), CHANGED_LEN_MIN as u32 + 1);
+        for number in 0..20 * tags {
+            table.note_changed(Tag(number % tags));
+        }
+        let mut changed = table.take_changed();
+        assert!(changed.len() <= 2 * CHANGED_LEN_MIN, "{}", changed.len());
+        changed.sort_unstable();
+        changed.dedup();
+        assert_eq!(changed, (0..tags).map(Tag).collect::<Vec<_>>());
     }
 }

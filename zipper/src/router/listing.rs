@@ -94,6 +94,7 @@ mod tests {
             target: None,
             policy: Policy::Nearest,
             instance: None,
+            drops: None,
         }
     }
 
@@ -105,6 +106,7 @@ mod tests {
             policy: Policy::Nearest,
             path: vec![[home; 32], [200; 32]],
             settled: None,
+            drops: None,
         }
     }
 

@@ -7,7 +7,7 @@ use selvedge_client::settlement::InstanceId;
 use selvedge_client::tag::Tag;
 use selvedge_client::wire::settlement::{GROUP_MEMBERS_MAX, InstanceNotice};
 use selvedge_client::wire::{
-    InterestEntry, ListedInstances, NodeKey, PATH_MAX, Policy, TAGS_MAX, WithdrawnRoute,
+    DropPolicy, InterestEntry, ListedInstances, NodeKey, PATH_MAX, Policy, TAGS_MAX, WithdrawnRoute,
 };
 
 use super::advertised::AdvertisedTable;
@@ -82,6 +82,7 @@ impl LocalFunction {
                 };
                 listed.into()
             }),
+            drops: function.drops,
         };
         Self {
             function,
@@ -127,7 +128,9 @@ impl LocalFunction {
 #[derive(Debug, Default)]
 pub(super) struct LocalGroup {
     /// The functions, with their policies.
-    pub(super) members: BTreeMap<NodeKey, Policy>,
+    pub(super) members: BTreeMap<NodeKey, (Policy, Option<DropPolicy>)>,
+    /// How many of them do not drop messages.
+    holding: usize,
     /// How many of them observe each tag.
     tags: BTreeMap<Tag, usize>,
     /// The functions with instances, connected or not, and whether they redeliver.
@@ -138,10 +141,19 @@ pub(super) struct LocalGroup {
 
 impl LocalGroup {
     pub(super) fn add(&mut self, client: NodeKey, function: &FunctionSpec) {
-        self.members.insert(client, function.policy);
+        self.remove(&client);
+        let policies = (function.policy, function.drops);
+        self.members.insert(client, policies);
+        self.holding += usize::from(function.drops.is_none());
         for tag in &function.tags {
             *self.tags.entry(*tag).or_default() += 1;
         }
+    }
+
+    /// Removes a function, but for its tags and its process.
+    pub(super) fn remove(&mut self, client: &NodeKey) {
+        let removed = self.members.remove(client);
+        self.holding -= usize::from(removed.is_some_and(|(_, drops)| drops.is_none()));
     }
 
     /// Removes the tags of a function, which may have been added again with other tags.
@@ -191,7 +203,7 @@ impl LocalGroup {
     /// The entry to advertise, without a path; `None` if there is no function. An entry has room for a
     /// limited number of tags and instances: those with the smallest numbers.
     pub(super) fn entry(&self, key: &RouteKey) -> Option<InterestEntry> {
-        let policy = *self.members.values().next()?;
+        let (policy, drops) = *self.members.values().next()?;
         Some(InterestEntry {
             name: key.name.to_string(),
             tags: self.tags.keys().copied().take(TAGS_MAX).collect(),
@@ -199,6 +211,7 @@ impl LocalGroup {
             policy,
             path: Vec::new(),
             settled: self.listed(),
+            drops: drops.filter(|_| self.holding == 0),
         })
     }
 }
@@ -249,6 +262,7 @@ impl BestRoute {
             target: key.target.clone(),
             policy: entry.policy,
             settled: entry.settled.clone().map(Arc::new),
+            drops: entry.drops,
         };
         Self {
             entry: Arc::clone(entry),
@@ -287,6 +301,7 @@ impl BestRoute {
             policy,
             path,
             settled,
+            drops,
         } = &*self.entry;
         let mut entry = InterestEntry {
             name: name.clone(),
@@ -303,6 +318,7 @@ impl BestRoute {
                     away: listed.away.iter().copied().take(room).collect(),
                 }
             }),
+            drops: *drops,
         };
         entry.path.extend(path);
         entry.path.push(own);

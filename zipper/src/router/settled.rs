@@ -133,7 +133,8 @@ impl Router {
 
     /// The plan for the messages of settled flows to functions that do not take part in settlement: as
     /// [`plan`](Self::plan), without the groups that [`settled_groups`](Self::settled_groups) returns. By
-    /// [`Policy::All`], functions at a zipper where one of the group has an instance are left out.
+    /// [`Policy::All`], functions at a zipper where one of the group has an instance are left out. So a function
+    /// with a drop policy receives nothing of settled flows while others of its name settle.
     #[must_use]
     pub fn unsettled_plan(&self, tag: Tag, target: Option<&str>) -> Plan {
         let is_included = |group: &FunctionGroup| {

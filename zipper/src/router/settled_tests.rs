@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::router::FunctionSpec;
-use selvedge_client::wire::{INTEREST_DELTA_LEN_MAX, InterestEntry};
+use selvedge_client::wire::{DropPolicy, INTEREST_DELTA_LEN_MAX, InterestEntry};
 
 const T: Tag = Tag(0x10);
 const SOURCE: NodeKey = [99; 32];
@@ -17,6 +17,7 @@ fn function(name: &str, policy: Policy, instance: Option<u64>) -> FunctionSpec {
             instance: InstanceId(number),
             redelivers: true,
         }),
+        drops: None,
     }
 }
 
@@ -32,6 +33,7 @@ fn entry(name: &str, policy: Policy, path: &[u8], instances: Option<&[u64]>) -> 
             instances: list.iter().copied().map(InstanceId).collect(),
             away: Vec::new(),
         }),
+        drops: None,
     }
 }
 
@@ -122,7 +124,9 @@ fn functions_without_an_instance_have_a_plan_of_their_own() {
         router.add_function([client; 32], function(name, policy, instance));
     }
     let expected = [("old", 1), ("taps", 5)].map(|(name, client)| (name.into(), [client; 32]));
-    assert_eq!(names(&router.unsettled_plan(T, None)), expected);
+    let plan = router.unsettled_plan(T, None);
+    assert_eq!(names(&plan), expected);
+    assert_eq!(plan.names().collect::<Vec<_>>(), ["old", "taps"]);
     let settled = ["mixed", "new", "taps"].map(str::to_owned);
     let found: Vec<_> = groups(&router).into_iter().map(|(name, ..)| name).collect();
     assert_eq!(found, settled);
@@ -224,4 +228,55 @@ fn a_route_to_a_home_is_found_for_any_target_where_instances_are_listed() {
     assert_eq!(towards("g", 3), None, "its zipper does not know labels");
     assert_eq!(towards("g", 4), None);
     assert_eq!(towards("e", 3), None);
+}
+
+#[test]
+fn functions_with_a_drop_policy_do_not_settle_and_sources_wait_only_for_others() {
+    let mut router = Router::new([0; 32], 7);
+    let dropping = |name: &str| FunctionSpec {
+        drops: Some(DropPolicy::Oldest),
+        ..function(name, Policy::Nearest, None)
+    };
+    router.add_function([10; 32], dropping("tap"));
+    router.learn(
+        [1; 32],
+        vec![
+            InterestEntry {
+                drops: Some(DropPolicy::Newest),
+                ..entry("tap far", Policy::Nearest, &[1], None)
+            },
+            entry("far", Policy::Nearest, &[1], Some(&[5])),
+        ],
+    );
+    let old = entry("old", Policy::Nearest, &[2], None);
+    router.learn([2; 32], vec![old]);
+    assert_eq!(groups(&router), only("far", &[5], &[]));
+    let waits = |plan: &Plan| -> Vec<(NextHop, bool)> {
+        let hops = plan.next_hops().iter().copied().enumerate();
+        hops.map(|(at, hop)| (hop, !plan.drops_at(at))).collect()
+    };
+    let (here, link, other) = (
+        NextHop::Local([10; 32]),
+        NextHop::Via([1; 32]),
+        NextHop::Via([2; 32]),
+    );
+    let plan = router.unsettled_plan(T, None);
+    assert_eq!(waits(&plan), [(other, true), (here, false), (link, false)]);
+    // Of plain data, what the same neighbour gets for another function waits.
+    let plan = router.plan(T, None);
+    assert_eq!(waits(&plan), [(link, true), (other, true), (here, false)]);
+    // One function that holds is enough for a name to be advertised as one that does.
+    let advertised = |router: &Router| {
+        let table = router.advertise([3; 32]).into_iter();
+        let tap = table.filter(|it| it.name == "tap").map(|it| it.drops);
+        tap.collect::<Vec<_>>()
+    };
+    assert_eq!(advertised(&router), [Some(DropPolicy::Oldest)]);
+    router.add_function([11; 32], function("tap", Policy::Nearest, None));
+    assert_eq!(advertised(&router), [None]);
+    router.remove([11; 32]);
+    router.add_function([10; 32], function("tap", Policy::Nearest, None));
+    assert_eq!(advertised(&router), [None]);
+    router.add_function([10; 32], dropping("tap"));
+    assert_eq!(advertised(&router), [Some(DropPolicy::Oldest)]);
 }

@@ -4,13 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use selvedge_client::settlement::{
-    AbandonReason, FlowOffer, GroupId, InstanceId, RANGES_MAX, ReceivingReport, RouteEpoch,
-    SequenceSet,
+    FlowOffer, GroupId, InstanceId, RANGES_MAX, ReceivingReport, RouteEpoch, SequenceSet,
 };
 use selvedge_hub::Instant;
 
 use super::group::{GroupFlow, GroupIdentity};
-use super::member::Member;
+use super::member::{Member, MemberRemoval, MemberWay};
 use super::offer::{InvalidOffer, is_valid};
 use super::outputs::{FLOOR_STEP, MemberDelivery};
 use super::settings::{EntrySettings, PackedSettings};
@@ -62,6 +61,8 @@ pub struct EntryFlow {
     pub(super) confirmed: u32,
     /// Whether the recipients have changed since the last announcement.
     pub(super) is_changed: bool,
+    /// Whether the source removes what is routed from its log: then a message is routed once it is on its way.
+    pub(super) settles_when_routed: bool,
     /// No group before has something for the source, or for an instance.
     pub(super) active_from: usize,
     pub(super) instances_from: usize,
@@ -108,6 +109,7 @@ impl EntryFlow {
             announced: 0,
             confirmed: 0,
             is_changed: false,
+            settles_when_routed: false,
             active_from: 0,
             instances_from: 0,
             probe: SourceProbe::default(),
@@ -135,6 +137,7 @@ impl EntryFlow {
     /// assigned. An instance that is a group of its own and is not listed may return within its lease.
     pub fn set_groups(&mut self, now: Instant, specs: &[GroupSpec]) {
         self.close_blocks();
+        self.permit();
         self.is_changed |= self.announced == 0;
         let mut selected: BTreeMap<GroupKey<'_>, BTreeSet<InstanceId>> = BTreeMap::new();
         let mut listed: BTreeMap<GroupKey<'_>, BTreeSet<InstanceId>> = BTreeMap::new();
@@ -147,9 +150,10 @@ impl EntryFlow {
             names.entry(&spec.name).or_default().extend(all());
         }
         if let Some(leftover) = &mut self.leftover {
-            leftover.absent.retain(|it| {
+            leftover.absent.retain_mut(|it| {
                 let members = selected.get(&(it.name.as_str(), it.only));
-                members.is_some_and(|members| members.contains(&it.instance))
+                it.is_listed = members.is_some_and(|members| members.contains(&it.instance));
+                it.is_listed || it.until.is_some()
             });
         }
         for group in &mut self.groups {
@@ -214,7 +218,12 @@ impl EntryFlow {
         }
     }
 
-    fn add_group(&mut self, now: Instant, name: String, only: Option<InstanceId>) -> usize {
+    pub(super) fn add_group(
+        &mut self,
+        now: Instant,
+        name: String,
+        only: Option<InstanceId>,
+    ) -> usize {
         let earlier = self.groups.iter().filter(|it| it.precedes(&name, only));
         let behind = earlier.filter_map(|it| it.recipients.until).max();
         let recipients = GroupIdentity {
@@ -235,7 +244,7 @@ impl EntryFlow {
 
     pub(super) fn add_member(&mut self, now: Instant, at: usize, instance: InstanceId) {
         let mut members = self.groups.iter().flat_map(|it| &it.members);
-        let has_route = members.any(|it| it.instance == instance && it.has_route);
+        let has_route = members.any(|it| it.instance == instance && it.has_way());
         self.is_changed = true;
         let group = &mut self.groups[at];
         group.empty_since = Instant::FAR_FUTURE;
@@ -265,21 +274,14 @@ impl EntryFlow {
         self.close_blocks();
         let mut absent = Vec::new();
         if let Some(leftover) = &mut self.leftover {
-            let concerned = leftover.absent.extract_if(.., |it| it.instance == instance);
+            let concerned = leftover.absent.extract_if(.., |it| {
+                it.has_route |= it.instance == instance;
+                it.instance == instance && it.until.is_none()
+            });
             absent.extend(concerned);
         }
         for absent in absent {
-            let mut groups = self.groups.iter();
-            let known = groups.position(|it| {
-                it.recipients.until.is_none()
-                    && absent.is_in(&it.recipients.name, it.recipients.only)
-            });
-            let at = match known {
-                Some(at) => at,
-                None => self.add_group(now, absent.name, absent.only),
-            };
-            self.groups[at].redelivers = absent.redelivers;
-            self.add_member(now, at, instance);
+            self.take_back(now, absent);
         }
         for at in 0..self.groups.len() {
             if let Some(member) = self.groups[at].member(instance) {
@@ -290,11 +292,15 @@ impl EntryFlow {
     }
 
     /// The way to an instance is the one that was reported before. The instance may have become a member of a
-    /// group since.
+    /// group since, or may have lost its lease before it was one.
     pub fn keep_route(&mut self, now: Instant, instance: InstanceId) {
+        let mut absent = self.leftover.iter().flat_map(|it| &it.absent);
+        if absent.any(|it| it.instance == instance && !it.has_route) {
+            return self.handle_route(now, instance);
+        }
         for at in 0..self.groups.len() {
             let mut member = self.groups[at].member(instance);
-            if let Some(member) = member.take_if(|it| !it.has_route) {
+            if let Some(member) = member.take_if(|it| !it.has_way()) {
                 member.has_new_way();
                 self.close_blocks();
                 self.bind(now, at, instance);
@@ -319,9 +325,12 @@ impl EntryFlow {
     /// There is no way to an instance any more. What was in flight is lost.
     pub fn handle_route_lost(&mut self, now: Instant, instance: InstanceId) {
         self.close_blocks();
+        let absent = self.leftover.iter_mut().flat_map(|it| &mut it.absent);
+        let concerned = absent.filter(|it| it.instance == instance);
+        concerned.for_each(|it| it.has_route = false);
         for at in 0..self.groups.len() {
             if let Some(member) = self.groups[at].lose_route(instance) {
-                member.has_route = false;
+                member.way = MemberWay::None;
                 member.lose_route(now);
                 self.proceed(at);
             }
@@ -329,14 +338,14 @@ impl EntryFlow {
         self.instances_from = 0;
     }
 
-    /// Something that was sent to an instance under an epoch is lost, and there may still be a way to it. It
-    /// is bound again, at once or after a pause.
+    /// Something that was sent to an instance under an epoch is lost, for want of room or not, and there may still be a
+    /// way to it. It is bound again, at once or after a pause.
     pub fn handle_loss(
         &mut self,
         now: Instant,
-        group: GroupId,
-        instance: InstanceId,
+        (group, instance): (GroupId, InstanceId),
         epoch: RouteEpoch,
+        lacks_room: bool,
     ) {
         let Some(at) = self.find(group) else { return };
         let is_present = |it: &mut Member| it.has_epoch(epoch);
@@ -344,6 +353,7 @@ impl EntryFlow {
             return;
         }
         if let Some(member) = self.groups[at].lose_route(instance) {
+            member.note_loss(lacks_room);
             member.retry_later(now);
             if member.route_timeout().is_some_and(|at| now >= at) {
                 self.bind(now, at, instance);
@@ -355,22 +365,22 @@ impl EntryFlow {
 
     /// The process of an instance is known to have ended.
     pub fn handle_death(&mut self, now: Instant, instance: InstanceId) {
-        self.remove_instance(now, instance, false);
+        self.remove_instance(now, instance, MemberRemoval::Lost);
     }
 
     /// An instance has left in order: it has reported everything that it has processed, and processes
     /// nothing more.
     pub fn handle_leave(&mut self, now: Instant, instance: InstanceId) {
-        self.remove_instance(now, instance, true);
+        self.remove_instance(now, instance, MemberRemoval::Left);
     }
 
-    fn remove_instance(&mut self, now: Instant, instance: InstanceId, is_orderly: bool) {
+    fn remove_instance(&mut self, now: Instant, instance: InstanceId, why: MemberRemoval) {
         self.close_blocks();
         if let Some(leftover) = &mut self.leftover {
             leftover.absent.retain(|it| it.instance != instance);
         }
         for at in 0..self.groups.len() {
-            self.remove_member(now, at, instance, is_orderly);
+            self.remove_member(now, at, instance, why);
         }
     }
 
@@ -379,10 +389,10 @@ impl EntryFlow {
         now: Instant,
         at: usize,
         instance: InstanceId,
-        is_orderly: bool,
+        why: MemberRemoval,
     ) -> Option<Member> {
         let group = &mut self.groups[at];
-        let mut member = group.remove(now, instance, is_orderly)?;
+        let mut member = group.remove(now, instance, why)?;
         self.is_changed = true;
         if let Some(epoch) = member.lose_route(now) {
             let number = group.recipients.group;
@@ -390,7 +400,7 @@ impl EntryFlow {
         }
         let group = &mut self.groups[at];
         if group.recipients.only.is_some() {
-            group.end(self.arrived, AbandonReason::InstanceLost);
+            group.end(self.arrived, group.lost_reason());
         }
         self.proceed(at);
         Some(member)
@@ -489,7 +499,7 @@ impl EntryFlow {
     }
 
     /// There is room for so many bytes on the way to an instance: what it misses is requested, in parts of
-    /// as many bytes.
+    /// as many bytes, in units of 64.
     pub fn handle_room(&mut self, group: GroupId, instance: InstanceId, bytes: u64) {
         let Some(at) = self.find(group) else { return };
         let group = &mut self.groups[at];
@@ -513,12 +523,19 @@ impl EntryFlow {
         group.assign_resent(token, sequence)
     }
 
-    /// The answer to a request is complete. The log of the source begins at `base`.
-    pub fn handle_resend_end(&mut self, group: GroupId, token: u32, base: u64) {
+    /// The answer to a request has ended. The log of the source begins at `base`, and what was requested below
+    /// `complete_below` and has not arrived was settled before.
+    pub fn handle_resend_end(
+        &mut self,
+        group: GroupId,
+        token: u32,
+        base: u64,
+        complete_below: u64,
+    ) {
         self.handle_base(base);
         if let Some(at) = self.find(group) {
             self.groups[at].close_block(self.arrived);
-            self.groups[at].end_resend(token);
+            self.groups[at].end_resend(token, complete_below);
             self.proceed(at);
         }
     }
@@ -527,6 +544,7 @@ impl EntryFlow {
     /// lease. A report that cannot be true is ignored.
     pub fn handle_report(
         &mut self,
+        now: Instant,
         group: GroupId,
         instance: InstanceId,
         report: &ReceivingReport,
@@ -547,14 +565,11 @@ impl EntryFlow {
             return;
         }
         group.handle_report(instance, report);
+        self.look_at_answer(now, at, instance);
         let lease = self.settings.get().lease;
-        let is_due = |it: &mut Member| it.is_listed && it.lease.is_due(lease);
-        self.probe.is_wanted |= group.member(instance).is_some_and(is_due);
+        let is_due = |it: &mut Member| it.is_listed() && it.lease.is_due(lease);
+        self.probe.is_wanted |= self.groups[at].member(instance).is_some_and(is_due);
         self.proceed(at);
-    }
-
-    pub(super) fn leftover(&mut self) -> &mut Leftover {
-        self.leftover.get_or_insert_default()
     }
 
     fn find(&self, group: GroupId) -> Option<usize> {
@@ -572,8 +587,12 @@ impl EntryFlow {
 
     /// Assigns what waits.
     pub(super) fn proceed(&mut self, at: usize) {
+        let is_forbidden = self.is_forbidden();
         let group = &mut self.groups[at];
         group.abandon_uncertain();
+        if is_forbidden {
+            group.abandon_unsent();
+        }
         group.assign_waiting(self.confirmed);
         group.is_active = true;
         self.active_from = self.active_from.min(at);

@@ -7,7 +7,7 @@ use selvedge_hub::Instant;
 
 mod assign;
 
-use super::member::Member;
+use super::member::{Listing, Member, MemberRemoval};
 use super::rare::RareSet;
 
 /// A group of a flow at its entry zipper.
@@ -22,7 +22,7 @@ pub(super) struct GroupFlow {
     /// Further messages that are settled.
     pub(super) settled: SequenceSet,
     /// Messages that have arrived, and have no member.
-    unassigned: SequenceSet,
+    pub(super) unassigned: SequenceSet,
     /// Messages without a member that an instance which is gone may have received. They may not have
     /// arrived yet.
     uncertain: RareSet,
@@ -42,6 +42,10 @@ pub(super) struct GroupFlow {
     pub(super) abandoned: Option<Box<AbandonedNews>>,
     /// Whether there may be something for the source.
     pub(super) is_active: bool,
+    /// Whether the source knows the group.
+    pub(super) is_announced: bool,
+    /// Whether the member that was removed last had stalled.
+    has_stalled: bool,
 }
 
 /// What is announced of a group beside its members.
@@ -79,6 +83,8 @@ impl GroupFlow {
             news: SequenceSet::default(),
             abandoned: None,
             is_active: true,
+            is_announced: false,
+            has_stalled: false,
         }
     }
 
@@ -103,8 +109,7 @@ impl GroupFlow {
         let members: Vec<_> = members
             .map(|instance| Member {
                 is_awaited: true,
-                is_listed: false,
-                is_selected: false,
+                listing: Listing::Unlisted,
                 ..Member::new(now, instance, 0)
             })
             .collect();
@@ -123,6 +128,7 @@ impl GroupFlow {
             },
             members,
             sent_before: sent_max,
+            is_announced: true,
             ..Self::new(now, recipients)
         }
     }
@@ -140,9 +146,14 @@ impl GroupFlow {
         is_selected: impl Fn(InstanceId) -> bool,
     ) {
         for member in &mut self.members {
-            member.is_selected = is_selected(member.instance);
-            let was_listed = std::mem::replace(&mut member.is_listed, is_listed(member.instance));
-            if was_listed && !member.is_listed && member.is_bound() {
+            let was_listed = member.is_listed();
+            let instance = member.instance;
+            member.listing = match (is_listed(instance), is_selected(instance)) {
+                (false, _) => Listing::Unlisted,
+                (true, false) => Listing::Listed,
+                (true, true) => Listing::Selected,
+            };
+            if was_listed && !member.is_listed() && member.is_bound() {
                 member.silent_since = now;
             }
         }
@@ -153,7 +164,8 @@ impl GroupFlow {
     }
 
     /// The group for an announcement.
-    pub(super) fn announcement(&self) -> RecipientGroup {
+    pub(super) fn announce(&mut self) -> RecipientGroup {
+        self.is_announced = true;
         RecipientGroup {
             group: self.recipients.group,
             name: self.recipients.name.to_string(),
@@ -163,6 +175,12 @@ impl GroupFlow {
             members: self.members.iter().map(|it| it.instance).collect(),
             uncertain_below: self.recipients.uncertain_below,
         }
+    }
+
+    /// The first message that is not on its way to a member.
+    pub(super) fn first_unsent(&self) -> Option<u64> {
+        let missing = self.members.iter().filter_map(|it| it.missing.first());
+        missing.chain(self.unassigned.first()).min()
     }
 
     pub(super) fn receives(&self, sequence: u64) -> bool {
@@ -197,8 +215,8 @@ impl GroupFlow {
         own_name == name && (own == only || own.is_none() || only.is_none())
     }
 
-    /// An instance reports what it has processed.
-    pub(super) fn settle(&mut self, processed: &SequenceSet) {
+    /// An instance reports what it has processed. Returns whether some of it is new.
+    fn settle(&mut self, processed: &SequenceSet) -> bool {
         let mut news = processed.clone();
         news.remove_below(self.floor);
         if let Some(until) = self.recipients.until {
@@ -207,6 +225,7 @@ impl GroupFlow {
         news.remove_all(&self.settled);
         self.finish(&news);
         self.news.insert_all(&news);
+        !news.is_empty()
     }
 
     /// The source has removed everything below `base` from its log.
@@ -217,7 +236,7 @@ impl GroupFlow {
         }
     }
 
-    fn finish(&mut self, done: &SequenceSet) {
+    pub(super) fn finish(&mut self, done: &SequenceSet) {
         if done.is_empty() {
             return;
         }
@@ -233,7 +252,9 @@ impl GroupFlow {
 
     /// An instance reports.
     pub(super) fn handle_report(&mut self, instance: InstanceId, report: &ReceivingReport) {
-        self.settle(&report.processed);
+        if self.settle(&report.processed) {
+            self.note_proceeded(instance);
+        }
         let floor = self.floor;
         let Some(member) = self.member(instance) else {
             return;
@@ -243,13 +264,31 @@ impl GroupFlow {
             // What the group has needs no care.
             member.assigned.remove_below(floor);
             member.missing.remove_below(floor);
-            let settled = self.settled.clone();
             self.unassigned.remove_all(&held);
+            let mut redelivered = self.uncertain.common(&held);
             self.uncertain.remove_all(&held);
+            redelivered.insert_all(&self.share(&held, Some(instance)));
+            let settled = self.settled.clone();
             if let Some(member) = self.member(instance) {
+                // If it drops them, they are sent to it again.
+                member.redelivered.insert_all(&redelivered);
                 member.settle(&settled);
             }
         }
+    }
+
+    /// An instance may have received these messages. Returns those that are assigned to others, too: if they
+    /// are sent again, they are redeliveries.
+    fn share(&mut self, received: &SequenceSet, by: Option<InstanceId>) -> SequenceSet {
+        let mut shared = SequenceSet::default();
+        for other in &mut self.members {
+            if Some(other.instance) != by {
+                let common = other.assigned.common(received);
+                other.redelivered.insert_all(&common);
+                shared.insert_all(&common);
+            }
+        }
+        shared
     }
 
     /// The route to a member is lost, with everything on it.
@@ -264,12 +303,13 @@ impl GroupFlow {
         &mut self,
         now: Instant,
         instance: InstanceId,
-        is_orderly: bool,
+        why: MemberRemoval,
     ) -> Option<Member> {
         self.request.take_if(|it| *it == instance);
         let at = self.members.iter().position(|it| it.instance == instance)?;
         let member = self.members.remove(at);
         self.turn = (0, 0);
+        self.has_stalled = why == MemberRemoval::Stalled;
         if self.members.is_empty() {
             self.empty_since = now;
         }
@@ -283,14 +323,12 @@ impl GroupFlow {
         received.remove_all(&member.missing);
         if member.is_awaited {
             received = self.settled.missing_from(self.floor..self.sent_before);
-            for other in &self.members {
-                received.remove_all(&other.assigned);
-            }
         }
-        if !is_orderly {
+        if why != MemberRemoval::Left {
             let below = received.last().map_or(0, |last| last + 1);
             let known = &mut self.recipients.uncertain_below;
             *known = below.max(*known);
+            received.remove_all(&self.share(&received, None));
             self.uncertain.insert_all(&received);
         }
         if self.redelivers {
@@ -298,7 +336,12 @@ impl GroupFlow {
             self.uncertain
                 .insert_all(&member.redelivered.common(&member.assigned));
         }
-        self.unassigned.insert_all(&member.assigned);
+        // What others have been assigned, too, stays theirs.
+        let mut unassigned = member.assigned.clone();
+        for other in &self.members {
+            unassigned.remove_all(&other.assigned);
+        }
+        self.unassigned.insert_all(&unassigned);
         Some(member)
     }
 
@@ -307,12 +350,36 @@ impl GroupFlow {
         if self.redelivers || self.is_recovering() {
             return;
         }
-        self.recipients.uncertain_below = 0;
         let lost = self.uncertain.take();
-        self.abandon(lost, AbandonReason::InstanceLost);
+        self.abandon(lost, self.lost_reason());
     }
 
-    fn abandon(&mut self, messages: SequenceSet, reason: AbandonReason) {
+    /// Why the group does not receive what the member may have received that was removed last.
+    pub(super) const fn lost_reason(&self) -> AbandonReason {
+        match self.has_stalled {
+            true => AbandonReason::InstanceStalled,
+            false => AbandonReason::InstanceLost,
+        }
+    }
+
+    /// Why the group does not receive what has waited for an instance.
+    pub(super) const fn awaited_reason(&self) -> AbandonReason {
+        match self.has_stalled {
+            true => AbandonReason::InstanceStalled,
+            false => AbandonReason::NoSubscriber,
+        }
+    }
+
+    /// The source is informed of everything that is abandoned: nothing is uncertain any more, and not before.
+    /// Otherwise another entry zipper might take it for messages that no instance has had.
+    pub(super) fn end_uncertainty(&mut self) {
+        self.abandoned = None;
+        if !self.redelivers && !self.is_recovering() && self.uncertain.is_empty() {
+            self.recipients.uncertain_below = 0;
+        }
+    }
+
+    pub(super) fn abandon(&mut self, messages: SequenceSet, reason: AbandonReason) {
         if messages.is_empty() {
             return;
         }

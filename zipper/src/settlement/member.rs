@@ -9,8 +9,14 @@ use selvedge_hub::Instant;
 
 use super::rare::RareSet;
 
+/// The unit of the room of a member, in bytes.
+const ROOM_UNIT: u64 = 64;
+
 /// How many bytes a member may request at once.
-const REQUEST_MAX: u32 = 256 << 10;
+const REQUEST_MAX: u64 = 256 << 10;
+
+/// The same in units.
+const ROOM_MAX: u16 = (REQUEST_MAX / ROOM_UNIT) as u16;
 
 /// An instance of a group, as the entry zipper of a flow knows it.
 #[derive(Debug)]
@@ -29,8 +35,8 @@ pub(super) struct Member {
     pub(super) redelivered: RareSet,
     /// Behind the highest message that it may have received.
     pub(super) end: u64,
-    /// How many bytes it may request at once.
-    pub(super) room: u32,
+    /// How much it may request at once, in units of 64 bytes; 0 if the way to it has no room.
+    pub(super) room: u16,
     pub(super) lease: LeaseStamps,
     /// A route that was bound before, and is of no use any more.
     pub(super) unbind: Option<RouteEpoch>,
@@ -38,22 +44,28 @@ pub(super) struct Member {
     pub(super) answer: Option<Box<PartialAnswer>>,
     /// How often it was bound without success.
     pub(super) failures: u8,
-    /// Whether the router knows a way to it.
-    pub(super) has_route: bool,
+    /// What is known of the way to it.
+    pub(super) way: MemberWay,
     /// Whether it is known from the source, and has not reported yet.
     pub(super) is_awaited: bool,
-    /// Whether the router lists it. A source may name any instance: such a one is asked, and receives nothing.
-    pub(super) is_listed: bool,
-    /// Whether new messages may be assigned to it.
-    pub(super) is_selected: bool,
+    /// What the router knows of it.
+    pub(super) listing: Listing,
     /// Whether a stamp is to be returned to it.
     pub(super) is_renewed: bool,
     /// Whether a floor is to be sent to it.
     pub(super) is_floor_due: bool,
-    /// Whether the way to it has no room.
-    pub(super) is_full: bool,
-    /// Whether messages are assigned to it, and it has not reported since the last check.
-    pub(super) is_suspect: bool,
+    /// Whether it is asked for a report.
+    pub(super) question: ReportQuestion,
+    /// How long it has not proceeded while the source waits, in tenths of a second; `PROCEEDED` if it has reported
+    /// something new since the last look.
+    pub(super) unmoved: u16,
+    /// How much of that time does not count, in tenths of a second: there was no route to it, or it has processed
+    /// messages of other flows since.
+    pub(super) excused: u16,
+    /// How long it has not reported while the source waits, in tenths of a second.
+    pub(super) silence: u8,
+    /// How many messages its process has processed, of all flows, as it has reported: the lowest bits.
+    pub(super) progress: u16,
 }
 
 /// The stamps of an instance's reports, in microseconds of its clock; 0 if there is none.
@@ -79,6 +91,50 @@ impl LeaseStamps {
 pub(super) struct PartialAnswer {
     processed: SequenceSet,
     held: SequenceSet,
+}
+
+/// Why a member is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MemberRemoval {
+    /// It has left in order, and processes nothing more.
+    Left,
+    /// It is dead, or has lost its lease.
+    Lost,
+    /// It has stalled.
+    Stalled,
+}
+
+/// What the router knows of a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Listing {
+    /// Nothing. A source may name any instance: such a one is asked, and receives nothing.
+    Unlisted,
+    /// It receives only what it was assigned.
+    Listed,
+    /// It receives new messages.
+    Selected,
+}
+
+/// A member with messages is asked for a report now and then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReportQuestion {
+    /// It has reported since the last check.
+    None,
+    /// It is to be asked.
+    Due,
+    /// It was asked.
+    Sent,
+}
+
+/// What the router knows of the way to an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MemberWay {
+    /// There is none.
+    None,
+    /// There is one.
+    Known,
+    /// The last route was lost for want of room on the way.
+    Full,
 }
 
 /// The route to an instance.
@@ -107,25 +163,27 @@ impl Member {
             missing: SequenceSet::default(),
             redelivered: RareSet::default(),
             end: 0,
-            room: REQUEST_MAX,
+            room: ROOM_MAX,
             lease: LeaseStamps::default(),
             unbind: None,
             answer: None,
             failures: 0,
-            has_route: false,
+            way: MemberWay::None,
             is_awaited: false,
-            is_listed: true,
-            is_selected: true,
+            listing: Listing::Selected,
             is_renewed: false,
             is_floor_due: false,
-            is_full: false,
-            is_suspect: false,
+            question: ReportQuestion::None,
+            unmoved: 0,
+            excused: 0,
+            silence: 0,
+            progress: 0,
         }
     }
 
     /// Whether messages may be sent to it.
     pub(super) fn is_eligible(&self, confirmed: u32) -> bool {
-        self.is_bound() && self.is_listed && !self.is_full && self.announced_in <= confirmed
+        self.is_bound() && self.is_listed() && !self.is_full() && self.announced_in <= confirmed
     }
 
     pub(super) const fn is_bound(&self) -> bool {
@@ -134,7 +192,7 @@ impl Member {
 
     /// Whether live messages may be sent to it.
     pub(super) fn is_live(&self, confirmed: u32) -> bool {
-        self.is_eligible(confirmed) && self.is_selected && self.missing.is_empty()
+        self.is_eligible(confirmed) && self.is_selected() && self.missing.is_empty()
     }
 
     /// The epoch of its route, and whether the instance may know it.
@@ -152,7 +210,7 @@ impl Member {
 
     /// The route has ended: what is in flight is lost. Returns the route that is to be unbound.
     pub(super) fn lose_route(&mut self, now: Instant) -> Option<RouteEpoch> {
-        if self.is_bound() && self.is_listed {
+        if self.is_bound() && self.is_listed() {
             self.silent_since = now;
         }
         if let Some((epoch, true)) = self.epoch() {
@@ -160,10 +218,9 @@ impl Member {
         }
         self.route = MemberRoute::Down { retry_at: None };
         self.answer = None;
-        self.is_full = false;
         self.is_renewed = false;
-        self.is_suspect = false;
-        self.room = REQUEST_MAX;
+        self.question = ReportQuestion::None;
+        self.room = ROOM_MAX;
         self.unbind
     }
 
@@ -191,16 +248,31 @@ impl Member {
         };
     }
 
+    /// Whether the router knows a way to it.
+    pub(super) fn has_way(&self) -> bool {
+        self.way != MemberWay::None
+    }
+
+    /// Its route was lost, for want of room or not.
+    pub(super) fn note_loss(&mut self, lacks_room: bool) {
+        if self.has_way() {
+            self.way = match lacks_room {
+                true => MemberWay::Full,
+                false => MemberWay::Known,
+            };
+        }
+    }
+
     /// The router knows a way to it, perhaps another one.
     pub(super) fn has_new_way(&mut self) {
-        self.has_route = true;
+        self.way = MemberWay::Known;
         self.failures = 0;
     }
 
     /// When the route needs care.
     pub(super) fn route_timeout(&self) -> Option<Instant> {
         match self.route {
-            MemberRoute::Down { retry_at } => retry_at.filter(|_| self.has_route),
+            MemberRoute::Down { retry_at } => retry_at.filter(|_| self.has_way()),
             MemberRoute::Binding { until, .. } => Some(until),
             MemberRoute::Bound(_) => None,
         }
@@ -208,13 +280,14 @@ impl Member {
 
     /// Since when its lease counts down, if it does.
     pub(super) fn lease_start(&self) -> Option<Instant> {
-        (!self.is_bound() || !self.is_listed).then_some(self.silent_since)
+        (!self.is_bound() || !self.is_listed()).then_some(self.silent_since)
     }
 
     /// It has reported something new: what was in the way is over.
     pub(super) fn handle_news(&mut self, report: &ReceivingReport) {
-        self.is_suspect = false;
         if self.has_epoch(report.epoch) {
+            self.question = ReportQuestion::None;
+            self.note_report(report.progress);
             self.lease.received = self.lease.received.max(report.stamp);
             if report.kind == ReportKind::News && !report.processed.is_empty() {
                 self.failures = 0;
@@ -261,7 +334,32 @@ impl Member {
 
     /// There is room on the way to it.
     pub(super) fn handle_room(&mut self, bytes: u64) {
-        self.is_full = false;
-        self.room = u32::try_from(bytes).unwrap_or(REQUEST_MAX).min(REQUEST_MAX);
+        let units = u16::try_from(bytes / ROOM_UNIT).unwrap_or(ROOM_MAX);
+        self.room = units.clamp(1, ROOM_MAX);
+    }
+
+    /// There is no room on the way to it.
+    pub(super) const fn handle_full(&mut self) {
+        self.room = 0;
+    }
+
+    /// Whether the way to it has no room.
+    pub(super) const fn is_full(&self) -> bool {
+        self.room == 0
+    }
+
+    /// How many bytes it may request at once.
+    pub(super) fn room(&self) -> u64 {
+        u64::from(self.room) * ROOM_UNIT
+    }
+
+    /// Whether the router lists it.
+    pub(super) fn is_listed(&self) -> bool {
+        self.listing != Listing::Unlisted
+    }
+
+    /// Whether new messages may be assigned to it.
+    pub(super) fn is_selected(&self) -> bool {
+        self.listing == Listing::Selected
     }
 }

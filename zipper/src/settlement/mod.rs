@@ -14,6 +14,7 @@
 //! source. As long as a member misses anything, it receives no live messages.
 
 mod closing;
+mod declining;
 mod entry;
 mod group;
 mod member;
@@ -21,12 +22,14 @@ mod offer;
 mod outputs;
 mod rare;
 mod settings;
+mod stalled;
 mod timers;
 
 pub use entry::{EntryFlow, GroupSpec};
 pub use offer::InvalidOffer;
 pub use outputs::{InstanceOutput, InstanceOutputKind, MemberDelivery, SourceOutput};
 pub use settings::EntrySettings;
+pub use stalled::{SlowMember, SlowState, StalledNotice};
 
 #[cfg(test)]
 mod tests {

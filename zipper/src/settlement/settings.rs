@@ -17,38 +17,44 @@ pub struct EntrySettings {
     /// How long an instance with messages may report nothing before it is bound again: once or twice this
     /// time.
     pub silence_max: Duration,
+    /// How long an instance may hold the source back without reporting anything new, before it is removed.
+    pub stalled_max: Duration,
 }
 
 impl Default for EntrySettings {
     /// A lease of 30 s; 10 s for a group without instances; 2 s for the answer to a bind; 5 s without a
-    /// report.
+    /// report; 10 s for an instance that holds the source back.
     fn default() -> Self {
         Self {
             lease: LEASE,
             await_max: Duration::from_secs(10),
             bind_max: Duration::from_secs(2),
             silence_max: Duration::from_secs(5),
+            stalled_max: Duration::from_secs(10),
         }
     }
 }
 
-/// Settings as a flow keeps them, in milliseconds.
+/// Settings as a flow keeps them, in milliseconds: `bind_max` and `silence_max` are at most 65 s.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PackedSettings {
     lease: u32,
     await_max: u32,
-    bind_max: u32,
-    silence_max: u32,
+    bind_max: u16,
+    silence_max: u16,
+    stalled_max: u32,
 }
 
 impl PackedSettings {
     pub(super) fn new(settings: EntrySettings) -> Self {
         let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+        let short = |time: Duration| u16::try_from(time.as_millis()).unwrap_or(u16::MAX);
         Self {
             lease: millis(settings.lease),
             await_max: millis(settings.await_max),
-            bind_max: millis(settings.bind_max),
-            silence_max: millis(settings.silence_max),
+            bind_max: short(settings.bind_max),
+            silence_max: short(settings.silence_max),
+            stalled_max: millis(settings.stalled_max),
         }
     }
 
@@ -59,8 +65,9 @@ impl PackedSettings {
         EntrySettings {
             lease: time(self.lease),
             await_max: time(self.await_max),
-            bind_max: time(self.bind_max),
-            silence_max: time(self.silence_max),
+            bind_max: time(self.bind_max as u32),
+            silence_max: time(self.silence_max as u32),
+            stalled_max: time(self.stalled_max),
         }
     }
 }

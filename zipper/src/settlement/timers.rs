@@ -1,10 +1,13 @@
 //! What happens in a flow as time passes: leases end, binds are repeated, empty groups are given up.
 
-use selvedge_client::settlement::{AbandonReason, GroupId, InstanceId, RouteEpoch};
+use selvedge_client::settlement::{GroupId, InstanceId, RouteEpoch};
 use selvedge_hub::Instant;
 
+use super::declining::DeclinedMessages;
 use super::entry::EntryFlow;
-use super::member::Member;
+use super::group::GroupFlow;
+use super::member::{Member, MemberRemoval, ReportQuestion};
+use super::stalled::{StalledMember, WaitingSource};
 
 /// The question whether the source is still attached to this zipper.
 #[derive(Debug, Default)]
@@ -44,7 +47,13 @@ impl EntryFlow {
                 .flatten()
                 .min()
         });
-        empty.chain(limits).min()
+        let absent = self.leftover.iter().flat_map(|it| &it.absent);
+        let absent = absent.filter_map(|it| it.until);
+        empty
+            .chain(limits)
+            .chain(absent)
+            .chain(self.look_at())
+            .min()
     }
 
     /// Time has passed.
@@ -54,6 +63,8 @@ impl EntryFlow {
             self.check_at = now + self.settings.get().silence_max;
             self.check_silence(now);
         }
+        self.look_for_stalled(now);
+        self.return_stalled(now);
         for at in 0..self.groups.len() {
             let members = self.groups[at].members.iter();
             let due: Vec<_> = members.filter_map(|it| self.due(it, now)).collect();
@@ -66,7 +77,7 @@ impl EntryFlow {
             let group = &mut self.groups[at];
             let limit = group.empty_since + self.settings.get().await_max;
             if group.is_awaiting() && now >= limit {
-                group.end(self.arrived, AbandonReason::NoSubscriber);
+                group.end(self.arrived, group.awaited_reason());
                 group.empty_since = Instant::FAR_FUTURE;
                 self.is_changed = true;
                 self.proceed(at);
@@ -86,45 +97,67 @@ impl EntryFlow {
         is_due.then_some(Due::Bind(member.instance))
     }
 
-    /// A member with messages that reports nothing may have lost what was sent to it: it is bound again.
+    /// A member with messages that reports nothing, although it is asked, may have lost what was sent to it: it is
+    /// bound again. Any report on its route proves that nothing was lost before: a route delivers nothing behind a loss.
     fn check_silence(&mut self, now: Instant) {
         for at in 0..self.groups.len() {
             let mut silent = Vec::new();
             for member in &mut self.groups[at].members {
                 let waits = member.is_bound() && !member.assigned.is_empty();
-                if waits && member.is_suspect {
+                if waits && member.question != ReportQuestion::None {
                     silent.push(member.instance);
                 }
-                member.is_suspect = waits;
+                member.question = match waits {
+                    true => ReportQuestion::Due,
+                    false => ReportQuestion::None,
+                };
             }
             for instance in silent {
                 self.bind(now, at, instance);
             }
+            self.instances_from = 0;
         }
     }
 
     /// A member has lost its lease.
     fn expire(&mut self, now: Instant, at: usize, instance: InstanceId) {
         let group = &self.groups[at];
-        let (name, only) = (group.recipients.name.clone(), group.recipients.only);
-        let (redelivers, is_open) = (group.redelivers, group.recipients.until.is_none());
-        let Some(member) = self.remove_member(now, at, instance, false) else {
+        let only = group.recipients.only;
+        let is_open = group.recipients.until.is_none();
+        let absent = AbsentMember::new(group, instance);
+        let Some(member) = self.remove_member(now, at, instance, MemberRemoval::Lost) else {
             return;
         };
-        if !member.is_selected || !is_open {
+        if !member.is_selected() || !is_open {
             return;
         }
-        if member.has_route && only.is_none() {
+        if member.has_way() && only.is_none() {
             self.add_member(now, at, instance);
             self.bind(now, at, instance);
             return;
         }
-        self.leftover().absent.push(AbsentMember {
-            name: name.into_string(),
-            only,
-            redelivers,
-            instance,
+        self.leftover().absent.push(absent);
+    }
+
+    /// An instance that has lost its lease is a member again. Returns the place of the group.
+    pub(super) fn take_back(&mut self, now: Instant, absent: AbsentMember) -> usize {
+        let mut groups = self.groups.iter();
+        let known = groups.position(|it| {
+            it.recipients.until.is_none() && absent.is_in(&it.recipients.name, it.recipients.only)
         });
+        let at = match known {
+            Some(at) => at,
+            None => self.add_group(now, absent.name, absent.only),
+        };
+        self.groups[at].redelivers = absent.redelivers;
+        if self.groups[at].member(absent.instance).is_none() {
+            self.add_member(now, at, absent.instance);
+        }
+        at
+    }
+
+    pub(super) fn leftover(&mut self) -> &mut Leftover {
+        self.leftover.get_or_insert_default()
     }
 
     /// What is to be sent to the source to learn whether it is alive.
@@ -151,27 +184,45 @@ impl EntryFlow {
         self.probe.is_sent = false;
         let lease = self.settings.get().lease;
         for member in self.groups.iter_mut().flat_map(|it| &mut it.members) {
+            let is_listed = member.is_listed();
             let stamps = &mut member.lease;
-            if member.is_listed && stamps.probed > stamps.renewed {
+            if is_listed && stamps.probed > stamps.renewed {
                 stamps.renewed = stamps.probed;
                 member.is_renewed = true;
             }
-            self.probe.is_wanted |= member.is_listed && stamps.is_due(lease);
+            self.probe.is_wanted |= is_listed && stamps.is_due(lease);
         }
         self.instances_from = 0;
     }
 }
 
-/// An instance that is listed, has lost its lease, and cannot be reached.
+/// An instance that is listed, has lost its lease, and cannot be reached, or has stalled.
 #[derive(Debug)]
 pub(super) struct AbsentMember {
     pub(super) name: String,
     pub(super) only: Option<InstanceId>,
     pub(super) redelivers: bool,
     pub(super) instance: InstanceId,
+    /// If it has stalled: until when it may still have a lease.
+    pub(super) until: Option<Instant>,
+    /// Whether the router lists it, and knows a way to it.
+    pub(super) is_listed: bool,
+    pub(super) has_route: bool,
 }
 
 impl AbsentMember {
+    pub(super) fn new(group: &GroupFlow, instance: InstanceId) -> Self {
+        Self {
+            name: group.recipients.name.to_string(),
+            only: group.recipients.only,
+            redelivers: group.redelivers,
+            instance,
+            until: None,
+            is_listed: true,
+            has_route: false,
+        }
+    }
+
     /// Whether it belongs to a group.
     pub(super) fn is_in(&self, name: &str, only: Option<InstanceId>) -> bool {
         self.name == name && self.only == only
@@ -182,7 +233,10 @@ impl AbsentMember {
 #[derive(Debug, Default)]
 pub(super) struct Leftover {
     pub(super) absent: Vec<AbsentMember>,
+    pub(super) stalled: Vec<StalledMember>,
+    pub(super) waiting: Option<WaitingSource>,
     pub(super) ended: Vec<EndedRoute>,
+    pub(super) declined: DeclinedMessages,
 }
 
 /// A route that an instance may know, and that is of no use any more.

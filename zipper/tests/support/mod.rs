@@ -35,6 +35,15 @@ pub(crate) fn source(zipper: &Zipper) -> Client {
         .expect("the zipper lets it in")
 }
 
+/// A source whose messages are plain data: what zippers lose is counted, and not sent again.
+pub(crate) fn plain_source(zipper: &Zipper) -> Client {
+    let options = ClientOptions {
+        level: None,
+        ..ClientOptions::source("source", zipper.addresses().to_vec())
+    };
+    Client::connect(options).expect("the zipper lets it in")
+}
+
 pub(crate) fn function(zipper: &Zipper, name: &str, tag: Tag) -> Client {
     let at = zipper.addresses().to_vec();
     Client::connect(ClientOptions::function(name, vec![tag], at)).expect("the zipper lets it in")
@@ -55,9 +64,16 @@ pub(crate) fn read(client: &Client) -> Data {
 
 /// Waits until a zipper knows that somebody observes a tag.
 pub(crate) fn until_known(zipper: &Zipper, tag: Tag) {
+    wait_until(&format!("nobody observes {tag}"), || {
+        !zipper.observers(tag).is_empty()
+    });
+}
+
+/// Waits until something is so; `what` describes that it is not.
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
-    while zipper.observers(tag).is_empty() {
-        assert!(Instant::now() < deadline, "nobody observes {tag}");
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}");
         std::thread::yield_now();
     }
 }

@@ -10,7 +10,7 @@ use super::sessions::SessionKey;
 use crate::client::shared::ClientShared;
 use crate::lanes::CONTROL;
 use crate::wire::settlement::{FEATURE_SETTLEMENT, SettlementMessage, is_settlement};
-use crate::wire::{Negotiated, VersionOffer, WireMessage};
+use crate::wire::{Negotiated, Rejection, VersionOffer, WireMessage};
 
 /// Handles the control messages of settlement of all endpoints of a client.
 #[derive(Debug)]
@@ -56,10 +56,14 @@ impl ControlHandler {
         payload: &Bytes,
     ) -> FilterAction {
         if !is_settlement(payload) {
-            if let Ok(WireMessage::HandshakeAck { negotiated, .. }) =
-                WireMessage::decode(payload.clone())
-            {
-                self.note_ack(endpoint, session, negotiated);
+            match WireMessage::decode(payload.clone()) {
+                Ok(WireMessage::HandshakeAck { negotiated, .. }) => {
+                    self.note_ack(endpoint, session, negotiated);
+                }
+                Ok(WireMessage::Rejected { code, message }) => {
+                    self.note_rejection(endpoint, code, &message);
+                }
+                _ => {}
             }
             return FilterAction::Queue;
         }
@@ -91,6 +95,24 @@ impl ControlHandler {
         }
     }
 
+    /// The zipper ends the connection. If this process has held a source back, its messages go to other ones.
+    fn note_rejection(&self, endpoint: &Endpoint, code: u16, message: &str) {
+        let Some(inbound) = self
+            .inbound
+            .as_ref()
+            .filter(|_| code == Rejection::Stalled as u16)
+        else {
+            return;
+        };
+        let remote = self.client().map(|it| it.remote());
+        tracing::warn!(
+            peer = %endpoint.peer(), remote, message,
+            "the zipper has disconnected this function, which has stalled; its messages go to other \
+             instances, and it returns once it reads again"
+        );
+        inbound.end_stalled();
+    }
+
     fn client(&self) -> Option<Arc<ClientShared>> {
         self.client.get()?.upgrade()
     }
@@ -109,6 +131,7 @@ impl ControlHandler {
             (SettlementMessage::RaiseFloor { label, floor }, Some(inbound)) => {
                 inbound.raise_floor(session, label, floor);
             }
+            (SettlementMessage::Ask { label }, Some(inbound)) => inbound.handle_ask(session, label),
             (SettlementMessage::Renew { label, stamp }, Some(inbound)) => {
                 if inbound.renew(session, label, stamp) {
                     // Queued, it wakes a reader, which finds the messages that have waited for the lease.

@@ -4,13 +4,23 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 
-use super::inbound_flow::InboundFlow;
 use crate::tag::Tag;
 use crate::wire::settlement::RoutedMessage;
 use crate::wire::{Data, NodeKey, Origin, WireError};
 
 /// The names and times of the nodes that a message has passed.
 type MessageTrace = Vec<(String, u64)>;
+
+/// The flow of a message, as far as the user is concerned.
+#[derive(Debug, Clone)]
+pub(super) struct DeliveryOrigin {
+    pub(super) tag: Tag,
+    pub(super) source: NodeKey,
+    /// Shared by the messages.
+    pub(super) target: Option<Arc<str>>,
+    /// Distinguishes the flow from others that had its place.
+    pub(super) number: u64,
+}
 
 /// A message of a route, for the user. Small, since it is moved several times on its way.
 #[derive(Debug)]
@@ -22,6 +32,7 @@ pub(in crate::client) struct RoutedDelivery {
     pub(in crate::client) trace: Option<Box<MessageTrace>>,
     pub(in crate::client) sequence: u64,
     pub(in crate::client) is_redelivery: bool,
+    pub(in crate::client) depth: u8,
     /// Whether the message counts as processed only once the user acknowledges it.
     awaits_acknowledgement: bool,
     at: u32,
@@ -31,7 +42,7 @@ pub(in crate::client) struct RoutedDelivery {
 impl RoutedDelivery {
     #[inline]
     pub(super) fn new(
-        flow: &InboundFlow,
+        origin: &DeliveryOrigin,
         at: usize,
         (header, mut bytes): (RoutedMessage, Bytes),
         awaits_acknowledgement: bool,
@@ -49,16 +60,17 @@ impl RoutedDelivery {
         };
         Ok(Self {
             // A reference to all three would be counted: two atomic operations cost more than the copy.
-            tag: flow.id.tag,
-            source: flow.id.source,
-            target: flow.target.clone(),
+            tag: origin.tag,
+            source: origin.source,
+            target: origin.target.clone(),
             payload: bytes,
             trace,
             sequence: header.sequence,
             is_redelivery: header.is_redelivery,
+            depth: header.depth,
             awaits_acknowledgement,
             at: at as u32,
-            number: flow.number,
+            number: origin.number,
         })
     }
 

@@ -11,18 +11,19 @@ use selvedge_hub::{Clock, Endpoint, Instant};
 use super::delivery::{DeliveryHandle, RoutedDelivery};
 use super::inbound_flow::RouteBack;
 use super::inbound_state::InboundState;
+use super::run::{ReaderRun, RunCounter};
 use super::sessions::SessionKey;
 use crate::lanes::CONTROL;
 use crate::settlement::{InstanceId, Receipt};
-use crate::wire::WireError;
-use crate::wire::settlement::{
-    InstanceNotice, RouteBinding, RoutedMessage, SettlementLevel, SettlementMessage,
-};
+use crate::wire::settlement::{RouteBinding, RoutedMessage, SettlementLevel, SettlementMessage};
+use crate::wire::{DropPolicy, WireError};
 
-/// A report leaves after so many messages.
-const REPORT_MESSAGES: u32 = 256;
+/// A report leaves after so many messages, of up to 1 KiB; longer ones count more.
+const REPORT_MESSAGES: u64 = 1024;
 
-/// And so long after the first of them.
+/// And so long after the first of them; and when no message is left, at most as often. Measured with one message
+/// outstanding, 32 rounds on two cores: a report each millisecond lengthens the round trip by 12 % (mean; median 19 %), one
+/// each five milliseconds by 3 %.
 const REPORT_DELAY: Duration = Duration::from_millis(5);
 
 /// When a message counts as processed.
@@ -52,12 +53,13 @@ pub enum InstanceLossPolicy {
 #[derive(Debug)]
 pub(in crate::client) struct Inbound {
     state: Mutex<InboundState>,
+    run: RunCounter,
     /// Whether messages that have waited for a lease may be read.
     has_ready: AtomicBool,
-    /// Whether messages were processed that are not reported.
+    /// Whether messages may have been processed that are not reported.
     has_news: AtomicBool,
-    /// Whether the next message needs the present time.
-    is_clock_due: AtomicBool,
+    /// Which messages the zipper drops while there is no room for more: then none of them is settled.
+    drops: Option<DropPolicy>,
     clock: Clock,
     wake_actor: Waker,
 }
@@ -67,55 +69,70 @@ impl Inbound {
         instance: InstanceId,
         acknowledge: AcknowledgeMode,
         on_loss: InstanceLossPolicy,
+        drops: Option<DropPolicy>,
         clock: Clock,
         wake_actor: Waker,
     ) -> Self {
-        let state = InboundState::new(instance, acknowledge, on_loss, clock.now());
         Self {
-            state: Mutex::new(state),
+            state: Mutex::new(InboundState::new(instance, acknowledge, on_loss)),
+            run: RunCounter::new(),
             has_ready: AtomicBool::new(false),
             has_news: AtomicBool::new(false),
-            is_clock_due: AtomicBool::new(true),
+            drops,
             clock,
             wake_actor,
         }
     }
 
+    /// Locks the flows, with everything that was read.
     #[inline]
     fn lock(&self) -> MutexGuard<'_, InboundState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.note_taken(self.run.close());
+        state
     }
 
     /// A zipper has admitted the client, on the worker. If it settles messages, the process introduces
-    /// itself.
+    /// itself, or its drop policy.
     pub(in crate::client) fn begin_session(
         &self,
         endpoint: &Endpoint,
         settles: bool,
     ) -> SessionKey {
         let mut state = self.lock();
-        let notice = SettlementMessage::Instance(InstanceNotice {
-            instance: state.instance,
-            redelivers: state.on_loss == InstanceLossPolicy::Redeliver,
-        });
-        if settles
-            && let Ok(bytes) = notice.encode()
-            && let Err(error) = endpoint.try_send(CONTROL, bytes)
-        {
-            let peer = endpoint.peer();
-            tracing::debug!(%peer, %error, "the connection ended before the introduction");
+        if settles && !state.awaits_reader {
+            state.introduce(endpoint, self.drops);
         }
         for (_, flow) in &mut state.flows {
             // The process that knew the route is gone.
             flow.route.take_if(|route| route.endpoint == *endpoint);
         }
-        state.sessions.begin(endpoint)
+        let key = state.sessions.begin(endpoint);
+        if settles && state.awaits_reader {
+            state.withheld = Some((endpoint.clone(), key));
+        }
+        key
+    }
+
+    /// The zipper has ended the connection, because the process has held a source back. What the user has not
+    /// read is dropped. To zippers it is another process from now on, since its messages go to others; and it is
+    /// not introduced before a user reads the next session, so that one that is blocked receives nothing.
+    pub(in crate::client) fn end_stalled(&self) {
+        self.lock().end_stalled();
     }
 
     /// A reader has read the beginning of a session. Routes of former ones end.
     pub(in crate::client) fn read_session(&self, endpoint: &Endpoint) -> SessionKey {
         let mut state = self.lock();
         let key = state.sessions.read(endpoint);
+        if state
+            .withheld
+            .take_if(|it| *it == (endpoint.clone(), key))
+            .is_some()
+        {
+            state.awaits_reader = false;
+            state.introduce(endpoint, self.drops);
+        }
         state.routes.retain(|(session, _), _| *session >= key);
         state.recent = None;
         key
@@ -171,6 +188,17 @@ impl Inbound {
         }
     }
 
+    /// The entry zipper asks for a report, which is sent at once.
+    pub(in crate::client) fn handle_ask(&self, session: SessionKey, label: u32) {
+        let mut state = self.lock();
+        if let Some(route) = state.routes.get(&(session, label)).copied()
+            && let Some(flow) = state.flow(route.at, route.number)
+        {
+            flow.receiving.handle_ask(route.epoch);
+            state.report_flow(route.at, self.clock.now());
+        }
+    }
+
     /// The lease of a flow is renewed. Returns whether messages may be read that have waited for it.
     pub(in crate::client) fn renew(&self, session: SessionKey, label: u32, stamp: u64) -> bool {
         let mut state = self.lock();
@@ -190,24 +218,41 @@ impl Inbound {
         true
     }
 
-    /// A message has arrived. Returns it if the user is to process it now. Not inlined: it must cost plain
-    /// messages nothing.
-    #[inline(never)]
+    /// A message has arrived. Returns it if the user is to process it now. `run` is that of the only reader.
+    #[inline]
     pub(in crate::client) fn receive(
         &self,
+        run: &mut Option<ReaderRun>,
         session: SessionKey,
-        header: RoutedMessage,
-        bytes: Bytes,
+        message: (RoutedMessage, Bytes),
     ) -> Option<Result<RoutedDelivery, WireError>> {
+        if let Some(run) = run
+            && run.take(&self.run, session, &message.0)
+        {
+            return Some(run.deliver(message.0, message.1));
+        }
+        self.receive_first(run, session, message)
+    }
+
+    /// A message has arrived that belongs to no run, and may begin one. Not inlined: it must cost the others
+    /// nothing.
+    #[inline(never)]
+    fn receive_first(
+        &self,
+        run: &mut Option<ReaderRun>,
+        session: SessionKey,
+        (header, bytes): (RoutedMessage, Bytes),
+    ) -> Option<Result<RoutedDelivery, WireError>> {
+        let now = self.clock.now();
         let mut state = self.lock();
         let route = state.route(session, header.label)?;
-        let now = state.present(&self.clock, &self.is_clock_due);
         let is_by_call = state.acknowledge == AcknowledgeMode::ByCall;
         let flow = state.flow(route.at, route.number)?;
         if !flow.parked.is_empty() || !flow.receiving.may_process(now) {
-            state.park(route, header, bytes, self.clock.now());
+            state.park(route, header, bytes, now);
             return None;
         }
+        flow.note_len(bytes.len());
         let is_by_call = is_by_call && flow.level == SettlementLevel::Processed;
         let (epoch, sequence) = (route.epoch, header.sequence);
         let receipt = match is_by_call {
@@ -223,13 +268,16 @@ impl Inbound {
         } else {
             self.note_news(&mut state, route.at);
         }
-        let flow = &state.flows[route.at];
-        Some(RoutedDelivery::new(
-            flow,
-            route.at,
-            (header, bytes),
-            is_by_call,
-        ))
+        let origin = &state.flows[route.at].origin;
+        let message = (header, bytes);
+        let delivery = RoutedDelivery::new(origin, route.at, message, is_by_call);
+        let (connection, place) = ((session, header.label), (route, sequence));
+        *run = state.open_run(&self.run, connection, place, is_by_call);
+        if run.is_some() && !is_by_call {
+            self.has_news.store(true, Ordering::Relaxed);
+            self.arm(&mut state);
+        }
+        Some(delivery)
     }
 
     /// Whether [`take_ready`](Self::take_ready) may have a message.
@@ -267,9 +315,9 @@ impl Inbound {
                 flow.receiving.process(sequence);
                 self.note_news(&mut state, at);
             }
-            let flow = &state.flows[at];
+            let origin = &state.flows[at].origin;
             let message = (parked.header, parked.bytes);
-            return Some(RoutedDelivery::new(flow, at, message, is_by_call));
+            return Some(RoutedDelivery::new(origin, at, message, is_by_call));
         }
         self.has_ready.store(false, Ordering::Release);
         None
@@ -282,6 +330,20 @@ impl Inbound {
         if let Some(flow) = state.flow(handle.at, handle.number) {
             flow.receiving.process(handle.sequence);
             self.note_news(&mut state, handle.at);
+        }
+        state.is_finishing && state.is_idle() && state.leave(self.clock.now())
+    }
+
+    /// The user has processed everything that it has read. Returns whether the client
+    /// [finishes](Self::finish), and everything is reported.
+    pub(in crate::client) fn acknowledge_all(&self) -> bool {
+        let mut state = self.lock();
+        for place in 0..state.holding.len() {
+            let at = state.holding[place];
+            let count = state.flows[at].receiving.process_begun();
+            if count > 0 {
+                self.note_processed(&mut state, at, count);
+            }
         }
         state.is_finishing && state.is_idle() && state.leave(self.clock.now())
     }
@@ -300,10 +362,14 @@ impl Inbound {
     /// A reader has found no message.
     #[inline]
     pub(in crate::client) fn note_idle(&self) {
-        self.is_clock_due.store(true, Ordering::Relaxed);
         if self.has_news.load(Ordering::Relaxed) {
             let mut state = self.lock();
-            self.report(&mut state);
+            let now = self.clock.now();
+            // One that reads a message at a time would report each of them. The actor reports after the delay.
+            if state.idle_report_at.is_none_or(|at| now >= at) {
+                state.idle_report_at = Some(now + REPORT_DELAY);
+                self.report(&mut state);
+            }
         }
     }
 
@@ -315,8 +381,6 @@ impl Inbound {
         }
         if state.report_at.is_some_and(|at| at <= now) {
             (state.report_at, state.is_armed) = (None, false);
-            // A reader that is slow does not read the clock often enough by itself.
-            self.is_clock_due.store(true, Ordering::Relaxed);
             self.report(&mut state);
         }
         state.handle_limits(now);
@@ -331,14 +395,15 @@ impl Inbound {
 
     #[inline]
     fn note_news(&self, state: &mut InboundState, at: usize) {
-        state.mark_dirty(at);
-        state.unreported += 1;
+        self.note_processed(state, at, 1);
+    }
+
+    fn note_processed(&self, state: &mut InboundState, at: usize, count: u64) {
+        state.note_news(at, count);
         if state.unreported >= REPORT_MESSAGES {
             return self.report(state);
         }
-        if state.unreported == 1 {
-            self.has_news.store(true, Ordering::Relaxed);
-        }
+        self.has_news.store(true, Ordering::Relaxed);
         self.arm(state);
     }
 
@@ -360,7 +425,6 @@ impl Inbound {
     /// Sends the reports of all flows that have news.
     fn report(&self, state: &mut InboundState) {
         let now = self.clock.now();
-        state.now = now;
         state.unreported = 0;
         self.has_news.store(false, Ordering::Relaxed);
         for at in std::mem::take(&mut state.dirty) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use selvedge_hub::{Endpoint, Instant};
 
-use super::delivery::ParkedMessage;
+use super::delivery::{DeliveryOrigin, ParkedMessage};
 use super::sessions::SessionKey;
 use crate::lanes::CONTROL;
 use crate::settlement::{
@@ -20,21 +20,24 @@ use crate::wire::settlement::{
 /// More than any report takes: two sets, with 16 bytes for each range.
 const REPORT_LEN_MAX: usize = 2 * 16 * RANGES_MAX + 64;
 
+/// A message counts for the next report once, and once more for each of so many bytes: a source whose window is full
+/// waits for the report.
+const WEIGHT_LEN: u64 = 1024;
+
 /// One flow of this process.
 #[derive(Debug)]
 pub(super) struct InboundFlow {
     pub(super) id: FlowId,
-    /// The target, shared by the messages.
-    pub(super) target: Option<Arc<str>>,
+    pub(super) origin: DeliveryOrigin,
     /// The group of the flow that this process belongs to.
     pub(super) group: GroupId,
-    /// Distinguishes it from others that had its place.
-    pub(super) number: u64,
     pub(super) level: SettlementLevel,
     pub(super) receiving: ReceivingFlow,
     pub(super) route: Option<RouteBack>,
     /// Messages that wait for the lease.
     pub(super) parked: VecDeque<ParkedMessage>,
+    /// What one of its messages counts for the next report, by the length of the last one that was looked at.
+    pub(super) weight: u64,
     /// Whether it waits to be reported.
     pub(super) is_dirty: bool,
     /// Whether its time limits are looked at.
@@ -52,21 +55,27 @@ pub(super) struct RouteBack {
 impl InboundFlow {
     pub(super) fn new(number: u64, binding: &RouteBinding) -> Self {
         Self {
-            target: binding.flow.target.as_deref().map(Arc::from),
+            origin: DeliveryOrigin {
+                tag: binding.flow.tag,
+                source: binding.flow.source,
+                target: binding.flow.target.as_deref().map(Arc::from),
+                number,
+            },
             id: binding.flow.clone(),
             group: binding.group,
-            number,
             level: binding.level,
             receiving: ReceivingFlow::default(),
             route: None,
             parked: VecDeque::new(),
+            weight: 1,
             is_dirty: false,
             is_holding: false,
         }
     }
 
-    /// Sends the reports that are due. Returns false if there is no room for all of them.
-    pub(super) fn report(&mut self, now: Instant) -> bool {
+    /// Sends the reports that are due. `progress` is how many messages the user has processed, of all flows.
+    /// Returns false if there is no room for all of them.
+    pub(super) fn report(&mut self, now: Instant, progress: u64) -> bool {
         let Some(route) = &self.route else {
             // The answer to the next bind contains everything.
             return true;
@@ -76,7 +85,7 @@ impl InboundFlow {
             if sending.is_full(CONTROL, REPORT_LEN_MAX) {
                 return false;
             }
-            let Some(report) = self.receiving.poll_report(now) else {
+            let Some(report) = self.receiving.poll_report(now, progress) else {
                 return true;
             };
             if let Ok(bytes) = encode(route.label, report, false)
@@ -89,17 +98,23 @@ impl InboundFlow {
     }
 
     /// Reports everything that was processed, and that nothing more will be. Messages are refused from now on.
-    pub(super) fn leave(&mut self, now: Instant) {
+    pub(super) fn leave(&mut self, now: Instant, progress: u64) {
         self.receiving.leave();
         self.parked.clear();
         let Some(route) = &self.route else { return };
-        while let Some(report) = self.receiving.poll_report(now) {
+        while let Some(report) = self.receiving.poll_report(now, progress) {
             let is_last = report.kind == ReportKind::Answer;
             if let Ok(bytes) = encode(route.label, report, is_last) {
                 // Without room the entry zipper notices by the lease that the instance has left.
                 let _is_sent = route.endpoint.try_send(CONTROL, bytes);
             }
         }
+    }
+
+    /// Notes how long its messages are.
+    #[inline]
+    pub(super) const fn note_len(&mut self, len: usize) {
+        self.weight = 1 + len as u64 / WEIGHT_LEN;
     }
 
     /// Drops messages that must not reach the handler. Returns their bytes.

@@ -1,19 +1,23 @@
 //! The flows and routes of the receiving side, behind one lock.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use selvedge_hub::{Clock, Instant};
+use selvedge_hub::{Endpoint, Instant};
 use slab::Slab;
 
 use super::delivery::ParkedMessage;
 use super::inbound::{AcknowledgeMode, InstanceLossPolicy};
 use super::inbound_flow::{InboundFlow, RouteBack};
+use super::run::OpenRun;
 use super::sessions::{SessionKey, Sessions};
+use crate::lanes::CONTROL;
 use crate::settlement::{GroupId, InstanceId, Receipt, RouteEpoch};
-use crate::wire::settlement::{FlowId, RouteBinding, RouteLossReason, RoutedMessage};
+use crate::wire::DropPolicy;
+use crate::wire::settlement::{
+    FlowId, InstanceNotice, RouteBinding, RouteLossReason, RoutedMessage, SettlementMessage,
+};
 
 /// The largest number of flows. Beyond it, flows without a route are forgotten: first those of which the
 /// source retains nothing, then the others that hold no message, of which a message may be repeated.
@@ -24,10 +28,6 @@ const LIMITS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Bytes of messages that wait for a lease. A flow that needs more is fenced: its messages come again.
 const PARKED_MAX: usize = 16 << 20;
-
-/// After so many messages the clock is read again, unless it has to be read earlier. A process that was
-/// suspended gives its handler as many without noticing.
-const CLOCK_MESSAGES: u32 = 8;
 
 /// What an [`Inbound`](super::Inbound) knows.
 #[derive(Debug)]
@@ -45,7 +45,11 @@ pub(super) struct InboundState {
     pub(super) next_number: u64,
     /// Flows with something to report.
     pub(super) dirty: Vec<usize>,
-    pub(super) unreported: u32,
+    pub(super) unreported: u64,
+    /// How many messages the user has processed.
+    pub(super) progress: u64,
+    /// When a reader without messages may report.
+    pub(super) idle_report_at: Option<Instant>,
     /// When the actor reports.
     pub(super) report_at: Option<Instant>,
     /// Whether the actor is to be woken for the report.
@@ -56,12 +60,15 @@ pub(super) struct InboundState {
     /// Messages whose lease has come.
     pub(super) ready: VecDeque<ParkedMessage>,
     pub(super) parked_bytes: usize,
-    /// The time, as of the last messages.
-    pub(super) now: Instant,
-    pub(super) unclocked: u32,
+    /// The messages that a reader takes without the lock.
+    pub(super) run: Option<OpenRun>,
     /// Whether the process leaves once the user has processed what it has read.
     pub(super) is_finishing: bool,
     pub(super) is_leaving: bool,
+    /// Whether the process has stalled, and no user has read since: it is not introduced.
+    pub(super) awaits_reader: bool,
+    /// The session in which it is to be introduced then.
+    pub(super) withheld: Option<(Endpoint, SessionKey)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +83,6 @@ impl InboundState {
         instance: InstanceId,
         acknowledge: AcknowledgeMode,
         on_loss: InstanceLossPolicy,
-        now: Instant,
     ) -> Self {
         Self {
             instance,
@@ -90,17 +96,54 @@ impl InboundState {
             next_number: 0,
             dirty: Vec::new(),
             unreported: 0,
+            progress: 0,
+            idle_report_at: None,
             report_at: None,
             is_armed: false,
             holding: Vec::new(),
             limits_at: None,
             ready: VecDeque::new(),
             parked_bytes: 0,
-            now,
-            unclocked: 0,
+            run: None,
             is_finishing: false,
             is_leaving: false,
+            awaits_reader: false,
+            withheld: None,
         }
+    }
+
+    /// Introduces the process to a zipper.
+    pub(super) fn introduce(&self, endpoint: &Endpoint, drops: Option<DropPolicy>) {
+        let notice = match drops {
+            Some(policy) => SettlementMessage::Observer(policy),
+            None => SettlementMessage::Instance(InstanceNotice {
+                instance: self.instance,
+                redelivers: self.on_loss == InstanceLossPolicy::Redeliver,
+            }),
+        };
+        if let Ok(bytes) = notice.encode()
+            && let Err(error) = endpoint.try_send(CONTROL, bytes)
+        {
+            let peer = endpoint.peer();
+            tracing::debug!(%peer, %error, "the connection ended before the introduction");
+        }
+    }
+
+    /// The process has stalled: it drops what it has, and has another number from now on.
+    pub(super) fn end_stalled(&mut self) {
+        self.fence();
+        self.flows.clear();
+        self.ids.clear();
+        self.routes.clear();
+        self.recent = None;
+        self.dirty.clear();
+        self.holding.clear();
+        self.unreported = 0;
+        // As random as the first one.
+        let InstanceId(number) = self.instance;
+        self.instance = InstanceId(number.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1));
+        self.awaits_reader = true;
+        self.withheld = None;
     }
 
     /// Whether the user has processed everything that it has read, and nothing waits.
@@ -123,7 +166,9 @@ impl InboundState {
         if std::mem::replace(&mut self.is_leaving, true) {
             return false;
         }
-        self.flows.iter_mut().for_each(|(_, flow)| flow.leave(now));
+        let progress = self.progress;
+        let flows = self.flows.iter_mut();
+        flows.for_each(|(_, flow)| flow.leave(now, progress));
         self.ready.clear();
         self.holding.clear();
         self.dirty.clear();
@@ -134,7 +179,9 @@ impl InboundState {
     /// The flow at a place, unless another one has taken it.
     #[inline]
     pub(super) fn flow(&mut self, at: usize, number: u64) -> Option<&mut InboundFlow> {
-        self.flows.get_mut(at).filter(|flow| flow.number == number)
+        self.flows
+            .get_mut(at)
+            .filter(|flow| flow.origin.number == number)
     }
 
     #[inline]
@@ -148,17 +195,6 @@ impl InboundState {
         let route = *self.routes.get(&key)?;
         self.recent = Some((key, route));
         Some(route)
-    }
-
-    /// The time, which is read every few messages only.
-    #[inline]
-    pub(super) fn present(&mut self, clock: &Clock, is_due: &AtomicBool) -> Instant {
-        self.unclocked += 1;
-        if self.unclocked >= CLOCK_MESSAGES || is_due.load(Ordering::Relaxed) {
-            is_due.store(false, Ordering::Relaxed);
-            (self.now, self.unclocked) = (clock.now(), 0);
-        }
-        self.now
     }
 
     /// The flow of a binding, which is made if it is new.
@@ -212,7 +248,7 @@ impl InboundState {
         };
         let route = InboundRoute {
             at,
-            number: flow.number,
+            number: flow.origin.number,
             epoch,
         };
         self.parked_bytes -= flow.drop_parked(&dropped);
@@ -259,7 +295,14 @@ impl InboundState {
         }
     }
 
-    pub(super) fn mark_dirty(&mut self, at: usize) {
+    /// The user has processed messages of a flow.
+    pub(super) fn note_news(&mut self, at: usize, count: u64) {
+        self.mark_dirty(at);
+        self.unreported += count * self.flows[at].weight;
+        self.progress += count;
+    }
+
+    fn mark_dirty(&mut self, at: usize) {
         if !std::mem::replace(&mut self.flows[at].is_dirty, true) {
             self.dirty.push(at);
         }
@@ -268,7 +311,7 @@ impl InboundState {
     pub(super) fn report_flow(&mut self, at: usize, now: Instant) {
         let flow = &mut self.flows[at];
         flow.is_dirty = false;
-        if !flow.report(now) {
+        if !flow.report(now, self.progress) {
             self.mark_dirty(at);
         }
     }
@@ -295,7 +338,8 @@ impl InboundState {
         for at in std::mem::take(&mut self.holding) {
             let flow = &mut self.flows[at];
             let dropped = flow.receiving.handle_timeout(now);
-            flow.is_holding = flow.receiving.poll_timeout().is_some();
+            // A flow that is fenced may have messages that were read: they are acknowledged later.
+            flow.is_holding = !flow.receiving.is_idle();
             if flow.is_holding {
                 self.holding.push(at);
             }

@@ -2,20 +2,22 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use selvedge_hub::LaneId;
 use slab::Slab;
 
-use super::outbound_flow::{FlowTurn, HAS_TRACE, OutboundFlow};
+use super::outbound_flow::{FlowTurn, HAS_TRACE, OutboundFlow, log_flags};
 use super::outcome::{FlowSummary, OutcomeSummary, add};
 use super::plain::{LoggedMessage, PlainBacklog};
 use super::sink::FlowSink;
-use crate::settlement::{FlowLimits, FlowOutcome, SettlementError, SourceFlow};
+use crate::lanes::{BULK, BULK_LEN_MIN, DATA, FLOW_LANES};
+use crate::settlement::{FlowLimits, FlowOutcome, LoggedPayload, SettlementError, SourceFlow};
 use crate::tag::Tag;
 use crate::wire::settlement::{OPEN_FLOWS_MAX, SettlementLevel, SettlementMessage};
 
 /// Bytes of unsettled messages in all logs together, each message with its payload and 64 more.
 const LOGS_MAX: u64 = 64 << 20;
 
-/// Idle flows are forgotten once there are more flows: the log of each may keep 64 KiB.
+/// Idle flows are forgotten once there are more flows: the log of each may keep 144 KiB.
 const FLOWS_KEPT: usize = 1024;
 
 /// The flows of a source, by tag and target.
@@ -34,8 +36,8 @@ pub(in crate::client) struct Outbound {
     /// Flows that are open on this connection. No label is used twice.
     labels: HashMap<u32, usize>,
     next_label: u32,
-    /// Flows that have something to send, in turn.
-    ready: VecDeque<usize>,
+    /// Flows that have something to send, in turn, for each of the [`FLOW_LANES`].
+    ready: [VecDeque<usize>; FLOW_LANES.len()],
     /// Flows that have something to answer.
     due: VecDeque<usize>,
     log_bytes: u64,
@@ -70,7 +72,9 @@ pub(in crate::client) struct FlowWrite<'a> {
     pub(in crate::client) target: Option<&'a str>,
     /// Whether the body begins with a trace.
     pub(in crate::client) has_trace: bool,
-    pub(in crate::client) body: &'a [u8],
+    /// How many functions it has passed.
+    pub(in crate::client) depth: u8,
+    pub(in crate::client) body: LoggedPayload<'a>,
 }
 
 impl<'a> FlowWrite<'a> {
@@ -81,7 +85,8 @@ impl<'a> FlowWrite<'a> {
             tag,
             target: None,
             has_trace: false,
-            body,
+            depth: 0,
+            body: LoggedPayload::Copied(body),
         }
     }
 }
@@ -107,7 +112,7 @@ impl Outbound {
             recent: None,
             labels: HashMap::new(),
             next_label: 0,
-            ready: VecDeque::new(),
+            ready: Default::default(),
             due: VecDeque::new(),
             log_bytes: 0,
             sweep_at: FLOWS_KEPT,
@@ -135,6 +140,38 @@ impl Outbound {
         message: FlowWrite<'_>,
         sink: &mut impl FlowSink,
     ) -> Result<(), FlowRefusal> {
+        let at = self.flow_for(&message, sink)?;
+        let flow = &mut self.flows[at];
+        let before = flow.source.log_bytes();
+        let flags = log_flags(message.has_trace, message.depth);
+        let pushed = flow.push(message.body, flags);
+        pushed.map_err(|_full| FlowRefusal::Full)?;
+        self.log_bytes += flow.source.log_bytes() - before;
+        if message.body.len() >= BULK_LEN_MIN {
+            self.flows[at].note_long();
+        }
+        self.mark_ready(at);
+        Ok(())
+    }
+
+    /// Looks for room for a message, as [`push`](Self::push) does.
+    pub(in crate::client) fn look_for_room(
+        &mut self,
+        message: &FlowWrite<'_>,
+        sink: &mut impl FlowSink,
+    ) -> Result<(), FlowRefusal> {
+        let at = self.flow_for(message, sink)?;
+        let found = self.flows[at].source.look_for_room(message.body.len());
+        found.map_err(|_full| FlowRefusal::Full)
+    }
+
+    /// The flow of a message, unless it is refused whatever that has room for.
+    #[inline]
+    fn flow_for(
+        &mut self,
+        message: &FlowWrite<'_>,
+        sink: &mut impl FlowSink,
+    ) -> Result<usize, FlowRefusal> {
         if !self.backlog.is_empty() {
             return Err(FlowRefusal::Full);
         }
@@ -145,18 +182,10 @@ impl Outbound {
             (Some((tag, at)), None) if tag == message.tag => at,
             _ => self.flow_of(message.tag, message.target, sink)?,
         };
-        let flow = &mut self.flows[at].source;
-        let before = flow.log_bytes();
-        if self.log_bytes > 0 && self.log_bytes + message.body.len() as u64 > LOGS_MAX {
-            return Err(FlowRefusal::Full);
+        match self.log_bytes > 0 && self.log_bytes + message.body.len() as u64 > LOGS_MAX {
+            true => Err(FlowRefusal::Full),
+            false => Ok(at),
         }
-        let flags = if message.has_trace { HAS_TRACE } else { 0 };
-        let Ok(_) = flow.push(message.body, flags) else {
-            return Err(FlowRefusal::Full);
-        };
-        self.log_bytes += flow.log_bytes() - before;
-        self.mark_ready(at);
-        Ok(())
     }
 
     /// The flow with that tag and target, which is made if there is none.
@@ -224,7 +253,9 @@ impl Outbound {
                     self.tags.remove(&flow.tag);
                 }
             }
-            self.ready.retain(|ready| *ready != at);
+            for ready in &mut self.ready {
+                ready.retain(|ready| *ready != at);
+            }
             self.due.retain(|due| *due != at);
             add(&mut self.forgotten, flow.source.outcome());
         }
@@ -299,7 +330,7 @@ impl Outbound {
     pub(in crate::client) fn disconnect(&mut self) {
         self.link = FlowLink::Down;
         self.labels.clear();
-        self.ready.clear();
+        self.ready.iter_mut().for_each(VecDeque::clear);
         self.due.clear();
         for (_, flow) in &mut self.flows {
             flow.disconnect();
@@ -314,7 +345,7 @@ impl Outbound {
         for (at, flow) in &mut self.flows {
             if !flow.source.is_done() {
                 flow.is_ready = true;
-                self.ready.push_back(at);
+                self.ready[queue_of(flow.lane)].push_back(at);
             }
         }
         self.pump(sink);
@@ -346,11 +377,19 @@ impl Outbound {
         uncertain
     }
 
+    /// Informs the zipper of the flows that recipients hold back. To be called once a second.
+    pub(in crate::client) fn report_waiting(&self, sink: &mut impl FlowSink) {
+        if self.link == FlowLink::Settling && self.log_bytes > 0 {
+            let flows = self.flows.iter();
+            flows.for_each(|(_, flow)| flow.report_waiting(sink));
+        }
+    }
+
     fn mark_ready(&mut self, at: usize) {
         let flow = &mut self.flows[at];
         if !flow.is_ready {
             flow.is_ready = true;
-            self.ready.push_back(at);
+            self.ready[queue_of(flow.lane)].push_back(at);
         }
     }
 
@@ -376,13 +415,33 @@ impl Outbound {
             }
             self.due.pop_front();
         }
-        while let Some(&at) = self.ready.front() {
+        self.pump_lane(queue_of(DATA), sink);
+        // A lane without room does not hold back the other one.
+        if !self.ready[queue_of(BULK)].is_empty() {
+            self.pump_bulk(sink);
+        }
+    }
+
+    /// Sends messages of the flows on the lane [`BULK`]. Not inlined: it must cost the others nothing.
+    #[inline(never)]
+    fn pump_bulk(&mut self, sink: &mut impl FlowSink) {
+        self.pump_lane(queue_of(BULK), sink);
+    }
+
+    /// Sends messages of the flows on one lane.
+    #[inline]
+    fn pump_lane(&mut self, queue: usize, sink: &mut impl FlowSink) {
+        while let Some(&at) = self.ready[queue].front() {
             match self.pump_flow(at, sink) {
                 FlowTurn::Drained => {
-                    self.ready.pop_front();
+                    self.ready[queue].pop_front();
                     self.flows[at].is_ready = false;
                 }
-                FlowTurn::Over => self.ready.rotate_left(1),
+                FlowTurn::Moved => {
+                    self.ready[queue].pop_front();
+                    self.ready[queue_of(BULK)].push_back(at);
+                }
+                FlowTurn::Over => self.ready[queue].rotate_left(1),
                 FlowTurn::NoRoom | FlowTurn::Ended => return,
             }
         }
@@ -393,21 +452,49 @@ impl Outbound {
     fn pump_flow(&mut self, at: usize, sink: &mut impl FlowSink) -> FlowTurn {
         let flow = &mut self.flows[at];
         let turn = match flow.label {
-            Some(label) => flow.pump(label, sink),
-            None => {
-                let turn = flow.open(self.next_label, self.level, sink);
-                if flow.label.is_some() {
-                    self.labels.insert(self.next_label, at);
-                    self.next_label = self.next_label.wrapping_add(1);
-                }
-                turn
-            }
+            _ if flow.is_bulk() => self.pump_bulk_flow(at, sink),
+            Some(label) => flow.pump(DATA, label, sink),
+            None => self.open_flow(at, sink),
         };
         if turn == FlowTurn::Ended {
             // The flows are attached again on the next endpoint.
             self.disconnect();
         }
         turn
+    }
+
+    fn open_flow(&mut self, at: usize, sink: &mut impl FlowSink) -> FlowTurn {
+        let flow = &mut self.flows[at];
+        let turn = flow.open(self.next_label, self.level, sink);
+        if flow.label.is_some() {
+            self.labels.insert(self.next_label, at);
+            self.next_label = self.next_label.wrapping_add(1);
+        }
+        turn
+    }
+
+    /// Sends messages of a flow that has had a long one. It is moved to the lane [`BULK`] once the zipper has routed
+    /// what it has, and sends nothing until then: it is attached anew there.
+    #[inline(never)]
+    fn pump_bulk_flow(&mut self, at: usize, sink: &mut impl FlowSink) -> FlowTurn {
+        let flow = &mut self.flows[at];
+        let is_open = flow.label.is_some();
+        // What is settled once it is routed may be on its way, and could not be sent again.
+        let may_move = !is_open || self.level != SettlementLevel::Accepted;
+        if flow.lane != BULK && may_move {
+            if is_open && !flow.source.is_routed() {
+                return FlowTurn::Drained;
+            }
+            if let Some(label) = flow.move_to_bulk() {
+                self.labels.remove(&label);
+            }
+            return FlowTurn::Moved;
+        }
+        flow.leave_data(sink);
+        match flow.label {
+            Some(label) => flow.pump(flow.lane, label, sink),
+            None => self.open_flow(at, sink),
+        }
     }
 
     /// Handles a message of the zipper, and sends what follows from it. Messages for flows that are not
@@ -447,6 +534,12 @@ impl Outbound {
         self.pump(sink);
         Ok(freed > 0)
     }
+}
+
+/// The place of a lane among the [`FLOW_LANES`].
+#[inline]
+fn queue_of(lane: LaneId) -> usize {
+    usize::from(lane == BULK)
 }
 
 /// The unsettled messages of a flow at one time.

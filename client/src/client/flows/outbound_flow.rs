@@ -1,13 +1,18 @@
 //! One flow of the source side: its log, and what it sends on its connection.
 
 use bytes::Bytes;
+use selvedge_hub::LaneId;
 
 use super::sink::FlowSink;
-use crate::lanes::{CONTROL, DATA};
-use crate::settlement::{Recipients, SettlementError, SourceFlow, SourceMessage};
+use crate::lanes::{BULK, CONTROL, DATA};
+use crate::settlement::{
+    AbandonReason, DeclinedRange, LogFull, LoggedPayload, Recipients, SettlementError, SourceFlow,
+    SourceMessage,
+};
 use crate::tag::Tag;
 use crate::wire::settlement::{
-    FlowOpening, FlowProgress, ResentHeader, RoutedHeader, SettlementLevel, SettlementMessage,
+    FlowOpening, FlowProgress, MESSAGE_DEPTH_MAX, MessageMarks, ResentHeader, RoutedHeader,
+    SettlementLevel, SettlementMessage,
 };
 
 /// A flow sends so many bytes before it is the turn of the next one.
@@ -16,11 +21,35 @@ const TURN_LEN: usize = 64 << 10;
 /// More than the header of any message of a flow.
 const HEADER_LEN_MAX: usize = 32;
 
+/// Shorter payloads are logged without a head: 32 of them are less than what is sent without a copy.
+const HEAD_WITH_BODY_MIN: usize = 128;
+
 /// The base of a log is reported after so many settled messages: instances forget what lies below.
 const BASE_STEP: u64 = 1024;
 
-/// The flag of a message whose body begins with a trace.
+/// The flag of a logged message whose body begins with a trace. The other bits are the depth of the message.
 pub(super) const HAS_TRACE: u8 = 1;
+
+/// Where the depth begins.
+const DEPTH_SHIFT: u8 = 1;
+
+const _: () = assert!(MESSAGE_DEPTH_MAX <= u8::MAX >> DEPTH_SHIFT);
+
+/// The flags under which a message is logged.
+#[inline]
+pub(super) const fn log_flags(has_trace: bool, depth: u8) -> u8 {
+    (depth << DEPTH_SHIFT) | if has_trace { HAS_TRACE } else { 0 }
+}
+
+/// The header marks of a logged message.
+#[inline]
+const fn marks(flags: u8) -> MessageMarks {
+    MessageMarks {
+        is_redelivery: false,
+        has_trace: flags & HAS_TRACE != 0,
+        depth: flags >> DEPTH_SHIFT,
+    }
+}
 
 /// One flow of a source.
 #[derive(Debug)]
@@ -32,9 +61,17 @@ pub(super) struct OutboundFlow {
     pub(super) source: SourceFlow,
     /// Its label, if it is open on this connection.
     pub(super) label: Option<u32>,
+    /// The lane of its messages. It is another one only if the flow is attached anew.
+    pub(super) lane: LaneId,
+    /// Whether it has had a long message: it belongs on the lane [`BULK`].
+    is_bulk: bool,
+    /// The label of its opening on the lane [`DATA`], unless it was closed there.
+    data_label: Option<u32>,
     /// Whether it waits for its turn to send.
     pub(super) is_ready: bool,
     pub(super) due: DueAnswers,
+    /// Whether it was logged that messages had passed too many functions.
+    is_cut: bool,
     base_reported: u64,
 }
 
@@ -55,7 +92,9 @@ pub(super) enum FlowTurn {
     Drained,
     /// The endpoint has ended.
     Ended,
-    /// The send buffer has no room.
+    /// It belongs to another lane from now on.
+    Moved,
+    /// The send buffer has no room on its lane.
     NoRoom,
     /// It has sent enough, and has more.
     Over,
@@ -69,8 +108,12 @@ impl OutboundFlow {
             process,
             source,
             label: None,
+            lane: DATA,
+            is_bulk: false,
+            data_label: None,
             is_ready: false,
             due: DueAnswers::default(),
+            is_cut: false,
             base_reported: 0,
         }
     }
@@ -80,6 +123,44 @@ impl OutboundFlow {
         self.label = None;
         self.is_ready = false;
         self.due = DueAnswers::default();
+        if self.is_bulk {
+            self.lane = BULK;
+        }
+    }
+
+    /// A long message was written.
+    pub(super) const fn note_long(&mut self) {
+        self.is_bulk = true;
+    }
+
+    /// Whether it has had a long message.
+    #[inline]
+    pub(super) const fn is_bulk(&self) -> bool {
+        self.is_bulk
+    }
+
+    /// The flow is attached anew on the lane [`BULK`]. Returns the label that it had.
+    pub(super) fn move_to_bulk(&mut self) -> Option<u32> {
+        self.lane = BULK;
+        // What the former attachment was to be answered.
+        self.due = DueAnswers {
+            is_queued: self.due.is_queued,
+            ..DueAnswers::default()
+        };
+        self.label.take()
+    }
+
+    /// Closes the opening on the lane [`DATA`], behind it: a zipper that has restarted receives openings that were
+    /// not sent to the former process.
+    pub(super) fn leave_data(&mut self, sink: &mut impl FlowSink) {
+        if self.lane != DATA
+            && let Some(label) = self.data_label
+            && let Some(close) = encoded(&SettlementMessage::FlowClose { label })
+            && sink.has_room(DATA, close.len())
+            && sink.send(DATA, &[&close])
+        {
+            self.data_label = None;
+        }
     }
 
     /// Attaches the flow to the zipper. Its messages follow once that has announced the recipients.
@@ -105,32 +186,52 @@ impl OutboundFlow {
                 return FlowTurn::Drained;
             }
         };
-        if !sink.has_room(DATA, bytes.len()) {
+        if !sink.has_room(self.lane, bytes.len()) {
             return FlowTurn::NoRoom;
         }
-        if !sink.send(DATA, &[&bytes]) {
+        if !sink.send(self.lane, &[&bytes]) {
             return FlowTurn::Ended;
         }
         self.label = Some(label);
+        if self.lane == DATA {
+            self.data_label = Some(label);
+        }
         self.base_reported = self.source.base();
         FlowTurn::Drained
     }
 
-    /// Sends messages while the window and the send buffer have room.
+    /// Accepts a message.
     #[inline]
-    pub(super) fn pump(&mut self, label: u32, sink: &mut impl FlowSink) -> FlowTurn {
+    pub(super) fn push(&mut self, body: LoggedPayload<'_>, flags: u8) -> Result<u64, LogFull> {
+        // What is short shares a frame with others, and is not sent in a batch.
+        let label = self.label.filter(|_| body.len() >= HEAD_WITH_BODY_MIN);
+        self.source.push_with(body, flags, |sequence| {
+            label.map(|label| RoutedHeader::new(label, sequence, marks(flags)))
+        })
+    }
+
+    /// Sends messages on its lane while the window and the send buffer have room.
+    #[inline]
+    pub(super) fn pump(&mut self, lane: LaneId, label: u32, sink: &mut impl FlowSink) -> FlowTurn {
         let mut sent = 0;
         while let Some(len) = self.source.next_len() {
             if sent >= TURN_LEN {
                 return FlowTurn::Over;
             }
-            if !sink.has_room(DATA, len + HEADER_LEN_MAX) {
+            if !sink.has_room(lane, len + HEADER_LEN_MAX) {
                 return FlowTurn::NoRoom;
+            }
+            if let Some(batch) = self.source.poll_batch(|len| sink.has_room(lane, len)) {
+                if !sink.send_batch(lane, &batch) {
+                    return FlowTurn::Ended;
+                }
+                sent += batch.len();
+                continue;
             }
             let Some(message) = self.source.poll_message(len) else {
                 break;
             };
-            if !send_message(label, message, sink) {
+            if !send_message((lane, label), message, sink) {
                 return FlowTurn::Ended;
             }
             sent += len + HEADER_LEN_MAX;
@@ -140,6 +241,7 @@ impl OutboundFlow {
 
     /// Ends the flow at the zipper. Returns the label that it had there.
     pub(super) fn close(&mut self, sink: &mut impl FlowSink) -> Option<u32> {
+        self.leave_data(sink);
         let label = self.label.take()?;
         let base = self.source.base();
         let base = SettlementMessage::Base { label, base };
@@ -147,6 +249,17 @@ impl OutboundFlow {
         // Without room the zipper notices by the lease that the source is gone.
         let _is_sent = send_control(&base, sink) && send_control(&close, sink);
         Some(label)
+    }
+
+    /// Informs the zipper if recipients hold the flow back.
+    pub(super) fn report_waiting(&self, sink: &mut impl FlowSink) {
+        if let Some(label) = self.label
+            && self.source.is_waiting()
+        {
+            let attachment = self.source.attachment();
+            // Without room, the next report follows a second later.
+            let _is_sent = send_control(&SettlementMessage::Waiting { label, attachment }, sink);
+        }
     }
 
     /// Sends what is to be answered. Returns false if there is no room.
@@ -202,7 +315,9 @@ impl OutboundFlow {
     }
 
     fn handle_progress(&mut self, progress: FlowProgress) -> Result<(), SettlementError> {
-        self.source.handle_routed(progress.routed)?;
+        self.source
+            .handle_routed(progress.routed, &progress.declined)?;
+        self.note_cut(&progress.declined);
         for (group, settled) in &progress.settled {
             self.source.handle_settled(*group, settled)?;
         }
@@ -218,16 +333,36 @@ impl OutboundFlow {
     }
 }
 
+impl OutboundFlow {
+    /// Logs once that messages have passed too many functions.
+    fn note_cut(&mut self, declined: &[DeclinedRange]) {
+        let is_cut = declined
+            .iter()
+            .any(|it| it.reason == AbandonReason::TooDeep);
+        if is_cut && !std::mem::replace(&mut self.is_cut, true) {
+            let (tag, target) = (self.tag, self.target.as_deref());
+            tracing::warn!(
+                %tag, target,
+                "the zipper has refused messages that have passed too many functions: functions form a cycle"
+            );
+        }
+    }
+}
+
 #[inline]
-fn send_message(label: u32, message: SourceMessage<'_>, sink: &mut impl FlowSink) -> bool {
+fn send_message(
+    (lane, label): (LaneId, u32),
+    message: SourceMessage<'_>,
+    sink: &mut impl FlowSink,
+) -> bool {
     match message {
         SourceMessage::Live {
             sequence,
             flags,
             payload,
         } => {
-            let header = RoutedHeader::new(label, sequence, false, flags & HAS_TRACE != 0);
-            sink.send(DATA, &[header.bytes(), &payload])
+            let header = RoutedHeader::new(label, sequence, marks(flags));
+            send_payload(lane, header.bytes(), payload, sink)
         }
         SourceMessage::Resent {
             group,
@@ -236,19 +371,37 @@ fn send_message(label: u32, message: SourceMessage<'_>, sink: &mut impl FlowSink
             flags,
             payload,
         } => {
-            let has_trace = flags & HAS_TRACE != 0;
-            let header = ResentHeader::new(label, sequence, group, token, has_trace);
-            sink.send(DATA, &[header.bytes(), &payload])
+            let header = ResentHeader::new(label, sequence, (group, token), marks(flags));
+            send_payload(lane, header.bytes(), payload, sink)
         }
-        SourceMessage::ResendEnd { group, token, base } => {
+        SourceMessage::ResendEnd {
+            group,
+            token,
+            base,
+            complete_below,
+        } => {
             let end = SettlementMessage::ResendEnd {
                 label,
                 group,
                 token,
                 base,
+                complete_below,
             };
-            encoded(&end).is_some_and(|bytes| sink.send(DATA, &[&bytes]))
+            encoded(&end).is_some_and(|bytes| sink.send(lane, &[&bytes]))
         }
+    }
+}
+
+#[inline]
+fn send_payload(
+    lane: LaneId,
+    header: &[u8],
+    payload: LoggedPayload<'_>,
+    sink: &mut impl FlowSink,
+) -> bool {
+    match payload {
+        LoggedPayload::Copied(payload) => sink.send(lane, &[header, payload]),
+        LoggedPayload::Kept(payload) => sink.send_message(lane, header, payload),
     }
 }
 

@@ -1,36 +1,52 @@
 //! Flows of a source, in conversations with a zipper that the tests play.
 
-use bytes::Bytes;
-use selvedge_hub::LaneId;
+use bytes::{Buf, Bytes};
+use selvedge_hub::{EncodedBatch, LaneId};
 
 use super::*;
-use crate::lanes::{CONTROL, DATA};
-use crate::settlement::{
-    AbandonReason, GroupId, InstanceId, RecipientGroup, ResendRequest, SequenceSet,
-};
+use crate::lanes::{BULK, BULK_LEN_MIN, CONTROL, DATA};
+use crate::replies::{GROUP, announcement, progress};
+use crate::settlement::{AbandonReason, ResendRequest, SequenceSet};
 use crate::wire::settlement::{
-    AbandonedRange, Announcement, FlowOpening, FlowProgress, ResendMessage, RoutedMessage,
+    AbandonedRange, FlowOpening, FlowProgress, MESSAGE_DEPTH_MAX, ResendMessage, RoutedMessage,
 };
 use crate::wire::{Data, is_data};
 
 const TAG: Tag = Tag(0x10);
-const GROUP: GroupId = GroupId(1);
 
 /// A send buffer with room for so many messages on each lane.
 #[derive(Debug)]
 struct Sent {
     room: usize,
+    /// A lane without room.
+    full: Option<LaneId>,
     is_open: bool,
     messages: Vec<(LaneId, Bytes)>,
+    batches: usize,
 }
 
 impl FlowSink for Sent {
-    fn has_room(&mut self, _lane: LaneId, _len: usize) -> bool {
-        self.messages.len() < self.room
+    fn has_room(&mut self, lane: LaneId, _len: usize) -> bool {
+        self.messages.len() < self.room && self.full != Some(lane)
     }
 
     fn send(&mut self, lane: LaneId, parts: &[&[u8]]) -> bool {
         self.messages.push((lane, parts.concat().into()));
+        self.is_open
+    }
+
+    fn send_message(&mut self, lane: LaneId, head: &[u8], body: &Bytes) -> bool {
+        self.send(lane, &[head, body])
+    }
+
+    fn send_batch(&mut self, lane: LaneId, batch: &EncodedBatch) -> bool {
+        self.batches += 1;
+        let mut rest = batch.bytes().clone();
+        while !rest.is_empty() {
+            // Its messages have 64 B to 16 KiB, so that their lengths take two bytes.
+            let len = usize::from(rest.get_u16() & 0x3fff);
+            self.messages.push((lane, rest.split_to(len)));
+        }
         self.is_open
     }
 }
@@ -39,8 +55,10 @@ impl Sent {
     fn new() -> Self {
         Self {
             room: usize::MAX,
+            full: None,
             is_open: true,
             messages: Vec::new(),
+            batches: 0,
         }
     }
 
@@ -57,6 +75,23 @@ impl Sent {
             }
         }
         (control, live)
+    }
+
+    /// Takes what was sent, each with its lane: openings as `open`, messages by their numbers, others as `control`.
+    fn take_lanes(&mut self) -> Vec<(LaneId, String)> {
+        let sent = self.messages.drain(..);
+        let what = |bytes: Bytes| match RoutedMessage::read(&bytes) {
+            Some(message) => message.sequence.to_string(),
+            None => match SettlementMessage::decode(bytes).expect("it is well-formed") {
+                SettlementMessage::FlowOpen(it) => {
+                    format!("open {} from {}", it.label, it.offer.live_from)
+                }
+                SettlementMessage::FlowClose { label } => format!("close {label}"),
+                SettlementMessage::Confirm { label, .. } => format!("confirm {label}"),
+                other => panic!("{other:?}"),
+            },
+        };
+        sent.map(|(lane, bytes)| (lane, what(bytes))).collect()
     }
 
     /// Takes the opening of a flow, which is the only message.
@@ -84,37 +119,9 @@ fn message<'a>(tag: Tag, body: &'a [u8]) -> FlowWrite<'a> {
         tag,
         target: None,
         has_trace: false,
-        body,
+        depth: 0,
+        body: LoggedPayload::Copied(body),
     }
-}
-
-fn announce(opening: &FlowOpening) -> SettlementMessage {
-    SettlementMessage::Announce(Announcement {
-        label: opening.label,
-        attachment: opening.offer.attachment,
-        version: 1,
-        groups: vec![RecipientGroup {
-            group: GROUP,
-            name: "f".into(),
-            only: None,
-            from: 0,
-            until: None,
-            members: vec![InstanceId(5)],
-            uncertain_below: 0,
-        }],
-    })
-}
-
-fn progress(opening: &FlowOpening, routed: u64, settled: u64) -> SettlementMessage {
-    let settled = SequenceSet::from(0..settled);
-    let settled = (!settled.is_empty()).then_some((GROUP, settled));
-    SettlementMessage::Progress(FlowProgress {
-        label: opening.label,
-        attachment: opening.offer.attachment,
-        routed,
-        settled: settled.into_iter().collect(),
-        abandoned: Vec::new(),
-    })
 }
 
 /// A flow of [`TAG`] with one message, which is open.
@@ -123,7 +130,7 @@ fn open() -> (Outbound, Sent, FlowOpening) {
     outbound.connect(&mut sent);
     outbound.write(message(TAG, b"0"), &mut sent).expect("room");
     let opening = sent.take_opening();
-    let announced = outbound.handle(announce(&opening), &mut sent);
+    let announced = outbound.handle(announcement(&opening), &mut sent);
     assert_eq!(announced, Ok(false));
     (outbound, sent, opening)
 }
@@ -138,7 +145,7 @@ fn a_flow_is_opened_once_and_sends_after_the_announcement() {
     outbound.write(message(TAG, b"1"), &mut sent).expect("room");
     assert_eq!(sent.take(), (vec![], vec![]));
     outbound
-        .handle(announce(&opening), &mut sent)
+        .handle(announcement(&opening), &mut sent)
         .expect("it is valid");
     let confirm = SettlementMessage::Confirm {
         label: opening.label,
@@ -216,6 +223,7 @@ fn a_flow_is_done_when_its_messages_are_settled() {
         label: opening.label,
         attachment: 1,
         routed: 2,
+        declined: Vec::new(),
         settled: vec![],
         abandoned: vec![AbandonedRange {
             group: GROUP,
@@ -246,14 +254,17 @@ fn only_flows_with_unsettled_messages_are_attached_to_the_next_zipper() {
     assert_eq!((other.tag, other.offer.attachment), (Tag(0x11), 2));
     assert!(other.label > opening.label, "no label is used twice");
     // The former zipper's messages are ignored.
-    assert_eq!(outbound.handle(announce(&opening), &mut sent), Ok(false));
+    assert_eq!(
+        outbound.handle(announcement(&opening), &mut sent),
+        Ok(false)
+    );
     outbound.write(message(TAG, b"1"), &mut sent).expect("room");
     let again = sent.take_opening();
     assert_eq!((again.tag, again.offer.live_from), (TAG, 1));
     // Neither are those for an earlier attachment of the flow.
     let mut stale = again;
     stale.offer.attachment -= 1;
-    assert_eq!(outbound.handle(announce(&stale), &mut sent), Ok(false));
+    assert_eq!(outbound.handle(announcement(&stale), &mut sent), Ok(false));
     assert_eq!(sent.take(), (vec![], vec![]));
 }
 
@@ -280,9 +291,44 @@ fn requested_messages_are_sent_again_and_an_invalid_request_is_refused() {
         group: GROUP,
         token: 8,
         base: 0,
+        complete_below: 1,
     };
     assert_eq!(sent.take(), (vec![end], vec![0]));
     assert!(outbound.handle(request(9), &mut sent).is_err());
+}
+
+#[test]
+fn a_message_keeps_its_depth_and_its_trace_when_it_is_sent_again() {
+    let (mut outbound, mut sent, opening) = open();
+    let deep = FlowWrite {
+        has_trace: true,
+        depth: MESSAGE_DEPTH_MAX,
+        ..message(TAG, b"\0\0deep")
+    };
+    outbound.write(deep, &mut sent).expect("room");
+    let request = SettlementMessage::Resend(ResendMessage {
+        label: opening.label,
+        attachment: 1,
+        request: ResendRequest {
+            group: GROUP,
+            token: 8,
+            ranges: SequenceSet::from(1..2),
+            from: None,
+            bytes: 1000,
+        },
+    });
+    outbound.handle(request, &mut sent).expect("it is valid");
+    let messages = sent.messages.iter();
+    let read = messages.filter_map(|it| RoutedMessage::read(&it.1));
+    let read: Vec<_> = read
+        .map(|it| (it.sequence, it.depth, it.has_trace, it.resent.is_some()))
+        .collect();
+    let expected = [
+        (0, 0, false, false),
+        (1, 127, true, false),
+        (1, 127, true, true),
+    ];
+    assert_eq!(read, expected);
 }
 
 #[test]
@@ -341,7 +387,7 @@ fn an_endpoint_that_ends_stops_the_flows_until_the_next_one() {
     outbound.connect(&mut sent);
     let opening = sent.take_opening();
     outbound
-        .handle(announce(&opening), &mut sent)
+        .handle(announcement(&opening), &mut sent)
         .expect("it is valid");
     assert_eq!(sent.take().1, [0, 1, 2]);
 }
@@ -355,7 +401,7 @@ fn idle_flows_are_forgotten_and_later_ones_have_another_process() {
         outbound.write(message(tag, b"0"), &mut sent).expect("room");
         let opening = sent.take_opening();
         outbound
-            .handle(announce(&opening), &mut sent)
+            .handle(announcement(&opening), &mut sent)
             .expect("it is valid");
         // One of them remains unsettled.
         if number > 0 {
@@ -400,4 +446,151 @@ fn control_messages_go_on_the_control_lane() {
     let (_, sent, _) = open();
     let lanes: Vec<LaneId> = sent.messages.iter().map(|(lane, _)| *lane).collect();
     assert_eq!(lanes, [CONTROL, DATA]);
+}
+
+/// Flows with usual limits, and the opening that follows the first one.
+fn with_long_messages(level: SettlementLevel) -> (Outbound, Sent) {
+    let mut outbound = Outbound::new(level, FlowLimits::default(), 77);
+    let mut sent = Sent::new();
+    outbound.connect(&mut sent);
+    (outbound, sent)
+}
+
+/// What the zipper announces for the flow that was opened with that label and attachment.
+fn announced(label: u32, attachment: u32) -> SettlementMessage {
+    let opening = FlowOpening {
+        label,
+        process: 77,
+        tag: TAG,
+        target: None,
+        level: SettlementLevel::Processed,
+        offer: crate::settlement::FlowOffer {
+            attachment,
+            live_from: 0,
+            sent_max: 0,
+            groups_end: 0,
+            groups: Vec::new(),
+        },
+    };
+    announcement(&opening)
+}
+
+fn lanes(expected: &[(LaneId, &str)]) -> Vec<(LaneId, String)> {
+    let owned = |&(lane, what): &(LaneId, &str)| (lane, what.to_owned());
+    expected.iter().map(owned).collect()
+}
+
+const LONG: &[u8] = &[0; BULK_LEN_MIN];
+
+#[test]
+fn a_flow_that_begins_with_a_long_message_is_opened_on_the_bulk_lane() {
+    let (mut outbound, mut sent) = with_long_messages(SettlementLevel::Accepted);
+    outbound.write(message(TAG, LONG), &mut sent).expect("room");
+    assert_eq!(sent.take_lanes(), lanes(&[(BULK, "open 0 from 0")]));
+    outbound.handle(announced(0, 1), &mut sent).expect("valid");
+    outbound.write(message(TAG, b"1"), &mut sent).expect("room");
+    let expected = lanes(&[(CONTROL, "confirm 0"), (BULK, "0"), (BULK, "1")]);
+    assert_eq!(sent.take_lanes(), expected);
+}
+
+#[test]
+fn a_long_message_moves_its_flow_to_the_bulk_lane_once_everything_before_is_routed() {
+    let (mut outbound, mut sent) = with_long_messages(SettlementLevel::Processed);
+    outbound.write(message(TAG, b"0"), &mut sent).expect("room");
+    let opening = sent.take_opening();
+    outbound.handle(announced(0, 1), &mut sent).expect("valid");
+    outbound.write(message(TAG, LONG), &mut sent).expect("room");
+    outbound.write(message(TAG, b"2"), &mut sent).expect("room");
+    let expected = lanes(&[(CONTROL, "confirm 0"), (DATA, "0")]);
+    assert_eq!(sent.take_lanes(), expected);
+    let routed = progress(&opening, 1, 0);
+    outbound.handle(routed, &mut sent).expect("valid");
+    let expected = lanes(&[(DATA, "close 0"), (BULK, "open 1 from 1")]);
+    assert_eq!(sent.take_lanes(), expected);
+    // What the zipper has for the former attachment is ignored.
+    assert_eq!(outbound.handle(announced(0, 1), &mut sent), Ok(false));
+    outbound.handle(announced(1, 2), &mut sent).expect("valid");
+    let expected = lanes(&[(CONTROL, "confirm 1"), (BULK, "1"), (BULK, "2")]);
+    assert_eq!(sent.take_lanes(), expected);
+    outbound.write(message(TAG, b"3"), &mut sent).expect("room");
+    // It stays there.
+    outbound.connect(&mut sent);
+    let expected = lanes(&[(BULK, "3"), (BULK, "open 2 from 1")]);
+    assert_eq!(sent.take_lanes(), expected);
+}
+
+#[test]
+fn what_is_settled_once_it_is_routed_stays_on_its_lane() {
+    let (mut outbound, mut sent) = with_long_messages(SettlementLevel::Accepted);
+    outbound.write(message(TAG, b"0"), &mut sent).expect("room");
+    outbound.handle(announced(0, 1), &mut sent).expect("valid");
+    sent.take();
+    outbound.write(message(TAG, LONG), &mut sent).expect("room");
+    assert_eq!(sent.take_lanes(), lanes(&[(DATA, "1")]));
+}
+
+#[test]
+fn a_bulk_lane_without_room_does_not_hold_back_short_messages_of_other_flows() {
+    let (mut outbound, mut sent) = with_long_messages(SettlementLevel::Processed);
+    sent.full = Some(BULK);
+    outbound.write(message(TAG, LONG), &mut sent).expect("room");
+    let other = message(Tag(0x11), b"0");
+    outbound.write(other, &mut sent).expect("room");
+    assert_eq!(sent.take_lanes(), lanes(&[(DATA, "open 0 from 0")]));
+    sent.full = Some(DATA);
+    outbound.pump(&mut sent);
+    assert_eq!(sent.take_lanes(), lanes(&[(BULK, "open 1 from 0")]));
+}
+
+#[test]
+fn messages_that_have_waited_are_sent_in_batches_like_single_ones() {
+    let limits = FlowLimits {
+        log_max: 1 << 20,
+        window: 100 << 10,
+    };
+    let mut outbound = Outbound::new(SettlementLevel::Processed, limits, 77);
+    let mut sent = Sent::new();
+    outbound.connect(&mut sent);
+    let body = |sequence: u64| vec![sequence as u8; 1000 + sequence as usize];
+    for sequence in 0..200 {
+        let body = body(sequence);
+        outbound
+            .write(message(TAG, &body), &mut sent)
+            .expect("room");
+    }
+    sent.take_opening();
+    // Another zipper, or the same one anew: the former heads are not valid any more.
+    outbound.connect(&mut sent);
+    let opening = sent.take_opening();
+    for sequence in 200..400 {
+        let body = body(sequence);
+        outbound
+            .write(message(TAG, &body), &mut sent)
+            .expect("room");
+    }
+    outbound
+        .handle(announcement(&opening), &mut sent)
+        .expect("valid");
+    let (mut next, mut batches) = (0, Vec::new());
+    while !outbound.is_done() {
+        let from = next;
+        for (_, bytes) in sent.messages.drain(..).filter(|(lane, _)| *lane == DATA) {
+            let read = RoutedMessage::read(&bytes).expect("a message");
+            assert_eq!((read.label, read.sequence), (opening.label, next));
+            assert!(bytes[read.body_at..] == body(next));
+            next += 1;
+        }
+        batches.push((next, sent.batches));
+        let is_window = (40..=100).contains(&(next - from)) || next == 400;
+        assert!(is_window, "from {from} to {next}");
+        let settled = progress(&opening, next, next);
+        outbound.handle(settled, &mut sent).expect("valid");
+    }
+    assert_eq!(next, 400);
+    let of_former = batches.iter().filter(|(next, _)| *next <= 200);
+    assert!(
+        of_former.map(|(_, batches)| batches).all(|it| *it == 0),
+        "{batches:?}"
+    );
+    assert!(sent.batches > 2, "{batches:?}");
 }

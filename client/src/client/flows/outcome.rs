@@ -53,8 +53,11 @@ impl OutcomeSummary {
 pub(super) const fn add(total: &mut FlowOutcome, more: FlowOutcome) {
     total.settled += more.settled;
     total.unobserved += more.unobserved;
+    total.forbidden += more.forbidden;
     total.instance_lost += more.instance_lost;
+    total.instance_stalled += more.instance_stalled;
     total.no_subscriber += more.no_subscriber;
+    total.too_deep += more.too_deep;
 }
 
 #[cfg(test)]
@@ -66,22 +69,25 @@ mod tests {
         let one = FlowOutcome {
             settled: 1,
             unobserved: 2,
-            instance_lost: 3,
-            no_subscriber: 4,
+            forbidden: 3,
+            instance_lost: 4,
+            instance_stalled: 5,
+            no_subscriber: 6,
+            too_deep: 7,
         };
         let flow = FlowSummary {
             tag: Tag(1),
             target: None,
             outcome: one,
-            unsettled: 5,
+            unsettled: 8,
         };
         let summary = OutcomeSummary {
             flows: vec![flow.clone(), flow],
             forgotten: one,
         };
         assert_eq!(summary.total().settled, 3);
-        assert_eq!(summary.total().abandoned(), 3 * (3 + 4));
-        assert_eq!(summary.unsettled(), 10);
+        assert_eq!(summary.total().abandoned(), 3 * (3 + 4 + 5 + 6 + 7));
+        assert_eq!(summary.unsettled(), 16);
         assert!(!summary.is_settled());
         assert!(OutcomeSummary::default().is_settled());
     }

@@ -57,6 +57,7 @@ impl LoggedMessage<'_> {
             sequence: self.sequence,
             is_redelivery: false,
             has_trace: self.has_trace,
+            depth: 0,
             resent: None,
             body_at: 0,
         };

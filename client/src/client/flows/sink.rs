@@ -2,7 +2,8 @@
 
 use std::task::{Context, Waker};
 
-use selvedge_hub::{Endpoint, LaneId, Sending};
+use bytes::Bytes;
+use selvedge_hub::{EncodedBatch, Endpoint, LaneId, Sending};
 
 /// Takes the messages of flows.
 pub(in crate::client) trait FlowSink {
@@ -12,6 +13,13 @@ pub(in crate::client) trait FlowSink {
 
     /// Sends a message, for which there is room. Returns false if the connection has ended.
     fn send(&mut self, lane: LaneId, parts: &[&[u8]]) -> bool;
+
+    /// Sends a message whose body is not to be copied if that is long, for which there is room. Returns false
+    /// if the connection has ended.
+    fn send_message(&mut self, lane: LaneId, head: &[u8], body: &Bytes) -> bool;
+
+    /// Sends messages without copying them, for which there is room. Returns false if the connection has ended.
+    fn send_batch(&mut self, lane: LaneId, batch: &EncodedBatch) -> bool;
 }
 
 /// The send buffer of an endpoint. It is locked once something is to be sent: a message whose flow has no window
@@ -50,5 +58,13 @@ impl FlowSink for EndpointSink<'_> {
     #[inline]
     fn send(&mut self, lane: LaneId, parts: &[&[u8]]) -> bool {
         self.sending().try_send_parts(lane, parts).is_ok()
+    }
+
+    fn send_message(&mut self, lane: LaneId, head: &[u8], body: &Bytes) -> bool {
+        self.sending().try_send_message(lane, head, body).is_ok()
+    }
+
+    fn send_batch(&mut self, lane: LaneId, batch: &EncodedBatch) -> bool {
+        self.sending().try_send_batch(lane, batch)
     }
 }

@@ -5,16 +5,17 @@ use bytes::{BufMut, Bytes};
 use super::messages::{
     AbandonedRange, Announcement, FlowId, FlowOpening, FlowProgress, InstanceNotice, ReportMessage,
     ResendMessage, RouteBinding, RouteLossReason, SettlementLevel, SettlementMessage,
+    StalledMessage,
 };
 use super::{FLOW_GROUPS_MAX, GROUP_MEMBERS_MAX, SET_RANGES_MAX};
 use crate::settlement::{
-    AbandonReason, FlowOffer, GroupId, GroupOffer, InstanceId, ReceivingReport, RecipientGroup,
-    ReportKind, ResendRequest, RouteEpoch, SequenceSet,
+    AbandonReason, DeclinedRange, FlowOffer, GroupId, GroupOffer, InstanceId, ReceivingReport,
+    RecipientGroup, ReportKind, ResendRequest, RouteEpoch, SequenceSet,
 };
 use crate::tag::Tag;
 use crate::wire::{
-    WireError, get_bool, get_list, get_node, get_option, get_text, get_u8, get_u32, get_u64,
-    put_len, put_option, put_text,
+    DropPolicy, WireError, get_bool, get_list, get_node, get_option, get_text, get_u8, get_u32,
+    get_u64, put_len, put_option, put_text,
 };
 
 type Put = Result<(), WireError>;
@@ -28,11 +29,13 @@ pub(super) fn put(message: &SettlementMessage, out: &mut Vec<u8>) -> Put {
             group,
             token,
             base,
+            complete_below,
         } => {
             begin(0x23, *label, out);
             out.put_u32(group.0);
             out.put_u32(*token);
             out.put_u64(*base);
+            out.put_u64(*complete_below);
             Ok(())
         }
         SettlementMessage::Confirm {
@@ -52,6 +55,11 @@ pub(super) fn put(message: &SettlementMessage, out: &mut Vec<u8>) -> Put {
             probe,
         } => put_probe(0x26, *label, *attachment, *probe, out),
         SettlementMessage::FlowClose { label } => begin_ok(0x27, *label, out),
+        SettlementMessage::Waiting { label, attachment } => {
+            begin(0x2c, *label, out);
+            out.put_u32(*attachment);
+            Ok(())
+        }
         SettlementMessage::Announce(it) => put_announcement(it, out),
         SettlementMessage::Progress(it) => put_progress(it, out),
         SettlementMessage::Resend(it) => put_resend(it, out),
@@ -64,6 +72,8 @@ pub(super) fn put(message: &SettlementMessage, out: &mut Vec<u8>) -> Put {
         SettlementMessage::Unbind { label } => begin_ok(0x31, *label, out),
         SettlementMessage::RaiseFloor { label, floor } => put_number(0x32, *label, *floor, out),
         SettlementMessage::Renew { label, stamp } => put_number(0x33, *label, *stamp, out),
+        SettlementMessage::Stalled(it) => put_stalled(it, out),
+        SettlementMessage::Ask { label } => begin_ok(0x35, *label, out),
         SettlementMessage::Report(it) => put_report(it, out),
         SettlementMessage::RouteLost { label, reason } => {
             begin(0x39, *label, out);
@@ -74,6 +84,10 @@ pub(super) fn put(message: &SettlementMessage, out: &mut Vec<u8>) -> Put {
             out.put_u8(0x3a);
             out.put_u64(it.instance.0);
             out.put_u8(u8::from(it.redelivers));
+            Ok(())
+        }
+        SettlementMessage::Observer(policy) => {
+            out.put_slice(&[0x3b, *policy as u8]);
             Ok(())
         }
     }
@@ -87,6 +101,7 @@ pub(super) fn get(b: &mut Bytes) -> Get<SettlementMessage> {
             group: get_group_id(b)?,
             token: get_u32(b)?,
             base: get_u64(b)?,
+            complete_below: get_u64(b)?,
         },
         0x24 => SettlementMessage::Confirm {
             label: get_u32(b)?,
@@ -111,6 +126,10 @@ pub(super) fn get(b: &mut Bytes) -> Get<SettlementMessage> {
             attachment: get_u32(b)?,
             probe: get_u32(b)?,
         },
+        0x2c => SettlementMessage::Waiting {
+            label: get_u32(b)?,
+            attachment: get_u32(b)?,
+        },
         0x30 => SettlementMessage::Bind(get_binding(b)?),
         0x31 => SettlementMessage::Unbind { label: get_u32(b)? },
         0x32 => SettlementMessage::RaiseFloor {
@@ -121,6 +140,8 @@ pub(super) fn get(b: &mut Bytes) -> Get<SettlementMessage> {
             label: get_u32(b)?,
             stamp: get_u64(b)?,
         },
+        0x34 => SettlementMessage::Stalled(get_stalled(b)?),
+        0x35 => SettlementMessage::Ask { label: get_u32(b)? },
         0x38 => SettlementMessage::Report(get_report(b)?),
         0x39 => SettlementMessage::RouteLost {
             label: get_u32(b)?,
@@ -130,6 +151,7 @@ pub(super) fn get(b: &mut Bytes) -> Get<SettlementMessage> {
             instance: InstanceId(get_u64(b)?),
             redelivers: get_bool(b)?,
         }),
+        0x3b => SettlementMessage::Observer(DropPolicy::from_byte(get_u8(b)?)?),
         other => return Err(WireError::Unknown(other)),
     })
 }
@@ -252,6 +274,11 @@ fn put_progress(it: &FlowProgress, out: &mut Vec<u8>) -> Put {
     begin(0x29, it.label, out);
     out.put_u32(it.attachment);
     out.put_u64(it.routed);
+    put_len(it.declined.len(), FLOW_GROUPS_MAX, out)?;
+    for declined in &it.declined {
+        out.put_u8(reason_byte(declined.reason));
+        put_set(&declined.messages, out)?;
+    }
     put_len(it.settled.len(), FLOW_GROUPS_MAX, out)?;
     for (group, messages) in &it.settled {
         out.put_u32(group.0);
@@ -260,10 +287,7 @@ fn put_progress(it: &FlowProgress, out: &mut Vec<u8>) -> Put {
     put_len(it.abandoned.len(), FLOW_GROUPS_MAX, out)?;
     for abandoned in &it.abandoned {
         out.put_u32(abandoned.group.0);
-        out.put_u8(match abandoned.reason {
-            AbandonReason::NoSubscriber => 1,
-            AbandonReason::InstanceLost => 2,
-        });
+        out.put_u8(reason_byte(abandoned.reason));
         put_set(&abandoned.messages, out)?;
     }
     Ok(())
@@ -274,19 +298,42 @@ fn get_progress(b: &mut Bytes) -> Get<FlowProgress> {
         label: get_u32(b)?,
         attachment: get_u32(b)?,
         routed: get_u64(b)?,
+        declined: get_list(b, FLOW_GROUPS_MAX, |b| {
+            Ok(DeclinedRange {
+                reason: get_reason(b)?,
+                messages: get_set(b)?,
+            })
+        })?,
         settled: get_list(b, FLOW_GROUPS_MAX, |b| Ok((get_group_id(b)?, get_set(b)?)))?,
         abandoned: get_list(b, FLOW_GROUPS_MAX, |b| {
             Ok(AbandonedRange {
                 group: get_group_id(b)?,
-                reason: match get_u8(b)? {
-                    1 => AbandonReason::NoSubscriber,
-                    2 => AbandonReason::InstanceLost,
-                    other => return Err(WireError::Unknown(other)),
-                },
+                reason: get_reason(b)?,
                 messages: get_set(b)?,
             })
         })?,
     })
+}
+
+const fn reason_byte(reason: AbandonReason) -> u8 {
+    match reason {
+        AbandonReason::NoSubscriber => 1,
+        AbandonReason::InstanceLost => 2,
+        AbandonReason::InstanceStalled => 3,
+        AbandonReason::Forbidden => 4,
+        AbandonReason::TooDeep => 5,
+    }
+}
+
+fn get_reason(b: &mut Bytes) -> Get<AbandonReason> {
+    match get_u8(b)? {
+        1 => Ok(AbandonReason::NoSubscriber),
+        2 => Ok(AbandonReason::InstanceLost),
+        3 => Ok(AbandonReason::InstanceStalled),
+        4 => Ok(AbandonReason::Forbidden),
+        5 => Ok(AbandonReason::TooDeep),
+        other => Err(WireError::Unknown(other)),
+    }
 }
 
 fn put_resend(it: &ResendMessage, out: &mut Vec<u8>) -> Put {
@@ -349,6 +396,25 @@ fn get_binding(b: &mut Bytes) -> Get<RouteBinding> {
     })
 }
 
+fn put_stalled(it: &StalledMessage, out: &mut Vec<u8>) -> Put {
+    begin(0x34, it.label, out);
+    out.put_u32(it.tag.0);
+    out.put_slice(&it.source);
+    out.put_u64(it.messages);
+    out.put_u64(it.millis);
+    Ok(())
+}
+
+fn get_stalled(b: &mut Bytes) -> Get<StalledMessage> {
+    Ok(StalledMessage {
+        label: get_u32(b)?,
+        tag: Tag(get_u32(b)?),
+        source: get_node(b)?,
+        messages: get_u64(b)?,
+        millis: get_u64(b)?,
+    })
+}
+
 fn put_report(it: &ReportMessage, out: &mut Vec<u8>) -> Put {
     begin(0x38, it.label, out);
     let report = &it.report;
@@ -360,6 +426,7 @@ fn put_report(it: &ReportMessage, out: &mut Vec<u8>) -> Put {
     out.put_u8(u8::from(it.is_leaving));
     put_epoch(report.epoch, out);
     out.put_u64(report.stamp);
+    out.put_u64(report.progress);
     out.put_u64(report.end);
     put_set(&report.processed, out)?;
     put_set(&report.held, out)
@@ -380,6 +447,7 @@ fn get_report(b: &mut Bytes) -> Get<ReportMessage> {
             kind,
             epoch: get_epoch(b)?,
             stamp: get_u64(b)?,
+            progress: get_u64(b)?,
             end: get_u64(b)?,
             processed: get_set(b)?,
             held: get_set(b)?,

@@ -9,14 +9,29 @@ const MESSAGE_KIND: u8 = 0x21;
 const RESENT_KIND: u8 = 0x22;
 
 const IS_REDELIVERY: u8 = 1;
+const HAS_DEPTH: u8 = 1 << 1;
 const HAS_TRACE: u8 = 1 << 3;
 const SEQUENCE_LEN_SHIFT: u8 = 4;
-const FLAGS: u8 = IS_REDELIVERY | HAS_TRACE | 7 << SEQUENCE_LEN_SHIFT;
+const FLAGS: u8 = IS_REDELIVERY | HAS_DEPTH | HAS_TRACE | 7 << SEQUENCE_LEN_SHIFT;
 
-/// The longest header of a message: kind, flags, label, sequence.
-const ROUTED_LEN_MAX: usize = 2 + 4 + 8;
+/// The longest header of a message: kind, flags, label, sequence, depth.
+const ROUTED_LEN_MAX: usize = 2 + 4 + 8 + 1;
 /// And of one that is sent again: group and token.
 const RESENT_LEN_MAX: usize = ROUTED_LEN_MAX + 8;
+
+/// The greatest depth of a message: after so many functions, further ones are not counted.
+pub const MESSAGE_DEPTH_MAX: u8 = 127;
+
+/// What the header of a message has beside its label and its number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MessageMarks {
+    /// Whether another instance may have processed the message.
+    pub is_redelivery: bool,
+    /// Whether a trace precedes the payload.
+    pub has_trace: bool,
+    /// How many functions the message has passed, at most [`MESSAGE_DEPTH_MAX`].
+    pub depth: u8,
+}
 
 /// The header of a message of a flow or route.
 #[derive(Debug, Clone, Copy)]
@@ -29,15 +44,9 @@ impl RoutedHeader {
     /// A header. A message with a trace has it in front of its payload.
     #[inline]
     #[must_use]
-    pub fn new(label: u32, sequence: u64, is_redelivery: bool, has_trace: bool) -> Self {
+    pub fn new(label: u32, sequence: u64, marks: MessageMarks) -> Self {
         let mut bytes = [0; ROUTED_LEN_MAX];
-        let len = put_header(
-            MESSAGE_KIND,
-            label,
-            sequence,
-            flags(is_redelivery, has_trace),
-            &mut bytes,
-        );
+        let len = put_header(MESSAGE_KIND, label, sequence, marks, &mut bytes);
         let len = len as u8;
         Self { bytes, len }
     }
@@ -47,6 +56,13 @@ impl RoutedHeader {
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
+    }
+}
+
+impl AsRef<[u8]> for RoutedHeader {
+    #[inline]
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
     }
 }
 
@@ -60,10 +76,14 @@ pub struct ResentHeader {
 impl ResentHeader {
     /// A header. A message with a trace has it in front of its payload.
     #[must_use]
-    pub fn new(label: u32, sequence: u64, group: GroupId, token: u32, has_trace: bool) -> Self {
+    pub fn new(
+        label: u32,
+        sequence: u64,
+        (group, token): (GroupId, u32),
+        marks: MessageMarks,
+    ) -> Self {
         let mut bytes = [0; RESENT_LEN_MAX];
-        let flags = flags(false, has_trace);
-        let len = put_header(RESENT_KIND, label, sequence, flags, &mut bytes);
+        let len = put_header(RESENT_KIND, label, sequence, marks, &mut bytes);
         bytes[len..len + 4].copy_from_slice(&group.0.to_be_bytes());
         bytes[len + 4..len + 8].copy_from_slice(&token.to_be_bytes());
         Self {
@@ -79,21 +99,31 @@ impl ResentHeader {
     }
 }
 
-const fn flags(is_redelivery: bool, has_trace: bool) -> u8 {
-    let redelivery = if is_redelivery { IS_REDELIVERY } else { 0 };
-    redelivery | if has_trace { HAS_TRACE } else { 0 }
+const fn flags(marks: MessageMarks) -> u8 {
+    let redelivery = if marks.is_redelivery {
+        IS_REDELIVERY
+    } else {
+        0
+    };
+    let depth = if marks.depth > 0 { HAS_DEPTH } else { 0 };
+    redelivery | depth | if marks.has_trace { HAS_TRACE } else { 0 }
 }
 
 /// Writes the fields that both headers have. Returns their length.
 #[inline]
-fn put_header(kind: u8, label: u32, sequence: u64, flags: u8, out: &mut [u8]) -> usize {
+fn put_header(kind: u8, label: u32, sequence: u64, marks: MessageMarks, out: &mut [u8]) -> usize {
+    debug_assert!(marks.depth <= MESSAGE_DEPTH_MAX, "a reader refuses it");
     let leading = (sequence | 1).leading_zeros() as usize / 8;
     let digits = 8 - leading;
     out[0] = kind;
-    out[1] = flags | (digits as u8 - 1) << SEQUENCE_LEN_SHIFT;
+    out[1] = flags(marks) | (digits as u8 - 1) << SEQUENCE_LEN_SHIFT;
     out[2..6].copy_from_slice(&label.to_be_bytes());
     out[6..6 + digits].copy_from_slice(&sequence.to_be_bytes()[leading..]);
-    6 + digits
+    if marks.depth == 0 {
+        return 6 + digits;
+    }
+    out[6 + digits] = marks.depth;
+    7 + digits
 }
 
 /// A message of a flow or route, read in place.
@@ -107,6 +137,8 @@ pub struct RoutedMessage {
     pub is_redelivery: bool,
     /// Whether a trace precedes the payload.
     pub has_trace: bool,
+    /// How many functions it has passed.
+    pub depth: u8,
     /// The group and the request that it was sent again for.
     pub resent: Option<(GroupId, u32)>,
     /// Where the trace or the payload begins.
@@ -128,16 +160,26 @@ impl RoutedMessage {
             return None;
         }
         let number = |number, &digit| number << 8 | u64::from(digit);
+        let mut rest = &rest[len..];
+        let depth = match flags & HAS_DEPTH {
+            0 => 0,
+            _ => {
+                let (&depth, behind) = rest.split_first()?;
+                rest = behind;
+                Some(depth).filter(|it| (1..=MESSAGE_DEPTH_MAX).contains(it))?
+            }
+        };
         let mut message = Self {
             label: u32::from_be_bytes([a, b, c, d]),
             sequence: digits.iter().fold(0, number),
             is_redelivery: flags & IS_REDELIVERY != 0,
             has_trace: flags & HAS_TRACE != 0,
+            depth,
             resent: None,
-            body_at: 6 + len,
+            body_at: bytes.len() - rest.len(),
         };
         if kind == RESENT_KIND {
-            let (group, rest) = rest.get(len..)?.split_first_chunk()?;
+            let (group, rest) = rest.split_first_chunk()?;
             let token = rest.first_chunk()?;
             message.resent = Some((
                 GroupId(u32::from_be_bytes(*group)),

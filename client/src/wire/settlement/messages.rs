@@ -1,16 +1,17 @@
 //! The messages of settlement as values.
 
 use crate::settlement::{
-    AbandonReason, FlowOffer, GroupId, InstanceId, ReceivingReport, RecipientGroup, ResendRequest,
-    RouteEpoch, SequenceSet,
+    AbandonReason, DeclinedRange, FlowOffer, GroupId, InstanceId, ReceivingReport, RecipientGroup,
+    ResendRequest, RouteEpoch, SequenceSet,
 };
 use crate::tag::Tag;
-use crate::wire::NodeKey;
+use crate::wire::{DropPolicy, NodeKey};
 
 /// When a message counts as settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SettlementLevel {
-    /// When the zipper of the source has it. A crash of that zipper may lose it.
+    /// When the zipper of the source has sent it on its way to an instance of each group. What is lost on the
+    /// way, with a zipper or a path, is not sent again.
     Accepted = 1,
     /// When the process of an instance of each group has read it.
     Received = 2,
@@ -81,6 +82,8 @@ pub struct FlowProgress {
     pub attachment: u32,
     /// The recipient sets of messages below are fixed.
     pub routed: u64,
+    /// Messages among them that no group receives.
+    pub declined: Vec<DeclinedRange>,
     /// Messages that groups have.
     pub settled: Vec<(GroupId, SequenceSet)>,
     /// Messages that groups do not receive.
@@ -155,6 +158,21 @@ pub struct InstanceNotice {
     pub redelivers: bool,
 }
 
+/// An instance has stalled: it has held a source back for too long. Its zipper disconnects it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StalledMessage {
+    /// The route to it.
+    pub label: u32,
+    /// The tag of the flow.
+    pub tag: Tag,
+    /// The source that it has held back.
+    pub source: NodeKey,
+    /// How many messages of the flow were assigned to it.
+    pub messages: u64,
+    /// How long it has reported nothing new, in milliseconds.
+    pub millis: u64,
+}
+
 /// A message of settlement without a payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SettlementMessage {
@@ -170,6 +188,8 @@ pub enum SettlementMessage {
         token: u32,
         /// The first message in the log of the source.
         base: u64,
+        /// What was requested below is answered: what did not arrive has been settled.
+        complete_below: u64,
     },
     /// The source has noted an announcement.
     Confirm {
@@ -200,6 +220,13 @@ pub enum SettlementMessage {
     FlowClose {
         /// The flow.
         label: u32,
+    },
+    /// Recipients hold the source back: sent once a second while that lasts.
+    Waiting {
+        /// The flow.
+        label: u32,
+        /// The attachment that it belongs to.
+        attachment: u32,
     },
     /// The recipients of a flow.
     Announce(Announcement),
@@ -237,6 +264,13 @@ pub enum SettlementMessage {
         /// The stamp of the report that it was renewed for.
         stamp: u64,
     },
+    /// An instance has stalled.
+    Stalled(StalledMessage),
+    /// Asks an instance for a report.
+    Ask {
+        /// The route.
+        label: u32,
+    },
     /// An instance reports.
     Report(ReportMessage),
     /// A route has ended: what was sent on it and is not reported did not arrive.
@@ -248,4 +282,7 @@ pub enum SettlementMessage {
     },
     /// A function introduces its process.
     Instance(InstanceNotice),
+    /// A function introduces itself that does not settle, and does not hold sources back: messages for which
+    /// it has no room are dropped.
+    Observer(DropPolicy),
 }

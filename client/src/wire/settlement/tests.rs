@@ -4,10 +4,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::settlement::{
-    AbandonReason, FlowOffer, GroupId, GroupOffer, InstanceId, ReceivingReport, RecipientGroup,
-    ReportKind, ResendRequest, RouteEpoch, SequenceSet,
+    AbandonReason, DeclinedRange, FlowOffer, GroupId, GroupOffer, InstanceId, ReceivingReport,
+    RecipientGroup, ReportKind, ResendRequest, RouteEpoch, SequenceSet,
 };
 use crate::tag::Tag;
+use crate::wire::DropPolicy;
 
 fn group(number: u32) -> RecipientGroup {
     RecipientGroup {
@@ -58,6 +59,7 @@ fn of_the_source() -> Vec<SettlementMessage> {
             group: GroupId(1),
             token: 9,
             base: 4,
+            complete_below: 6,
         },
         SettlementMessage::Confirm {
             label,
@@ -71,6 +73,7 @@ fn of_the_source() -> Vec<SettlementMessage> {
             probe: 3,
         },
         SettlementMessage::FlowClose { label },
+        SettlementMessage::Waiting { label, attachment },
     ]
 }
 
@@ -87,6 +90,10 @@ fn for_the_source() -> Vec<SettlementMessage> {
             label,
             attachment,
             routed: 9,
+            declined: vec![DeclinedRange {
+                reason: AbandonReason::Forbidden,
+                messages: set(),
+            }],
             settled: vec![(GroupId(1), set())],
             abandoned: vec![AbandonedRange {
                 group: GroupId(2),
@@ -139,6 +146,14 @@ fn of_routes() -> Vec<SettlementMessage> {
         SettlementMessage::Unbind { label },
         SettlementMessage::RaiseFloor { label, floor: 9 },
         SettlementMessage::Renew { label, stamp: 10 },
+        SettlementMessage::Stalled(StalledMessage {
+            label,
+            tag: Tag(0x10),
+            source: [7; 32],
+            messages: 3,
+            millis: 10_000,
+        }),
+        SettlementMessage::Ask { label },
         SettlementMessage::Report(ReportMessage {
             label,
             is_leaving: false,
@@ -146,6 +161,7 @@ fn of_routes() -> Vec<SettlementMessage> {
                 epoch,
                 kind: ReportKind::Answer,
                 stamp: 11,
+                progress: 13,
                 end: 12,
                 processed: set(),
                 held: SequenceSet::default(),
@@ -159,6 +175,7 @@ fn of_routes() -> Vec<SettlementMessage> {
             instance: InstanceId(6),
             redelivers: true,
         }),
+        SettlementMessage::Observer(DropPolicy::Newest),
     ]
 }
 
@@ -227,10 +244,12 @@ proptest! {
         shift in 0..64_u32,
         is_redelivery: bool,
         has_trace: bool,
+        depth in 0..=MESSAGE_DEPTH_MAX,
         payload in prop::collection::vec(any::<u8>(), 0..20),
     ) {
         let sequence = sequence >> shift;
-        let header = RoutedHeader::new(label, sequence, is_redelivery, has_trace);
+        let marks = MessageMarks { is_redelivery, has_trace, depth };
+        let header = RoutedHeader::new(label, sequence, marks);
         let bytes = [header.bytes(), &payload].concat();
         let read = RoutedMessage::read(&bytes).expect("it was written");
         let expected = RoutedMessage {
@@ -238,6 +257,7 @@ proptest! {
             sequence,
             is_redelivery,
             has_trace,
+            depth,
             resent: None,
             body_at: header.bytes().len(),
         };
@@ -246,11 +266,11 @@ proptest! {
         let relabelled = [&RoutedMessage::relabelled(&bytes, 77)[..], &bytes[6..]].concat();
         let read = RoutedMessage::read(&relabelled).expect("it was written");
         prop_assert_eq!(read, RoutedMessage { label: 77, ..expected });
-        let header = ResentHeader::new(label, sequence, GroupId(8), 9, has_trace);
+        let header = ResentHeader::new(label, sequence, (GroupId(8), 9), marks);
         let bytes = [header.bytes(), &payload].concat();
         let read = RoutedMessage::read(&bytes).expect("it was written");
         prop_assert_eq!(read.resent, Some((GroupId(8), 9)));
-        prop_assert_eq!((read.label, read.sequence), (label, sequence));
+        prop_assert_eq!((read.label, read.sequence, read.depth), (label, sequence, depth));
         prop_assert_eq!(&bytes[read.body_at..], &payload[..]);
         prop_assert_eq!(RoutedMessage::label_of(&bytes), None);
     }
@@ -273,10 +293,33 @@ fn a_step_is_added_to_the_trace_in_front_of_a_payload() {
     put_trace(&[("a".into(), 1)], &mut body).expect("it is short");
     body.extend_from_slice(b"payload");
     let body = append_trace_step(body.into(), "b", 2).expect("it has a trace");
-    let header = RoutedHeader::new(1, 2, false, true);
+    let marks = MessageMarks {
+        has_trace: true,
+        depth: 3,
+        ..MessageMarks::default()
+    };
+    let header = RoutedHeader::new(1, 2, marks);
     let bytes: Bytes = [header.bytes(), &body].concat().into();
     let read = RoutedMessage::read(&bytes).expect("it was written");
     let (trace, payload) = read.split_body(bytes).expect("it has a trace");
     assert_eq!(trace, Some(vec![("a".into(), 1), ("b".into(), 2)]));
     assert_eq!(&payload[..], b"payload");
+}
+
+#[test]
+fn a_depth_has_one_encoding_and_costs_nothing_at_sources() {
+    let header = |depth| {
+        let marks = MessageMarks {
+            depth,
+            ..MessageMarks::default()
+        };
+        RoutedHeader::new(1, 2, marks).bytes().to_vec()
+    };
+    assert_eq!(header(0), [0x21, 0, 0, 0, 0, 1, 2]);
+    assert_eq!(header(5), [0x21, 2, 0, 0, 0, 1, 2, 5]);
+    // None is written as 0, and none is greater than the greatest one.
+    for depth in [0, MESSAGE_DEPTH_MAX + 1, u8::MAX] {
+        assert_eq!(RoutedMessage::read(&[0x21, 2, 0, 0, 0, 1, 2, depth]), None);
+    }
+    assert_eq!(RoutedMessage::read(&header(5)[..7]), None);
 }

@@ -8,6 +8,7 @@ use selvedge_hub::{EncodedBatch, Incoming, SendError};
 
 use crate::broker::Broker;
 use crate::broker::batch::shared_payload::{self, SharedBatches};
+use crate::broker::outlet::Outlet;
 use crate::broker::plans::ResolvedHop;
 use crate::stats::add;
 use selvedge_client::lanes::DATA;
@@ -39,6 +40,7 @@ pub(super) struct QueuedMessage<'a> {
     pub(super) payload_at: usize,
     /// The number of recipients that may share a copy.
     pub(super) copies: usize,
+    pub(super) when_full: WhenFull,
 }
 
 /// A message with the header for its recipients.
@@ -47,6 +49,7 @@ pub(super) struct OutgoingCopy {
     message: usize,
     payload_at: usize,
     header: Range<usize>,
+    when_full: WhenFull,
     /// Header and payload in one allocation, if several recipients share them.
     whole: Option<Bytes>,
 }
@@ -77,6 +80,18 @@ struct RecipientQueue {
     done: usize,
     /// The index of the recipient whose encoded batches are shared.
     shares_with: Option<usize>,
+    /// Whether the recipient was full, and no other instance takes over: copies that may be dropped are.
+    drops: bool,
+}
+
+/// What becomes of copies for which their recipient has no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WhenFull {
+    /// They wait, and so does everything behind them on the connection of their source.
+    Wait,
+    /// They are dropped and counted: they come from another zipper, and a link does not wait for one of its
+    /// recipients; or they are for functions with a drop policy only.
+    Drop,
 }
 
 /// The data that queues refer to.
@@ -89,7 +104,7 @@ struct CopySource<'a> {
 }
 
 /// Logs that a copy cannot be sent. That its recipient has left is not an error.
-pub(super) fn log_send_error(error: &SendError) {
+pub(in crate::broker) fn log_send_error(error: &SendError) {
     if !matches!(error, SendError::Closed(_)) {
         tracing::error!(%error, "cannot forward a message");
     }
@@ -115,6 +130,7 @@ impl FanOut {
             message: message.message,
             payload_at: message.payload_at,
             header: begin..self.headers.len(),
+            when_full: message.when_full,
             whole: None,
         };
         let payload = &message.bytes[message.payload_at..];
@@ -137,6 +153,7 @@ impl FanOut {
                     copies: Vec::new(),
                     done: 0,
                     shares_with: None,
+                    drops: false,
                 });
                 self.queues.len() - 1
             }),
@@ -149,8 +166,7 @@ impl FanOut {
         };
     }
 
-    /// Sends copies. Ready when every copy has found room; otherwise the task is woken when there may be
-    /// room.
+    /// Sends copies. Ready when none waits for room; otherwise the task is woken when there may be room.
     pub(super) fn deliver(
         &mut self,
         cx: &Context<'_>,
@@ -174,6 +190,10 @@ impl FanOut {
                     continue;
                 }
                 if !broker.is_gone(&queue.to.node) {
+                    if queue.may_drop_next(&self.copies) {
+                        queue.drops = true;
+                        continue;
+                    }
                     polled = Poll::Pending;
                     break;
                 }
@@ -215,20 +235,42 @@ impl FanOut {
 }
 
 impl RecipientQueue {
-    /// Sends as many copies as there is room for.
+    /// Whether the next copy may be dropped.
+    fn may_drop_next(&self, copies: &[OutgoingCopy]) -> bool {
+        let next = self.copies.get(self.done);
+        next.is_some_and(|copy| copies[*copy].when_full == WhenFull::Drop)
+    }
+
+    /// Passes all copies to the outlet of a function that does not hold sources back.
+    fn offer(&mut self, broker: &Broker, outlet: &Outlet, source: CopySource<'_>) {
+        let copies = self.copies[self.done..].iter();
+        let copies =
+            copies.map(|copy| parts(source.headers, &source.copies[*copy], source.incoming));
+        outlet.offer(broker, copies);
+        self.done = self.copies.len();
+    }
+
+    /// Sends as many copies as there is room for. The others are dropped if the queue drops.
     fn push(&mut self, cx: &Context<'_>, broker: &Broker, source: CopySource<'_>) -> Poll<()> {
         if self.done >= self.copies.len() {
+            return Poll::Ready(());
+        }
+        if let Some(outlet) = self.to.outlet.clone() {
+            self.offer(broker, &outlet, source);
             return Poll::Ready(());
         }
         let mut sending = self.to.endpoint.sending();
         let batches = self
             .shares_with
             .map_or(&[][..], |shares_with| &source.batches[shares_with]);
-        let (mut sent, mut unreachable, mut polled) = (0, 0, Poll::Ready(()));
+        let (mut sent, mut unreachable, mut dropped) = (0, 0, 0);
+        let mut polled = Poll::Ready(());
         while let Some(&copy) = self.copies.get(self.done) {
             let begins = |(batch, _): &&(Range<usize>, EncodedBatch)| batch.start == self.done;
             if let Some((places, batch)) = batches.iter().find(begins) {
-                polled = sending.poll_room(cx, DATA, batch.len());
+                if !self.drops || !self.may_drop_next(source.copies) {
+                    polled = sending.poll_room(cx, DATA, batch.len());
+                }
                 if polled.is_pending() {
                     break;
                 }
@@ -237,11 +279,19 @@ impl RecipientQueue {
                     self.done = places.end;
                     continue;
                 }
-                // The batch is longer than the send buffer, or the endpoint is closed.
+                // The batch is longer than the send buffer, some of its copies are to be dropped, or the
+                // endpoint is closed.
             }
             let copy = &source.copies[copy];
             let [header, payload] = parts(source.headers, copy, source.incoming);
-            polled = sending.poll_room(cx, DATA, header.len() + payload.len());
+            let len = header.len() + payload.len();
+            let may_drop = self.drops && copy.when_full == WhenFull::Drop;
+            if may_drop && sending.is_full(DATA, len) {
+                dropped += 1;
+                self.done += 1;
+                continue;
+            }
+            polled = sending.poll_room(cx, DATA, len);
             if polled.is_pending() {
                 break;
             }
@@ -266,6 +316,10 @@ impl RecipientQueue {
         // Under the lock of the send buffer: a copy is counted before its recipient can read it.
         add(passed, sent);
         add(&counters.unreachable, unreachable);
+        if dropped > 0 {
+            add(&counters.no_room, dropped);
+            add(&self.to.dropped, dropped);
+        }
         drop(sending);
         polled
     }

@@ -3,11 +3,14 @@
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use selvedge_client::lanes::BULK;
 use selvedge_client::wire::settlement::{FEATURE_SETTLEMENT, SettlementMessage};
 use selvedge_client::wire::{Rejection, Role};
-use selvedge_hub::Incoming;
+use selvedge_hub::{Incoming, LaneId};
 
 use super::Connection;
+use crate::broker::batch::BatchError;
+use crate::stats::add;
 
 impl Connection {
     /// Whether the peer and this zipper settle.
@@ -39,14 +42,24 @@ impl Connection {
             }
             (
                 Role::Zipper,
-                SettlementMessage::RaiseFloor { label, .. }
+                SettlementMessage::Ask { label }
+                | SettlementMessage::RaiseFloor { label, .. }
                 | SettlementMessage::Renew { label, .. },
             ) => {
                 self.relays.pass_on(label, payload);
                 true
             }
+            (Role::Zipper, SettlementMessage::Stalled(stalled)) => {
+                self.relays.end_stalled(&self.broker, &stalled, payload);
+                true
+            }
             (Role::StreamFunction, SettlementMessage::Instance(notice)) => {
                 self.broker.set_instance(self.node, notice);
+                true
+            }
+            (Role::StreamFunction, SettlementMessage::Observer(policy)) => {
+                let waker = self.waker.clone();
+                self.outlet = self.broker.set_observer(self.node, policy, waker);
                 true
             }
             (
@@ -83,19 +96,47 @@ impl Connection {
         }
     }
 
-    /// Forwards the first unread messages, as far as they belong to flows or routes. Pending if one of them
-    /// waits for room.
-    pub(super) fn forward_settled(&mut self, incoming: &mut Incoming<'_>) -> Poll<()> {
+    /// Forwards the messages of the lane BULK. Pending if one of them waits for room.
+    pub(super) fn forward_bulk(&mut self, incoming: &mut Incoming<'_>) -> Poll<()> {
+        let polled = self.forward_settled(BULK, incoming);
+        if polled.is_pending() {
+            return polled;
+        }
+        let rest = incoming.len(BULK);
+        if rest > 0 {
+            // Behind a rejection, or no message of a flow or route.
+            if !self.is_closed {
+                self.reject(Rejection::Malformed, &BatchError::NotData.to_string());
+            }
+            add(&self.broker.counters.malformed, rest);
+            incoming.drop_first(BULK, rest);
+        }
+        Poll::Ready(())
+    }
+
+    /// Forwards the first unread messages of a lane, as far as they belong to flows or routes. Pending if one of
+    /// them waits for room.
+    pub(super) fn forward_settled(
+        &mut self,
+        lane: LaneId,
+        incoming: &mut Incoming<'_>,
+    ) -> Poll<()> {
         if !self.has_settlement() || self.is_closed {
             return Poll::Ready(());
         }
         if self.role == Some(Role::Zipper) {
-            self.relays.forward(&self.broker, &self.endpoint, incoming);
+            self.relays
+                .forward(&self.broker, &self.endpoint, lane, incoming);
             return Poll::Ready(());
         }
         let cx = Context::from_waker(&self.waker);
         let now = self.broker.settings.clock.now();
-        match self.flows.forward(&self.broker, now, &cx, incoming) {
+        let forwarded = self.flows.forward(&self.broker, (now, lane), &cx, incoming);
+        if let Some(tag) = self.flows.take_forbidden() {
+            self.batch.note_forbidden(tag);
+            self.deny_writes();
+        }
+        match forwarded {
             Ok(polled) => polled,
             Err(error) => {
                 self.reject(Rejection::Malformed, &error.to_string());
@@ -120,8 +161,10 @@ impl Connection {
         }
     }
 
-    /// The peer has restarted, or the connection has ended: what it knew of flows and routes is lost.
+    /// The peer has restarted, or the connection has ended: what it knew of flows and routes is lost, and what
+    /// waits for it.
     pub(super) fn end_settlement(&mut self) {
+        self.end_outlet();
         self.flows.clear();
         self.relays.clear();
         self.routes.end(&self.broker);

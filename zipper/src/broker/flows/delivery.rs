@@ -3,15 +3,16 @@
 //! The messages of a burst that go to the same instances are sent under one lock of each send buffer. What
 //! finds no room is dropped, and requested again later: a full recipient costs others nothing.
 
+use std::num::NonZeroUsize;
 use std::task::Context;
 
 use bytes::Bytes;
-use selvedge_client::lanes::DATA;
-use selvedge_client::wire::settlement::{RoutedHeader, RoutedMessage};
-use selvedge_hub::{EncodedBatch, Incoming, Instant, SendError, Sending};
+use selvedge_client::settlement::AbandonReason;
+use selvedge_client::wire::settlement::{MessageMarks, RoutedHeader, RoutedMessage};
+use selvedge_hub::{EncodedBatch, Incoming, Instant, LaneId, SendError, Sending};
 
 use super::flow::{FlowRoute, FlowState, ROOM_MIN, SharedFlow};
-use super::relay::with_step;
+use super::relay::{COPY_LEN_MAX, with_step};
 use crate::broker::Broker;
 use crate::broker::batch::BatchError;
 use crate::settlement::MemberDelivery;
@@ -20,6 +21,9 @@ use crate::stats::add;
 /// The largest number of messages that are sent under one lock, and their bytes.
 const BURST_MAX: usize = 256;
 const BURST_BYTES_MAX: usize = 256 * 1024;
+
+/// Room for the header of a message.
+const HEADER_ROOM: usize = 32;
 
 /// From so many bytes on, recipients share one encoding of several messages.
 const SHARED_LEN_MIN: usize = 4096;
@@ -33,6 +37,8 @@ pub(super) enum Forwarding {
     Dropped,
     /// They wait for room at a function that does not settle, and stay unread.
     Waiting,
+    /// They were declined: the source may not write them.
+    Forbidden,
 }
 
 impl SharedFlow {
@@ -43,7 +49,7 @@ impl SharedFlow {
         broker: &Broker,
         now: Instant,
         cx: &Context<'_>,
-        first: RoutedMessage,
+        (first, len): (RoutedMessage, usize),
         incoming: &mut Incoming<'_>,
     ) -> Result<Forwarding, BatchError> {
         let mut state = self.lock();
@@ -52,7 +58,9 @@ impl SharedFlow {
             broker,
             now,
             cx,
+            lane: self.lane,
             label: self.label,
+            depth: first.depth,
             forwarding: Forwarding::Done,
         };
         if let Some((group, token)) = first.resent {
@@ -65,15 +73,29 @@ impl SharedFlow {
         if first.sequence != state.machine.expected() {
             return Err(BatchError::OutOfOrder);
         }
+        if state.is_forbidden {
+            let len = burst.decline(state, AbandonReason::Forbidden, incoming);
+            add(&broker.counters.forbidden, len);
+            return Ok(Forwarding::Forbidden);
+        }
+        if first.depth >= broker.settings.function_depth {
+            let len = burst.decline(state, AbandonReason::TooDeep, incoming);
+            add(&broker.counters.too_deep, len);
+            if !std::mem::replace(&mut state.is_cut, true) {
+                broker.report_cut(&self.id);
+            }
+            return Ok(Forwarding::Done);
+        }
         if self.awaits_room(state, first.sequence, cx, incoming) {
             return Ok(Forwarding::Waiting);
         }
         state.deliveries.clear();
         let deliveries = &mut state.deliveries;
         let max = BURST_MAX as u64;
+        let is_long = first.has_trace || len > COPY_LEN_MAX;
+        let is_whole = is_long || state.unsettled.is_some();
         let len = state.machine.live_block(max, |it| deliveries.push(it));
-        let is_plain = !first.has_trace && state.unsettled.is_none();
-        if len == 0 || !is_plain {
+        if len == 0 || is_whole {
             state.deliveries.clear();
             let deliveries = &mut state.deliveries;
             let _is_next = state
@@ -90,16 +112,40 @@ impl SharedFlow {
     }
 }
 
-/// Consecutive messages of a flow, with one set of recipients.
+/// Consecutive messages of a flow, with one set of recipients and one depth.
 struct FlowBurst<'a, 'b> {
     broker: &'a Broker,
     now: Instant,
     cx: &'a Context<'b>,
+    lane: LaneId,
     label: u32,
+    depth: u8,
     forwarding: Forwarding,
 }
 
 impl FlowBurst<'_, '_> {
+    /// Drops the first messages, which go to no function. Returns how many there are.
+    fn decline(
+        &self,
+        state: &mut FlowState,
+        reason: AbandonReason,
+        incoming: &mut Incoming<'_>,
+    ) -> usize {
+        let (first, mut len) = (state.machine.expected(), 0);
+        incoming.take_bytes_while(self.lane, |bytes| {
+            let read = RoutedMessage::read(bytes);
+            let is_next = read.is_some_and(|it| {
+                let is_alike = it.label == self.label && it.depth == self.depth;
+                is_alike && it.sequence == first + len && it.resent.is_none()
+            });
+            len += u64::from(is_next);
+            is_next
+        });
+        add(&self.broker.counters.received, len as usize);
+        state.machine.decline(len, reason);
+        len as usize
+    }
+
     /// Sends the first message to its recipients.
     fn send_one(
         &mut self,
@@ -108,7 +154,7 @@ impl FlowBurst<'_, '_> {
         incoming: &mut Incoming<'_>,
     ) {
         add(&self.broker.counters.received, 1);
-        let Some(message) = incoming.take(DATA) else {
+        let Some(message) = incoming.take(self.lane) else {
             return;
         };
         let body = match first.has_trace {
@@ -127,19 +173,19 @@ impl FlowBurst<'_, '_> {
                 continue;
             };
             let route = &state.routes[at];
-            let header = RoutedHeader::new(
-                route.label,
-                delivery.sequence,
-                delivery.is_redelivery,
-                first.has_trace,
-            );
+            let marks = MessageMarks {
+                is_redelivery: delivery.is_redelivery,
+                has_trace: first.has_trace,
+                depth: first.depth,
+            };
+            let header = RoutedHeader::new(route.label, delivery.sequence, marks);
             let mut sending = route.to.endpoint.sending();
-            let sent = send(&mut sending, header.bytes(), &body);
+            let sent = sending.try_send_message(self.lane, header.bytes(), &body);
             self.count(route, usize::from(sent.is_ok()), usize::from(sent.is_err()));
-            let is_full = self.note_refused(&sending, &sent);
+            let room = self.note_refused(&sending, &sent);
             drop(sending);
             if sent.is_err() {
-                self.refused(state, at, delivery, 1, is_full);
+                self.refused(state, at, delivery, 1, room);
             }
         }
         state.deliveries = deliveries;
@@ -159,9 +205,11 @@ impl FlowBurst<'_, '_> {
         let route = at.map(|at| &state.routes[at]);
         let mut sending = route.map(|it| it.to.endpoint.sending());
         let (mut len, mut bytes_len, mut sent) = (0, 0, 0);
+        let marks = self.marks();
         let mut refused = None;
-        incoming.take_bytes_while(DATA, |bytes| {
-            let is_next = len < max && bytes_len < BURST_BYTES_MAX;
+        incoming.take_bytes_while(self.lane, |bytes| {
+            let is_short = bytes.len() <= COPY_LEN_MAX || route.is_none();
+            let is_next = len < max && bytes_len < BURST_BYTES_MAX && is_short;
             let Some(body_at) = is_next
                 .then(|| self.body_of(bytes, first + len as u64))
                 .flatten()
@@ -169,9 +217,9 @@ impl FlowBurst<'_, '_> {
                 return false;
             };
             if let (Some(sending), Some(route), None) = (&mut sending, route, &refused) {
-                let header = RoutedHeader::new(route.label, first + len as u64, false, false);
+                let header = RoutedHeader::new(route.label, first + len as u64, marks);
                 let parts = [header.bytes(), &bytes[body_at..]];
-                match sending.try_send_parts(DATA, &parts) {
+                match sending.try_send_parts(self.lane, &parts) {
                     Ok(()) => sent += 1,
                     Err(error) => refused = Some(Err(error)),
                 }
@@ -187,9 +235,9 @@ impl FlowBurst<'_, '_> {
             None if state.machine.is_observed() => add(&self.broker.counters.discarded, len),
             None => add(&self.broker.counters.unobserved, len),
         }
-        let is_full = match (&sending, &refused) {
+        let room = match (&sending, &refused) {
             (Some(sending), Some(refused)) => self.note_refused(sending, refused),
-            _ => false,
+            _ => None,
         };
         drop(sending);
         state.machine.advance(len as u64);
@@ -200,7 +248,7 @@ impl FlowBurst<'_, '_> {
                 sequence: first + sent as u64,
                 ..delivery
             };
-            self.refused(state, at, &delivery, (len - sent) as u64, is_full);
+            self.refused(state, at, &delivery, (len - sent) as u64, room);
         }
     }
 
@@ -210,9 +258,19 @@ impl FlowBurst<'_, '_> {
         let read = RoutedMessage::read(bytes)?;
         let is_next = read.label == self.label
             && read.sequence == sequence
+            && read.depth == self.depth
             && read.resent.is_none()
             && !read.has_trace;
         is_next.then_some(read.body_at)
+    }
+
+    /// Of every message of a burst without traces.
+    const fn marks(&self) -> MessageMarks {
+        MessageMarks {
+            is_redelivery: false,
+            has_trace: false,
+            depth: self.depth,
+        }
     }
 
     /// Sends the first messages to each of several recipients.
@@ -227,7 +285,7 @@ impl FlowBurst<'_, '_> {
         let mut bytes_len = 0;
         while bodies.len() < max
             && bytes_len < BURST_BYTES_MAX
-            && let Some(message) = incoming.get(DATA, bodies.len())
+            && let Some(message) = incoming.get(self.lane, bodies.len())
             && let Some(body_at) = self.body_of(&message.payload, first + bodies.len() as u64)
         {
             bytes_len += message.payload.len();
@@ -237,27 +295,31 @@ impl FlowBurst<'_, '_> {
         add(&self.broker.counters.received, len);
         state.machine.advance(len as u64);
         let deliveries = std::mem::take(&mut state.deliveries);
-        let mut shared = SharedEncoding::default();
+        let mut shared = SharedEncoding {
+            marks: self.marks(),
+            ..SharedEncoding::default()
+        };
         for (expected, delivery) in deliveries.iter().enumerate() {
             let Some(at) = state.route_of(delivery, expected) else {
                 continue;
             };
             let route = &state.routes[at];
             let mut sending = route.to.endpoint.sending();
-            let (sent, refused) = shared.send(&mut sending, route.label, first, &bodies);
+            let (sent, refused) =
+                shared.send(&mut sending, (self.lane, route.label), first, &bodies);
             self.count(route, sent, len - sent);
-            let is_full = self.note_refused(&sending, &refused);
+            let room = self.note_refused(&sending, &refused);
             drop(sending);
             if sent < len {
                 let rest = MemberDelivery {
                     sequence: first + sent as u64,
                     ..*delivery
                 };
-                self.refused(state, at, &rest, (len - sent) as u64, is_full);
+                self.refused(state, at, &rest, (len - sent) as u64, room);
             }
         }
         state.deliveries = deliveries;
-        incoming.drop_first(DATA, len);
+        incoming.drop_first(self.lane, len);
     }
 
     fn count(&self, route: &FlowRoute, sent: usize, discarded: usize) {
@@ -271,15 +333,23 @@ impl FlowBurst<'_, '_> {
         }
     }
 
-    /// Whether a message was refused for want of room: then the connection of the source is called again when
-    /// there may be some.
-    fn note_refused(&self, sending: &Sending<'_>, sent: &Result<(), SendError>) -> bool {
-        let is_full = matches!(sent, Err(SendError::Full(_) | SendError::Unreachable(_)));
-        if is_full && sending.poll_room(self.cx, DATA, ROOM_MIN).is_ready() {
+    /// If a message was refused for want of room: how much is awaited. The connection of the source is called
+    /// again when there may be as much.
+    fn note_refused(
+        &self,
+        sending: &Sending<'_>,
+        sent: &Result<(), SendError>,
+    ) -> Option<NonZeroUsize> {
+        let (Err(SendError::Full(payload)) | Err(SendError::Unreachable(payload))) = sent else {
+            return None;
+        };
+        let room =
+            NonZeroUsize::new(payload.len() + HEADER_ROOM).map_or(ROOM_MIN, |it| it.max(ROOM_MIN));
+        if sending.poll_room(self.cx, self.lane, room.get()).is_ready() {
             // There is room since.
             self.cx.waker().wake_by_ref();
         }
-        is_full
+        Some(room)
     }
 
     /// Notifies the machine of messages that were not sent.
@@ -289,7 +359,7 @@ impl FlowBurst<'_, '_> {
         at: usize,
         delivery: &MemberDelivery,
         count: u64,
-        is_full: bool,
+        room: Option<NonZeroUsize>,
     ) {
         let MemberDelivery {
             group,
@@ -298,25 +368,23 @@ impl FlowBurst<'_, '_> {
             sequence,
             ..
         } = *delivery;
-        if is_full {
+        if room.is_some() {
             self.forwarding = Forwarding::Dropped;
-            state.routes[at].is_full = true;
+            state.routes[at].awaits_room = room;
             let messages = sequence..sequence + count;
             state.machine.handle_refused(group, instance, messages);
         } else {
-            state.machine.handle_loss(self.now, group, instance, epoch);
+            let lost = (group, instance);
+            state.machine.handle_loss(self.now, lost, epoch, false);
         }
     }
-}
-
-fn send(sending: &mut Sending<'_>, header: &[u8], body: &Bytes) -> Result<(), SendError> {
-    sending.try_send_parts(DATA, &[header, body])
 }
 
 /// The messages of a burst, encoded once for all recipients with the same label.
 #[derive(Default)]
 struct SharedEncoding {
     label: Option<u32>,
+    marks: MessageMarks,
     /// Each with the number of its messages.
     batches: Vec<(usize, EncodedBatch)>,
 }
@@ -326,22 +394,22 @@ impl SharedEncoding {
     fn send(
         &mut self,
         sending: &mut Sending<'_>,
-        label: u32,
+        (lane, label): (LaneId, u32),
         first: u64,
         bodies: &[Bytes],
     ) -> (usize, Result<(), SendError>) {
         let mut sent = 0;
         if self.is_encoded_for(label, first, bodies) {
             for (count, batch) in &self.batches {
-                if !sending.try_send_batch(DATA, batch) {
+                if !sending.try_send_batch(lane, batch) {
                     break;
                 }
                 sent += count;
             }
         }
         for (at, body) in bodies.iter().enumerate().skip(sent) {
-            let header = RoutedHeader::new(label, first + at as u64, false, false);
-            if let Err(error) = send(sending, header.bytes(), body) {
+            let header = RoutedHeader::new(label, first + at as u64, self.marks);
+            if let Err(error) = sending.try_send_message(lane, header.bytes(), body) {
                 return (at, Err(error));
             }
         }
@@ -359,14 +427,16 @@ impl SharedEncoding {
         }
     }
 
-    /// Encodes messages in batches that fit into one frame each, unless they are too few to be shared.
+    /// Encodes messages in batches that fit into one frame each, unless they are too few to be shared, or too
+    /// long to be copied.
     fn encode(&mut self, label: u32, first: u64, bodies: &[Bytes]) {
-        if bodies.iter().map(Bytes::len).sum::<usize>() < SHARED_LEN_MIN {
+        let len: usize = bodies.iter().map(Bytes::len).sum();
+        if len < SHARED_LEN_MIN || len / bodies.len() > COPY_LEN_MAX {
             return;
         }
         let headers: Vec<_> = (first..)
             .take(bodies.len())
-            .map(|sequence| RoutedHeader::new(label, sequence, false, false))
+            .map(|sequence| RoutedHeader::new(label, sequence, self.marks))
             .collect();
         let (mut from, mut len) = (0, 0);
         let mut end = |range: std::ops::Range<usize>| {

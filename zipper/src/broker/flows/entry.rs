@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use selvedge_client::lanes::DATA;
-use selvedge_client::wire::settlement::{OPEN_FLOWS_MAX, RoutedMessage, SettlementMessage};
+use selvedge_client::tag::Tag;
+use selvedge_client::wire::settlement::{
+    FlowOpening, OPEN_FLOWS_MAX, RoutedMessage, SettlementMessage,
+};
 use selvedge_client::wire::{NodeKey, settlement};
-use selvedge_hub::{Endpoint, Incoming, Instant};
+use selvedge_hub::{Endpoint, Incoming, Instant, LaneId};
 
 use super::delivery::Forwarding;
 use super::flow::SharedFlow;
@@ -40,6 +42,8 @@ pub(in crate::broker) struct EntryFlows {
     version: u64,
     /// Whether something waits for room: the connection is called again then.
     is_blocked: bool,
+    /// A tag that the source has written and may not write, since that was last taken.
+    forbidden: Option<Tag>,
 }
 
 impl EntryFlows {
@@ -53,7 +57,13 @@ impl EntryFlows {
             next_check: None,
             version: 0,
             is_blocked: false,
+            forbidden: None,
         }
+    }
+
+    /// A tag that the source has written without permission, once.
+    pub(in crate::broker) const fn take_forbidden(&mut self) -> Option<Tag> {
+        self.forbidden.take()
     }
 
     pub(in crate::broker) fn is_empty(&self) -> bool {
@@ -87,31 +97,32 @@ impl EntryFlows {
         }
     }
 
-    /// Handles the first unread messages, as far as they belong to flows. Pending if one of them waits for room
-    /// at a function that does not settle.
+    /// Handles the first unread messages of a lane, as far as they belong to flows. Pending if one of them waits for
+    /// room at a function that does not settle.
     pub(in crate::broker) fn forward(
         &mut self,
         broker: &Broker,
-        now: Instant,
+        (now, lane): (Instant, LaneId),
         cx: &Context<'_>,
         incoming: &mut Incoming<'_>,
     ) -> Result<Poll<()>, BatchError> {
         loop {
             let mut first = None;
-            incoming.take_bytes_while(DATA, |bytes| {
-                first = settlement::is_settlement(bytes).then(|| RoutedMessage::read(bytes));
+            incoming.take_bytes_while(lane, |bytes| {
+                let read = || RoutedMessage::read(bytes).map(|read| (read, bytes.len()));
+                first = settlement::is_settlement(bytes).then(read);
                 false
             });
             let Some(first) = first else {
                 return Ok(Poll::Ready(()));
             };
             let Some(message) = first else {
-                self.handle_data_control(broker, now, incoming)?;
+                self.handle_data_control(broker, (now, lane), incoming)?;
                 continue;
             };
-            let Some(flow) = self.flows.get(&message.label) else {
+            let Some(flow) = self.on_lane(message.0.label, lane) else {
                 // It was sent to the former process of this zipper, or its flow was closed.
-                incoming.drop_first(DATA, 1);
+                incoming.drop_first(lane, 1);
                 add(&broker.counters.received, 1);
                 add(&broker.counters.discarded, 1);
                 continue;
@@ -120,6 +131,7 @@ impl EntryFlows {
                 Forwarding::Done => {}
                 Forwarding::Dropped => self.is_blocked = true,
                 Forwarding::Waiting => return Ok(Poll::Pending),
+                Forwarding::Forbidden => self.forbidden = Some(flow.id.tag),
             }
         }
     }
@@ -128,10 +140,10 @@ impl EntryFlows {
     fn handle_data_control(
         &mut self,
         broker: &Broker,
-        now: Instant,
+        (now, lane): (Instant, LaneId),
         incoming: &mut Incoming<'_>,
     ) -> Result<(), BatchError> {
-        let Some(message) = incoming.take(DATA) else {
+        let Some(message) = incoming.take(lane) else {
             return Ok(());
         };
         let len = message.payload.len();
@@ -139,30 +151,11 @@ impl EntryFlows {
             return Err(BatchError::TooManyFlows);
         }
         match SettlementMessage::decode(message.payload)? {
-            SettlementMessage::FlowOpen(opening) => {
-                if opening.tag.is_reserved() {
-                    return Err(BatchError::Reserved);
+            SettlementMessage::FlowOpen(opening) => self.open(broker, (now, lane), (opening, len)),
+            SettlementMessage::FlowClose { label } => {
+                if self.on_lane(label, lane).is_some() {
+                    self.close(label);
                 }
-                let label = opening.label;
-                // The same flow may have been opened under another label: for the former process of this
-                // zipper, whose unsent messages came to this one.
-                let mut known = self.flows.iter();
-                let former = known.find(|(known, flow)| **known == label || flow.is_of(&opening));
-                if let Some((&former, _)) = former
-                    && let Some(former) = self.flows.remove(&former)
-                {
-                    former.close();
-                }
-                let lens = self.flows.values().map(|flow| flow.opening_len);
-                if self.flows.len() >= OPEN_FLOWS_MAX
-                    || len + lens.sum::<usize>() > OPENINGS_LEN_MAX
-                {
-                    return Err(BatchError::TooManyFlows);
-                }
-                let source = (self.source, self.endpoint.clone());
-                self.concerns.insert_tag(opening.tag);
-                let flow = SharedFlow::open(broker, now, source, &self.wants_turn, (opening, len))?;
-                self.flows.insert(label, flow);
                 Ok(())
             }
             SettlementMessage::ResendEnd {
@@ -170,13 +163,59 @@ impl EntryFlows {
                 group,
                 token,
                 base,
+                complete_below,
             } => {
-                if let Some(flow) = self.flows.get(&label) {
-                    flow.handle_resend_end(group, token, base);
+                if let Some(flow) = self.on_lane(label, lane) {
+                    flow.handle_resend_end(group, token, base, complete_below);
                 }
                 Ok(())
             }
             _ => Err(BatchError::NotData),
+        }
+    }
+
+    /// Handles an opening, and its length.
+    fn open(
+        &mut self,
+        broker: &Broker,
+        (now, lane): (Instant, LaneId),
+        (opening, len): (FlowOpening, usize),
+    ) -> Result<(), BatchError> {
+        if opening.tag.is_reserved() {
+            return Err(BatchError::Reserved);
+        }
+        let label = opening.label;
+        // The same flow may have been opened under another label: on the other lane, or for the former process
+        // of this zipper, whose unsent messages came to this one.
+        let mut known = self.flows.iter();
+        let former = known.find(|(_, flow)| flow.is_of(&opening));
+        if let Some((&former, flow)) = former {
+            if flow.attachment > opening.offer.attachment {
+                // The lanes have no common order: the source has attached the flow anew since.
+                return Ok(());
+            }
+            self.close(former);
+        }
+        self.close(label);
+        let lens = self.flows.values().map(|flow| flow.opening_len);
+        if self.flows.len() >= OPEN_FLOWS_MAX || len + lens.sum::<usize>() > OPENINGS_LEN_MAX {
+            return Err(BatchError::TooManyFlows);
+        }
+        let source = (self.source, self.endpoint.clone(), lane);
+        self.concerns.insert_tag(opening.tag);
+        let flow = SharedFlow::open(broker, now, source, &self.wants_turn, (opening, len))?;
+        self.flows.insert(label, flow);
+        Ok(())
+    }
+
+    /// The flow with that label, if it was opened on that lane. Otherwise the message was for a former process.
+    fn on_lane(&self, label: u32, lane: LaneId) -> Option<&Arc<SharedFlow>> {
+        self.flows.get(&label).filter(|flow| flow.lane == lane)
+    }
+
+    fn close(&mut self, label: u32) {
+        if let Some(flow) = self.flows.remove(&label) {
+            flow.close();
         }
     }
 
@@ -190,11 +229,10 @@ impl EntryFlows {
         let label = match *message {
             SettlementMessage::Confirm { label, .. }
             | SettlementMessage::Base { label, .. }
-            | SettlementMessage::Alive { label, .. } => label,
+            | SettlementMessage::Alive { label, .. }
+            | SettlementMessage::Waiting { label, .. } => label,
             SettlementMessage::FlowClose { label } => {
-                if let Some(flow) = self.flows.remove(&label) {
-                    flow.close();
-                }
+                self.close(label);
                 return true;
             }
             _ => return false,

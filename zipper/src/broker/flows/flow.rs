@@ -1,31 +1,33 @@
 //! One flow at the zipper of its source: carries what its [`EntryFlow`] decides.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::task::{Context, Poll};
 
-use selvedge_client::lanes::{DATA, HOPS_MAX};
+use selvedge_client::lanes::HOPS_MAX;
 use selvedge_client::settlement::{GroupId, InstanceId, RouteEpoch};
 use selvedge_client::wire::NodeKey;
 use selvedge_client::wire::settlement::{
     FlowId, FlowOpening, ReportMessage, RouteBinding, RouteLossReason, SettlementLevel,
     SettlementMessage,
 };
-use selvedge_hub::{Endpoint, Instant};
+use selvedge_hub::{Endpoint, Instant, LaneId};
 
 use super::labels::{self, RouteOwner};
 use super::recipients::FoundInstance;
 use super::source_control;
 use crate::broker::batch::BatchError;
 use crate::broker::plans::{ResolvedHop, ResolvedPlan};
+use crate::broker::slow::SlowConsumers;
 use crate::broker::{Broker, lock};
 use crate::settlement::{
     EntryFlow, EntrySettings, InstanceOutput, InstanceOutputKind, MemberDelivery,
 };
 
 /// With room for so many bytes at an instance that had none, messages are requested for it again.
-pub(super) const ROOM_MIN: usize = 256 * 1024;
+pub(super) const ROOM_MIN: NonZeroUsize = NonZeroUsize::new(256 * 1024).unwrap();
 
 /// One flow of a source. The connection of the source forwards its messages; those of instances and
 /// neighbours bring reports.
@@ -34,6 +36,8 @@ pub(in crate::broker) struct SharedFlow {
     pub(super) source: Endpoint,
     /// Set before the connection of the source is resumed: the flow has something for the source.
     pub(super) wants_turn: Arc<AtomicBool>,
+    /// The lane of its messages, here and on all routes.
+    pub(super) lane: LaneId,
     /// On the connection of the source.
     pub(super) label: u32,
     pub(super) id: FlowId,
@@ -43,6 +47,7 @@ pub(in crate::broker) struct SharedFlow {
     pub(super) opening_len: usize,
     /// A former zipper of the source may have forwarded the messages below.
     pub(super) sent_before: u64,
+    pub(super) slow: Arc<SlowConsumers>,
     own: Weak<Self>,
     state: Mutex<FlowState>,
 }
@@ -52,18 +57,22 @@ pub(in crate::broker) struct SharedFlow {
 pub(super) struct FlowState {
     pub(super) machine: EntryFlow,
     /// The known instances.
-    instances: Vec<FoundInstance>,
+    pub(super) instances: Vec<FoundInstance>,
     /// The routes to instances that are bound.
     pub(super) routes: Vec<FlowRoute>,
-    /// The version of the tag for which the groups were looked up.
-    version: Option<u64>,
+    /// The versions of the tag and of the source for which the groups were looked up.
+    version: Option<(u64, u64)>,
     /// The functions that do not settle.
     pub(super) unsettled: Option<Arc<ResolvedPlan>>,
+    /// Whether the source may not write the tag.
+    pub(super) is_forbidden: bool,
+    /// Whether messages were dropped that had passed too many functions.
+    pub(super) is_cut: bool,
     /// Selects among them.
     pub(super) random: fastrand::Rng,
     /// The label of the first route on each connection: equal headers are encoded once. And these
     /// connections.
-    common_label: u32,
+    pub(super) common_label: u32,
     labelled: BTreeSet<u64>,
     /// The recipient sets of messages below are fixed, as the source knows.
     pub(super) routed: u64,
@@ -71,6 +80,9 @@ pub(super) struct FlowState {
     pub(super) held_output: Option<SettlementMessage>,
     /// For the recipients of the present messages.
     pub(super) deliveries: Vec<MemberDelivery>,
+    /// Whether consumers hold it back, and when they are looked for next.
+    pub(super) is_held: bool,
+    pub(super) look_at: Instant,
     is_closed: bool,
 }
 
@@ -82,16 +94,16 @@ pub(super) struct FlowRoute {
     pub(super) epoch: RouteEpoch,
     pub(super) label: u32,
     pub(super) to: ResolvedHop,
-    /// Whether a message found no room.
-    pub(super) is_full: bool,
+    /// If a message found no room: how much it needs.
+    pub(super) awaits_room: Option<NonZeroUsize>,
 }
 
 impl SharedFlow {
-    /// A source attaches a flow.
+    /// A source attaches a flow on a lane.
     pub(super) fn open(
         broker: &Broker,
         now: Instant,
-        (source, endpoint): (NodeKey, Endpoint),
+        (source, endpoint, lane): (NodeKey, Endpoint, LaneId),
         wants_turn: &Arc<AtomicBool>,
         (opening, opening_len): (FlowOpening, usize),
     ) -> Result<Arc<Self>, BatchError> {
@@ -104,7 +116,15 @@ impl SharedFlow {
             offer,
         } = opening;
         let (attachment, sent_before) = (offer.attachment, offer.sent_max);
-        let machine = EntryFlow::new(now, EntrySettings::default(), offer)?;
+        let settings = EntrySettings {
+            stalled_max: broker.settings.stalled_max,
+            ..EntrySettings::default()
+        };
+        let machine = EntryFlow::new(now, settings, offer)?;
+        let machine = match level {
+            SettlementLevel::Accepted => machine.settling_when_routed(),
+            SettlementLevel::Received | SettlementLevel::Processed => machine,
+        };
         let id = FlowId {
             source,
             process,
@@ -114,12 +134,14 @@ impl SharedFlow {
         let flow = Arc::new_cyclic(|own| Self {
             source: endpoint,
             wants_turn: Arc::clone(wants_turn),
+            lane,
             label,
             id,
             level,
             attachment,
             opening_len,
             sent_before,
+            slow: Arc::clone(&broker.slow),
             own: Weak::clone(own),
             state: Mutex::new(FlowState {
                 machine,
@@ -127,12 +149,16 @@ impl SharedFlow {
                 routes: Vec::new(),
                 version: None,
                 unsettled: None,
+                is_forbidden: false,
+                is_cut: false,
                 random: broker.fork_random(),
                 common_label: broker.next_label(),
                 labelled: BTreeSet::new(),
                 routed: 0,
                 held_output: None,
                 deliveries: Vec::new(),
+                is_held: false,
+                look_at: now,
                 is_closed: false,
             }),
         });
@@ -155,17 +181,21 @@ impl SharedFlow {
         lock(&self.state)
     }
 
-    /// Looks up the groups and the ways to their instances, if they may have changed.
+    /// Looks up the groups, the ways to their instances and the permission of the source, if they may have changed.
     pub(super) fn refresh(&self, broker: &Broker, now: Instant) {
         let mut state = self.lock();
         // Before the lookup: a change during it is noticed next time.
-        let version = broker.tag_version(self.id.tag);
+        let of_source = broker.node_version(&self.id.source);
+        let version = (broker.tag_version(self.id.tag), of_source);
         if state.version == Some(version) || state.is_closed {
             return;
         }
         state.version = Some(version);
         let found = broker.flow_recipients(&self.id);
-        state.machine.set_groups(now, &found.groups);
+        match found.is_forbidden {
+            true => state.machine.forbid(now),
+            false => state.machine.set_groups(now, &found.groups),
+        }
         if let Some(unsettled) = &found.unsettled {
             let listed: BTreeSet<_> = found.groups.iter().flat_map(|it| &it.members).collect();
             let names = unsettled.plan.names();
@@ -174,6 +204,7 @@ impl SharedFlow {
                 .close_groups(names, |instance| listed.contains(&instance));
         }
         state.unsettled = found.unsettled;
+        state.is_forbidden = found.is_forbidden;
         state.update_instances(now, found.instances);
         self.drain(&mut state, broker, now);
     }
@@ -192,8 +223,9 @@ impl SharedFlow {
         }
         let mut polled = Poll::Ready(());
         if may_have_room {
-            polled = state.use_room(cx);
+            polled = state.use_room(self.lane, cx);
         }
+        self.look_for_slow(&mut state, broker, now);
         if state.machine.poll_timeout().is_some_and(|at| at <= now) {
             state.machine.handle_timeout(now);
         }
@@ -223,6 +255,9 @@ impl SharedFlow {
             SettlementMessage::Alive {
                 attachment, probe, ..
             } if is_current(attachment) => state.machine.handle_alive(probe),
+            SettlementMessage::Waiting { attachment, .. } if is_current(attachment) => {
+                state.machine.handle_waiting(now);
+            }
             _ => {}
         }
         self.drain(&mut state, broker, now);
@@ -231,9 +266,16 @@ impl SharedFlow {
     }
 
     /// The answer to a request is complete.
-    pub(super) fn handle_resend_end(&self, group: GroupId, token: u32, base: u64) {
+    pub(super) fn handle_resend_end(
+        &self,
+        group: GroupId,
+        token: u32,
+        base: u64,
+        complete_below: u64,
+    ) {
         let mut state = self.lock();
-        state.machine.handle_resend_end(group, token, base);
+        let machine = &mut state.machine;
+        machine.handle_resend_end(group, token, base, complete_below);
         let _polled = source_control::send(self, &mut state, None);
     }
 
@@ -251,7 +293,7 @@ impl SharedFlow {
         let now = broker.settings.clock.now();
         state
             .machine
-            .handle_report(group, instance, &message.report);
+            .handle_report(now, group, instance, &message.report);
         if message.is_leaving {
             state.machine.handle_leave(now, instance);
         }
@@ -279,7 +321,11 @@ impl SharedFlow {
             "a route has ended"
         );
         let now = broker.settings.clock.now();
-        state.machine.handle_loss(now, group, instance, lost.epoch);
+        let lacks_room = reason == RouteLossReason::NoRoom;
+        let member = (group, instance);
+        state
+            .machine
+            .handle_loss(now, member, lost.epoch, lacks_room);
         self.drain(&mut state, broker, now);
         let _polled = source_control::send(self, &mut state, None);
     }
@@ -288,6 +334,9 @@ impl SharedFlow {
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.is_closed = true;
+        if state.is_held {
+            self.slow.remove(state.common_label);
+        }
         state.routes.drain(..).for_each(|route| route.end());
     }
 
@@ -303,7 +352,8 @@ impl SharedFlow {
             match kind {
                 InstanceOutputKind::Bind => {
                     if !self.bind(state, broker, output) {
-                        state.machine.handle_loss(now, group, instance, epoch);
+                        let member = (group, instance);
+                        state.machine.handle_loss(now, member, epoch, false);
                     }
                 }
                 InstanceOutputKind::Unbind => {
@@ -312,9 +362,15 @@ impl SharedFlow {
                         state.routes.swap_remove(at).end();
                     }
                 }
+                InstanceOutputKind::Ask => {
+                    state.notify(epoch, |label| SettlementMessage::Ask { label });
+                }
                 InstanceOutputKind::RaiseFloor(floor) => state.notify(epoch, |label| {
                     SettlementMessage::RaiseFloor { label, floor }
                 }),
+                InstanceOutputKind::Stalled(notice) => {
+                    self.end_stalled(state, broker, epoch, notice);
+                }
                 InstanceOutputKind::Renew(stamp) => {
                     state.notify(epoch, |label| SettlementMessage::Renew { label, stamp });
                 }
@@ -354,7 +410,7 @@ impl SharedFlow {
             epoch,
             label,
             to: found.to.clone(),
-            is_full: false,
+            awaits_room: None,
         };
         let binding = SettlementMessage::Bind(RouteBinding {
             label,
@@ -398,16 +454,19 @@ impl FlowState {
     }
 
     /// Looks for room where there was none.
-    fn use_room(&mut self, cx: &Context<'_>) -> Poll<()> {
+    fn use_room(&mut self, lane: LaneId, cx: &Context<'_>) -> Poll<()> {
         let mut polled = Poll::Ready(());
-        for route in self.routes.iter_mut().filter(|it| it.is_full) {
+        for route in &mut self.routes {
+            let Some(room) = route.awaits_room else {
+                continue;
+            };
             let sending = route.to.endpoint.sending();
-            if sending.poll_room(cx, DATA, ROOM_MIN).is_pending() {
+            if sending.poll_room(cx, lane, room.get()).is_pending() {
                 polled = Poll::Pending;
                 continue;
             }
-            route.is_full = false;
-            let room = ROOM_MIN as u64;
+            route.awaits_room = None;
+            let room = ROOM_MIN.get() as u64;
             self.machine.handle_room(route.group, route.instance, room);
         }
         polled

@@ -6,7 +6,8 @@
 //! | relay, home: a route passes through it | [`relay`] | a [`RelayTable`] for each neighbour |
 //! | any: it sends on routes | [`labels`] | [`PeerRoutes`] for each peer: the owner of each route |
 //!
-//! Messages never wait here. What has no room is dropped: by the entry zipper, which requests it again when
+//! The messages of a flow leave on the lane on which they have arrived: those of flows with long messages do not
+//! hold back the others. Messages never wait here. What has no room is dropped: by the entry zipper, which requests it again when
 //! there is room, or by a relay, which ends the route.
 
 mod delivery;
@@ -15,6 +16,7 @@ mod flow;
 mod labels;
 mod recipients;
 mod relay;
+mod slow;
 mod source_control;
 mod unsettled;
 

@@ -30,27 +30,30 @@ pub(super) struct FlowRecipients {
     pub(super) instances: Vec<FoundInstance>,
     /// The functions that do not settle, if there are any.
     pub(super) unsettled: Option<Arc<ResolvedPlan>>,
+    /// Whether the source may not write the tag.
+    pub(super) is_forbidden: bool,
 }
 
 impl Broker {
-    /// The recipients of a flow: none if its source may not write the tag.
+    /// The recipients of a flow. If its source may not write the tag, there are no groups, and the instances are
+    /// those that may have messages from before.
     pub(super) fn flow_recipients(&self, flow: &FlowId) -> FlowRecipients {
         let (tag, target) = (flow.tag, flow.target.as_deref());
         let access = self.access_of(&flow.source).unwrap_or_default();
-        if !access.permissions.write.contains(tag) {
-            return FlowRecipients::default();
-        }
+        let is_forbidden = !access.permissions.write.contains(tag);
+        let mut state = self.lock();
         let BrokerState {
             router,
             known,
             unmatched_tags,
             ..
-        } = &mut *self.lock();
+        } = &mut *state;
         let groups = router.settled_groups(tag, target, &flow.source);
-        let plan = router.unsettled_plan(tag, target);
-        let is_observed = !groups.is_empty() || !plan.next_hops().is_empty();
-        unmatched_tags.note(tag, target, is_observed);
-        let mut found = FlowRecipients::default();
+        let mut found = FlowRecipients {
+            is_forbidden,
+            ..FlowRecipients::default()
+        };
+        let has_groups = !groups.is_empty();
         let mut seen = BTreeSet::new();
         for group in groups {
             for member in group.members.iter().chain(&group.others) {
@@ -65,18 +68,29 @@ impl Broker {
                     });
                 }
             }
-            add_specs(group, &mut found.groups);
+            if !is_forbidden {
+                add_specs(&group, &mut found.groups);
+            }
         }
+        if is_forbidden {
+            return found;
+        }
+        let plan = router.unsettled_plan(tag, target);
+        let is_observed = has_groups || !plan.next_hops().is_empty();
+        unmatched_tags.note(tag, target, is_observed);
         if !plan.next_hops().is_empty() {
             let plan = ResolvedPlan::new(plan, |next_hop| resolve(known, next_hop));
             found.unsettled = Some(plan.into());
         }
+        let groups = found.groups.iter().map(|group| &*group.name);
+        let unsettled = found.unsettled.iter().flat_map(|it| it.plan.names());
+        state.note_writer(flow.source, tag, groups.chain(unsettled));
         found
     }
 }
 
 /// By [`Policy::All`], each instance is a group of its own.
-fn add_specs(group: SettledGroup, specs: &mut Vec<GroupSpec>) {
+fn add_specs(group: &SettledGroup, specs: &mut Vec<GroupSpec>) {
     let spec = |only: Option<InstanceId>, members: Vec<InstanceId>| GroupSpec {
         name: group.name.to_string(),
         only,

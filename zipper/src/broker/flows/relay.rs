@@ -6,11 +6,11 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use selvedge_client::lanes::DATA;
 use selvedge_client::wire::settlement::{
-    RouteBinding, RouteLossReason, RoutedMessage, SettlementMessage, append_trace_step,
+    RouteBinding, RouteLossReason, RoutedMessage, SettlementMessage, StalledMessage,
+    append_trace_step,
 };
-use selvedge_hub::{Endpoint, Incoming, Sending};
+use selvedge_hub::{Endpoint, Incoming, LaneId, Sending};
 
 use super::labels::{self, RouteOwner};
 use crate::broker::Broker;
@@ -22,6 +22,10 @@ const ROUTES_MAX: usize = 65_536;
 
 /// Consecutive messages of one route, sent under one lock.
 const BURST_MAX: usize = 256;
+
+/// Longer messages are not copied. Shorter ones are: a reference to one of them could retain the whole piece
+/// of memory that it was received in.
+pub(super) const COPY_LEN_MAX: usize = 16 << 10;
 
 /// The part of a message that is replaced: kind, flags and label.
 const LABEL_END: usize = 6;
@@ -117,28 +121,43 @@ impl RelayTable {
         self.0.drain().for_each(|(_, route)| route.end());
     }
 
-    /// Passes on a control message for the instance of a route.
+    /// Passes on a control message for the instance of a route. An instance does not answer on a route that has lost
+    /// messages: so its entry zipper learns of the loss, even if there was no room to report it.
     pub(in crate::broker) fn pass_on(&self, label: u32, bytes: &[u8]) {
-        if let Some(route) = self.0.get(&label)
+        if let Some(route) = self.0.get(&label).filter(|route| !route.is_lost)
             && let Some(bytes) = labels::relabelled(bytes, route.label)
         {
             labels::send_bytes(&route.to.endpoint, bytes);
         }
     }
 
-    /// Forwards the first unread messages, as far as they belong to routes.
+    /// The instance of a route has stalled: a function of this zipper is disconnected.
+    pub(in crate::broker) fn end_stalled(
+        &self,
+        broker: &Broker,
+        stalled: &StalledMessage,
+        bytes: &[u8],
+    ) {
+        match self.0.get(&stalled.label) {
+            Some(route) if route.to.is_local => broker.end_stalled(&route.to, stalled),
+            _ => self.pass_on(stalled.label, bytes),
+        }
+    }
+
+    /// Forwards the first unread messages of a lane, as far as they belong to routes, on the same lane.
     pub(in crate::broker) fn forward(
         &mut self,
         broker: &Broker,
         from: &Endpoint,
+        lane: LaneId,
         incoming: &mut Incoming<'_>,
     ) {
-        while let Some(label) = next_label(incoming) {
+        while let Some(label) = next_label(lane, incoming) {
             let Some(route) = self.0.get_mut(&label).filter(|route| !route.is_lost) else {
-                discard(broker, label, incoming);
+                discard(broker, (lane, label), incoming);
                 continue;
             };
-            let was_sent = route.forward(broker, label, incoming);
+            let was_sent = route.forward(broker, (lane, label), incoming);
             if !was_sent {
                 route.is_lost = true;
                 let reason = RouteLossReason::NoRoom;
@@ -154,9 +173,9 @@ impl Drop for RelayTable {
     }
 }
 
-fn next_label(incoming: &mut Incoming<'_>) -> Option<u32> {
+fn next_label(lane: LaneId, incoming: &mut Incoming<'_>) -> Option<u32> {
     let mut label = None;
-    incoming.take_bytes_while(DATA, |bytes| {
+    incoming.take_bytes_while(lane, |bytes| {
         label = RoutedMessage::label_of(bytes);
         false
     });
@@ -164,9 +183,9 @@ fn next_label(incoming: &mut Incoming<'_>) -> Option<u32> {
 }
 
 /// Drops the first messages of a route that is lost or unknown.
-fn discard(broker: &Broker, label: u32, incoming: &mut Incoming<'_>) {
+fn discard(broker: &Broker, (lane, label): (LaneId, u32), incoming: &mut Incoming<'_>) {
     let mut count = 0;
-    incoming.take_bytes_while(DATA, |bytes| {
+    incoming.take_bytes_while(lane, |bytes| {
         let is_of_route = RoutedMessage::label_of(bytes) == Some(label);
         count += usize::from(is_of_route);
         is_of_route
@@ -177,25 +196,35 @@ fn discard(broker: &Broker, label: u32, incoming: &mut Incoming<'_>) {
 
 impl RelayRoute {
     /// Forwards the first messages, which belong to the route. Returns false if one of them was lost.
-    fn forward(&self, broker: &Broker, label: u32, incoming: &mut Incoming<'_>) -> bool {
+    fn forward(
+        &self,
+        broker: &Broker,
+        (lane, label): (LaneId, u32),
+        incoming: &mut Incoming<'_>,
+    ) -> bool {
         let mut burst = RelayBurst {
+            lane,
             label: self.label,
             sending: self.to.endpoint.sending(),
             len: 0,
             sent: 0,
-            is_traced: false,
+            is_next_whole: false,
         };
         let mut is_sent = true;
-        incoming.take_bytes_while(DATA, |bytes| {
-            let is_next = RoutedMessage::label_of(bytes) == Some(label) && burst.len < BURST_MAX;
-            is_next && is_sent && {
-                let taken = burst.offer(bytes);
-                is_sent = taken != Some(false);
-                taken.is_some()
+        loop {
+            incoming.take_bytes_while(lane, |bytes| {
+                let is_next =
+                    RoutedMessage::label_of(bytes) == Some(label) && burst.len < BURST_MAX;
+                is_next && is_sent && {
+                    let taken = burst.offer(bytes);
+                    is_sent = taken != Some(false);
+                    taken.is_some()
+                }
+            });
+            if !is_sent || !std::mem::take(&mut burst.is_next_whole) {
+                break;
             }
-        });
-        if burst.is_traced && is_sent {
-            is_sent = burst.offer_traced(broker, incoming);
+            is_sent = burst.offer_whole(broker, incoming);
         }
         let counters = &broker.counters;
         add(&counters.relayed, burst.len);
@@ -220,20 +249,21 @@ impl RelayRoute {
 
 /// Consecutive messages of one route.
 struct RelayBurst<'a> {
+    lane: LaneId,
     label: u32,
     sending: Sending<'a>,
     len: usize,
     sent: usize,
-    /// Whether the next message has a trace.
-    is_traced: bool,
+    /// Whether the next message is to be taken as a whole: it has a trace, or is long.
+    is_next_whole: bool,
 }
 
 impl RelayBurst<'_> {
     /// Sends a message. Returns whether it was sent; `None` if it must be taken in another way.
     #[inline]
     fn offer(&mut self, bytes: &[u8]) -> Option<bool> {
-        if RoutedMessage::has_trace_in(bytes) {
-            self.is_traced = true;
+        if RoutedMessage::has_trace_in(bytes) || bytes.len() > COPY_LEN_MAX {
+            self.is_next_whole = true;
             return None;
         }
         let head = RoutedMessage::relabelled(bytes, self.label);
@@ -242,27 +272,32 @@ impl RelayBurst<'_> {
 
     fn send(&mut self, head: &[u8], rest: &[u8]) -> bool {
         self.len += 1;
-        let sent = self.sending.try_send_parts(DATA, &[head, rest]);
+        let sent = self.sending.try_send_parts(self.lane, &[head, rest]);
         self.sent += usize::from(sent.is_ok());
         sent.is_ok()
     }
 
-    /// Adds a step to the trace of the first message, and sends it.
-    fn offer_traced(&mut self, broker: &Broker, incoming: &mut Incoming<'_>) -> bool {
-        let Some(message) = incoming.take(DATA) else {
+    /// Sends the first message. Adds a step to its trace, if it has one.
+    fn offer_whole(&mut self, broker: &Broker, incoming: &mut Incoming<'_>) -> bool {
+        let Some(message) = incoming.take(self.lane) else {
             return true;
         };
-        let Some((head, body)) = with_step(broker, &message.payload) else {
-            self.len += 1;
-            return false;
+        self.len += 1;
+        let bytes = message.payload;
+        let (mut head, body) = if RoutedMessage::has_trace_in(&bytes) {
+            let Some((head, body)) = with_step(broker, &bytes) else {
+                return false;
+            };
+            (head.to_vec(), body)
+        } else {
+            let (head, body) = bytes.split_at(LABEL_END.min(bytes.len()));
+            (head.to_vec(), bytes.slice_ref(body))
         };
-        let [kind, flags, ..] = head[..] else {
-            return false;
-        };
-        let [a, b, c, d] = self.label.to_be_bytes();
-        let mut head = head.to_vec();
-        head[..LABEL_END].copy_from_slice(&[kind, flags, a, b, c, d]);
-        self.send(&head, &body)
+        let label = RoutedMessage::relabelled(&head, self.label);
+        head[..LABEL_END].copy_from_slice(&label);
+        let sent = self.sending.try_send_message(self.lane, &head, &body);
+        self.sent += usize::from(sent.is_ok());
+        sent.is_ok()
     }
 }
 

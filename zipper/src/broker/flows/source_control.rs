@@ -51,6 +51,7 @@ fn next_message(flow: &SharedFlow, state: &mut FlowState) -> Option<SettlementMe
         label,
         attachment,
         routed: state.routed,
+        declined: Vec::new(),
         settled: Vec::new(),
         abandoned: Vec::new(),
     };
@@ -59,9 +60,10 @@ fn next_message(flow: &SharedFlow, state: &mut FlowState) -> Option<SettlementMe
         && let Some(output) = state.machine.poll_source_output()
     {
         match output {
-            SourceOutput::Routed(routed) => {
+            SourceOutput::Routed { routed, declined } => {
                 state.routed = routed;
                 progress.routed = routed;
+                progress.declined.extend(declined);
             }
             SourceOutput::Settled { group, messages } => progress.settled.push((group, messages)),
             SourceOutput::Abandoned {

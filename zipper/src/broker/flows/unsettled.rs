@@ -1,7 +1,7 @@
 //! Copies of messages of a flow for functions that do not settle, such as those of an older version.
 //!
 //! They are sent at most once, as plain data, and hold the source back while they have no room, as plain data
-//! of a source does. Messages that a former zipper of the source may have sent are not sent again.
+//! of a source does; unless the functions have a drop policy. Messages that a former zipper of the source may have sent are not sent again.
 
 use std::collections::BTreeMap;
 use std::task::Context;
@@ -9,7 +9,7 @@ use std::task::Context;
 use selvedge_client::lanes::{DATA, HOPS_MAX};
 use selvedge_client::wire::settlement::RoutedMessage;
 use selvedge_client::wire::{MessageHeader, Origin, Recipient};
-use selvedge_hub::Incoming;
+use selvedge_hub::{Incoming, SendError};
 
 use super::flow::{FlowState, SharedFlow};
 use crate::broker::Broker;
@@ -40,9 +40,10 @@ impl SharedFlow {
             // Otherwise another zipper of the source might take the message for one of a group that is closed.
             return true;
         }
-        let len = incoming.peek(DATA).map_or(0, |it| it.payload.len());
-        let mut hops = resolved.recipients.iter().flatten();
-        hops.any(|hop| {
+        let len = incoming.peek(self.lane).map_or(0, |it| it.payload.len());
+        let hops = resolved.recipients.iter().zip(&resolved.drops);
+        let waiting = hops.filter(|(_, drops)| !**drops);
+        waiting.filter_map(|(hop, _)| hop.as_ref()).any(|hop| {
             let sending = hop.endpoint.sending();
             sending.poll_room(cx, DATA, len + HEADER_ROOM).is_pending()
         })
@@ -63,7 +64,7 @@ impl SharedFlow {
             // Whether they have it is not known.
             return add(&broker.counters.unreachable, 1);
         }
-        let Some(bytes) = incoming.peek(DATA).map(|it| it.payload.clone()) else {
+        let Some(bytes) = incoming.peek(self.lane).map(|it| it.payload.clone()) else {
             return;
         };
         let Ok((mut trace, payload)) = message.split_body(bytes) else {
@@ -123,15 +124,23 @@ impl SharedFlow {
 }
 
 fn send(broker: &Broker, to: &ResolvedHop, header: MessageHeader<'_>, payload: &[u8]) {
-    let mut bytes = Vec::new();
+    let (mut bytes, counters) = (Vec::new(), &broker.counters);
+    if header.encode(&mut bytes).is_err() {
+        return add(&counters.unreachable, 1);
+    }
+    let parts = [&bytes[..], payload];
+    if let Some(outlet) = &to.outlet {
+        return outlet.offer(broker, std::iter::once(parts));
+    }
     let mut sending = to.endpoint.sending();
-    let is_sent = header.encode(&mut bytes).is_ok()
-        && sending.try_send_parts(DATA, &[&bytes, payload]).is_ok();
-    let counters = &broker.counters;
-    let counter = match (is_sent, to.is_local) {
-        (false, _) => &counters.unreachable,
-        (true, true) => &counters.delivered,
-        (true, false) => &counters.forwarded,
+    let counter = match sending.try_send_parts(DATA, &parts) {
+        Ok(()) if to.is_local => &counters.delivered,
+        Ok(()) => &counters.forwarded,
+        Err(SendError::Full(_)) => {
+            add(&to.dropped, 1);
+            &counters.no_room
+        }
+        Err(_) => &counters.unreachable,
     };
     add(counter, 1);
 }

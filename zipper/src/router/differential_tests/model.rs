@@ -118,6 +118,7 @@ impl ModelRouter {
                     };
                     listed.into()
                 }),
+                drops: function.drops,
             };
             if *presence < Presence::Gone {
                 add(&function.name, &function.tags, instance);
@@ -134,6 +135,7 @@ impl ModelRouter {
                 target: target.as_deref().map(Into::into),
                 policy: entry.policy,
                 settled: entry.settled.take().map(Into::into),
+                drops: entry.drops,
             };
             add(&name, &entry.tags, instance);
         }
@@ -148,6 +150,10 @@ impl ModelRouter {
         let mut advertised = BTreeMap::<Key, InterestEntry>::new();
         for (function, presence) in self.local.values() {
             let key = (function.name.clone(), function.target.clone(), OWN);
+            let is_same = |it: &FunctionSpec| (&it.name, &it.target) == (&key.0, &key.1);
+            let mut same = self.local.values().filter(|(it, _)| is_same(it));
+            let is_dropping = same.all(|(it, _)| it.drops.is_some());
+            let drops = function.drops.filter(|_| is_dropping);
             let entry = advertised.entry(key).or_insert_with(|| InterestEntry {
                 name: function.name.clone(),
                 tags: Vec::new(),
@@ -155,6 +161,7 @@ impl ModelRouter {
                 policy: function.policy,
                 path: vec![OWN],
                 settled: None,
+                drops,
             });
             entry.tags.extend(&function.tags);
             if let Some(notice) = function.instance
@@ -191,7 +198,8 @@ impl ModelRouter {
     pub(super) fn advertise_deltas(&self, neighbour: NodeKey) -> BTreeMap<Key, InterestEntry> {
         let mut advertised = self.advertise(neighbour);
         if !self.settling.contains(&neighbour) {
-            advertised.values_mut().for_each(|it| it.settled = None);
+            let plain = |it: &mut InterestEntry| (it.settled, it.drops) = (None, None);
+            advertised.values_mut().for_each(plain);
         }
         advertised
     }

@@ -15,6 +15,9 @@ const BLOCK_LEN: u32 = 256;
 /// The same if there is no other.
 const LONE_BLOCK_LEN: u32 = 1 << 20;
 
+/// A member that has so many messages more than another one, and has not reported them, receives no further ones.
+const LOAD_AHEAD: u64 = 2 * BLOCK_LEN as u64;
+
 /// Live messages that one member receives, or that wait for one, without further checks. They are assigned
 /// when the block is closed, which is before anything else happens to the group.
 #[derive(Debug, Clone, Copy)]
@@ -187,9 +190,18 @@ impl GroupFlow {
             return Some(at);
         }
         let len = self.members.len();
-        let next = (at + 1..=at + len)
-            .map(|it| it % len)
-            .find(|&it| is_live(it))?;
+        let live = || {
+            (at + 1..=at + len)
+                .map(|it| it % len)
+                .filter(|&it| is_live(it))
+        };
+        // One that is slower than the others, or blocked, is not given all of the source's window.
+        let load = |at: usize| self.members[at].assigned_len();
+        let least = match len {
+            1 => 0,
+            _ => live().map(load).min()?,
+        };
+        let next = live().find(|&it| len == 1 || load(it) <= least + LOAD_AHEAD)?;
         let block_len = if len == 1 { LONE_BLOCK_LEN } else { BLOCK_LEN };
         self.turn = (next as u32, block_len);
         Some(next)
@@ -206,21 +218,20 @@ impl GroupFlow {
         let others = self.members.iter().filter(|it| !is_able(it));
         let waits_from = others.map(|it| it.end).min().unwrap_or(u64::MAX);
         let first = self.unassigned.first().unwrap_or(0);
-        let new_from = self.members.iter().filter(|it| it.is_selected);
+        let new_from = self.members.iter().filter(|it| it.is_selected());
         let new_from = new_from.map(|it| it.end).min().unwrap_or(u64::MAX);
         // One that is not selected takes what no selected one can take in order.
-        let may_take = |it: &Member| it.is_selected || it.end <= first && first < new_from;
+        let may_take = |it: &Member| it.is_selected() || it.end <= first && first < new_from;
         let able = self
             .members
             .iter_mut()
             .filter(|it| is_able(it) && may_take(it));
-        // The one that may take most of them in order.
-        let by_order = |it: &&mut Member| (it.end > first, !it.is_selected, it.end);
-        let Some(member) = able.min_by_key(by_order) else {
+        // The one that may take most of them in order: one that is not selected, if it may take any.
+        let Some(member) = able.min_by_key(|it| it.end) else {
             return;
         };
         let mut taken = self.unassigned.clone();
-        if !member.is_selected {
+        if !member.is_selected() {
             taken.remove(new_from..u64::MAX);
         }
         taken.remove(waits_from..member.end);
@@ -252,7 +263,11 @@ impl GroupFlow {
             let has_arrived = it.missing.first().is_some_and(|first| first < arrived);
             it.is_eligible(confirmed) && has_arrived
         };
-        let member = self.members.iter().find(misses)?;
+        // In turn: one that is slow, and has a little room again and again, must not make the others wait.
+        let (before, from) = self
+            .members
+            .split_at(self.token as usize % self.members.len().max(1));
+        let member = from.iter().chain(before).find(misses)?;
         self.token = self.token.wrapping_add(1);
         let mut rest = member.missing.clone();
         rest.remove(arrived..u64::MAX);
@@ -264,7 +279,7 @@ impl GroupFlow {
             ranges,
             // Later ones follow all that it misses.
             from: rest.is_empty().then_some(arrived),
-            bytes: u64::from(member.room),
+            bytes: member.room(),
         })
     }
 
@@ -296,15 +311,21 @@ impl GroupFlow {
         };
         let refused = member.assigned.within(messages);
         member.missing.insert_all(&refused);
-        member.is_full = true;
+        member.handle_full();
         self.request.take_if(|it| *it == instance);
     }
 
-    /// The answer to a request is complete.
-    pub(in crate::settlement) fn end_resend(&mut self, token: u32) {
-        if self.token == token {
-            self.request = None;
+    /// The answer to a request has ended. Nothing was added to what the member misses since the request.
+    pub(in crate::settlement) fn end_resend(&mut self, token: u32, complete_below: u64) {
+        if self.token != token {
+            return;
         }
+        let Some(instance) = self.request.take() else {
+            return;
+        };
+        let missing = self.member(instance).map(|it| &it.missing);
+        let settled = missing.map(|it| it.within(0..complete_below));
+        self.finish(&settled.unwrap_or_default());
     }
 }
 

@@ -243,6 +243,7 @@ fn a_source_that_loses_its_permission_learns_what_was_processed_before() {
         write(&source, IN, &n.to_string());
     }
     assert_eq!(text(&read(&sink)), "0");
+    wait_until("not all have arrived", || zipper.stats().received == 10);
     zipper.set_access(rules(vec![
         token("a", permissions(&["0x30"], &[], &[])),
         token("b", all()),

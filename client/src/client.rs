@@ -34,6 +34,7 @@ use crate::client::reading::NextInbound;
 use crate::client::settling::{SettledWrite, WriteWait};
 use crate::client::shared::ClientShared;
 use crate::lanes::{DATA, HOPS_MAX};
+use crate::settlement::LoggedPayload;
 use crate::tag::Tag;
 use crate::wire::settlement::is_settlement;
 use crate::wire::{
@@ -184,18 +185,17 @@ impl Client {
     /// # Errors
     /// [`WriteError`], never [`WriteError::Full`].
     pub fn write(&self, tag: Tag, payload: impl AsRef<[u8]>) -> Result<(), WriteError> {
-        let payload = payload.as_ref();
-        self.check_len(payload)?;
-        let tag = check(tag)?;
-        if self.shared.is_settled() {
-            let message = self.output(tag, payload);
-            let written = self.shared.write_settled(message, WriteWait::Forever)?;
-            if written == SettledWrite::Accepted {
-                return Ok(());
-            }
-        }
-        let header = ShortHeader::plain(tag, HOPS_MAX, self.next_sequence());
-        self.send(&[header.bytes(), payload])
+        let body = LoggedPayload::Copied(payload.as_ref());
+        self.write_body(tag, body, WriteWait::Forever)
+    }
+
+    /// Writes a message like [`write`](Self::write). A payload of more than 4 KiB is not copied if the client settles
+    /// messages: its memory, and all that it is a part of, is free when the message is settled.
+    ///
+    /// # Errors
+    /// [`WriteError`], never [`WriteError::Full`].
+    pub fn write_bytes(&self, tag: Tag, payload: Bytes) -> Result<(), WriteError> {
+        self.write_body(tag, LoggedPayload::Kept(&payload), WriteWait::Forever)
     }
 
     /// Writes a message like [`write`](Self::write). With a target, only functions with that target
@@ -228,7 +228,7 @@ impl Client {
         let payload = payload.as_ref();
         let message = FlowWrite {
             target,
-            ..self.output(tag, payload)
+            ..self.output(tag, LoggedPayload::Copied(payload))
         };
         match self.settle_with(message, trace, WriteWait::Never)? {
             None => Ok(()),
@@ -241,18 +241,39 @@ impl Client {
     /// # Errors
     /// [`WriteError`]; [`WriteError::Full`] if there is no room.
     pub fn try_write(&self, tag: Tag, payload: impl AsRef<[u8]>) -> Result<(), WriteError> {
-        let payload = payload.as_ref();
-        self.check_len(payload)?;
+        let body = LoggedPayload::Copied(payload.as_ref());
+        self.write_body(tag, body, WriteWait::Never)
+    }
+
+    /// Writes a message like [`write_bytes`](Self::write_bytes) if the send buffer has room; never blocks.
+    ///
+    /// # Errors
+    /// [`WriteError`]; [`WriteError::Full`] if there is no room.
+    pub fn try_write_bytes(&self, tag: Tag, payload: Bytes) -> Result<(), WriteError> {
+        self.write_body(tag, LoggedPayload::Kept(&payload), WriteWait::Never)
+    }
+
+    #[inline]
+    fn write_body(
+        &self,
+        tag: Tag,
+        body: LoggedPayload<'_>,
+        wait: WriteWait,
+    ) -> Result<(), WriteError> {
+        self.check_len(&body)?;
         let tag = check(tag)?;
         if self.shared.is_settled() {
-            let message = self.output(tag, payload);
-            let written = self.shared.write_settled(message, WriteWait::Never)?;
-            if written == SettledWrite::Accepted {
+            let message = self.output(tag, body);
+            if self.shared.write_settled(message, wait)? == SettledWrite::Accepted {
                 return Ok(());
             }
         }
         let header = ShortHeader::plain(tag, HOPS_MAX, self.next_sequence());
-        self.try_send(&[header.bytes(), payload])
+        let parts = [header.bytes(), &body];
+        match wait {
+            WriteWait::Forever => self.send(&parts),
+            WriteWait::Never => self.try_send(&parts),
+        }
     }
 
     fn try_send(&self, parts: &[&[u8]]) -> Result<(), WriteError> {

@@ -18,6 +18,9 @@ const ANSWER: Tag = Tag(0x11);
 /// would cost as much as reading. The peers' clients count once per read.
 const COUNTED_TOGETHER: u64 = 32;
 
+/// Longer payloads are kept by a client that has them as `Bytes`.
+const COPIED_MAX: usize = 4 << 10;
+
 /// How the workers of a zipper or client wait.
 #[derive(Clone, Copy)]
 pub(crate) enum Wait {
@@ -149,7 +152,12 @@ pub(crate) fn flood_settled(job: &Job) {
 fn flood_with(job: &Job, client: Client) {
     let payload = Bytes::from(job.payload());
     job.ready("");
-    while client.write(QUESTION, &payload).is_ok() {}
+    // Short payloads are copied in either case.
+    if payload.len() > COPIED_MAX {
+        while client.write_bytes(QUESTION, payload.clone()).is_ok() {}
+    } else {
+        while client.write(QUESTION, &payload).is_ok() {}
+    }
 }
 
 /// A function that responds on another tag.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use crate::client::flows::{AcknowledgeMode, FlowWrite};
 use crate::client::settling::WriteWait;
 use crate::client::{Client, ClientOptions, WriteError};
+use crate::settlement::LoggedPayload;
 use crate::tag::Tag;
 use crate::wire::settlement::MESSAGE_DEPTH_MAX;
 
@@ -79,10 +80,11 @@ impl Client {
 
     /// A message without a target and a trace, with the depth of the messages that are written now.
     #[inline]
-    pub(super) fn output<'a>(&self, tag: Tag, payload: &'a [u8]) -> FlowWrite<'a> {
+    pub(super) fn output<'a>(&self, tag: Tag, body: LoggedPayload<'a>) -> FlowWrite<'a> {
         FlowWrite {
             depth: self.output_depth(tag),
-            ..FlowWrite::plain(tag, payload)
+            body,
+            ..FlowWrite::plain(tag, &[])
         }
     }
 

@@ -18,7 +18,7 @@ use std::ops::Range;
 mod segment;
 
 pub use segment::LoggedPayload;
-use segment::{COPY_MAX, LogSegment, SEGMENT_LEN, SpareMemory, bits};
+use segment::{LogSegment, SEGMENT_LEN, SpareMemory, bits};
 pub(super) use segment::{LoggedBatch, MessageHead};
 
 /// What a message costs in a log beside its payload, so that empty messages fill it, too.
@@ -76,9 +76,9 @@ impl MessageLog {
         // The last segment is never released as long as it has room.
         let segment = last.expect("a segment was added");
         let segment = segment.get_or_insert_with(Box::default);
-        match payload.len() <= COPY_MAX {
-            true => segment.copy(&payload, flags, head, &mut self.memory),
-            false => segment.keep(payload, flags, &mut self.memory),
+        match payload.is_kept() {
+            false => segment.copy(&payload, flags, head, &mut self.memory),
+            true => segment.keep(payload, flags, &mut self.memory),
         }
         self.note_pushed(payload.len());
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use selvedge_hub::EncodedBatch;
 
-use super::segment::{RUN_LEN, SPARE_LEN_IDLE};
+use super::segment::{COPY_MAX, KEEP_MIN, RUN_LEN, SPARE_LEN_IDLE};
 use super::*;
 
 /// What a log must hold: each message with its flags, and whether it is released.
@@ -47,11 +47,12 @@ impl LogModel {
         (bytes, released)
     }
 
-    fn push(&mut self, payload: Bytes, flags: u8, head: Option<MessageHead<'_>>) {
+    /// A payload that is `kept` is not copied.
+    fn push(&mut self, (payload, kept): (Bytes, bool), flags: u8, head: Option<MessageHead<'_>>) {
         let sequence = self.next;
         self.next += 1;
         let copied_len = match head {
-            _ if payload.len() > COPY_MAX => None,
+            _ if kept => None,
             Some(head) => Some(EncodedBatch::cost_of(head.bytes.len() + payload.len())),
             None => Some(payload.len()),
         };
@@ -144,7 +145,8 @@ fn a_log_holds_what_was_written_and_not_released_and_counts_its_memory() {
             for _ in 0..rng.usize(..12) {
                 let len = match rng.u8(..20) {
                     0 => rng.usize(COPY_MAX - 1..COPY_MAX + 3),
-                    1 => 0,
+                    1 => rng.usize(KEEP_MIN - 1..KEEP_MIN + 3),
+                    2 => 0,
                     _ => rng.usize(..len_usual),
                 };
                 let payload = Bytes::from(vec![step as u8; len]);
@@ -157,8 +159,12 @@ fn a_log_holds_what_was_written_and_not_released_and_counts_its_memory() {
                     true => LoggedPayload::Copied(&payload),
                     false => LoggedPayload::Kept(&payload),
                 };
+                let kept_from = match logged {
+                    LoggedPayload::Copied(_) => COPY_MAX + 1,
+                    LoggedPayload::Kept(_) => KEEP_MIN + 1,
+                };
                 log.push(logged, step as u8, head);
-                model.push(payload.clone(), step as u8, head);
+                model.push((payload.clone(), len >= kept_from), step as u8, head);
             }
             let (start, before) = (log.start, log.bytes());
             let freed = match rng.u8(..8) {
@@ -231,6 +237,20 @@ fn a_batch_has_the_heads_of_one_attachment_and_no_message_that_is_released() {
         assert_eq!(batch(&log, 0), None);
         let message = (LoggedPayload::Copied(&[1; 300]), 0);
         assert_eq!(log.get(63), Some(message));
+    }
+}
+
+#[test]
+fn a_payload_with_memory_of_its_own_is_not_copied_if_it_is_long_and_is_free_once_it_is_released() {
+    for (len, is_kept) in [(KEEP_MIN, false), (KEEP_MIN + 1, true), (1 << 20, true)] {
+        let payload = Bytes::from(vec![1; len]);
+        let mut log = MessageLog::default();
+        log.push(LoggedPayload::Kept(&payload), 0, None);
+        let logged = log.get(0).map(|(it, _)| it.as_ptr());
+        assert_eq!(logged == Some(payload.as_ptr()), is_kept, "{len} bytes");
+        assert_eq!(payload.is_unique(), !is_kept);
+        log.release(0..1);
+        assert!(payload.is_unique());
     }
 }
 

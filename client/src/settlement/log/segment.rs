@@ -13,6 +13,12 @@ use super::cost_of;
 /// Longer payloads are kept as they are. With its head, none is longer than what a send buffer copies.
 pub(super) const COPY_MAX: usize = (16 << 10) - 32;
 
+/// Longer payloads are kept as they are if they have memory of their own, and a send buffer does not copy them.
+pub(super) const KEEP_MIN: usize = 4 << 10;
+
+/// The run of an entry whose payload is kept.
+const KEPT: u8 = u8::MAX;
+
 /// A run ends once it has so many bytes: it is at most 48 KiB long then, and one frame.
 pub(super) const RUN_LEN: usize = 32 << 10;
 
@@ -32,8 +38,19 @@ pub(super) const SPARE_LEN_IDLE: usize = 128 << 10;
 pub enum LoggedPayload<'a> {
     /// It shares memory with other messages: to be copied.
     Copied(&'a [u8]),
-    /// It is longer than 16 KiB, and has memory of its own.
+    /// It has memory of its own, which is kept if the payload is longer than 4 KiB.
     Kept(&'a Bytes),
+}
+
+impl LoggedPayload<'_> {
+    /// Whether a log keeps the payload as it is.
+    #[inline]
+    pub(super) fn is_kept(&self) -> bool {
+        match self {
+            Self::Copied(payload) => payload.len() > COPY_MAX,
+            Self::Kept(payload) => payload.len() > KEEP_MIN,
+        }
+    }
 }
 
 impl Deref for LoggedPayload<'_> {
@@ -82,10 +99,16 @@ pub(super) struct LogSegment {
 struct LogEntry {
     /// Where a copied payload begins in its run, or the place of one that is kept.
     at: u32,
-    /// More than `COPY_MAX` if the payload is kept.
     len: u32,
     flags: u8,
+    /// `KEPT` if the payload is kept.
     run: u8,
+}
+
+impl LogEntry {
+    const fn is_kept(&self) -> bool {
+        self.run == KEPT
+    }
 }
 
 /// Consecutive messages whose payloads were copied.
@@ -181,7 +204,7 @@ impl LogSegment {
             at: self.kept.len() as u32,
             len: u32::try_from(payload.len()).unwrap_or(u32::MAX),
             flags,
-            run: 0,
+            run: KEPT,
         };
         self.push(entry, payload.len());
         self.kept.push(match payload {
@@ -254,7 +277,7 @@ impl LogSegment {
     pub(super) fn get(&self, at: usize) -> Option<(LoggedPayload<'_>, u8)> {
         let entry = self.entries.get(at)?;
         let (at, len) = (entry.at as usize, entry.len as usize);
-        let payload = match len > COPY_MAX {
+        let payload = match entry.is_kept() {
             true => LoggedPayload::Kept(self.kept.get(at)?),
             false => LoggedPayload::Copied(self.runs[usize::from(entry.run)].slice(at, len)?),
         };
@@ -308,7 +331,7 @@ impl LogSegment {
         for at in from..to {
             let was_live = self.live & bits(at, at + 1) != 0;
             let entry = self.entries[at as usize];
-            if entry.len as usize > COPY_MAX {
+            if entry.is_kept() {
                 // If it was not live, its cost has ended when it was released.
                 freed += if was_live {
                     self.drop_kept(at as usize)
@@ -332,7 +355,7 @@ impl LogSegment {
     /// Drops a payload, if it is kept. Returns what it has cost.
     fn drop_kept(&mut self, at: usize) -> u64 {
         let entry = self.entries[at];
-        if entry.len as usize <= COPY_MAX {
+        if !entry.is_kept() {
             return 0;
         }
         let kept = self.kept.get_mut(entry.at as usize);

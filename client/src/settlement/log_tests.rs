@@ -130,6 +130,16 @@ fn check_batches(log: &MessageLog, model: &LogModel, at: u64) -> usize {
     batches.count()
 }
 
+/// The length of a payload: also at the limits.
+fn draw_len(rng: &mut fastrand::Rng, usual: usize) -> usize {
+    match rng.u8(..20) {
+        0 => rng.usize(COPY_MAX - 1..COPY_MAX + 3),
+        1 => rng.usize(KEEP_MIN - 1..KEEP_MIN + 3),
+        2 => 0,
+        _ => rng.usize(..usual),
+    }
+}
+
 #[test]
 fn a_log_holds_what_was_written_and_not_released_and_counts_its_memory() {
     let mut batches = 0;
@@ -143,12 +153,7 @@ fn a_log_holds_what_was_written_and_not_released_and_counts_its_memory() {
                 attachment = rng.bool().then(|| rng.u32(..3));
             }
             for _ in 0..rng.usize(..12) {
-                let len = match rng.u8(..20) {
-                    0 => rng.usize(COPY_MAX - 1..COPY_MAX + 3),
-                    1 => rng.usize(KEEP_MIN - 1..KEEP_MIN + 3),
-                    2 => 0,
-                    _ => rng.usize(..len_usual),
-                };
+                let len = draw_len(&mut rng, len_usual);
                 let payload = Bytes::from(vec![step as u8; len]);
                 let bytes = head(model.next);
                 let head = attachment.map(|attachment| MessageHead {

@@ -132,9 +132,9 @@ mod tests {
     #[test]
     fn a_batch_is_encoded_like_single_messages_between_its_neighbours() {
         let payloads: [&[u8]; 3] = [b"ab", b"c", &[7; 5000]];
-        let [mut one_by_one, mut at_once] =
-            [(); 2].map(|()| SendBuffer::new(&SessionConfig::default()));
-        for buffer in [&mut one_by_one, &mut at_once] {
+        let [mut one_by_one, mut at_once, mut copied] =
+            [(); 3].map(|()| SendBuffer::new(&SessionConfig::default()));
+        for buffer in [&mut one_by_one, &mut at_once, &mut copied] {
             buffer.push(LaneId::FIRST, "before".into()).unwrap();
         }
         for payload in payloads {
@@ -142,13 +142,34 @@ mod tests {
             one_by_one.push(LaneId::FIRST, payload).unwrap();
         }
         assert!(at_once.push_batch(LaneId::FIRST, &batch(&payloads)));
-        for buffer in [&mut one_by_one, &mut at_once] {
+        assert!(copied.copy_batch(LaneId::FIRST, &batch(&payloads)));
+        for buffer in [&mut one_by_one, &mut at_once, &mut copied] {
             buffer.push(LaneId::FIRST, "after".into()).unwrap();
         }
         assert_eq!(at_once.used(), one_by_one.used());
+        assert_eq!(copied.used(), one_by_one.used());
         let mut stream = Vec::new();
         one_by_one.drain(|_, segment| stream.extend(segment.stream()));
         assert_eq!(segments(&mut at_once).concat(), stream);
+        assert_eq!(segments(&mut copied).concat(), stream);
+    }
+
+    #[test]
+    fn a_short_batch_that_is_copied_shares_a_segment_with_its_neighbours_and_a_long_one_is_not_copied()
+     {
+        let short = batch(&[b"ab", b"cde"]);
+        let mut buffer = SendBuffer::new(&SessionConfig::default());
+        for _ in 0..2 {
+            buffer.push(LaneId::FIRST, "x".into()).unwrap();
+            assert!(buffer.copy_batch(LaneId::FIRST, &short));
+        }
+        assert_eq!(
+            segments(&mut buffer),
+            ["\x01x\x02ab\x03cde\x01x\x02ab\x03cde"]
+        );
+        let long = batch(&[&[1; 10_000], &[2; 10_000]]);
+        assert!(buffer.copy_batch(LaneId::FIRST, &long));
+        assert_eq!(segments(&mut buffer)[0].as_ptr(), long.bytes.as_ptr());
     }
 
     #[test]
@@ -218,13 +239,14 @@ mod tests {
             let mut buffer = SendBuffer::new(&config(send_buffer, message_max, delivery));
             assert_eq!(buffer.push_batch(LaneId::FIRST, &batch), is_accepted);
             assert_eq!(buffer.used(), if is_accepted { 7 } else { 0 });
-            assert!(
-                !buffer.push_batch(LaneId::FIRST, &batch),
-                "no room, or not accepted on this lane"
-            );
+            for push in [SendBuffer::push_batch, SendBuffer::copy_batch] {
+                let is_pushed = push(&mut buffer, LaneId::FIRST, &batch);
+                assert!(!is_pushed, "no room, or not accepted on this lane");
+            }
             buffer.release(0, buffer.used());
             buffer.close();
             assert!(!buffer.push_batch(LaneId::FIRST, &batch), "closed");
+            assert!(!buffer.copy_batch(LaneId::FIRST, &batch), "closed");
             assert_eq!(segments(&mut buffer).len(), usize::from(is_accepted));
         }
     }

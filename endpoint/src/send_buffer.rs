@@ -171,6 +171,26 @@ impl SendBuffer {
     /// [`push`](Self::push) of each returns the reason.
     #[must_use]
     pub fn push_batch(&mut self, lane: LaneId, batch: &EncodedBatch) -> bool {
+        self.push_batch_with(lane, batch, LaneSendBuffer::push_batch)
+    }
+
+    /// The same, but a batch of at most 16 KiB is copied: it shares frames with other messages, and no memory with
+    /// other send buffers.
+    #[must_use]
+    pub fn copy_batch(&mut self, lane: LaneId, batch: &EncodedBatch) -> bool {
+        let push = match batch.len() {
+            ..=PARTS_LEN_MAX => LaneSendBuffer::copy_batch,
+            _ => LaneSendBuffer::push_batch,
+        };
+        self.push_batch_with(lane, batch, push)
+    }
+
+    fn push_batch_with(
+        &mut self,
+        lane: LaneId,
+        batch: &EncodedBatch,
+        push: fn(&mut LaneSendBuffer, &EncodedBatch),
+    ) -> bool {
         let Self { lanes, limits, .. } = self;
         let Some(buffer) = lanes.get_mut(lane.index()) else {
             return false;
@@ -178,8 +198,9 @@ impl SendBuffer {
         let is_reliable = buffer.admit(limits, batch.longest()) == Ok(Delivery::Reliable);
         let needed = buffer.used() + batch.len() as u64;
         let fits = is_reliable && (needed <= limits.send_buffer || limits.refuse(needed).is_none());
-        if fits {
-            buffer.push_batch(batch);
+        if fits && !batch.is_empty() {
+            buffer.accepted += batch.len() as u64;
+            push(buffer, batch);
         }
         fits
     }
@@ -470,12 +491,13 @@ impl LaneSendBuffer {
     }
 
     fn push_batch(&mut self, batch: &EncodedBatch) {
-        if batch.is_empty() {
-            return;
-        }
-        self.accepted += batch.len() as u64;
         self.finish_chunk();
         self.segments.push(Segment::encoded(batch.bytes().clone()));
+    }
+
+    fn copy_batch(&mut self, batch: &EncodedBatch) {
+        self.make_room(batch.len());
+        self.chunk.extend_from_slice(batch.bytes());
     }
 
     /// Appends a message of `len` bytes in total to the chunk.
@@ -491,16 +513,21 @@ impl LaneSendBuffer {
     #[inline]
     fn begin_message(&mut self, len: usize) {
         self.accepted += cost(len);
+        self.make_room(varint::len(len as u64) + len);
+        varint::append(len as u64, &mut self.chunk);
+    }
+
+    /// Provides a chunk with room for `needed` bytes.
+    #[inline]
+    fn make_room(&mut self, needed: usize) {
         if self.chunk.is_empty() {
             // If everything before is acknowledged, its memory is reused from the beginning, so
             // that an endpoint that sends rarely occupies few cache lines.
             let _may_be_shared = self.chunk.try_reclaim(self.chunk_len);
         }
-        let needed = varint::len(len as u64) + len;
         if self.chunk.capacity() - self.chunk.len() < needed {
             self.grow(needed);
         }
-        varint::append(len as u64, &mut self.chunk);
     }
 
     /// Begins a new chunk, twice as large as the last one if one burst filled that.

@@ -190,7 +190,7 @@ impl SourceFlow {
     ) -> Result<u64, LogFull> {
         self.look_for_room(payload.len())?;
         let (sequence, attachment) = (self.next(), self.attachment);
-        let head = if self.sent < sequence {
+        let head = if self.has_unsent() {
             head(sequence)
         } else {
             None
@@ -282,6 +282,13 @@ impl SourceFlow {
     #[must_use]
     pub const fn attachment(&self) -> u32 {
         self.attachment
+    }
+
+    /// Whether messages wait to be sent, for the first time or again after a new attachment.
+    #[must_use]
+    #[inline]
+    pub const fn has_unsent(&self) -> bool {
+        self.sent < self.log.next()
     }
 
     /// What became of the messages so far.

@@ -100,6 +100,15 @@ impl<'a> Sending<'a> {
         is_sent
     }
 
+    /// The same, but a batch of at most 16 KiB is copied: it shares frames with other messages, and no memory with
+    /// other endpoints.
+    #[must_use]
+    pub fn try_copy_batch(&mut self, lane: LaneId, batch: &EncodedBatch) -> bool {
+        let is_sent = self.send_buffer.copy_batch(lane, batch);
+        self.wake_up.is_due |= is_sent;
+        is_sent
+    }
+
     /// Whether a message of that length would be refused as [full](SendError::Full) now.
     #[must_use]
     #[inline]

@@ -142,6 +142,8 @@ impl Outbound {
     ) -> Result<(), FlowRefusal> {
         let at = self.flow_for(&message, sink)?;
         let flow = &mut self.flows[at];
+        // Then it is ready already, or something else makes it ready: room in the window, or a connection.
+        let is_waiting = flow.source.has_unsent();
         let before = flow.source.log_bytes();
         let flags = log_flags(message.has_trace, message.depth);
         let pushed = flow.push(message.body, flags);
@@ -150,7 +152,9 @@ impl Outbound {
         if message.body.len() >= BULK_LEN_MIN {
             self.flows[at].note_long();
         }
-        self.mark_ready(at);
+        if !is_waiting {
+            self.mark_ready(at);
+        }
         Ok(())
     }
 

@@ -21,9 +21,6 @@ const TURN_LEN: usize = 64 << 10;
 /// More than the header of any message of a flow.
 const HEADER_LEN_MAX: usize = 32;
 
-/// Shorter payloads are logged without a head: 32 of them are less than what is sent without a copy.
-const HEAD_WITH_BODY_MIN: usize = 128;
-
 /// The base of a log is reported after so many settled messages: instances forget what lies below.
 const BASE_STEP: u64 = 1024;
 
@@ -203,10 +200,9 @@ impl OutboundFlow {
     /// Accepts a message.
     #[inline]
     pub(super) fn push(&mut self, body: LoggedPayload<'_>, flags: u8) -> Result<u64, LogFull> {
-        // What is short shares a frame with others, and is not sent in a batch.
-        let label = self.label.filter(|_| body.len() >= HEAD_WITH_BODY_MIN);
         self.source.push_with(body, flags, |sequence| {
-            label.map(|label| RoutedHeader::new(label, sequence, marks(flags)))
+            self.label
+                .map(|label| RoutedHeader::new(label, sequence, marks(flags)))
         })
     }
 

@@ -22,6 +22,9 @@ pub(in crate::client) trait FlowSink {
     fn send_batch(&mut self, lane: LaneId, batch: &EncodedBatch) -> bool;
 }
 
+/// Shorter batches are copied: they share a frame with others.
+const BATCH_LEN_MIN: usize = 8 << 10;
+
 /// The send buffer of an endpoint. It is locked once something is to be sent: a message whose flow has no window
 /// goes to the log only.
 #[derive(Debug)]
@@ -65,6 +68,9 @@ impl FlowSink for EndpointSink<'_> {
     }
 
     fn send_batch(&mut self, lane: LaneId, batch: &EncodedBatch) -> bool {
-        self.sending().try_send_batch(lane, batch)
+        match batch.len() {
+            ..BATCH_LEN_MIN => self.sending().try_copy_batch(lane, batch),
+            _ => self.sending().try_send_batch(lane, batch),
+        }
     }
 }

@@ -22,8 +22,8 @@ const KEPT: u8 = u8::MAX;
 /// A run ends once it has so many bytes: it is at most 48 KiB long then, and one frame.
 pub(super) const RUN_LEN: usize = 32 << 10;
 
-/// Shorter runs are sent message by message: they share a frame with others then.
-const BATCH_LEN_MIN: usize = 8 << 10;
+/// Shorter runs are sent message by message: a batch has memory of its own.
+const BATCH_LEN_MIN: usize = 1 << 10;
 
 /// How many messages a segment has: as many as a mask has bits.
 pub(super) const SEGMENT_LEN: u64 = u64::BITS as u64;

@@ -36,7 +36,7 @@ pub struct MessageMarks {
 /// The header of a message of a flow or route.
 #[derive(Debug, Clone, Copy)]
 pub struct RoutedHeader {
-    bytes: [u8; ROUTED_LEN_MAX],
+    bytes: [u8; 16],
     len: u8,
 }
 
@@ -45,8 +45,7 @@ impl RoutedHeader {
     #[inline]
     #[must_use]
     pub fn new(label: u32, sequence: u64, marks: MessageMarks) -> Self {
-        let mut bytes = [0; ROUTED_LEN_MAX];
-        let len = put_header(MESSAGE_KIND, label, sequence, marks, &mut bytes);
+        let (bytes, len) = header(MESSAGE_KIND, label, sequence, marks);
         let len = len as u8;
         Self { bytes, len }
     }
@@ -82,8 +81,9 @@ impl ResentHeader {
         (group, token): (GroupId, u32),
         marks: MessageMarks,
     ) -> Self {
+        let (first, len) = header(RESENT_KIND, label, sequence, marks);
         let mut bytes = [0; RESENT_LEN_MAX];
-        let len = put_header(RESENT_KIND, label, sequence, marks, &mut bytes);
+        bytes[..len].copy_from_slice(&first[..len]);
         bytes[len..len + 4].copy_from_slice(&group.0.to_be_bytes());
         bytes[len + 4..len + 8].copy_from_slice(&token.to_be_bytes());
         Self {
@@ -109,21 +109,20 @@ const fn flags(marks: MessageMarks) -> u8 {
     redelivery | depth | if marks.has_trace { HAS_TRACE } else { 0 }
 }
 
-/// Writes the fields that both headers have. Returns their length.
+/// The fields that both headers have, and their length. They are composed in registers: bytes that are stored one by one
+/// and then loaded together take 5 ns.
 #[inline]
-fn put_header(kind: u8, label: u32, sequence: u64, marks: MessageMarks, out: &mut [u8]) -> usize {
+fn header(kind: u8, label: u32, sequence: u64, marks: MessageMarks) -> ([u8; 16], usize) {
     debug_assert!(marks.depth <= MESSAGE_DEPTH_MAX, "a reader refuses it");
-    let leading = (sequence | 1).leading_zeros() as usize / 8;
+    let leading = (sequence | 1).leading_zeros() / 8;
     let digits = 8 - leading;
-    out[0] = kind;
-    out[1] = flags(marks) | (digits as u8 - 1) << SEQUENCE_LEN_SHIFT;
-    out[2..6].copy_from_slice(&label.to_be_bytes());
-    out[6..6 + digits].copy_from_slice(&sequence.to_be_bytes()[leading..]);
-    if marks.depth == 0 {
-        return 6 + digits;
-    }
-    out[6 + digits] = marks.depth;
-    7 + digits
+    let flags = flags(marks) | (digits as u8 - 1) << SEQUENCE_LEN_SHIFT;
+    let fixed = u128::from(kind) << 40 | u128::from(flags) << 32 | u128::from(label);
+    let sequence = u128::from(sequence << (8 * leading));
+    let depth = u128::from(marks.depth) << (72 - 8 * digits);
+    let bytes = (fixed << 80 | sequence << 16 | depth).to_be_bytes();
+    let len = 6 + digits + u32::from(marks.depth > 0);
+    (bytes, len as usize)
 }
 
 /// A message of a flow or route, read in place.

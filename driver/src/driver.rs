@@ -11,7 +11,7 @@ use selvedge_endpoint::Session;
 use selvedge_transport::{Address, DialError, Dialer, End, Instant, Listener, NodeId, PeerNetwork};
 
 use crate::SessionConfig;
-use crate::actors::{Actor, ActorHandle, MailboxSender, SteppedActors};
+use crate::actors::{Actor, ActorHandle, ActorThread, MailboxSender, SteppedActors};
 use crate::clock::Clock;
 use crate::config::DriverConfig;
 use crate::connected::{Connected, Dialers, dialer_for};
@@ -31,6 +31,8 @@ pub struct Driver {
     mailboxes: Mailboxes,
     threads: Vec<JoinHandle<()>>,
     resolver: Resolver,
+    /// Started with the first actor.
+    actors: Mutex<Option<Arc<ActorThread>>>,
     /// Counts assignments, for round robin.
     next: AtomicUsize,
     clock: Clock,
@@ -100,6 +102,7 @@ impl Driver {
                 Some(_) => Resolver::none(),
                 None => Resolver::spawn().map_err(system("start the resolver"))?,
             },
+            actors: Mutex::default(),
             next: AtomicUsize::new(0),
             clock,
             known,
@@ -152,8 +155,9 @@ impl Driver {
         Ok(u64::from_le_bytes(bytes))
     }
 
-    /// Starts a thread of that name for the actor that `make` returns. The actor is called at once. In a
-    /// [`Simulation`](crate::Simulation) it is stepped without a thread.
+    /// Runs the actor that `make` returns, which is called at once. All actors of a driver have one thread, which the
+    /// first one starts: none may block for long. In a [`Simulation`](crate::Simulation) they are stepped without a
+    /// thread. The name is for the log.
     ///
     /// # Errors
     /// [`DriverError::System`] when the operating system starts no thread.
@@ -162,10 +166,17 @@ impl Driver {
         name: &str,
         make: impl FnOnce(MailboxSender<A::Command>) -> A,
     ) -> Result<ActorHandle<A::Command>, DriverError> {
-        match &self.simulated {
-            None => ActorHandle::spawn(name, make),
-            Some(simulated) => Ok(ActorHandle::simulated(&simulated.actors, make)),
+        if let Some(simulated) = &self.simulated {
+            return Ok(ActorHandle::simulated(&simulated.actors, make));
         }
+        let thread = {
+            let mut started = lock(&self.actors);
+            match &*started {
+                Some(thread) => Arc::clone(thread),
+                None => Arc::clone(started.insert(Arc::new(ActorThread::spawn()?))),
+            }
+        };
+        Ok(ActorHandle::hosted(&thread, name, make))
     }
 
     /// Remembers the network of a peer that was admitted. While many handshakes are in progress, connections
@@ -389,6 +400,8 @@ impl Drop for Listening {
 
 impl Drop for Driver {
     fn drop(&mut self) {
+        // Before the workers: an actor may wait for one.
+        drop(lock(&self.actors).take());
         for worker in self.mailboxes.workers().iter() {
             worker.send_or_drop(WorkerCommand::Stop);
         }

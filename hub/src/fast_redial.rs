@@ -1,4 +1,4 @@
-//! Redials a lost peer without waking the mesh's thread first: the worker on which the connection
+//! Redials a lost peer without waking the mesh's actor first: the worker on which the connection
 //! ended dials, and attaches the new connection. The mesh is informed by commands.
 
 use std::collections::BTreeMap;

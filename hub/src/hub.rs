@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, TrySendError, bounded, never};
+use crossbeam_channel::{Receiver, never, unbounded};
 use selvedge_driver::{
     ActorHandle, Address, Admission, Clock, CloseReason, Connected, Driver, DriverConfig, Endpoint,
     Identity, Instant, Listening, NodeId, bind, dialers,
@@ -228,11 +228,14 @@ fn admission(builder: &HubBuilder) -> Admission {
 
 /// Queues events for [`Hub::events`].
 fn queue_events() -> (OnEvent, Receiver<HubEvent>) {
-    let (sender, events) = bounded(EVENTS_MAX);
-    let on_event = move |event| match sender.try_send(event) {
-        Ok(()) | Err(TrySendError::Disconnected(_)) => {}
-        Err(TrySendError::Full(event)) => {
+    // Not a bounded channel: that occupies the memory of a full one.
+    let (sender, events) = unbounded();
+    let on_event = move |event| {
+        if sender.len() >= EVENTS_MAX {
             tracing::warn!(%event, "the hub's events are not read: dropped one");
+        } else {
+            // Fails when nobody can read it.
+            let _is_sent = sender.send(event);
         }
     };
     (Box::new(on_event), events)

@@ -1,4 +1,4 @@
-//! The thread of the mesh: carries out its dials, attaches the connections, reports the events.
+//! The actor of the mesh: carries out its dials, attaches the connections, reports the events.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::guests::{Expiry, Guests, GuestsFull};
 use crate::mesh::{Dial, Mesh};
 use crate::peers::Peers;
 
-/// A command to the mesh's thread.
+/// A command to the mesh's actor.
 #[derive(Debug)]
 pub(crate) enum HubCommand {
     /// All endpoints and listeners exist: begin to dial.
@@ -70,7 +70,11 @@ impl Actor for MeshActor {
                 // This includes an endpoint made while the user's thread closed the others.
                 self.peers.all().iter().for_each(Endpoint::close);
             }
-            Some(HubCommand::Stop) => return Next::End,
+            Some(HubCommand::Stop) => {
+                // This includes an endpoint that was made after the hub was dropped.
+                self.peers.all().iter().for_each(Endpoint::close);
+                return Next::End;
+            }
             Some(HubCommand::Accepted(connected)) => self.accept(now, connected),
             Some(HubCommand::Dialed(dial, Ok(connected))) => self.connected(now, dial, connected),
             Some(HubCommand::Dialed(dial, Err(error))) => {

@@ -110,7 +110,7 @@ impl Peers {
     }
 
     /// Redials a peer on the worker on which its last connection has ended, at the address that was in
-    /// use. Waking the mesh's thread, and then the worker again, takes 70 us.
+    /// use. Waking the mesh's actor, and then the worker again, takes 70 us.
     fn lost(
         self: &Arc<Self>,
         endpoint: &Endpoint,

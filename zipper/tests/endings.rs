@@ -134,19 +134,23 @@ fn what_a_zipper_that_closes_has_not_delivered_its_source_counts() {
                 }
                 sent
             });
+            let (first, has_read) = std::sync::mpsc::channel();
             // All the time: a sink that does not read is waited for.
-            let read = || sink.read().ok().map(|it| it.payload);
+            let sink = &sink;
+            let read = move || {
+                let data = sink.read().ok()?;
+                let _is_awaited = first.send(());
+                Some(data.payload)
+            };
             let reading = scope.spawn(move || std::iter::from_fn(read).collect::<Vec<_>>());
-            let deadline = Instant::now() + PATIENCE;
-            while zipper.stats().delivered == 0 && Instant::now() < deadline {
-                std::thread::yield_now();
-            }
+            // What it has not read when its zipper closes is not processed.
+            let is_reading = has_read.recv_timeout(PATIENCE);
             let closed = zipper.close(PATIENCE);
             // Before anything is looked at: the threads would go on for ever.
             let _not_delivered = source.close(Duration::ZERO);
             sink.stop();
             let got = reading.join().expect("it does not panic");
-            assert!(closed);
+            assert!(closed && is_reading.is_ok());
             (writing.join().expect("it does not panic"), got)
         });
         let expected = (0..got.len() as u32).map(|it| it.to_be_bytes().to_vec());

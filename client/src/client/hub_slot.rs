@@ -17,7 +17,7 @@ impl HubSlot {
         Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Replaces the hub, and returns the one before. Dropping that ends a thread, so it must not be done
+    /// Replaces the hub, and returns the one before. Dropping that waits for an actor, so it must not be done
     /// under a lock.
     pub(super) fn replace(&self, hub: Arc<Hub>) -> Arc<Hub> {
         std::mem::replace(

@@ -1,71 +1,91 @@
 //! A running actor, and where its commands are sent.
 
-use std::thread::JoinHandle;
+use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, unbounded};
-use selvedge_transport::Instant;
+use crossbeam_channel::{Sender, TrySendError, unbounded};
 
-use super::actor::{Actor, Next};
-use super::stepped::SteppedActors;
-use crate::error::DriverError;
+use super::actor::Actor;
+use super::stepped::{SteppedActor, SteppedActors};
+use super::thread::{ActorEnd, ActorThread, ActorWake};
 
 /// The capacity of a mailbox: thousands of connections and users send to one actor.
 const MAILBOX_MAX: usize = 65_536;
 
 /// Sends commands to an actor. Cheap to clone.
 #[derive(Debug)]
-pub struct MailboxSender<T>(Sender<T>);
+pub struct MailboxSender<T>(Arc<Mailbox<T>>);
+
+#[derive(Debug)]
+struct Mailbox<T> {
+    /// Not a bounded channel: that occupies the memory of a full one, 8 MiB for a hub.
+    commands: Sender<T>,
+    /// Dropped after the sender.
+    wake: WakeWhenDropped,
+}
+
+/// Wakes an actor, also when this is dropped; without one, a simulation steps it.
+#[derive(Debug)]
+struct WakeWhenDropped(Option<Arc<ActorWake>>);
+
+impl Drop for WakeWhenDropped {
+    fn drop(&mut self) {
+        if let Some(wake) = &self.0 {
+            wake.wake();
+        }
+    }
+}
 
 impl<T> Clone for MailboxSender<T> {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        Self(Arc::clone(&self.0))
     }
 }
 
 impl<T> MailboxSender<T> {
+    fn new(commands: Sender<T>, wake: Option<Arc<ActorWake>>) -> Self {
+        let wake = WakeWhenDropped(wake);
+        Self(Arc::new(Mailbox { commands, wake }))
+    }
+
     /// Sends without blocking. If the actor has ended, or its mailbox is full (tens of thousands of
     /// commands), the command is dropped and that is logged.
     pub fn send(&self, command: T) {
-        match self.0.try_send(command) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => tracing::error!("the mailbox of an actor is full"),
-            Err(TrySendError::Disconnected(_)) => {
+        let Mailbox { commands, wake } = &*self.0;
+        if commands.len() >= MAILBOX_MAX {
+            tracing::error!("the mailbox of an actor is full");
+            return;
+        }
+        match commands.try_send(command) {
+            Ok(()) => wake.0.iter().for_each(|wake| wake.wake()),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                 tracing::trace!("a command was dropped: its actor has ended");
             }
         }
     }
 }
 
-/// A running actor. It ends when it returns [`Next::End`].
+/// A running actor. It ends when it returns [`Next::End`](crate::Next::End), panics, or nobody can send to it any more.
 #[derive(Debug)]
 pub struct ActorHandle<T> {
     sender: MailboxSender<T>,
-    thread: Option<JoinHandle<()>>,
+    end: Option<ActorEnd>,
 }
 
 impl<T: Send + 'static> ActorHandle<T> {
-    /// Starts a thread of that name for the actor that `make` returns. The actor is called at once.
-    ///
-    /// # Errors
-    /// [`DriverError::System`] when the operating system starts no thread.
-    pub fn spawn<A: Actor<Command = T>>(
+    /// Adds the actor that `make` returns to a thread, which calls it at once. The name is for the log.
+    pub(crate) fn hosted<A: Actor<Command = T>>(
+        thread: &ActorThread,
         name: &str,
         make: impl FnOnce(MailboxSender<T>) -> A,
-    ) -> Result<Self, DriverError> {
-        let (sender, mailbox) = bounded(MAILBOX_MAX);
-        let sender = MailboxSender(sender);
-        let mut actor = make(sender.clone());
-        let spawned = std::thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || run(&mut actor, &mailbox));
-        let thread = spawned.map_err(|error| DriverError::System {
-            what: "start a thread",
-            error,
-        })?;
-        Ok(Self {
+    ) -> Self {
+        let (commands, mailbox) = unbounded();
+        let wake = thread.next_wake();
+        let sender = MailboxSender::new(commands, Some(Arc::clone(&wake)));
+        let actor = SteppedActor::new(make(sender.clone()), mailbox);
+        Self {
             sender,
-            thread: Some(thread),
-        })
+            end: Some(thread.add(name, wake, Box::new(actor))),
+        }
     }
 
     /// An actor without a thread.
@@ -73,14 +93,10 @@ impl<T: Send + 'static> ActorHandle<T> {
         actors: &SteppedActors,
         make: impl FnOnce(MailboxSender<T>) -> A,
     ) -> Self {
-        // A bounded one allocates all its room at once, and a simulation has many actors.
-        let (sender, mailbox) = unbounded();
-        let sender = MailboxSender(sender);
+        let (commands, mailbox) = unbounded();
+        let sender = MailboxSender::new(commands, None);
         actors.add(make(sender.clone()), mailbox);
-        Self {
-            sender,
-            thread: None,
-        }
+        Self { sender, end: None }
     }
 
     /// Sends commands to the actor.
@@ -89,30 +105,10 @@ impl<T: Send + 'static> ActorHandle<T> {
         &self.sender
     }
 
-    /// Blocks the thread until the actor has ended; returns at once on the actor's own thread.
+    /// Blocks the thread until the actor has ended; returns at once on the thread of the actors.
     pub fn join(&mut self) {
-        let own = std::thread::current().id();
-        if let Some(thread) = self.thread.take().filter(|it| it.thread().id() != own)
-            && thread.join().is_err()
-        {
-            tracing::error!("an actor panicked: this is a bug");
+        if let Some(end) = self.end.take() {
+            end.wait();
         }
-    }
-}
-
-/// Runs an actor until it ends or all its senders are dropped.
-fn run<A: Actor>(actor: &mut A, mailbox: &Receiver<A::Command>) {
-    let mut next = actor.handle(Instant::now(), None);
-    loop {
-        let received = match next {
-            Next::End => return,
-            Next::At(at) => mailbox.recv_deadline(at.into()),
-            Next::Command => mailbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        };
-        next = match received {
-            Ok(command) => actor.handle(Instant::now(), Some(command)),
-            Err(RecvTimeoutError::Timeout) => actor.handle(Instant::now(), None),
-            Err(RecvTimeoutError::Disconnected) => return,
-        };
     }
 }

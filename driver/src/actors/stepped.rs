@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, TryRecvError};
 use selvedge_transport::Instant;
 
 use super::actor::{Actor, Next};
@@ -18,7 +18,8 @@ impl std::fmt::Debug for SteppedActors {
     }
 }
 
-trait StepActor: Send {
+/// An actor of any type, with its mailbox.
+pub(crate) trait StepActor: Send {
     /// Handles one command or a deadline that is due. Returns whether there was one.
     fn step(&mut self, now: Instant) -> bool;
 
@@ -28,11 +29,21 @@ trait StepActor: Send {
     fn has_ended(&self) -> bool;
 }
 
-struct SteppedActor<A: Actor> {
+pub(crate) struct SteppedActor<A: Actor> {
     actor: A,
     mailbox: Receiver<A::Command>,
     /// `None` before the first call.
     next: Option<Next>,
+}
+
+impl<A: Actor> SteppedActor<A> {
+    pub(crate) const fn new(actor: A, mailbox: Receiver<A::Command>) -> Self {
+        Self {
+            actor,
+            mailbox,
+            next: None,
+        }
+    }
 }
 
 impl<A: Actor> StepActor for SteppedActor<A> {
@@ -40,7 +51,15 @@ impl<A: Actor> StepActor for SteppedActor<A> {
         let command = match self.next {
             Some(Next::End) => return false,
             None => None,
-            Some(_) => self.mailbox.try_recv().ok(),
+            Some(_) => match self.mailbox.try_recv() {
+                Ok(command) => Some(command),
+                Err(TryRecvError::Empty) => None,
+                // Nobody can send it anything.
+                Err(TryRecvError::Disconnected) => {
+                    self.next = Some(Next::End);
+                    return false;
+                }
+            },
         };
         let is_due = match self.next {
             None => true,
@@ -68,11 +87,7 @@ impl<A: Actor> StepActor for SteppedActor<A> {
 
 impl SteppedActors {
     pub(crate) fn add<A: Actor>(&self, actor: A, mailbox: Receiver<A::Command>) {
-        lock(&self.0).push(Box::new(SteppedActor {
-            actor,
-            mailbox,
-            next: None,
-        }));
+        lock(&self.0).push(Box::new(SteppedActor::new(actor, mailbox)));
     }
 
     /// Steps each actor until it has nothing to do. Returns whether there was anything.

@@ -1,14 +1,15 @@
-//! What one consumer costs 99 others that reads nothing, or takes a second for each message, as a guest does that always
-//! reaches its time limit: their rate and latency beside it, and without it.
+//! What one consumer costs 99 others that reads nothing, takes a second for each message, or is a guest that fails or
+//! reaches its time limit with every message: their rate and latency beside it, and without it.
 //!
-//! `cargo run --release -p selvedge-benches --bin blocked [seconds [rate]]`
+//! `cargo run --release -p selvedge-benches --bin blocked [seconds [rate [zipper]]]`
 //!
 //! One source writes `rate` messages of 64 bytes per second (default 20,000, in all) for `seconds` (default 10),
-//! to 100 consumers; then again with one of them blocked or slow from the start. Everything is in this process; the zippers and the
-//! clients have a worker each.
+//! to 100 consumers; then again with one of them blocked, slow or failing from the start. Everything is in this process, but for
+//! the guest, which the program `zipper` runs (default: `target/release/zipper`); the zippers and the clients have a worker each.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "printing is what this program does")]
 
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -36,6 +37,16 @@ struct Scene {
     policy: SlowConsumerPolicy,
 }
 
+impl Scene {
+    /// The name of a consumer.
+    fn consumer(&self, at: usize) -> String {
+        match self.share {
+            true => "consumer".to_owned(),
+            false => format!("consumer-{at}"),
+        }
+    }
+}
+
 /// What the first consumer does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FirstConsumer {
@@ -45,7 +56,13 @@ enum FirstConsumer {
     TimesOut,
     /// It reads nothing.
     IsBlocked,
+    /// It is a guest, run by the command `zipper`, that does this with each message.
+    Guest(&'static str),
 }
+
+/// Guests of the core ABI, by what they do.
+const GUEST_TIMES_OUT: &str = "(loop (br 0)) (i32.const 0)";
+const GUEST_FAILS: &str = "unreachable";
 
 const SCENES: [Scene; 6] = [
     Scene {
@@ -92,6 +109,46 @@ const SCENES: [Scene; 6] = [
     },
 ];
 
+/// A guest in a process of its own, which ends with this.
+struct Guest(Child);
+
+impl Guest {
+    fn start(handle: &str, scene: Scene, tag: Tag, zippers: &[Address]) -> Self {
+        let text = format!(
+            r#"(module (memory (export "memory") 1)
+                 (func (export "alloc") (param i32) (result i32) (i32.const 1024))
+                 (func (export "handle") (param i32 i32 i32) (result i32) {handle}))"#
+        );
+        let module = wat::parse_str(text).expect("it is valid");
+        let file = std::env::temp_dir().join(format!("selvedge-{}.wasm", std::process::id()));
+        std::fs::write(&file, module).expect("the folder for temporary files can be written");
+        let program = std::env::args().nth(3);
+        let mut command = Command::new(program.as_deref().unwrap_or("target/release/zipper"));
+        command
+            .arg("run")
+            .arg(file)
+            .args(["--name", &scene.consumer(0)]);
+        if scene.policy == SlowConsumerPolicy::DropNewest {
+            command.args(["--when-slow", "drop-newest"]);
+        }
+        command.args(["--policy", "round-robin", "--observe", &tag.to_string()]);
+        for zipper in zippers {
+            command.args(["-z", &zipper.to_string()]);
+        }
+        let (out, errors) = (Stdio::null(), Stdio::null());
+        let started = command.stdout(out).stderr(errors).spawn();
+        Self(started.expect("zipper is built, or its path is the third argument"))
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        // This fails only if the process has ended already.
+        let _ended = self.0.kill();
+        let _waited = self.0.wait();
+    }
+}
+
 fn zipper(name: &str, identity: Identity, mesh: Vec<Neighbour>) -> Zipper {
     let options = ZipperOptions {
         listen: vec!["tcp://127.0.0.1:0".parse().expect("an address")],
@@ -121,18 +178,18 @@ fn run(scene: Scene, time: Duration, rate: u64, first: FirstConsumer) -> (u64, D
         })
     };
     let connect = |at: usize| {
-        let name = match scene.share {
-            true => "consumer".to_owned(),
-            false => format!("consumer-{at}"),
-        };
         Client::connect(ClientOptions {
             driver: Some(Arc::clone(&shared)),
             policy: Policy::RoundRobin,
             slow_consumer: scene.policy,
-            ..ClientOptions::function(name, vec![tag(at)], addresses.clone())
+            ..ClientOptions::function(scene.consumer(at), vec![tag(at)], addresses.clone())
         })
     };
-    let consumers: Vec<Client> = (0..CONSUMERS)
+    let guest = match first {
+        FirstConsumer::Guest(handle) => Some(Guest::start(handle, scene, tag(0), &addresses)),
+        _ => None,
+    };
+    let consumers: Vec<Client> = (usize::from(guest.is_some())..CONSUMERS)
         .map(|at| connect(at).expect("it is admitted"))
         .collect();
     let at = entry.as_ref().unwrap_or(&home).addresses().to_vec();
@@ -141,6 +198,10 @@ fn run(scene: Scene, time: Duration, rate: u64, first: FirstConsumer) -> (u64, D
         ..ClientOptions::source("source", at)
     });
     let source = source.expect("it is admitted");
+    let home_state = home.watch();
+    while home_state.connections().len() <= CONSUMERS {
+        thread::sleep(Duration::from_millis(1));
+    }
     for number in 0..CONSUMERS {
         let zipper = entry.as_ref().unwrap_or(&home);
         while zipper.observers(tag(number)).is_empty() {
@@ -155,6 +216,11 @@ fn run(scene: Scene, time: Duration, rate: u64, first: FirstConsumer) -> (u64, D
         is_over.store(true, Ordering::Relaxed);
         source.stop();
         let mut latencies = reading.join().expect("it does not panic");
+        let taken = home.stats().delivered - latencies.len() as u64;
+        assert!(
+            guest.is_none() || taken > 0,
+            "the guest has received nothing"
+        );
         latencies.sort_unstable();
         let p99 = latencies.get(latencies.len() * 99 / 100).copied();
         let p99 = Duration::from_micros(p99.unwrap_or(u64::MAX));
@@ -170,7 +236,8 @@ fn read(
     is_over: &AtomicBool,
 ) -> Vec<u64> {
     let (mut latencies, mut first_at) = (Vec::new(), Instant::now());
-    let skipped = usize::from(first != FirstConsumer::Reads);
+    let is_first_here = !matches!(first, FirstConsumer::Guest(_));
+    let skipped = usize::from(is_first_here && first != FirstConsumer::Reads);
     while !is_over.load(Ordering::Relaxed) {
         if first == FirstConsumer::TimesOut && first_at.elapsed() >= Duration::from_secs(1) {
             let _is_none = consumers[0].try_receive();
@@ -179,7 +246,7 @@ fn read(
         for (at, consumer) in consumers.iter().enumerate().skip(skipped) {
             loop {
                 match consumer.try_receive() {
-                    Ok(message) if at > 0 => {
+                    Ok(message) if at > 0 || !is_first_here => {
                         let sent = message.payload().first_chunk().copied();
                         let sent = u64::from_be_bytes(sent.expect("a time"));
                         latencies.push(epoch.elapsed().as_micros() as u64 - sent);
@@ -229,13 +296,19 @@ fn main() {
     };
     let (time, rate) = (Duration::from_secs(number(1, 10)), number(2, 20_000));
     println!(
-        "{:36} p99 alone | beside a slow one | beside a blocked one",
+        "{:36} p99 alone | beside a slow one | beside a blocked one | beside a guest that times out | that fails",
         "99 consumers"
     );
+    let firsts = [
+        FirstConsumer::TimesOut,
+        FirstConsumer::IsBlocked,
+        FirstConsumer::Guest(GUEST_TIMES_OUT),
+        FirstConsumer::Guest(GUEST_FAILS),
+    ];
     for scene in SCENES {
         let (alone, p99_alone) = run(scene, time, rate, FirstConsumer::Reads);
         print!("{:36} {p99_alone:9.1?}", scene.name);
-        for first in [FirstConsumer::TimesOut, FirstConsumer::IsBlocked] {
+        for first in firsts {
             let (beside, p99) = run(scene, time, rate, first);
             print!(" | {:7.2} {p99:9.1?}", beside as f64 / alone as f64);
         }

@@ -90,6 +90,25 @@ fn all_means_each_instance() {
 }
 
 #[test]
+fn a_copy_of_a_neighbour_goes_to_one_instance_here_and_by_all_to_each() {
+    let (one, all) = (
+        function("one", Policy::Nearest),
+        function("all", Policy::All),
+    );
+    let mut router = router_with(&[(1, one.clone()), (2, one), (3, all.clone()), (4, all)]);
+    let mut relayed = |name: &str| {
+        let here = Recipient {
+            name: name.into(),
+            home: node(0),
+        };
+        router.relay(node(9), key(5), vec![here]).local
+    };
+    assert_eq!([relayed("one"), relayed("one")].concat().len(), 2);
+    assert_ne!(relayed("one"), relayed("one"), "they take turns");
+    assert_eq!(relayed("all"), [node(3), node(4)]);
+}
+
+#[test]
 fn hash_keeps_a_source_with_its_instance_and_moves_few_when_one_leaves() {
     let a = function("a", Policy::Hash);
     let mut router = router_with(&[(1, a.clone()), (2, a.clone()), (3, a)]);
@@ -272,6 +291,17 @@ fn a_table_that_is_learned_again_outdates_no_route() {
     router.begin_learning(node(1), vec![entry("a", &[1]), entry("b", &[3, 1])]);
     assert!(router.advance(2), "one is withdrawn, and one is new");
     assert!(!router.advance(1));
+}
+
+#[test]
+fn the_routes_of_two_neighbours_that_are_gone_at_once_are_removed() {
+    let mut router = Router::new(node(0), 7);
+    router.learn(node(1), vec![entry("a", &[1])]);
+    router.learn(node(2), vec![entry("b", &[2])]);
+    router.begin_presence(node(1), Presence::Gone);
+    router.begin_presence(node(2), Presence::Gone);
+    router.advance(usize::MAX);
+    assert_eq!(router.routes(), 0);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::*;
 use crate::router::tests::{T, entry, function, node};
 use crate::router::{FunctionSpec, Router};
 use selvedge_client::tag::Tag;
-use selvedge_client::wire::Policy;
+use selvedge_client::wire::{DropPolicy, Policy};
 
 #[test]
 fn a_neighbour_is_sent_as_many_entries_as_it_accepts_and_others_when_there_is_room() {
@@ -32,6 +32,10 @@ fn a_neighbour_is_sent_as_many_entries_as_it_accepts_and_others_when_there_is_ro
     assert_eq!(settle(&mut router), (half + 5, half - 5));
     assert!(router.is_table_full(node(3)));
     let mut fewer = named("a", 1);
+    fewer.truncate(half + 4);
+    router.learn(node(1), fewer.clone());
+    assert_eq!(settle(&mut router), (half + 4, half - 4));
+    assert!(router.is_table_full(node(3)));
     fewer.truncate(half - 7);
     router.learn(node(1), fewer);
     assert_eq!(settle(&mut router), (half - 7, half + 5));
@@ -84,7 +88,32 @@ fn a_route_that_changes_between_two_parts_of_the_first_table_is_sent() {
     };
     assert_eq!(names(&mut router), Some(vec!["a".into()]));
     router.learn(node(3), vec![]);
-    assert_eq!(names(&mut router), Some(vec!["b".into()]));
+    // In front of what has been considered.
+    router.learn(node(2), vec![entry("_", &[2])]);
+    assert_eq!(names(&mut router), Some(vec!["_".into(), "b".into()]));
     assert_eq!(names(&mut router), Some(vec!["c".into()]));
     assert_eq!(names(&mut router), None);
+}
+
+#[test]
+fn a_neighbour_without_deltas_is_sent_numbered_tables_that_are_full_at_their_limit() {
+    let mut router = Router::new(node(0), 7);
+    let dropping = FunctionSpec {
+        drops: Some(DropPolicy::Oldest),
+        ..function("a", Policy::Nearest)
+    };
+    router.add_function(node(9), dropping);
+    router.add_neighbour(node(3));
+    let entry_of_a = InterestEntry {
+        drops: None,
+        ..router.advertise(node(3)).remove(0)
+    };
+    assert_eq!(router.next_table(node(3)), Some((1, vec![entry_of_a])));
+    assert!(!router.is_table_full(node(3)));
+    assert_eq!(router.next_table(node(3)), None);
+    let many = (1..INTEREST_MAX).map(|n| entry(&format!("b{n}"), &[1]));
+    router.learn(node(1), many.collect());
+    let (number, table) = router.next_table(node(3)).expect("it has changed");
+    assert_eq!((number, table.len()), (2, INTEREST_MAX));
+    assert!(router.is_table_full(node(3)));
 }

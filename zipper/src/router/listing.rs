@@ -149,5 +149,7 @@ mod tests {
             (router.counts(), router.reached_by(&[200; 32])),
             ((5, 3, 7), 3)
         );
+        // The functions of this zipper are one route.
+        assert_eq!(router.routes(), 4);
     }
 }

@@ -212,6 +212,23 @@ fn instances_for_which_a_message_has_no_room_are_left_out() {
 }
 
 #[test]
+fn a_delta_is_not_longer_than_asked_for_because_of_the_instances_that_it_lists() {
+    let mut router = Router::new([0; 32], 7);
+    router.add_settling_neighbour([1; 32]);
+    let all: Vec<u64> = (0..1024).collect();
+    let named = |name| entry(name, Policy::Nearest, &[2], Some(&all));
+    router.learn([2; 32], vec![named("f"), named("g")]);
+    let mut names = || {
+        let delta = router.next_delta([1; 32], INTEREST_DELTA_LEN_MAX)?;
+        let names = delta.updated.into_iter().map(|it| it.name);
+        Some(names.collect::<Vec<_>>())
+    };
+    assert_eq!(names(), Some(vec!["f".into()]));
+    assert_eq!(names(), Some(vec!["g".into()]));
+    assert_eq!(names(), None);
+}
+
+#[test]
 fn a_route_to_a_home_is_found_for_any_target_where_instances_are_listed() {
     let mut router = Router::new([0; 32], 7);
     let mut targeted = entry("f", Policy::Nearest, &[3, 2], Some(&[1]));

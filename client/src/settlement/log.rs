@@ -205,9 +205,9 @@ impl MessageLog {
             return 0;
         };
         let Some(segment) = place else { return 0 };
-        let mut freed = segment.release(messages, &mut self.memory);
+        let freed = segment.release(messages, &mut self.memory);
         if segment.is_released() {
-            freed += segment.bytes();
+            debug_assert_eq!(segment.bytes(), 0, "nothing is left that costs anything");
             self.bytes += RELEASED_COST;
             let segment = place.take();
             self.recycle(segment);

@@ -272,3 +272,16 @@ fn a_released_part_of_a_log_needs_almost_no_memory() {
     assert_eq!(held, 2);
     assert_eq!(log.first_held(1), None);
 }
+
+#[test]
+fn segments_are_kept_for_further_messages_and_fewer_in_an_idle_log() {
+    let mut log = MessageLog::default();
+    let written = (SPARE_MAX as u64 + 10) * SEGMENT_LEN;
+    for _ in 0..=written {
+        log.push(LoggedPayload::Copied(&[0; 10]), 0, None);
+    }
+    log.remove_below(written);
+    assert_eq!(log.spare.len(), SPARE_MAX);
+    log.remove_below(written + 1);
+    assert_eq!(log.spare.len(), SPARE_IDLE_MAX);
+}

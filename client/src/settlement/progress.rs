@@ -140,3 +140,17 @@ impl GroupProgress {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_of_messages_that_have_left_the_log_are_forgotten() {
+        let mut sets = ReasonSets::default();
+        sets.insert_all(AbandonReason::Forbidden, &(0..5).into());
+        sets.insert_all(AbandonReason::TooDeep, &(3..9).into());
+        sets.remove_below(5);
+        assert_eq!(sets.0, [(AbandonReason::TooDeep, (5..9).into())]);
+    }
+}

@@ -418,6 +418,21 @@ mod tests {
         assert_eq!(flow.receive(FIRST, 2), Receipt::Superseded);
         assert_eq!(flow.receive(SECOND, 1), Receipt::Duplicate);
         assert!(flow.bind(at(2), FIRST).is_none());
+        assert!(flow.bind(at(2), SECOND).is_some(), "no later one was bound");
+    }
+
+    #[test]
+    fn a_report_ends_behind_the_last_message_that_was_accepted() {
+        let mut flow = bound();
+        flow.raise_floor(5);
+        assert_eq!(flow.receive(FIRST, 4), Receipt::Duplicate, "it was removed");
+        for (sequence, end) in [(5, 6), (6, 7), (9, 10), (8, 10)] {
+            assert_eq!(flow.receive_and_process(FIRST, sequence), Receipt::New);
+            let report = flow.poll_report(at(1), 0).expect("news");
+            assert_eq!(report.end, end);
+        }
+        flow.raise_floor(7);
+        assert_eq!(flow.receive(FIRST, 7), Receipt::New, "it was not removed");
     }
 
     #[test]
@@ -427,12 +442,12 @@ mod tests {
         assert!(flow.may_take(FIRST, SEQUENCE_MAX - 1) && !flow.may_take(FIRST, SEQUENCE_MAX));
         assert!(flow.may_take(FIRST, 0));
         flow.take(0..2, true);
-        flow.take(2..4, false);
-        assert!(flow.may_take(FIRST, 4) && !flow.may_take(FIRST, 3));
+        flow.take(2..5, false);
+        assert!(flow.may_take(FIRST, 5) && !flow.may_take(FIRST, 4));
         let report = flow.poll_report(at(1), 0).expect("two were processed");
         assert_eq!(report.processed, SequenceSet::from(0..2));
-        assert_eq!(report.end, 4);
-        assert_eq!(flow.process_begun(), 2);
+        assert_eq!(report.end, 5);
+        assert_eq!(flow.process_begun(), 3);
         flow.raise_floor(6);
         assert!(flow.may_take(FIRST, 6) && !flow.may_take(FIRST, 5));
         flow.fence();
@@ -465,6 +480,28 @@ mod tests {
         let report = flow.poll_report(at(1), 0).expect("one was processed");
         assert_eq!(report.processed, SequenceSet::from(2..3));
         assert_eq!(flow.poll_report(at(1), 0), None);
+    }
+
+    #[test]
+    fn a_flow_is_forgettable_once_it_is_idle_and_the_source_has_removed_everything() {
+        let mut flow = bound();
+        let state = |flow: &ReceivingFlow| (flow.is_idle(), flow.is_forgettable());
+        assert_eq!(state(&flow), (true, true));
+        for sequence in 0..2 {
+            flow.receive(FIRST, sequence);
+        }
+        assert_eq!(state(&flow), (false, false));
+        flow.process(0);
+        assert!(flow.begin(1));
+        flow.raise_floor(2);
+        assert_eq!(state(&flow), (false, false), "it is being processed");
+        flow.receive(FIRST, 2);
+        flow.process(1);
+        assert_eq!(state(&flow), (false, false), "one is held");
+        flow.process(2);
+        assert_eq!(state(&flow), (true, false));
+        flow.raise_floor(3);
+        assert_eq!(state(&flow), (true, true));
     }
 
     #[test]
@@ -514,6 +551,8 @@ mod tests {
         assert!(flow.poll_report(at(2), 0).is_some());
         assert!(!flow.may_process(at(2)));
         assert_eq!(flow.poll_report(at(2), 0), None);
+        flow.handle_renew(SECOND, report.stamp);
+        assert!(!flow.may_process(at(2)), "it was not bound to that route");
         flow.handle_renew(FIRST, report.stamp);
         assert!(flow.may_process(at(27)));
         assert!(!flow.may_process(at(28)));
@@ -534,10 +573,26 @@ mod tests {
         assert!(!flow.begin(1));
         let report = flow.poll_report(at(40), 0).expect("the answer");
         assert_eq!(report.held, SequenceSet::from(0..1));
+        assert_eq!(flow.receive(SECOND, 0), Receipt::Duplicate);
         assert_eq!(flow.receive(SECOND, 1), Receipt::New);
         flow.process(0);
         let news = flow.poll_report(at(40), 0).expect("news");
         assert_eq!(news.processed, SequenceSet::from(0..1));
+    }
+
+    #[test]
+    fn an_instance_that_leaves_reports_everything_once_more_and_accepts_nothing() {
+        let mut flow = bound();
+        assert_eq!(flow.receive_and_process(FIRST, 0), Receipt::New);
+        assert_eq!(flow.receive(FIRST, 1), Receipt::New);
+        flow.poll_report(at(1), 0).expect("news");
+        assert_eq!(flow.leave(), SequenceSet::from(1..2));
+        let report = flow.poll_report(at(1), 0).expect("the last report");
+        assert_eq!(report.kind, ReportKind::Answer);
+        assert_eq!(report.processed, SequenceSet::from(0..1));
+        assert_eq!((report.held, report.end), (SequenceSet::default(), 1));
+        assert_eq!(flow.receive(FIRST, 1), Receipt::Superseded);
+        assert_eq!(flow.poll_report(at(1), 0), None);
     }
 
     #[test]
@@ -547,6 +602,8 @@ mod tests {
         flow.receive(FIRST, 0);
         let (mut now, mut reports) = (at(1), 0);
         while let Some(timeout) = flow.poll_timeout() {
+            assert!(flow.handle_timeout(now).is_empty(), "too early");
+            assert_eq!(flow.poll_report(now, 0), None);
             now = timeout;
             let dropped = flow.handle_timeout(now);
             reports += usize::from(flow.poll_report(now, 0).is_some());

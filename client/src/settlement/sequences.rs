@@ -231,6 +231,17 @@ mod tests {
         prop::collection::vec(change, 1..40)
     }
 
+    #[test]
+    fn a_set_that_is_empty_again_has_no_memory_of_its_own() {
+        let filled = || -> SequenceSet { (0..9_u64).map(|it| 2 * it..2 * it + 1).collect() };
+        let (mut removed, mut below) = (filled(), filled());
+        assert!(filled().0.spilled());
+        removed.remove(0..20);
+        below.remove_below(20);
+        assert!(removed.is_empty() && !removed.0.spilled());
+        assert!(below.is_empty() && !below.0.spilled());
+    }
+
     proptest! {
         #[test]
         fn a_set_of_ranges_holds_the_numbers_that_a_plain_set_holds(changes in changes()) {

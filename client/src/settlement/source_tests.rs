@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::replies::{GROUP, recipients};
+use crate::settlement::RecipientGroup;
 
 /// A flow with 100 messages of 1 KiB that wait, each with a head.
 fn waiting(window: u64) -> SourceFlow {
@@ -92,4 +93,92 @@ fn what_was_requested_is_sent_before_a_batch() {
     let end = flow.poll_message(0);
     assert!(matches!(end, Some(SourceMessage::ResendEnd { .. })));
     assert!(flow.poll_batch(|_| true).is_some());
+}
+
+#[test]
+fn messages_behind_the_last_one_of_a_group_do_not_wait_for_it() {
+    let mut flow = SourceFlow::new(FlowLimits::default());
+    for _ in 0..2 {
+        flow.push(b"x", 0).expect("there is room");
+    }
+    flow.attach();
+    let mut groups: Vec<RecipientGroup> = recipients();
+    groups[0].until = Some(1);
+    flow.handle_recipients(Recipients { version: 1, groups });
+    while flow.poll_message(10).is_some() {}
+    flow.handle_routed(2, &[]).expect("they were sent");
+    flow.handle_settled(GROUP, &(0..1).into())
+        .expect("it was sent");
+    assert!(flow.is_done());
+    let outcome = flow.outcome();
+    assert_eq!((outcome.settled, outcome.unobserved), (1, 1));
+}
+
+#[test]
+fn a_source_waits_if_it_has_written_a_million_messages_since_the_first_one_that_is_not_settled() {
+    let limits = FlowLimits {
+        log_max: u64::MAX,
+        window: u64::MAX,
+    };
+    let mut flow = SourceFlow::new(limits);
+    flow.attach();
+    announce(&mut flow);
+    let write = |flow: &mut SourceFlow| {
+        flow.push(&[], 0).expect("there is room");
+        assert!(flow.poll_message(0).is_some());
+    };
+    (1..SPAN_WAITING).for_each(|_| write(&mut flow));
+    assert!(!flow.is_waiting());
+    write(&mut flow);
+    assert!(flow.is_waiting());
+    flow.handle_routed(1, &[]).expect("it was sent");
+    flow.handle_settled(GROUP, &(0..1).into())
+        .expect("it was sent");
+    assert!(!flow.is_waiting());
+}
+
+#[test]
+fn a_source_waits_for_the_window_or_when_its_log_has_refused_a_message() {
+    let mut flow = waiting(100 << 10);
+    announce(&mut flow);
+    assert!(!flow.is_waiting());
+    let mut flow = waiting(1024 + 64);
+    announce(&mut flow);
+    assert!(!flow.is_waiting());
+    assert_eq!(number_of(flow.poll_message(1024)), Some(0));
+    assert!(flow.is_waiting());
+    let mut flow = SourceFlow::new(FlowLimits {
+        log_max: 64,
+        window: 1000,
+    });
+    flow.push(&[], 0).expect("there is room");
+    assert!(!flow.is_waiting());
+    flow.push(&[], 0).expect_err("the log is full");
+    assert!(flow.is_waiting());
+}
+
+#[test]
+fn messages_that_the_present_entry_zipper_has_not_been_sent_cannot_be_requested() {
+    let mut flow = waiting(100 << 10);
+    announce(&mut flow);
+    for number in 0..4 {
+        assert_eq!(number_of(flow.poll_message(1024)), Some(number));
+    }
+    flow.handle_routed(2, &[]).expect("they were sent");
+    assert!(!flow.is_routed());
+    // The messages that are not routed are sent again.
+    flow.attach();
+    announce(&mut flow);
+    assert!(flow.is_routed());
+    let request = |ranges: std::ops::Range<u64>, from| ResendRequest {
+        group: GROUP,
+        token: 1,
+        ranges: ranges.into(),
+        from: Some(from),
+        bytes: u64::MAX,
+    };
+    let out_of_range = Err(SettlementError::OutOfRange);
+    assert_eq!(flow.handle_resend(request(0..3, 2)), out_of_range);
+    assert_eq!(flow.handle_resend(request(0..2, 3)), out_of_range);
+    assert_eq!(flow.handle_resend(request(0..2, 2)), Ok(()));
 }

@@ -156,6 +156,22 @@ fn a_message_of_a_dead_instance_is_flagged_in_the_answer_to_a_request() {
 }
 
 #[test]
+fn what_an_instance_has_reported_before_it_left_is_sent_before_its_end_is_announced() {
+    // To the next entry zipper, those who are not announced any more have had nothing that is not settled.
+    let mut flow = entry(offer(5, 5, &[1, 2], 0, none(), 0));
+    flow.set_groups(t(1), &[spec(true, &[1, 2])]);
+    bind(&mut flow, 1, (0..5).into(), none(), 5);
+    flow.handle_leave(t(1), InstanceId(1));
+    let settled = SourceOutput::Settled {
+        group: GroupId(0),
+        messages: (0..5).into(),
+    };
+    let outputs = drain(&mut flow);
+    assert_eq!(outputs[0], settled);
+    assert!(matches!(outputs[1], SourceOutput::Announce(_)));
+}
+
+#[test]
 fn what_an_earlier_entry_zipper_may_have_sent_is_flagged_in_an_answer() {
     let mut flow = entry(offer(50, 100, &[1, 2], 0, (0..30).into(), 0));
     flow.set_groups(t(1), &[spec(true, &[1, 2])]);

@@ -67,7 +67,9 @@ fn unobserved(messages: usize) -> SourceFlow {
 fn what_a_source_may_not_write_is_declined() {
     let mut flow = entry(fresh());
     flow.forbid(t(1));
-    confirm(&mut flow);
+    let announced = drain(&mut flow);
+    assert!(matches!(announced[..], [SourceOutput::Announce(_)]));
+    flow.handle_confirmed(1);
     flow.decline(5, AbandonReason::Forbidden);
     let routed = routed(drain(&mut flow));
     assert_eq!(routed, (5, vec![forbidden(0..5)]));
@@ -157,6 +159,11 @@ fn a_source_that_has_its_permission_again_is_received_from_then_on() {
     let mut deliveries = 0;
     assert!(flow.handle_live(11, |_| deliveries += 1));
     assert!(flow.is_observed());
+    // It waits for the instance.
+    flow.set_groups(t(3), &[spec(true, &[1])]);
+    let outputs = drain(&mut flow);
+    let is_abandoned = |it: &SourceOutput| matches!(it, SourceOutput::Abandoned { .. });
+    assert!(!outputs.iter().any(is_abandoned), "{outputs:?}");
 }
 
 /// It may invent what it presents.

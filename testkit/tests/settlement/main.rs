@@ -9,6 +9,7 @@ mod holding;
 mod judge;
 mod link;
 mod recipients;
+mod returning;
 mod routes;
 mod stalling;
 mod world;

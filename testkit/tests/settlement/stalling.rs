@@ -15,16 +15,16 @@ use crate::cases::{
 };
 
 /// In half seconds.
-fn at(halves: u64) -> Instant {
+pub(crate) fn at(halves: u64) -> Instant {
     Instant::from_origin(Duration::from_millis(500 * halves))
 }
 
 /// A flow with one instance, which has been sent messages and has processed none.
-struct Held {
-    flow: EntryFlow,
+pub(crate) struct Held {
+    pub(crate) flow: EntryFlow,
     epoch: RouteEpoch,
     /// In half seconds.
-    now: u64,
+    pub(crate) now: u64,
     progress: u64,
     /// What the source was sent when the instance had stalled.
     outputs: Vec<SourceOutput>,
@@ -35,7 +35,7 @@ impl Held {
         Self::with(spec(true, &[1]))
     }
 
-    fn with(spec: GroupSpec) -> Self {
+    pub(crate) fn with(spec: GroupSpec) -> Self {
         let mut flow = entry(fresh());
         flow.set_groups(at(2), &[spec]);
         confirm(&mut flow);
@@ -73,7 +73,7 @@ impl Held {
 
     /// The source waits for so many seconds. The instance answers to each question, and processes so many messages of
     /// other flows meanwhile. Returns the number of seconds after which it is removed as stalled.
-    fn wait(&mut self, seconds: u64, processed: u64, answers: bool) -> Option<u64> {
+    pub(crate) fn wait(&mut self, seconds: u64, processed: u64, answers: bool) -> Option<u64> {
         for half in 0..2 * seconds {
             self.now += 1;
             if half % 2 == 0 {

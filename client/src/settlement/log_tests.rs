@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use selvedge_hub::EncodedBatch;
 
-use super::segment::{COPY_MAX, KEEP_MIN, RUN_LEN, SPARE_LEN_IDLE};
+use super::segment::{COPY_MAX, KEEP_MIN, RUN_LEN, SPARE_LEN_IDLE, SPARE_LEN_MAX};
 use super::*;
 
 /// What a log must hold: each message with its flags, and whether it is released.
@@ -284,4 +284,22 @@ fn segments_are_kept_for_further_messages_and_fewer_in_an_idle_log() {
     assert_eq!(log.spare.len(), SPARE_MAX);
     log.remove_below(written + 1);
     assert_eq!(log.spare.len(), SPARE_IDLE_MAX);
+}
+
+#[test]
+fn the_memory_of_released_payloads_is_used_again_and_limited() {
+    let mut log = MessageLog::default();
+    let write = |log: &mut MessageLog, count: usize| {
+        (0..count).for_each(|_| log.push(LoggedPayload::Copied(&[0; 1024]), 0, None));
+    };
+    // A run has 32 of them, and a segment has two runs.
+    write(&mut log, 33);
+    log.release(0..32);
+    assert!(log.memory.len() >= RUN_LEN);
+    write(&mut log, 32);
+    assert_eq!(log.memory.len(), 0);
+    write(&mut log, 10_000);
+    log.release(0..log.next() - 1);
+    let len = log.memory.len();
+    assert!((SPARE_LEN_MAX / 2..=SPARE_LEN_MAX).contains(&len), "{len}");
 }

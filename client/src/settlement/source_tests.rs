@@ -1,4 +1,6 @@
-//! Tests of what a source sends in batches.
+//! Tests of what a source sends, and when it waits.
+
+use bytes::Bytes;
 
 use super::*;
 use crate::replies::{GROUP, recipients};
@@ -90,8 +92,18 @@ fn what_was_requested_is_sent_before_a_batch() {
         flow.poll_batch(|_| true).is_none(),
         "before the end of the answer"
     );
+    assert_eq!(flow.next_len(), Some(0));
     let end = flow.poll_message(0);
-    assert!(matches!(end, Some(SourceMessage::ResendEnd { .. })));
+    let is_end = |it| {
+        matches!(
+            it,
+            SourceMessage::ResendEnd {
+                complete_below: 4,
+                ..
+            }
+        )
+    };
+    assert!(end.is_some_and(is_end));
     assert!(flow.poll_batch(|_| true).is_some());
 }
 
@@ -158,6 +170,50 @@ fn a_source_waits_for_the_window_or_when_its_log_has_refused_a_message() {
 }
 
 #[test]
+fn a_source_does_not_wait_any_more_when_messages_have_left_its_log_behind_others() {
+    let payload = Bytes::from(vec![1; 5000]);
+    let mut flow = SourceFlow::new(FlowLimits {
+        log_max: 3 * cost_of(payload.len()),
+        window: 1 << 20,
+    });
+    flow.attach();
+    announce(&mut flow);
+    let write =
+        |flow: &mut SourceFlow| flow.push_with(LoggedPayload::Kept(&payload), 0, |_| None::<&[u8]>);
+    for number in 0..3 {
+        assert_eq!(write(&mut flow), Ok(number));
+        assert!(flow.poll_message(5000).is_some());
+    }
+    assert!(write(&mut flow).is_err() && flow.is_waiting());
+    flow.handle_routed(3, &[]).expect("they were sent");
+    flow.handle_settled(GROUP, &(1..2).into())
+        .expect("it was sent");
+    assert!(!flow.is_waiting());
+}
+
+#[test]
+fn a_group_without_messages_delays_none() {
+    let mut flow = SourceFlow::new(FlowLimits::default());
+    for _ in 0..2 {
+        flow.push(b"x", 0).expect("there is room");
+    }
+    flow.attach();
+    let mut groups: Vec<RecipientGroup> = recipients();
+    groups.push(RecipientGroup {
+        group: GroupId(GROUP.0 + 1),
+        from: 1,
+        until: Some(1),
+        ..groups[0].clone()
+    });
+    flow.handle_recipients(Recipients { version: 1, groups });
+    while flow.poll_message(10).is_some() {}
+    flow.handle_routed(2, &[]).expect("they were sent");
+    flow.handle_settled(GROUP, &(0..2).into())
+        .expect("they were sent");
+    assert!(flow.is_done());
+}
+
+#[test]
 fn messages_that_the_present_entry_zipper_has_not_been_sent_cannot_be_requested() {
     let mut flow = waiting(100 << 10);
     announce(&mut flow);
@@ -181,4 +237,48 @@ fn messages_that_the_present_entry_zipper_has_not_been_sent_cannot_be_requested(
     assert_eq!(flow.handle_resend(request(0..3, 2)), out_of_range);
     assert_eq!(flow.handle_resend(request(0..2, 3)), out_of_range);
     assert_eq!(flow.handle_resend(request(0..2, 2)), Ok(()));
+}
+
+#[test]
+fn an_answer_ends_when_it_has_the_bytes_that_were_requested() {
+    let mut flow = waiting(100 << 10);
+    announce(&mut flow);
+    for number in 0..32 {
+        assert_eq!(number_of(flow.poll_message(1024)), Some(number));
+    }
+    let request = ResendRequest {
+        group: GROUP,
+        token: 1,
+        ranges: (0..10).into(),
+        from: None,
+        bytes: 2500,
+    };
+    flow.handle_resend(request).expect("they were sent");
+    for expected in 0..2 {
+        let resent = flow.poll_message(1024);
+        let is_next =
+            |it| matches!(it, SourceMessage::Resent { sequence, .. } if sequence == expected);
+        assert!(resent.is_some_and(is_next));
+    }
+    let end = flow.poll_message(1024);
+    let is_end = |it| {
+        matches!(
+            it,
+            SourceMessage::ResendEnd {
+                complete_below: 2,
+                ..
+            }
+        )
+    };
+    assert!(end.is_some_and(is_end));
+}
+
+#[test]
+fn the_next_length_is_that_of_a_message_that_can_be_sent() {
+    let mut flow = waiting(1024 + 64);
+    assert_eq!(flow.next_len(), None, "not announced");
+    announce(&mut flow);
+    assert_eq!(flow.next_len(), Some(1024));
+    assert_eq!(number_of(flow.poll_message(1024)), Some(0));
+    assert_eq!(flow.next_len(), None, "no window");
 }

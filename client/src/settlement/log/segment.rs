@@ -30,7 +30,7 @@ pub(super) const SEGMENT_LEN: u64 = u64::BITS as u64;
 
 /// How much memory a log keeps for further messages, in bytes, and when it is empty. What is freed may be returned to
 /// the operating system, and page faults cost as much as copying.
-const SPARE_LEN_MAX: usize = 4 << 20;
+pub(super) const SPARE_LEN_MAX: usize = 4 << 20;
 pub(super) const SPARE_LEN_IDLE: usize = 128 << 10;
 
 /// The payload of a message in a log.

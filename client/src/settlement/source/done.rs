@@ -81,7 +81,7 @@ impl SourceFlow {
 
     pub(super) fn release(&mut self, messages: Range<u64>) {
         let messages = messages.start.max(self.base())..messages.end.min(self.routed);
-        if messages.is_empty() || self.settles_when_routed {
+        if messages.is_empty() {
             return;
         }
         let mut done = SequenceSet::from(messages);

@@ -228,6 +228,8 @@ fn what_two_instances_have_is_flagged_and_goes_to_no_third_one() {
     flow.handle_death(t(1), InstanceId(2));
     assert_eq!(resend(&drain(&mut flow)), None, "1 has it");
     assert_eq!(sent_after_a_drop(&mut flow), Some((1, 10, true)));
+    let delivery = flow.handle_resent(GroupId(0), 1, 11).expect("a request");
+    assert!(!delivery.is_redelivery, "2 did not have it");
 }
 
 #[test]
@@ -483,6 +485,152 @@ fn a_block_of_live_messages_ends_before_those_that_the_group_has() {
     let sent: Vec<_> = (50..100).flat_map(|s| live(&mut flow, s)).collect();
     let expected = (50..60).chain(70..100).map(|s| (1, s, false));
     assert_eq!(sent, expected.collect::<Vec<_>>());
+}
+
+#[test]
+fn a_block_of_live_messages_ends_before_the_first_one_of_a_group() {
+    let mut offer = offer(50, 100, &[1], 0, none(), 0);
+    offer.groups[0].recipients.from = 60;
+    let mut flow = entry(offer);
+    flow.set_groups(t(1), &[spec(true, &[1])]);
+    assert_eq!(flow.live_block(100, |_| {}), 10);
+}
+
+#[test]
+fn a_report_that_cannot_be_true_is_ignored() {
+    let mut flow = entry(fresh());
+    flow.set_groups(t(1), &[spec(true, &[1])]);
+    confirm(&mut flow);
+    flow.handle_route(t(1), InstanceId(1));
+    let epoch = epoch(&mut flow, 1);
+    for sequence in 0..600 {
+        live(&mut flow, sequence);
+    }
+    let mut answer = |processed: SequenceSet, held: SequenceSet, end| {
+        let answer = ReceivingReport {
+            kind: ReportKind::Answer,
+            held,
+            end,
+            ..report(epoch, processed)
+        };
+        flow.handle_report(t(1), GroupId(0), InstanceId(1), &answer);
+        // Whether the answer has counted: then what is missing is requested.
+        resend(&drain(&mut flow)).is_some()
+    };
+    let many = || -> SequenceSet { (0..257).map(|it| 2 * it..2 * it + 1).collect() };
+    assert!(!answer((599..601).into(), none(), 600));
+    assert!(!answer(none(), (599..601).into(), 600));
+    assert!(!answer(none(), none(), 601));
+    assert!(!answer(many(), none(), 600));
+    assert!(!answer(none(), many(), 600));
+    assert!(answer((598..599).into(), (599..600).into(), 600));
+}
+
+#[test]
+fn a_flow_whose_instances_are_bound_and_have_no_messages_has_no_time_limit() {
+    let mut flow = entry(fresh());
+    flow.set_groups(t(1), &[spec(true, &[1])]);
+    confirm(&mut flow);
+    bind(&mut flow, 1, none(), none(), 0);
+    assert_eq!(flow.poll_timeout(), None);
+}
+
+#[test]
+fn a_lease_does_not_begin_anew_when_the_instances_are_listed_again() {
+    let lease = EntrySettings::default().lease.as_secs();
+    let mut flow = entry(fresh());
+    flow.set_groups(t(1), &[spec(true, &[1, 2])]);
+    confirm(&mut flow);
+    // There is no way to 2.
+    bind(&mut flow, 1, none(), none(), 0);
+    flow.set_groups(t(3), &[spec(true, &[1, 2])]);
+    assert_eq!(flow.poll_timeout(), Some(t(1 + lease)));
+    flow.handle_leave(t(4), InstanceId(2));
+    for seconds in [5, 10] {
+        flow.set_groups(t(seconds), &[spec(true, &[3])]);
+        flow.handle_leave(t(seconds), InstanceId(3));
+    }
+    assert_eq!(flow.poll_timeout(), Some(t(5 + lease)));
+}
+
+#[test]
+fn an_instance_that_is_bound_again_and_again_and_never_answers_loses_its_lease() {
+    let end = 2 + EntrySettings::default().lease.as_secs();
+    let mut flow = entry(fresh());
+    flow.set_groups(t(1), &[spec(true, &[1, 2])]);
+    confirm(&mut flow);
+    bind(&mut flow, 1, none(), none(), 0);
+    assert_eq!(live(&mut flow, 0), [(1, 0, false)]);
+    bind(&mut flow, 2, none(), none(), 0);
+    flow.handle_route(t(2), InstanceId(1));
+    for seconds in 3..end {
+        flow.handle_timeout(t(seconds));
+        instance_outputs(&mut flow);
+        assert_eq!(resend(&drain(&mut flow)), None);
+    }
+    flow.handle_timeout(t(end));
+    let request = resend(&drain(&mut flow)).expect("another instance receives it");
+    assert_eq!(resent(&mut flow, &request, 0), Some((2, 0, true)));
+}
+
+#[test]
+fn nothing_is_uncertain_any_more_once_it_is_abandoned() {
+    let mut flow = entry(fresh());
+    flow.set_groups(t(1), &[spec(false, &[1, 2])]);
+    confirm(&mut flow);
+    bind(&mut flow, 1, none(), none(), 0);
+    assert_eq!(live(&mut flow, 0), [(1, 0, false)]);
+    drain(&mut flow);
+    flow.handle_death(t(1), InstanceId(1));
+    let below: Vec<_> = drain(&mut flow)
+        .into_iter()
+        .filter_map(|it| match it {
+            SourceOutput::Announce(recipients) => Some(recipients.groups[0].uncertain_below),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(below.last(), Some(&0), "{below:?}");
+}
+
+#[test]
+fn messages_that_are_abandoned_for_two_reasons_at_once_are_reported_for_each() {
+    let mut flow = entry(fresh());
+    flow.set_groups(t(1), &[spec(false, &[1])]);
+    confirm(&mut flow);
+    bind(&mut flow, 1, none(), none(), 0);
+    assert_eq!(live(&mut flow, 0), [(1, 0, false)]);
+    drain(&mut flow);
+    flow.handle_death(t(1), InstanceId(1));
+    assert_eq!(live(&mut flow, 1), []);
+    flow.forbid(t(1));
+    let abandoned: Vec<_> = drain(&mut flow)
+        .into_iter()
+        .filter_map(|it| match it {
+            SourceOutput::Abandoned {
+                messages, reason, ..
+            } => Some((reason, messages)),
+            _ => None,
+        })
+        .collect();
+    let expected = [
+        (AbandonReason::InstanceLost, (0..1).into()),
+        (AbandonReason::Forbidden, (1..2).into()),
+    ];
+    assert_eq!(abandoned, expected);
+}
+
+#[test]
+fn the_source_is_not_asked_again_for_an_instance_that_has_reported_nothing() {
+    let mut flow = entry(fresh());
+    flow.set_groups(t(1), &[spec(true, &[1, 2])]);
+    confirm(&mut flow);
+    bind(&mut flow, 1, none(), none(), 0);
+    let probe = drain(&mut flow).into_iter().find_map(|it| match it {
+        SourceOutput::Probe(number) => Some(number),
+        _ => None,
+    });
+    flow.handle_alive(probe.expect("its lease is to begin"));
+    assert_eq!(drain(&mut flow), []);
 }
 
 /// The groups of a flow as the source was informed of them last.

@@ -151,6 +151,7 @@ fn a_source_that_loses_its_permission_learns_what_was_processed_before() {
 fn a_source_that_has_its_permission_again_is_received_from_then_on() {
     let mut flow = flow_with_messages();
     flow.forbid(t(2));
+    assert!(!flow.is_observed());
     flow.decline(1, AbandonReason::Forbidden);
     flow.set_groups(t(3), &[spec(true, &[1])]);
     confirm(&mut flow);

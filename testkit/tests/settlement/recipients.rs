@@ -145,6 +145,84 @@ fn an_instance_is_bound_again_at_once_after_a_loss_and_after_a_pause_when_it_is_
 }
 
 #[test]
+fn an_instance_is_bound_again_at_once_after_it_has_reported_news() {
+    let mut flow = entry(fresh());
+    flow.set_groups(t(1), &[spec(true, &[1])]);
+    confirm(&mut flow);
+    live(&mut flow, 0);
+    flow.handle_route(t(1), InstanceId(1));
+    let mut route = epoch(&mut flow, 1);
+    let kinds = [
+        (ReportKind::Answer, none(), true),
+        (ReportKind::Answer, (0..1).into(), false),
+        (ReportKind::News, none(), false),
+        (ReportKind::News, (0..1).into(), true),
+    ];
+    for (seconds, (kind, processed, is_at_once)) in (2..).zip(kinds) {
+        let report = ReceivingReport {
+            kind,
+            ..report(route, processed)
+        };
+        let member = (GroupId(0), InstanceId(1));
+        flow.handle_report(t(seconds), member.0, member.1, &report);
+        flow.handle_loss(t(seconds), member, route, false);
+        let is_due = |flow: &EntryFlow| flow.poll_timeout() < Some(t(seconds + 1));
+        assert_eq!(!is_due(&flow), is_at_once, "{kind:?}");
+        flow.handle_timeout(t(seconds + 1));
+        route = epoch(&mut flow, 1);
+    }
+}
+
+#[test]
+fn an_instance_that_is_not_selected_any_more_receives_no_new_messages() {
+    let mut flow = entry(fresh());
+    flow.set_groups(t(1), &[spec(true, &[1])]);
+    confirm(&mut flow);
+    bind(&mut flow, 1, none(), none(), 0);
+    assert_eq!(live(&mut flow, 0), [(1, 0, false)]);
+    let preferred = GroupSpec {
+        others: vec![InstanceId(1)],
+        ..spec(true, &[2])
+    };
+    flow.set_groups(t(1), &[preferred]);
+    confirm(&mut flow);
+    assert_eq!(live(&mut flow, 1), []);
+    bind(&mut flow, 2, none(), none(), 0);
+    let request = resend(&drain(&mut flow)).expect("it has waited for this one");
+    assert_eq!(resent(&mut flow, &request, 1), Some((2, 1, false)));
+}
+
+#[test]
+fn the_routes_of_a_group_that_is_over_are_unbound() {
+    let mut flow = entry(fresh());
+    flow.set_groups(t(1), &[spec(true, &[1, 2])]);
+    confirm(&mut flow);
+    // One answers, and the other one does not.
+    let routes = [1, 2].map(|instance| {
+        flow.handle_route(t(1), InstanceId(instance));
+        epoch(&mut flow, instance)
+    });
+    let answer = ReceivingReport {
+        kind: ReportKind::Answer,
+        ..report(routes[0], none())
+    };
+    flow.handle_report(t(1), GroupId(0), InstanceId(1), &answer);
+    assert_eq!(live(&mut flow, 0), [(1, 0, false)]);
+    flow.close_groups(["g"].into_iter(), |_| false);
+    let news = report(routes[0], (0..1).into());
+    flow.handle_report(t(1), GroupId(0), InstanceId(1), &news);
+    instance_outputs(&mut flow);
+    drain(&mut flow);
+    let mut unbound: Vec<_> = instance_outputs(&mut flow)
+        .into_iter()
+        .filter(|it| it.kind == InstanceOutputKind::Unbind)
+        .map(|it| (it.instance.0, it.epoch))
+        .collect();
+    unbound.sort_unstable_by_key(|it| it.0);
+    assert_eq!(unbound, [(1, routes[0]), (2, routes[1])]);
+}
+
+#[test]
 fn only_an_answer_on_the_present_route_is_the_answer_to_a_bind() {
     let mut flow = entry(fresh());
     flow.set_groups(t(1), &[spec(true, &[1])]);

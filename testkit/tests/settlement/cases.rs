@@ -533,6 +533,10 @@ fn a_flow_whose_instances_are_bound_and_have_no_messages_has_no_time_limit() {
     confirm(&mut flow);
     bind(&mut flow, 1, none(), none(), 0);
     assert_eq!(flow.poll_timeout(), None);
+    // It looks for what holds the source back.
+    flow.handle_waiting(t(5));
+    let look = t(5) + Duration::from_millis(500);
+    assert_eq!(flow.poll_timeout(), Some(look));
 }
 
 #[test]
@@ -588,7 +592,15 @@ fn nothing_is_uncertain_any_more_once_it_is_abandoned() {
     flow.set_groups(t(1), &[spec(false, &[1])]);
     assert_eq!(announced(&mut flow)[0].uncertain_below, 5);
     bind(&mut flow, 1, none(), (0..3).into(), 3);
-    assert_eq!(announced(&mut flow)[0].uncertain_below, 0);
+    let outputs = drain(&mut flow);
+    let abandoned = SourceOutput::Abandoned {
+        group: GroupId(0),
+        messages: (3..5).into(),
+        reason: AbandonReason::InstanceLost,
+    };
+    assert_eq!(outputs[0], abandoned);
+    let is_end = |it: &SourceOutput| matches!(it, SourceOutput::Announce(it) if it.groups[0].uncertain_below == 0);
+    assert!(outputs.iter().any(is_end), "{outputs:?}");
 }
 
 #[test]

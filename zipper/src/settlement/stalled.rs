@@ -48,7 +48,6 @@ const REPORTED_MAX: usize = 64;
 /// The source has reported that it waits.
 #[derive(Debug)]
 pub(super) struct WaitingSource {
-    since: Instant,
     reported_at: Instant,
     /// When members were looked at for the last time.
     looked_at: Instant,
@@ -122,7 +121,6 @@ impl EntryFlow {
             return;
         }
         *waiting = Some(WaitingSource {
-            since: now,
             reported_at: now,
             looked_at: now,
         });
@@ -182,13 +180,12 @@ impl EntryFlow {
         // Without what is not counted.
         let passed = u16::try_from(passed.as_millis() / UNIT.as_millis()).unwrap_or(u16::MAX);
         waiting.looked_at += UNIT * u32::from(passed);
-        let has_waited = now >= waiting.since + max;
         for at in 0..self.groups.len() {
             let group = &mut self.groups[at];
             let mut stalled = Vec::new();
             for member in &mut group.members {
                 member.look(passed);
-                if has_waited && member.has_stalled_for(max) {
+                if member.has_stalled_for(max) {
                     stalled.push(member.instance);
                 }
             }
@@ -202,9 +199,9 @@ impl EntryFlow {
     /// it is: one that is not bound could not be informed of its end.
     pub(super) fn look_at_answer(&mut self, now: Instant, at: usize, instance: InstanceId) {
         let max = self.settings.get().stalled_max;
-        let has_waited = self.waiting().is_some_and(|it| now >= it.since + max);
+        let is_waited_for = self.is_waited_for();
         let has_stalled = |it: &mut Member| it.way == MemberWay::Full && it.has_stalled_for(max);
-        if has_waited && self.groups[at].member(instance).is_some_and(has_stalled) {
+        if is_waited_for && self.groups[at].member(instance).is_some_and(has_stalled) {
             self.end_stalled(now, at, instance);
         }
     }
@@ -281,7 +278,7 @@ impl Member {
         self.is_bound() && !self.is_silent() && counts
     }
 
-    /// How long it has not proceeded while the source waits.
+    /// How long it has not proceeded while the source waits: not longer than the source has waited.
     fn unmoved(&self) -> Duration {
         match self.unmoved {
             PROCEEDED => Duration::ZERO,

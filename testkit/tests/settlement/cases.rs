@@ -540,6 +540,26 @@ fn a_flow_whose_instances_are_bound_and_have_no_messages_has_no_time_limit() {
 }
 
 #[test]
+fn a_group_without_instances_is_given_up_after_ten_seconds() {
+    let mut flow = entry(fresh());
+    flow.set_groups(t(1), &[spec(true, &[])]);
+    confirm(&mut flow);
+    live(&mut flow, 0);
+    assert_eq!(flow.poll_timeout(), Some(t(11)));
+    let is_abandoned = |flow: &mut EntryFlow| {
+        let outputs = drain(flow);
+        let reason = AbandonReason::NoSubscriber;
+        let is_it = |it: &SourceOutput| matches!(it, SourceOutput::Abandoned { reason: why, .. } if *why == reason);
+        outputs.iter().any(is_it)
+    };
+    flow.handle_timeout(t(10));
+    assert!(!is_abandoned(&mut flow));
+    flow.handle_timeout(t(11));
+    assert!(is_abandoned(&mut flow));
+    assert_eq!(flow.poll_timeout(), None);
+}
+
+#[test]
 fn a_lease_does_not_begin_anew_when_the_instances_are_listed_again() {
     let lease = EntrySettings::default().lease.as_secs();
     let mut flow = entry(fresh());

@@ -71,6 +71,14 @@ fn an_instance_that_has_stalled_does_not_return_if_its_process_ends() {
 }
 
 #[test]
+fn an_instance_that_was_not_listed_when_it_stalled_does_not_return() {
+    let mut held = Held::with(spec(true, &[1, 2]));
+    held.flow.set_groups(at(held.now), &[spec(true, &[2])]);
+    held.wait(60, 0, true).expect("it has stalled");
+    assert_eq!(returned(&mut held), []);
+}
+
+#[test]
 fn the_way_to_an_instance_is_kept_while_another_one_that_has_stalled_has_none() {
     let mut held = stalled();
     held.flow.handle_route_lost(at(held.now), STALLED);

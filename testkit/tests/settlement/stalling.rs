@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use selvedge_client::settlement::{
-    AbandonReason, GroupId, InstanceId, ReceivingReport, ReportKind, RouteEpoch,
+    AbandonReason, GroupId, InstanceId, ReceivingReport, ReportKind, RouteEpoch, SequenceSet,
 };
 use selvedge_hub::Instant;
 use selvedge_zipper::settlement::{
@@ -57,11 +57,11 @@ impl Held {
         }
     }
 
-    fn report(&mut self) {
+    fn report(&mut self, processed: SequenceSet) {
         let report = ReceivingReport {
             epoch: self.epoch,
             kind: ReportKind::News,
-            processed: none(),
+            processed,
             held: none(),
             end: 0,
             stamp: self.now,
@@ -88,7 +88,7 @@ impl Held {
                     InstanceOutputKind::Bind => self.epoch = epoch,
                     InstanceOutputKind::Ask if answers => {
                         self.progress += processed;
-                        self.report();
+                        self.report(none());
                     }
                     _ => {}
                 }
@@ -145,6 +145,45 @@ fn an_instance_that_has_not_proceeded_for_two_hours_is_shown_as_slow_for_more_th
 }
 
 /// It could not be informed, and would go on with what it has while others receive that, too.
+#[test]
+fn an_instance_that_reports_news_is_not_slow_any_more() {
+    let mut held = Held::new();
+    held.report((0..1).into());
+    assert_eq!(held.wait(5, 0, true), None);
+    assert_eq!(held.state(), Some(SlowState::Stuck));
+    assert_eq!(held.flow.slow_members(at(held.now))[0].messages, 9);
+    held.report((1..2).into());
+    assert_eq!(held.state(), None);
+}
+
+#[test]
+fn an_instance_that_does_not_answer_is_shown_as_silent() {
+    let mut held = Held::new();
+    assert_eq!(held.wait(6, 0, false), None);
+    assert_eq!(held.state(), Some(SlowState::Stuck));
+    assert_eq!(held.wait(3, 0, false), None);
+    assert_eq!(held.state(), Some(SlowState::Silent));
+    held.report(none());
+    assert_eq!(held.state(), Some(SlowState::Stuck));
+}
+
+#[test]
+fn an_instance_that_has_nothing_to_process_is_not_slow() {
+    let mut held = Held::new();
+    held.report((0..10).into());
+    assert_eq!(held.wait(20, 0, true), None);
+    assert_eq!(held.state(), None);
+    held.flow.handle_route_lost(at(held.now), InstanceId(1));
+    assert_eq!(held.wait(20, 0, true), None);
+    assert_eq!(held.state(), None);
+    // The source has not sent again what was lost.
+    let mut held = Held::new();
+    bind(&mut held.flow, 1, none(), none(), 0);
+    held.epoch.route = 2;
+    assert_eq!(held.wait(20, 0, true), None);
+    assert_eq!(held.state(), None);
+}
+
 #[test]
 fn an_instance_without_a_route_has_not_stalled() {
     let mut held = Held::new();

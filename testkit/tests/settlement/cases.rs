@@ -765,6 +765,8 @@ fn an_instance_that_is_not_listed_any_more_loses_its_messages_a_lease_later() {
     assert_eq!(resend(&drain(&mut flow)), None);
     assert_eq!(flow.poll_timeout(), Some(t(5 + lease)));
     flow.handle_timeout(t(5 + lease));
+    let is_bind = |it: &InstanceOutput| it.kind == InstanceOutputKind::Bind;
+    assert!(!instance_outputs(&mut flow).iter().any(is_bind));
     let request = resend(&drain(&mut flow)).expect("another instance receives them");
     let sent: Vec<_> = (0..5).map(|s| resent(&mut flow, &request, s)).collect();
     let expected: Vec<_> = (0..5).map(|s| Some((2, s, true))).collect();

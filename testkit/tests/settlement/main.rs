@@ -1,6 +1,7 @@
 //! Settlement in virtual time: a source, entry zippers and instances, without a thread and without a
 //! socket. A seed gives the same story each time. [`judge`] states what is checked.
 
+mod assigning;
 mod bounds;
 mod cases;
 mod declining;

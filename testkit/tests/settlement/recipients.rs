@@ -122,6 +122,26 @@ fn an_instance_that_the_source_names_receives_nothing_until_a_router_lists_it() 
 }
 
 #[test]
+fn an_instance_that_has_lost_its_lease_is_a_member_of_its_group_again() {
+    let lease = EntrySettings::default().lease.as_secs();
+    let mut flow = entry(fresh());
+    flow.set_groups(t(1), &[named("a", None, &[1]), named("b", None, &[2])]);
+    flow.handle_timeout(t(1 + lease));
+    let members = |flow: &mut EntryFlow| {
+        let last = drain(flow).into_iter().rev().find_map(|it| match it {
+            SourceOutput::Announce(recipients) => Some(recipients.groups),
+            _ => None,
+        });
+        let groups = last.expect("they have changed").into_iter();
+        groups.map(|it| it.members).collect::<Vec<_>>()
+    };
+    assert_eq!(members(&mut flow), [[], []]);
+    flow.handle_route(t(1 + lease), InstanceId(2));
+    assert_eq!(members(&mut flow), [vec![], vec![InstanceId(2)]]);
+    assert_eq!(binds(&mut flow), [(GroupId(1), 2)]);
+}
+
+#[test]
 fn an_instance_is_bound_again_at_once_after_a_loss_and_after_a_pause_when_it_is_lost_again() {
     let mut flow = entry(fresh());
     flow.set_groups(t(1), &[spec(true, &[1])]);

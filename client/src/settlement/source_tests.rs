@@ -254,8 +254,9 @@ fn an_answer_ends_when_it_has_the_bytes_that_were_requested() {
         bytes: 2500,
     };
     flow.handle_resend(request).expect("they were sent");
+    assert_eq!(flow.poll_message(1023), None, "no room");
     for expected in 0..2 {
-        let resent = flow.poll_message(1024);
+        let resent = flow.poll_message(2000);
         let is_next =
             |it| matches!(it, SourceMessage::Resent { sequence, .. } if sequence == expected);
         assert!(resent.is_some_and(is_next));

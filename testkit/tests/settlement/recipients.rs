@@ -142,6 +142,20 @@ fn an_instance_that_has_lost_its_lease_is_a_member_of_its_group_again() {
 }
 
 #[test]
+fn an_instance_that_is_a_group_of_its_own_and_has_lost_its_lease_is_no_group_until_it_returns() {
+    let end = t(1 + EntrySettings::default().lease.as_secs());
+    let specs = [named("a", Some(1), &[1])];
+    let mut flow = entry(fresh());
+    flow.set_groups(t(1), &specs);
+    assert!(flow.is_observed());
+    flow.handle_timeout(end);
+    flow.set_groups(end, &specs);
+    assert!(!flow.is_observed());
+    flow.handle_route(end, InstanceId(1));
+    assert!(flow.is_observed());
+}
+
+#[test]
 fn an_instance_is_bound_again_at_once_after_a_loss_and_after_a_pause_when_it_is_lost_again() {
     let mut flow = entry(fresh());
     flow.set_groups(t(1), &[spec(true, &[1])]);

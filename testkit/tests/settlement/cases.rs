@@ -157,7 +157,7 @@ fn a_message_of_a_dead_instance_is_flagged_in_the_answer_to_a_request() {
 
 #[test]
 fn what_an_instance_has_reported_before_it_left_is_sent_before_its_end_is_announced() {
-    // To the next entry zipper, those who are not announced any more have had nothing that is not settled.
+    // Unless it is settled by then, the next entry zipper does not learn what an instance that has left has processed.
     let mut flow = entry(offer(5, 5, &[1, 2], 0, none(), 0));
     flow.set_groups(t(1), &[spec(true, &[1, 2])]);
     bind(&mut flow, 1, (0..5).into(), none(), 5);

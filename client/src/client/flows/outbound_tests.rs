@@ -344,6 +344,7 @@ fn a_zipper_that_does_not_settle_receives_what_was_never_sent_as_plain_data() {
     sent = Sent::new();
     sent.room = 1;
     assert_eq!(outbound.connect_plain(&mut sent), 1);
+    assert!(!outbound.has_no_backlog());
     assert_eq!(
         outbound.write(message(TAG, b"3"), &mut sent),
         Err(FlowRefusal::Full),
@@ -351,6 +352,7 @@ fn a_zipper_that_does_not_settle_receives_what_was_never_sent_as_plain_data() {
     );
     sent.room = 9;
     outbound.pump(&mut sent);
+    assert!(outbound.has_no_backlog());
     assert_eq!(
         outbound.write(message(TAG, b"3"), &mut sent),
         Err(FlowRefusal::Plain)
@@ -426,6 +428,52 @@ fn idle_flows_are_forgotten_and_later_ones_have_another_process() {
     let outcomes = outbound.outcomes();
     assert_eq!(outcomes.total().settled, FLOWS_KEPT as u64 - 1);
     assert_eq!(outcomes.unsettled(), 3);
+}
+
+#[test]
+fn an_idle_flow_is_forgotten_without_another_one_of_its_tag() {
+    let (mut outbound, mut sent, opening) = open();
+    let targeted = |body| FlowWrite {
+        target: Some("t"),
+        ..message(TAG, body)
+    };
+    outbound.write(targeted(b"0"), &mut sent).expect("room");
+    outbound
+        .handle(progress(&opening, 1, 1), &mut sent)
+        .expect("it is valid");
+    outbound.forget_idle(&mut sent);
+    assert_eq!(outbound.flows.len(), 1);
+    outbound.write(targeted(b"1"), &mut sent).expect("room");
+    assert_eq!(outbound.flows.len(), 1);
+}
+
+#[test]
+fn a_client_that_closes_ends_the_flows_that_are_settled() {
+    let (mut outbound, mut sent, opening) = open();
+    let other = message(Tag(0x11), b"0");
+    outbound.write(other, &mut sent).expect("room");
+    outbound
+        .handle(progress(&opening, 1, 1), &mut sent)
+        .expect("it is valid");
+    sent.take();
+    outbound.close_flows(&mut sent);
+    let close = SettlementMessage::FlowClose {
+        label: opening.label,
+    };
+    let (mut control, _) = sent.take();
+    control.retain(|it| matches!(it, SettlementMessage::FlowClose { .. }));
+    assert_eq!(control, [close]);
+}
+
+#[test]
+fn there_is_room_for_a_message_that_would_be_accepted() {
+    let (mut outbound, mut sent, _) = open();
+    for len in [870, 871, 872] {
+        let body = vec![0; len];
+        let found = outbound.look_for_room(&message(TAG, &body), &mut sent);
+        // The log has 1000 bytes, and each message costs 64 more. One of one byte is in it.
+        assert_eq!(found.is_ok(), len <= 871, "{len} bytes");
+    }
 }
 
 #[test]

@@ -105,6 +105,34 @@ fn every_message_is_settled_once_the_function_has_read_it() {
     assert!(function.close(PATIENCE));
 }
 
+/// A burst of 256 messages is more than the send buffer holds: most bursts are refused in part.
+#[test]
+fn what_finds_no_room_in_the_middle_of_a_burst_is_sent_again_in_order() {
+    let mut options = options("z");
+    options.send_buffer = 64 << 10;
+    let zipper = start(options);
+    let (source, function) = (source(&[&zipper]), function(&[&zipper], |_| {}));
+    until_known(&zipper, IN);
+    let count = 20_000;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0..count {
+                let mut payload = [0; 1000];
+                payload[..8].copy_from_slice(&u64::to_be_bytes(number));
+                source.write(IN, payload).expect("it is connected");
+            }
+        });
+        for expected in 0..count {
+            let data = function.read_timeout(PATIENCE).expect("a message");
+            assert_eq!(number(&data.payload[..8]), expected);
+        }
+    });
+    assert!(function.try_read().is_err());
+    assert!(source.flush(PATIENCE));
+    assert_eq!(source.outcomes().total().settled, count);
+    assert!(zipper.stats().discarded > 0, "nothing was refused");
+}
+
 #[test]
 fn what_a_source_reports_as_settled_was_printed_by_a_sink_that_is_killed() {
     let zipper = start(options("z"));

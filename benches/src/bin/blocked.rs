@@ -110,9 +110,9 @@ const SCENES: [Scene; 6] = [
 ];
 
 /// A guest in a process of its own, which ends with this.
-struct Guest(Child);
+struct GuestProcess(Child);
 
-impl Guest {
+impl GuestProcess {
     fn start(handle: &str, scene: Scene, tag: Tag, zippers: &[Address]) -> Self {
         let text = format!(
             r#"(module (memory (export "memory") 1)
@@ -141,7 +141,7 @@ impl Guest {
     }
 }
 
-impl Drop for Guest {
+impl Drop for GuestProcess {
     fn drop(&mut self) {
         // This fails only if the process has ended already.
         let _ended = self.0.kill();
@@ -186,7 +186,9 @@ fn run(scene: Scene, time: Duration, rate: u64, first: FirstConsumer) -> (u64, D
         })
     };
     let guest = match first {
-        FirstConsumer::Guest(handle) => Some(Guest::start(handle, scene, tag(0), &addresses)),
+        FirstConsumer::Guest(handle) => {
+            Some(GuestProcess::start(handle, scene, tag(0), &addresses))
+        }
         _ => None,
     };
     let consumers: Vec<Client> = (usize::from(guest.is_some())..CONSUMERS)

@@ -18,6 +18,7 @@ use crate::connected::{Connected, Dialers, dialer_for};
 use crate::dial_in_turn::DialInTurn;
 use crate::endpoint::{Endpoint, EndpointShared, Inbox, Reception, Workers};
 use crate::error::DriverError;
+use crate::guard::guarded;
 use crate::resolver::Resolver;
 use crate::sync::lock;
 use crate::wake::{DialCallback, WorkerCommand};
@@ -257,7 +258,7 @@ impl Driver {
     /// Dials `address`; the addresses of a name in turn, until one answers. A name is resolved each time.
     /// `done` is called on a worker (or on the resolver's thread) with an authenticated
     /// connection, or with the reason why there is none; it is dropped when the driver stops first. It must
-    /// return soon and must not block.
+    /// return soon and must not block. A panic of it is logged, and closes the connection.
     pub fn dial(
         &self,
         dialers: &Dialers,
@@ -277,6 +278,7 @@ impl Driver {
                 known: known.join(", "),
             }));
         };
+        let done = |result| guarded("the callback of a dial", || done(result));
         let dial = self.dial_in_turn(dialer, expected, Box::new(done));
         let resolved = move |resolved: Result<Vec<Address>, DialError>| match resolved {
             Ok(addresses) => dial.start(addresses),
@@ -338,7 +340,9 @@ impl Driver {
         let held = Arc::new(());
         workers[worker].send(WorkerCommand::Listen {
             listener,
-            accepted: Arc::new(accepted),
+            accepted: Arc::new(move |connected| {
+                guarded("the callback of a listener", || accepted(connected));
+            }),
             wanted: Arc::downgrade(&held),
         })?;
         Ok(Listening {

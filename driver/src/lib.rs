@@ -56,6 +56,7 @@ mod driver;
 mod endpoint;
 mod error;
 mod fair_slots;
+mod guard;
 mod log_throttle;
 mod recent_set;
 mod resolver;

@@ -153,7 +153,8 @@ impl HubBuilder {
     }
 
     /// Calls `on_event` with each event, in order, instead of queueing it for [`Hub::events`], which then
-    /// yields none. It is called on the thread of the actors, which all hubs of a driver share, and must not block.
+    /// yields none. It is called on the thread of the actors, which all hubs of a driver share, and must not block. A panic of it is logged,
+    /// and loses the event.
     #[must_use]
     pub fn on_event(mut self, on_event: impl Fn(HubEvent) + Send + 'static) -> Self {
         self.on_event = Some(Box::new(on_event));

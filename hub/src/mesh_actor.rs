@@ -1,5 +1,6 @@
 //! The actor of the mesh: carries out its dials, attaches the connections, reports the events.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use selvedge_driver::{
@@ -267,7 +268,9 @@ impl MeshActor {
             HubEvent::OtherNode { .. } | HubEvent::Restarted { .. } => {}
         }
         tracing::debug!(%event);
-        (self.on_event)(event);
+        if catch_unwind(AssertUnwindSafe(|| (self.on_event)(event))).is_err() {
+            tracing::error!("the callback for the events of a hub panicked; the event is lost");
+        }
     }
 
     /// An endpoint has ended: replaces that of a wanted peer, and forgets a guest.

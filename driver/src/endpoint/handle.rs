@@ -18,6 +18,7 @@ use super::sending::Sending;
 use super::shared::{EndpointCommand, EndpointShared};
 use crate::connected::{Connected, Dialers, dialer_for};
 use crate::error::{AttachError, FlushError, RecvError, TryRecvError};
+use crate::guard::guarded;
 use crate::sync::lock;
 use crate::wake::WorkerCommand;
 
@@ -385,7 +386,7 @@ impl Endpoint {
         let command = WorkerCommand::Dial {
             dialer,
             target,
-            done: Box::new(done),
+            done: Box::new(|result| guarded("the callback of a dial", || done(result))),
         };
         self.0.shared.workers[self.worker()].try_send(command)
     }

@@ -11,6 +11,7 @@ use crate::endpoint::{
     Consumed, EndpointShared, EventWatch, FilterAction, Inbox, Incoming, LaneFilter, ReceivedData,
     Reception, Unread,
 };
+use crate::guard::guarded;
 use crate::sync::lock;
 
 /// The receiving side of one endpoint on its worker.
@@ -129,7 +130,7 @@ impl EndpointDelivery {
             _ => {}
         }
         if let Some(watch) = &self.watch {
-            watch(event);
+            guarded("the watch of an endpoint", || watch(event));
         }
     }
 

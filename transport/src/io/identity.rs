@@ -1,6 +1,7 @@
 //! The key pair of a node: generation, PEM encoding, signatures, and the admission of peers.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
 use ring::rand::{SecureRandom, SystemRandom};
@@ -166,11 +167,18 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// Uses `admits` as the decision. It runs on a worker during the handshake and must not block.
+    /// Uses `admits` as the decision. It runs on a worker during the handshake and must not block. A panic of it is
+    /// logged, and refuses the peer.
     #[must_use]
     pub fn new(admits: impl Fn(&NodeId) -> bool + Send + Sync + 'static) -> Self {
         Self {
-            admits: Arc::new(admits),
+            admits: Arc::new(move |node| {
+                let decided = catch_unwind(AssertUnwindSafe(|| admits(node)));
+                decided.unwrap_or_else(|_| {
+                    tracing::error!(%node, "the decision about a peer panicked; it is refused");
+                    false
+                })
+            }),
             is_restricted: false,
         }
     }

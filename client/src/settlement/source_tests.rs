@@ -29,6 +29,31 @@ fn announce(flow: &mut SourceFlow) {
     });
 }
 
+/// A flow that has sent 32 messages.
+fn sending() -> SourceFlow {
+    let mut flow = waiting(100 << 10);
+    announce(&mut flow);
+    for number in 0..32 {
+        assert_eq!(number_of(flow.poll_message(1024)), Some(number));
+    }
+    flow
+}
+
+/// Requests messages again.
+fn request(
+    ranges: std::ops::Range<u64>,
+    from: impl Into<Option<u64>>,
+    bytes: u64,
+) -> ResendRequest {
+    ResendRequest {
+        group: GROUP,
+        token: 1,
+        ranges: ranges.into(),
+        from: from.into(),
+        bytes,
+    }
+}
+
 fn number_of(message: Option<SourceMessage<'_>>) -> Option<u64> {
     match message {
         Some(SourceMessage::Live { sequence, .. }) => Some(sequence),
@@ -69,19 +94,9 @@ fn a_batch_is_sent_only_when_the_flow_is_open_and_the_whole_batch_finds_window_a
 
 #[test]
 fn what_was_requested_is_sent_before_a_batch() {
-    let mut flow = waiting(100 << 10);
-    announce(&mut flow);
-    for number in 0..32 {
-        assert_eq!(number_of(flow.poll_message(1024)), Some(number));
-    }
-    let request = ResendRequest {
-        group: GROUP,
-        token: 1,
-        ranges: (3..4).into(),
-        from: None,
-        bytes: u64::MAX,
-    };
-    flow.handle_resend(request).expect("it was sent");
+    let mut flow = sending();
+    flow.handle_resend(request(3..4, None, u64::MAX))
+        .expect("it was sent");
     assert!(flow.poll_batch(|_| true).is_none());
     let resent = flow.poll_message(1024);
     assert!(matches!(
@@ -226,13 +241,7 @@ fn messages_that_the_present_entry_zipper_has_not_been_sent_cannot_be_requested(
     flow.attach();
     announce(&mut flow);
     assert!(flow.is_routed());
-    let request = |ranges: std::ops::Range<u64>, from| ResendRequest {
-        group: GROUP,
-        token: 1,
-        ranges: ranges.into(),
-        from: Some(from),
-        bytes: u64::MAX,
-    };
+    let request = |ranges, from| request(ranges, from, u64::MAX);
     let out_of_range = Err(SettlementError::OutOfRange);
     assert_eq!(flow.handle_resend(request(0..3, 2)), out_of_range);
     assert_eq!(flow.handle_resend(request(0..2, 3)), out_of_range);
@@ -241,19 +250,9 @@ fn messages_that_the_present_entry_zipper_has_not_been_sent_cannot_be_requested(
 
 #[test]
 fn an_answer_ends_when_it_has_the_bytes_that_were_requested() {
-    let mut flow = waiting(100 << 10);
-    announce(&mut flow);
-    for number in 0..32 {
-        assert_eq!(number_of(flow.poll_message(1024)), Some(number));
-    }
-    let request = ResendRequest {
-        group: GROUP,
-        token: 1,
-        ranges: (0..10).into(),
-        from: None,
-        bytes: 2500,
-    };
-    flow.handle_resend(request).expect("they were sent");
+    let mut flow = sending();
+    flow.handle_resend(request(0..10, None, 2500))
+        .expect("they were sent");
     assert_eq!(flow.poll_message(1023), None, "no room");
     for expected in 0..2 {
         let resent = flow.poll_message(2000);
